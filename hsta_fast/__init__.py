@@ -1,0 +1,26 @@
+"""hsta_fast: Hierarchical Space-Time Attention for micro-expression recognition."""
+
+from . import layers, reference
+from .checkpoint import load_model, load_published, save_model
+from .environment import info
+from .model import HSTA, HSTAConfig, create_model, list_models
+from .ops import attention_pool, cls_cross_attention, space_time_attention, tubelet_embed
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "HSTA",
+    "HSTAConfig",
+    "attention_pool",
+    "cls_cross_attention",
+    "create_model",
+    "info",
+    "layers",
+    "list_models",
+    "load_model",
+    "load_published",
+    "reference",
+    "save_model",
+    "space_time_attention",
+    "tubelet_embed",
+]

@@ -1,0 +1,58 @@
+"""What runs here: versions, devices, and the implementation of each op with the reason for it."""
+
+import importlib
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+OPS = ("space_time_attention", "attention_pool", "cls_cross_attention", "tubelet_embed")
+_PACKAGES = ("hsta_fast", "torch", "triton", "numpy", "opencv-python-headless", "scikit-learn")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def info() -> dict[str, Any]:
+    """Versions, devices, and for each device which implementation `impl="auto"` takes for each op, and why.
+
+    Returns:
+        {"python": str, "versions": {package: version or None}, "threads": int,
+        "devices": {device: description}, "ops": {device: {op: {"impl": str, "reason": str}}}}
+    """
+    devices = {
+        "cpu": f"{platform.processor() or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    }
+    for i in range(torch.cuda.device_count()):
+        capability = ".".join(map(str, torch.cuda.get_device_capability(i)))
+        devices[f"cuda:{i}"] = f"{torch.cuda.get_device_name(i)}, compute capability {capability}"
+    modules = {op: importlib.import_module(f"hsta_fast.ops.{op}") for op in OPS}
+    ops = {}
+    for device in devices:
+        dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+        choices = {op: module.auto_choice(torch.device(device), dtype) for op, module in modules.items()}
+        ops[device] = {op: choice._asdict() for op, choice in choices.items()}
+    return {
+        "python": platform.python_version(),
+        "versions": {package: _version(package) for package in _PACKAGES},
+        "threads": torch.get_num_threads(),
+        "devices": devices,
+        "ops": ops,
+    }
+
+
+def info_text() -> str:
+    """`info()` as a few aligned lines."""
+    facts = info()
+    lines = [f"python {facts['python']}, {facts['threads']} threads"]
+    lines += [f"{package:24s} {found or 'not installed'}" for package, found in facts["versions"].items()]
+    for device, description in facts["devices"].items():
+        lines.append(f"\n{device}: {description}")
+        for op, choice in facts["ops"][device].items():
+            lines.append(f"  {op:22s} {choice['impl']:10s} {choice['reason']}")
+    return "\n".join(lines)

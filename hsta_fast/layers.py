@@ -1,0 +1,216 @@
+"""The modules of HSTA over the ops. Parameters are named as in the published model.
+
+B batch, T frames, N patch tokens, C width, H heads, D = C / H head width. Branch 0 is special, 1 is video.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from . import ops
+
+LN_EPS = 1e-6
+
+
+class TubeletEmbed(nn.Module):
+    """Video (B, 3, T, H, W) to tokens (B, N, C), or (B, N + 1, C) with a CLS (section 3.2).
+
+    Args:
+        width: C.
+        patch_size: p, in pixels.
+        tubelet_depth: t, in frames.
+        mean: three floats on the 0..1 scale, by which uint8 video is normalised.
+        std: as `mean`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        patch_size: int,
+        tubelet_depth: int = 2,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        kernel = (tubelet_depth, patch_size, patch_size)
+        # A Conv3d for its parameters, their names and their initialisation; the op does the work.
+        self.proj = nn.Conv3d(3, width, kernel_size=kernel, stride=kernel)
+        self.mean, self.std = mean, std
+
+    def forward(
+        self, video: Tensor, cls_token: Tensor | None = None, pos_embed: Tensor | None = None
+    ) -> Tensor:
+        """uint8 video is normalised by mean and std; float video is taken as normalised."""
+        pixels = video.dtype == torch.uint8
+        return ops.tubelet_embed(
+            video,
+            self.proj.weight,
+            cast(Tensor, self.proj.bias),
+            mean=self.mean if pixels else None,
+            std=self.std if pixels else None,
+            cls_token=cls_token,
+            pos_embed=pos_embed,
+        )
+
+
+class SpaceTimeAttention(nn.Module):
+    """Self-attention over all space-time tokens (B, N, C) -> (B, N, C), Eq. 2 and 3.
+
+    One product makes q, k and v; q and v have a bias, k has none (it would cancel in the softmax).
+
+    Args:
+        width: C.
+        num_heads: H, a divisor of C.
+        dropout: after the output projection; there is none on the attention weights.
+    """
+
+    def __init__(self, width: int, *, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv = F.linear(x, self.qkv.weight, bias)
+        qkv = rearrange(qkv, "b n (three h d) -> b n three h d", three=3, h=self.num_heads)
+        attended = ops.space_time_attention(qkv)
+        return self.dropout(self.proj(rearrange(attended, "b n h d -> b n (h d)")))
+
+
+class Mlp(nn.Module):
+    """(..., C) -> (..., C) through a hidden layer with exact GELU; dropout after both layers."""
+
+    def __init__(self, width: int, *, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        return self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(x)))))
+
+
+class DropPath(nn.Module):
+    """In training drops a residual branch for a whole sample with probability `rate`, and scales the rest."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ...) -> (B, ...)."""
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = 1.0 - self.rate
+        kept = x.new_empty(x.shape[0], *[1] * (x.dim() - 1)).bernoulli_(keep)
+        return x * (kept / keep)
+
+
+class USTA(nn.Module):
+    """One unimodal space-time attention layer: a pre-norm transformer block over all tokens (Eq. 1-6)."""
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=LN_EPS)
+        self.attn = SpaceTimeAttention(width, num_heads=num_heads, dropout=dropout)
+        self.norm2 = nn.LayerNorm(width, eps=LN_EPS)
+        self.mlp = Mlp(width, hidden=int(width * mlp_ratio), dropout=dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N + 1, C) -> (B, N + 1, C)."""
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class CrossAttention(nn.Module):
+    """The projections of CLS-to-token cross-attention (Eq. 9), all with bias."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.wq = nn.Linear(width, width)
+        self.wk = nn.Linear(width, width)
+        self.wv = nn.Linear(width, width)
+        self.proj = nn.Linear(width, width)
+
+
+class CrossAttentionBlock(nn.Module):
+    """cls + proj(attention of the CLS over LN([cls ; tokens])), one query, no MLP (Eq. 9, 10)."""
+
+    def __init__(self, width: int, *, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm1 = nn.LayerNorm(width, eps=LN_EPS)
+        self.attn = CrossAttention(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, cls: Tensor, tokens: Tensor) -> Tensor:
+        """Cls (B, C), tokens (B, N, C) -> (B, C)."""
+        attended = ops.cls_cross_attention(
+            cls,
+            tokens,
+            norm_weight=self.norm1.weight,
+            norm_bias=self.norm1.bias,
+            q_weight=self.attn.wq.weight,
+            q_bias=self.attn.wq.bias,
+            k_weight=self.attn.wk.weight,
+            k_bias=self.attn.wk.bias,
+            v_weight=self.attn.wv.weight,
+            v_bias=self.attn.wv.bias,
+            num_heads=self.num_heads,
+            eps=LN_EPS,
+        )
+        return cls + self.dropout(self.attn.proj(attended))
+
+
+def _projection(width_in: int, width_out: int) -> nn.Sequential:
+    """Linear(gelu(LN(cls))), Eq. 8 and 11."""
+    return nn.Sequential(nn.LayerNorm(width_in, eps=LN_EPS), nn.GELU(), nn.Linear(width_in, width_out))
+
+
+class CrossmodalSpaceTimeAttention(nn.Module):
+    """CSTA: the CLS of each modality attends to the tokens of the other, both at once (Eq. 8-13).
+
+    Args:
+        widths: C of the special and of the video branch.
+        num_heads: H of the special and of the video branch.
+        dropout: after the attention projections.
+    """
+
+    def __init__(self, widths: tuple[int, int], *, num_heads: tuple[int, int], dropout: float = 0.0) -> None:
+        super().__init__()
+        directions = ((0, 1), (1, 0))  # CLS of a -> tokens of b
+        self.projs = nn.ModuleList(_projection(widths[a], widths[b]) for a, b in directions)
+        self.fusion = nn.ModuleList(
+            CrossAttentionBlock(widths[b], num_heads=num_heads[b], dropout=dropout) for _, b in directions
+        )
+        self.revert_projs = nn.ModuleList(_projection(widths[b], widths[a]) for a, b in directions)
+
+    def forward(self, special: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N_0 + 1, C_0), (B, N_1 + 1, C_1), CLS first -> the same; only the two CLS rows are replaced."""
+        states = (special, video)
+        out = []
+        for a, b in ((0, 1), (1, 0)):
+            attended = self.fusion[a](self.projs[a](states[a][:, 0]), states[b][:, 1:])
+            cls = self.revert_projs[a](attended).unsqueeze(1)
+            out.append(torch.cat([cls.to(states[a].dtype), states[a][:, 1:]], dim=1))
+        return out[0], out[1]

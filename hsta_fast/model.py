@@ -1,0 +1,325 @@
+"""HSTA: the model and its configuration.
+
+B batch, T video frames, S = 2 special frames, N patch tokens, C width, H heads, K HSTA layers.
+Branch 0 is special, 1 is video, also in state dicts.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from .layers import LN_EPS, USTA, CrossmodalSpaceTimeAttention, TubeletEmbed
+
+BRANCHES = ("special", "video")
+SPECIAL_FRAMES = 2
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Head = Literal["cls", "cls+last", "mean"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HSTAConfig:
+    """Everything that shapes the model. Pairs are (special, video).
+
+    Attributes:
+        num_classes: width of the output.
+        widths: embedding width C of each branch.
+        num_heads: heads H of each branch; they divide the widths.
+        patch_sizes: side p of the square patches, in pixels.
+        tubelet_depth: frames per tubelet.
+        num_layers: K, HSTA layers.
+        n_special: USTA layers of the special branch in each HSTA layer; 0 keeps the branch.
+        n_video: USTA layers of the video branch in each HSTA layer; 0 keeps the branch.
+        csta: whether each HSTA layer ends with crossmodal attention (with both branches only).
+        branches: ("special", "video"), or one of them for a model of one modality.
+        head: what of each branch is classified: "cls", "cls+last" (also its last token) or "mean" (over all
+            its tokens).
+        mlp_ratio: hidden width of the MLP over C.
+        dropout: after the position table, every attention projection and twice in the MLP.
+        drop_path: rate at the last USTA layer, rising linearly from 0 at the first; none in CSTA.
+        head_dropout: before the head.
+    """
+
+    num_classes: int = 7
+    widths: tuple[int, int] = (384, 768)
+    num_heads: tuple[int, int] = (12, 12)
+    patch_sizes: tuple[int, int] = (12, 16)
+    tubelet_depth: int = 2
+    num_layers: int = 4
+    n_special: int = 1
+    n_video: int = 2
+    csta: bool = True
+    branches: tuple[str, ...] = BRANCHES
+    head: Head = "cls"
+    mlp_ratio: float = 4.0
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    head_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        def want(condition: bool, name: str, wanted: str) -> None:
+            if not condition:
+                raise ValueError(f"HSTAConfig wants {name} {wanted}, got {getattr(self, name)!r}")
+
+        for name in ("widths", "num_heads", "patch_sizes"):
+            pair = getattr(self, name)
+            ok = isinstance(pair, tuple) and len(pair) == 2 and all(type(x) is int and x > 0 for x in pair)
+            want(ok, name, "as a pair of positive integers (special, video)")
+        for name, least in {
+            "num_classes": 1,
+            "tubelet_depth": 1,
+            "num_layers": 1,
+            "n_special": 0,
+            "n_video": 0,
+        }.items():
+            value = getattr(self, name)
+            want(type(value) is int and value >= least, name, f"an integer >= {least}")
+        for name in ("dropout", "drop_path", "head_dropout"):
+            want(0.0 <= getattr(self, name) < 1.0, name, "in [0, 1)")
+        want(self.branches in (BRANCHES, *((b,) for b in BRANCHES)), "branches", f"{BRANCHES} or one of them")
+        want(self.head in get_args(Head), "head", f"one of {get_args(Head)}")
+        want(self.mlp_ratio > 0, "mlp_ratio", "> 0")
+        for branch, width, heads in zip(BRANCHES, self.widths, self.num_heads, strict=True):
+            want(width % heads == 0, "num_heads", f"that divide the widths {self.widths} ({branch}: {width})")
+        if "special" in self.branches:
+            wanted = f"that divides the {SPECIAL_FRAMES} special frames"
+            want(SPECIAL_FRAMES % self.tubelet_depth == 0, "tubelet_depth", wanted)
+
+    @property
+    def branch_ids(self) -> tuple[int, ...]:
+        """The indices of the branches that the model has: 0 special, 1 video."""
+        return tuple(BRANCHES.index(branch) for branch in self.branches)
+
+
+def position_table(num_positions: int, width: int) -> Tensor:
+    """The fixed sine / cosine table (1, num_positions, width) in float64; position 0 is the CLS.
+
+    angle(pos, j) = pos / 10000 ** (2 (j // 2) / width), sine for even j, cosine for odd j.
+    """
+    channel = torch.arange(width, dtype=torch.float64)
+    rate = 10000.0 ** (2 * (channel // 2) / width)
+    angle = torch.arange(num_positions, dtype=torch.float64).unsqueeze(1) / rate
+    return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).unsqueeze(0)
+
+
+class HSTALayer(nn.Module):
+    """n USTA layers on each branch, side by side, then one CSTA (Eq. 14)."""
+
+    def __init__(self, config: HSTAConfig, drop_paths: list[float]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleDict(
+            {
+                str(d): nn.ModuleList(
+                    USTA(
+                        config.widths[d],
+                        num_heads=config.num_heads[d],
+                        mlp_ratio=config.mlp_ratio,
+                        dropout=config.dropout,
+                        drop_path=drop_paths[i],
+                    )
+                    for i in range((config.n_special, config.n_video)[d])
+                )
+                for d in config.branch_ids
+            }
+        )
+        self.csta = (
+            CrossmodalSpaceTimeAttention(config.widths, num_heads=config.num_heads, dropout=config.dropout)
+            if config.csta and len(config.branches) == 2
+            else None
+        )
+
+    def forward(self, states: dict[str, Tensor]) -> dict[str, Tensor]:
+        """{branch index: (B, N + 1, C)} -> the same."""
+        out = {}
+        for d, blocks in self.blocks.items():
+            x = states[d]
+            for block in cast(nn.ModuleList, blocks):
+                x = block(x)
+            out[d] = x
+        if self.csta is not None:
+            out["0"], out["1"] = self.csta(out["0"], out["1"])
+        return out
+
+
+class HSTA(nn.Module):
+    """Hierarchical Space-Time Attention (Eq. 14-16): clips to logits.
+
+    Parameters are initialised as in the paper's code: linear layers and CLS truncated normal 0.02, biases 0.
+    """
+
+    def __init__(self, config: HSTAConfig) -> None:
+        super().__init__()
+        self.config = config
+        ids = config.branch_ids
+        self.patch_embed = nn.ModuleDict(
+            {
+                str(d): TubeletEmbed(
+                    config.widths[d],
+                    patch_size=config.patch_sizes[d],
+                    tubelet_depth=config.tubelet_depth,
+                    mean=IMAGENET_MEAN,
+                    std=IMAGENET_STD,
+                )
+                for d in ids
+            }
+        )
+        self.cls_token = nn.ParameterDict({str(d): torch.zeros(1, 1, config.widths[d]) for d in ids})
+        self.pos_dropout = nn.Dropout(config.dropout)
+        deepest = max((config.n_special, config.n_video)[d] for d in ids)
+        last = max(1, config.num_layers * deepest - 1)
+        rates = [config.drop_path * i / last for i in range(config.num_layers * deepest)]
+        self.blocks = nn.ModuleList(
+            HSTALayer(config, rates[k * deepest : (k + 1) * deepest]) for k in range(config.num_layers)
+        )
+        self.norm = nn.ModuleDict({str(d): nn.LayerNorm(config.widths[d], eps=LN_EPS) for d in ids})
+        self.head_dropout = nn.Dropout(config.head_dropout)
+        features = sum(config.widths[d] for d in ids) * (2 if config.head == "cls+last" else 1)
+        self.head = nn.Linear(features, config.num_classes)
+        self._tables: dict[tuple[int, int, torch.dtype, torch.device], Tensor] = {}
+        self.apply(self._initialise)
+        for cls in self.cls_token.values():
+            nn.init.trunc_normal_(cls, std=0.02)
+
+    @staticmethod
+    def _initialise(module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def _positions(self, d: int, shape: torch.Size) -> Tensor:
+        """The table for frames of `shape` (B, 3, T, H, W), in the model's dtype, made once per size."""
+        weight = cast(TubeletEmbed, self.patch_embed[str(d)]).proj.weight
+        grid = [size // p for size, p in zip(shape[2:], weight.shape[2:], strict=True)]
+        key = (1 + grid[0] * grid[1] * grid[2], weight.shape[0], weight.dtype, weight.device)
+        if key not in self._tables:
+            # Not under inference_mode: a later training step must be able to use the same table.
+            with torch.inference_mode(False):
+                self._tables[key] = position_table(*key[:2]).to(key[3], key[2])
+        return self._tables[key]
+
+    def _frames(self, video: Tensor | None, special: Tensor | None) -> dict[int, Tensor]:
+        """The frames of each branch (B, 3, T or S, H, W), checked."""
+        branches = self.config.branches
+        given = {name: x for name, x in (("special", special), ("video", video)) if x is not None}
+        if len(branches) == 1 and len(given) == 1:
+            given = {branches[0]: next(iter(given.values()))}
+        elif branches == BRANCHES and special is None and video is not None and video.dim() == 5:
+            cut = video.shape[2] - SPECIAL_FRAMES
+            given = {"special": video[:, :, cut:], "video": video[:, :, :cut]}
+        if set(given) != set(branches):
+            raise ValueError(
+                f"HSTA with branches {branches} wants frames of each, got {tuple(given) or 'none'}"
+            )
+        for name, x in given.items():
+            frames, depth = "S" if name == "special" else "T", self.config.tubelet_depth
+            if x.dim() != 5 or x.shape[1] != 3:
+                raise ValueError(f"HSTA wants {name} (B, 3, {frames}, H, W), got {tuple(x.shape)}")
+            if name == "special" and x.shape[2] != SPECIAL_FRAMES:
+                raise ValueError(f"HSTA wants {SPECIAL_FRAMES} special frames, got {x.shape[2]}")
+            if x.shape[2] == 0 or x.shape[2] % depth:
+                raise ValueError(
+                    f"HSTA wants T a multiple of the tubelet depth {depth}, got T = {x.shape[2]}"
+                )
+            patch = self.config.patch_sizes[BRANCHES.index(name)]
+            if min(x.shape[3:]) < patch:
+                raise ValueError(
+                    f"HSTA wants {name} of at least {patch} x {patch} pixels, got {tuple(x.shape[3:])}"
+                )
+        if len({x.shape[0] for x in given.values()}) > 1:
+            sizes = ", ".join(f"{name} {x.shape[0]}" for name, x in given.items())
+            raise ValueError(f"HSTA wants one batch size in both branches, got {sizes}")
+        return {BRANCHES.index(name): given[name] for name in branches}
+
+    def forward(self, video: Tensor | None = None, special: Tensor | None = None) -> Tensor:
+        """Clips to logits (B, num_classes).
+
+        Args:
+            video: (B, 3, T, H, W); or, without `special`, the published packing (B, 3, T + 2, H, W): T video
+                frames, then onset and apex. T is a multiple of the tubelet depth; any image size of at least
+                one patch. uint8 is normalised inside (ImageNet's mean and std), float is taken as normalised.
+            special: (B, 3, 2, H, W): onset and apex, or two frames of optical flow. A model of one branch
+                takes the frames of that branch alone.
+
+        Raises:
+            ValueError: frames that do not fit the model or each other.
+        """
+        states = {}
+        for d, frames in self._frames(video, special).items():
+            key = str(d)
+            x = self.patch_embed[key](frames, self.cls_token[key], self._positions(d, frames.shape))
+            states[key] = self.pos_dropout(x)
+        for layer in self.blocks:
+            states = layer(states)
+        states = {key: self.norm[key](x) for key, x in states.items()}
+        if self.config.head == "mean":
+            features = [x.mean(1) for x in states.values()]
+        else:
+            features = [x[:, 0] for x in states.values()]
+            if self.config.head == "cls+last":
+                features += [x[:, -1] for x in states.values()]
+        return self.head(self.head_dropout(torch.cat(features, dim=1)))
+
+    def published_state_dict(self) -> dict[str, Tensor]:
+        """The parameters under the published model's keys.
+
+        Raises:
+            ValueError: the published model has no such configuration (one branch, no CSTA, n_s or n_v = 0).
+        """
+        c = self.config
+        if c.branches != BRANCHES or not c.csta or min(c.n_special, c.n_video) < 1:
+            raise ValueError(
+                "the published layout wants both branches, CSTA, n_special >= 1 and n_video >= 1, got "
+                f"branches {c.branches}, csta {c.csta}, n_special {c.n_special}, n_video {c.n_video}"
+            )
+        return {published_key(key): value for key, value in self.state_dict().items()}
+
+
+def published_key(key: str) -> str:
+    """The published name of a parameter of `HSTA`: its CSTA stands directly in the HSTA layer."""
+    return key.replace(".csta.", ".")
+
+
+# widths of the special and video branch, heads in both; (n_s, n_v) x K = (1, 2) x 4 (the paper's pick).
+_PRESETS: Mapping[str, dict[str, Any]] = {
+    "hsta_tiny": {"widths": (96, 192), "num_heads": (3, 3)},
+    "hsta_small": {"widths": (192, 384), "num_heads": (6, 6)},
+    "hsta_base": {"widths": (384, 768), "num_heads": (12, 12)},
+}
+
+
+def list_models() -> list[str]:
+    """The names that `create_model` takes."""
+    return list(_PRESETS)
+
+
+def model_config(name: str, **overrides: Any) -> HSTAConfig:
+    """The configuration of a named model, with fields of `HSTAConfig` overridden.
+
+    Raises:
+        ValueError: an unknown name or field, or a value that does not fit.
+    """
+    if name not in _PRESETS:
+        raise ValueError(f"create_model wants one of {list_models()}, got {name!r}")
+    known = [f.name for f in fields(HSTAConfig)]
+    unknown = sorted(set(overrides) - set(known))
+    if unknown:
+        raise ValueError(f"create_model wants overrides among {known}, got {unknown}")
+    return HSTAConfig(**{**_PRESETS[name], **overrides})
+
+
+def create_model(name: str, **overrides: Any) -> HSTA:
+    """A freshly initialised named model: "hsta_tiny", "hsta_small" or "hsta_base" (the paper's).
+
+    Args:
+        name: see `list_models()`.
+        **overrides: fields of `HSTAConfig`, such as num_classes=3 or num_layers=2.
+
+    Raises:
+        ValueError: an unknown name or field, or a value that does not fit.
+    """
+    return HSTA(model_config(name, **overrides))

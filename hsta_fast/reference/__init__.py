@@ -1,0 +1,8 @@
+"""Plain PyTorch, the specification: one obviously correct function per op, in any float dtype."""
+
+from .attention_pool import attention_pool
+from .cls_cross_attention import cls_cross_attention
+from .space_time_attention import space_time_attention
+from .tubelet_embed import tubelet_embed
+
+__all__ = ["attention_pool", "cls_cross_attention", "space_time_attention", "tubelet_embed"]
