@@ -1,0 +1,53 @@
+# make train   environment, a rendered data set, a trained and scored model, a report
+# make test    environment, the tests
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DATA ?= data/synth
+RUN ?= demo
+PYTEST := $(BIN)/python -m pytest
+
+# What the demonstration trains: HSTA at small widths on 480 rendered clips, four folds of whole subjects.
+TRAIN_FLAGS ?= --model hsta_tiny --num-layers 2 --image-size 112 --labels emotion3 --protocol kfold --folds 4 \
+	--epochs 40 --lr 1e-3 --clip-grad 1.0
+
+.PHONY: env train test test-full check lint bench gpu clean help
+
+help:
+	@grep -E '^# make' Makefile | sed 's/^# //'; echo "also: test-full check bench gpu clean"
+
+env: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	@touch $@
+
+train: $(READY)
+	$(BIN)/hsta-fast synth --out $(DATA)
+	$(BIN)/hsta-fast train --data $(DATA) --name $(RUN) --resume $(TRAIN_FLAGS)
+
+test: $(READY)
+	$(PYTEST) -m "not full and not gpu"
+
+test-full: $(READY)
+	$(PYTEST) -m "not gpu"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test
+
+bench: $(READY)
+	$(PYTEST) benchmarks --benchmark-only
+
+# With the interpreter at hand and nothing installed: for a machine that has its own CUDA build of torch.
+gpu:
+	PYTHONPATH=. $(PYTHON) benchmarks/gpu.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -1,0 +1,81 @@
+"""The command line: arguments only."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from .config import RECIPES, TrainConfig, recipe_config
+from .data import SynthConfig, render
+from .environment import info_text
+from .train import NonFiniteLossError, evaluate
+from .train import main as train_main
+
+_USAGE = """hsta-fast: Hierarchical Space-Time Attention for micro-expression recognition
+
+  hsta-fast synth      render faces of many subjects that perform micro-expressions
+  hsta-fast train      train and test under a subject-disjoint protocol
+  hsta-fast evaluate   score a run again from its saved models
+  hsta-fast info       versions, devices, and which implementation of each op runs
+
+Each takes --help."""
+
+
+def _synth(args: Sequence[str]) -> None:
+    print(render(tyro.cli(SynthConfig, prog="hsta-fast synth", args=args)))
+
+
+def _train(args: Sequence[str]) -> None:
+    # The recipe is read first: it sets the defaults that all other arguments start from.
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--recipe", choices=list(RECIPES), default="paper")
+    known, rest = first.parse_known_args(args)
+    defaults = recipe_config(known.recipe, data=Path())
+    description = "Train and test. --recipe {paper,published} sets the defaults shown here."
+    required = Annotated[TrainConfig, tyro.conf.arg(name="")]
+    train_main(
+        tyro.cli(required, prog="hsta-fast train", description=description, args=rest, default=defaults)
+    )
+
+
+def _evaluate(args: Sequence[str]) -> None:
+    def run(path: Annotated[Path, tyro.conf.Positional]) -> None:
+        """Score a run again.
+
+        Args:
+            path: the run's folder, such as runs/hsta.
+        """
+        print(evaluate(path))
+
+    tyro.cli(run, prog="hsta-fast evaluate", args=args)
+
+
+def _info(args: Sequence[str]) -> None:
+    tyro.cli(lambda: print(info_text()), prog="hsta-fast info", args=args)
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "synth": _synth,
+    "train": _train,
+    "evaluate": _evaluate,
+    "info": _info,
+}
+
+
+def main() -> None:
+    """Run the command that the arguments name; errors of the user's input are one line and exit status 1."""
+    command, *args = sys.argv[1:] or ["--help"]
+    if command in ("-h", "--help"):
+        print(_USAGE)
+        return
+    if command not in _COMMANDS:
+        sys.exit(f"hsta-fast wants one of {', '.join(_COMMANDS)}, got {command!r}")
+    try:
+        _COMMANDS[command](args)
+    except (ValueError, OSError, NonFiniteLossError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; --resume continues the run")

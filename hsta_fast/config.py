@@ -1,0 +1,205 @@
+"""The training configuration and the two recipes: the paper's and the published code's."""
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from .data import SpecialFrame
+from .model import BRANCHES, Head, HSTAConfig, model_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One run. The defaults are the paper's recipe; see `recipe_config` for the published code's."""
+
+    data: Path
+    """Folder of a data set in the CAS(ME)3 layout (spNO.1/b/color/175.jpg and an annotation file)."""
+    annotation: Path | None = None
+    """Annotation file, csv or xlsx, where the folder holds several."""
+    labels: Literal["emotion7", "emotion3", "objective7"] = "emotion7"
+    """Label set: 7 emotions; negative, positive, surprise; or objective classes I to VII."""
+    strict: bool = False
+    """Stop at the first fault of the data set instead of listing it."""
+
+    runs: Path = Path("runs")
+    """Folder of all runs."""
+    name: str = "hsta"
+    """Name of the run: its folder in `runs`."""
+    resume: bool = False
+    """Continue the run of this name where it stopped."""
+    save_every: int = 5
+    """Epochs between checkpoints."""
+
+    model: str = "hsta_base"
+    """hsta_tiny, hsta_small or hsta_base."""
+    num_layers: int | None = None
+    """K, HSTA layers (the model's own by default)."""
+    n_special: int | None = None
+    """USTA layers of the special branch in each HSTA layer."""
+    n_video: int | None = None
+    """USTA layers of the video branch in each HSTA layer."""
+    csta: bool = True
+    """Crossmodal attention at the end of each HSTA layer."""
+    branches: tuple[Literal["special", "video"], ...] = ("special", "video")
+    """Both modalities, or one."""
+    head: Head = "cls"
+    """What is classified: the CLS of each branch, also its last token, or the mean over its tokens."""
+
+    image_size: int = 224
+    """Side of the square frames in pixels."""
+    num_frames: int = 6
+    """T, video frames."""
+    sampling: Literal["uniform", "random"] = "uniform"
+    """Video frames: evenly from onset to offset, or random and sorted."""
+    offset_cap: int | None = None
+    """Frames after the onset beyond which none is taken."""
+    special: tuple[SpecialFrame, SpecialFrame] = ("onset", "apex")
+    """The two special frames."""
+    flip: bool = False
+    """Augmentation: mirror left and right, half of the time."""
+    crop: int = 0
+    """Augmentation: shift by up to so many pixels."""
+
+    protocol: Literal["loso", "kfold"] = "loso"
+    """Leave one subject out, or k folds of whole subjects."""
+    folds: int = 5
+    """k of kfold."""
+    only: tuple[str, ...] = ()
+    """Names of the folds to train; all by default."""
+    shuffle_labels: bool = False
+    """Control: labels are shuffled among all clips, so a score above chance means a fault in the pipeline."""
+    onset_only: bool = False
+    """Control: every frame is the onset frame, which shows no movement."""
+
+    epochs: int = 150
+    batch_size: int = 32
+    lr: float = 5e-5
+    """Peak learning rate (AdamW)."""
+    warmup_epochs: int = 5
+    warmup_lr: float = 1e-6
+    """Learning rate at the first step."""
+    min_lr: float = 1e-6
+    """Learning rate at the end of the cosine."""
+    weight_decay: float = 0.05
+    decay_all: bool = True
+    """Weight decay on biases, norms and CLS too."""
+    layer_decay: float = 1.0
+    """Factor of the learning rate for each HSTA layer further from the head."""
+    clip_grad: float | None = None
+    """Largest norm of the gradient."""
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    loss: Literal["ce", "mse"] = "ce"
+    """Cross entropy, or the paper's squared error of the raw outputs against the one-hot label."""
+    label_smoothing: float = 0.0
+    class_weights: bool = False
+    """Weight the loss by 1 / clips of the class."""
+    balance: Literal["even", "weighted", "none"] = "even"
+    """Classes shown equally often, drawn with replacement by 1 / frequency, or as they come."""
+
+    seed: int = 0
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ..."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the matrix products (autocast); parameters stay float32."""
+
+    def __post_init__(self) -> None:
+        def want(condition: bool, name: str, wanted: str) -> None:
+            if not condition:
+                raise ValueError(f"--{name.replace('_', '-')} wants {wanted}, got {getattr(self, name)!r}")
+
+        for name in ("epochs", "batch_size", "save_every", "image_size", "num_frames"):
+            want(getattr(self, name) >= 1, name, "a whole number >= 1")
+        for name in ("warmup_epochs", "crop", "seed", "weight_decay", "warmup_lr", "min_lr"):
+            want(getattr(self, name) >= 0, name, "a number >= 0")
+        want(self.lr > 0, "lr", "a number > 0")
+        want(0 < self.layer_decay <= 1, "layer_decay", "a number in (0, 1]")
+        want(0 <= self.label_smoothing < 1, "label_smoothing", "a number in [0, 1)")
+        want(self.clip_grad is None or self.clip_grad > 0, "clip_grad", "a number > 0")
+        plain = bool(self.name) and Path(self.name).name == self.name and self.name not in (".", "..")
+        want(plain, "name", "one folder name")
+        self.architecture(2)  # its own checks
+
+    def architecture(self, num_classes: int) -> HSTAConfig:
+        """The model's configuration for so many classes."""
+        given = {"num_layers": self.num_layers, "n_special": self.n_special, "n_video": self.n_video}
+        config = model_config(
+            self.model,
+            num_classes=num_classes,
+            csta=self.csta,
+            branches=tuple(b for b in BRANCHES if b in self.branches),
+            head=self.head,
+            dropout=self.dropout,
+            drop_path=self.drop_path,
+            **{name: value for name, value in given.items() if value is not None},
+        )
+        if self.num_frames % config.tubelet_depth:
+            depth = config.tubelet_depth
+            raise ValueError(
+                f"--num-frames wants a multiple of the tubelet depth {depth}, got {self.num_frames}"
+            )
+        patches = [p for p, b in zip(config.patch_sizes, BRANCHES, strict=True) if b in config.branches]
+        if self.image_size < max(patches):
+            raise ValueError(
+                f"--image-size wants at least one patch of {max(patches)}, got {self.image_size}"
+            )
+        return config
+
+
+# What the published code does where it differs from the paper. Its learning rate is 5e-4 * 32 / 256.
+_PUBLISHED: dict[str, Any] = {
+    "lr": 6.25e-5,
+    "warmup_lr": 0.0,
+    "min_lr": 1.25e-7,
+    "decay_all": False,
+    "layer_decay": 0.9,
+    "dropout": 0.2,
+    "drop_path": 0.2,
+    "balance": "weighted",
+    "sampling": "random",
+    "offset_cap": 50,
+}
+RECIPES: dict[str, dict[str, Any]] = {"paper": {}, "published": _PUBLISHED}
+
+
+def recipe_config(recipe: str, **settings: Any) -> TrainConfig:
+    """The configuration of a recipe, "paper" or "published", with further settings on top.
+
+    Raises:
+        ValueError: an unknown recipe or setting, or a value that does not fit.
+    """
+    if recipe not in RECIPES:
+        raise ValueError(f"--recipe wants one of {tuple(RECIPES)}, got {recipe!r}")
+    unknown = sorted(set(settings) - {field.name for field in fields(TrainConfig)})
+    if unknown:
+        raise ValueError(f"a training configuration has no {unknown}")
+    return TrainConfig(**{**RECIPES[recipe], **settings})
+
+
+def to_json(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as plain values; what only says how to run it (`resume`) is left out."""
+    values = {field.name: getattr(config, field.name) for field in fields(config) if field.name != "resume"}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def from_json(values: dict[str, Any]) -> TrainConfig:
+    """The inverse of `to_json`; names that are no setting are left aside.
+
+    Raises:
+        ValueError: a setting is missing or of the wrong kind.
+    """
+    kinds = {field.name: field.type for field in fields(TrainConfig)}
+    settings: dict[str, Any] = {}
+    for name, value in values.items():
+        if name in kinds:
+            settings[name] = tuple(value) if isinstance(value, list) else value
+    for name in ("data", "runs", "annotation"):
+        if settings.get(name) is not None:
+            settings[name] = Path(settings[name])
+    try:
+        return TrainConfig(**settings)
+    except TypeError as error:
+        raise ValueError(f"not a training configuration: {error}") from error
+
+
+__all__ = ["RECIPES", "TrainConfig", "from_json", "recipe_config", "replace", "to_json"]

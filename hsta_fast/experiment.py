@@ -1,0 +1,129 @@
+"""What a run works on: the clips, their labels, the folds, the device."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from .config import TrainConfig, to_json
+from .data import LABEL_SETS, ClipData, ClipTable, LabelSet, Sampling, apply_labels, load_frames, read_casme3
+from .protocol import Fold, k_folds_by_subject, leave_one_subject_out
+
+RENDERED = "Rendered faces: these scores prove the machinery and say nothing about people."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A configuration, and what it became on its data and this machine.
+
+    `dropped`: clips outside the label set, by emotion; `why`: the reason for device and dtype.
+    """
+
+    cfg: TrainConfig
+    data: ClipData
+    labels: LabelSet
+    dropped: dict[str, int]
+    folds: list[Fold]
+    device: torch.device
+    dtype: torch.dtype
+    why: str
+
+    def autocast(self) -> torch.autocast:
+        """The context in which the model runs."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def class_counts(self, indices: np.ndarray) -> np.ndarray:
+        """Clips of each class among `indices`; int64 (classes,)."""
+        return np.bincount(self.data.labels[indices], minlength=len(self.labels.classes))
+
+
+def prepare(cfg: TrainConfig) -> Experiment:
+    """Pick the device, read annotation and frames, make the folds.
+
+    Raises:
+        ValueError: a device that is not there, data that cannot be used, a fold that does not exist.
+    """
+    device, dtype, why = pick_device(cfg.device, cfg.dtype)
+    labels = LABEL_SETS[cfg.labels]
+    clips, dropped = apply_labels(read_casme3(cfg.data, annotation=cfg.annotation, strict=cfg.strict), labels)
+    sampling = Sampling(
+        num_frames=cfg.num_frames,
+        video=cfg.sampling,
+        offset_cap=cfg.offset_cap,
+        special=cfg.special,
+        onset_only=cfg.onset_only,
+    )
+    clips, frames = load_frames(clips, sampling, cfg.image_size, strict=cfg.strict)
+    if cfg.shuffle_labels:
+        shuffled = np.random.default_rng(cfg.seed).permutation(clips.clips["label"].to_numpy())
+        clips = ClipTable(clips.root, clips.clips.assign(label=shuffled), clips.faults)
+    data = ClipData(clips, frames, sampling)
+    people = subject_ids(clips)
+    if cfg.protocol == "loso":
+        folds = leave_one_subject_out(people)
+    else:
+        folds = k_folds_by_subject(people, data.labels, cfg.folds, cfg.seed)
+    names = [fold.name for fold in folds]
+    unknown = sorted(set(cfg.only) - set(names))
+    if unknown:
+        raise ValueError(f"--only wants folds among {names}, got {unknown}")
+    return Experiment(
+        cfg=cfg,
+        data=data,
+        labels=labels,
+        dropped=dropped,
+        folds=folds,
+        device=device,
+        dtype=dtype,
+        why=why,
+    )
+
+
+def subject_ids(clips: ClipTable) -> list[str]:
+    """One string a clip that identifies the person: "dataset/subject"."""
+    return (clips.clips["dataset"] + "/" + clips.clips["subject"]).tolist()
+
+
+def pick_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype, str]:
+    """The device and the dtype of the matrix products for "auto" or an explicit wish, and the reason.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    cuda = torch.cuda.is_available()
+    try:
+        picked = torch.device(("cuda" if cuda else "cpu") if device == "auto" else device)
+    except RuntimeError as error:
+        raise ValueError(f"--device wants auto, cpu, cuda or cuda:0, got {device!r}") from error
+    known = 1 if picked.type == "cpu" else torch.cuda.device_count() if picked.type == "cuda" else 0
+    if (picked.index or 0) >= known:
+        raise ValueError(f"--device {device} cannot be used: torch {torch.__version__} finds no such device")
+    if dtype != "auto":
+        return picked, getattr(torch, dtype), "as asked for"
+    if picked.type == "cuda":
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        why = "its matrix units take bfloat16" if bf16 else "it has no matrix units for bfloat16"
+        return picked, torch.bfloat16 if bf16 else torch.float32, why
+    # AVX-512 alone runs bfloat16 products at about half the float32 rate.
+    amx = torch.cpu._is_amx_tile_supported()
+    why = "AMX multiplies bfloat16" if amx else "without AMX bfloat16 is the slower one on a CPU"
+    return picked, torch.bfloat16 if amx else torch.float32, why
+
+
+def describe(exp: Experiment) -> dict[str, Any]:
+    """What config.json holds: the settings, and what they became on these data."""
+    cfg, notes = exp.cfg, []
+    if (exp.data.table.root / "synthetic.json").exists():
+        notes.append(RENDERED)
+    if cfg.shuffle_labels:
+        notes.append("Control: labels shuffled among all clips.")
+    if cfg.onset_only:
+        notes.append("Control: every frame is the onset frame.")
+    return to_json(cfg) | {
+        "classes": list(exp.labels.classes),
+        "architecture": asdict(cfg.architecture(len(exp.labels.classes))),
+        "num_folds": len(exp.folds),
+        "train_counts": {fold.name: exp.class_counts(fold.train).tolist() for fold in exp.folds},
+        "notes": notes,
+    }

@@ -1,0 +1,190 @@
+"""Scores of micro-expression recognition, from counts pooled over all folds, and the table they come from.
+
+A predictions table has one row a test clip: dataset, subject, clip, onset, fold, label, predicted and, for
+each class in the order of the labels, a column p_<class name> with its probability.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+Absent = Literal["raise", "zero", "skip"]
+
+COLUMNS = ("dataset", "subject", "clip", "onset", "fold", "label", "predicted")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scores:
+    """Scores of one set of predictions over K classes, all from the same counts.
+
+    f1, recall: (K,) float64, NaN for a class left out by absent="skip"; support: (K,) int64, clips of each
+    class in the truth; confusion: (K, K) int64, rows the truth, columns the prediction.
+    """
+
+    uf1: float
+    uar: float
+    acc: float
+    f1: np.ndarray
+    recall: np.ndarray
+    support: np.ndarray
+    confusion: np.ndarray
+    num_clips: int
+
+
+def score(truth: ArrayLike, predicted: ArrayLike, num_classes: int, *, absent: Absent = "raise") -> Scores:
+    """UF1 = mean over classes of 2 TP / (2 TP + FP + FN), UAR = mean of TP / n, ACC = share of clips right.
+
+    truth, predicted: (num_clips,) integers 0..num_classes - 1. `absent` says what becomes of a class
+    without a clip in the truth, whose recall is 0/0: "raise" a ValueError, count it as "zero" in both
+    means, or "skip" it, so that the means are over the classes that are there. Concatenate all folds first:
+    the definitions are those of the second facial micro-expressions grand challenge (MEGC 2019), whose
+    counts are pooled.
+    """
+    truth, predicted = np.asarray(truth), np.asarray(predicted)
+    if truth.ndim != 1 or truth.shape != predicted.shape or not len(truth):
+        shapes = f"{truth.shape} and {predicted.shape}"
+        raise ValueError(f"score: wanted a truth and a prediction for each clip, got shapes {shapes}")
+    for name, values in (("truth", truth), ("predicted", predicted)):
+        if not np.issubdtype(values.dtype, np.integer) or values.min() < 0 or values.max() >= num_classes:
+            got = f"{values.dtype} {values.min()}..{values.max()}"
+            raise ValueError(f"score: wanted {name} integers in 0..{num_classes - 1}, got {got}")
+    if absent not in ("raise", "zero", "skip"):
+        raise ValueError(f"score: wanted absent 'raise', 'zero' or 'skip', got {absent!r}")
+    classes = np.arange(num_classes)
+    confusion = confusion_matrix(truth, predicted, labels=classes).astype(np.int64)
+    # 0/0 can only be a class absent from the truth, and what becomes of that one is decided below.
+    _, recall, f1, _ = precision_recall_fscore_support(truth, predicted, labels=classes, zero_division=0.0)
+    support = confusion.sum(axis=1)
+    missing = support == 0
+    if missing.any() and absent == "raise":
+        raise ValueError(f"score: wanted clips of every class, got none of {np.flatnonzero(missing)}")
+    if absent == "skip":
+        f1, recall = np.where(missing, np.nan, f1), np.where(missing, np.nan, recall)
+    return Scores(
+        uf1=float(np.nanmean(f1)),
+        uar=float(np.nanmean(recall)),
+        acc=float(np.trace(confusion) / len(truth)),
+        f1=f1,
+        recall=recall,
+        support=support,
+        confusion=confusion,
+        num_clips=len(truth),
+    )
+
+
+def class_names(predictions: pd.DataFrame) -> list[str]:
+    """Names of the classes 0..K - 1, from the columns p_<class name>."""
+    return [str(column)[2:] for column in predictions.columns if str(column).startswith("p_")]
+
+
+def subject_ids(predictions: pd.DataFrame) -> pd.Series:
+    """One string a row, "dataset/subject": what identifies a person."""
+    return predictions["dataset"] + "/" + predictions["subject"]
+
+
+def per_fold(predictions: pd.DataFrame, num_classes: int) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Scores of each fold by itself, and their plain mean over folds.
+
+    To be shown beside the pooled score, never in its place: a fold of few clips counts as much in this mean
+    as one of many, and a fold may lack a class.
+
+    Returns a table with fold, subjects, clips, uf1, uar, acc in the order of the folds in `predictions`, and
+    {"uf1", "uar", "acc"}. A fold's means are over the classes it has clips of (absent="skip").
+    """
+    rows = []
+    for name, part in predictions.groupby("fold", sort=False):
+        own = score(part["label"], part["predicted"], num_classes, absent="skip")
+        scores = {"uf1": own.uf1, "uar": own.uar, "acc": own.acc}
+        rows.append({"fold": name, "subjects": subject_ids(part).nunique(), "clips": len(part)} | scores)
+    table = pd.DataFrame(rows)
+    return table, {name: float(table[name].mean()) for name in ("uf1", "uar", "acc")}
+
+
+def majority_baseline(
+    predictions: pd.DataFrame, train_counts: Mapping[str, Sequence[int]], num_classes: int
+) -> Scores:
+    """Pooled scores of answering, in each fold, the class with most clips in that fold's training part.
+
+    train_counts: for each fold, the number of training clips of each of the K classes; the first wins a tie.
+    A class absent from the truth counts as zero.
+    """
+    answer = {}
+    for fold in predictions["fold"].unique():
+        counts = train_counts.get(fold)
+        if counts is None or len(counts) != num_classes or not all(isinstance(n, int) for n in counts):
+            raise ValueError(f"train_counts: wanted {num_classes} numbers for fold {fold!r}, got {counts}")
+        answer[fold] = int(np.argmax(counts))
+    answers = predictions["fold"].map(answer).astype(np.int64)
+    return score(predictions["label"], answers, num_classes, absent="zero")
+
+
+def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read a csv with these columns, more allowed, every cell as str: subject "007" stays itself.
+
+    ValueError names the file and what is wrong with it: not a csv, a missing column, more cells than columns.
+    """
+    wanted = f"{path}: wanted a csv with columns {', '.join(columns)}"
+    try:
+        raw = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{wanted}, got: {str(error).strip()}") from error
+    missing = [column for column in columns if column not in raw.columns]
+    if missing:
+        raise ValueError(f"{wanted}; missing: {', '.join(missing)}")
+    if not isinstance(raw.index, pd.RangeIndex):  # pandas takes a cell too many in every row for row names
+        raise ValueError(
+            f"{wanted}, got rows of more cells than the {len(raw.columns)} columns of the header"
+        )
+    return raw.fillna("")
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """Read and check a predictions csv: columns as this module describes, names as str, all others numbers.
+
+    ValueError names the file, the row (a line number where no cell has a line break; the header is row 1) and
+    the column: a missing column, fewer than two classes, no rows, an empty name, a cell that is no whole
+    number, a label that is no class, a probability outside 0..1, a clip that occurs twice.
+    """
+    raw = read_text_table(path, COLUMNS)
+    classes = class_names(raw)
+    if len(classes) < 2:
+        raise ValueError(f"{path}: wanted two or more columns p_<class name>, got {len(classes)}")
+    if raw.empty:
+        raise ValueError(f"{path}: wanted a row for each test clip, got none")
+    for column in ("dataset", "subject", "clip", "fold"):
+        _raise_at_first(path, raw[column], raw[column] == "", "a name")
+    table = raw.copy()
+    table["onset"] = _whole_numbers(path, raw["onset"], None)
+    for column in ("label", "predicted"):
+        table[column] = _whole_numbers(path, raw[column], len(classes))
+    for column in (f"p_{name}" for name in classes):
+        values = pd.to_numeric(raw[column], errors="coerce").astype(np.float64)
+        # A float32 softmax may end one rounding above 1.
+        _raise_at_first(path, raw[column], ~values.between(0.0, 1.0 + 1e-6), "a probability from 0 to 1")
+        table[column] = values
+    twice = table.duplicated(subset=["dataset", "subject", "clip", "onset"])
+    _raise_at_first(path, raw["clip"], twice, "each (dataset, subject, clip, onset) once")
+    return table
+
+
+def _whole_numbers(path: Path, cells: pd.Series, below: int | None) -> pd.Series:
+    wanted = "a whole number" if below is None else f"a whole number from 0 to {below - 1}"
+    good = cells.str.fullmatch(r"-?[0-9]{1,18}")
+    _raise_at_first(path, cells, ~good, wanted)
+    values = cells.astype(np.int64)
+    if below is not None:
+        _raise_at_first(path, cells, ~values.between(0, below - 1), wanted)
+    return values
+
+
+def _raise_at_first(path: Path, cells: pd.Series, bad: pd.Series, wanted: str) -> None:
+    if bad.any():
+        at = int(np.argmax(bad.to_numpy()))
+        got = f"row {at + 2}, column {cells.name}: wanted {wanted}, got {cells.iloc[at]!r}"
+        raise ValueError(f"{path}: {got}")

@@ -1,0 +1,120 @@
+"""The two pictures of a run: learning curves and confusion matrix.
+
+Figures are made as objects, never through pyplot, so nothing global changes and no display is needed.
+"""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+# Blue and vermilion of the palette by Okabe and Ito, told apart in every common form of colour blindness;
+# dashes tell the means apart without colour.
+_COLORS = {"train": "#0072B2", "test": "#D55E00"}
+_DASHES: dict[str, Any] = {"train": (0, (4, 1.5)), "test": "-"}
+_INK, _GREY, _GRID = "#1f2328", "#57606a", "#e4e7eb"
+
+
+def learning_curves(metrics: pd.DataFrame) -> Figure:
+    """Loss and accuracy per epoch, train and test: one thin line a fold and, bold, their mean.
+
+    metrics: columns fold, epoch, train_loss, test_loss, train_acc, test_acc, at most one row a (fold, epoch).
+    The mean is over the folds that reached the last epoch seen, so that it does not jump where a fold has
+    ended.
+    """
+    figure = Figure(figsize=(10.5, 4.2), dpi=130, layout=_layout())
+    left, right = figure.subplots(1, 2)
+    _curves(left, metrics, "loss")
+    _curves(right, metrics, "acc")
+    left.set_title("Loss", loc="left", color=_INK, fontweight="bold")
+    left.set_ylim(bottom=0)
+    right.set_title("Accuracy", loc="left", color=_INK, fontweight="bold")
+    right.set_ylim(0, 1.02)
+    right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    handles, names = left.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False, labelcolor=_INK)
+    return figure
+
+
+def _curves(axes: Axes, metrics: pd.DataFrame, quantity: str) -> None:
+    by_fold = [part.sort_values("epoch") for _, part in metrics.groupby("fold", sort=False)]
+    last = metrics["epoch"].max()
+    complete = [part for part in by_fold if part["epoch"].iloc[-1] == last]
+    mean = pd.concat(complete).groupby("epoch").mean(numeric_only=True)
+    # A single epoch has no line, so it gets a dot.
+    marker = "o" if last == metrics["epoch"].min() else ""
+    faint = max(0.15, 0.5 - len(by_fold) / 100)
+    for name, color in _COLORS.items():
+        column = f"{name}_{quantity}"
+        if len(by_fold) > 1:
+            for part in by_fold:
+                axes.plot(part["epoch"], part[column], color=color, linewidth=0.8, alpha=faint)
+        words = f"{name}, mean of {len(complete)} folds" if len(complete) > 1 else name
+        style = {"color": color, "linestyle": _DASHES[name], "linewidth": 2.4, "marker": marker}
+        axes.plot(mean.index, mean[column], label=words, **style)
+    axes.margins(x=0.02)
+    axes.set_xlabel("epoch", color=_GREY)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=_GREY, length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(_GREY)
+
+
+def confusion_matrix(confusion: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Counts and, below each, the share of its row; the shade is the share.
+
+    confusion: (K, K) integers, rows the truth, columns the prediction; classes: K names. A row without clips
+    shows counts only.
+    """
+    if confusion.shape != (len(classes), len(classes)):
+        raise ValueError(f"confusion: wanted shape {(len(classes), len(classes))}, got {confusion.shape}")
+    support = confusion.sum(axis=1, keepdims=True)
+    share = confusion / np.maximum(support, 1)
+    side = 2.4 + 0.82 * len(classes)
+    figure = Figure(figsize=(side + 0.6, side), dpi=130, layout=_layout())
+    axes = figure.subplots()
+    axes.imshow(share, cmap=colormaps["Blues"], vmin=0.0, vmax=1.0)
+    for row, column in np.ndindex(*confusion.shape):
+        # Above this shade white has more contrast than the dark ink.
+        ink = "white" if share[row, column] > 0.68 else _INK
+        style: dict[str, Any] = {"ha": "center", "va": "center", "color": ink, "textcoords": "offset points"}
+        weight = "bold" if row == column else "normal"
+        count = str(int(confusion[row, column]))
+        axes.annotate(count, (column, row), xytext=(0, 6), fontsize=13, fontweight=weight, **style)
+        if support[row, 0]:
+            percent = f"{share[row, column]:.0%}"
+            axes.annotate(percent, (column, row), xytext=(0, -10), fontsize=9, **style)
+    # parse_math off: a class name is text, whatever it contains.
+    long = max(len(name) for name in classes) > 11
+    slant: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if long else {}
+    axes.set_xticks(range(len(classes)), classes, parse_math=False, **slant)
+    rows = [f"{name}\n{int(n)} clips" for name, n in zip(classes, support[:, 0], strict=True)]
+    axes.set_yticks(range(len(classes)), rows, parse_math=False)
+    axes.set_xticks(np.arange(len(classes) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(classes) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=2)
+    axes.tick_params(which="both", length=0, colors=_INK)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("predicted", color=_GREY, labelpad=8)
+    axes.set_ylabel("truth", color=_GREY, labelpad=8)
+    return figure
+
+
+def _layout() -> ConstrainedLayoutEngine:
+    return ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)  # inches
+
+
+def png(figure: Figure) -> bytes:
+    """The figure on white, as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", facecolor="white")
+    return buffer.getvalue()

@@ -1,0 +1,140 @@
+"""A run on disk: what it was asked to do, how far it is, what it found. Every file is whole at any moment.
+
+runs/<name>/config.json        the resolved configuration, classes, folds and notes
+            clips.csv          the clips used; faults.csv: what was wrong with the data set
+            metrics.jsonl      one line per fold and epoch
+            folds/<n>/         state.pt while training, then model.safetensors and predictions.csv
+            predictions.csv    all finished folds; curves.png, confusion.png, summary.json, report.html
+"""
+
+import fcntl
+import json
+from pathlib import Path
+from typing import IO, Any
+
+import pandas as pd
+import torch
+
+from .checkpoint import read_weights
+from .files import write_atomically, write_text
+
+
+class RunFolder:
+    """The folder of one run, held by one process at a time.
+
+    Args:
+        path: the folder.
+        config: what config.json is to hold.
+        resume: continue a run that is there; otherwise the folder must be new.
+
+    Raises:
+        ValueError: the run exists and `resume` is false, was made with other settings, or is in use.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], *, resume: bool) -> None:
+        self.path = path
+        config_file = path / "config.json"
+        if config_file.exists() and not resume:
+            raise ValueError(f"{path} exists: give --resume to continue it, or another --name")
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(path / ".lock")
+        if config_file.exists():
+            _same_settings(config_file, config)
+        else:
+            write_text(config_file, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+    def write_table(self, name: str, table: pd.DataFrame) -> None:
+        """Write a csv, whole or not at all."""
+        write_text(self.path / name, table.to_csv(index=False))
+
+    def fold(self, number: int) -> Path:
+        """The folder of fold `number` (0, 1, ...); fold names may hold a slash, so they name no folder."""
+        return self.path / "folds" / f"{number + 1:02d}"
+
+    def finished(self, number: int) -> bool:
+        """Whether a fold is trained and tested. Its predictions are written last."""
+        return (self.fold(number) / "predictions.csv").exists()
+
+    def save_state(self, number: int, state: dict[str, Any]) -> None:
+        """Keep what training needs to go on from here: {"epoch": int, "model": ..., "optimizer": ...}."""
+        write_atomically(self.fold(number) / "state.pt", lambda file: torch.save(state, file))
+
+    def load_state(self, number: int) -> dict[str, Any] | None:
+        """The last state that was saved, or None."""
+        path = self.fold(number) / "state.pt"
+        return read_weights(path) if path.exists() else None
+
+    def finish_fold(self, number: int, predictions: pd.DataFrame) -> None:
+        """Write a fold's predictions, which marks it finished; its model is saved, so its state can go."""
+        write_text(self.fold(number) / "predictions.csv", predictions.to_csv(index=False))
+        (self.fold(number) / "state.pt").unlink(missing_ok=True)
+
+    def keep_metrics(self, fold: str, epoch: int) -> None:
+        """Drop the lines of `fold` beyond `epoch`, to be trained again, and a line cut short by a kill."""
+        path = self.path / "metrics.jsonl"
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if entry["fold"] != fold or entry["epoch"] <= epoch:
+                kept.append(line + "\n")
+        write_text(path, "".join(kept))
+
+    def add_metrics(self, entry: dict[str, Any]) -> None:
+        """Append one line."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def collect_predictions(self, num_folds: int) -> None:
+        """Write predictions.csv from all finished folds, in their order."""
+        parts = [
+            pd.read_csv(self.fold(n) / "predictions.csv", dtype=str)
+            for n in range(num_folds)
+            if self.finished(n)
+        ]
+        self.write_table("predictions.csv", pd.concat(parts, ignore_index=True))
+
+
+def _lock(path: Path) -> IO[str]:
+    """Take the run for this process. The system gives the lock back however the process ends."""
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise ValueError(f"{path.parent} is in use: another process is training this run") from error
+    return file
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The config.json of a run.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} is no run: it has no config.json") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path / 'config.json'} is damaged: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path / 'config.json'} wants an object, got {type(config).__name__}")
+    return config
+
+
+def _same_settings(config_file: Path, config: dict[str, Any]) -> None:
+    """Raise ValueError naming each setting that differs from the run's own."""
+    before = read_config(config_file.parent)
+    now = json.loads(json.dumps(config))
+    differ = [key for key in now if before.get(key) != now[key]]
+    if differ:
+        changes = "; ".join(f"{key} was {_short(before.get(key))}, is {_short(now[key])}" for key in differ)
+        raise ValueError(f"{config_file.parent} was started otherwise, so it cannot be continued: {changes}")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

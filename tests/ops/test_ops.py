@@ -1,0 +1,121 @@
+"""The public ops: equal to their specification, with every error of the boundary named."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import hsta_fast
+from hsta_fast import reference
+
+
+def rand(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def cross_weights(C: int) -> dict[str, Any]:
+    vectors = {
+        name: rand(C, seed=i)
+        for i, name in enumerate(("norm_weight", "norm_bias", "q_bias", "k_bias", "v_bias"))
+    }
+    return vectors | {name: rand(C, C, seed=i) for i, name in enumerate(("q_weight", "k_weight", "v_weight"))}
+
+
+CALLS: dict[str, tuple[tuple[Tensor, ...], dict[str, Any]]] = {
+    "space_time_attention": ((rand(2, 5, 3, 2, 4),), {"scale": 0.3}),
+    "attention_pool": ((rand(2, 3, 8), rand(2, 6, 8)), {"extra": rand(2, 8), "eps": 1e-5}),
+    "cls_cross_attention": ((rand(2, 8), rand(2, 6, 8)), {**cross_weights(8), "num_heads": 4}),
+    "tubelet_embed": (
+        (rand(2, 3, 4, 9, 9), rand(5, 3, 2, 4, 4), rand(5)),
+        {"cls_token": rand(1, 1, 5), "pos_embed": rand(1, 9, 5)},
+    ),
+}
+
+
+@pytest.mark.parametrize("op", CALLS)
+@pytest.mark.parametrize("impl", ["auto", "torch"])
+def test_op_equals_its_reference_with_every_gradient(op: str, impl: str) -> None:
+    args, kwargs = CALLS[op]
+    results = []
+    for function, extra in ((getattr(hsta_fast, op), {"impl": impl}), (getattr(reference, op), {})):
+        leaves = [x.clone().requires_grad_() for x in args]
+        named = {k: v.clone().requires_grad_() if isinstance(v, Tensor) else v for k, v in kwargs.items()}
+        out = function(*leaves, **named, **extra)
+        out.backward(rand(*out.shape, seed=9))
+        tensors = [*leaves, *(v for v in named.values() if isinstance(v, Tensor))]
+        results.append([out, *(t.grad for t in tensors)])
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("op", CALLS)
+def test_unknown_implementation(op: str) -> None:
+    args, kwargs = CALLS[op]
+    with pytest.raises(ValueError, match=f"{op} wants impl in .* got 'cuda'"):
+        getattr(hsta_fast, op)(*args, **kwargs, impl="cuda")
+
+
+@pytest.mark.parametrize(
+    ("op", "args", "changes", "message"),
+    [
+        (
+            "space_time_attention",
+            (rand(2, 5, 2, 2, 4),),
+            {},
+            r"qkv of shape \(B, N, 3, H, D\) = .* got \(2, 5, 2, 2, 4\)",
+        ),
+        ("space_time_attention", (rand(2, 5, 2, 4), rand(2, 5, 2, 4)), {}, "only one of k and v"),
+        ("space_time_attention", (rand(2, 5, 2, 4), rand(2, 6, 2, 4), rand(2, 5, 2, 4)), {}, "v of shape"),
+        ("space_time_attention", (torch.zeros(1, 2, 3, 1, 4, dtype=torch.int64),), {}, "a floating dtype"),
+        (
+            "space_time_attention",
+            (rand(1, 2, 1, 4), rand(1, 2, 1, 4), rand(1, 2, 1, 4).float()),
+            {},
+            "one dtype",
+        ),
+        ("attention_pool", (rand(2, 3, 8), rand(3, 6, 8)), {}, "query of shape"),
+        ("attention_pool", (rand(2, 3, 8), rand(2, 0, 8)), {"extra": None}, "at least one row"),
+        ("attention_pool", (rand(2, 3, 8), rand(2, 6, 8)), {"extra": rand(2, 7)}, "extra of shape"),
+        ("cls_cross_attention", (rand(2, 7), rand(2, 6, 8)), {}, "cls of shape"),
+        (
+            "cls_cross_attention",
+            (rand(2, 8), rand(2, 6, 8)),
+            {"num_heads": 3},
+            "num_heads that divides C = 8, got 3",
+        ),
+        ("cls_cross_attention", (rand(2, 8), rand(2, 6, 8)), {"k_weight": rand(8, 7)}, "k_weight of shape"),
+        ("tubelet_embed", (rand(2, 4, 4, 9, 9), rand(5, 3, 2, 4, 4), rand(5)), {}, "video of shape"),
+        ("tubelet_embed", (rand(2, 3, 1, 9, 9), rand(5, 3, 2, 4, 4), rand(5)), {}, "at least one tubelet"),
+        ("tubelet_embed", (rand(2, 3, 4, 9, 9), rand(5, 3, 2, 4, 4), rand(4)), {}, "bias of shape"),
+        (
+            "tubelet_embed",
+            (rand(2, 3, 4, 9, 9), rand(5, 3, 2, 4, 4), rand(5)),
+            {"mean": (1, 1, 1)},
+            "both mean and std",
+        ),
+        (
+            "tubelet_embed",
+            (rand(2, 3, 4, 9, 9), rand(5, 3, 2, 4, 4), rand(5)),
+            {"mean": (1, 1, 1), "std": (1, 1, 1)},
+            "no mean and std with float video",
+        ),
+        (
+            "tubelet_embed",
+            (rand(2, 3, 4, 9, 9), rand(5, 3, 2, 4, 4), rand(5)),
+            {"pos_embed": rand(1, 8, 5)},
+            "pos_embed",
+        ),
+        ("tubelet_embed", (rand(2, 3, 4, 9, 9), rand(5, 3, 2, 4, 4), rand(5)), {"layout": "BTCHW"}, "layout"),
+    ],
+)
+def test_bad_input_is_named(op: str, args: tuple[Tensor, ...], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        getattr(hsta_fast, op)(*args, **{**CALLS[op][1], **changes})
+
+
+def test_info_names_the_implementation_of_every_op() -> None:
+    facts = hsta_fast.info()
+    assert set(facts["ops"]["cpu"]) == set(CALLS)
+    for choice in facts["ops"]["cpu"].values():
+        assert choice["impl"] and choice["reason"]

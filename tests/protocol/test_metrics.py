@@ -1,0 +1,158 @@
+"""Scores equal their definition and scikit-learn's, are pooled, and bad tables are refused by place."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score, recall_score
+
+from hsta_fast.protocol.metrics import (
+    majority_baseline,
+    per_fold,
+    read_predictions,
+    score,
+)
+
+_CLASS = st.integers(0, 3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(_CLASS, _CLASS), min_size=1, max_size=60))
+def test_scores_equal_scikit_learn_and_the_definition(pairs: list[tuple[int, int]]) -> None:
+    # Every class once, so that no class is absent from the truth.
+    truth, predicted = np.array([*pairs, (0, 1), (1, 1), (2, 3), (3, 0)]).T
+    scores = score(truth, predicted, 4)
+    assert scores.uf1 == pytest.approx(f1_score(truth, predicted, average="macro", zero_division=0))
+    assert scores.uar == pytest.approx(recall_score(truth, predicted, average="macro"))
+    assert scores.acc == pytest.approx(accuracy_score(truth, predicted))
+    hits = [((truth == c) & (predicted == c)).sum() for c in range(4)]
+    sizes = [(truth == c).sum() + (predicted == c).sum() for c in range(4)]  # 2 TP + FP + FN
+    assert scores.uf1 == pytest.approx(np.mean([2 * hits[c] / sizes[c] for c in range(4)]))
+    assert scores.uar == pytest.approx(np.mean([hits[c] / (truth == c).sum() for c in range(4)]))
+
+
+def test_scores_by_hand() -> None:
+    # TP 2, 1, 0; FN 1, 1, 1; FP 1, 1, 1.
+    scores = score([0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 0], 3)
+    assert scores.f1.tolist() == pytest.approx([4 / 6, 2 / 4, 0.0])
+    assert scores.recall.tolist() == pytest.approx([2 / 3, 1 / 2, 0.0])
+    assert scores.uf1 == pytest.approx(7 / 18)
+    assert scores.uar == pytest.approx(7 / 18)
+    assert scores.acc == pytest.approx(0.5)
+    assert scores.confusion.tolist() == [[2, 1, 0], [0, 1, 1], [1, 0, 0]]
+    assert scores.support.tolist() == [3, 2, 1] and scores.num_clips == 6
+
+
+def test_absent_class_is_a_choice() -> None:
+    truth, predicted = [0, 0, 1, 1], [0, 0, 1, 2]
+    with pytest.raises(ValueError, match=r"clips of every class, got none of \[2\]"):
+        score(truth, predicted, 3)
+    zero, skip = (score(truth, predicted, 3, absent=choice) for choice in ("zero", "skip"))
+    assert zero.uar == pytest.approx((1 + 0.5 + 0) / 3) and skip.uar == pytest.approx((1 + 0.5) / 2)
+    assert zero.uf1 == pytest.approx((1 + 2 / 3 + 0) / 3) and skip.uf1 == pytest.approx((1 + 2 / 3) / 2)
+    assert zero.f1[2] == 0 and np.isnan(skip.f1[2])
+
+
+def test_score_refuses_what_is_no_class() -> None:
+    with pytest.raises(ValueError, match=r"wanted predicted integers in 0\.\.2, got int64 0\.\.3"):
+        score([0, 1, 2], [0, 1, 3], 3)
+    with pytest.raises(ValueError, match=r"shapes \(2,\) and \(3,\)"):
+        score([0, 1], [0, 1, 2], 3)
+    with pytest.raises(ValueError, match=r"shapes \(0,\) and \(0,\)"):
+        score([], [], 3)
+
+
+def _table(fold: str, truth: list[int], predicted: list[int]) -> pd.DataFrame:
+    rows = {"dataset": "d", "subject": f"s{fold}", "clip": "c", "onset": range(len(truth)), "fold": fold}
+    return pd.DataFrame(rows | {"label": truth, "predicted": predicted, "p_a": 0.5, "p_b": 0.5})
+
+
+def test_pooled_score_is_not_the_mean_of_folds() -> None:
+    """A large fold with everything right and a small one with everything wrong."""
+    table = pd.concat([_table("1", [0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1]), _table("2", [0, 1], [1, 0])])
+    folds, mean = per_fold(table, 2)
+    assert folds["fold"].tolist() == ["1", "2"]
+    assert folds["clips"].tolist() == [6, 2] and folds["subjects"].tolist() == [1, 1]
+    assert folds["uf1"].tolist() == [1.0, 0.0]
+    assert mean == {"uf1": 0.5, "uar": 0.5, "acc": 0.5}
+    assert score(table["label"], table["predicted"], 2).uf1 == pytest.approx(0.75)
+
+
+def test_majority_baseline_answers_with_the_training_majority() -> None:
+    table = pd.concat([_table("1", [0, 0, 0, 1], [0] * 4), _table("2", [1, 1, 0], [1] * 3)])
+    # Fold 1 is answered with 1 (one right of four) and fold 2 with 0 (one right of three).
+    baseline = majority_baseline(table, {"1": [1, 2], "2": [3, 1]}, 2)
+    assert baseline.confusion.tolist() == [[1, 3], [2, 1]]
+    assert baseline.acc == pytest.approx(2 / 7)
+    with pytest.raises(ValueError, match="train_counts: wanted 2 numbers for fold '2', got None"):
+        majority_baseline(table, {"1": [1, 2]}, 2)
+
+
+def test_predictions_come_back_as_written(tmp_path: Path, predictions: pd.DataFrame) -> None:
+    predictions["subject"] = "007"
+    predictions["clip"] = "NA"
+    path = tmp_path / "predictions.csv"
+    predictions.to_csv(path, index=False)
+    read = read_predictions(path)
+    assert read.to_dict(orient="list") == predictions.to_dict(orient="list")
+
+
+def _set(column: str, value: str | float) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    def change(table: pd.DataFrame) -> pd.DataFrame:
+        table = table.astype(object)
+        table.loc[2, column] = value
+        return table
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.drop(columns=["fold", "label"]), "missing: fold, label"),
+        (_set("label", "x"), "row 4, column label: wanted a whole number from 0 to 2, got 'x'"),
+        (_set("label", 3), "row 4, column label: wanted a whole number from 0 to 2, got '3'"),
+        (_set("predicted", -1), "row 4, column predicted: wanted a whole number from 0 to 2, got '-1'"),
+        (_set("predicted", "1.5"), "row 4, column predicted: .* got '1.5'"),
+        (_set("onset", ""), "row 4, column onset: wanted a whole number, got ''"),
+        (_set("onset", 10**30), "row 4, column onset: wanted a whole number, got '1000"),
+        (_set("subject", ""), "row 4, column subject: wanted a name, got ''"),
+        (_set("p_positive", "nan"), "row 4, column p_positive: wanted a probability from 0 to 1, got 'nan'"),
+        (_set("p_positive", 1.5), "row 4, column p_positive: .* got '1.5'"),
+        (_set("onset", 0), "row 4, column clip: wanted each .* once"),
+        (lambda table: table.iloc[:0], "wanted a row for each test clip, got none"),
+        (lambda table: table.drop(columns=["p_negative", "p_positive"]), "two or more columns p_"),
+    ],
+)
+def test_bad_predictions_are_refused_by_file_row_and_column(
+    tmp_path: Path,
+    predictions: pd.DataFrame,
+    change: Callable[[pd.DataFrame], pd.DataFrame],
+    message: str,
+) -> None:
+    predictions["subject"] = "spNO.1"
+    path = tmp_path / "predictions.csv"
+    change(predictions).to_csv(path, index=False)
+    with pytest.raises(ValueError, match=rf"^{path}: .*{message}"):
+        read_predictions(path)
+
+
+@pytest.mark.parametrize(
+    ("cut", "message"),
+    [
+        (lambda text: "", "wanted a csv with columns dataset, .*, got: No columns"),
+        (lambda text: text.replace("\n", ",9\n").replace(",9\n", "\n", 1), "more cells than the 10 columns"),
+        (lambda text: text + "casme3,spNO.1\n", "row 62, column clip: wanted a name, got ''"),
+    ],
+)
+def test_broken_csv_is_refused(
+    tmp_path: Path, predictions: pd.DataFrame, cut: Callable[[str], str], message: str
+) -> None:
+    path = tmp_path / "predictions.csv"
+    path.write_text(cut(predictions.to_csv(index=False)))
+    with pytest.raises(ValueError, match=rf"^{path}: .*{message}"):
+        read_predictions(path)

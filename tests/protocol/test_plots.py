@@ -1,0 +1,82 @@
+"""The pictures show the data they are given, decode, and leave matplotlib's global state alone."""
+
+import io
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from hsta_fast.protocol.plots import confusion_matrix, learning_curves, png
+
+
+def _metrics(folds: int, epochs: int) -> pd.DataFrame:
+    """Fold f has f added to each of its losses."""
+    rows = [(str(f), e, f + 1 / e, f + 2 / e, 0.8, 0.6) for f in range(folds) for e in range(1, epochs + 1)]
+    return pd.DataFrame(rows, columns=["fold", "epoch", "train_loss", "test_loss", "train_acc", "test_acc"])
+
+
+def _bold(figure: Figure) -> dict[str, np.ndarray]:
+    """The mean loss curves by their words in the legend."""
+    lines = figure.axes[0].lines
+    return {str(line.get_label()): np.asarray(line.get_ydata()) for line in lines if line.get_linewidth() > 2}
+
+
+def _texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_learning_curves_have_a_line_a_fold_and_their_mean() -> None:
+    figure = learning_curves(_metrics(4, 10))
+    epochs = np.arange(1, 11)
+    for axes in figure.axes:
+        assert len(axes.lines) == 2 * (4 + 1)
+    mean = _bold(figure)
+    np.testing.assert_allclose(mean["train, mean of 4 folds"], 1.5 + 1 / epochs)
+    np.testing.assert_allclose(mean["test, mean of 4 folds"], 1.5 + 2 / epochs)
+
+
+def test_unfinished_fold_stays_out_of_the_mean() -> None:
+    metrics = _metrics(3, 10)
+    begun = metrics[(metrics["fold"] != "2") | (metrics["epoch"] <= 2)]
+    figure = learning_curves(begun)
+    np.testing.assert_allclose(_bold(figure)["train, mean of 2 folds"], 0.5 + 1 / np.arange(1, 11))
+    assert len(figure.axes[0].lines) == 2 * (3 + 1)
+
+
+def test_a_single_epoch_is_visible() -> None:
+    lines = learning_curves(_metrics(1, 1)).axes[0].lines
+    assert [line.get_marker() for line in lines] == ["o", "o"]
+
+
+def test_confusion_matrix_shows_counts_and_shares_of_rows() -> None:
+    figure = confusion_matrix(np.array([[3, 1], [0, 0]]), ["$a$", "b"])
+    # A row without clips has no shares.
+    assert _texts(figure) == ["3", "75%", "1", "25%", "0", "0"]
+    shades = np.asarray(figure.axes[0].images[0].get_array())
+    np.testing.assert_allclose(shades, np.array([[0.75, 0.25], [0.0, 0.0]]))
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["$a$\n4 clips", "b\n0 clips"]
+    with pytest.raises(ValueError, match=r"wanted shape \(3, 3\), got \(2, 2\)"):
+        confusion_matrix(np.eye(2, dtype=int), ["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [learning_curves(_metrics(2, 5)), confusion_matrix(np.eye(7, dtype=int), ["a long class name"] * 7)],
+)
+def test_pictures_decode_and_are_not_blank(figure: Figure) -> None:
+    image = imread(io.BytesIO(png(figure)), format="png")
+    assert min(image.shape[:2]) > 400
+    assert image[..., :3].std() > 0.05
+    assert (image[[0, -1]] == 1).all(), "the margin is white"
+
+
+def test_matplotlib_is_left_as_it_was() -> None:
+    """A figure known to pyplot would live as long as the process; a changed setting would reach others."""
+    figures, settings = pyplot.get_fignums(), dict(matplotlib.rcParams)
+    png(learning_curves(_metrics(2, 5)))
+    png(confusion_matrix(np.eye(3, dtype=int), ["a", "b", "c"]))
+    assert pyplot.get_fignums() == figures and dict(matplotlib.rcParams) == settings

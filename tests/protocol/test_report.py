@@ -1,0 +1,192 @@
+"""The report shows what the predictions say, in one file that needs nothing else."""
+
+import base64
+import io
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+
+from hsta_fast.protocol import majority_baseline, per_fold, score, table, write_report
+
+MakeRun = Callable[..., Path]
+
+
+class _Page(HTMLParser):
+    """Collects the text, every attribute, and the tags that were opened and not closed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.open: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def test_report_and_table_show_the_numbers(make_run: MakeRun, predictions: pd.DataFrame) -> None:
+    note = "Rendered data: these scores say nothing about people."
+    run = make_run(notes=[note])
+    page, text = _Page(write_report(run)).text, table(run)
+    pooled = score(predictions["label"], predictions["predicted"], 3)
+    counts = json.loads((run / "config.json").read_text())["train_counts"]
+    baseline = majority_baseline(predictions, counts, 3)
+    _, mean = per_fold(predictions, 3)
+    for shown in (page, text):
+        assert "60 clips, 8 subjects, 4 of 4 folds" in shown and note in shown
+        for scores in (pooled, baseline):
+            assert all(f"{value:.3f}" in shown for value in (scores.uf1, scores.uar, scores.acc))
+        for i, name in enumerate(("negative", "positive", "surprise")):
+            row = (name, f"{pooled.f1[i]:.3f}", f"{pooled.recall[i]:.3f}", str(pooled.support[i]))
+            assert " ".join(row) in " ".join(shown.split())
+    assert " ".join(["(not the score)", *(f"{mean[key]:.3f}" for key in ("uf1", "uar", "acc"))]) in page
+    assert "model.width [96, 192]" in page and "seed 3" in page
+    assert "the last one, fixed in advance" in page
+    for subject, part in predictions.groupby("subject"):
+        right = int((part["label"] == part["predicted"]).sum())
+        acc = f"{right / len(part):.3f}"
+        assert f"casme3/{subject} {part['fold'].iloc[0]} {len(part)} {right} {acc}" in page
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["pooled"] == {"uf1": pooled.uf1, "uar": pooled.uar, "acc": pooled.acc}
+    assert summary["majority_baseline"]["uf1"] == baseline.uf1
+    assert summary["confusion"] == pooled.confusion.tolist()
+    assert summary["per_fold_mean"] == mean
+
+
+def test_report_is_one_file_and_well_formed(make_run: MakeRun) -> None:
+    run = make_run()
+    page = _Page(write_report(run))
+    assert page.open == []
+    sources = [value for _, name, value in page.attributes if name in ("src", "href", "srcset", "data")]
+    assert len(sources) == 2
+    for source, name in zip(sources, ("confusion.png", "curves.png"), strict=True):
+        data = base64.b64decode(source.removeprefix("data:image/png;base64,"))
+        assert data == (run / name).read_bytes()
+        assert imread(io.BytesIO(data), format="png").ndim == 3
+    html = (run / "report.html").read_text()
+    assert "<script" not in html and "url(" not in html and "http" not in html.replace("http-equiv", "")
+    assert not re.search(r"\$[a-z]", html), "a place of the template was not filled"
+
+
+def test_only_the_named_files_are_left(make_run: MakeRun) -> None:
+    run = make_run()
+    before = {path.name for path in run.iterdir()}
+    write_report(run)
+    write_report(run)
+    new = {path.name for path in run.iterdir()} - before
+    assert new == {"report.html", "summary.json", "curves.png", "confusion.png"}
+
+
+def test_everything_from_outside_is_escaped(make_run: MakeRun, predictions: pd.DataFrame) -> None:
+    evil = "<img src=x onerror='1'>&"
+    table_ = predictions.rename(columns={"p_negative": f"p_{evil}"}).assign(dataset=evil)
+    table_["fold"] = evil + table_["fold"]
+    run = make_run(table_, notes=[evil], **{evil: {"nested": evil}})
+    fault = {"dataset": "d", "subject": "s", "clip": "c", "onset": 1, "what": evil, "action": "clip left out"}
+    pd.DataFrame([fault]).to_csv(run / "faults.csv", index=False)
+    page = _Page(write_report(run))
+    assert len([tag for tag, name, _ in page.attributes if tag == "img" and name == "src"]) == 2
+    assert "onerror" not in {name for _, name, _ in page.attributes}
+    # Note, setting and its value, fault, class, and each of 4 folds and 8 subjects with its fold.
+    assert page.text.count(evil) == 1 + 2 + 1 + 1 + 4 + 2 * 8
+    assert "Faults of the data (1)" in page.text and "clip left out" in page.text
+
+
+def test_absent_and_empty_faults_are_none(make_run: MakeRun) -> None:
+    run = make_run()
+    assert "Faults of the data (0) None." in _Page(write_report(run)).text
+    (run / "faults.csv").write_text("")
+    assert "Faults of the data (0) None." in _Page(write_report(run)).text
+    (run / "faults.csv").write_text("dataset,subject\n")
+    with pytest.raises(ValueError, match=r"faults.csv: .*missing: clip, onset, what, action"):
+        write_report(run)
+
+
+def test_partial_run_scores_what_is_there(make_run: MakeRun, predictions: pd.DataFrame) -> None:
+    done = predictions[predictions["fold"].isin(["1", "3"])]
+    run = make_run(done)
+    page, text = _Page(write_report(run)).text, table(run)
+    assert f"{len(done)} clips, 4 subjects, 2 of 4 folds" in page
+    assert "Unfinished: 2 of 4 folds" in page and "Unfinished: 2 of 4 folds" in text
+    assert f"{score(done['label'], done['predicted'], 3, absent='zero').uf1:.3f}" in page
+
+
+def test_subject_of_two_folds_and_absent_class_are_announced(
+    make_run: MakeRun, predictions: pd.DataFrame
+) -> None:
+    table_ = predictions[predictions["label"] != 2].copy()
+    subject = table_["subject"].mode()[0]
+    table_.loc[table_.index[table_["subject"] == subject][0], "fold"] = "one more"
+    page = _Page(write_report(make_run(table_, num_folds=5))).text
+    assert f"also trained on: casme3/{subject}." in page
+    assert "No test clip of surprise: counted as 0 in UF1 and UAR." in page
+
+
+def test_resumed_epoch_counts_once(make_run: MakeRun) -> None:
+    run = make_run()
+    write_report(run)
+    unbroken = (run / "curves.png").read_bytes()
+    metrics = run / "metrics.jsonl"
+    lines = metrics.read_text().splitlines()
+    stale = json.dumps(json.loads(lines[3]) | {"train_loss": 99.0})
+    metrics.write_text("\n".join([*lines[:3], stale, *lines[3:]]) + "\n")
+    write_report(run)
+    assert (run / "curves.png").read_bytes() == unbroken
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", "{", "config.json: wanted a JSON object, got: Expecting"),
+        ("config.json", "[]", "config.json: wanted a JSON object, got list"),
+        ("config.json", "{}", "config.json: wanted 'num_folds', a positive integer, got None"),
+        (
+            "config.json",
+            '{"num_folds": 4, "train_counts": {}, "notes": "a"}',
+            "config.json: wanted 'notes', a list of strings",
+        ),
+        (
+            "config.json",
+            '{"num_folds": 4, "train_counts": [1]}',
+            "config.json: wanted 'train_counts', an object",
+        ),
+        (
+            "config.json",
+            '{"num_folds": 4, "train_counts": {"1": [1, 2, 3]}}',
+            "3 numbers for fold '2', got None",
+        ),
+        ("metrics.jsonl", "", "metrics.jsonl: wanted a line for each epoch, got none"),
+        ("metrics.jsonl", '{"fold": "1"}\n', "metrics.jsonl: line 1: missing: epoch, train_loss"),
+        ("metrics.jsonl", '{"fold": "1", "ep', "metrics.jsonl: line 1: wanted a JSON object, got: "),
+        ("predictions.csv", "dataset,subject\n", "predictions.csv: .*missing: clip, onset, fold"),
+    ],
+)
+def test_unreadable_run_is_refused_and_nothing_written(
+    make_run: MakeRun, name: str, content: str, message: str
+) -> None:
+    run = make_run()
+    (run / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        write_report(run)
+    assert not (run / "report.html").exists() and not (run / "summary.json").exists()
+
+
+def test_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"wanted a run with .*; missing: config.json, metrics.jsonl"):
+        table(tmp_path)
