@@ -1,0 +1,31 @@
+"""Clips from disk: readers, labels, frame sampling, decoded frames, batches, and rendered data."""
+
+from .casme3 import read_casme3
+from .clips import ClipTable, Fault
+from .dataset import Augment, Batch, ClipData, steps
+from .frames import FrameStore, load_frames
+from .labels import LABEL_SETS, LabelSet, apply_labels, objective_class
+from .sampling import Sampling, SpecialFrame, random_frames, uniform_frames
+from .synthetic import SynthConfig, render
+
+__all__ = [
+    "LABEL_SETS",
+    "Augment",
+    "Batch",
+    "ClipData",
+    "ClipTable",
+    "Fault",
+    "FrameStore",
+    "LabelSet",
+    "Sampling",
+    "SpecialFrame",
+    "SynthConfig",
+    "apply_labels",
+    "load_frames",
+    "objective_class",
+    "random_frames",
+    "read_casme3",
+    "render",
+    "steps",
+    "uniform_frames",
+]

@@ -1,0 +1,98 @@
+"""The clip table: one row a clip, and the list of what was wrong with the copy it was read from.
+
+Every reader returns a `ClipTable`; labels, sampling, frames and batches know nothing else about a dataset.
+A clip is known by (dataset, subject, clip, onset), never by a row number: annotation files hold several
+clips of one recording, and rows move when a file is filtered.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import pandas as pd
+
+KEY = ("dataset", "subject", "clip", "onset")
+COLUMNS = (*KEY, "apex", "offset", "frames", "expression", "emotion", "action_units", "objective_class")
+
+LEFT_OUT = "clip left out"
+MIDDLE_APEX = "apex taken as the middle frame"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with a copy of a dataset, and what the reader did about it.
+
+    `onset` is None where the annotation holds no integer there. `action` is `LEFT_OUT` for a clip that is
+    not in the table, anything else for one that is.
+    """
+
+    dataset: str
+    subject: str
+    clip: str
+    onset: int | None
+    what: str
+    action: str
+
+    def __str__(self) -> str:
+        text = f"{identity(self.dataset, self.subject, self.clip, self.onset)}: {self.what}; {self.action}"
+        return " ".join(text.split())  # one line, whatever the cells of the table hold
+
+
+@dataclass(frozen=True)
+class ClipTable:
+    """The usable clips under `root` and the faults.
+
+    `clips` has the columns `COLUMNS`, and `label` once labels are applied.
+    """
+
+    root: Path
+    clips: pd.DataFrame
+    faults: tuple[Fault, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+
+class FaultLog:
+    """Collects faults; with `strict` the first one raises ValueError with its one line."""
+
+    def __init__(self, *, strict: bool) -> None:
+        self.strict = strict
+        self.faults: list[Fault] = []
+
+    def add(self, fault: Fault) -> None:
+        """Record `fault`, or raise it when strict."""
+        if self.strict:
+            raise ValueError(str(fault))
+        self.faults.append(fault)
+
+
+def identity(dataset: str, subject: str, clip: str, onset: int | None) -> str:
+    """The one-line name of a clip in messages, and the text its test-time randomness is seeded from."""
+    return f"{dataset} {subject}/{clip} onset {'?' if onset is None else onset}"
+
+
+def clip_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """The table of `rows`, one dict of `COLUMNS` each, numbers as int64."""
+    frame = pd.DataFrame(list(rows), columns=list(COLUMNS))
+    numbers = ("onset", "apex", "offset", "objective_class")
+    return frame.astype({column: "int64" for column in numbers})
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether `name` is one file or folder name: no separator, no drive, no `..`, on any system."""
+    path = PureWindowsPath(name)
+    return path.parts == (name,) and not path.anchor and name != ".." and "\0" not in name
+
+
+def inside(root: Path, relative: str) -> Path:
+    """`root / relative`, or ValueError where that, links followed, is not below `root`."""
+    path = root / relative
+    # realpath, not Path.resolve: the latter raises RuntimeError on a loop of links.
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        raise ValueError(f"wanted a path inside the root, {relative!r} leads out of it")
+    return path
