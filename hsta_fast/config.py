@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from .data import SpecialFrame
+from .data import Balance, SpecialFrame
 from .model import BRANCHES, Head, HSTAConfig, model_config
 
 
@@ -94,8 +94,9 @@ class TrainConfig:
     label_smoothing: float = 0.0
     class_weights: bool = False
     """Weight the loss by 1 / clips of the class."""
-    balance: Literal["even", "weighted", "none"] = "even"
-    """Classes shown equally often, drawn with replacement by 1 / frequency, or as they come."""
+    balance: Balance = "even"
+    """even: classes shown equally often; matched: even, with each subject's classes side by side in a batch;
+    weighted: drawn with replacement by 1 / frequency; none: as they come."""
 
     seed: int = 0
     device: str = "auto"

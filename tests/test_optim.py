@@ -61,7 +61,9 @@ def test_losses() -> None:
     logits = torch.tensor([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
     label = torch.tensor([0, 2])
     shares = logits.softmax(1)
-    assert Loss("ce")(logits, label).item() == pytest.approx(-(shares[0, 0].log() + shares[1, 2].log()).item() / 2)
+    assert Loss("ce")(logits, label).item() == pytest.approx(
+        -(shares[0, 0].log() + shares[1, 2].log()).item() / 2
+    )
     errors = [(1 + 0 + 1) / 3, (0.25 + 1 + 1) / 3]
     assert Loss("mse")(logits, label).item() == pytest.approx(sum(errors) / 2)
     # Counts 6, 2, 1 of 9 clips in 3 classes: weights 9 / (3 n) = 0.5, 1.5, 3.
@@ -81,7 +83,11 @@ def test_configurations_survive_json(recipe: str) -> None:
 
 def test_the_recipes_differ_where_the_sources_do() -> None:
     paper, published = (recipe_config(r, data=DATA) for r in ("paper", "published"))
-    differ = {f.name for f in dataclasses.fields(TrainConfig) if getattr(paper, f.name) != getattr(published, f.name)}
+    differ = {
+        f.name
+        for f in dataclasses.fields(TrainConfig)
+        if getattr(paper, f.name) != getattr(published, f.name)
+    }
     assert differ == {
         *("lr", "warmup_lr", "min_lr", "decay_all", "layer_decay", "dropout", "drop_path"),
         *("balance", "sampling", "offset_cap"),

@@ -2,7 +2,7 @@
 
 from .casme3 import read_casme3
 from .clips import ClipTable, Fault
-from .dataset import Augment, Batch, ClipData, steps
+from .dataset import Augment, Balance, Batch, ClipData, steps
 from .frames import FrameStore, load_frames
 from .labels import LABEL_SETS, LabelSet, apply_labels, objective_class
 from .sampling import Sampling, SpecialFrame, random_frames, uniform_frames
@@ -11,6 +11,7 @@ from .synthetic import SynthConfig, render
 __all__ = [
     "LABEL_SETS",
     "Augment",
+    "Balance",
     "Batch",
     "ClipData",
     "ClipTable",

@@ -18,7 +18,7 @@ from .clips import KEY, ClipTable, identity
 from .frames import FrameStore
 from .sampling import Sampling, special_positions, video_positions
 
-Balance = Literal["even", "weighted", "none"]
+Balance = Literal["matched", "even", "weighted", "none"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,9 @@ class ClipData:
         balance: Balance,
     ) -> Iterator[Batch]:
         rng = np.random.default_rng(seed)
-        order = epoch_order(wanted, self.labels[wanted], balance, rng) if train else wanted
+        order = wanted
+        if train:
+            order = epoch_order(wanted, self.labels[wanted], self.subjects[wanted], balance, rng)
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             frames = np.stack([self._frames_of(i, rng if train else self._clip_rng(i, seed)) for i in chosen])
@@ -165,9 +167,9 @@ class ClipData:
 
 
 def epoch_order(
-    indices: np.ndarray, labels: np.ndarray, balance: Balance, rng: np.random.Generator
+    indices: np.ndarray, labels: np.ndarray, subjects: np.ndarray, balance: str, rng: np.random.Generator
 ) -> np.ndarray:
-    """A training epoch's order of `indices` (n,), whose classes are `labels` (n,); int64 (n,).
+    """A training epoch's order of `indices` (n,), whose classes and people are `labels` and `subjects`.
 
     See `ClipData.batches` for `balance`.
     """
@@ -178,17 +180,32 @@ def epoch_order(
     if balance == "weighted":
         weight = 1.0 / counts[members]
         return rng.choice(indices, size=n, p=weight / weight.sum())
-    if balance != "even":
-        raise ValueError(f"balance must be 'even', 'weighted' or 'none', got {balance!r}")
+    if balance not in ("even", "matched"):
+        raise ValueError(f"balance must be 'matched', 'even', 'weighted' or 'none', got {balance!r}")
     # n // classes of each class, and one more of some classes, other ones in each epoch.
     quotas = np.full(len(classes), n // len(classes))
     quotas[rng.permutation(len(classes))[: n % len(classes)]] += 1
-    shown: list[int] = []
+    shown = []  # positions in `indices`
     for number, quota in enumerate(quotas):
-        own = indices[members == number]
+        own = np.flatnonzero(members == number)
         passes = [rng.permutation(own) for _ in range(steps(quota, len(own)))]
         shown.extend(np.concatenate(passes)[:quota] if passes else [])
-    return rng.permutation(np.array(shown, dtype=np.int64))
+    order = rng.permutation(np.array(shown, dtype=np.int64))
+    return indices[_side_by_side(order, members, subjects, rng) if balance == "matched" else order]
+
+
+def _side_by_side(
+    order: np.ndarray, classes: np.ndarray, subjects: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Reorder positions: clips of one subject and different classes in groups, the groups in random order."""
+    waiting: dict[str, dict[int, list[int]]] = {}
+    for i in order.tolist():
+        waiting.setdefault(subjects[i], {}).setdefault(classes[i], []).append(i)
+    groups = []
+    for stacks in waiting.values():
+        rounds = max(len(stack) for stack in stacks.values())
+        groups += [[stack[j] for stack in stacks.values() if j < len(stack)] for j in range(rounds)]
+    return np.array([i for g in rng.permutation(len(groups)) for i in groups[g]], dtype=np.int64)
 
 
 def _draw(augment: Augment | None, rng: np.random.Generator) -> tuple[bool, int, int]:

@@ -171,6 +171,9 @@ def margin_pixels(pixels: int) -> int:
     return round(MARGIN * pixels)
 
 
+# Skin follows well beyond the muscle's own line: the reaches below are those of the line itself.
+REACH = 1.8
+
 # One push on the right half (x > 0): its middle (x, y), its reach (sigma x, sigma y), its direction (x, y).
 Push = tuple[float, float, float, float, float, float]
 
@@ -227,8 +230,8 @@ def movement_field(face: Face, action_units: str, how: Variation, x: Array, y: A
     for unit in action_units.split("+"):
         for cx, cy, sx, sy, vx, vy in _pushes(face, int(unit)):
             for side, weight in ((1, how.right), (-1, how.left)):
-                away_x = (x * side - cx - how.dx) / (sx * how.reach)
-                away_y = (y - cy - how.dy) / (sy * how.reach)
+                away_x = (x * side - cx - how.dx) / (sx * REACH * how.reach)
+                away_y = (y - cy - how.dy) / (sy * REACH * how.reach)
                 push = weight * np.exp(-0.5 * (away_x**2 + away_y**2))
                 field[..., 0] += side * vx * push
                 field[..., 1] += vy * push

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hsta_fast.data.face import Array, Face, grid, margin_pixels
+from .face import Array, Face, grid, margin_pixels
 
 
 def _ramp(low: float, high: float, value: Array) -> Array:

@@ -25,8 +25,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from hsta_fast.data.face import Array, Variation, grid, margin_pixels, movement_field, random_face
-from hsta_fast.data.portrait import paint_face
+from ..files import write_text
+from .face import Array, Variation, grid, margin_pixels, movement_field, random_face
+from .portrait import paint_face
 
 # Emotion word -> the action units that show it, and the objective class of that set (Davison et al. 2018).
 EXPRESSIONS: dict[str, tuple[str, str]] = {
@@ -53,13 +54,13 @@ class SynthConfig:
 
     out: Path
     """Folder to write; new, empty, or holding the same data set."""
-    subjects: int = 20
+    subjects: int = 40
     """Number of faces."""
     clips_per_subject: int = 24
     """Clips of each subject, the emotions as evenly among them as they divide."""
     size: int = 112
     """Height and width of a frame in pixels."""
-    strength: tuple[float, float] = (1.1, 1.5)
+    strength: tuple[float, float] = (1.2, 1.5)
     """Lowest and highest peak displacement of a clip, in pixels at 112 x 112 (other sizes in proportion)."""
     emotions: tuple[str, ...] = ("happy", "surprise", "disgust")
     """Emotion words, out of others, disgust, surprise, fear, anger, sad, happy."""
@@ -163,7 +164,7 @@ def _plan_clip(rng: np.random.Generator, cfg: SynthConfig, recording: str, onset
 
 def plan_subject(cfg: SynthConfig, rng: np.random.Generator) -> list[RecordingPlan]:
     """Plan all recordings of a subject. Knows nothing of labels."""
-    restless = rng.uniform(0.3, 1.2) / REFERENCE_SIZE
+    restless = rng.uniform(0.15, 0.6) / REFERENCE_SIZE
     camera_noise = rng.uniform(0.8, 2.4)
     plans = []
     for first in range(0, cfg.clips_per_subject, CLIPS_PER_RECORDING):
@@ -293,12 +294,6 @@ def _one_thread() -> None:
     cv2.setNumThreads(1)  # the processes are the parallelism
 
 
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
-
-
 def _is_finished(cfg: SynthConfig, settings: str) -> bool:
     """Whether `out` holds this very data set already; raises where it holds anything else."""
     if not cfg.out.exists():
@@ -332,7 +327,7 @@ def render(cfg: SynthConfig) -> Path:
         return cfg.out
     cfg.out.mkdir(parents=True, exist_ok=True)
     # First, because it marks the folder as ours should rendering break off.
-    _write(cfg.out / "synthetic.json", settings)
+    write_text(cfg.out / "synthetic.json", settings)
     processes = min(cfg.processes or os.cpu_count() or 1, cfg.subjects)
     numbers = range(1, cfg.subjects + 1)
     rows: dict[int, list[tuple[str | int, ...]]] = {}
@@ -349,5 +344,5 @@ def render(cfg: SynthConfig) -> Path:
             pool.shutdown(cancel_futures=True)
             raise
     table = pd.DataFrame([row for number in numbers for row in rows[number]], columns=list(COLUMNS))
-    _write(cfg.out / "annotation.csv", table.to_csv(index=False))
+    write_text(cfg.out / "annotation.csv", table.to_csv(index=False))
     return cfg.out

@@ -145,10 +145,15 @@ def test_a_shift_beyond_the_picture_repeats_its_edge() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.integers(0, 6), min_size=1, max_size=60), st.integers(0, 2**32))
-def test_even_balance_shows_each_class_equally_often(labels: list[int], seed: int) -> None:
+@given(
+    st.lists(st.integers(0, 6), min_size=1, max_size=60),
+    st.integers(0, 2**32),
+    st.sampled_from(["even", "matched"]),
+)
+def test_balance_shows_each_class_equally_often(labels: list[int], seed: int, balance: str) -> None:
     indices = np.arange(len(labels)) + 5
-    order = epoch_order(indices, np.array(labels), "even", np.random.default_rng(seed))
+    people = np.array(["a", "b"])[np.arange(len(labels)) % 2]
+    order = epoch_order(indices, np.array(labels), people, balance, np.random.default_rng(seed))
     assert len(order) == len(labels)
     shown = np.array(labels)[order - 5]
     classes = sorted(set(labels))
@@ -161,12 +166,25 @@ def test_even_balance_shows_each_class_equally_often(labels: list[int], seed: in
 
 
 def test_weighted_balance_evens_out_and_none_shows_each_clip_once() -> None:
-    labels = np.array([0] * 900 + [1] * 90 + [2] * 10)
-    order = epoch_order(np.arange(1000), labels, "weighted", np.random.default_rng(0))
+    labels, people = np.array([0] * 900 + [1] * 90 + [2] * 10), np.full(1000, "a")
+    order = epoch_order(np.arange(1000), labels, people, "weighted", np.random.default_rng(0))
     counts = np.bincount(labels[order])
     assert counts.sum() == 1000 and abs(counts - 1000 / 3).max() < 60
-    plain = epoch_order(np.arange(1000), labels, "none", np.random.default_rng(0))
+    plain = epoch_order(np.arange(1000), labels, people, "none", np.random.default_rng(0))
     assert sorted(plain.tolist()) == list(range(1000)) and plain.tolist() != list(range(1000))
+
+
+def test_matched_balance_puts_a_subject_s_classes_side_by_side() -> None:
+    labels, people = np.tile([0, 1, 2], 40), np.repeat(["a", "b", "c", "d"], 30)
+    order = epoch_order(np.arange(120), labels, people, "matched", np.random.default_rng(0))
+    assert sorted(order.tolist()) == list(range(120))
+    groups = order.reshape(-1, 3)
+    assert all(sorted(labels[group]) == [0, 1, 2] for group in groups)
+    assert all(len(set(people[group])) == 1 for group in groups)
+    # The groups come in random order: subjects alternate, and an own draw for each seed.
+    assert (people[groups[1:, 0]] != people[groups[:-1, 0]]).mean() > 0.5
+    other = epoch_order(np.arange(120), labels, people, "matched", np.random.default_rng(1))
+    assert other.tolist() != order.tolist()
 
 
 def test_wrong_arguments_are_named() -> None:
