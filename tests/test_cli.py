@@ -1,0 +1,152 @@
+"""The command line: what a user types, and the one line that bad input gets."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from hsta_fast import cli
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    """Run hsta-fast in this process."""
+    monkeypatch.setattr(sys, "argv", ["hsta-fast", *words])
+    cli.main()
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
+    """The message that a command ends with; exactly one line."""
+    with pytest.raises(SystemExit) as stop:
+        run(monkeypatch, *words)
+    message = str(stop.value.code)
+    assert message.startswith(("error: ", "hsta-fast wants")) and "\n" not in message
+    return message
+
+
+def test_help_and_info(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run(monkeypatch)
+    assert "hsta-fast train" in capsys.readouterr().out
+    run(monkeypatch, "info")
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("python", "torch", "cpu", "space_time_attention", "tubelet_embed"))
+
+
+def test_the_recipe_sets_the_defaults(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for recipe, rate in (("paper", "5e-05"), ("published", "6.25e-05")):
+        with pytest.raises(SystemExit) as stop:
+            run(monkeypatch, "train", "--recipe", recipe, "--help")
+        assert stop.value.code == 0
+        assert rate in capsys.readouterr().out
+
+
+def test_the_installed_command_answers() -> None:
+    command = Path(sys.executable).with_name("hsta-fast")
+    words = (
+        [str(command)]
+        if command.exists()
+        else [sys.executable, "-c", "from hsta_fast.cli import main; main()"]
+    )
+    done = subprocess.run([*words, "frain"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.strip() == "hsta-fast wants one of synth, train, evaluate, info, got 'frain'"
+
+
+@pytest.fixture
+def copy(faces: Path, tmp_path: Path) -> Path:
+    """A data set whose annotation may be spoiled; the frames are the shared ones."""
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for subject in faces.glob("spNO.*"):
+        (folder / subject.name).mkdir()
+        for recording in subject.iterdir():
+            color = folder / subject.name / recording.name / "color"
+            color.mkdir(parents=True)
+            for frame in (recording / "color").iterdir():
+                (color / frame.name).hardlink_to(frame)
+    pd.read_csv(faces / "annotation.csv").to_csv(folder / "annotation.csv", index=False)
+    return folder
+
+
+def train(monkeypatch: pytest.MonkeyPatch, data: Path, *more: str) -> str:
+    words = [
+        "--data",
+        str(data),
+        "--runs",
+        str(data.parent / "runs"),
+        "--model",
+        "hsta_tiny",
+        "--image-size",
+        "48",
+    ]
+    return refusal(monkeypatch, "train", *words, "--epochs", "1", "--labels", "emotion3", *more)
+
+
+def spoil(data: Path, **changes: object) -> None:
+    """Change cells of the first row; None drops the column."""
+    table = pd.read_csv(data / "annotation.csv", dtype=str)
+    for column, value in changes.items():
+        if value is None:
+            table = table.drop(columns=column)
+        else:
+            table.loc[0, column] = str(value)
+    table.to_csv(data / "annotation.csv", index=False)
+
+
+def test_bad_data_is_named(monkeypatch: pytest.MonkeyPatch, copy: Path) -> None:
+    assert "nowhere" in train(monkeypatch, copy.parent / "nowhere")
+    spoil(copy, emotion="boredom")
+    message = train(monkeypatch, copy)
+    assert "boredom" in message and "disgust" in message and "spNO.1" in message
+    spoil(copy, Onset=None)
+    message = train(monkeypatch, copy)
+    assert "annotation.csv" in message and "Onset" in message
+    (copy / "annotation.csv").unlink()
+    assert str(copy) in train(monkeypatch, copy)
+    assert not (copy.parent / "runs").exists()
+
+
+@pytest.mark.parametrize("fault", ["one frame", "missing", "truncated", "empty"])
+def test_strict_names_the_first_fault(monkeypatch: pytest.MonkeyPatch, copy: Path, fault: str) -> None:
+    row = pd.read_csv(copy / "annotation.csv").iloc[0]
+    frame = copy / row["Subject"] / row["Filename"] / "color" / f"{row['Onset']}.jpg"
+    data = frame.read_bytes()
+    frame.unlink()
+    if fault == "one frame":
+        frame.write_bytes(data)
+        spoil(copy, Offset=row["Onset"], Apex=row["Onset"])
+    elif fault != "missing":
+        frame.write_bytes(data[: 100 if fault == "truncated" else 0])
+    message = train(monkeypatch, copy, "--strict")
+    assert f"spNO.1/{row['Filename']} onset {row['Onset']}" in message
+    assert fault == "one frame" or f"{row['Onset']}.jpg" in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--num-frames", "5"), "multiple of the tubelet depth 2, got 5"),
+        (("--image-size", "10"), "at least one patch of 16"),
+        (("--protocol", "kfold", "--folds", "9"), "9"),
+        (("--only", "nobody"), "--only wants folds among"),
+        (("--device", "tpu"), "--device"),
+        (("--name", "a/b"), "--name wants one folder name"),
+    ],
+)
+def test_bad_settings_are_named(
+    monkeypatch: pytest.MonkeyPatch, copy: Path, flags: tuple[str, ...], words: str
+) -> None:
+    assert words in train(monkeypatch, copy, *flags)
+
+
+def test_evaluate_of_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert "is no run" in refusal(monkeypatch, "evaluate", str(tmp_path))
+
+
+def test_synth_refuses_a_folder_that_is_not_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    assert str(tmp_path) in refusal(monkeypatch, "synth", "--out", str(tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]

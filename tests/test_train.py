@@ -1,0 +1,279 @@
+"""The training loop on rendered data: killed and resumed, stopped by nan or a full disk, its run folder."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from hsta_fast import train
+from hsta_fast.checkpoint import load_model
+from hsta_fast.config import TrainConfig, recipe_config
+from hsta_fast.experiment import RENDERED, describe, pick_device, prepare
+from hsta_fast.protocol import read_predictions
+
+SMALL: dict[str, Any] = {
+    **{"model": "hsta_tiny", "num_layers": 1, "n_video": 1, "image_size": 48, "num_frames": 2},
+    **{
+        "labels": "emotion3",
+        "protocol": "kfold",
+        "folds": 2,
+        "batch_size": 6,
+        "lr": 1e-3,
+        "warmup_epochs": 1,
+    },
+}
+MakeConfig = Callable[..., TrainConfig]
+
+
+@pytest.fixture
+def make_config(faces: Path, tmp_path: Path) -> MakeConfig:
+    """A quick configuration on the shared rendered faces, with changes."""
+
+    def make(**changes: Any) -> TrainConfig:
+        return recipe_config("paper", **{**SMALL, "data": faces, "runs": tmp_path / "runs", **changes})
+
+    return make
+
+
+def outcome(run: Path) -> tuple[str, list[dict[str, Any]]]:
+    """What a run found: its predictions, and its metrics without the times."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["seconds"], line["clips_per_second"]
+    lines.sort(key=lambda line: (line["fold"], line["epoch"]))
+    return (run / "predictions.csv").read_text(), lines
+
+
+def test_a_run_leaves_all_its_files(make_config: MakeConfig) -> None:
+    cfg = make_config(epochs=2, name="whole")
+    run = train.main(cfg)
+    assert {p.name for p in run.iterdir()} >= {
+        *("config.json", "clips.csv", "faults.csv", "metrics.jsonl", "predictions.csv", "summary.json"),
+        *("curves.png", "confusion.png", "report.html"),
+    }
+    config = json.loads((run / "config.json").read_text())
+    assert config["classes"] == ["negative", "positive", "surprise"] and config["num_folds"] == 2
+    assert config["notes"] == [RENDERED] and config["architecture"]["widths"] == [96, 192]
+    predictions = read_predictions(run / "predictions.csv")
+    assert len(predictions) == 24 == len(predictions[["subject", "clip", "onset"]].drop_duplicates())
+    shares = predictions[[f"p_{name}" for name in config["classes"]]].to_numpy()
+    np.testing.assert_allclose(shares.sum(1), 1, atol=1e-6)
+    assert (shares.argmax(1) == predictions["predicted"]).all()
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [(m["fold"], m["epoch"]) for m in metrics] == [("1", 1), ("1", 2), ("2", 1), ("2", 2)]
+    assert not list(run.rglob("state.pt")) and not list(run.rglob("*.tmp"))
+    assert "24 clips predicted anew from the saved models: 0 answers differ" in train.evaluate(run)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(make_config: MakeConfig) -> None:
+    runs = [train.main(make_config(epochs=1, name=f"r{i}", seed=i // 2)) for i in range(3)]
+    first, again, other = (outcome(run) for run in runs)
+    assert first == again
+    assert first[1] != other[1]
+
+
+def test_folds_do_not_depend_on_each_other(make_config: MakeConfig) -> None:
+    both = train.main(make_config(epochs=1, name="both"))
+    second = train.main(make_config(epochs=1, name="second", only=("2",)))
+    whole = read_predictions(both / "predictions.csv")
+    part = read_predictions(second / "predictions.csv")
+    pd.testing.assert_frame_equal(whole[whole["fold"] == "2"].reset_index(drop=True), part)
+
+
+def command(cfg: TrainConfig, *flags: str) -> list[str]:
+    """The command line of `cfg`."""
+    given = {
+        "data": cfg.data,
+        "runs": cfg.runs,
+        "name": cfg.name,
+        "epochs": cfg.epochs,
+        "save-every": cfg.save_every,
+    }
+    given |= {"model": cfg.model, "num-layers": cfg.num_layers, "n-video": cfg.n_video, "labels": cfg.labels}
+    given |= {"image-size": cfg.image_size, "num-frames": cfg.num_frames, "protocol": cfg.protocol}
+    given |= {
+        "folds": cfg.folds,
+        "batch-size": cfg.batch_size,
+        "lr": cfg.lr,
+        "warmup-epochs": cfg.warmup_epochs,
+    }
+    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    return [sys.executable, "-c", "from hsta_fast.cli import main; main()", "train", *words, *flags]
+
+
+def test_killed_three_times_and_resumed(make_config: MakeConfig) -> None:
+    """kill -9 at three random moments of training, then --resume: the same numbers as an unbroken run."""
+    settings = {"epochs": 12, "save_every": 3, "dropout": 0.0}
+    torch_threads = {**os.environ, "OMP_NUM_THREADS": "1"}
+    unbroken = make_config(name="unbroken", **settings)
+    broken = make_config(name="broken", **settings)
+    subprocess.run(command(unbroken), check=True, capture_output=True, env=torch_threads)
+    moments = random.Random(int(time.time()))
+    kills = 0
+    lines = broken.runs / "broken" / "metrics.jsonl"
+    while kills < 3:
+        goal = moments.randint(7 * kills + 1, 7 * kills + 6)  # of 24 lines
+        process = subprocess.Popen(
+            command(broken, "--resume"),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=torch_threads,
+        )
+        while process.poll() is None and not (lines.exists() and len(lines.read_text().splitlines()) >= goal):
+            time.sleep(0.01)
+        time.sleep(moments.random() * 0.2)
+        assert process.poll() is None, "the run ended before it could be killed"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    done = subprocess.run(
+        command(broken, "--resume"), check=True, capture_output=True, text=True, env=torch_threads
+    )
+    assert "report.html" in done.stdout
+    assert outcome(broken.runs / "broken") == outcome(unbroken.runs / "unbroken")
+    ours = load_model(broken.runs / "broken" / "folds" / "02" / "model.safetensors").state_dict()
+    theirs = load_model(unbroken.runs / "unbroken" / "folds" / "02" / "model.safetensors").state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_finished_folds_are_not_repeated(make_config: MakeConfig) -> None:
+    cfg = make_config(epochs=1, name="again")
+    run = train.main(cfg)
+    model = run / "folds" / "01" / "model.safetensors"
+    before = model.stat().st_mtime_ns
+    train.main(make_config(epochs=1, name="again", resume=True))
+    assert model.stat().st_mtime_ns == before
+
+
+def test_a_run_is_neither_overwritten_nor_continued_otherwise(make_config: MakeConfig) -> None:
+    train.main(make_config(epochs=1, name="mine", only=("1",)))
+    with pytest.raises(ValueError, match="mine exists: give --resume"):
+        train.main(make_config(epochs=1, name="mine"))
+    with pytest.raises(ValueError, match=r"cannot be continued: .*lr was 0\.001, is 0\.1"):
+        train.main(make_config(epochs=1, name="mine", only=("1",), lr=0.1, resume=True))
+
+
+def test_two_processes_do_not_train_the_same_run(make_config: MakeConfig) -> None:
+    cfg = make_config(name="shared", epochs=500)
+    first = subprocess.Popen(command(cfg), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not (cfg.runs / "shared" / "metrics.jsonl").exists():
+            assert first.poll() is None
+            time.sleep(0.05)
+        with pytest.raises(ValueError, match="is in use"):
+            train.main(make_config(name="shared", epochs=500, resume=True))
+    finally:
+        first.kill()
+        first.wait()
+
+
+def test_a_nan_loss_stops_and_keeps_the_last_good_checkpoint(make_config: MakeConfig) -> None:
+    """A learning rate that overflows: no nan is planted, training really diverges."""
+    cfg = make_config(name="nan", epochs=40, save_every=1, only=("1",), lr=1e-3)
+    train.main(make_config(name="good", epochs=1, only=("1",)))
+    with pytest.raises(train.NonFiniteLossError, match=r"fold 1, epoch \d+: wanted a finite loss, got"):
+        train.main(make_config(name="nan", epochs=40, save_every=1, only=("1",), lr=1e30))
+    folder = cfg.runs / "nan" / "folds" / "01"
+    assert not (folder / "predictions.csv").exists()
+    for state in folder.glob("state.pt"):
+        weights = torch.load(state, weights_only=True)["model"]
+        assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+def test_a_full_disk_while_saving(make_config: MakeConfig) -> None:
+    """The disk fills while saving: one clear line, the first checkpoint stays whole, and the run resumes."""
+    cfg = make_config(name="full", epochs=4, save_every=1, only=("1",))
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000)); "
+    args = command(cfg, "--only", "1")
+    quiet = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    done = subprocess.run([args[0], "-c", quiet + limit + args[2], *args[3:]], capture_output=True, text=True)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: could not write") and "state.pt" in last and "untouched" in last
+    assert "Traceback" not in done.stderr
+    assert not [p for p in (cfg.runs / "full").rglob("*") if p.name.endswith(".tmp")]
+    run = train.main(make_config(name="full", epochs=4, save_every=1, only=("1",), resume=True))
+    assert len(read_predictions(run / "predictions.csv")) == 12
+
+
+def test_controls_and_the_published_recipe(make_config: MakeConfig, faces: Path, tmp_path: Path) -> None:
+    exp = prepare(make_config(shuffle_labels=True, onset_only=True))
+    plain = prepare(make_config())
+    assert sorted(exp.data.labels) == sorted(plain.data.labels)
+    assert not np.array_equal(exp.data.labels, plain.data.labels)
+    batch = next(exp.data.batches([0], batch_size=1, seed=(0,), train=False))
+    frames = torch.cat([batch.video, batch.special], dim=2)
+    assert (frames == frames[:, :, :1]).all()
+    notes = describe(exp)["notes"]
+    assert any("shuffled" in note for note in notes) and any("onset frame" in note for note in notes)
+    settings = {**SMALL, "data": faces, "runs": tmp_path, "epochs": 1, "only": ("1",), "name": "published"}
+    train.main(recipe_config("published", **settings))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"loss": "mse", "label_smoothing": 0.1}, {"class_weights": True, "clip_grad": 0.1}]
+)
+@pytest.mark.parametrize("branches", [("video",), ("special",), ("special", "video")])
+def test_every_loss_and_branch_trains(
+    make_config: MakeConfig, changes: dict[str, Any], branches: Any
+) -> None:
+    run = train.main(make_config(epochs=1, only=("1",), branches=branches, flip=True, crop=2, **changes))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert np.isfinite([line["train_loss"] for line in lines]).all()
+
+
+def test_leave_one_subject_out(make_config: MakeConfig) -> None:
+    run = train.main(make_config(epochs=1, protocol="loso"))
+    predictions = read_predictions(run / "predictions.csv")
+    assert (predictions["fold"] == "casme3/" + predictions["subject"]).all()
+
+
+def test_devices() -> None:
+    device, dtype, why = pick_device("cpu", "bfloat16")
+    assert (device.type, dtype, why) == ("cpu", torch.bfloat16, "as asked for")
+    assert pick_device("auto", "auto")[2]
+    for wrong in ("gpu", "cuda:99", "cpu:3", "meta"):
+        with pytest.raises(ValueError, match="--device"):
+            pick_device(wrong, "auto")
+
+
+def test_faulty_clips_are_listed_and_strict_raises(
+    make_config: MakeConfig, faces: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(faces, copy)
+    table = pd.read_csv(copy / "annotation.csv")
+    row = table.iloc[0]
+    broken = copy / row["Subject"] / row["Filename"] / "color" / f"{row['Onset']}.jpg"
+    broken.write_bytes(broken.read_bytes()[:200])
+    run = train.main(make_config(data=copy, epochs=1, name="faulty"))
+    faults = pd.read_csv(run / "faults.csv")
+    assert len(faults) == 1 and "truncated" in faults["what"][0] and faults["action"][0] == "clip left out"
+    assert len(read_predictions(run / "predictions.csv")) == 23
+    with pytest.raises(ValueError, match=f"{row['Onset']}.jpg"):
+        train.main(make_config(data=copy, epochs=1, name="strict", strict=True))
+
+
+def test_evaluate_wants_a_run_with_the_same_clips(
+    make_config: MakeConfig, faces: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="is no run"):
+        train.evaluate(tmp_path)
+    copy = tmp_path / "copy"
+    shutil.copytree(faces, copy)
+    run = train.main(make_config(data=copy, epochs=1, name="changed"))
+    pd.read_csv(copy / "annotation.csv").iloc[1:].to_csv(copy / "annotation.csv", index=False)
+    with pytest.raises(ValueError, match="other clips"):
+        train.evaluate(run)
