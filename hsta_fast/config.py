@@ -104,7 +104,9 @@ class TrainConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the matrix products (autocast); parameters stay float32."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise ValueError, naming the flag, for a setting that does not fit."""
+
         def want(condition: bool, name: str, wanted: str) -> None:
             if not condition:
                 raise ValueError(f"--{name.replace('_', '-')} wants {wanted}, got {getattr(self, name)!r}")
@@ -174,7 +176,9 @@ def recipe_config(recipe: str, **settings: Any) -> TrainConfig:
     unknown = sorted(set(settings) - {field.name for field in fields(TrainConfig)})
     if unknown:
         raise ValueError(f"a training configuration has no {unknown}")
-    return TrainConfig(**{**RECIPES[recipe], **settings})
+    config = TrainConfig(**{**RECIPES[recipe], **settings})
+    config.check()
+    return config
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:
@@ -198,9 +202,11 @@ def from_json(values: dict[str, Any]) -> TrainConfig:
         if settings.get(name) is not None:
             settings[name] = Path(settings[name])
     try:
-        return TrainConfig(**settings)
+        config = TrainConfig(**settings)
+        config.check()
     except TypeError as error:
         raise ValueError(f"not a training configuration: {error}") from error
+    return config
 
 
 __all__ = ["RECIPES", "TrainConfig", "from_json", "recipe_config", "replace", "to_json"]

@@ -42,8 +42,10 @@ def prepare(cfg: TrainConfig) -> Experiment:
     """Pick the device, read annotation and frames, make the folds.
 
     Raises:
-        ValueError: a device that is not there, data that cannot be used, a fold that does not exist.
+        ValueError: a setting that does not fit, a device that is not there, data that cannot be used, a fold
+            that does not exist.
     """
+    cfg.check()
     device, dtype, why = pick_device(cfg.device, cfg.dtype)
     labels = LABEL_SETS[cfg.labels]
     clips, dropped = apply_labels(read_casme3(cfg.data, annotation=cfg.annotation, strict=cfg.strict), labels)

@@ -185,7 +185,7 @@ def epoch_order(
     # n // classes of each class, and one more of some classes, other ones in each epoch.
     quotas = np.full(len(classes), n // len(classes))
     quotas[rng.permutation(len(classes))[: n % len(classes)]] += 1
-    shown = []  # positions in `indices`
+    shown: list[int] = []  # positions in `indices`
     for number, quota in enumerate(quotas):
         own = np.flatnonzero(members == number)
         passes = [rng.permutation(own) for _ in range(steps(quota, len(own)))]

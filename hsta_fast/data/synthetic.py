@@ -71,7 +71,8 @@ class SynthConfig:
     processes: int = 0
     """Processes that render at once; 0 = one for each processor core."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise ValueError, naming the setting, for one that does not fit."""
         low, high = self.strength
         unknown = [word for word in self.emotions if word not in EXPRESSIONS]
         wishes = (
@@ -320,6 +321,7 @@ def render(cfg: SynthConfig) -> Path:
     A folder that holds the same data set already is kept as it is, one whose rendering was broken off is
     rendered again, and anything else in it raises ValueError. Nothing is ever deleted.
     """
+    cfg.check()
     chosen = {key: value for key, value in asdict(cfg).items() if key not in ("out", "processes")}
     settings = json.dumps({"note": NOTE, "renderer": RENDERER, **chosen}, indent=2) + "\n"
     if _is_finished(cfg, settings):

@@ -218,7 +218,8 @@ def test_folder_of_the_users_is_left_alone(tmp_path: Path) -> None:
 )
 def test_bad_settings(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        small(tmp_path, **changes)
+        render(small(tmp_path, **changes))
+    assert not list(tmp_path.iterdir())
 
 
 def test_as_many_labels_as_clips(tmp_path: Path) -> None:
