@@ -88,7 +88,9 @@ def _run(tool: str, *arguments: str) -> str:
 
 def _loops(code: str) -> list[list[str]]:
     """The instructions of each innermost loop: from a label to the branch back, no other loop within."""
-    lines, labels, spans = [], {}, []
+    lines: list[str] = []
+    labels: dict[str, int] = {}
+    spans: list[tuple[int, int]] = []
     for line in code.splitlines():
         if label := re.match(r"(\.L_x_\d+):", line):
             labels[label[1]] = len(lines)
@@ -99,6 +101,12 @@ def _loops(code: str) -> list[list[str]]:
                 spans.append((labels[target[1]], len(lines)))
     inner = [(a, b) for a, b in spans if not any(a <= x and y <= b and (x, y) != (a, b) for x, y in spans)]
     return [lines[a:b] for a, b in inner]
+
+
+def _access_bytes(modifiers: str) -> int:
+    """Bytes per thread of a shared access: .64 and .128 bits, or .2 and .4 matrices of 4 bytes each."""
+    size = re.search(r"\.(128|64|4|2)(?:\.|$)", modifiers)
+    return {"128": 16, "64": 8, "4": 16, "2": 8}[size[1]] if size else 4
 
 
 def _clocks(loop: list[str], warps: int, per_tile: float) -> dict[str, float]:
@@ -116,10 +124,8 @@ def _clocks(loop: list[str], warps: int, per_tile: float) -> dict[str, float]:
             shared += 2 * (n * k + (m * k if product[4].startswith("gdesc") else 0)) * warps / 4
         elif re.match(r"HMMA\.16816", op):
             flop += 2 * 16 * 8 * 16 * warps
-        elif access := re.match(r"(LDS|STS|LDSM|STSM|LDGSTS)\b(\S*)", op):
-            matrices = re.search(r"\.(\d)$|M88\.(\d)", access[2])
-            words = {"128": 4, "64": 2}.get((re.search(r"\.(64|128)\b", access[2]) or [0, ""])[1], 1)
-            shared += 128 * warps * (int(next(filter(None, matrices.groups()))) if matrices else words)
+        elif access := re.match(r"(?:LDS|STS|LDSM|STSM|LDGSTS)\b(\S*)", op):
+            shared += 32 * warps * _access_bytes(access[1])
     clocks |= {"matrix": flop / _MATRIX_FLOP, "shared memory": shared / _SHARED_BYTES}
     clocks["issue"] = len(opcodes) * warps / _ISSUED
     return {pipe: count * per_tile for pipe, count in clocks.items()}

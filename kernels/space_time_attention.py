@@ -143,7 +143,7 @@ def _space_time_attention_fwd_kernel(
     acc, total, m = _attend(
         q, k_ptrs, v_ptrs, k_strides[1], v_strides[1], c, M, D, BLOCK_M, FROZEN, POLYNOMIAL, PRECISION
     )
-    if FROZEN:  # noqa: SIM102: decided when compiling, the other when running
+    if FROZEN:  # noqa: SIM102 - the outer one is decided when compiling
         if _untrusted(acc, total, limit):
             acc, total, m = _attend(
                 q, k_ptrs, v_ptrs, k_strides[1], v_strides[1], c, M, D, BLOCK_M, False, False, PRECISION
