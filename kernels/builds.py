@@ -34,6 +34,7 @@ def space_time_attention_build(
     pointers = tuple((name, None) for name in arguments if name.endswith("_ptr"))
     strides = tuple((name, i) for name in arguments if name.endswith("_strides") for i in range(3))
     form = "".join(f", {flag}" for flag in ("frozen", "polynomial") if getattr(config, flag))
+    form += ", tf32" if tf32 else ""
     return Build(
         name=f"space_time_attention {kernel}, D={width}, {str(dtype).removeprefix('torch.')}, "
         f"{config.rows} x {config.cols}, {config.stages} stages, {config.warps} warps"
@@ -55,3 +56,29 @@ def shipped() -> Iterator[Build]:
                 yield space_time_attention_build(kernel, width, dtype)
                 if dtype == torch.float32:
                     yield space_time_attention_build(kernel, width, dtype, tf32=True)
+
+
+def _variants(kernel: str, width: int) -> Iterator[Config]:
+    """What was weighed against the shipped configuration, forward forms included."""
+    blocks = [(64, 64, 3, 4, None), (64, 64, 3, 4, 168), (128, 64, 3, 8, None), (128, 64, 3, 8, 128)]
+    blocks += [(128, 128, 2, 8, None), (64, 128, 3, 4, 168)] if kernel == "fwd" else [(64, 32, 3, 4, None)]
+    forms = [(False, False), (True, False), (True, True)] if kernel == "fwd" else [(False, False)]
+    for rows, cols, stages, warps, registers in blocks:
+        for frozen, polynomial in forms:
+            yield Config(
+                rows=rows,
+                cols=cols,
+                stages=stages,
+                warps=warps,
+                registers=registers,
+                frozen=frozen,
+                polynomial=polynomial,
+            )
+
+
+def tried() -> Iterator[Build]:
+    """The variants that the tables rank, in bfloat16 at the head widths of HSTA."""
+    for width in (32, 64):
+        for kernel in KERNELS:
+            for config in _variants(kernel, width):
+                yield space_time_attention_build(kernel, width, torch.bfloat16, config)

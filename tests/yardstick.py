@@ -1,4 +1,4 @@
-"""How wrong an implementation may be: twice the error of the plain path in its dtype, plus a rounding band."""
+"""How wrong an implementation may be: twice the error of the plain path in its dtype, plus a band."""
 
 from collections.abc import Callable, Sequence
 
