@@ -9,7 +9,7 @@ from . import space_time_attention as sta
 from .resources import Build
 from .space_time_attention_configs import KERNELS, WIDTHS, Config, config_for
 
-_TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
+_TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
 _FLOATS, _INTS = ("c", "limit", "scale"), ("N", "M", "H")
 _OPTIONS = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
 

@@ -16,13 +16,14 @@ from .resources import Build, Resources, compile_for, measure
 
 _HEAD = """# What the kernels need
 
-Written by `make resources`: read off the machine code that Triton {version} makes for sm_90, on no GPU. It ranks
-variants and shows regressions; it is no timing, and nothing here was measured on a device.
+Written by `make resources`: read off the machine code that Triton {version} makes for sm_90, on no GPU.
+It ranks variants and shows regressions; it is no timing, and nothing here was measured on a device.
 
-Clocks are those that each pipe of one multiprocessor needs for 128 x 64 scores of the loop. Per clock: 4096 matrix
-operations; 16 exponentials; 128 multiply-adds; 64 min / max, shifts and conversions; 32 shuffles; 128 bytes of
-shared memory, operands of `wgmma` among them; 4 warp instructions issued. The largest binds. A frozen forward has
-two loops: the fast one, and below it the online one that is its way out. Spills count instructions.
+Clocks are those that each pipe of one multiprocessor needs for 128 x 64 scores of the loop. Per clock:
+4096 matrix operations; 16 exponentials; 128 multiply-adds; 64 min / max, shifts and conversions; 32
+shuffles; 128 bytes of shared memory, operands of `wgmma` among them; 4 warp instructions issued. The
+largest binds. A frozen forward has two loops: the fast one, and below it the online one that is its way
+out. Spills count instructions.
 """
 _PIPES = (
     "matrix",
@@ -43,7 +44,7 @@ def binding(resources: Resources) -> tuple[str, float]:
 
 
 def faults(build: Build, resources: Resources) -> list[str]:
-    """What must not be on sm_90: in bfloat16 at the head widths of HSTA spills, or products without `wgmma`."""
+    """What must not be on sm_90, in bfloat16 at HSTA's head widths: spills, or products without `wgmma`."""
     if "*bf16" not in build.signature.values() or build.constants["D"] not in (32, 64):
         return []
     found = [f"{build.name}: {resources.spills} spills"] if resources.spills else []

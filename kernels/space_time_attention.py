@@ -60,11 +60,11 @@ def _rescale(acc, total, m, tile_max):
 
 @triton.jit
 def _weigh(
-    acc, total, m, s, v_ptrs, c, keys,
+    acc, total, s, shift, v_ptrs, c, keys,
     D: tl.constexpr, WHOLE: tl.constexpr, POLYNOMIAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """(acc + p v, total + sum p) over one tile of keys, of which `keys` count; p = exp2(c s - m)."""
-    p = exp2(c * s - _finite(m)[:, None], POLYNOMIAL)  # [BLOCK_N, BLOCK_M]
+    """(acc + p v, total + sum p) over one tile of keys, of which `keys` count; p = exp2(c s - shift)."""
+    p = exp2(c * s - shift[:, None], POLYNOMIAL)  # [BLOCK_N, BLOCK_M]
     if not WHOLE:
         p = tl.where((tl.arange(0, s.shape[1]) < keys)[None, :], p, 0.0)
     v = load(v_ptrs, keys, D, WHOLE)
@@ -94,8 +94,8 @@ def _attend(
     total = tl.zeros([q.shape[0]], tl.float32)
     if FROZEN:
         s = dot_transposed(q, load(k_ptrs, M, D, False), PRECISION)
-        m = _tile_max(s, c, M)
-        acc, total = _weigh(acc, total, m, s, v_ptrs, c, ragged, D, False, POLYNOMIAL, PRECISION)
+        m = _finite(_tile_max(s, c, M))
+        acc, total = _weigh(acc, total, s, m, v_ptrs, c, ragged, D, False, POLYNOMIAL, PRECISION)
         begin, end = ragged, M
     else:
         m = tl.full([q.shape[0]], -float("inf"), tl.float32)
@@ -104,13 +104,13 @@ def _attend(
         s = dot_transposed(q, load(advance(k_ptrs, start, k_stride), BLOCK_M, D, True), PRECISION)
         if not FROZEN:
             acc, total, m = _rescale(acc, total, m, c * tl.max(s, 1))
-        v_tile = advance(v_ptrs, start, v_stride)
-        acc, total = _weigh(acc, total, m, s, v_tile, c, BLOCK_M, D, True, POLYNOMIAL, PRECISION)
+        v_tile, shift = advance(v_ptrs, start, v_stride), m if FROZEN else _finite(m)
+        acc, total = _weigh(acc, total, s, shift, v_tile, c, BLOCK_M, D, True, POLYNOMIAL, PRECISION)
     if not FROZEN:
         s = dot_transposed(q, load(advance(k_ptrs, end, k_stride), ragged, D, False), PRECISION)
         acc, total, m = _rescale(acc, total, m, _tile_max(s, c, ragged))
         v_tile = advance(v_ptrs, end, v_stride)
-        acc, total = _weigh(acc, total, m, s, v_tile, c, ragged, D, False, POLYNOMIAL, PRECISION)
+        acc, total = _weigh(acc, total, s, _finite(m), v_tile, c, ragged, D, False, POLYNOMIAL, PRECISION)
     return acc, total, m
 
 
@@ -122,7 +122,8 @@ def _untrusted(acc, total, limit):
     of -inf.
     """
     rows = tl.min(((total >= 0.5) & (total <= limit)).to(tl.int32), 0)
-    finite = tl.min(tl.min((tl.abs(acc) <= _FLT_MAX).to(tl.int32), 1), 0)
+    # Over both axes at once: a reduction by axis here stops Triton 3.6 and 3.7 from building for sm_100.
+    finite = tl.min((tl.abs(acc) <= _FLT_MAX).to(tl.int32))
     return (rows & finite) == 0
 
 
