@@ -4,10 +4,8 @@ The Triton path is two registered ops, forward and backward, so that torch.compi
 Triton and the kernels are imported when such an op first runs.
 """
 
-import importlib
 import os
 from importlib.metadata import PackageNotFoundError, version
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -65,10 +63,6 @@ def auto_choice(device: torch.device, dtype: torch.dtype, width: int = 64) -> Ch
     return Choice("torch", f"torch's scaled_dot_product_attention: {obstacle}")
 
 
-def _kernels() -> ModuleType:
-    return importlib.import_module("hsta_fast.kernels.space_time_attention")
-
-
 def _unpacked(q: Tensor, k: Tensor | None, v: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Views (B, N, H, D), (B, M, H, D), (B, M, H, D) of the packed projection or of three tensors."""
     return q.unbind(2) if k is None or v is None else (q, k, v)  # type: ignore[return-value]
@@ -85,7 +79,9 @@ def _fwd(q: Tensor, k: Tensor | None, v: Tensor | None, scale: float) -> tuple[T
     B, N, H, _ = q.shape
     if q.numel() == 0 or k.numel() == 0:
         return torch.zeros_like(q, memory_format=torch.contiguous_format), q.new_zeros((B, H, N)).float()
-    return _kernels().space_time_attention_fwd(q, k, v, scale)
+    from ..kernels.space_time_attention import space_time_attention_fwd
+
+    return space_time_attention_fwd(q, k, v, scale)
 
 
 @_fwd.register_fake
@@ -105,7 +101,9 @@ def _bwd(
     grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs]
     dq, dk, dv = _unpacked(*grads, *[None] * (3 - len(grads)))
     q, k, v = (_unit_stride(x) for x in _unpacked(q, k, v))
-    _kernels().space_time_attention_bwd(_unit_stride(dout), q, k, v, out, lse, scale, dq, dk, dv)
+    from ..kernels.space_time_attention import space_time_attention_bwd
+
+    space_time_attention_bwd(_unit_stride(dout), q, k, v, out, lse, scale, dq, dk, dv)
     return grads
 
 

@@ -1,4 +1,4 @@
-"""What only a CUDA device can show: real bfloat16, many shapes, repeats, graphs, the first call. `make gpu`."""
+"""What only a CUDA device shows: real bfloat16, many shapes, repeats, graphs, the first call."""
 
 import os
 import random
