@@ -1,5 +1,6 @@
 """Every kernel configuration that ships, to be compiled without a GPU. Later kernels join `shipped`."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -56,6 +57,18 @@ def shipped() -> Iterator[Build]:
                 yield space_time_attention_build(kernel, width, dtype)
                 if dtype == torch.float32:
                     yield space_time_attention_build(kernel, width, dtype, tf32=True)
+
+
+def specialised() -> Iterator[Build]:
+    """One token, one key and one head: Triton makes constants of arguments that are 1."""
+    for dtype in (torch.bfloat16, torch.float32):
+        for kernel in KERNELS:
+            build = space_time_attention_build(kernel, 32, dtype)
+            signature = {name: kind for name, kind in build.signature.items() if name not in _INTS}
+            constants = {**build.constants, **dict.fromkeys(_INTS, 1)}
+            yield dataclasses.replace(
+                build, name=f"{build.name}, N = M = H = 1", signature=signature, constants=constants
+            )
 
 
 def _variants(kernel: str, width: int) -> Iterator[Config]:

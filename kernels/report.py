@@ -11,7 +11,7 @@ from pathlib import Path
 
 import triton
 
-from .builds import shipped, tried
+from .builds import shipped, specialised, tried
 from .resources import Build, Resources, compile_for, measure
 
 _HEAD = """# What the kernels need
@@ -96,7 +96,7 @@ def write(path: Path) -> None:
 def check(capabilities: list[int]) -> list[str]:
     """Faults over all shipped kernels; a kernel that does not compile raises."""
     found = []
-    for build in shipped():
+    for build in (*shipped(), *specialised()):
         for capability in capabilities:
             if capability == 90:
                 found += faults(build, measure(build))
@@ -115,7 +115,7 @@ def main() -> None:
         write(arguments.write)
     found = check(arguments.check)
     if arguments.check:
-        count = sum(1 for _ in shipped())
+        count = len([*shipped(), *specialised()])
         print(
             f"Triton {triton.__version__}: {count} kernels built for {arguments.check}, {len(found)} faults"
         )
