@@ -67,11 +67,13 @@ class SpaceTimeAttention(nn.Module):
         width: C.
         num_heads: H, a divisor of C.
         dropout: after the output projection; there is none on the attention weights.
+        impl: implementation of the attention, as `hsta_fast.space_time_attention` takes it.
     """
 
-    def __init__(self, width: int, *, num_heads: int, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, *, num_heads: int, dropout: float = 0.0, impl: str = "auto") -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.impl = impl
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
@@ -83,7 +85,7 @@ class SpaceTimeAttention(nn.Module):
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, bias)
         qkv = rearrange(qkv, "b n (three h d) -> b n three h d", three=3, h=self.num_heads)
-        attended = ops.space_time_attention(qkv)
+        attended = ops.space_time_attention(qkv, impl=self.impl)
         return self.dropout(self.proj(rearrange(attended, "b n h d -> b n (h d)")))
 
 

@@ -1,8 +1,15 @@
-"""Rendered data shared by the tests that train."""
+"""What must be so before any test imports a kernel, and rendered data shared by the tests that train."""
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
+
+# Triton decides when imported whether @triton.jit compiles or interprets. Without a CUDA device kernels are
+# interpreted, on CPU tensors; with one, the same tests run what is compiled.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 from hsta_fast.data import SynthConfig, render
 

@@ -1,0 +1,84 @@
+"""Every kernel configuration that ships, to be compiled without a GPU. Later kernels join `shipped`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from . import space_time_attention as sta
+from .resources import Build
+from .space_time_attention_configs import KERNELS, WIDTHS, Config, config_for
+
+_TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
+_FLOATS = ("c", "limit", "scale")
+_OPTIONS = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
+
+
+def _type(argument: str, dtype: torch.dtype) -> Any:
+    if argument.endswith("_strides"):
+        return ("i32",) * 3
+    if argument.endswith("_ptr"):
+        return "*fp32" if argument in ("lse_ptr", "delta_ptr") else _TYPES[dtype]
+    return "fp32" if argument in _FLOATS else "i32"
+
+
+def space_time_attention_build(
+    kernel: str, width: int, dtype: torch.dtype, config: Config | None = None, *, tf32: bool = False
+) -> Build:
+    """One kernel ("fwd", "dq", "dkv") as launched on the packed projection: strides are multiples of 16."""
+    config = config or config_for(kernel, sta.padded(width), dtype)
+    function = sta.JITTED[kernel]
+    settings = sta.meta(kernel, width, dtype, config, tf32=tf32)
+    options = {name: settings.pop(name) for name in _OPTIONS}
+    arguments = [name for name in function.arg_names if name not in settings]
+    pointers = tuple((name, None) for name in arguments if name.endswith("_ptr"))
+    strides = tuple((name, i) for name in arguments if name.endswith("_strides") for i in range(3))
+    form = "".join(f", {flag}" for flag in ("frozen", "polynomial") if getattr(config, flag))
+    form += ", tf32" if tf32 else ""
+    return Build(
+        name=f"space_time_attention {kernel}, D={width}, {str(dtype).removeprefix('torch.')}, "
+        f"{config.rows} x {config.cols}, {config.stages} stages, {config.warps} warps"
+        f"{f', <= {config.registers} registers' if config.registers else ''}{form}",
+        kernel=function,
+        signature={name: _type(name, dtype) for name in arguments},
+        constants=settings,
+        divisible=pointers + strides,
+        options=options,
+        tile=config.rows * config.cols,
+    )
+
+
+def shipped() -> Iterator[Build]:
+    """Every configuration that a launcher can choose by itself."""
+    for dtype in _TYPES:
+        for width in WIDTHS:
+            for kernel in KERNELS:
+                yield space_time_attention_build(kernel, width, dtype)
+                if dtype == torch.float32:
+                    yield space_time_attention_build(kernel, width, dtype, tf32=True)
+
+
+def _variants(kernel: str, width: int) -> Iterator[Config]:
+    """What was weighed against the shipped configuration, forward forms included."""
+    blocks = [(64, 64, 3, 4, None), (64, 64, 3, 4, 168), (128, 64, 3, 8, None), (128, 64, 3, 8, 128)]
+    blocks += [(128, 128, 2, 8, None), (64, 128, 3, 4, 168)] if kernel == "fwd" else [(64, 32, 3, 4, None)]
+    forms = [(False, False), (True, False), (True, True)] if kernel == "fwd" else [(False, False)]
+    for rows, cols, stages, warps, registers in blocks:
+        for frozen, polynomial in forms:
+            yield Config(
+                rows=rows,
+                cols=cols,
+                stages=stages,
+                warps=warps,
+                registers=registers,
+                frozen=frozen,
+                polynomial=polynomial,
+            )
+
+
+def tried() -> Iterator[Build]:
+    """The variants that the tables rank, in bfloat16 at the head widths of HSTA."""
+    for width in (32, 64):
+        for kernel in KERNELS:
+            for config in _variants(kernel, width):
+                yield space_time_attention_build(kernel, width, torch.bfloat16, config)

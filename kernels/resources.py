@@ -1,0 +1,155 @@
+"""What a kernel needs, read off its machine code: registers, spills, and clocks per pipe in its loops.
+
+No GPU takes part. It ranks variants and catches regressions; it is no timing. Rates are Hopper's, per
+multiprocessor and clock.
+"""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+_BIN = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+_REGISTERS, _THREADS, _SHARED = 65536, 2048, 227 * 1024  # of one multiprocessor of sm_90
+_RESERVED_SHARED = 1024  # that every CTA takes on top
+
+# Clocks that one warp instruction holds its pipe for: 32 lanes over the pipe's lanes per clock.
+_PIPES = {
+    "exponential": (2.0, r"MUFU"),
+    "multiply-add": (0.25, r"FADD|FMUL|FFMA|IMAD|FSWZADD|HFMA2|HADD2|HMUL2"),
+    "min/max, shift, convert": (
+        0.5,
+        r"FMNMX|FSETP|FSEL|SHF|LEA|ISETP|IADD3|LOP3|SEL|PRMT|F2FP|F2F|I2F|F2I|VIADD|IMNMX|VIMNMX|PLOP3|IABS",
+    ),
+    "shuffle": (1.0, r"SHFL"),
+}
+_ISSUED = 4  # warp instructions per clock
+_MATRIX_FLOP, _SHARED_BYTES = 4096, 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """A kernel with everything that its compilation depends on.
+
+    Attributes:
+        name: how tables call it.
+        kernel: the @triton.jit function.
+        signature: the type of each argument that is no constant, a tuple of types for a tuple.
+        constants: the compile-time arguments.
+        divisible: arguments (name, or name and place in the tuple) known to be multiples of 16.
+        options: launch options such as num_warps.
+        tile: scores, or whatever the loop goes over, per iteration of the loop and program.
+    """
+
+    name: str
+    kernel: Any
+    signature: Mapping[str, Any]
+    constants: Mapping[str, Any]
+    divisible: tuple[tuple[str, int | None], ...]
+    options: Mapping[str, Any]
+    tile: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """`clocks` has one entry (pipe -> clocks) per innermost loop with products, in the order of the code."""
+
+    registers: int
+    spills: int
+    shared: int
+    ctas: int
+    wgmma: bool
+    clocks: tuple[dict[str, float], ...]
+
+
+def compile_for(build: Build, capability: int) -> Any:
+    """The compiled kernel for `capability` (90 is sm_90); no driver and no GPU needed."""
+    names = build.kernel.arg_names
+    signature = {name: build.signature.get(name, "constexpr") for name in names}
+    constants = {(names.index(name),): value for name, value in build.constants.items()}
+    attrs = {
+        (names.index(name),) if place is None else (names.index(name), place): [["tt.divisibility", 16]]
+        for name, place in build.divisible
+    }
+    source = ASTSource(fn=build.kernel, signature=signature, constexprs=constants, attrs=attrs)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=dict(build.options))
+
+
+def _run(tool: str, *arguments: str) -> str:
+    return subprocess.run([_BIN / tool, *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def _loops(code: str) -> list[list[str]]:
+    """The instructions of each innermost loop: from a label to the branch back, no other loop within."""
+    lines: list[str] = []
+    labels: dict[str, int] = {}
+    spans: list[tuple[int, int]] = []
+    for line in code.splitlines():
+        if label := re.match(r"(\.L_x_\d+):", line):
+            labels[label[1]] = len(lines)
+        elif instruction := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(.*?);", line):
+            lines.append(instruction[1])
+            target = re.search(r"BRA.*`\((\.L_x_\d+)\)", instruction[1])
+            if target and target[1] in labels:
+                spans.append((labels[target[1]], len(lines)))
+    inner = [(a, b) for a, b in spans if not any(a <= x and y <= b and (x, y) != (a, b) for x, y in spans)]
+    return [lines[a:b] for a, b in inner]
+
+
+def _access_bytes(modifiers: str) -> int:
+    """Bytes per thread of a shared access: .64 and .128 bits, or .2 and .4 matrices of 4 bytes each."""
+    size = re.search(r"\.(128|64|4|2)(?:\.|$)", modifiers)
+    return {"128": 16, "64": 8, "4": 16, "2": 8}[size[1]] if size else 4
+
+
+def _clocks(loop: list[str], warps: int, per_tile: float) -> dict[str, float]:
+    """Clocks per pipe; `per_tile` turns those of one iteration into those of the table's tile."""
+    opcodes = [re.sub(r"^@!?U?P\w+\s+", "", line) for line in loop]
+    clocks = {
+        pipe: rate * warps * sum(bool(re.match(pattern, op)) for op in opcodes)
+        for pipe, (rate, pattern) in _PIPES.items()
+    }
+    flop = shared = 0.0
+    for op in opcodes:
+        if product := re.match(r"HGMMA\.(\d+)x(\d+)x(\d+)\.\S+ \S+, (\S+),", op):
+            m, n, k = (int(size) for size in product.groups()[:3])
+            flop += 2 * m * n * k * warps / 4  # four warps work on one product
+            shared += 2 * (n * k + (m * k if product[4].startswith("gdesc") else 0)) * warps / 4
+        elif re.match(r"HMMA\.16816", op):
+            flop += 2 * 16 * 8 * 16 * warps
+        elif access := re.match(r"(?:LDS|STS|LDSM|STSM|LDGSTS)\b(\S*)", op):
+            shared += 32 * warps * _access_bytes(access[1])
+    clocks |= {"matrix": flop / _MATRIX_FLOP, "shared memory": shared / _SHARED_BYTES}
+    clocks["issue"] = len(opcodes) * warps / _ISSUED
+    return {pipe: count * per_tile for pipe, count in clocks.items()}
+
+
+def measure(build: Build, *, scores: int = 128 * 64) -> Resources:
+    """Compile for sm_90 and read off what it needs; clocks are per `scores` elements of the loop's tile."""
+    compiled = compile_for(build, 90)
+    warps = build.options["num_warps"]
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(compiled.asm["cubin"])
+        cubin.flush()
+        usage = _run("cuobjdump", "--dump-resource-usage", cubin.name)
+        code = _run("nvdisasm", "-c", cubin.name)
+    registers = int(re.findall(r"REG:(\d+)", usage)[-1])
+    shared = compiled.metadata.shared
+    allocated = -(-registers // 8) * 8 * 32 * warps
+    ctas = min(_REGISTERS // allocated, _THREADS // (32 * warps), _SHARED // (shared + _RESERVED_SHARED))
+    loops = [loop for loop in _loops(code) if any(re.search(r"HGMMA|HMMA|FFMA", line) for line in loop)]
+    return Resources(
+        registers=registers,
+        spills=len(re.findall(r"\b(?:STL|LDL)\b", code)),
+        shared=shared,
+        ctas=ctas,
+        wgmma="HGMMA" in code,
+        clocks=tuple(_clocks(loop, warps, scores / build.tile) for loop in loops),
+    )

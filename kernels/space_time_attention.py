@@ -1,0 +1,332 @@
+"""Space-time self-attention in Triton: the forward, and a deterministic backward split into dq and dk/dv.
+
+B batch, N queries, M keys, H heads, D head width. Tensors are (B, N, H, D) or (B, M, H, D), read and written
+by stride with a last stride of 1: the packed projection (B, N, 3, H, D) and its packed gradient need no copy.
+
+Logarithms are of base 2: weights are exp2(c s - lse) with s = q k', c = scale log2(e), lse = log2(sum exp2(c
+s)). The scale never meets q, which would be rounded by it (errors of 7e-3 against 3e-4 at peaked logits): c
+goes into the exponent's fused multiply-add.
+
+Of the tiles that a loop runs over only one is ragged, with 1 row to a whole tile of them, and stands outside
+the loop: inside, no load and no weight carries a mask.
+"""
+
+import contextlib
+import math
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .space_time_attention_configs import Config, config_for
+from .tiles import advance, dot, dot_transposed, exp2, load, pointers, store
+
+_LOG2_E = math.log2(math.e)
+_FLT_MAX = tl.constexpr(3.4028234663852886e38)
+# Sums of weights up to which the frozen maximum is trusted. Weights in float16 end at 65504; otherwise 2^40
+# leaves room for values up to 2^87, and costs one rounding.
+_LIMITS = {torch.float16: 2.0**15, torch.bfloat16: 2.0**40, torch.float32: 2.0**40}
+
+
+# Lengths are no constants of the machine code: a length of 1 or a multiple of 16 compiles nothing anew, and
+# one token with one head does not build in Triton 3.6 for sm_100 when they are.
+_jit = triton.jit(do_not_specialize=("N", "M", "H"))
+
+
+@triton.jit
+def _place(length, heads, BLOCK: tl.constexpr):
+    """(batch, head, first row) of this program; blocks of one head are neighbours: they share the L2."""
+    blocks = tl.cdiv(length, BLOCK)
+    owner = tl.program_id(0) // blocks
+    return owner // heads, owner % heads, tl.program_id(0) % blocks * BLOCK
+
+
+@triton.jit
+def _ragged(length, BLOCK: tl.constexpr):
+    """The rows of the ragged tile, 1 to BLOCK."""
+    return length - (length - 1) // BLOCK * BLOCK
+
+
+@triton.jit
+def _finite(m):
+    """What to subtract for a maximum: 0 for -inf (all products so far overflowed), as -inf - -inf is NaN."""
+    return tl.where(m == -float("inf"), 0.0, m)
+
+
+@triton.jit
+def _rescale(acc, total, m, tile_max):
+    """(acc, total, m) with the running maximum raised to that of one more tile."""
+    raised = tl.maximum(m, tile_max)
+    factor = tl.exp2(m - _finite(raised))
+    return acc * factor[:, None], total * factor, raised
+
+
+@triton.jit
+def _weigh(
+    acc, total, s, shift, v_ptrs, c, keys,
+    D: tl.constexpr, WHOLE: tl.constexpr, POLYNOMIAL: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """(acc + p v, total + sum p) over one tile of keys, of which `keys` count; p = exp2(c s - shift)."""
+    p = exp2(c * s - shift[:, None], POLYNOMIAL)  # [BLOCK_N, BLOCK_M]
+    if not WHOLE:
+        p = tl.where((tl.arange(0, s.shape[1]) < keys)[None, :], p, 0.0)
+    v = load(v_ptrs, keys, D, WHOLE)
+    return dot(p.to(v.dtype), v, acc, PRECISION), total + tl.sum(p, 1)
+
+
+@triton.jit
+def _tile_max(s, c, keys):
+    """The row maximum of c s over the first `keys` keys of a tile; c >= 0."""
+    return c * tl.max(tl.where((tl.arange(0, s.shape[1]) < keys)[None, :], s, -float("inf")), 1)
+
+
+@triton.jit
+def _attend(
+    q, k_ptrs, v_ptrs, k_stride, v_stride, c, M,
+    D: tl.constexpr, BLOCK_M: tl.constexpr,
+    FROZEN: tl.constexpr, POLYNOMIAL: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Unnormalised output [BLOCK_N, BLOCK_D], sum of weights and maximum of c s [BLOCK_N] of a block; c >= 0.
+
+    FROZEN keeps the maximum of the first BLOCK_M keys, so nothing in the loop waits for a maximum or
+    rescales; the caller checks what came of it. It takes the ragged tile first, the online form last: were
+    their first tiles alike, the compiler would compute one for both and keep it alive across the fast loop.
+    """
+    ragged = _ragged(M, BLOCK_M)
+    acc = tl.zeros([q.shape[0], q.shape[1]], tl.float32)
+    total = tl.zeros([q.shape[0]], tl.float32)
+    if FROZEN:
+        s = dot_transposed(q, load(k_ptrs, M, D, False), PRECISION)
+        m = _finite(_tile_max(s, c, M))
+        acc, total = _weigh(acc, total, s, m, v_ptrs, c, ragged, D, False, POLYNOMIAL, PRECISION)
+        begin, end = ragged, M
+    else:
+        m = tl.full([q.shape[0]], -float("inf"), tl.float32)
+        begin, end = 0, M - ragged
+    for start in range(begin, end, BLOCK_M):
+        s = dot_transposed(q, load(advance(k_ptrs, start, k_stride), BLOCK_M, D, True), PRECISION)
+        if not FROZEN:
+            acc, total, m = _rescale(acc, total, m, c * tl.max(s, 1))
+        v_tile, shift = advance(v_ptrs, start, v_stride), m if FROZEN else _finite(m)
+        acc, total = _weigh(acc, total, s, shift, v_tile, c, BLOCK_M, D, True, POLYNOMIAL, PRECISION)
+    if not FROZEN:
+        s = dot_transposed(q, load(advance(k_ptrs, end, k_stride), ragged, D, False), PRECISION)
+        acc, total, m = _rescale(acc, total, m, _tile_max(s, c, ragged))
+        v_tile = advance(v_ptrs, end, v_stride)
+        acc, total = _weigh(acc, total, s, _finite(m), v_tile, c, ragged, D, False, POLYNOMIAL, PRECISION)
+    return acc, total, m
+
+
+@triton.jit
+def _untrusted(acc, total, limit):
+    """Whether any row left the range of a frozen maximum. Written so that NaN counts as having left it.
+
+    An ordinary row has a sum >= 1, up to rounding: its maximum is one of its weights. Less means a maximum
+    of -inf.
+    """
+    rows = tl.min(((total >= 0.5) & (total <= limit)).to(tl.int32), 0)
+    # Over both axes at once: a reduction by axis here stops Triton 3.6 and 3.7 from building for sm_100.
+    finite = tl.min((tl.abs(acc) <= _FLT_MAX).to(tl.int32))
+    return (rows & finite) == 0
+
+
+@_jit
+def _space_time_attention_fwd_kernel(
+    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, q_strides, k_strides, v_strides, out_strides, c, limit, N, M, H,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
+    FROZEN: tl.constexpr, POLYNOMIAL: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One block of queries of one head."""
+    batch, head, start = _place(N, H, BLOCK_N)
+    q = load(pointers(q_ptr, q_strides, batch, head, start, BLOCK_N, BLOCK_D), N - start, D, WHOLE=False)
+    # Changing signs rounds nothing; the maximum of c s is then c times that of s, whatever the scale's sign.
+    q = (q.to(tl.float32) * tl.where(c < 0, -1.0, 1.0)).to(q.dtype)
+    c = tl.abs(c)
+    k_ptrs = pointers(k_ptr, k_strides, batch, head, 0, BLOCK_M, BLOCK_D)
+    v_ptrs = pointers(v_ptr, v_strides, batch, head, 0, BLOCK_M, BLOCK_D)
+    acc, total, m = _attend(
+        q, k_ptrs, v_ptrs, k_strides[1], v_strides[1], c, M, D, BLOCK_M, FROZEN, POLYNOMIAL, PRECISION
+    )
+    if FROZEN:  # noqa: SIM102 - the outer one is decided when compiling
+        if _untrusted(acc, total, limit):
+            acc, total, m = _attend(
+                q, k_ptrs, v_ptrs, k_strides[1], v_strides[1], c, M, D, BLOCK_M, False, False, PRECISION
+            )
+    out_ptrs = pointers(out_ptr, out_strides, batch, head, start, BLOCK_N, BLOCK_D)
+    store(out_ptrs, acc / total[:, None], N - start, D)
+    rows = start + tl.arange(0, BLOCK_N)
+    lse_ptr += (batch * H + head).to(tl.int64) * N
+    tl.store(lse_ptr + rows, _finite(m) + tl.log2(total), mask=rows < N)
+
+
+@triton.jit
+def _dq_tile(
+    acc, q, dout, lse, delta, k_ptrs, v_ptrs, c, keys,
+    D: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """`acc + ds k` over one tile of keys, of which `keys` count."""
+    k = load(k_ptrs, keys, D, WHOLE)
+    p = tl.exp2(c * dot_transposed(q, k, PRECISION) - lse[:, None])  # [BLOCK_N, BLOCK_M]
+    if not WHOLE:
+        p = tl.where((tl.arange(0, k.shape[0]) < keys)[None, :], p, 0.0)
+    dp = dot_transposed(dout, load(v_ptrs, keys, D, WHOLE), PRECISION)
+    ds = p * (dp - delta[:, None])
+    return dot(ds.to(k.dtype), k, acc, PRECISION)
+
+
+@_jit
+def _space_time_attention_bwd_dq_kernel(
+    q_ptr, k_ptr, v_ptr, out_ptr, dout_ptr, dq_ptr, lse_ptr, delta_ptr,
+    q_strides, k_strides, v_strides, out_strides, dout_strides, dq_strides, c, scale, N, M, H,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The gradient of one block of queries, and delta = rowsum(dout * out) for the kernel of dk and dv."""
+    batch, head, start = _place(N, H, BLOCK_N)
+    left = N - start
+    q = load(pointers(q_ptr, q_strides, batch, head, start, BLOCK_N, BLOCK_D), left, D, WHOLE=False)
+    out = load(pointers(out_ptr, out_strides, batch, head, start, BLOCK_N, BLOCK_D), left, D, WHOLE=False)
+    dout = load(pointers(dout_ptr, dout_strides, batch, head, start, BLOCK_N, BLOCK_D), left, D, WHOLE=False)
+    delta = tl.sum(dout.to(tl.float32) * out.to(tl.float32), 1)
+    rows = start + tl.arange(0, BLOCK_N)
+    offset = (batch * H + head).to(tl.int64) * N
+    lse = tl.load(lse_ptr + offset + rows, mask=rows < N, other=0.0)
+    tl.store(delta_ptr + offset + rows, delta, mask=rows < N)
+    k_ptrs = pointers(k_ptr, k_strides, batch, head, 0, BLOCK_M, BLOCK_D)
+    v_ptrs = pointers(v_ptr, v_strides, batch, head, 0, BLOCK_M, BLOCK_D)
+    ragged = _ragged(M, BLOCK_M)
+    acc = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    acc = _dq_tile(acc, q, dout, lse, delta, k_ptrs, v_ptrs, c, ragged, D, False, PRECISION)
+    for key in range(ragged, M, BLOCK_M):
+        k_tile, v_tile = advance(k_ptrs, key, k_strides[1]), advance(v_ptrs, key, v_strides[1])
+        acc = _dq_tile(acc, q, dout, lse, delta, k_tile, v_tile, c, BLOCK_M, D, True, PRECISION)
+    store(pointers(dq_ptr, dq_strides, batch, head, start, BLOCK_N, BLOCK_D), acc * scale, left, D)
+
+
+@triton.jit
+def _dkv_tile(
+    dk, dv, k, v, q_ptrs, dout_ptrs, lse_ptrs, delta_ptrs, c, rows,
+    D: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """(dk + ds' q, dv + p' dout) over one tile of queries, of which `rows` count."""
+    q = load(q_ptrs, rows, D, WHOLE)
+    dout = load(dout_ptrs, rows, D, WHOLE)
+    if WHOLE:
+        lse, delta = tl.load(lse_ptrs), tl.load(delta_ptrs)
+    else:  # a log-sum-exp of infinity makes a weight of 0
+        within = tl.arange(0, q.shape[0]) < rows
+        lse = tl.load(lse_ptrs, mask=within, other=float("inf"))
+        delta = tl.load(delta_ptrs, mask=within, other=0.0)
+    # Transposed from the start, [BLOCK_M, BLOCK_N]: Triton 3.4 to 3.7.0 gets tl.trans of a product wrong.
+    p = tl.exp2(c * dot_transposed(k, q, PRECISION) - lse[None, :])
+    dv = dot(p.to(dout.dtype), dout, dv, PRECISION)
+    ds = p * (dot_transposed(v, dout, PRECISION) - delta[None, :])
+    return dot(ds.to(q.dtype), q, dk, PRECISION), dv
+
+
+@_jit
+def _space_time_attention_bwd_dkv_kernel(
+    q_ptr, k_ptr, v_ptr, dout_ptr, dk_ptr, dv_ptr, lse_ptr, delta_ptr,
+    q_strides, k_strides, v_strides, dout_strides, dk_strides, dv_strides, c, scale, N, M, H,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The gradients of one block of keys and values."""
+    batch, head, start = _place(M, H, BLOCK_M)
+    left = M - start
+    k = load(pointers(k_ptr, k_strides, batch, head, start, BLOCK_M, BLOCK_D), left, D, WHOLE=False)
+    v = load(pointers(v_ptr, v_strides, batch, head, start, BLOCK_M, BLOCK_D), left, D, WHOLE=False)
+    q_ptrs = pointers(q_ptr, q_strides, batch, head, 0, BLOCK_N, BLOCK_D)
+    dout_ptrs = pointers(dout_ptr, dout_strides, batch, head, 0, BLOCK_N, BLOCK_D)
+    offsets = (batch * H + head).to(tl.int64) * N + tl.arange(0, BLOCK_N)
+    lse_ptrs, delta_ptrs = lse_ptr + offsets, delta_ptr + offsets
+    ragged = _ragged(N, BLOCK_N)
+    dk = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    dv = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    dk, dv = _dkv_tile(dk, dv, k, v, q_ptrs, dout_ptrs, lse_ptrs, delta_ptrs, c, ragged, D, False, PRECISION)
+    for row in range(ragged, N, BLOCK_N):
+        q_tile, dout_tile = advance(q_ptrs, row, q_strides[1]), advance(dout_ptrs, row, dout_strides[1])
+        dk, dv = _dkv_tile(
+            dk, dv, k, v, q_tile, dout_tile, lse_ptrs + row, delta_ptrs + row, c, BLOCK_N, D, True, PRECISION
+        )
+    store(pointers(dk_ptr, dk_strides, batch, head, start, BLOCK_M, BLOCK_D), dk * scale, left, D)
+    store(pointers(dv_ptr, dv_strides, batch, head, start, BLOCK_M, BLOCK_D), dv, left, D)
+
+
+JITTED = {
+    "fwd": _space_time_attention_fwd_kernel,
+    "dq": _space_time_attention_bwd_dq_kernel,
+    "dkv": _space_time_attention_bwd_dkv_kernel,
+}
+
+
+def padded(width: int) -> int:
+    """The head width that the tiles have: a power of two, and 16 at least as matrix products ask."""
+    return max(16, triton.next_power_of_2(width))
+
+
+def meta(kernel: str, width: int, dtype: torch.dtype, config: Config, *, tf32: bool) -> dict[str, Any]:
+    """The constants and launch options of one kernel, by keyword."""
+    shared = {
+        "D": width,
+        "BLOCK_D": padded(width),
+        "BLOCK_N": config.cols if kernel == "dkv" else config.rows,
+        "BLOCK_M": config.rows if kernel == "dkv" else config.cols,
+        "PRECISION": "tf32" if tf32 and dtype == torch.float32 else "ieee",
+        "num_warps": config.warps,
+        "num_stages": config.stages,
+        "maxnreg": config.registers,
+        "enable_fp_fusion": True,  # Triton 3.10 turns it off by default
+    }
+    return shared | ({"FROZEN": config.frozen, "POLYNOMIAL": config.polynomial} if kernel == "fwd" else {})
+
+
+def _strides(*tensors: Tensor) -> tuple[tuple[int, ...], ...]:
+    """Those of batch, rows and heads, one tuple per tensor; the last one is 1."""
+    return tuple(tensor.stride()[:3] for tensor in tensors)
+
+
+def _on(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
+    """The tensor's device made current: Triton launches on the current one."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
+
+
+def space_time_attention_fwd(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, *, config: Config | None = None
+) -> tuple[Tensor, Tensor]:
+    """(B, N, H, D), (B, M, H, D) twice -> out (B, N, H, D) contiguous, lse (B, H, N) float32, base 2."""
+    B, N, H, D = q.shape
+    config = config or config_for("fwd", padded(D), q.dtype)
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    lse = torch.empty((B, H, N), dtype=torch.float32, device=q.device)
+    with _on(q):
+        _space_time_attention_fwd_kernel[(triton.cdiv(N, config.rows) * B * H,)](
+            q, k, v, out, lse, *_strides(q, k, v, out), scale * _LOG2_E, _LIMITS[q.dtype], N, k.shape[1], H,
+            **meta("fwd", D, q.dtype, config, tf32=torch.backends.cuda.matmul.allow_tf32),
+        )  # fmt: skip
+    return out, lse
+
+
+def space_time_attention_bwd(
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float,
+    dq: Tensor, dk: Tensor, dv: Tensor,
+) -> None:  # fmt: skip
+    """Fill dq (B, N, H, D), dk and dv (B, M, H, D), views of one packed gradient or not. Deterministic."""
+    B, N, H, D = q.shape
+    M = k.shape[1]
+    dq_config = config_for("dq", padded(D), q.dtype)
+    dkv_config = config_for("dkv", padded(D), q.dtype)
+    tf32 = torch.backends.cuda.matmul.allow_tf32
+    delta = torch.empty_like(lse)
+    sizes = (scale * _LOG2_E, scale, N, M, H)
+    with _on(q):
+        _space_time_attention_bwd_dq_kernel[(triton.cdiv(N, dq_config.rows) * B * H,)](
+            q, k, v, out, dout, dq, lse, delta, *_strides(q, k, v, out, dout, dq), *sizes,
+            **meta("dq", D, q.dtype, dq_config, tf32=tf32),
+        )  # fmt: skip
+        _space_time_attention_bwd_dkv_kernel[(triton.cdiv(M, dkv_config.rows) * B * H,)](
+            q, k, v, dout, dk, dv, lse, delta, *_strides(q, k, v, dout, dk, dv), *sizes,
+            **meta("dkv", D, q.dtype, dkv_config, tf32=tf32),
+        )  # fmt: skip

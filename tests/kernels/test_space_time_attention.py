@@ -1,0 +1,189 @@
+"""The forward without a running maximum: each rule that it would be wrong without."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from hsta_fast import reference
+from hsta_fast.kernels.space_time_attention import space_time_attention_bwd, space_time_attention_fwd
+from hsta_fast.kernels.space_time_attention_configs import Config, config_for
+from tests.yardstick import DEVICE, assert_close
+
+LN2 = math.log(2.0)  # as the scale it makes q k' the exponent of 2
+TILE = 16
+# float32 shows the limit of 2^40 that bfloat16 has, which the interpreter cannot run; float16 has its own.
+FORMS = [
+    pytest.param(torch.float32, False, id="float32"),
+    pytest.param(torch.float32, True, id="float32-polynomial"),
+    pytest.param(torch.float16, True, id="float16-polynomial"),
+]
+POLYNOMIAL_ERROR = 1.02e-4
+
+
+def config(polynomial: bool, *, frozen: bool = True) -> Config:
+    return Config(rows=TILE, cols=TILE, stages=2, warps=4, frozen=frozen, polynomial=polynomial)
+
+
+def check(q: Tensor, k: Tensor, v: Tensor, *, polynomial: bool, scale: float = LN2) -> Tensor:
+    """The frozen form's output, after comparing it and its log-sum-exp with float64."""
+    out, lse = space_time_attention_fwd(q, k, v, scale, config=config(polynomial))
+    plain = reference.space_time_attention(q, k, v, scale=scale)
+    exact = reference.space_time_attention(q.double(), k.double(), v.double(), scale=scale)
+    scores = torch.einsum("bnhd,bmhd->bhnm", q.double(), k.double()) * scale
+    eps = torch.finfo(q.dtype).eps * (4 if q.dtype == torch.float32 else 1)
+    rounding = 4 * float(scores.abs().max()) * torch.finfo(torch.float32).eps
+    inexact = 2 * POLYNOMIAL_ERROR if polynomial else 0.0
+    assert_close([out], [plain], [exact], band=eps + rounding + inexact)
+    expected = scores.logsumexp(-1) / LN2
+    torch.testing.assert_close(lse.double(), expected, rtol=1e-6, atol=1e-5 + rounding / LN2 + inexact)
+    return out
+
+
+def ordinary(dtype: torch.dtype, N: int = 18, M: int = 40) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries that ignore the first feature, keys that have nothing there, and values with a mean."""
+    torch.manual_seed(0)
+    q, k = (torch.randn(1, n, 1, 16, device=DEVICE) * 0.5 for n in (N, M))
+    q[..., 0] = k[..., 0] = 0.0
+    v = torch.randn(1, M, 1, 16, device=DEVICE) + 1.0
+    return q.to(dtype), k.to(dtype), v.to(dtype)
+
+
+@pytest.mark.parametrize("excess", [20, 60, 130, 300, 517, 1030])
+@pytest.mark.parametrize(("dtype", "polynomial"), FORMS)
+def test_excess_over_the_frozen_maximum(dtype: torch.dtype, polynomial: bool, excess: int) -> None:
+    """One key 2^excess above the first tile, in every lane of a pack; for one row among others, for all."""
+    for lane in range(4):
+        for rows in (slice(5, 6), slice(None)):
+            q, k, v = ordinary(dtype)
+            q[:, rows, :, 0] = 1.0
+            k[:, 2 * TILE + lane, :, 0] = excess
+            check(q, k, v, polynomial=polynomial)
+
+
+@pytest.mark.parametrize("excess", [20, 60, 130, 300, 517, 1030])
+@pytest.mark.parametrize(("dtype", "polynomial"), FORMS)
+def test_keys_far_below_the_maximum(dtype: torch.dtype, polynomial: bool, excess: int) -> None:
+    """Weights that vanish, in every lane."""
+    q, k, v = ordinary(dtype)
+    q[:, 5, :, 0] = 1.0
+    k[:, TILE:, :, 0] = -excess
+    check(q, k, v, polynomial=polynomial)
+
+
+@pytest.mark.parametrize("shift", [39, 100, 300, 600, 1000])
+def test_rising_scores(shift: int) -> None:
+    """Each tile above the one before: the sum ends far beyond the first tile's."""
+    q, k, v = ordinary(torch.float32, M=100)
+    q[..., 0] = 1.0
+    k[:, :, 0, 0] = torch.linspace(0, shift, 100, device=DEVICE)
+    check(q, k, v, polynomial=True)
+
+
+@pytest.mark.parametrize(("dtype", "polynomial"), FORMS)
+def test_huge_values_with_a_small_sum(dtype: torch.dtype, polynomial: bool) -> None:
+    """The sum of weights stays within its limit while the products with the values overflow."""
+    q, k, v = ordinary(dtype)
+    q[..., 0] = 1.0
+    k[:, 2 * TILE, :, 0] = 14 if dtype == torch.float16 else 38
+    v[:, 2 * TILE] = 6e4 if dtype == torch.float16 else 1e30
+    check(q, k, v, polynomial=polynomial)
+
+
+@pytest.mark.parametrize("later", [0.0, 30.0, 200.0, -50.0, -200.0, -1000.0])
+@pytest.mark.parametrize("polynomial", [False, True])
+def test_first_tile_of_overflowed_products(later: float, polynomial: bool) -> None:
+    """Every product of the first tile is -inf: its maximum is no base for the rest, however low that lies."""
+    q, k, v = ordinary(torch.float32)
+    q[:, 5, :, 0] = 1e20
+    k[:, :TILE, :, 0] = -1e25
+    k[:, TILE:, :, 0] = later * 1e-20
+    assert torch.isneginf(q[0, 5, 0, 0] * k[0, 0, 0, 0])
+    out, lse = space_time_attention_fwd(q, k, v, LN2, config=config(polynomial))
+    exact = reference.space_time_attention(q.double(), k[:, TILE:].double(), v[:, TILE:].double(), scale=LN2)
+    torch.testing.assert_close(out[:, 5].double(), exact[:, 5], rtol=0, atol=3e-4)
+    assert abs(float(lse[0, 0, 5]) - later) < 16
+
+
+@pytest.mark.parametrize("place", [0, 3, *range(TILE, TILE + 4), 39])
+@pytest.mark.parametrize(("dtype", "polynomial"), FORMS)
+def test_a_single_nan_key(dtype: torch.dtype, polynomial: bool, place: int) -> None:
+    """Every row has a NaN among its scores, so every output is NaN, whichever lane the key falls in."""
+    q, k, v = ordinary(dtype)
+    k[:, place, :, 3] = torch.nan
+    out, lse = space_time_attention_fwd(q, k, v, LN2, config=config(polynomial))
+    assert out.isnan().all()
+    assert lse.isnan().all()
+
+
+@pytest.mark.parametrize(("dtype", "polynomial"), FORMS)
+def test_a_single_nan_query(dtype: torch.dtype, polynomial: bool) -> None:
+    """A row of NaN, and the block redone for it: the others stay right."""
+    q, k, v = ordinary(dtype)
+    q[:, 5] = torch.nan
+    out, _ = space_time_attention_fwd(q, k, v, LN2, config=config(polynomial))
+    exact = reference.space_time_attention(q.double(), k.double(), v.double(), scale=LN2)
+    assert out[:, 5].isnan().all()
+    others = [i for i in range(q.shape[1]) if i != 5]
+    torch.testing.assert_close(out[:, others].double(), exact[:, others], rtol=0, atol=3e-3)
+
+
+@pytest.mark.parametrize("excess", [1, 20, 300])
+@pytest.mark.parametrize(("dtype", "polynomial"), FORMS)
+def test_negative_scale(dtype: torch.dtype, polynomial: bool, excess: int) -> None:
+    """The largest score belongs to the smallest product."""
+    q, k, v = ordinary(dtype)
+    q[..., 0] = 1.0
+    k[:, 2, :, 0] = excess
+    k[:, 2 * TILE + 3, :, 0] = -excess
+    check(q, k, v, polynomial=polynomial, scale=-LN2)
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+@pytest.mark.parametrize("excess", [12, 15, 18, 24])
+@pytest.mark.parametrize("M", [1569, pytest.param(12545, marks=pytest.mark.full)])
+def test_dominant_cls_key_in_float16(M: int, excess: int, place: str) -> None:
+    """Many small weights beside one 2^excess above them: shifted down, they would be subnormal or gone."""
+    q, k, v = ordinary(torch.float16, N=3, M=M)
+    q[..., 0] = 1.0
+    q[..., 1:] = 0.0
+    k[:, 0 if place == "first" else -1, :, 0] = excess
+    v[:, 0 if place == "first" else -1] = 0.0
+    for width in (32, 64):
+        shipped = config_for("fwd", width, torch.float16)
+        out, _ = space_time_attention_fwd(q, k, v, LN2, config=shipped)
+        plain = reference.space_time_attention(q, k, v, scale=LN2)
+        exact = reference.space_time_attention(q.double(), k.double(), v.double(), scale=LN2)
+        # Against the dominated keys' own share, not only against the largest output.
+        assert_close([out], [plain], [exact], band=torch.finfo(torch.float16).eps)
+
+
+def test_the_two_forms_agree_where_nothing_is_redone() -> None:
+    """The online form reaches the same sums by another way."""
+    q, k, v = ordinary(torch.float32, M=100)
+    frozen, online = (
+        space_time_attention_fwd(q, k, v, LN2, config=config(False, frozen=frozen))
+        for frozen in (True, False)
+    )
+    for a, b in zip(frozen, online, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_beyond_two_to_the_31_elements() -> None:
+    """Two samples 2^31 + 16 elements apart, in a buffer of 4 GiB that nothing else touches."""
+    far = 2**31 + 16
+    N, D = 5, 16
+    buffer = torch.empty(far + N * D, dtype=torch.float16, device=DEVICE)
+    torch.manual_seed(0)
+    q = buffer.as_strided((2, N, 1, D), (far, D, D, 1))
+    q.copy_(torch.randn(2, N, 1, D))
+    k, v, dout = (torch.randn(2, N, 1, D, device=DEVICE).half() for _ in range(3))
+    near = q.contiguous()
+    out, lse = space_time_attention_fwd(q, k, v, 0.25)
+    expected, _ = space_time_attention_fwd(near, k, v, 0.25)
+    assert torch.equal(out, expected)
+    gradients = [[torch.empty_like(x) for x in (near, k, v)] for _ in range(2)]
+    space_time_attention_bwd(dout, q, k, v, out, lse, 0.25, *gradients[0])
+    space_time_attention_bwd(dout, near, k, v, out, lse, 0.25, *gradients[1])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))

@@ -1,0 +1,37 @@
+"""How wrong an implementation may be: twice the error of the plain path in its dtype, plus a band."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# The interpreter's bfloat16 products are garbage; real ones are for a GPU.
+DTYPES = (torch.float32, torch.float16, *([torch.bfloat16] if DEVICE == "cuda" else []))
+
+Function = Callable[..., Tensor]
+
+
+def with_gradients(function: Function, inputs: Sequence[Tensor], dout: Tensor) -> list[Tensor]:
+    """The output of function(*inputs) and the gradient of each input."""
+    leaves = [x.detach().requires_grad_() for x in inputs]  # views keep their strides
+    out = function(*leaves)
+    return [out.detach(), *torch.autograd.grad(out, leaves, dout.to(out.dtype))]
+
+
+def worst(came: Tensor, exact: Tensor) -> float:
+    """The largest difference; infinite if NaN or infinity stands where the exact result is finite."""
+    difference = (came.double() - exact).abs()
+    return float(difference.nan_to_num(nan=torch.inf).max()) if came.numel() else 0.0
+
+
+def assert_close(
+    came: Sequence[Tensor], plain: Sequence[Tensor], exact: Sequence[Tensor], *, band: float
+) -> None:
+    """Tensors that belong together: `band` is relative to the largest value of all exact ones."""
+    largest = max(float(x.abs().max()) for x in exact)
+    for came_x, plain_x, exact_x in zip(came, plain, exact, strict=True):
+        assert came_x.shape == exact_x.shape
+        assert came_x.dtype == plain_x.dtype
+        error, allowed = worst(came_x, exact_x), 2 * worst(plain_x, exact_x) + band * largest
+        assert error <= allowed, f"error {error:.3g}, allowed {allowed:.3g}"
