@@ -14,10 +14,10 @@ TRAIN_FLAGS ?= --model hsta_tiny --num-layers 2 --n-video 1 --image-size 112 --l
 	--protocol kfold --folds 4 --epochs 12 --warmup-epochs 1 --lr 5e-4 --batch-size 18 --clip-grad 1.0 \
 	--balance matched --flip --crop 2
 
-.PHONY: env train test test-full check lint bench gpu clean help
+.PHONY: env train test test-full check lint bench gpu resources compat clean help
 
 help:
-	@grep -E '^# make' Makefile | sed 's/^# //'; echo "also: test-full check bench gpu clean"
+	@grep -E '^# make' Makefile | sed 's/^# //'; echo "also: test-full check bench gpu resources compat clean"
 
 env: $(READY)
 
@@ -44,11 +44,24 @@ lint: $(READY)
 check: lint test
 
 bench: $(READY)
-	$(PYTEST) benchmarks --benchmark-only
+	$(PYTEST) benchmarks --benchmark-only -m "not gpu"
 
 # With the interpreter at hand and nothing installed: for a machine that has its own CUDA build of torch.
 gpu:
 	PYTHONPATH=. $(PYTHON) benchmarks/gpu.py
+
+# What each kernel needs of a multiprocessor, read off the machine code; no GPU.
+resources: $(READY)
+	$(BIN)/python -m hsta_fast.kernels.report --write docs/resources.md
+
+# Every shipped kernel in the oldest and the newest Triton, beside the pinned one; no GPU.
+compat: $(READY)
+	$(BIN)/python -m hsta_fast.kernels.report --check 80 90 100 120
+	set -e; for version in 3.6.0 3.9.0; do \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps \
+	    --target build/triton-$$version triton==$$version; \
+	  PYTHONPATH=build/triton-$$version:. $(BIN)/python -m hsta_fast.kernels.report --check 80 90 100 120; \
+	done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
