@@ -1,5 +1,6 @@
 # make train   environment, a rendered data set, a trained and scored model, a report
 # make test    environment, the tests
+# make train RUN=shuffled EXTRA=--shuffle-labels   a control: the score must be that of chance
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
@@ -28,7 +29,7 @@ $(READY): pyproject.toml constraints.txt
 
 train: $(READY)
 	$(BIN)/hsta-fast synth --out $(DATA)
-	$(BIN)/hsta-fast train --data $(DATA) --name $(RUN) --resume $(TRAIN_FLAGS)
+	$(BIN)/hsta-fast train --data $(DATA) --name $(RUN) --resume $(TRAIN_FLAGS) $(EXTRA)
 
 test: $(READY)
 	$(PYTEST) -m "not full and not gpu"

@@ -1,6 +1,7 @@
 """Checkpoints: the published model's, and this library's own. Weights only, never unpickled objects."""
 
 import argparse
+import itertools
 import json
 import pickle
 import re
@@ -21,12 +22,12 @@ from .model import HSTA, Head, HSTAConfig, published_key
 _CONFIG_KEY = "hsta_fast_config"
 
 
-def read_weights(path: Path | str) -> dict[str, Any]:
+def read_weights(path: Path | str) -> Any:
     """Read a torch or safetensors file with weights only; tensors on the CPU.
 
     Raises:
         ValueError: the file is no checkpoint, is damaged, or holds objects other than tensors.
-        FileNotFoundError: there is no such file.
+        OSError: there is no such file, or it cannot be read.
     """
     path = Path(path)
     try:
@@ -35,11 +36,16 @@ def read_weights(path: Path | str) -> dict[str, Any]:
         # Published checkpoints carry the arguments of their run, an argparse.Namespace of plain values.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
+    except OSError:
         raise
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path} is no checkpoint that loads with weights only: {reason}") from error
+    except pickle.UnpicklingError as error:
+        # torch names the class that it refused in a long advice on how to load it all the same.
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        holds = f"objects other than tensors ({named[1]})" if named else "no pickled tensors"
+        raise ValueError(f"{path} does not load with weights only: it holds {holds}") from error
+    except Exception as error:  # a damaged pickle fails in any way at all
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"{path} is damaged or no checkpoint: {lines[0]}") from error
 
 
 def load_published(
@@ -59,13 +65,18 @@ def load_published(
     Raises:
         ValueError: missing, foreign or misshapen entries, listed.
     """
-    state: Mapping[str, Any] = source if isinstance(source, Mapping) else read_weights(source)
+    state = source if isinstance(source, Mapping) else read_weights(source)
     for wrapper in ("model", "module"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
-    others = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    if not isinstance(state, Mapping):
+        raise ValueError(f"checkpoint wants a dictionary of tensors, got {type(state).__name__}")
+    others = [str(k) for k, v in state.items() if not (isinstance(k, str) and isinstance(v, Tensor))]
     if others:
         raise ValueError(f"checkpoint wants tensors alone, got other things under {_some(others)}")
+    dtypes = {value.dtype for value in state.values()}
+    if len(dtypes) > 1 or not all(dtype.is_floating_point for dtype in dtypes):
+        raise ValueError(f"checkpoint wants one floating dtype, got {_some(sorted(map(str, dtypes)))}")
     model = _empty_model(_published_config(state, num_heads, head))
     expected = {published_key(key): key for key in model.state_dict()}
     _check_entries("checkpoint", {key: model.state_dict()[own].shape for key, own in expected.items()}, state)
@@ -83,7 +94,7 @@ def _published_config(
     if missing:
         raise ValueError(f"checkpoint lacks {_some(missing)}; found {_some(list(state)) or 'nothing'}")
     embed = [state[key].shape for key in anchors[:2]]
-    if any(len(shape) != 5 for shape in embed) or state["head.weight"].dim() != 2:
+    if any(len(shape) != 5 or 0 in shape for shape in embed) or state["head.weight"].dim() != 2:
         came = {key: tuple(state[key].shape) for key in anchors}
         raise ValueError(
             f"checkpoint wants patch embeddings (C, 3, t, p, p) and a head (classes, C), got {came}"
@@ -91,10 +102,11 @@ def _published_config(
     layers = [re.match(r"blocks\.(\d+)\.(?:blocks\.([01])\.(\d+)\.)?", key) for key in state]
     found = [match.groups() for match in layers if match]
 
-    def count(numbers: list[str]) -> int:
-        return 1 + max((int(number) for number in numbers), default=-1)
+    def count(numbers: set[str]) -> int:
+        # Consecutive from 0: a stray number is a foreign entry, not so many layers.
+        return next(n for n in itertools.count() if str(n) not in numbers)
 
-    depths = [count([i for _, branch, i in found if branch == d]) for d in ("0", "1")]
+    depths = [count({i for _, branch, i in found if branch == d}) for d in ("0", "1")]
     widths = (embed[0][0], embed[1][0])
     return HSTAConfig(
         num_classes=state["head.weight"].shape[0],
@@ -102,7 +114,7 @@ def _published_config(
         num_heads=(num_heads, num_heads) if isinstance(num_heads, int) else num_heads,
         patch_sizes=(embed[0][3], embed[1][3]),
         tubelet_depth=embed[0][2],
-        num_layers=max(1, count([k for k, _, _ in found])),
+        num_layers=max(1, count({k for k, _, _ in found})),
         n_special=depths[0],
         n_video=depths[1],
         head="cls+last" if state["head.weight"].shape[1] == 2 * sum(widths) else head,
@@ -113,7 +125,7 @@ def _published_config(
 def _mlp_ratio(state: Mapping[str, Tensor], widths: tuple[int, int]) -> float:
     for d, width in enumerate(widths):
         fc1 = state.get(f"blocks.0.blocks.{d}.0.mlp.fc1.weight")
-        if fc1 is not None:
+        if fc1 is not None and fc1.dim() == 2:
             return fc1.shape[0] / width
     return HSTAConfig.mlp_ratio
 
@@ -146,12 +158,16 @@ def _empty_model(config: HSTAConfig) -> HSTA:
         return HSTA(config)
 
 
-def save_model(model: HSTA, path: Path) -> None:
+def save_model(model: HSTA, path: Path | str) -> None:
     """Write the weights and the configuration as .safetensors, atomically.
 
     Raises:
+        ValueError: `path` does not end in .safetensors.
         OSError: the file cannot be written; what was there before is untouched.
     """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"save_model wants a path that ends in .safetensors, got {path}")
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     metadata = {_CONFIG_KEY: json.dumps(asdict(model.config))}
     write_atomically(path, lambda file: file.write(safetensors_bytes(state, metadata)))

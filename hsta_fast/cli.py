@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -33,22 +34,21 @@ def _train(args: Sequence[str]) -> None:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--recipe", choices=list(RECIPES), default="paper")
     known, rest = first.parse_known_args(args)
-    defaults = recipe_config(known.recipe, data=Path())
+    defaults = replace(recipe_config(known.recipe, data=Path()), data=tyro.MISSING)
     description = "Train and test. --recipe {paper,published} sets the defaults shown here."
-    required = Annotated[TrainConfig, tyro.conf.arg(name="")]
-    train_main(
-        tyro.cli(required, prog="hsta-fast train", description=description, args=rest, default=defaults)
-    )
+    prog = "hsta-fast train"
+    train_main(tyro.cli(TrainConfig, prog=prog, description=description, args=rest, default=defaults))
 
 
 def _evaluate(args: Sequence[str]) -> None:
-    def run(path: Annotated[Path, tyro.conf.Positional]) -> None:
+    def run(path: Annotated[Path, tyro.conf.Positional], data: Path | None = None) -> None:
         """Score a run again.
 
         Args:
             path: the run's folder, such as runs/hsta.
+            data: where the data set is now, if it has moved.
         """
-        print(evaluate(path))
+        print(evaluate(path, data))
 
     tyro.cli(run, prog="hsta-fast evaluate", args=args)
 
@@ -78,4 +78,4 @@ def main() -> None:
     except (ValueError, OSError, NonFiniteLossError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted; --resume continues the run")
+        sys.exit("interrupted" + ("; --resume continues the run" if command == "train" else ""))

@@ -1,6 +1,6 @@
 """The training configuration and the two recipes: the paper's and the published code's."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,8 +119,9 @@ class TrainConfig:
         want(0 < self.layer_decay <= 1, "layer_decay", "a number in (0, 1]")
         want(0 <= self.label_smoothing < 1, "label_smoothing", "a number in [0, 1)")
         want(self.clip_grad is None or self.clip_grad > 0, "clip_grad", "a number > 0")
-        plain = bool(self.name) and Path(self.name).name == self.name and self.name not in (".", "..")
-        want(plain, "name", "one folder name")
+        plain = self.name.isprintable() and 0 < len(self.name) <= 100
+        plain = plain and Path(self.name).name == self.name and self.name not in (".", "..")
+        want(plain, "name", "one folder name of at most 100 characters")
         self.architecture(2)  # its own checks
 
     def architecture(self, num_classes: int) -> HSTAConfig:
@@ -207,6 +208,3 @@ def from_json(values: dict[str, Any]) -> TrainConfig:
     except TypeError as error:
         raise ValueError(f"not a training configuration: {error}") from error
     return config
-
-
-__all__ = ["RECIPES", "TrainConfig", "from_json", "recipe_config", "replace", "to_json"]

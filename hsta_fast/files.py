@@ -1,10 +1,20 @@
 """Writing files whole or not at all."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+_UMASK = _umask()  # read once, on import: reading it means setting it, which threads would see
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -22,13 +32,15 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
+        os.chmod(name, 0o666 & ~_UMASK)
         os.replace(name, path)
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
         # torch reports a full disk as a RuntimeError of its zip writer.
         if isinstance(error, OSError | RuntimeError):
-            raise OSError(f"could not write {path}: {error}; what was there before is untouched") from error
+            free = shutil.disk_usage(path.parent).free / 2**20
+            reason = f"{error} ({free:.0f} MiB free on its disk)"
+            raise OSError(f"could not write {path}: {reason}; what was there before is untouched") from error
         raise
 
 

@@ -206,8 +206,8 @@ class HSTA(nn.Module):
         """The frames of each branch (B, 3, T or S, H, W), checked."""
         branches = self.config.branches
         given = {name: x for name, x in (("special", special), ("video", video)) if x is not None}
-        if len(branches) == 1 and len(given) == 1:
-            given = {branches[0]: next(iter(given.values()))}
+        if branches == ("special",) and special is None and video is not None:
+            given = {"special": video}  # model(frames): the only modality that there is
         elif branches == BRANCHES and special is None and video is not None and video.dim() == 5:
             cut = video.shape[2] - SPECIAL_FRAMES
             given = {"special": video[:, :, cut:], "video": video[:, :, :cut]}

@@ -1,4 +1,6 @@
-"""A run on disk: what it was asked to do, how far it is, what it found. Every file is whole at any moment.
+"""A run on disk: what it was asked to do, how far it is, what it found.
+
+Every file is whole at any moment but metrics.jsonl, to which lines are appended.
 
 runs/<name>/config.json        the resolved configuration, classes, folds and notes
             clips.csv          the clips used; faults.csv: what was wrong with the data set
@@ -17,6 +19,11 @@ import torch
 
 from .checkpoint import read_weights
 from .files import write_atomically, write_text
+from .protocol import read_predictions
+
+# Where things are and how the run is cut up. Whether the data are the same, their clips tell (`same_clips`).
+_MAY_CHANGE = ("data", "annotation", "runs", "name", "only", "save_every", "strict", "device")
+_IDENTITY = ["dataset", "subject", "clip", "onset", "label"]
 
 
 class RunFolder:
@@ -38,6 +45,8 @@ class RunFolder:
             raise ValueError(f"{path} exists: give --resume to continue it, or another --name")
         path.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(path / ".lock")
+        for litter in path.rglob(".*.tmp"):  # of a process that was killed while writing
+            litter.unlink()
         if config_file.exists():
             _same_settings(config_file, config)
         else:
@@ -46,6 +55,18 @@ class RunFolder:
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         """Write a csv, whole or not at all."""
         write_text(self.path / name, table.to_csv(index=False))
+
+    def same_clips(self, clips: pd.DataFrame) -> None:
+        """Keep the clips of a new run in clips.csv; a run that has them already must be given the same ones.
+
+        Raises:
+            ValueError: clips or labels differ from those that the run was started on.
+        """
+        path = self.path / "clips.csv"
+        if path.exists():
+            check_clips(path, clips)
+        else:
+            write_text(path, clips.drop(columns="frames").to_csv(index=False))
 
     def fold(self, number: int) -> Path:
         """The folder of fold `number` (0, 1, ...); fold names may hold a slash, so they name no folder."""
@@ -84,17 +105,24 @@ class RunFolder:
 
     def add_metrics(self, entry: dict[str, Any]) -> None:
         """Append one line."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        path = self.path / "metrics.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise OSError(f"could not write {path}: {error.strerror}; --resume continues the run") from error
 
-    def collect_predictions(self, num_folds: int) -> None:
-        """Write predictions.csv from all finished folds, in their order."""
+    def collect_predictions(self, num_folds: int) -> int:
+        """Write predictions.csv from all finished folds, in their order; returns how many there are."""
         parts = [
-            pd.read_csv(self.fold(n) / "predictions.csv", dtype=str)
-            for n in range(num_folds)
-            if self.finished(n)
+            read_predictions(self.fold(n) / "predictions.csv") for n in range(num_folds) if self.finished(n)
         ]
-        self.write_table("predictions.csv", pd.concat(parts, ignore_index=True))
+        if parts:
+            self.write_table("predictions.csv", pd.concat(parts, ignore_index=True))
+        for n in range(num_folds):
+            if self.finished(n):
+                (self.fold(n) / "state.pt").unlink(missing_ok=True)
+        return len(parts)
 
 
 def _lock(path: Path) -> IO[str]:
@@ -106,6 +134,18 @@ def _lock(path: Path) -> IO[str]:
         file.close()
         raise ValueError(f"{path.parent} is in use: another process is training this run") from error
     return file
+
+
+def check_clips(path: Path, clips: pd.DataFrame) -> None:
+    """Raise ValueError unless the clips and labels in `path`, a run's clips.csv, are those of `clips`."""
+    before = pd.read_csv(path, dtype=str, keep_default_na=False)[_IDENTITY]
+    now = clips[_IDENTITY].astype(str)
+    same = set(before.itertuples(index=False, name=None)) & set(now.itertuples(index=False, name=None))
+    if not len(same) == len(before) == len(now):
+        raise ValueError(
+            f"{path.parent} was started on other clips or labels: of its {len(before)} clips {len(same)} are "
+            f"among the {len(now)} clips found now"
+        )
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -129,7 +169,7 @@ def _same_settings(config_file: Path, config: dict[str, Any]) -> None:
     """Raise ValueError naming each setting that differs from the run's own."""
     before = read_config(config_file.parent)
     now = json.loads(json.dumps(config))
-    differ = [key for key in now if before.get(key) != now[key]]
+    differ = [key for key in now if key not in _MAY_CHANGE and before.get(key) != now[key]]
     if differ:
         changes = "; ".join(f"{key} was {_short(before.get(key))}, is {_short(now[key])}" for key in differ)
         raise ValueError(f"{config_file.parent} was started otherwise, so it cannot be continued: {changes}")

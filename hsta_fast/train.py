@@ -6,7 +6,7 @@ goes on as if it had not been.
 
 import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,8 @@ from .environment import info_text
 from .experiment import Experiment, describe, prepare, subject_ids
 from .model import HSTA
 from .optim import Loss, learning_rate, parameter_groups
-from .protocol import Fold, read_predictions, table, write_report
-from .run import RunFolder, read_config
+from .protocol import Fold, read_predictions, score, table, write_report
+from .run import RunFolder, check_clips, read_config
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -41,17 +41,23 @@ def main(cfg: TrainConfig) -> Path:
     exp = prepare(cfg)
     run = RunFolder(cfg.runs / cfg.name, describe(exp), resume=cfg.resume)
     clips = exp.data.table
-    run.write_table("clips.csv", clips.clips.drop(columns="frames"))
+    run.same_clips(clips.clips)
     columns = ["dataset", "subject", "clip", "onset", "what", "action"]
     run.write_table("faults.csv", pd.DataFrame([asdict(fault) for fault in clips.faults], columns=columns))
     print_experiment(exp, run)
     for number, fold in enumerate(exp.folds):
         if not run.finished(number) and (not cfg.only or fold.name in cfg.only):
             train_fold(exp, run, number)
-            run.collect_predictions(len(exp.folds))
-            write_report(run.path)
+            publish(exp, run)
+    publish(exp, run)  # also what a process that was killed had left undone
     print(f"\n{table(run.path)}\n\nreport: {run.path / 'report.html'}")
     return run.path
+
+
+def publish(exp: Experiment, run: RunFolder) -> None:
+    """Pool the predictions of the finished folds and write their report."""
+    if run.collect_predictions(len(exp.folds)):
+        write_report(run.path)
 
 
 def print_experiment(exp: Experiment, run: RunFolder) -> None:
@@ -113,6 +119,9 @@ def train_fold(exp: Experiment, run: RunFolder, number: int) -> None:
             with exp.autocast():
                 logits = model(**frames(model, batch, device))
             loss = loss_of(logits.float(), label)
+            # Looking at a number makes a GPU wait: there only now and then, and at the end of the epoch.
+            if device.type == "cpu" or step % 50 == 0:
+                want_finite(loss.item(), f"fold {fold.name}, epoch {epoch + 1}, step {step + 1}", run, number)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if cfg.clip_grad is not None:
@@ -124,11 +133,8 @@ def train_fold(exp: Experiment, run: RunFolder, number: int) -> None:
         logits = predict(exp, model, fold.test)
         truth = torch.from_numpy(data.labels[fold.test]).to(device)
         test_loss, test_acc = loss_of(logits, truth).item(), (logits.argmax(1) == truth).float().mean().item()
-        if not math.isfinite(train_loss) or not math.isfinite(test_loss):
-            raise NonFiniteLossError(
-                f"fold {fold.name}, epoch {epoch + 1}: wanted a finite loss, got {train_loss} in training "
-                f"and {test_loss} in test; the last good checkpoint stays in {run.fold(number)}"
-            )
+        for value in (train_loss, test_loss):
+            want_finite(value, f"fold {fold.name}, epoch {epoch + 1}", run, number)
         entry = {"fold": fold.name, "epoch": epoch + 1, "lr": lr, "train_loss": train_loss}
         entry |= {"train_acc": train_acc, "test_loss": test_loss, "test_acc": test_acc}
         run.add_metrics(entry | {"seconds": seconds, "clips_per_second": len(fold.train) / seconds})
@@ -139,6 +145,14 @@ def train_fold(exp: Experiment, run: RunFolder, number: int) -> None:
 
     save_model(model, run.fold(number) / "model.safetensors")
     run.finish_fold(number, predictions_table(exp, fold, predict(exp, model, fold.test)))
+
+
+def want_finite(loss: float, where: str, run: RunFolder, number: int) -> None:
+    """Raise NonFiniteLossError for a loss that is nan or infinite, saying what is kept."""
+    if not math.isfinite(loss):
+        state = run.fold(number) / "state.pt"
+        kept = f"the last good checkpoint is {state}" if state.exists() else "there is no checkpoint yet"
+        raise NonFiniteLossError(f"{where}: wanted a finite loss, got {loss}; {kept}")
 
 
 def frames(model: HSTA, batch: Batch, device: torch.device) -> dict[str, Tensor]:
@@ -173,28 +187,43 @@ def seed_torch(*numbers: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]))
 
 
-def evaluate(path: Path) -> str:
-    """Predict the test clips of a run's finished folds anew, from its saved models, and compare.
+def evaluate(path: Path, data: Path | None = None) -> str:
+    """Predict the test clips of a run's finished folds anew, from its saved models, and score that.
 
-    Returns the run's table of scores, and how the new predictions differ from those on record.
+    Args:
+        path: the run's folder.
+        data: where the data set is now, if it has moved.
+
+    Returns:
+        The run's table of scores on record, then the new scores and how the predictions differ.
 
     Raises:
         ValueError: `path` is no run, has no finished fold, or its data are not what they were.
     """
-    written = read_config(path)
-    exp = prepare(from_json(written))
-    if describe(exp)["train_counts"] != written.get("train_counts"):
-        raise ValueError(f"{exp.cfg.data} holds other clips than those that {path} was trained on")
-    recorded, differences, largest = read_predictions(path / "predictions.csv"), 0, 0.0
+    cfg = from_json(read_config(path))
+    exp = prepare(cfg if data is None else replace(cfg, data=data, annotation=None))
+    check_clips(path / "clips.csv", exp.data.table.clips)
+    parts = []
     for number, fold in enumerate(exp.folds):
-        before = recorded[recorded["fold"] == fold.name]
-        if len(before):
-            model = load_model(path / "folds" / f"{number + 1:02d}" / "model.safetensors").to(exp.device)
-            now = predictions_table(exp, fold, predict(exp, model, fold.test))
-            shares = [column for column in now.columns if column.startswith("p_")]
-            differences += int((now["predicted"].to_numpy() != before["predicted"].to_numpy()).sum())
-            largest = max(largest, float(np.abs(now[shares].to_numpy() - before[shares].to_numpy()).max()))
+        folder = path / "folds" / f"{number + 1:02d}"
+        if (folder / "predictions.csv").exists():
+            model = load_model(folder / "model.safetensors").to(exp.device)
+            parts.append(predictions_table(exp, fold, predict(exp, model, fold.test)))
+    if not parts:
+        raise ValueError(f"{path} has no finished fold yet")
+    now = pd.concat(parts, ignore_index=True)
+    key = ["dataset", "subject", "clip", "onset"]
+    both = now.merge(read_predictions(path / "predictions.csv"), on=key, suffixes=("", "_before"))
+    if len(both) != len(now):
+        raise ValueError(
+            f"{path / 'predictions.csv'} wants the {len(now)} clips of the finished folds, got {len(both)}"
+        )
+    shares = [column for column in now.columns if column.startswith("p_")]
+    changed = int((both["predicted"] != both["predicted_before"]).sum())
+    largest = np.abs(both[shares].to_numpy() - both[[f"{s}_before" for s in shares]].to_numpy()).max()
+    new = score(now["label"], now["predicted"], len(shares), absent="zero")
     return (
-        f"{table(path)}\n\n{len(recorded)} clips predicted anew from the saved models: {differences} answers "
-        f"differ from predictions.csv, probabilities by at most {largest:.1e}"
+        f"{table(path)}\n\npredicted anew from the saved models: UF1 {new.uf1:.3f}, UAR {new.uar:.3f}, "
+        f"ACC {new.acc:.3f} on {len(now)} clips; {changed} answers differ from predictions.csv, "
+        f"probabilities by at most {largest:.1e}"
     )

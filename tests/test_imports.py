@@ -25,7 +25,7 @@ ARROWS = {
     "config": {"model", "data"},
     "optim": {"model", "config"},
     "experiment": {"config", "data", "protocol"},
-    "run": {"files", "checkpoint"},
+    "run": {"files", "checkpoint", "protocol"},
     "train": {
         "model",
         "checkpoint",
@@ -38,6 +38,7 @@ ARROWS = {
         "protocol",
     },
     "cli": {"config", "data", "environment", "train"},
+    "__main__": {"cli"},
     "__init__": {"reference", "layers", "ops", "model", "checkpoint", "environment"},
 }
 

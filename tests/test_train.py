@@ -21,6 +21,7 @@ from hsta_fast import train
 from hsta_fast.checkpoint import load_model
 from hsta_fast.config import TrainConfig, recipe_config
 from hsta_fast.experiment import RENDERED, describe, pick_device, prepare
+from hsta_fast.optim import learning_rate
 from hsta_fast.protocol import read_predictions
 
 SMALL: dict[str, Any] = {
@@ -74,7 +75,7 @@ def test_a_run_leaves_all_its_files(make_config: MakeConfig) -> None:
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [(m["fold"], m["epoch"]) for m in metrics] == [("1", 1), ("1", 2), ("2", 1), ("2", 2)]
     assert not list(run.rglob("state.pt")) and not list(run.rglob("*.tmp"))
-    assert "24 clips predicted anew from the saved models: 0 answers differ" in train.evaluate(run)
+    assert "on 24 clips; 0 answers differ" in train.evaluate(run)
 
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not(make_config: MakeConfig) -> None:
@@ -179,33 +180,78 @@ def test_two_processes_do_not_train_the_same_run(make_config: MakeConfig) -> Non
         first.wait()
 
 
-def test_a_nan_loss_stops_and_keeps_the_last_good_checkpoint(make_config: MakeConfig) -> None:
-    """A learning rate that overflows: no nan is planted, training really diverges."""
-    cfg = make_config(name="nan", epochs=40, save_every=1, only=("1",), lr=1e-3)
-    train.main(make_config(name="good", epochs=1, only=("1",)))
-    with pytest.raises(train.NonFiniteLossError, match=r"fold 1, epoch \d+: wanted a finite loss, got"):
-        train.main(make_config(name="nan", epochs=40, save_every=1, only=("1",), lr=1e30))
-    folder = cfg.runs / "nan" / "folds" / "01"
+def test_a_nan_loss_stops_and_keeps_the_last_good_checkpoint(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A learning rate that overflows, after two good epochs: no nan is planted, training really diverges."""
+    settings = {"name": "nan", "epochs": 8, "save_every": 1, "only": ("1",)}
+    rate = learning_rate
+    monkeypatch.setattr(train, "learning_rate", lambda cfg, epoch: rate(cfg, epoch) if epoch < 2 else 1e30)
+    with pytest.raises(train.NonFiniteLossError, match=r"epoch \d.*: wanted a finite loss, .*state.pt"):
+        train.main(make_config(**settings))
+    monkeypatch.undo()
+    folder = make_config(**settings).runs / "nan" / "folds" / "01"
     assert not (folder / "predictions.csv").exists()
-    for state in folder.glob("state.pt"):
-        weights = torch.load(state, weights_only=True)["model"]
-        assert all(torch.isfinite(value).all() for value in weights.values())
+    state = torch.load(folder / "state.pt", weights_only=True)
+    assert state["epoch"] == 2
+    assert all(torch.isfinite(value).all() for value in state["model"].values())
+    run = train.main(make_config(**settings, resume=True))
+    assert len(read_predictions(run / "predictions.csv")) == 12
 
 
 def test_a_full_disk_while_saving(make_config: MakeConfig) -> None:
     """The disk fills while saving: one clear line, the first checkpoint stays whole, and the run resumes."""
-    cfg = make_config(name="full", epochs=4, save_every=1, only=("1",))
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000)); "
+    cfg = make_config(name="full", epochs=30, save_every=1, only=("1",))
+    state = cfg.runs / "full" / "folds" / "01" / "state.pt"
     args = command(cfg, "--only", "1")
-    quiet = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-    done = subprocess.run([args[0], "-c", quiet + limit + args[2], *args[3:]], capture_output=True, text=True)
+    first = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not state.exists():
+        assert first.poll() is None
+        time.sleep(0.01)
+    first.kill()
+    first.wait()
+    before = state.read_bytes()
+    limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000)); "
+    full = [args[0], "-c", limit + args[2], *args[3:], "--resume"]
+    done = subprocess.run(full, capture_output=True, text=True)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: could not write") and "state.pt" in last and "untouched" in last
     assert "Traceback" not in done.stderr
+    assert state.read_bytes() == before
     assert not [p for p in (cfg.runs / "full").rglob("*") if p.name.endswith(".tmp")]
-    run = train.main(make_config(name="full", epochs=4, save_every=1, only=("1",), resume=True))
+    run = train.main(make_config(name="full", epochs=30, save_every=1, only=("1",), resume=True))
     assert len(read_predictions(run / "predictions.csv")) == 12
+
+
+@pytest.mark.parametrize(
+    "kill_after", ["folds/01/predictions.csv", "folds/02/predictions.csv", "predictions.csv"]
+)
+def test_killed_right_after_a_file_is_in_place(make_config: MakeConfig, kill_after: str) -> None:
+    """kill -9 at the moment that a fold's last file or the pooled one is in place, then --resume."""
+    whole = train.main(make_config(epochs=1, name="whole"))
+    cfg = make_config(epochs=1, name="killed")
+    args = command(cfg)
+    place = cfg.runs / "killed" / kill_after
+    trap = f"import os; move, target = os.replace, {str(place)!r}; "
+    trap += "os.replace = lambda a, b: (move(a, b), os.kill(os.getpid(), 9) if str(b) == target else None); "
+    killed = subprocess.run([args[0], "-c", trap + args[2], *args[3:]], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL and place.exists()
+    run = train.main(make_config(epochs=1, name="killed", resume=True))
+    assert outcome(run) == outcome(whole)
+    pooled = [json.loads((r / "summary.json").read_text())["pooled"] for r in (run, whole)]
+    assert pooled[0] == pooled[1]
+    assert not list(run.rglob("state.pt")) and not list(run.rglob("*.tmp"))
+
+
+def test_a_run_may_be_moved_and_cut_into_folds(make_config: MakeConfig, tmp_path: Path) -> None:
+    whole = train.main(make_config(epochs=1, name="whole"))
+    train.main(make_config(epochs=1, name="cut", only=("2",)))
+    (tmp_path / "elsewhere").mkdir()
+    shutil.move(tmp_path / "runs" / "cut", tmp_path / "elsewhere" / "moved")
+    run = train.main(make_config(epochs=1, name="moved", runs=tmp_path / "elsewhere", resume=True))
+    assert outcome(run) == outcome(whole)
 
 
 def test_controls_and_the_published_recipe(make_config: MakeConfig, faces: Path, tmp_path: Path) -> None:
@@ -274,6 +320,13 @@ def test_evaluate_wants_a_run_with_the_same_clips(
     copy = tmp_path / "copy"
     shutil.copytree(faces, copy)
     run = train.main(make_config(data=copy, epochs=1, name="changed"))
-    pd.read_csv(copy / "annotation.csv").iloc[1:].to_csv(copy / "annotation.csv", index=False)
-    with pytest.raises(ValueError, match="other clips"):
-        train.evaluate(run)
+    table = pd.read_csv(copy / "annotation.csv")
+    assert "0 answers differ" in train.evaluate(run, data=faces)  # the same clips, elsewhere
+    # As many clips of each class and subject as before, but other ones.
+    rotated = table.groupby("Subject")["emotion"].transform(lambda words: np.roll(words, 1))
+    for changed in (table.iloc[1:], table.assign(emotion=rotated)):
+        changed.to_csv(copy / "annotation.csv", index=False)
+        with pytest.raises(ValueError, match="other clips or labels"):
+            train.evaluate(run)
+        with pytest.raises(ValueError, match=r"other clips or labels|cannot be continued"):
+            train.main(make_config(data=copy, epochs=1, name="changed", resume=True))

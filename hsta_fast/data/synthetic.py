@@ -283,7 +283,10 @@ def _render_subject(cfg: SynthConfig, subject: int) -> list[tuple[str | int, ...
         folder = cfg.out / name / recording / "color"
         folder.mkdir(parents=True, exist_ok=True)
         _, jpeg = cv2.imencode(".jpg", picture[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, cfg.quality))
-        (folder / f"{frame}.jpg").write_bytes(jpeg.tobytes())
+        try:
+            (folder / f"{frame}.jpg").write_bytes(jpeg.tobytes())
+        except OSError as error:
+            raise OSError(f"could not write {folder / f'{frame}.jpg'}: {error.strerror}") from error
         units, objective = EXPRESSIONS[word]
         rows[recording, clip.onset] = (
             name, recording, clip.onset, clip.apex, clip.offset, units, objective, word,
