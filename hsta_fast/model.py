@@ -79,10 +79,13 @@ class HSTAConfig:
             value = getattr(self, name)
             want(type(value) is int and value >= least, name, f"an integer >= {least}")
         for name in ("dropout", "drop_path", "head_dropout"):
-            want(0.0 <= getattr(self, name) < 1.0, name, "in [0, 1)")
+            value = getattr(self, name)
+            want(isinstance(value, int | float) and 0.0 <= value < 1.0, name, "a number in [0, 1)")
+        want(type(self.csta) is bool, "csta", "True or False")
         want(self.branches in (BRANCHES, *((b,) for b in BRANCHES)), "branches", f"{BRANCHES} or one of them")
         want(self.head in get_args(Head), "head", f"one of {get_args(Head)}")
-        want(self.mlp_ratio > 0, "mlp_ratio", "> 0")
+        ratio = self.mlp_ratio
+        want(isinstance(ratio, int | float) and ratio > 0, "mlp_ratio", "a number > 0")
         for branch, width, heads in zip(BRANCHES, self.widths, self.num_heads, strict=True):
             want(width % heads == 0, "num_heads", f"that divide the widths {self.widths} ({branch}: {width})")
         if "special" in self.branches:

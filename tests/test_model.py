@@ -263,7 +263,10 @@ def test_bad_input_is_named(video: Tensor | None, special: Tensor | None, messag
         ({"head": "last"}, "head one of"),
         ({"num_layers": 0}, "num_layers an integer >= 1"),
         ({"n_video": -1}, "n_video an integer >= 0"),
-        ({"dropout": 1.0}, r"dropout in \[0, 1\)"),
+        ({"dropout": 1.0}, r"dropout a number in \[0, 1\), got 1.0"),
+        ({"drop_path": "a"}, r"drop_path a number in \[0, 1\), got 'a'"),
+        ({"csta": "no"}, "csta True or False, got 'no'"),
+        ({"mlp_ratio": 0}, "mlp_ratio a number > 0, got 0"),
         ({"tubelet_depth": 4}, "tubelet_depth that divides the 2 special frames"),
     ],
 )
