@@ -70,7 +70,7 @@ class RunFolder:
 
     def fold(self, number: int) -> Path:
         """The folder of fold `number` (0, 1, ...); fold names may hold a slash, so they name no folder."""
-        return self.path / "folds" / f"{number + 1:02d}"
+        return fold_folder(self.path, number)
 
     def finished(self, number: int) -> bool:
         """Whether a fold is trained and tested. Its predictions are written last."""
@@ -86,9 +86,8 @@ class RunFolder:
         return read_weights(path) if path.exists() else None
 
     def finish_fold(self, number: int, predictions: pd.DataFrame) -> None:
-        """Write a fold's predictions, which marks it finished; its model is saved, so its state can go."""
+        """Write a fold's predictions, which marks it finished."""
         write_text(self.fold(number) / "predictions.csv", predictions.to_csv(index=False))
-        (self.fold(number) / "state.pt").unlink(missing_ok=True)
 
     def keep_metrics(self, fold: str, epoch: int) -> None:
         """Drop the lines of `fold` beyond `epoch`, to be trained again, and a line cut short by a kill."""
@@ -114,15 +113,18 @@ class RunFolder:
 
     def collect_predictions(self, num_folds: int) -> int:
         """Write predictions.csv from all finished folds, in their order; returns how many there are."""
-        parts = [
-            read_predictions(self.fold(n) / "predictions.csv") for n in range(num_folds) if self.finished(n)
-        ]
-        if parts:
+        finished = [self.fold(n) for n in range(num_folds) if self.finished(n)]
+        if finished:
+            parts = [read_predictions(fold / "predictions.csv") for fold in finished]
             self.write_table("predictions.csv", pd.concat(parts, ignore_index=True))
-        for n in range(num_folds):
-            if self.finished(n):
-                (self.fold(n) / "state.pt").unlink(missing_ok=True)
-        return len(parts)
+        for fold in finished:  # their models are saved
+            (fold / "state.pt").unlink(missing_ok=True)
+        return len(finished)
+
+
+def fold_folder(run: Path, number: int) -> Path:
+    """The folder of fold `number` (0, 1, ...) of a run."""
+    return run / "folds" / f"{number + 1:02d}"
 
 
 def _lock(path: Path) -> IO[str]:

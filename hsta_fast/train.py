@@ -23,7 +23,7 @@ from .experiment import Experiment, describe, prepare, subject_ids
 from .model import HSTA
 from .optim import Loss, learning_rate, parameter_groups
 from .protocol import Fold, read_predictions, score, table, write_report
-from .run import RunFolder, check_clips, read_config
+from .run import RunFolder, check_clips, fold_folder, read_config
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -45,11 +45,11 @@ def main(cfg: TrainConfig) -> Path:
     columns = ["dataset", "subject", "clip", "onset", "what", "action"]
     run.write_table("faults.csv", pd.DataFrame([asdict(fault) for fault in clips.faults], columns=columns))
     print_experiment(exp, run)
+    publish(exp, run)  # what a process that was killed had left undone
     for number, fold in enumerate(exp.folds):
         if not run.finished(number) and (not cfg.only or fold.name in cfg.only):
             train_fold(exp, run, number)
             publish(exp, run)
-    publish(exp, run)  # also what a process that was killed had left undone
     print(f"\n{table(run.path)}\n\nreport: {run.path / 'report.html'}")
     return run.path
 
@@ -205,7 +205,7 @@ def evaluate(path: Path, data: Path | None = None) -> str:
     check_clips(path / "clips.csv", exp.data.table.clips)
     parts = []
     for number, fold in enumerate(exp.folds):
-        folder = path / "folds" / f"{number + 1:02d}"
+        folder = fold_folder(path, number)
         if (folder / "predictions.csv").exists():
             model = load_model(folder / "model.safetensors").to(exp.device)
             parts.append(predictions_table(exp, fold, predict(exp, model, fold.test)))
