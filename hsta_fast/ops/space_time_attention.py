@@ -21,8 +21,8 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _MAX_WIDTH = 128
 _MIN_TRITON = (3, 6)  # the oldest that the kernels are built and checked with
 _MIN_MAJOR = 8
-# Scores (B H N M) up to which writing them out is faster than torch's fused attention, whose blocks are larger
-# than a short sequence: without and with a gradient. Measured on 2 AVX-512 cores at D = 16 to 128.
+# Scores (B H N M) up to which writing them out is faster than torch's fused attention, without and with a
+# gradient: its blocks are larger than a short sequence. Measured on 2 AVX-512 cores at D = 16 to 128.
 _SHORT = (2_000_000, 4_000_000)
 
 
@@ -136,7 +136,7 @@ _fwd.register_autograd(_autograd, setup_context=_setup_context)
 
 
 def _torch(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """torch's fused attention; on the CPU, for short sequences, two products around a softmax."""
+    """Fused attention of torch; on the CPU, for short sequences, two products around a softmax."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # torch's functions take (B, H, N, D)
     if q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64):
         learns = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)

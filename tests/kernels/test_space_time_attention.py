@@ -159,6 +159,20 @@ def test_dominant_cls_key_in_float16(M: int, excess: int, place: str) -> None:
         assert_close([out], [plain], [exact], band=torch.finfo(torch.float16).eps)
 
 
+@pytest.mark.parametrize(("dtype", "polynomial"), FORMS)
+def test_the_sum_up_to_which_the_frozen_maximum_is_trusted(dtype: torch.dtype, polynomial: bool) -> None:
+    """Beyond the limit the result is the online form's, bit by bit; below it the fast loop's own."""
+    limit = 15 if dtype == torch.float16 else 40
+    for above in (False, True):
+        q, k, v = ordinary(dtype)
+        q[..., 1:] *= 0.1
+        q[..., 0] = 1.0
+        k[:, -8:, :, 0] = limit - 3 + (0.75 if above else -0.75)  # eight alike: 2^3 times one in the sum
+        frozen, _ = space_time_attention_fwd(q, k, v, LN2, config=config(polynomial))
+        online, _ = space_time_attention_fwd(q, k, v, LN2, config=config(False, frozen=False))
+        assert torch.equal(frozen, online) == above
+
+
 def test_the_two_forms_agree_where_nothing_is_redone() -> None:
     """The online form reaches the same sums by another way."""
     q, k, v = ordinary(torch.float32, M=100)
