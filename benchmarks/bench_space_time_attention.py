@@ -32,6 +32,12 @@ def sdpa(backend: SDPBackend) -> Attention:
     return run
 
 
+def torch_default(qkv: Tensor) -> Tensor:
+    """The peer as one would call it, which chooses a backend by itself."""
+    q, k, v = (x.transpose(1, 2) for x in qkv.unbind(2))
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+
 def flex() -> Attention:
     compiled = torch.compile(flex_attention)
 
@@ -45,6 +51,7 @@ def flex() -> Attention:
 PEERS: dict[str, Callable[[], Attention]] = {
     "triton": lambda: lambda qkv: space_time_attention(qkv, impl="triton"),
     "auto": lambda: space_time_attention,
+    "default": lambda: torch_default,
     "cudnn": lambda: sdpa(SDPBackend.CUDNN_ATTENTION),
     "flash": lambda: sdpa(SDPBackend.FLASH_ATTENTION),
     "efficient": lambda: sdpa(SDPBackend.EFFICIENT_ATTENTION),
@@ -123,17 +130,17 @@ def replay(run: Callable[[], object]) -> Callable[[], object]:
     return graph.replay
 
 
+@pytest.mark.parametrize("peer", ["auto", "formula"])  # one right after the other
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("N", [325, 589, 1569])
-@pytest.mark.parametrize("peer", ["auto", "formula"])
 def test_cpu(benchmark: Any, peer: str, N: int, backward: bool) -> None:
     torch.manual_seed(0)
     qkv = torch.randn(1, N, 3, HEADS, 64, requires_grad=True)
-    record(benchmark, step(PEERS[peer](), qkv, backward), qkv, backward, rounds=5)
+    record(benchmark, step(PEERS[peer](), qkv, backward), qkv, backward, rounds=100 if N in SHORT else 10)
 
 
+@pytest.mark.parametrize("peer", ["triton", "default"])
 @pytest.mark.parametrize("backward", [False, True])
-@pytest.mark.parametrize("peer", ["triton", "auto"])
 def test_dispatch(benchmark: Any, monkeypatch: pytest.MonkeyPatch, peer: str, backward: bool) -> None:
     """What a call costs on the CPU before any kernel: an empty batch launches none."""
     monkeypatch.setenv("TRITON_INTERPRET", "1")
