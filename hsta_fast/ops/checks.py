@@ -12,20 +12,18 @@ def want(condition: bool, op: str, wanted: str, came: object) -> None:
 
 def want_shape(op: str, name: str, tensor: Tensor, shape: tuple[int | None, ...], letters: str) -> None:
     """Raise ValueError unless `tensor` has `shape`; None stands for any size; `letters` names the sizes."""
-    fits = tensor.dim() == len(shape) and all(
-        s is None or s == t for s, t in zip(shape, tensor.shape, strict=True)
-    )
-    sizes = ", ".join("*" if s is None else str(s) for s in shape)
-    want(fits, op, f"{name} of shape {letters} = ({sizes})", tuple(tensor.shape))
+    came = tuple(tensor.shape)
+    if len(came) != len(shape) or any(s is not None and s != c for s, c in zip(shape, came, strict=True)):
+        sizes = ", ".join("*" if s is None else str(s) for s in shape)
+        want(False, op, f"{name} of shape {letters} = ({sizes})", came)
 
 
 def want_alike(op: str, tensors: dict[str, Tensor]) -> None:
     """Raise ValueError unless all tensors are of one floating dtype and on one device."""
-    kinds = {name: (t.dtype, t.device) for name, t in tensors.items()}
     first = next(iter(tensors.values()))
     want(first.is_floating_point(), op, "a floating dtype", first.dtype)
-    if len(set(kinds.values())) > 1:
-        listing = ", ".join(f"{name} {dtype} on {device}" for name, (dtype, device) in kinds.items())
+    if any(t.dtype != first.dtype or t.device != first.device for t in tensors.values()):
+        listing = ", ".join(f"{name} {t.dtype} on {t.device}" for name, t in tensors.items())
         want(False, op, "one dtype and one device", listing)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .checks import autocast_dtype, want, want_alike, want_shape
 from .choice import Choice, resolve
+from .registration import register
 
 _OP = "space_time_attention"
 IMPLS = ("triton", "torch")
@@ -75,8 +76,7 @@ def _unit_stride(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-@torch.library.custom_op("hsta_fast::space_time_attention", mutates_args=())
-def _fwd(q: Tensor, k: Tensor | None, v: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+def _forward(q: Tensor, k: Tensor | None, v: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
     """(out, log-sum-exp (B, H, N) of base 2); without `k` and `v`, `q` is the packed projection."""
     q, k, v = (_unit_stride(x) for x in _unpacked(q, k, v))
     B, N, H, _ = q.shape
@@ -87,14 +87,12 @@ def _fwd(q: Tensor, k: Tensor | None, v: Tensor | None, scale: float) -> tuple[T
     return space_time_attention_fwd(q, k, v, scale)
 
 
-@_fwd.register_fake
-def _(q: Tensor, k: Tensor | None, v: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+def _fake_forward(q: Tensor, k: Tensor | None, v: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
     B, N, H, D = _unpacked(q, k, v)[0].shape
     return q.new_empty((B, N, H, D)), q.new_empty((B, H, N), dtype=torch.float32)
 
 
-@torch.library.custom_op("hsta_fast::space_time_attention_backward", mutates_args=())
-def _bwd(
+def _backward(
     dout: Tensor, q: Tensor, k: Tensor | None, v: Tensor | None, out: Tensor, lse: Tensor, scale: float
 ) -> list[Tensor]:
     """[dqkv], packed as `q` came, or [dq, dk, dv]."""
@@ -110,8 +108,7 @@ def _bwd(
     return grads
 
 
-@_bwd.register_fake
-def _(
+def _fake_backward(
     dout: Tensor, q: Tensor, k: Tensor | None, v: Tensor | None, out: Tensor, lse: Tensor, scale: float
 ) -> list[Tensor]:
     inputs = [x for x in (q, k, v) if x is not None]
@@ -132,7 +129,20 @@ def _autograd(ctx: Any, dout: Tensor | None, _: None) -> tuple[Tensor | None, ..
     return *grads, *[None] * (4 - len(grads))
 
 
-_fwd.register_autograd(_autograd, setup_context=_setup_context)
+_fwd = register(
+    _OP,
+    "(Tensor q, Tensor? k, Tensor? v, float scale) -> (Tensor, Tensor)",
+    _forward,
+    _fake_forward,
+    backward=_autograd,
+    setup_context=_setup_context,
+)
+_bwd = register(
+    f"{_OP}_backward",
+    "(Tensor dout, Tensor q, Tensor? k, Tensor? v, Tensor out, Tensor lse, float scale) -> Tensor[]",
+    _backward,
+    _fake_backward,
+)
 
 
 def _torch(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
