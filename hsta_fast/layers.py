@@ -72,6 +72,10 @@ class SpaceTimeAttention(nn.Module):
 
     def __init__(self, width: int, *, num_heads: int, dropout: float = 0.0, impl: str = "auto") -> None:
         super().__init__()
+        if num_heads < 1 or width % num_heads:
+            raise ValueError(
+                f"SpaceTimeAttention wants num_heads that divide its width {width}, got {num_heads}"
+            )
         self.num_heads = num_heads
         self.impl = impl
         self.qkv = nn.Linear(width, 3 * width, bias=False)

@@ -109,6 +109,11 @@ def _access_bytes(modifiers: str) -> int:
     return {"128": 16, "64": 8, "4": 16, "2": 8}[size[1]] if size else 4
 
 
+def _halved(product: str) -> int:
+    """2 for a product in tf32, which runs at half the rate of 16 bits."""
+    return 2 if "TF32" in product else 1
+
+
 def _clocks(loop: list[str], warps: int, per_tile: float) -> dict[str, float]:
     """Clocks per pipe; `per_tile` turns those of one iteration into those of the table's tile."""
     opcodes = [re.sub(r"^@!?U?P\w+\s+", "", line) for line in loop]
@@ -120,10 +125,10 @@ def _clocks(loop: list[str], warps: int, per_tile: float) -> dict[str, float]:
     for op in opcodes:
         if product := re.match(r"HGMMA\.(\d+)x(\d+)x(\d+)\.\S+ \S+, (\S+),", op):
             m, n, k = (int(size) for size in product.groups()[:3])
-            flop += 2 * m * n * k * warps / 4  # four warps work on one product
+            flop += 2 * m * n * k * warps / 4 * _halved(op)  # four warps work on one product
             shared += 2 * (n * k + (m * k if product[4].startswith("gdesc") else 0)) * warps / 4
-        elif re.match(r"HMMA\.16816", op):
-            flop += 2 * 16 * 8 * 16 * warps
+        elif product := re.match(r"HMMA\.168(\d+)\.", op):
+            flop += 2 * 16 * 8 * int(product[1]) * warps * _halved(op)
         elif access := re.match(r"(?:LDS|STS|LDSM|STSM|LDGSTS)\b(\S*)", op):
             shared += 32 * warps * _access_bytes(access[1])
     clocks |= {"matrix": flop / _MATRIX_FLOP, "shared memory": shared / _SHARED_BYTES}

@@ -288,6 +288,11 @@ def _strides(*tensors: Tensor) -> tuple[tuple[int, ...], ...]:
     return tuple(tensor.stride()[:3] for tensor in tensors)
 
 
+def _tf32() -> bool:
+    """Torch's switch for float32 products. Reading its older name raises where the newer one was set."""
+    return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
+
+
 def _on(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
     """The tensor's device made current: Triton launches on the current one."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
@@ -304,7 +309,7 @@ def space_time_attention_fwd(
     with _on(q):
         _space_time_attention_fwd_kernel[(triton.cdiv(N, config.rows) * B * H,)](
             q, k, v, out, lse, *_strides(q, k, v, out), scale * _LOG2_E, _LIMITS[q.dtype], N, k.shape[1], H,
-            **meta("fwd", D, q.dtype, config, tf32=torch.backends.cuda.matmul.allow_tf32),
+            **meta("fwd", D, q.dtype, config, tf32=_tf32()),
         )  # fmt: skip
     return out, lse
 
@@ -318,7 +323,7 @@ def space_time_attention_bwd(
     M = k.shape[1]
     dq_config = config_for("dq", padded(D), q.dtype)
     dkv_config = config_for("dkv", padded(D), q.dtype)
-    tf32 = torch.backends.cuda.matmul.allow_tf32
+    tf32 = _tf32()
     delta = torch.empty_like(lse)
     sizes = (scale * _LOG2_E, scale, N, M, H)
     with _on(q):

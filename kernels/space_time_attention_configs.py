@@ -1,9 +1,11 @@
 """How the space-time attention kernels are launched, by kernel, head width and dtype.
 
 Chosen by resource table (docs/resources.md: clocks per 128 x 64 scores on sm_90, bfloat16), not by timing.
-In 16 bits the frozen maximum takes a quarter to a third of the instructions off the forward's loop at every
-head width, which then waits for exponentials and products; float32 is bound by its multiply-adds, so there
-the online form stays.
+In 16 bits the frozen maximum takes a quarter to a third of the instructions off the forward's loop at D = 32
+and 64, which then waits for exponentials and products. In true float32 operands come from shared memory one
+by one, and that binds, so there the online form stays. One table serves all architectures and Triton
+versions: every entry builds for sm_80 to sm_120 in Triton 3.6, 3.7 and 3.9, and until a GPU has timed them
+there is nothing by which to tell them apart.
 """
 
 from dataclasses import dataclass
@@ -55,11 +57,14 @@ _HALF = {
     "dkv": {
         16: Config(rows=64, cols=64, stages=3, warps=4, registers=168),
         32: Config(rows=64, cols=64, stages=3, warps=4, registers=168),
+        # Two programs of 4 warps, of which one computes while the other waits at its barrier, before one
+        # program of 8 warps on 128 x 64 that needs 10 % fewer clocks.
         64: Config(rows=64, cols=64, stages=3, warps=4),
         128: Config(rows=64, cols=32, stages=2, warps=4),
     },
 }
-# Products on the multiply-add pipes keep whole tiles in registers: 8 warps where 4 spill by the hundred.
+# Products on the multiply-add pipes keep whole tiles in registers: 8 warps where 4 spill by the hundred. At
+# D = 64 and 128 some still spill (docs/resources.md).
 _FLOAT32 = {
     16: Config(rows=32, cols=32, stages=2, warps=4),
     32: Config(rows=32, cols=32, stages=2, warps=4),

@@ -41,7 +41,10 @@ def test_parity_with_the_published_model() -> None:
     assert len(attentions) == 2 * (1 + 2)
     for attention in attentions:
         attention.impl = "triton"
-    came = logits_and_gradients(model, clip.float().to(DEVICE), weights)
+    with torch.profiler.profile() as profile:
+        came = logits_and_gradients(model, clip.float().to(DEVICE), weights)
+    ran = {event.key: event.count for event in profile.key_averages()}
+    assert ran["hsta_fast::space_time_attention"] == ran["hsta_fast::space_time_attention_backward"] == 6
     assert came.keys() == exact.keys()
     for key, value in exact.items():
         error = float((came[key].cpu().double() - value).abs().max())

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .checks import autocast_dtype, want, want_alike, want_shape
 from .choice import Choice, resolve
@@ -25,6 +26,7 @@ _MIN_MAJOR = 8
 # Scores (B H N M) up to which writing them out is faster than torch's fused attention, without and with a
 # gradient: its blocks are larger than a short sequence. Measured on 2 AVX-512 cores at D = 16 to 128.
 _SHORT = (2_000_000, 4_000_000)
+_EXACT = (torch.float32, torch.float64)  # scores that are written out are rounded to the dtype
 
 
 def _triton_version() -> tuple[int, int] | None:
@@ -148,9 +150,10 @@ _bwd = register(
 def _torch(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """Fused attention of torch; on the CPU, for short sequences, two products around a softmax."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # torch's functions take (B, H, N, D)
-    if q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64):
+    # Not in a traced graph, which would be bound to the lengths that it was traced with.
+    if q.device.type == "cpu" and q.dtype in _EXACT and not torch.compiler.is_compiling():
         learns = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-        if q.shape[:3].numel() * k.shape[2] <= _SHORT[learns]:
+        if q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= _SHORT[learns]:
             return ((q * scale @ k.transpose(2, 3)).softmax(-1) @ v).transpose(1, 2)
     return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
 
@@ -169,10 +172,10 @@ def space_time_attention(
 
     Args:
         qkv: (B, N, 3, H, D), the packed projection; or q (B, N, H, D) when `k` and `v` are given. A last
-            stride other than 1 costs a copy.
+            stride other than 1 costs a copy; others that are no multiples of 16 elements, speed.
         k: (B, M, H, D); M may differ from N.
         v: (B, M, H, D).
-        scale: factor of the scores, of either sign; D ** -0.5 when None.
+        scale: factor of the scores, a number of either sign; D ** -0.5 when None.
         impl: "auto", "triton" or "torch". Triton takes float32, float16 and bfloat16 with D <= 128 on CUDA
             devices of compute capability 8.0 on, and on the CPU under TRITON_INTERPRET=1. "auto" is Triton on
             CUDA devices where it can run, and torch's own attention otherwise ("torch": on the CPU two
@@ -188,21 +191,27 @@ def space_time_attention(
     want((k is None) == (v is None), _OP, "(qkv) or (q, k, v)", "only one of k and v")
     if k is None or v is None:
         want_shape(_OP, "qkv", qkv, (None, None, 3, None, None), "(B, N, 3, H, D)")
-        want_alike(_OP, {"qkv": qkv})
     else:
         want_shape(_OP, "q", qkv, (None, None, None, None), "(B, N, H, D)")
         B, _, H, D = qkv.shape
         want_shape(_OP, "k", k, (B, None, H, D), "(B, M, H, D)")
         want_shape(_OP, "v", v, (B, k.shape[1], H, D), "(B, M, H, D)")
-        want_alike(_OP, {"q": qkv, "k": k, "v": v})
+    width = qkv.shape[-1]
+    want(width > 0, _OP, "a head width D of at least 1", width)
+    scale = width**-0.5 if scale is None else scale
+    if not isinstance(scale, (float, int, torch.SymFloat, torch.SymInt)):
+        want(False, _OP, "a number as scale (fold a learned one into q)", type(scale).__name__)
     cast = autocast_dtype(qkv)
     if cast is not None and qkv.dtype != torch.float64:  # as autocast treats torch's own attention
         qkv, k, v = (None if x is None else x.to(cast) for x in (qkv, k, v))  # type: ignore[assignment]
-    width = qkv.shape[-1]
+    want_alike(_OP, {"qkv": qkv} if k is None or v is None else {"q": qkv, "k": k, "v": v})
     chosen = resolve(_OP, impl, auto_choice(qkv.device, qkv.dtype, width), IMPLS)
     if chosen == "triton":
         if impl == "triton":
             obstacle = _obstacle(qkv.device, qkv.dtype, width)
             want(obstacle is None, _OP, 'inputs that impl="triton" can take', obstacle)
-        return _fwd(qkv, k, v, width**-0.5 if scale is None else scale)[0]
-    return _torch(*_unpacked(qkv, k, v), width**-0.5 if scale is None else scale)
+        # A registered op would answer with no tangent at all.
+        forward_mode = forward_ad._current_level >= 0
+        want(not forward_mode, _OP, 'impl="torch" under forward-mode differentiation', 'impl="triton"')
+        return _fwd(qkv, k, v, scale)[0]
+    return _torch(*_unpacked(qkv, k, v), scale)

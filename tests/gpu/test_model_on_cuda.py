@@ -15,7 +15,8 @@ from ..published_formulation import published_logits, published_state
 pytestmark = pytest.mark.gpu
 
 
-def test_logits_and_gradients_in_float32() -> None:
+def test_logits_and_gradients_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # on by default, for convolutions alone
     config = {"widths": (192, 384), "patches": (12, 16), "n_s": 1, "n_v": 2, "layers": 2, "num_classes": 7}
     state = published_state(config, dtype=torch.float32, seed=0)
     clip = torch.randn(2, 3, 8, 112, 112)

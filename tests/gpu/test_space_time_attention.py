@@ -55,6 +55,7 @@ def test_cuda_graph(D: int) -> None:
     qkv = torch.randn(4, 325, 3, 12, D, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     dout = torch.randn(4, 325, 12, D, device="cuda", dtype=torch.bfloat16)
     side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
             torch.autograd.grad(space_time_attention(qkv), qkv, dout)

@@ -1,15 +1,22 @@
 """The forward without a running maximum: each rule that it would be wrong without."""
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from hsta_fast import reference
-from hsta_fast.kernels.space_time_attention import space_time_attention_bwd, space_time_attention_fwd
+from hsta_fast.kernels import space_time_attention as kernel
+from hsta_fast.kernels.space_time_attention import (
+    meta,
+    space_time_attention_bwd,
+    space_time_attention_fwd,
+)
 from hsta_fast.kernels.space_time_attention_configs import Config, config_for
-from tests.yardstick import DEVICE, assert_close
+from tests.yardstick import DEVICE, assert_close, with_gradients
 
 LN2 = math.log(2.0)  # as the scale it makes q k' the exponent of 2
 TILE = 16
@@ -18,6 +25,7 @@ FORMS = [
     pytest.param(torch.float32, False, id="float32"),
     pytest.param(torch.float32, True, id="float32-polynomial"),
     pytest.param(torch.float16, True, id="float16-polynomial"),
+    *([pytest.param(torch.bfloat16, True, id="bfloat16-polynomial")] if DEVICE == "cuda" else []),
 ]
 POLYNOMIAL_ERROR = 1.02e-4
 
@@ -184,20 +192,68 @@ def test_the_two_forms_agree_where_nothing_is_redone() -> None:
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
-def test_beyond_two_to_the_31_elements() -> None:
-    """Two samples 2^31 + 16 elements apart, in a buffer of 4 GiB that nothing else touches."""
-    far = 2**31 + 16
-    N, D = 5, 16
-    buffer = torch.empty(far + N * D, dtype=torch.float16, device=DEVICE)
+@pytest.mark.parametrize("axis", ["batch", "rows", "heads"])
+def test_beyond_two_to_the_31_elements(axis: str) -> None:
+    """Three of them 2^30 + 16 elements apart, which fits 32 bits, in 4 GiB that nothing else touches."""
+    far, D = 2**30 + 16, 16
+    shape, strides = {
+        "batch": ((3, 5, 1, D), (far, D, D, 1)),
+        "rows": ((1, 3, 2, D), (2 * D, far, D, 1)),
+        "heads": ((1, 5, 3, D), (5 * D, D, far, 1)),
+    }[axis]
+    buffer = torch.empty(2 * far + 8 * 5 * D, dtype=torch.float16, device=DEVICE)
     torch.manual_seed(0)
-    q = buffer.as_strided((2, N, 1, D), (far, D, D, 1))
-    q.copy_(torch.randn(2, N, 1, D))
-    k, v, dout = (torch.randn(2, N, 1, D, device=DEVICE).half() for _ in range(3))
-    near = q.contiguous()
+    q, k, v, dout, dq, dk, dv = (buffer.as_strided(shape, strides, 5 * D * i) for i in range(7))
+    for x in (q, k, v, dout):
+        x.copy_(torch.randn(shape))
     out, lse = space_time_attention_fwd(q, k, v, 0.25)
-    expected, _ = space_time_attention_fwd(near, k, v, 0.25)
-    assert torch.equal(out, expected)
-    gradients = [[torch.empty_like(x) for x in (near, k, v)] for _ in range(2)]
-    space_time_attention_bwd(dout, q, k, v, out, lse, 0.25, *gradients[0])
-    space_time_attention_bwd(dout, near, k, v, out, lse, 0.25, *gradients[1])
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    space_time_attention_bwd(dout, q, k, v, out, lse, 0.25, dq, dk, dv)
+    q, k, v, dout = (x.contiguous() for x in (q, k, v, dout))
+    near, lse = space_time_attention_fwd(q, k, v, 0.25)
+    near_dq, near_dk, near_dv = (torch.empty_like(x) for x in (q, k, v))
+    space_time_attention_bwd(dout, q, k, v, near, lse, 0.25, near_dq, near_dk, near_dv)
+    for a, b in zip((out, dq, dk, dv), (near, near_dq, near_dk, near_dv), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.fixture(params=["tf32", "ieee"])
+def precision(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Torch's precision of float32 products, set as torch recommends."""
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = request.param
+    yield request.param
+    torch.backends.cuda.matmul.fp32_precision = before
+
+
+def test_the_switch_for_float32_products_is_torchs(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched: list[bool] = []
+
+    def recorded(*arguments: Any, tf32: bool, **rest: Any) -> dict[str, Any]:
+        launched.append(tf32)
+        return meta(*arguments, tf32=tf32, **rest)
+
+    monkeypatch.setattr(kernel, "meta", recorded)
+    q, k, v = ordinary(torch.float32)
+    out, lse = space_time_attention_fwd(q, k, v, LN2)
+    space_time_attention_bwd(out, q, k, v, out, lse, LN2, *(torch.empty_like(x) for x in (q, k, v)))
+    assert launched == [precision == "tf32"] * 3
+    settings = [meta("fwd", 16, dtype, config(False), tf32=True) for dtype in (torch.float32, torch.float16)]
+    assert [setting["PRECISION"] for setting in settings] == ["tf32", "ieee"]
+
+
+@pytest.mark.parametrize("M", [5, 37])
+def test_gradients_where_every_score_is_far_below_zero(M: int) -> None:
+    """A missing key has a score of 0 and would weigh 2^400."""
+    torch.manual_seed(0)
+    q, k, v = ordinary(torch.float32, M=M)
+    q[..., 0], k[..., 0] = 20.0, -20.0
+    dout = torch.randn_like(q)
+    exact = with_gradients(
+        lambda *x: reference.space_time_attention(*x, scale=LN2), [x.double() for x in (q, k, v)], dout
+    )
+    out, lse = space_time_attention_fwd(q, k, v, LN2)
+    gradients = [torch.empty_like(x) for x in (q, k, v)]
+    space_time_attention_bwd(dout, q, k, v, out, lse, LN2, *gradients)
+    largest = max(float(x.abs().max()) for x in exact[1:])
+    for came, expected in zip((out, *gradients), exact, strict=True):
+        torch.testing.assert_close(came.double(), expected, rtol=0, atol=1e-3 * largest)

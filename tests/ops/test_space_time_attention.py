@@ -65,12 +65,14 @@ def check(given: list[Tensor], *, scale: float | None = None) -> None:
 
 
 def pairwise() -> list[tuple[int, int, torch.dtype, str]]:
-    """Every length once; head widths, dtypes and layouts take turns over them."""
-    turns = zip(itertools.cycle(WIDTHS), itertools.cycle(DTYPES), itertools.cycle(LAYOUTS), strict=False)
-    shifted = [
-        (w, d, LAYOUTS[(i + i // 4) % 4]) for i, (w, d, _) in zip(range(len(LENGTHS)), turns, strict=False)
+    """Every length, and every pair of head width, dtype and layout; four short lengths come twice."""
+    lengths = (*LENGTHS, 2, 16, 17, 63)
+    rest = [
+        (D, DTYPES[(i + j) % len(DTYPES)], layout)
+        for j, layout in enumerate(LAYOUTS)
+        for i, D in enumerate(WIDTHS)
     ]
-    return [(n, *turn) for n, turn in zip(LENGTHS, shifted, strict=True)]
+    return [(n, *others) for n, others in zip(lengths, rest, strict=True)]
 
 
 @pytest.mark.parametrize(("N", "D", "dtype", "layout"), pairwise())
@@ -293,3 +295,45 @@ def test_works_without_triton() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "32.0"
+
+
+def test_what_is_no_tensor_number_or_known_dtype_is_refused_in_one_line() -> None:
+    qkv = torch.randn(1, 4, 3, 1, 16)
+    calls = {
+        "a tensor .* as qkv, got list": lambda: space_time_attention([1.0]),  # type: ignore[arg-type]
+        "a number as scale .*, got Tensor": lambda: space_time_attention(qkv, scale=torch.ones(())),  # type: ignore[arg-type]
+        "a head width D of at least 1, got 0": lambda: space_time_attention(qkv[..., :0]),
+        "float16, bfloat16, float32 or float64, got torch.int64": lambda: space_time_attention(qkv.long()),
+    }
+    for message, call in calls.items():
+        with pytest.raises(ValueError, match=f"^space_time_attention wants {message}"):
+            call()
+
+
+def test_tensors_without_data_have_a_shape() -> None:
+    qkv = torch.randn(2, 4, 3, 2, 16, device="meta")
+    assert space_time_attention(qkv).shape == (2, 4, 2, 16)
+
+
+def test_autocast_takes_mixed_dtypes() -> None:
+    """Normalised queries and keys come in float32 beside values in bfloat16."""
+    q, k, v = (torch.randn(1, 4, 2, 16, device=DEVICE) for _ in range(3))
+    with torch.autocast(DEVICE, torch.bfloat16):
+        assert space_time_attention(q, k, v.bfloat16()).dtype == torch.bfloat16
+
+
+def test_forward_mode_is_refused_where_it_would_give_no_tangent() -> None:
+    qkv = torch.randn(1, 4, 3, 1, 16, device=DEVICE)
+    with pytest.raises(ValueError, match="forward-mode"):
+        torch.func.jvp(lambda x: space_time_attention(x, impl="triton"), (qkv,), (qkv,))
+
+
+def test_exported_with_any_length() -> None:
+    class Attention(torch.nn.Module):
+        def forward(self, qkv: Tensor) -> Tensor:
+            return space_time_attention(qkv)
+
+    lengths = {"qkv": {1: torch.export.Dim("N", min=2)}}
+    program = torch.export.export(Attention(), (torch.randn(1, 65, 3, 2, 16),), dynamic_shapes=lengths)
+    qkv = torch.randn(1, 33, 3, 2, 16)
+    torch.testing.assert_close(program.module()(qkv), reference.space_time_attention(qkv))
