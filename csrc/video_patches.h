@@ -141,7 +141,9 @@ inline void transpose(const float* in, int64_t rows, int64_t columns, int64_t in
         continue;
       }
       for (int64_t row = 0; row < std::min<int64_t>(16, rows - i); ++row) {
-        for (int64_t j = 0; j < std::min<int64_t>(16, columns - k); ++j) to[j * out_pitch + row] = from[row * in_pitch + j];
+        for (int64_t j = 0; j < std::min<int64_t>(16, columns - k); ++j) {
+          to[j * out_pitch + row] = from[row * in_pitch + j];
+        }
       }
     }
   }
