@@ -43,14 +43,16 @@ def linear(video: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def ours(impl: str) -> Callable[[], Embed]:
     def make() -> Embed:
-        rows: dict[str, Tensor] = {}
+        rows: dict[str, Any] = {}
 
         def run(video: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             if not rows:
                 N = (video.shape[2] // DEPTH) * (SIDE // weight.shape[-1]) ** 2
                 rows["cls_token"] = weight.new_zeros(1, 1, weight.shape[0])
                 rows["pos_embed"] = weight.new_zeros(1, N + 1, weight.shape[0])
-            norm = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if video.dtype == torch.uint8 else {}
+            norm: dict[str, Any] = (
+                {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if video.dtype == torch.uint8 else {}
+            )
             return tubelet_embed(video, weight, bias, **rows, **norm, impl=impl)
 
         return run

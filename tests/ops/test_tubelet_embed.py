@@ -354,7 +354,7 @@ def test_mean_and_std_as_tensors() -> None:
     video, *leaves = (x.detach() for x in small()[:5])
     args = (video, *leaves[:2])
     expected = tubelet_embed(*args, **NORM, impl="extension")
-    tensors = {name: torch.tensor(value, dtype=torch.float64) for name, value in NORM.items()}
+    tensors: dict[str, Any] = {name: torch.tensor(value, dtype=torch.float64) for name, value in NORM.items()}
     assert torch.equal(tubelet_embed(*args, **tensors, impl="extension"), expected)
 
 
@@ -379,7 +379,7 @@ def test_extension_refuses_what_it_cannot_run() -> None:
     with pytest.raises(ValueError, match="one device"):
         tubelet_embed(small()[0], weight, bias)
     with pytest.raises(ValueError, match="bias of a floating dtype"):
-        tubelet_embed(*(x.detach() for x in small()[:2]), torch.zeros(24, dtype=torch.int64, device=DEVICE))
+        tubelet_embed(small()[0], small()[1], torch.zeros(24, dtype=torch.int64, device=DEVICE))
 
 
 def test_works_without_a_compiler(tmp_path: Any) -> None:
