@@ -105,10 +105,5 @@ __device__ __forceinline__ float to_float(half_t value) {
   asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(value.bits));
   return wide;
 }
-__device__ __forceinline__ float to_float(bfloat16_t value) { return __uint_as_float(uint32_t{value.bits} << 16); }
-// Byte `which` of a word. 2^23 + byte has that byte as its lowest: no conversion unit, whose rate is a quarter.
-__device__ __forceinline__ float byte_to_float(uint32_t word, int which) {
-  return __uint_as_float(__byte_perm(word, 0x4B000000, 0x7440 + which)) - 8388608.0F;
-}
 
 }  // namespace hsta_fast

@@ -117,6 +117,12 @@ __device__ __forceinline__ uint32_t word(uint4 raw, int i) {
   return i == 0 ? raw.x : i == 1 ? raw.y : i == 2 ? raw.z : raw.w;
 }
 
+__device__ __forceinline__ float to_float(bfloat16_t value) { return __uint_as_float(uint32_t{value.bits} << 16); }
+// Byte `which` of a word. 2^23 + byte has that byte as its lowest: no conversion unit, whose rate is a quarter.
+__device__ __forceinline__ float byte_to_float(uint32_t word, int which) {
+  return __uint_as_float(__byte_perm(word, 0x4B000000, 0x7440 + which)) - 8388608.0F;
+}
+
 // Value i of what was loaded.
 template <class Pixel, class Raw>
 __device__ __forceinline__ float value_of(Raw raw, int i) {
