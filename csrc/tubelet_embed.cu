@@ -28,11 +28,10 @@ struct TokensArguments {
   const uint16_t* weight;
   int64_t pitch;
   const float* bias;
-  const void* cls;
-  const void* pos;
+  const float* cls;
+  const float* pos;
+  int64_t has_cls;  // 0 or 1
   int64_t pos_cls;  // 1 if the first row of pos belongs to the CLS
-  bool cls_wide;    // float32
-  bool pos_wide;
   bool aligned;  // rows of 8 channels start at multiples of 16 bytes in every operand
   void* out;
 };
@@ -123,83 +122,71 @@ __device__ __forceinline__ void multiply(
   }
 }
 
-// Element `index` of an optional row operand.
-template <class Compute>
-__device__ __forceinline__ float operand(const void* data, bool wide, int64_t index) {
-  if (wide) return load_global<float>(static_cast<const float*>(data) + index);
-  return to_float(Compute{load_global<uint16_t>(static_cast<const uint16_t*>(data) + index)});
-}
-
-template <class Compute>
-__device__ __forceinline__ void add_eight(float (&values)[8], const void* data, bool wide, int64_t index) {
-  if (wide) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const uint4 raw = load_global<uint4>(static_cast<const float*>(data) + index + half * 4);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) values[half * 4 + i] += __uint_as_float(word(raw, i));
-    }
-  } else {
-    const uint4 raw = load_global<uint4>(static_cast<const uint16_t*>(data) + index);
-#pragma unroll
-    for (int i = 0; i < 8; ++i)
-      values[i] += to_float(Compute{static_cast<uint16_t>(word(raw, i / 2) >> (i % 2 * 16))});
-  }
-}
-
-// out[row, column .. column + 7] = values + pos[pos_row], where these are.
+// out[row, column .. column + 7] = values + pos[pos_row].
 template <class Compute>
 __device__ __forceinline__ void write_eight(
     const TokensArguments& a, float (&values)[8], int64_t row, int64_t pos_row, int64_t column) {
   uint16_t* const to = static_cast<uint16_t*>(a.out) + row * a.width + column;
+  const float* const pos = a.pos + pos_row * a.width + column;
   if (a.aligned) {
     if (column >= a.width) return;
-    if (a.pos != nullptr) add_eight<Compute>(values, a.pos, a.pos_wide, pos_row * a.width + column);
+    if (a.pos != nullptr) {
+      const uint4 low = load_global<uint4>(pos), high = load_global<uint4>(pos + 4);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) values[i] += __uint_as_float(word(i < 4 ? low : high, i % 4));
+    }
     store_global(to, uint4{pack<Compute>(values[0], values[1]), pack<Compute>(values[2], values[3]),
                            pack<Compute>(values[4], values[5]), pack<Compute>(values[6], values[7])});
   } else {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      if (column + i < a.width) {
-        if (a.pos != nullptr) values[i] += operand<Compute>(a.pos, a.pos_wide, pos_row * a.width + column + i);
-        store_global(to + i, static_cast<uint16_t>(pack<Compute>(values[i], 0.0F)));
-      }
+      if (column + i >= a.width) return;
+      if (a.pos != nullptr) values[i] += load_global<float>(pos + i);
+      store_global(to + i, static_cast<uint16_t>(pack<Compute>(values[i], 0.0F)));
     }
   }
 }
 
 template <class Compute>
 __device__ __forceinline__ void write_tokens(
-    const TokensArguments& a, const TokensStorage& shared, float (&sums)[4][8][4], int64_t first_row, int64_t first) {
+    const TokensArguments& a, const TokensStorage& shared, const float (&sums)[4][8][4], int64_t first_row,
+    int64_t first) {
   const int lane = thread_index() % 32, warp = thread_index() / 32;
-  const int64_t has_cls = a.cls != nullptr;
 #pragma unroll
   for (int part = 0; part < 2; ++part) {
     const int64_t column = first + warp % 2 * 64 + channel(part * 4, lane % 4 * 2);
     float bias[8];
 #pragma unroll
-    for (int i = 0; i < 8; ++i) bias[i] = column + i < a.width ? load_global<float>(a.bias + column + i) : 0.0F;
+    for (int e = 0; e < 8; ++e) bias[e] = column + e < a.width ? load_global<float>(a.bias + column + e) : 0.0F;
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const int row = warp / 2 * 64 + i * 8 + lane / 4;
       if (first_row + row >= a.rows) break;
       const int64_t b = load_shared(&shared.sample[row]);
       const int64_t n = first_row + row - b * a.video.tokens.divisor;
-      const int64_t out_row = first_row + row + (b + 1) * has_cls;
       float values[8];
 #pragma unroll
       for (int e = 0; e < 8; ++e) values[e] = sums[i / 2][part * 4 + e / 2][i % 2 * 2 + e % 2] + bias[e];
-      write_eight<Compute>(a, values, out_row, n + a.pos_cls, column);
-      if (n == 0 && a.cls != nullptr) {
-#pragma unroll
-        for (int e = 0; e < 8; ++e)
-          values[e] = column + e < a.width ? operand<Compute>(a.cls, a.cls_wide, column + e) : 0.0F;
-        TokensArguments row_of_cls = a;
-        if (a.pos_cls == 0) row_of_cls.pos = nullptr;
-        write_eight<Compute>(row_of_cls, values, out_row - 1, 0, column);
-      }
+      write_eight<Compute>(a, values, first_row + row + (b + 1) * a.has_cls, n + a.pos_cls, column);
     }
   }
+}
+
+// The CLS row of each sample whose first token is here, one channel a thread.
+template <class Compute>
+__device__ __forceinline__ void write_cls(
+    const TokensArguments& a, const TokensStorage& shared, int64_t first_row, int64_t first) {
+  const int64_t column = first + thread_index();
+  if (column >= a.width) return;
+  float value = load_global<float>(a.cls + column);
+  if (a.pos_cls != 0) value += load_global<float>(a.pos + column);
+  const int64_t tokens = a.video.tokens.divisor;
+  const int64_t end = first_row + kTile < a.rows ? first_row + kTile : a.rows;
+  int64_t b = load_shared(&shared.sample[0]);
+  if (b * tokens < first_row) ++b;
+  for (; b * tokens < end; ++b)
+    store_global(static_cast<uint16_t*>(a.out) + b * (tokens + 1) * a.width + column,
+                 static_cast<uint16_t>(pack<Compute>(value, 0.0F)));
 }
 
 template <class Pixel, class Compute, int V>
@@ -237,6 +224,7 @@ __global__ void __launch_bounds__(kThreads, 2) tokens_kernel(const TokensArgumen
   }
   wait_copies<0>();
   write_tokens<Compute>(a, shared, sums, first_row, first);
+  if (a.has_cls != 0) write_cls<Compute>(a, shared, first_row, first);
 }
 
 // V neighbours of a run: at once, or each by itself.
@@ -300,9 +288,8 @@ int launch_tokens(const Tokens& t, void* stream) {
   a.bias = t.bias;
   a.cls = t.cls;
   a.pos = t.pos;
+  a.has_cls = t.cls != nullptr;
   a.pos_cls = t.pos != nullptr && t.pos_rows > t.video.tokens();
-  a.cls_wide = t.cls_type == Type::float32;
-  a.pos_wide = t.pos_type == Type::float32;
   a.aligned = t.width % 8 == 0 && is_aligned(t.pos) && is_aligned(t.out);
   a.out = t.out;
   const int64_t blocks = (a.rows + kTile - 1) / kTile * a.tiles;

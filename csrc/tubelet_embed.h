@@ -34,10 +34,8 @@ struct Tokens {
   const void* weight;   // (C, K), columns (t, h, w, c) if video.channels_last(), else (c, t, h, w); 16-byte aligned
   int64_t pitch;        // elements from one row of weight to the next, a multiple of 8
   const float* bias;    // (C,)
-  const void* cls;      // (C,) or null
-  Type cls_type;        // float32 or `type`
-  const void* pos;      // (pos_rows, C) or null
-  Type pos_type;        // float32 or `type`
+  const float* cls;     // (C,) or null
+  const float* pos;     // (pos_rows, C) or null
   int64_t pos_rows;     // N, or N + 1: then the first row belongs to the CLS
   void* out;
 };

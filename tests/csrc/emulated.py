@@ -28,9 +28,7 @@ class Tokens(ctypes.Structure):
         ("pitch", LONG),
         ("bias", POINTER),
         ("cls", POINTER),
-        ("cls_type", TYPE),
         ("pos", POINTER),
-        ("pos_type", TYPE),
         ("pos_rows", LONG),
         ("out", POINTER),
     ]
@@ -115,9 +113,7 @@ class Device:
             pitch=rows.shape[1],
             bias=bias.data_ptr(),
             cls=pointer(cls_token),
-            cls_type=kind(cls_token),
             pos=pointer(pos_embed),
-            pos_type=kind(pos_embed),
             pos_rows=0 if pos_embed is None else pos_embed.shape[0],
             out=out.data_ptr(),
         )
@@ -164,7 +160,3 @@ def tokens_of(video: Tensor, patch: Sequence[int]) -> int:
 
 def pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
-
-
-def kind(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else TYPES.index(tensor.dtype)
