@@ -44,7 +44,8 @@ struct TokensStorage {
 };
 
 // Rows are 64 bytes, two to a line of all 32 banks. Eight rows that are read at once must differ in half and chunk:
-// tokens are read by rows 0..7; weights by the rows of channel(), whose pairs are 8 apart.
+// tokens are read by rows 0..7, weights by the rows of channel(), whose pairs are 8 apart. Rows further on by a multiple
+// of 8, or of 32 for weights, are a constant further on.
 __device__ __forceinline__ int pixel_place(int row, int chunk) { return row * kStep + ((chunk ^ (row >> 1)) & 3) * 8; }
 __device__ __forceinline__ int weight_place(int row, int chunk) {
   return row * kStep + ((chunk ^ (row >> 3)) & 3) * 8;
@@ -81,39 +82,53 @@ struct Pieces {
     const int k = thread_index() % kPerRow * V;
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      const int row = thread_index() / kPerRow + i * (kThreads / kPerRow);
+      const int down = i * (kThreads / kPerRow), row = thread_index() / kPerRow + down % 8;
       const Encoded<Compute, V> values = convert<Pixel, Compute, V>(raw[i], 0.0F);
 #pragma unroll
       for (int part = 0; part < values.kParts; ++part)
-        store_shared(pixels + pixel_place(row, k / 8 + part) + k % 8, values.part(part));
+        store_shared(pixels + pixel_place(row, k / 8 + part) + down / 8 * 8 * kStep + k % 8, values.part(part));
     }
   }
 };
 
-__device__ __forceinline__ void copy_weights(const TokensArguments& a, uint16_t* weights, int64_t first, int step) {
-  const int chunk = thread_index() % 4;
-  const int64_t k = int64_t{step} * kStep + chunk * 8;
+// The weights a thread brings in one step: 16 bytes of each of four rows. Rows beyond the last are copies of it, whose
+// products are not written; columns beyond the last are zeros, since pixels there are zeros and not NaN.
+struct Weights {
+  const uint16_t* from;
+  uint32_t rows[kTile / 32];
+
+  __device__ __forceinline__ Weights(const TokensArguments& a, int64_t first)
+      : from(a.weight + first * a.pitch + thread_index() % 4 * 8) {
 #pragma unroll
-  for (int i = 0; i < kTile / 32; ++i) {
-    const int row = thread_index() / 4 + i * 32;
-    const bool valid = k < a.video.columns && first + row < a.width;
-    copy_async(weights + weight_place(row, chunk), valid ? a.weight + (first + row) * a.pitch + k : a.weight, valid);
+    for (int i = 0; i < kTile / 32; ++i) {
+      const int64_t row = thread_index() / 4 + i * 32, last = a.width - 1 - first;
+      rows[i] = static_cast<uint32_t>((row < last ? row : last) * a.pitch);
+    }
   }
-  commit_copies();
-}
+
+  __device__ __forceinline__ void copy(const TokensArguments& a, uint16_t* weights, int step) const {
+    const uint32_t k = step * kStep;
+    const bool valid = k + thread_index() % 4 * 8 < a.video.columns;
+    uint16_t* const to = weights + weight_place(thread_index() / 4, thread_index() % 4);
+#pragma unroll
+    for (int i = 0; i < kTile / 32; ++i) copy_async(to + i * 32 * kStep, from + (valid ? rows[i] + k : 0), valid);
+    commit_copies();
+  }
+};
 
 // One k of 16: a warp's 64 tokens by its 64 channels.
 template <class Compute>
 __device__ __forceinline__ void multiply(
     float (&sums)[4][8][4], const uint16_t* pixels, const uint16_t* weights, int k) {
   const int lane = thread_index() % 32, warp = thread_index() / 32;
+  pixels += pixel_place(warp / 2 * 64 + lane % 16, k * 2 + lane / 16);
+  weights += weight_place(warp % 2 * 64 + channel(lane / 16, lane % 8), k * 2 + lane / 8 % 2);
   uint32_t a[4][4], b[4];
 #pragma unroll
-  for (int i = 0; i < 4; ++i)
-    load_matrices(a[i], pixels + pixel_place(warp / 2 * 64 + i * 16 + lane % 16, k * 2 + lane / 16));
+  for (int i = 0; i < 4; ++i) load_matrices(a[i], pixels + i * 16 * kStep);
 #pragma unroll
   for (int j = 0; j < 8; j += 2) {
-    load_matrices(b, weights + weight_place(warp % 2 * 64 + channel(j + lane / 16, lane % 8), k * 2 + lane / 8 % 2));
+    load_matrices(b, weights + channel(j, 0) * kStep);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       multiply_add<Compute>(sums[i][j], a[i], b[0], b[1]);
@@ -201,8 +216,9 @@ __global__ void __launch_bounds__(kThreads, 2) tokens_kernel(const TokensArgumen
     store_shared(&shared.origin[thread_index()], token.origin);
     store_shared(&shared.sample[thread_index()], token.sample);
   }
+  const Weights weights(a, first);
 #pragma unroll
-  for (int step = 0; step < kStages - 1; ++step) copy_weights(a, shared.weights[step], first, step);
+  for (int step = 0; step < kStages - 1; ++step) weights.copy(a, shared.weights[step], step);
   barrier();  // origins are there
 
   Pieces<Pixel, V> pieces;
@@ -214,9 +230,9 @@ __global__ void __launch_bounds__(kThreads, 2) tokens_kernel(const TokensArgumen
   for (int step = 0; step < steps; ++step) {
     wait_copies<kStages - 2>();
     barrier();  // this step's pixels and weights are there; the previous step's buffers are free
-    const int free = stage == 0 ? kStages - 1 : stage - 1;
-    copy_weights(a, shared.weights[free], first, step + kStages - 1);
     multiply<Compute>(sums, shared.pixels[step % 2], shared.weights[stage], 0);
+    const int free = stage == 0 ? kStages - 1 : stage - 1;
+    weights.copy(a, shared.weights[free], step + kStages - 1);
     pieces.template store<Compute>(shared.pixels[(step + 1) % 2]);
     pieces.load(a.video, shared, step + 2);
     multiply<Compute>(sums, shared.pixels[step % 2], shared.weights[stage], 1);
@@ -312,8 +328,8 @@ int launch_patches(const Patches& p, void* stream) {
   return with_width<Widths...>(width, [&](auto v) { return run(patches_kernel<Pixel, Out, v, true>); });
 }
 
-// Indices are below 2^31 within a sample and within a patch; offsets and rows are 64 bits wide.
-bool fits(const Video& video) { return video.tokens() <= 0x7FFFFFFF && video.columns() <= 0x7FFFFFFF; }
+// Indices are below 2^31 within a sample, and within 128 rows of weights; offsets and rows are 64 bits wide.
+bool fits(const Video& video) { return video.tokens() < int64_t{1} << 31 && video.columns() < 1 << 24; }
 
 template <class Compute>
 int tokens_of(const Tokens& tokens, void* stream) {

@@ -32,7 +32,7 @@ struct Tokens {
   Type type;            // float16 or bfloat16: weight and out
   int64_t width;        // C
   const void* weight;   // (C, K), columns (t, h, w, c) if video.channels_last(), else (c, t, h, w); 16-byte aligned
-  int64_t pitch;        // elements from one row of weight to the next, a multiple of 8
+  int64_t pitch;        // elements from one row of weight to the next, a multiple of 8; zeros from K on
   const float* bias;    // (C,)
   const float* cls;     // (C,) or null
   const float* pos;     // (pos_rows, C) or null
