@@ -31,7 +31,6 @@ struct TokensArguments {
   const float* cls;
   const float* pos;
   int64_t has_cls;  // 0 or 1
-  int64_t pos_cls;  // 1 if the first row of pos belongs to the CLS
   bool aligned;  // rows of 8 channels start at multiples of 16 bytes in every operand
   void* out;
 };
@@ -182,7 +181,7 @@ __device__ __forceinline__ void write_tokens(
       float values[8];
 #pragma unroll
       for (int e = 0; e < 8; ++e) values[e] = sums[i / 2][part * 4 + e / 2][i % 2 * 2 + e % 2] + bias[e];
-      write_eight<Compute>(a, values, first_row + row + (b + 1) * a.has_cls, n + a.pos_cls, column);
+      write_eight<Compute>(a, values, first_row + row + (b + 1) * a.has_cls, n + a.has_cls, column);
     }
   }
 }
@@ -194,7 +193,7 @@ __device__ __forceinline__ void write_cls(
   const int64_t column = first + thread_index();
   if (column >= a.width) return;
   float value = load_global<float>(a.cls + column);
-  if (a.pos_cls != 0) value += load_global<float>(a.pos + column);
+  if (a.pos != nullptr) value += load_global<float>(a.pos + column);
   const int64_t tokens = a.video.tokens.divisor;
   const int64_t end = first_row + kTile < a.rows ? first_row + kTile : a.rows;
   int64_t b = load_shared(&shared.sample[0]);
@@ -305,7 +304,6 @@ int launch_tokens(const Tokens& t, void* stream) {
   a.cls = t.cls;
   a.pos = t.pos;
   a.has_cls = t.cls != nullptr;
-  a.pos_cls = t.pos != nullptr && t.pos_rows > t.video.tokens();
   a.aligned = t.width % 8 == 0 && is_aligned(t.pos) && is_aligned(t.out);
   a.out = t.out;
   const int64_t blocks = (a.rows + kTile - 1) / kTile * a.tiles;

@@ -35,8 +35,7 @@ struct Tokens {
   int64_t pitch;        // elements from one row of weight to the next, a multiple of 8; zeros from K on
   const float* bias;    // (C,)
   const float* cls;     // (C,) or null
-  const float* pos;     // (pos_rows, C) or null
-  int64_t pos_rows;     // N, or N + 1: then the first row belongs to the CLS
+  const float* pos;     // (N, C), (N + 1, C) with a CLS, or null
   void* out;
 };
 

@@ -16,7 +16,13 @@ LONG, POINTER, FLOAT, TYPE = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float, ct
 
 
 class Video(ctypes.Structure):
-    _fields_ = [("data", POINTER), ("type", TYPE), ("sizes", LONG * 5), ("strides", LONG * 5), ("patch", LONG * 3)]
+    _fields_ = [
+        ("data", POINTER),
+        ("type", TYPE),
+        ("sizes", LONG * 5),
+        ("strides", LONG * 5),
+        ("patch", LONG * 3),
+    ]
 
 
 class Tokens(ctypes.Structure):
@@ -29,7 +35,6 @@ class Tokens(ctypes.Structure):
         ("bias", POINTER),
         ("cls", POINTER),
         ("pos", POINTER),
-        ("pos_rows", LONG),
         ("out", POINTER),
     ]
 
@@ -56,19 +61,34 @@ def sources(folder: Path, mistake: tuple[str, str] | None = None) -> None:
     shutil.copy(HERE / "emulated_device.cuh", folder / "device.cuh")
     if mistake is not None:
         right, wrong = mistake
-        holding = [path for path in (folder / "tubelet_embed.cu", folder / "video_gather.cuh") if right in path.read_text()]
-        assert len(holding) == 1 and holding[0].read_text().count(right) == 1, right
+        names = ("tubelet_embed.cu", "video_gather.cuh", "tubelet_embed_cuda.cpp")
+        holding = [folder / name for name in names if right in (folder / name).read_text()]
+        assert len(holding) == 1, right
+        assert holding[0].read_text().count(right) == 1, right
         holding[0].write_text(holding[0].read_text().replace(right, wrong))
+
+
+def compile_host(library: Path, *arguments: str | Path) -> None:
+    """A shared library of the emulated kernels, `arguments` among them."""
+    flags = ["-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-shared", "-fPIC"]
+    command = [
+        "g++",
+        *flags,
+        "-I",
+        library.parent,
+        "-o",
+        library,
+        HERE / "emulated_tubelet_embed.cpp",
+        *arguments,
+    ]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-3000:]
 
 
 def compile_kernels(folder: Path, mistake: tuple[str, str] | None = None) -> "Device":
     sources(folder, mistake)
-    library = folder / "emulated.so"
-    flags = ["-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-shared", "-fPIC"]
-    source = HERE / "emulated_tubelet_embed.cpp"
-    ran = subprocess.run(["g++", *flags, "-I", folder, "-o", library, source], capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    return Device(library)
+    compile_host(folder / "emulated.so")
+    return Device(folder / "emulated.so")
 
 
 class Device:
@@ -114,7 +134,6 @@ class Device:
             bias=bias.data_ptr(),
             cls=pointer(cls_token),
             pos=pointer(pos_embed),
-            pos_rows=0 if pos_embed is None else pos_embed.shape[0],
             out=out.data_ptr(),
         )
         self.check(self.library.emulated_tokens(ctypes.byref(tokens)))
@@ -125,7 +144,9 @@ class Device:
         rows, columns = video.shape[0] * tokens_of(video, patch), 3 * patch[0] * patch[1] * patch[2]
         out = torch.full((rows, columns), torch.nan, dtype=dtype)
         self.allow([video], out)
-        patches = Patches(video=describe(video, patch), shift=shift, type=TYPES.index(dtype), out=out.data_ptr())
+        patches = Patches(
+            video=describe(video, patch), shift=shift, type=TYPES.index(dtype), out=out.data_ptr()
+        )
         self.check(self.library.emulated_patches(ctypes.byref(patches)))
         return out
 

@@ -252,6 +252,7 @@ inline void run_block(int size) {
 inline cudaError_t run(const cudaLaunchConfig_t& config, std::function<void()> kernel) {
   body = std::move(kernel);
   last_stream = config.stream;
+  written.clear();
   if (config.blockDim.x % kWarp != 0 || config.dynamicSmemBytes != 0) return cudaErrorInvalidConfiguration;
   if (_setjmp(failure) != 0) return static_cast<cudaError_t>(700);
   const int64_t blocks = config.gridDim.x;

@@ -8,7 +8,6 @@ int64_t emulated_sizes(int which) { return which == 0 ? sizeof(hsta_fast::Tokens
 
 void emulated_reset() {
   emulator::ranges.clear();
-  emulator::written.clear();
   emulator::counts = {};
   emulator::fault.clear();
   emulator::first_block = 0;
@@ -25,6 +24,7 @@ void emulated_only_blocks(int64_t first, int64_t last) {
 int emulated_tokens(const hsta_fast::Tokens* tokens) { return hsta_fast::tubelet_tokens(*tokens, nullptr); }
 int emulated_patches(const hsta_fast::Patches* patches) { return hsta_fast::tubelet_patches(*patches, nullptr); }
 const char* emulated_error(int error) { return hsta_fast::tubelet_error(error); }
+const void* emulated_stream() { return emulator::last_stream; }
 void emulated_counts(int64_t* counts) { std::memcpy(counts, &emulator::counts, sizeof(emulator::counts)); }
 
 }  // extern "C"

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tests.csrc.emulated import CSRC, Device, FaultError, compile_kernels
+from tests.csrc.exact import FLOATS, as_layout, assert_rounded, convolved, make_video, make_weight
 
 needs_gxx = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
-FLOATS = [torch.float16, torch.bfloat16, torch.float32]
 
 
 @pytest.fixture(scope="session")
@@ -24,56 +23,15 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Device:
     return compile_kernels(tmp_path_factory.mktemp("emulated"))
 
 
-def make_video(shape: tuple[int, ...], dtype: torch.dtype = torch.uint8) -> Tensor:
-    if dtype == torch.uint8:
-        return torch.randint(0, 256, shape, dtype=dtype)
-    return torch.randn(shape).to(dtype)
-
-
-def make_weight(C: int, t: int, p: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """The size folded weights have for uint8 video: tokens of about 1."""
-    return (torch.randn(C, 3, t, p, p) / (127 * (3 * t * p * p) ** 0.5)).to(dtype)
-
-
-def convolved(
-    video: Tensor, weight: Tensor, bias: Tensor, cls_token: Tensor | None = None, pos_embed: Tensor | None = None
-) -> Tensor:
-    tokens = F.conv3d(video.double(), weight.double(), bias.double(), stride=weight.shape[2:])
-    tokens = tokens.flatten(2).transpose(1, 2)
-    if cls_token is not None:
-        tokens = torch.cat([cls_token.double().expand(video.shape[0], 1, -1), tokens], dim=1)
-    if pos_embed is not None:
-        tokens = torch.cat([tokens[:, : -len(pos_embed)], tokens[:, -len(pos_embed) :] + pos_embed.double()], dim=1)
-    return tokens
-
-
-def assert_rounded(came: Tensor, exact: Tensor) -> None:
-    """Element by element: one rounding to the result's dtype, and float32's in the sum."""
-    assert came.shape == exact.shape
-    scale = exact.abs().amax() if exact.numel() else 0.0
-    allowed = exact.abs() * torch.finfo(came.dtype).eps / 2 + scale * 1e-5
-    wrong = ~((came.double() - exact).abs() <= allowed)
-    assert not wrong.any(), f"{int(wrong.sum())} of {wrong.numel()}, first at {wrong.nonzero()[0].tolist()}"
-
-
-def check(device: Device, video: Tensor, C: int, t: int, p: int, cls: bool = True, pos: int | None = 1) -> None:
-    """`pos`: rows of the position table beyond N, or None for no table."""
+def check(device: Device, video: Tensor, C: int, t: int, p: int, cls: bool = True, pos: bool = True) -> None:
     weight = make_weight(C, t, p, video.dtype if video.dtype in FLOATS[:2] else torch.bfloat16)
     N = (video.shape[2] // t) * (video.shape[3] // p) * (video.shape[4] // p)
     operands = (
         torch.randn(C),
         torch.randn(C) if cls else None,
-        None if pos is None else torch.randn(N + (pos if cls else 0), C),
+        torch.randn(N + cls, C) if pos else None,
     )
     assert_rounded(device.tokens(video, weight, *operands), convolved(video, weight, *operands))
-
-
-def as_layout(video: Tensor, layout: str) -> Tensor:
-    """The same values with other strides."""
-    if layout == "BTHWC":
-        return video.permute(0, 2, 3, 4, 1).contiguous().permute(0, 4, 1, 2, 3)
-    assert layout == "BCTHW"
-    return video.contiguous()
 
 
 @needs_gxx
@@ -138,8 +96,9 @@ def test_widths(device: Device, C: int, cls: bool) -> None:
 
 
 @needs_gxx
-@pytest.mark.parametrize(("cls", "pos"), [(False, None), (False, 0), (True, None), (True, 0), (True, 1)])
-def test_cls_and_positions(device: Device, cls: bool, pos: int | None) -> None:
+@pytest.mark.parametrize("cls", [False, True])
+@pytest.mark.parametrize("pos", [False, True])
+def test_cls_and_positions(device: Device, cls: bool, pos: bool) -> None:
     check(device, make_video((2, 3, 1, 16, 24)), C=24, t=1, p=8, cls=cls, pos=pos)
 
 
@@ -183,7 +142,9 @@ def test_offsets_beyond_31_bits(device: Device) -> None:
     assert_rounded(out[-8:], convolved(video[-8:], weight, bias))
 
 
-def assert_patches(device: Device, video: Tensor, patch: tuple[int, int, int], dtype: torch.dtype, shift: float) -> None:
+def assert_patches(
+    device: Device, video: Tensor, patch: tuple[int, int, int], dtype: torch.dtype, shift: float
+) -> None:
     t, p, _ = patch
     cut = video.unfold(2, t, t).unfold(3, p, p).unfold(4, p, p)
     expected = (cut.permute(0, 2, 3, 4, 1, 5, 6, 7).reshape(-1, 3 * t * p * p).float() - shift).to(dtype)
@@ -215,22 +176,31 @@ MISTAKES = {
     "no barrier": ("    barrier();  // this step's", "    // this step's"),
     "no first barrier": ("  barrier();  // origins", "  // origins"),
     "weights over those in use": ("stage == 0 ? kStages - 1 : stage - 1", "stage"),
-    "pixels over those in use": ("store<Compute>(shared.pixels[(step + 1) % 2])", "store<Compute>(shared.pixels[step % 2])"),
+    "pixels over those in use": (
+        "store<Compute>(shared.pixels[(step + 1) % 2])",
+        "store<Compute>(shared.pixels[step % 2])",
+    ),
     "swizzle of weights": ("(chunk ^ (row >> 3))", "(chunk ^ (row >> 1))"),
     "swizzle of pixels": ("(chunk ^ (row >> 1))", "(chunk ^ row)"),
     "columns of a thread": ("(n >> 1) * 8 + (j & 3) * 2", "(n >> 1) * 2 + (j & 3) * 8"),
     "tail of K, pixels": ("if (k < video.columns) {", "if (k <= video.columns) {"),
-    "tail of K, weights": ("const bool valid = k < a.video.columns && ", "const bool valid = "),
-    "tail of C, weights": (" && first + row < a.width;", ";"),
+    "tail of K, weights": (
+        "const bool valid = k + thread_index() % 4 * 8 < a.video.columns;",
+        "const bool valid = true;",
+    ),
+    "tail of C, weights": ("(row < last ? row : last)", "row"),
     "tail of C, result": ("if (column + i >= a.width) return;", "if (column >= a.width) return;"),
     "tail of the tokens": ("row < a.rows ? row : a.rows - 1", "row"),
     "a result beyond the last": ("if (first_row + row >= a.rows) break;", ""),
     "CLS of a tile's first sample": ("if (b * tokens < first_row) ++b;", ""),
     "rows without the CLS": ("(b + 1) * a.has_cls", "b * a.has_cls"),
-    "position of the CLS": ("n + a.pos_cls", "n"),
+    "position of the CLS": ("n + a.has_cls", "n"),
     "a byte": ("0x7440 + which", "0x7440 + which / 2 * 2"),
     "offsets of 32 bits": ("(origin + place)", "static_cast<int>(origin + place)"),
-    "rows of 32 bits": ("row * a.width + column;\n  const float", "static_cast<int>(row * a.width) + column;\n  const float"),
+    "rows of 32 bits": (
+        "row * a.width + column;\n  const float",
+        "static_cast<int>(row * a.width) + column;\n  const float",
+    ),
     "aligned loads of what is not": ("if (stride_x != 1) return 1;", "return 2;"),
     "division": ("divisor - 1) / divisor", "divisor / 2) / divisor"),
 }
