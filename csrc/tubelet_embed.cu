@@ -43,8 +43,8 @@ struct TokensStorage {
 };
 
 // Rows are 64 bytes, two to a line of all 32 banks. Eight rows that are read at once must differ in half and chunk:
-// tokens are read by rows 0..7, weights by the rows of channel(), whose pairs are 8 apart. Rows further on by a multiple
-// of 8, or of 32 for weights, are a constant further on.
+// tokens are read by rows 0..7, weights by the rows of channel(), whose pairs are 8 apart. Rows a multiple of 8 further,
+// or of 32 for weights, are a constant further.
 __device__ __forceinline__ int pixel_place(int row, int chunk) { return row * kStep + ((chunk ^ (row >> 1)) & 3) * 8; }
 __device__ __forceinline__ int weight_place(int row, int chunk) {
   return row * kStep + ((chunk ^ (row >> 3)) & 3) * 8;
@@ -263,7 +263,8 @@ __global__ void __launch_bounds__(kTokensPerBlock * 32)
   const Pixel* const from = static_cast<const Pixel*>(video.data) + video.token(row).origin;
   Out* const to = static_cast<Out*>(out) + row * video.columns;
   for (uint32_t k = thread_index() % 32 * V; k < video.columns; k += 32 * V) {
-    const Encoded<Out, V> values = convert<Pixel, Out, V>(load_values<Pixel, V, Wide>(video, from + video.place(k)), shift);
+    const auto raw = load_values<Pixel, V, Wide>(video, from + video.place(k));
+    const Encoded<Out, V> values = convert<Pixel, Out, V>(raw, shift);
 #pragma unroll
     for (int part = 0; part < values.kParts; ++part) store_global(to + k + part * values.kPerPart, values.part(part));
   }

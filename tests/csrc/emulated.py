@@ -1,4 +1,4 @@
-"""The CUDA kernels' own source, compiled for the host: csrc/ with emulated_device.cuh in the place of device.cuh."""
+"""The CUDA kernels' own source for the host: csrc/ with emulated_device.cuh in the place of device.cuh."""
 
 import ctypes
 import shutil
@@ -54,11 +54,12 @@ class FaultError(RuntimeError):
 
 
 def sources(folder: Path, mistake: tuple[str, str] | None = None) -> None:
-    """csrc/ and the emulated device, copied; `mistake` is a text of the sources, found once, and its replacement."""
+    """csrc/ and the emulated device, copied; `mistake`: a text that is there once, and its replacement."""
     folder.mkdir(parents=True, exist_ok=True)
     for source in CSRC.iterdir():
         shutil.copy(source, folder / source.name)
     shutil.copy(HERE / "emulated_device.cuh", folder / "device.cuh")
+    shutil.copy(HERE / "emulator.h", folder / "emulator.h")
     if mistake is not None:
         right, wrong = mistake
         names = ("tubelet_embed.cu", "video_gather.cuh", "tubelet_embed_cuda.cpp")
@@ -113,7 +114,7 @@ class Device:
         out: Tensor | None = None,
         blocks: tuple[int, int] | None = None,
     ) -> Tensor:
-        """(B, 3, T, H, W), (C, 3, t, p, p), (C,), (C,), (N (+ 1), C) -> (B, N (+ 1), C); `blocks` limits what runs."""
+        """The tokens (B, N (+ 1), C); `blocks` limits what is launched: the first, and the first not."""
         described = describe(video, weight.shape[2:])
         B, N, C = video.shape[0], tokens_of(video, weight.shape[2:]), weight.shape[0]
         if video.stride(1) == 1 and video.stride(4) == 3:

@@ -1,4 +1,4 @@
-"""csrc/tubelet_embed_cuda.cpp, compiled against whatever torch is here, on CPU tensors and the emulated device."""
+"""csrc/tubelet_embed_cuda.cpp, compiled against the torch that is here, on the emulated device."""
 
 import ctypes
 import shutil
