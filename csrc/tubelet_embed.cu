@@ -82,10 +82,15 @@ struct Pieces {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       const int down = i * (kThreads / kPerRow), row = thread_index() / kPerRow + down % 8;
-      const Encoded<Compute, V> values = convert<Pixel, Compute, V>(raw[i], 0.0F);
+      uint16_t* const to = pixels + down / 8 * 8 * kStep + k % 8;
+      if constexpr (std::is_same_v<Pixel, Compute>) {
+        store_shared(to + pixel_place(row, k / 8), raw[i]);
+      } else {
+        const Encoded<Compute, V> values = convert<Pixel, Compute, V>(raw[i], 0.0F);
 #pragma unroll
-      for (int part = 0; part < values.kParts; ++part)
-        store_shared(pixels + pixel_place(row, k / 8 + part) + down / 8 * 8 * kStep + k % 8, values.part(part));
+        for (int part = 0; part < values.kParts; ++part)
+          store_shared(to + pixel_place(row, k / 8 + part), values.part(part));
+      }
     }
   }
 };

@@ -36,10 +36,10 @@ def check(device: Device, video: Tensor, C: int, t: int, p: int, cls: bool = Tru
 
 @needs_gxx
 @pytest.mark.parametrize("layout", ["BCTHW", "BTHWC"])
+@pytest.mark.parametrize("width", [5, 0])  # columns beyond three patches: rows misaligned, and aligned
 @pytest.mark.parametrize(("p", "t"), [*itertools.product([8, 12, 14, 16, 24], [1, 2, 4])])
-def test_patches_and_tubelets(device: Device, p: int, t: int, layout: str) -> None:
-    torch.manual_seed(p * t)
-    video = as_layout(make_video((2, 3, 2 * t + t // 2, 2 * p + 3, 3 * p + 5)), layout)
+def test_patches_and_tubelets(device: Device, p: int, t: int, width: int, layout: str) -> None:
+    video = as_layout(make_video((2, 3, 2 * t + t // 2, 2 * p + 3, 3 * p + width)), layout)
     check(device, video, C=40, t=t, p=p)
 
 
@@ -52,9 +52,10 @@ def test_224_by_12(device: Device, layout: str) -> None:
 @needs_gxx
 @pytest.mark.parametrize("layout", ["BCTHW", "BTHWC"])
 @pytest.mark.parametrize("p", [5, 12, 14, 16])
+@pytest.mark.parametrize("width", [6, 0])
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_float_video(device: Device, dtype: torch.dtype, p: int, layout: str) -> None:
-    check(device, as_layout(make_video((2, 3, 2, 2 * p + 2, 2 * p + 6), dtype), layout), C=24, t=1, p=p)
+def test_float_video(device: Device, dtype: torch.dtype, p: int, width: int, layout: str) -> None:
+    check(device, as_layout(make_video((2, 3, 2, 2 * p + 2, 2 * p + width), dtype), layout), C=24, t=1, p=p)
 
 
 @needs_gxx
@@ -156,8 +157,8 @@ def assert_patches(
 @pytest.mark.parametrize("p", [5, 8, 12, 14, 16])
 @pytest.mark.parametrize(("came", "out"), [*itertools.product([torch.uint8, *FLOATS], FLOATS)])
 def test_patches(device: Device, came: torch.dtype, out: torch.dtype, p: int, layout: str) -> None:
-    for B in (0, 3):
-        video = as_layout(make_video((B, 3, 3, 2 * p + 1, 3 * p + 2), came), layout)
+    for B, width in ((0, 0), (3, 0), (3, 2)):
+        video = as_layout(make_video((B, 3, 3, 2 * p + 1, 3 * p + width), came), layout)
         assert_patches(device, video, (2, p, p), out, 128.0)
 
 
@@ -212,7 +213,7 @@ def probe(device: Device) -> None:
     test_no_bank_conflicts(device, 8)
     test_widths(device, 130, True)
     test_samples_and_tiles_of_tokens(device, 5, 100)
-    test_patches_and_tubelets(device, 14, 1, "BCTHW")
+    test_patches_and_tubelets(device, 14, 1, 0, "BCTHW")
     test_views(device, "cropped by 3", 8)
     test_offsets_beyond_31_bits(device)
 
