@@ -185,11 +185,8 @@ MISTAKES = {
     "swizzle of pixels": ("(chunk ^ (row >> 1))", "(chunk ^ row)"),
     "columns of a thread": ("(n >> 1) * 8 + (j & 3) * 2", "(n >> 1) * 2 + (j & 3) * 8"),
     "tail of K, pixels": ("if (k < video.columns) {", "if (k <= video.columns) {"),
-    "tail of K, weights": (
-        "const bool valid = k + thread_index() % 4 * 8 < a.video.columns;",
-        "const bool valid = true;",
-    ),
-    "tail of C, weights": ("(row < last ? row : last)", "row"),
+    "tail of K, weights": ("% 4 * 8 < a.video.columns;", "% 4 * 8 < a.video.columns + kStep;"),
+    "tail of C, weights": ("(row < last ? row : last)", "(row <= last ? row : last + 1)"),
     "tail of C, result": ("if (column + i >= a.width) return;", "if (column >= a.width) return;"),
     "tail of the tokens": ("row < a.rows ? row : a.rows - 1", "row"),
     "a result beyond the last": ("if (first_row + row >= a.rows) break;", ""),
