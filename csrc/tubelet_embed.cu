@@ -14,10 +14,10 @@
 namespace hsta_fast {
 namespace {
 
-constexpr int kTile = 128;    // tokens, and channels, of a block
-constexpr int kStep = 32;     // columns of K in one step
-constexpr int kThreads = 128;  // 2 x 2 warps, each 64 tokens x 64 channels
-constexpr int kStages = 3;    // buffers of weights
+constexpr int kTile = 128;          // tokens, and channels, of a block
+constexpr int kStep = 32;           // columns of K in one step
+constexpr int kThreads = 128;       // 2 x 2 warps, each 64 tokens x 64 channels
+constexpr int kStages = 3;          // buffers of weights
 constexpr int kTokensPerBlock = 8;  // of the patches kernel: a warp each
 
 struct TokensArguments {
@@ -31,7 +31,7 @@ struct TokensArguments {
   const float* cls;
   const float* pos;
   int64_t has_cls;  // 0 or 1
-  bool aligned;  // rows of 8 channels start at multiples of 16 bytes in every operand
+  bool aligned;     // every eighth channel of pos and out is at a multiple of 16 bytes
   void* out;
 };
 
@@ -54,7 +54,7 @@ __device__ __forceinline__ int weight_place(int row, int chunk) {
 // 2q + 1 of each tile, so has eight neighbours in tiles 0..3 and eight in 4..7, and writes 16 bytes at once.
 __device__ __forceinline__ int channel(int j, int n) { return (j >> 2) * 32 + (n >> 1) * 8 + (j & 3) * 2 + (n & 1); }
 
-// The pixels a thread brings in one step: `Count` pieces of V, at one place of a patch, from tokens 4V apart.
+// The pixels a thread brings in one step: kCount pieces of V values, at one place of a patch, from tokens 4V apart.
 template <class Pixel, int V>
 struct Pieces {
   static constexpr int kPerRow = kStep / V;

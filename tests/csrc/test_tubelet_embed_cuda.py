@@ -239,18 +239,16 @@ REPORT = re.compile(
 
 def spills(arch: str, folder: Path) -> dict[str, int]:
     """Bytes that each kernel spills, as the assembler reports them."""
-    command = [
-        "nvcc",
+    flags = [
         "-std=c++20",
         "-O3",
         f"-arch={arch}",
         "-Xptxas=-v",
         "-Werror=all-warnings",
-        "-cubin",
-        "-o",
+        "-Xcompiler=-Wall,-Wextra",
     ]
-    files = [str(folder / "kernels.cubin"), str(CSRC / "tubelet_embed.cu")]
-    ran = subprocess.run([*command, *files], capture_output=True, text=True, check=False)
+    files = ["-c", "-o", str(folder / "kernels.o"), str(CSRC / "tubelet_embed.cu")]
+    ran = subprocess.run(["nvcc", *flags, *files], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-3000:]
     return {m["name"]: int(m["stored"]) + int(m["loaded"]) for m in REPORT.finditer(ran.stderr)}
 
