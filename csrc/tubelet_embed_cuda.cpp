@@ -132,8 +132,8 @@ at::Tensor tubelet_tokens_cuda(const at::Tensor& video, const at::Tensor& weight
     TORCH_CHECK(x.device() == video.device(), "wanted everything on ", video.device(), ", got ", x.device());
 
   const auto wide = [](const at::Tensor& x) { return x.to(at::kFloat).contiguous(); };
-  const at::Tensor offset = wide(bias), cls = cls_token ? wide(cls_token->view({C})) : at::Tensor(),
-                   pos = pos_embed ? wide(pos_embed->view({N + first, C})) : at::Tensor();
+  const at::Tensor offset = wide(bias), cls = cls_token ? wide(cls_token->reshape({C})) : at::Tensor(),
+                   pos = pos_embed ? wide(pos_embed->reshape({N + first, C})) : at::Tensor();
   at::Tensor out = at::empty({video.size(0), N + first, C}, weight.options());
   if (out.numel() == 0) return out;
   if (dtype == at::kFloat) {
