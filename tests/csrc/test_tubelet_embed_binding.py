@@ -130,3 +130,13 @@ def test_errors(emulated: ctypes.CDLL, message: str) -> None:
     with pytest.raises((RuntimeError, NotImplementedError)) as raised:
         call()
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_failed_launch_is_an_error(emulated: ctypes.CDLL, dtype: torch.dtype) -> None:
+    emulated.emulated_reset()  # no operand may be touched
+    try:
+        with pytest.raises(RuntimeError, match="tubelet_embed on CUDA: .* outside"):
+            tokens(VIDEO, WEIGHT.to(dtype), BIAS, None, None)
+    finally:
+        emulated.emulated_allow(ctypes.c_void_p(0), ctypes.c_int64(1 << 62), 1)
