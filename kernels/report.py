@@ -33,6 +33,7 @@ _PIPES = (
     "shuffle",
     "shared memory",
     "issue",
+    "device memory",
 )
 _COLUMNS = ("kernel", "registers", "spills", "shared, KiB", "CTAs", *_PIPES, "binds")
 
