@@ -29,6 +29,7 @@ from .attention_pool_tiles import (
     QUERIES,
     centred_chunk,
     columns_of,
+    held,
     jit,
     load_chunk,
     load_queries,
@@ -97,7 +98,8 @@ def _attention_pool_fwd_kernel(
                 zs += (normalised(xs[k], mean, remainder, rstd, k, C, CHUNK),)
         s = tl.zeros([SLICES, QUERIES, TOKENS], tl.float32)
         for k in tl.static_range(CHUNKS):
-            s = dot(us[k], tl.permute(zs[k], (0, 2, 1)), s, "ieee")
+            u = held(us[k], query_ptr, query_strides[1], queries, R, k, C, CHUNK)
+            s = dot(u, tl.permute(zs[k], (0, 2, 1)), s, "ieee")
         s = tl.sum(s, 0)  # [16, TOKENS]
         if scores_ptr is not None:
             place = (batch * R + queries)[:, None] * M + (M - N) + tokens[None, :]
@@ -187,14 +189,14 @@ def meta(kernel: str, width: int, config: Config, *, normalize: bool) -> dict[st
     shared: dict[str, Any] = {"C": width, "NORMALIZE": normalize, "enable_fp_fusion": True}
     if kernel in ("fwd", "bwd"):
         return shared | {
-            "CHUNK": chunk_for(width, config.slices),
+            "CHUNK": chunk_for(width, config),
             "SLICES": config.slices,
             "TOKENS": config.tokens,
             "num_warps": config.warps,
             "num_stages": config.stages,
             "maxnreg": config.registers,
         }
-    shared |= {"BLOCK_C": triton.next_power_of_2(width), "num_warps": 4}
+    shared |= {"BLOCK_C": triton.next_power_of_2(width), "num_warps": 8}
     return shared | ({} if kernel == "bwd rows" else {"COLUMNS": _COLUMNS, "SPLITS": _SPLITS})
 
 

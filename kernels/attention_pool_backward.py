@@ -6,6 +6,7 @@ from .attention_pool_tiles import (
     LOG2_E,
     QUERIES,
     columns_of,
+    held,
     jit,
     load_chunk,
     load_queries,
@@ -116,8 +117,10 @@ def attention_pool_bwd_kernel(
         s = tl.zeros([SLICES, TOKENS, QUERIES], tl.float32)
         t = tl.zeros([SLICES, TOKENS, QUERIES], tl.float32)
         for k in tl.static_range(CHUNKS):
-            s = dot(zs[k], tl.permute(us[k], (0, 2, 1)), s, "ieee")
-            t = dot(zs[k], tl.permute(ds[k], (0, 2, 1)), t, "ieee")
+            u = held(us[k], query_ptr, query_strides[1], queries, R, k, C, CHUNK)
+            d = held(ds[k], dpooled_ptr, dpooled_strides[1], queries, R, k, C, CHUNK)
+            s = dot(zs[k], tl.permute(u, (0, 2, 1)), s, "ieee")
+            t = dot(zs[k], tl.permute(d, (0, 2, 1)), t, "ieee")
         s, t = tl.sum(s, 0), tl.sum(t, 0)  # [TOKENS, 16]
         # Numbers per query are read anew for every tile: held, they cost the registers that then spill.
         real = queries < R
@@ -134,8 +137,10 @@ def attention_pool_bwd_kernel(
         before, accs = accs, ()
         for k in tl.static_range(CHUNKS):
             accs += (dot(tl.permute(zs[k], (0, 2, 1)), g, before[k], "ieee"),)
-            dx = dot(p, ds[k], tl.zeros(zs[k].shape, tl.float32), "ieee")
-            dx = dot(g, us[k], dx, "ieee")
+            u = held(us[k], query_ptr, query_strides[1], queries, R, k, C, CHUNK)
+            d = held(ds[k], dpooled_ptr, dpooled_strides[1], queries, R, k, C, CHUNK)
+            dx = dot(p, d, tl.zeros(zs[k].shape, tl.float32), "ieee")
+            dx = dot(g, u, dx, "ieee")
             if NORMALIZE:
                 dx -= dz_mean[None, :, None] + zs[k].to(tl.float32) * along_z[None, :, None]
                 dx *= rstd[None, :, None]

@@ -1,8 +1,8 @@
 """How the attention-pooling kernels are launched, by kernel, width and dtype.
 
-Chosen by resource table (docs/resources.md: clocks per 16 tokens on sm_90, bfloat16), not by timing. Shared memory
-binds, for each token passes through it as it comes, and twice normalised; the configurations below need at most
-1.24 x the clocks that device memory needs for the same tokens (18 bytes a clock).
+Chosen by resource table (docs/resources.md: clocks per 16 tokens on sm_90, bfloat16), not by timing. A token passes
+through shared memory as it comes and, normalised, twice more: that pipe stays within 1.12 x the clocks that device
+memory takes for the same tokens.
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ class Config:
 
     Attributes:
         tokens: tokens that the loop takes at a time.
+        chunk: columns that are taken at a time, at most.
         slices: parts that a chunk of columns falls into, one per warp.
         stages: depth of the software pipeline.
         warps: warps of 32 threads per program.
@@ -26,6 +27,7 @@ class Config:
     """
 
     tokens: int
+    chunk: int
     slices: int
     stages: int
     warps: int
@@ -33,30 +35,32 @@ class Config:
     registers: int | None = None
 
 
-# Keyed by the largest padded width.
+# Keyed by the largest width.
 _HALF = {
     "fwd": {
-        384: Config(tokens=32, slices=4, stages=3, warps=4, residents=2),
-        768: Config(tokens=16, slices=4, stages=3, warps=4, residents=2),
-        1024: Config(tokens=16, slices=8, stages=3, warps=8, residents=1),
+        384: Config(tokens=32, chunk=256, slices=4, stages=3, warps=4, residents=2),
+        768: Config(tokens=16, chunk=256, slices=4, stages=3, warps=4, residents=2),
+        1024: Config(tokens=16, chunk=256, slices=8, stages=3, warps=8, residents=1),
     },
     "bwd": {
-        384: Config(tokens=16, slices=4, stages=3, warps=4, residents=3, registers=168),
-        768: Config(tokens=16, slices=4, stages=3, warps=4, residents=2),
-        1024: Config(tokens=16, slices=8, stages=3, warps=8, residents=1),
+        384: Config(tokens=16, chunk=128, slices=4, stages=3, warps=4, residents=2),
+        # Chunks of 256 spill: a chunk's gradient is held in float32 beside the queries'.
+        768: Config(tokens=16, chunk=64, slices=4, stages=3, warps=4, residents=2),
+        1024: Config(tokens=16, chunk=128, slices=8, stages=3, warps=8, residents=1),
     },
 }
+# Bound by shared memory, through which multiply-adds take their operands, at about 4 x the clocks of device
+# memory; the backward spills. Still far from two projections in float32.
 _FLOAT32 = {
-    384: Config(tokens=16, slices=4, stages=1, warps=4, residents=2),
-    768: Config(tokens=16, slices=8, stages=1, warps=8, residents=1),
-    1024: Config(tokens=16, slices=8, stages=1, warps=8, residents=1),
+    384: Config(tokens=16, chunk=64, slices=4, stages=1, warps=8, residents=1),
+    768: Config(tokens=16, chunk=256, slices=8, stages=1, warps=8, residents=1),
+    1024: Config(tokens=16, chunk=128, slices=8, stages=1, warps=8, residents=1),
 }
-KERNELS = tuple(_HALF)
 
 
-def chunk_for(width: int, slices: int) -> int:
+def chunk_for(width: int, config: Config) -> int:
     """Columns per chunk: what pads the width least, and of those the most."""
-    chunks = [chunk for chunk in (256, 128, 64) if chunk >= 16 * slices]
+    chunks = [chunk for chunk in (256, 128, 64, 32) if 16 * config.slices <= chunk <= config.chunk]
     return min(chunks, key=lambda chunk: -width % chunk)
 
 
