@@ -13,7 +13,6 @@ Softmax weights are computed with base 2: c = log2(e) goes into the exponent's f
 """
 
 import contextlib
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -23,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import attention_pool_backward as backward
-from .attention_pool_configs import Config, chunk_for, config_for
+from .attention_pool_configs import LARGE, Config, chunk_for, config_for
 from .attention_pool_tiles import (
     LOG2_E,
     QUERIES,
@@ -214,16 +213,14 @@ def _on(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
 def _device(device: torch.device) -> tuple[int, int]:
     """(multiprocessors, bytes of shared memory per program); interpreted, enough to split N."""
     if device.type != "cuda":
-        return 2, 0
+        return 2, LARGE
     properties = torch.cuda.get_device_properties(device)
     return properties.multi_processor_count, properties.shared_memory_per_block_optin
 
 
 def _config(kernel: str, tokens: Tensor) -> Config:
-    """That of the table; with one buffer fewer where shared memory does not hold it (sm_86, sm_89, sm_120)."""
-    config = config_for(kernel, tokens.shape[-1], tokens.dtype)
-    small = 0 < _device(tokens.device)[1] < 128 * 1024
-    return replace(config, stages=min(config.stages, 2)) if small else config
+    small = _device(tokens.device)[1] < LARGE
+    return config_for(kernel, tokens.shape[-1], tokens.dtype, small=small)
 
 
 def _shares(config: Config, N: int, owners: int, device: torch.device) -> tuple[int, int]:

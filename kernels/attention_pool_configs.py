@@ -5,11 +5,12 @@ through shared memory as it comes and, normalised, twice more: that pipe stays w
 memory takes for the same tokens.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 MAX_WIDTH = 1024
+SMALL, LARGE = 99 * 1024, 163 * 1024  # bytes of shared memory per program: sm_86, sm_89, sm_120; others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,11 @@ def chunk_for(width: int, config: Config) -> int:
     return min(chunks, key=lambda chunk: -width % chunk)
 
 
-def config_for(kernel: str, width: int, dtype: torch.dtype) -> Config:
-    """The configuration of kernel "fwd" or "bwd" for a width up to `MAX_WIDTH`."""
+def config_for(kernel: str, width: int, dtype: torch.dtype, *, small: bool = False) -> Config:
+    """The configuration of kernel "fwd" or "bwd" for a width up to `MAX_WIDTH`.
+
+    small: for the `SMALL` shared memory of sm_86, sm_89 and sm_120, with one buffer fewer.
+    """
     table = _FLOAT32 if dtype == torch.float32 else _HALF[kernel]
-    return next(config for widest, config in table.items() if width <= widest)
+    config = next(config for widest, config in table.items() if width <= widest)
+    return replace(config, stages=min(config.stages, 2)) if small else config

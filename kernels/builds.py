@@ -14,10 +14,20 @@ from .space_time_attention_configs import KERNELS, WIDTHS, Config, config_for
 _TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
 _FLOATS = ("c", "limit", "scale", "eps")
 _POOL_WIDTHS = (384, 768, 1024)  # one of each configuration
+# Tokens, columns, warps and stages that were weighed.
+_POOL_VARIANTS = (
+    (16, 256, 4, 3),
+    (16, 64, 4, 3),
+    (16, 256, 4, 1),
+    (32, 128, 4, 3),
+    (16, 64, 2, 3),
+    (16, 256, 8, 3),
+    (32, 128, 8, 3),
+)
 _OPTIONS = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
 
 
-_FLOAT32 = "lse delta partial max sum mean rstd scores rows".split()
+_FLOAT32 = ["lse", "delta", "partial", "max", "sum", "mean", "rstd", "scores", "rows"]
 
 
 def _type(argument: str, dtype: torch.dtype, strides: int = 3) -> Any:
@@ -94,6 +104,7 @@ def attention_pool_build(
         tile=config.tokens if looped else 16,
         unit=16,
         traffic=passes * config.tokens * width * dtype.itemsize,
+        limit=pool_configs.SMALL if config.stages < 3 else pool_configs.LARGE,
     )
 
 
@@ -103,17 +114,23 @@ def _attention_pool_shipped() -> Iterator[Build]:
             for kernel in pool.JITTED:
                 yield attention_pool_build(kernel, width, dtype)
             yield attention_pool_build("bwd", width, dtype, accumulate=True)
+    for width in _POOL_WIDTHS:
+        for kernel in ("fwd", "bwd"):
+            config = pool_configs.config_for(kernel, width, torch.bfloat16, small=True)
+            yield attention_pool_build(kernel, width, torch.bfloat16, config)
+            if kernel == "bwd":
+                yield attention_pool_build(kernel, width, torch.bfloat16, config, accumulate=True)
 
 
 def shipped() -> Iterator[Build]:
     """Every configuration that a launcher can choose by itself."""
-    yield from _attention_pool_shipped()
     for dtype in _TYPES:
         for width in WIDTHS:
             for kernel in KERNELS:
                 yield space_time_attention_build(kernel, width, dtype)
                 if dtype == torch.float32:
                     yield space_time_attention_build(kernel, width, dtype, tf32=True)
+    yield from _attention_pool_shipped()
 
 
 def _variants(kernel: str, width: int) -> Iterator[Config]:
@@ -140,3 +157,10 @@ def tried() -> Iterator[Build]:
         for kernel in KERNELS:
             for config in _variants(kernel, width):
                 yield space_time_attention_build(kernel, width, torch.bfloat16, config)
+    for width in (384, 768):
+        for kernel in ("fwd", "bwd"):
+            for tokens, chunk, warps, stages in _POOL_VARIANTS:
+                pooled = pool_configs.Config(
+                    tokens=tokens, chunk=chunk, slices=warps, stages=stages, warps=warps, residents=1
+                )
+                yield attention_pool_build(kernel, width, torch.bfloat16, pooled)

@@ -48,6 +48,7 @@ class Build:
         tile: scores, or whatever the loop goes over, per iteration of the loop and program.
         unit: how many of these the table's clocks are for.
         traffic: bytes of device memory that such a tile takes, where they could bind.
+        limit: bytes of shared memory that it must fit.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Build:
     tile: int
     unit: int = 128 * 64
     traffic: int = 0
+    limit: int = _SHARED
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,6 +68,18 @@ def kernels(
     return [saved[0], *gradients]
 
 
+def sizes(query: Tensor, z: Tensor, rstd: Tensor, pooled: Tensor, dpooled: Tensor) -> list[float]:
+    """What the rounding of dquery and of the rows' gradient is relative to where their own terms cancel.
+
+    delta = dpooled . pooled is rounded by eps times the norm of its terms, and t - delta may vanish, as where
+    one row has all the weight: ds is left with that, and ds z and ds u rstd with it. All in float64.
+    """
+    p = (query @ z.transpose(1, 2)).softmax(-1)
+    delta = (dpooled * pooled).norm(dim=-1, keepdim=True)
+    dz = dpooled.abs().amax(-1, keepdim=True) + delta * query.abs().amax(-1, keepdim=True)  # (B, R, 1)
+    return [float((delta * (p @ z.abs())).max()), float((rstd * (p * dz).sum(1)).max())]
+
+
 def check(
     query: Tensor,
     tokens: Tensor,
@@ -75,27 +87,25 @@ def check(
     *,
     normalize: bool = True,
     dpooled: Tensor | None = None,
-) -> list[Tensor]:
-    """Forward and every gradient within the yardstick; returns what came."""
+) -> None:
+    """Forward and every gradient within the yardstick."""
     dpooled = randn(*query.shape, dtype=query.dtype) if dpooled is None else dpooled
     exact = specified(query, tokens, extra, normalize, dpooled, torch.float64)
     plain = specified(query, tokens, extra, normalize, dpooled, query.dtype)
     came = kernels(query, tokens, extra, normalize, dpooled)
-    rows = tokens if extra is None else torch.cat([extra.unsqueeze(1), tokens], 1)
-    z = (
-        torch.nn.functional.layer_norm(rows.double(), rows.shape[-1:], eps=EPS)
-        if normalize
-        else rows.double()
-    )
+    rows = (tokens if extra is None else torch.cat([extra.unsqueeze(1), tokens], 1)).double()
+    z = torch.nn.functional.layer_norm(rows, rows.shape[-1:], eps=EPS) if normalize else rows
+    rstd = (rows.var(-1, correction=0) + EPS).rsqrt() if normalize else torch.ones_like(rows[..., 0])
     scores = float((query.double() @ z.transpose(1, 2)).abs().max())
     eps, rounding = torch.finfo(query.dtype).eps, 4 * scores * torch.finfo(torch.float32).eps
     forward = (4 if query.dtype == torch.float32 else 1) * eps + rounding
     assert_close(came[:1], plain[:1], exact[:1], band=forward)
-    # A gradient's terms are of the size of dpooled z and p dpooled rstd, and may cancel: that size is rounded.
-    for c, p, e in zip(came[1:], plain[1:], exact[1:], strict=True):
-        if e.numel():
-            assert_close([c], [p], [e], band=4 * eps + rounding)
-    return came
+    dquery_size, rows_size = sizes(query.double(), z, rstd, exact[0], dpooled.double())
+    assert_close(came[1:2], plain[1:2], exact[1:2], band=4 * eps + rounding, size=dquery_size)
+    given_rows = [i for i in range(2, len(exact)) if exact[i].numel()]
+    assert_close(
+        *([x[i] for i in given_rows] for x in (came, plain, exact)), band=4 * eps + rounding, size=rows_size
+    )
 
 
 CASES = [
@@ -149,9 +159,9 @@ def test_more_random_shapes(data: st.DataObject) -> None:
 
 def random_case(data: st.DataObject) -> None:
     extra = data.draw(st.booleans())
-    B, R = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 18))
-    N = data.draw(st.integers(0 if extra else 1, 70))
-    C = data.draw(st.sampled_from((1, 8, 24, 40, 64, 96, 130, 200)))
+    B, R = data.draw(st.integers(1, 2)), data.draw(st.sampled_from((1, 2, 3, 7, 12, 16, 17)))
+    N = data.draw(st.integers(0 if extra else 1, 40))
+    C = data.draw(st.sampled_from((1, 2, 8, 24, 40, 64, 96, 130)))
     torch.manual_seed(data.draw(st.integers(0, 2**31)))
     dtype, normalize = data.draw(st.sampled_from(DTYPES)), C > 1 and data.draw(st.booleans())
     size = data.draw(st.sampled_from((0.0, 1.0, 4.0)))
