@@ -1,15 +1,16 @@
-"""Attention pooling in Triton: pooled_r = sum_j softmax_j(u_r . z_j) z_j, z the layer-normed tokens; and its backward.
+"""Attention pooling in Triton: pooled_r = sum_j softmax_j(u_r . z_j) z_j, z the layer-normed tokens.
 
-B batch, N tokens, C width, R queries; M rows, the tokens after the extra row where there is one. Each direction reads
-the tokens once and keeps nothing of their size. N is split over programs, whose partial results a second kernel
-combines in a fixed order: no atomics, the same bits every time. That kernel also takes the extra row.
+B batch, N tokens, C width, R queries; M rows: the tokens after the extra row, where there is one. Forward
+and backward each read the tokens once and keep nothing of their size. N is split over programs, whose
+partial results a second kernel combines in a fixed order: no atomics, the same bits every time. That kernel
+also takes the extra row. The backward's kernels are in `attention_pool_backward`.
 
-A token is normalised in float32, in registers, and rounded before the products, as a layer norm would do: whatever
-its mean is, it has left before anything is rounded. Columns come in chunks, as widths are no powers of two, and a
-chunk as [slices, tokens, columns], one slice per warp: each warp multiplies its own columns for all queries, and
-only the 16 x tokens scores are summed over warps.
+A token is normalised in float32, in registers, and rounded before the products, as a layer norm would do:
+whatever its mean is, it has left before anything is rounded. Columns come in chunks, as widths are no
+powers of two, and a chunk as [slices, tokens, columns], one slice per warp: each warp multiplies its own
+columns for all queries, and only the scores, 16 to a token, are summed over warps.
 
-Softmax weights are computed with base 2: c = log2(e) goes into the exponent's fused multiply-add.
+Softmax weights are computed with base 2: log2(e) goes into the exponent's fused multiply-add.
 """
 
 import contextlib
@@ -50,7 +51,7 @@ def _attention_pool_fwd_kernel(
     query_strides, tokens_strides, eps, N, M, R, splits, share,
     C: tl.constexpr, CHUNK: tl.constexpr, SLICES: tl.constexpr, TOKENS: tl.constexpr, NORMALIZE: tl.constexpr,
 ):  # fmt: skip
-    """A group of queries over `share` tokens: unnormalised sums [16, C], maxima of c s and sums of weights [16]."""
+    """A group of queries over `share` tokens: unnormalised sums, and maxima (base 2) and sums of weights."""
     CHUNKS: tl.constexpr = (C + CHUNK - 1) // CHUNK
     groups = tl.cdiv(R, QUERIES)
     split = tl.program_id(0) % splits
@@ -76,8 +77,8 @@ def _attention_pool_fwd_kernel(
             xs += (load_chunk(tokens_ptr, tokens_strides[1], rows, k, C, CHUNK, SLICES),)
         zs = xs
         if NORMALIZE:
-            # Chunks are added up before the one reduction over threads. Two passes, as the tile is in registers:
-            # constant tokens become exact zeros.
+            # Chunks are added up before the one reduction over threads. Two passes, as the tile is in
+            # registers: constant tokens become exact zeros.
             sums = xs[0].to(tl.float32)
             for k in tl.static_range(1, CHUNKS):
                 sums += xs[k].to(tl.float32)
@@ -127,7 +128,8 @@ def _attention_pool_fwd_kernel(
 def _attention_pool_combine_kernel(
     query_ptr, extra_ptr, partial_ptr, max_ptr, sum_ptr, pooled_ptr, lse_ptr, mean_ptr, rstd_ptr, scores_ptr,
     query_strides, extra_stride, eps, M, R, splits,
-    C: tl.constexpr, BLOCK_C: tl.constexpr, COLUMNS: tl.constexpr, SPLITS: tl.constexpr, NORMALIZE: tl.constexpr,
+    C: tl.constexpr, BLOCK_C: tl.constexpr, COLUMNS: tl.constexpr, SPLITS: tl.constexpr,
+    NORMALIZE: tl.constexpr,
 ):  # fmt: skip
     """COLUMNS columns of one query: the splits' sums and the extra row, brought to one maximum."""
     row = tl.program_id(0).to(tl.int64)  # batch * R + query
@@ -246,8 +248,8 @@ def attention_pool_fwd(
         scores: (B, R, M) float32, contiguous, M = N + (extra is not None): filled with u . z.
 
     Returns:
-        pooled (B, R, C) in the query's dtype; lse (B, R) float32, natural logarithm; mean and rstd (B, M) float32,
-        or None without `normalize`.
+        pooled (B, R, C) in the query's dtype; lse (B, R) float32, natural logarithm; mean and rstd (B, M)
+        float32, or None without `normalize`.
     """
     B, R, C = query.shape
     N = tokens.shape[1]

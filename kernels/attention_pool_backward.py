@@ -1,4 +1,4 @@
-"""The backward of attention pooling: what `attention_pool` launches, and says about tiles and splits, holds here."""
+"""The kernels of attention pooling's backward, which `attention_pool` describes and launches."""
 
 import triton.language as tl
 
@@ -77,7 +77,9 @@ def attention_pool_bwd_kernel(
 ):  # fmt: skip
     """The gradient of `share` tokens from one group of queries, and these tokens' part of the group's own.
 
-    dz = sum_r p d + ds u and dx = rstd (dz - mean(dz) - z mean(dz z)): both means follow from one number per query.
+    dz = sum_r p d + ds u and dx = rstd (dz - mean(dz) - z mean(dz z)), d = dpooled, ds = p (t - delta), t =
+    d . z. Both means come without a sum over columns: mean(dz z) = sum_r (p t + ds s) / C, and mean(dz) is
+    that of what goes into the products, rounded as it does.
     """
     CHUNKS: tl.constexpr = (C + CHUNK - 1) // CHUNK
     DTYPE: tl.constexpr = tokens_ptr.dtype.element_ty
@@ -112,8 +114,8 @@ def attention_pool_bwd_kernel(
             xs, zs = zs, ()
             for k in tl.static_range(CHUNKS):
                 zs += (normalised(xs[k], mean, remainder, rstd, k, C, CHUNK),)
-        # Tokens are the rows of every product here, or of what goes into it as it was loaded: no product is ever
-        # transposed, which Triton 3.4 to 3.7.0 get wrong.
+        # Scores come with tokens as rows, as the products below take them: no product is ever transposed,
+        # which Triton 3.4 to 3.7.0 get wrong.
         s = tl.zeros([SLICES, TOKENS, QUERIES], tl.float32)
         t = tl.zeros([SLICES, TOKENS, QUERIES], tl.float32)
         for k in tl.static_range(CHUNKS):
@@ -161,7 +163,8 @@ def attention_pool_bwd_kernel(
 @jit
 def attention_pool_bwd_combine_kernel(
     extra_ptr, partial_ptr, rows_ptr, dquery_ptr, extra_stride, eps, R, splits,
-    C: tl.constexpr, BLOCK_C: tl.constexpr, COLUMNS: tl.constexpr, SPLITS: tl.constexpr, NORMALIZE: tl.constexpr,
+    C: tl.constexpr, BLOCK_C: tl.constexpr, COLUMNS: tl.constexpr, SPLITS: tl.constexpr,
+    NORMALIZE: tl.constexpr,
 ):  # fmt: skip
     """COLUMNS columns of one query's gradient: the splits' sums and the extra row's."""
     row = tl.program_id(0).to(tl.int64)  # batch * R + query

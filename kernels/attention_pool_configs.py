@@ -1,8 +1,8 @@
 """How the attention-pooling kernels are launched, by kernel, width and dtype.
 
-Chosen by resource table (docs/resources.md: clocks per 16 tokens on sm_90, bfloat16), not by timing. A token passes
-through shared memory as it comes and, normalised, twice more: that pipe stays within 1.12 x the clocks that device
-memory takes for the same tokens.
+Chosen by resource table (docs/resources.md: clocks per 16 tokens on sm_90, bfloat16), not by timing. A token
+passes through shared memory as it comes and, normalised, twice more: that pipe stays within 1.12 x the clocks
+that device memory takes for the same tokens.
 """
 
 from dataclasses import dataclass, replace

@@ -28,11 +28,7 @@ def load_chunk(ptr, stride, rows, chunk, C: tl.constexpr, CHUNK: tl.constexpr, S
     """Chunk of rows [SLICES, rows, columns], zeros from column C on."""
     columns = columns_of(chunk, CHUNK, SLICES)
     ptrs = ptr + rows.to(tl.int64)[None, :, None] * stride + columns
-    if C % CHUNK == 0:
-        tile = tl.load(ptrs)
-    else:
-        tile = tl.load(ptrs, mask=columns < C, other=0.0)
-    return tile
+    return tl.load(ptrs) if C % CHUNK == 0 else tl.load(ptrs, mask=columns < C, other=0.0)
 
 
 @triton.jit

@@ -65,7 +65,7 @@ class Build:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """`clocks` has one entry (pipe -> clocks) per innermost loop with arithmetic, in the order of the code."""
+    """`clocks` has one entry (pipe -> clocks) per innermost loop with arithmetic, in order of the code."""
 
     registers: int
     spills: int
