@@ -14,7 +14,6 @@ from hsta_fast.kernels.attention_pool import attention_pool_bwd, attention_pool_
 from tests.yardstick import DEVICE, DTYPES, assert_close
 
 LENGTHS = (1, 17, 324, 588, 1568)
-HALVES = tuple(dtype for dtype in DTYPES if dtype != torch.float32)
 EPS = 1e-6
 
 
@@ -117,14 +116,13 @@ CASES = [
     (1, 16, 324, 96, torch.float16, False),
     (1, 7, 324, 48, torch.float32, True),
     (1, 3, 588, 40, torch.float16, True),
-    (1, 12, 588, 384, torch.float16, False),
-    (1, 2, 1568, 24, torch.float32, False),
+    (1, 2, 1568, 24, torch.float16, False),
     (3, 17, 33, 64, torch.float16, True),
     (1, 35, 20, 72, torch.float32, False),
     (2, 4, 0, 96, torch.float32, True),
     (3, 19, 0, 8, torch.float16, True),
     (1, 2, 19, 1024, torch.float16, True),
-    (1, 3, 18, 1000, torch.float32, True),
+    (1, 3, 9, 1000, torch.float32, True),
 ]
 
 
@@ -173,10 +171,10 @@ def random_case(data: st.DataObject) -> None:
 def test_tokens_with_a_mean(mean: float, dtype: torch.dtype) -> None:
     """Of one sign, and of both in turn; rounded to 16 bits at 1e4, whole tokens are constant."""
     torch.manual_seed(0)
-    query, tokens, extra = inputs(1, 5, 49, 96, dtype)
+    query, tokens, extra = inputs(1, 5, 33, 40, dtype)
     assert extra is not None
     check(query, (tokens.float() + mean).to(dtype), (extra.float() + mean).to(dtype))
-    sign = torch.where(torch.arange(49, device=DEVICE) % 2 == 0, 1.0, -1.0)[None, :, None]
+    sign = torch.where(torch.arange(33, device=DEVICE) % 2 == 0, 1.0, -1.0)[None, :, None]
     check(query, (tokens.float() + sign * mean).to(dtype), extra)
 
 
@@ -184,7 +182,7 @@ def test_tokens_with_a_mean(mean: float, dtype: torch.dtype) -> None:
 def test_an_outlier_channel_first(dtype: torch.dtype) -> None:
     """A first channel of 300 deviations is no base to subtract."""
     torch.manual_seed(0)
-    query, tokens, extra = inputs(1, 5, 49, 96, dtype)
+    query, tokens, extra = inputs(1, 5, 33, 40, dtype)
     tokens[..., 0] = 300.0
     check(query, tokens, extra)
 
@@ -194,8 +192,8 @@ def test_an_outlier_channel_first(dtype: torch.dtype) -> None:
 def test_constant_tokens(value: float, dtype: torch.dtype) -> None:
     """Their z is exactly zero, be they all or a few."""
     torch.manual_seed(0)
-    query, tokens, extra = inputs(1, 5, 33, 96, dtype)
-    dpooled = randn(1, 5, 96, dtype=dtype)
+    query, tokens, extra = inputs(1, 5, 33, 40, dtype)
+    dpooled = randn(1, 5, 40, dtype=dtype)
     pooled, dquery, *_ = kernels(query, torch.full_like(tokens, value), None, True, dpooled)
     assert not pooled.any()
     assert not dquery.any()
@@ -238,7 +236,7 @@ def strided(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("C", [40, 64])
 def test_strides_change_nothing(C: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    query, tokens, extra = inputs(2, 5, 49, C, dtype)
+    query, tokens, extra = inputs(2, 5, 33, C, dtype)
     dpooled = randn(2, 5, C, dtype=dtype)
     expected = kernels(query, tokens, extra, True, dpooled)
     outside = strided(torch.zeros_like(tokens))
@@ -254,13 +252,13 @@ def test_strides_change_nothing(C: int, dtype: torch.dtype) -> None:
     assert outside._base.isnan().sum() == outside._base.numel() - outside.numel()
 
 
-@pytest.mark.parametrize("R", [5, 21])
+@pytest.mark.parametrize("R", [5, 17])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_accumulate(dtype: torch.dtype, R: int) -> None:
     """dtokens = accumulate + gradient, into memory of its own or into the same."""
     torch.manual_seed(0)
-    query, tokens, extra = inputs(2, R, 49, 40, dtype)
-    dpooled, base = randn(2, R, 40, dtype=dtype), randn(2, 49, 40, dtype=dtype)
+    query, tokens, extra = inputs(2, R, 33, 40, dtype)
+    dpooled, base = randn(2, R, 40, dtype=dtype), randn(2, 33, 40, dtype=dtype)
     exact = specified(query, tokens, extra, True, dpooled, torch.float64)[2] + base.double()
     plain = specified(query, tokens, extra, True, dpooled, dtype)[2] + base
     apart = kernels(query, tokens, extra, True, dpooled, accumulate=strided(base))[2]
@@ -298,8 +296,8 @@ def test_what_is_saved(R: int, N: int, normalize: bool) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_repeats_are_bit_equal(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    given_inputs = inputs(2, 18, 70, 96, dtype)
-    dpooled = randn(2, 18, 96, dtype=dtype)
+    given_inputs = inputs(2, 17, 40, 40, dtype)
+    dpooled = randn(2, 17, 40, dtype=dtype)
     first, again = (kernels(*given_inputs, True, dpooled) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
