@@ -13,6 +13,9 @@ columns for all queries, and only the scores, 16 to a token, are summed over war
 Softmax weights are computed with base 2: log2(e) goes into the exponent's fused multiply-add.
 """
 
+# Tuples grow chunk by chunk in what @triton.jit compiles.
+# mypy: disable-error-code="assignment, misc"
+
 import contextlib
 from functools import cache
 from typing import Any
@@ -23,7 +26,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import attention_pool_backward as backward
-from .attention_pool_configs import LARGE, Config, chunk_for, config_for
+from .attention_pool_configs import Config, chunk_for, config_for
 from .attention_pool_tiles import (
     LOG2_E,
     QUERIES,
@@ -49,7 +52,8 @@ _SPLITS, _COLUMNS = 32, 128  # of one tile of the combining kernels
 def _attention_pool_fwd_kernel(
     query_ptr, tokens_ptr, partial_ptr, max_ptr, sum_ptr, mean_ptr, rstd_ptr, scores_ptr,
     query_strides, tokens_strides, eps, N, M, R, splits, share,
-    C: tl.constexpr, CHUNK: tl.constexpr, SLICES: tl.constexpr, TOKENS: tl.constexpr, NORMALIZE: tl.constexpr,
+    C: tl.constexpr, CHUNK: tl.constexpr, SLICES: tl.constexpr, TOKENS: tl.constexpr, HOLD: tl.constexpr,
+    NORMALIZE: tl.constexpr,
 ):  # fmt: skip
     """A group of queries over `share` tokens: unnormalised sums, and maxima (base 2) and sums of weights."""
     CHUNKS: tl.constexpr = (C + CHUNK - 1) // CHUNK
@@ -98,7 +102,7 @@ def _attention_pool_fwd_kernel(
                 zs += (normalised(xs[k], mean, remainder, rstd, k, C, CHUNK),)
         s = tl.zeros([SLICES, QUERIES, TOKENS], tl.float32)
         for k in tl.static_range(CHUNKS):
-            u = held(us[k], query_ptr, query_strides[1], queries, R, k, C, CHUNK)
+            u = held(us[k], query_ptr, query_strides[1], queries, R, k, C, CHUNK, HOLD)
             s = dot(u, tl.permute(zs[k], (0, 2, 1)), s, "ieee")
         s = tl.sum(s, 0)  # [16, TOKENS]
         if scores_ptr is not None:
@@ -193,9 +197,9 @@ def meta(kernel: str, width: int, config: Config, *, normalize: bool) -> dict[st
             "CHUNK": chunk_for(width, config),
             "SLICES": config.slices,
             "TOKENS": config.tokens,
+            "HOLD": config.hold,
             "num_warps": config.warps,
             "num_stages": config.stages,
-            "maxnreg": config.registers,
         }
     shared |= {"BLOCK_C": triton.next_power_of_2(width), "num_warps": 8}
     return shared | ({} if kernel == "bwd rows" else {"COLUMNS": _COLUMNS, "SPLITS": _SPLITS})
@@ -212,17 +216,17 @@ def _on(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
 
 
 @cache
-def _device(device: torch.device) -> tuple[int, int]:
-    """(multiprocessors, bytes of shared memory per program); interpreted, enough to split N."""
+def _device(device: torch.device) -> tuple[int, bool]:
+    """(multiprocessors, whether shared memory is small); interpreted, enough to split N."""
     if device.type != "cuda":
-        return 2, LARGE
+        return 2, False
     properties = torch.cuda.get_device_properties(device)
-    return properties.multi_processor_count, properties.shared_memory_per_block_optin
+    version = (properties.major, properties.minor)
+    return properties.multi_processor_count, version[0] == 12 or version in ((8, 6), (8, 9))
 
 
 def _config(kernel: str, tokens: Tensor) -> Config:
-    small = _device(tokens.device)[1] < LARGE
-    return config_for(kernel, tokens.shape[-1], tokens.dtype, small=small)
+    return config_for(kernel, tokens.shape[-1], tokens.dtype, small=_device(tokens.device)[1])
 
 
 def _shares(config: Config, N: int, owners: int, device: torch.device) -> tuple[int, int]:

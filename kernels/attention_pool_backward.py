@@ -1,5 +1,8 @@
 """The kernels of attention pooling's backward, which `attention_pool` describes and launches."""
 
+# Tuples grow chunk by chunk in what @triton.jit compiles.
+# mypy: disable-error-code="assignment, misc"
+
 import triton.language as tl
 
 from .attention_pool_tiles import (
@@ -73,7 +76,8 @@ def attention_pool_bwd_kernel(
     query_ptr, dpooled_ptr, tokens_ptr, dtokens_ptr, accumulate_ptr, partial_ptr, rows_ptr, lse_ptr,
     mean_ptr, rstd_ptr, query_strides, dpooled_strides, tokens_strides, dtokens_strides, accumulate_strides,
     N, M, R, splits, share, group,
-    C: tl.constexpr, CHUNK: tl.constexpr, SLICES: tl.constexpr, TOKENS: tl.constexpr, NORMALIZE: tl.constexpr,
+    C: tl.constexpr, CHUNK: tl.constexpr, SLICES: tl.constexpr, TOKENS: tl.constexpr, HOLD: tl.constexpr,
+    NORMALIZE: tl.constexpr,
 ):  # fmt: skip
     """The gradient of `share` tokens from one group of queries, and these tokens' part of the group's own.
 
@@ -119,8 +123,8 @@ def attention_pool_bwd_kernel(
         s = tl.zeros([SLICES, TOKENS, QUERIES], tl.float32)
         t = tl.zeros([SLICES, TOKENS, QUERIES], tl.float32)
         for k in tl.static_range(CHUNKS):
-            u = held(us[k], query_ptr, query_strides[1], queries, R, k, C, CHUNK)
-            d = held(ds[k], dpooled_ptr, dpooled_strides[1], queries, R, k, C, CHUNK)
+            u = held(us[k], query_ptr, query_strides[1], queries, R, k, C, CHUNK, HOLD)
+            d = held(ds[k], dpooled_ptr, dpooled_strides[1], queries, R, k, C, CHUNK, HOLD)
             s = dot(zs[k], tl.permute(u, (0, 2, 1)), s, "ieee")
             t = dot(zs[k], tl.permute(d, (0, 2, 1)), t, "ieee")
         s, t = tl.sum(s, 0), tl.sum(t, 0)  # [TOKENS, 16]
@@ -139,8 +143,8 @@ def attention_pool_bwd_kernel(
         before, accs = accs, ()
         for k in tl.static_range(CHUNKS):
             accs += (dot(tl.permute(zs[k], (0, 2, 1)), g, before[k], "ieee"),)
-            u = held(us[k], query_ptr, query_strides[1], queries, R, k, C, CHUNK)
-            d = held(ds[k], dpooled_ptr, dpooled_strides[1], queries, R, k, C, CHUNK)
+            u = held(us[k], query_ptr, query_strides[1], queries, R, k, C, CHUNK, HOLD)
+            d = held(ds[k], dpooled_ptr, dpooled_strides[1], queries, R, k, C, CHUNK, HOLD)
             dx = dot(p, d, tl.zeros(zs[k].shape, tl.float32), "ieee")
             dx = dot(g, u, dx, "ieee")
             if NORMALIZE:

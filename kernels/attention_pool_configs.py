@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 
 MAX_WIDTH = 1024
-SMALL, LARGE = 99 * 1024, 163 * 1024  # bytes of shared memory per program: sm_86, sm_89, sm_120; others
+# Bytes of shared memory per program: on sm_86, sm_89 and sm_120; on all others from sm_80 on.
+SMALL, LARGE = 99 * 1024, 163 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class Config:
         stages: depth of the software pipeline.
         warps: warps of 32 threads per program.
         residents: programs that share a multiprocessor of sm_90.
-        registers: the most that a thread may take, where that lets one more program onto a multiprocessor.
+        hold: whether queries stay in shared memory over the loop, once per product; or are read for each tile.
     """
 
     tokens: int
@@ -33,7 +34,7 @@ class Config:
     stages: int
     warps: int
     residents: int
-    registers: int | None = None
+    hold: bool = True
 
 
 # Keyed by the largest width.
@@ -41,21 +42,21 @@ _HALF = {
     "fwd": {
         384: Config(tokens=32, chunk=256, slices=4, stages=3, warps=4, residents=2),
         768: Config(tokens=16, chunk=256, slices=4, stages=3, warps=4, residents=2),
-        1024: Config(tokens=16, chunk=256, slices=8, stages=3, warps=8, residents=1),
+        MAX_WIDTH: Config(tokens=16, chunk=256, slices=8, stages=3, warps=8, residents=1),
     },
     "bwd": {
         384: Config(tokens=16, chunk=128, slices=4, stages=3, warps=4, residents=2),
         # Chunks of 256 spill: a chunk's gradient is held in float32 beside the queries'.
         768: Config(tokens=16, chunk=64, slices=4, stages=3, warps=4, residents=2),
-        1024: Config(tokens=16, chunk=128, slices=8, stages=3, warps=8, residents=1),
+        MAX_WIDTH: Config(tokens=16, chunk=128, slices=8, stages=3, warps=8, residents=1),
     },
 }
 # Bound by shared memory, through which multiply-adds take their operands, at about 4 x the clocks of device
-# memory; the backward spills. Still far from two projections in float32.
+# memory; the backward spills. Queries held would take 240 KiB at a width of 768.
 _FLOAT32 = {
-    384: Config(tokens=16, chunk=64, slices=4, stages=1, warps=8, residents=1),
-    768: Config(tokens=16, chunk=256, slices=8, stages=1, warps=8, residents=1),
-    1024: Config(tokens=16, chunk=128, slices=8, stages=1, warps=8, residents=1),
+    384: Config(tokens=16, chunk=64, slices=4, stages=1, warps=8, residents=1, hold=False),
+    768: Config(tokens=16, chunk=256, slices=8, stages=1, warps=8, residents=1, hold=False),
+    MAX_WIDTH: Config(tokens=16, chunk=128, slices=8, stages=1, warps=8, residents=1, hold=False),
 }
 
 
@@ -68,8 +69,9 @@ def chunk_for(width: int, config: Config) -> int:
 def config_for(kernel: str, width: int, dtype: torch.dtype, *, small: bool = False) -> Config:
     """The configuration of kernel "fwd" or "bwd" for a width up to `MAX_WIDTH`.
 
-    small: for the `SMALL` shared memory of sm_86, sm_89 and sm_120, with one buffer fewer.
+    small: for devices of `SMALL` shared memory, where neither queries nor tokens fetched ahead fit.
     """
     table = _FLOAT32 if dtype == torch.float32 else _HALF[kernel]
-    config = next(config for widest, config in table.items() if width <= widest)
-    return replace(config, stages=min(config.stages, 2)) if small else config
+    if small:
+        return replace(table[MAX_WIDTH], stages=1, hold=False)
+    return next(config for widest, config in table.items() if width <= widest)

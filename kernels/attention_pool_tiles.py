@@ -40,12 +40,11 @@ def load_queries(ptr, stride, queries, R, chunk, C: tl.constexpr, CHUNK: tl.cons
 
 
 @triton.jit
-def held(tile, ptr, stride, queries, R, chunk, C: tl.constexpr, CHUNK: tl.constexpr):
-    """`tile`, which `load_queries` loaded; float32 loads it again.
-
-    Kept over the loop it would stay in shared memory, once per product: 240 KiB at a width of 768.
-    """
-    if tile.dtype == tl.float32:
+def held(
+    tile, ptr, stride, queries, R, chunk, C: tl.constexpr, CHUNK: tl.constexpr, HOLD: tl.constexpr
+):  # fmt: skip
+    """`tile`, which `load_queries` loaded, or the same loaded again."""
+    if not HOLD:
         tile = load_queries(ptr, stride, queries, R, chunk, C, CHUNK, tile.shape[0])
     return tile
 

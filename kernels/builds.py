@@ -92,7 +92,7 @@ def attention_pool_build(
     if looped:
         name += f", {config.tokens} tokens, {config.slices} x {settings['CHUNK'] // config.slices} columns"
         name += f", {config.stages} stages, {config.warps} warps"
-        name += f", <= {config.registers} registers" if config.registers else ""
+        name += "" if config.hold else ", queries not held"
         name += ", accumulate" if accumulate else ""
     return Build(
         name=name,
@@ -104,7 +104,7 @@ def attention_pool_build(
         tile=config.tokens if looped else 16,
         unit=16,
         traffic=passes * config.tokens * width * dtype.itemsize,
-        limit=pool_configs.SMALL if config.stages < 3 else pool_configs.LARGE,
+        limit=pool_configs.LARGE if config.hold else pool_configs.SMALL,
     )
 
 

@@ -1,4 +1,4 @@
-"""What only a CUDA device shows of attention pooling: real bfloat16, full widths, many shapes, repeats, graphs."""
+"""What only a CUDA device shows: real bfloat16, full widths, many shapes, repeats, graphs, the first call."""
 
 import os
 import random
@@ -81,7 +81,8 @@ def test_first_call_in_a_new_process(tmp_path: Path) -> None:
     code = (
         "import time, torch\n"
         "from hsta_fast.kernels.attention_pool import attention_pool_bwd, attention_pool_fwd\n"
-        "q, x, e = (torch.randn(*s, device='cuda').bfloat16() for s in ((2, 12, 768), (2, 588, 768), (2, 768)))\n"
+        "shapes = ((2, 12, 768), (2, 588, 768), (2, 768))\n"
+        "q, x, e = (torch.randn(*shape, device='cuda').bfloat16() for shape in shapes)\n"
         "torch.cuda.synchronize(); start = time.perf_counter()\n"
         "saved = attention_pool_fwd(q, x, e, True, 1e-6)\n"
         "attention_pool_bwd(q, q, x, e, True, 1e-6, *saved, dtokens=torch.empty_like(x))\n"

@@ -240,9 +240,10 @@ def test_strides_change_nothing(C: int, dtype: torch.dtype) -> None:
     dpooled = randn(2, 5, C, dtype=dtype)
     expected = kernels(query, tokens, extra, True, dpooled)
     outside = strided(torch.zeros_like(tokens))
-    state = torch.cat([extra.unsqueeze(1), tokens], 1) if extra is not None else tokens
+    assert extra is not None
+    state = torch.cat([extra.unsqueeze(1), tokens], 1)
     views = [
-        kernels(strided(query), strided(tokens), strided(tokens)[:, 0] * 0 + extra, True, strided(dpooled)),
+        kernels(strided(query), strided(tokens), strided(extra.unsqueeze(1))[:, 0], True, strided(dpooled)),
         kernels(query, state[:, 1:], state[:, 0], True, dpooled, outside),
         kernels(query, tokens.transpose(0, 1).contiguous().transpose(0, 1), extra, True, dpooled),
     ]
