@@ -25,7 +25,7 @@ class Config:
         stages: depth of the software pipeline.
         warps: warps of 32 threads per program.
         residents: programs that share a multiprocessor of sm_90.
-        hold: whether queries stay in shared memory over the loop, once per product; or are read for each tile.
+        hold: whether queries stay in shared memory over the loop, once per product; or are read per tile.
     """
 
     tokens: int
