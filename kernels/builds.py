@@ -5,20 +5,36 @@ from typing import Any
 
 import torch
 
+from . import attention_pool as pool
+from . import attention_pool_configs as pool_configs
 from . import space_time_attention as sta
 from .resources import Build
 from .space_time_attention_configs import KERNELS, WIDTHS, Config, config_for
 
 _TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
-_FLOATS = ("c", "limit", "scale")
+_FLOATS = ("c", "limit", "scale", "eps")
+_POOL_WIDTHS = (384, 768, 1024)  # one of each configuration
+# Tokens, columns, warps and stages that were weighed.
+_POOL_VARIANTS = (
+    (16, 256, 4, 3),
+    (16, 64, 4, 3),
+    (16, 256, 4, 1),
+    (32, 128, 4, 3),
+    (16, 64, 2, 3),
+    (16, 256, 8, 3),
+    (32, 128, 8, 3),
+)
 _OPTIONS = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
 
 
-def _type(argument: str, dtype: torch.dtype) -> Any:
+_FLOAT32 = ["lse", "delta", "partial", "max", "sum", "mean", "rstd", "scores", "rows"]
+
+
+def _type(argument: str, dtype: torch.dtype, strides: int = 3) -> Any:
     if argument.endswith("_strides"):
-        return ("i32",) * 3
+        return ("i32",) * strides
     if argument.endswith("_ptr"):
-        return "*fp32" if argument in ("lse_ptr", "delta_ptr") else _TYPES[dtype]
+        return "*fp32" if argument.removesuffix("_ptr") in _FLOAT32 else _TYPES[dtype]
     return "fp32" if argument in _FLOATS else "i32"
 
 
@@ -48,6 +64,64 @@ def space_time_attention_build(
     )
 
 
+def attention_pool_build(
+    kernel: str,
+    width: int,
+    dtype: torch.dtype,
+    config: pool_configs.Config | None = None,
+    *,
+    accumulate: bool = False,
+) -> Build:
+    """One kernel of `pool.JITTED` on contiguous, normalised tokens after an extra row.
+
+    accumulate: whether the backward adds to what is there.
+    """
+    config = config or pool_configs.config_for("fwd" if kernel == "fwd" else "bwd", width, dtype)
+    function = pool.JITTED[kernel]
+    settings = pool.meta(kernel, width, config, normalize=True) | {"scores_ptr": None}
+    if not accumulate:
+        settings["accumulate_ptr"] = None
+    options = {name: settings.pop(name) for name in _OPTIONS if name in settings}
+    settings = {name: value for name, value in settings.items() if name in function.arg_names}
+    arguments = [name for name in function.arg_names if name not in settings]
+    strides = tuple((name, i) for name in arguments if name.endswith("_strides") for i in range(2))
+    whole = tuple((name, None) for name in arguments if name.endswith(("_ptr", "_stride")))
+    looped = kernel in ("fwd", "bwd")
+    passes = {"fwd": 1, "bwd": 3 if accumulate else 2}.get(kernel, 0)
+    name = f"attention_pool {kernel}, C={width}, {str(dtype).removeprefix('torch.')}"
+    if looped:
+        name += f", {config.tokens} tokens, {config.slices} x {settings['CHUNK'] // config.slices} columns"
+        name += f", {config.stages} stages, {config.warps} warps"
+        name += "" if config.hold else ", queries not held"
+        name += ", accumulate" if accumulate else ""
+    return Build(
+        name=name,
+        kernel=function,
+        signature={name: _type(name, dtype, 2) for name in arguments},
+        constants=settings,
+        divisible=whole + strides,
+        options=options,
+        tile=config.tokens if looped else 16,
+        unit=16,
+        traffic=passes * config.tokens * width * dtype.itemsize,
+        limit=pool_configs.LARGE if config.hold else pool_configs.SMALL,
+    )
+
+
+def _attention_pool_shipped() -> Iterator[Build]:
+    for dtype in _TYPES:
+        for width in _POOL_WIDTHS:
+            for kernel in pool.JITTED:
+                yield attention_pool_build(kernel, width, dtype)
+            yield attention_pool_build("bwd", width, dtype, accumulate=True)
+    for width in _POOL_WIDTHS:
+        for kernel in ("fwd", "bwd"):
+            config = pool_configs.config_for(kernel, width, torch.bfloat16, small=True)
+            yield attention_pool_build(kernel, width, torch.bfloat16, config)
+            if kernel == "bwd":
+                yield attention_pool_build(kernel, width, torch.bfloat16, config, accumulate=True)
+
+
 def shipped() -> Iterator[Build]:
     """Every configuration that a launcher can choose by itself."""
     for dtype in _TYPES:
@@ -56,6 +130,7 @@ def shipped() -> Iterator[Build]:
                 yield space_time_attention_build(kernel, width, dtype)
                 if dtype == torch.float32:
                     yield space_time_attention_build(kernel, width, dtype, tf32=True)
+    yield from _attention_pool_shipped()
 
 
 def _variants(kernel: str, width: int) -> Iterator[Config]:
@@ -82,3 +157,10 @@ def tried() -> Iterator[Build]:
         for kernel in KERNELS:
             for config in _variants(kernel, width):
                 yield space_time_attention_build(kernel, width, torch.bfloat16, config)
+    for width in (384, 768):
+        for kernel in ("fwd", "bwd"):
+            for tokens, chunk, warps, stages in _POOL_VARIANTS:
+                pooled = pool_configs.Config(
+                    tokens=tokens, chunk=chunk, slices=warps, stages=stages, warps=warps, residents=1
+                )
+                yield attention_pool_build(kernel, width, torch.bfloat16, pooled)

@@ -19,11 +19,12 @@ _HEAD = """# What the kernels need
 Written by `make resources`: read off the machine code that Triton {version} makes for sm_90, on no GPU.
 It ranks variants and shows regressions; it is no timing, and nothing here was measured on a device.
 
-Clocks are those that each pipe of one multiprocessor needs for 128 x 64 scores of the loop. Per clock:
-4096 matrix operations; 16 exponentials; 128 multiply-adds; 64 min / max, shifts and conversions; 32
-shuffles; 128 bytes of shared memory, operands of `wgmma` among them; 4 warp instructions issued. The
-largest binds. A frozen forward has two loops: the fast one, and below it the online one that is its way
-out. Spills count instructions.
+Clocks are those that each pipe of one multiprocessor needs for 128 x 64 scores of the loop, in attention
+pooling for 16 tokens. Per clock: 4096 matrix operations; 16 exponentials; 128 multiply-adds; 64 min / max,
+shifts and conversions; 32 shuffles; 128 bytes of shared memory, operands of `wgmma` among them; 4 warp
+instructions issued; 18 bytes of device memory, counted where it is near. The largest binds. A frozen
+forward has two loops: the fast one, and below it the online one that is its way out. The small kernels of
+attention pooling (rows, combine) run once over what the loops leave. Spills count instructions.
 """
 _PIPES = (
     "matrix",
@@ -33,6 +34,7 @@ _PIPES = (
     "shuffle",
     "shared memory",
     "issue",
+    "device memory",
 )
 _COLUMNS = ("kernel", "registers", "spills", "shared, KiB", "CTAs", *_PIPES, "binds")
 
@@ -44,11 +46,17 @@ def binding(resources: Resources) -> tuple[str, float]:
 
 
 def faults(build: Build, resources: Resources) -> list[str]:
-    """What must not be on sm_90, in bfloat16 at HSTA's head widths: spills, or products without `wgmma`."""
-    if "*bf16" not in build.signature.values() or build.constants["D"] not in (32, 64):
-        return []
-    found = [f"{build.name}: {resources.spills} spills"] if resources.spills else []
-    return found if resources.wgmma else [*found, f"{build.name}: no wgmma"]
+    """What must not be: too much shared memory; in bfloat16 at HSTA's widths spills, or no `wgmma`."""
+    found = []
+    if resources.shared > build.limit:
+        found.append(f"{build.name}: {resources.shared} bytes of shared memory, above {build.limit}")
+    widths = [build.constants.get(name) for name in ("D", "C")]
+    if "*bf16" in build.signature.values() and {32, 64, 384, 768} & set(widths):
+        if resources.spills:
+            found.append(f"{build.name}: {resources.spills} spills")
+        if "D" in build.constants and not resources.wgmma:
+            found.append(f"{build.name}: no wgmma")
+    return found
 
 
 def table(rows: Iterable[tuple[Build, Resources]]) -> str:

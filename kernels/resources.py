@@ -31,7 +31,7 @@ _PIPES = {
     "shuffle": (1.0, r"SHFL"),
 }
 _ISSUED = 4  # warp instructions per clock
-_MATRIX_FLOP, _SHARED_BYTES = 4096, 128
+_MATRIX_FLOP, _SHARED_BYTES, _DEVICE_BYTES = 4096, 128, 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,9 @@ class Build:
         divisible: arguments (name, or name and place in the tuple) known to be multiples of 16.
         options: launch options such as num_warps.
         tile: scores, or whatever the loop goes over, per iteration of the loop and program.
+        unit: how many of these the table's clocks are for.
+        traffic: bytes of device memory that such a tile takes, where they could bind.
+        limit: bytes of shared memory that it must fit.
     """
 
     name: str
@@ -55,11 +58,14 @@ class Build:
     divisible: tuple[tuple[str, int | None], ...]
     options: Mapping[str, Any]
     tile: int
+    unit: int = 128 * 64
+    traffic: int = 0
+    limit: int = _SHARED
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """`clocks` has one entry (pipe -> clocks) per innermost loop with products, in the order of the code."""
+    """`clocks` has one entry (pipe -> clocks) per innermost loop with arithmetic, in order of the code."""
 
     registers: int
     spills: int
@@ -136,8 +142,8 @@ def _clocks(loop: list[str], warps: int, per_tile: float) -> dict[str, float]:
     return {pipe: count * per_tile for pipe, count in clocks.items()}
 
 
-def measure(build: Build, *, scores: int = 128 * 64) -> Resources:
-    """Compile for sm_90 and read off what it needs; clocks are per `scores` elements of the loop's tile."""
+def measure(build: Build) -> Resources:
+    """Compile for sm_90 and read off what it needs; clocks are per `build.unit`."""
     compiled = compile_for(build, 90)
     warps = build.options["num_warps"]
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
@@ -149,12 +155,16 @@ def measure(build: Build, *, scores: int = 128 * 64) -> Resources:
     shared = compiled.metadata.shared
     allocated = -(-registers // 8) * 8 * 32 * warps
     ctas = min(_REGISTERS // allocated, _THREADS // (32 * warps), _SHARED // (shared + _RESERVED_SHARED))
-    loops = [loop for loop in _loops(code) if any(re.search(r"HGMMA|HMMA|FFMA", line) for line in loop)]
+    loops = [loop for loop in _loops(code) if any(re.search(r"HGMMA|HMMA|FFMA|FADD", line) for line in loop)]
     return Resources(
         registers=registers,
         spills=len(re.findall(r"\b(?:STL|LDL)\b", code)),
         shared=shared,
         ctas=ctas,
         wgmma="HGMMA" in code,
-        clocks=tuple(_clocks(loop, warps, scores / build.tile) for loop in loops),
+        clocks=tuple(
+            _clocks(loop, warps, build.unit / build.tile)
+            | {"device memory": build.traffic * build.unit / build.tile / _DEVICE_BYTES}
+            for loop in loops
+        ),
     )

@@ -21,7 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .space_time_attention_configs import Config, config_for
-from .tiles import advance, dot, dot_transposed, exp2, load, pointers, store
+from .tiles import advance, dot, dot_transposed, exp2, finite, load, pointers, store
 
 _LOG2_E = math.log2(math.e)
 _FLT_MAX = tl.constexpr(3.4028234663852886e38)
@@ -50,16 +50,10 @@ def _ragged(length, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _finite(m):
-    """What to subtract for a maximum: 0 for -inf (all products so far overflowed), as -inf - -inf is NaN."""
-    return tl.where(m == -float("inf"), 0.0, m)
-
-
-@triton.jit
 def _rescale(acc, total, m, tile_max):
     """(acc, total, m) with the running maximum raised to that of one more tile."""
     raised = tl.maximum(m, tile_max)
-    factor = tl.exp2(m - _finite(raised))
+    factor = tl.exp2(m - finite(raised))
     return acc * factor[:, None], total * factor, raised
 
 
@@ -99,7 +93,7 @@ def _attend(
     total = tl.zeros([q.shape[0]], tl.float32)
     if FROZEN:
         s = dot_transposed(q, load(k_ptrs, M, D, False), PRECISION)
-        m = _finite(_tile_max(s, c, M))
+        m = finite(_tile_max(s, c, M))
         acc, total = _weigh(acc, total, s, m, v_ptrs, c, ragged, D, False, POLYNOMIAL, PRECISION)
         begin, end = ragged, M
     else:
@@ -109,13 +103,13 @@ def _attend(
         s = dot_transposed(q, load(advance(k_ptrs, start, k_stride), BLOCK_M, D, True), PRECISION)
         if not FROZEN:
             acc, total, m = _rescale(acc, total, m, c * tl.max(s, 1))
-        v_tile, shift = advance(v_ptrs, start, v_stride), m if FROZEN else _finite(m)
+        v_tile, shift = advance(v_ptrs, start, v_stride), m if FROZEN else finite(m)
         acc, total = _weigh(acc, total, s, shift, v_tile, c, BLOCK_M, D, True, POLYNOMIAL, PRECISION)
     if not FROZEN:
         s = dot_transposed(q, load(advance(k_ptrs, end, k_stride), ragged, D, False), PRECISION)
         acc, total, m = _rescale(acc, total, m, _tile_max(s, c, ragged))
         v_tile = advance(v_ptrs, end, v_stride)
-        acc, total = _weigh(acc, total, s, _finite(m), v_tile, c, ragged, D, False, POLYNOMIAL, PRECISION)
+        acc, total = _weigh(acc, total, s, finite(m), v_tile, c, ragged, D, False, POLYNOMIAL, PRECISION)
     return acc, total, m
 
 
@@ -158,7 +152,7 @@ def _space_time_attention_fwd_kernel(
     store(out_ptrs, acc / total[:, None], N - start, D)
     rows = start + tl.arange(0, BLOCK_N)
     lse_ptr += (batch * H + head).to(tl.int64) * N
-    tl.store(lse_ptr + rows, _finite(m) + tl.log2(total), mask=rows < N)
+    tl.store(lse_ptr + rows, finite(m) + tl.log2(total), mask=rows < N)
 
 
 @triton.jit

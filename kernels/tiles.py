@@ -98,6 +98,12 @@ def dot_transposed(a, b, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def finite(m):
+    """What to subtract for a maximum: 0 for -inf (all products so far overflowed), as -inf - -inf is NaN."""
+    return tl.where(m == -float("inf"), 0.0, m)
+
+
+@triton.jit
 def _exp2_polynomial(x):
     """The fourth lane of `_EXP2_PACK` in plain operations."""
     x = tl.maximum(x, -126.0, propagate_nan=tl.PropagateNan.ALL)

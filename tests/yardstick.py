@@ -26,10 +26,18 @@ def worst(came: Tensor, exact: Tensor) -> float:
 
 
 def assert_close(
-    came: Sequence[Tensor], plain: Sequence[Tensor], exact: Sequence[Tensor], *, band: float
+    came: Sequence[Tensor],
+    plain: Sequence[Tensor],
+    exact: Sequence[Tensor],
+    *,
+    band: float,
+    size: float = 0.0,
 ) -> None:
-    """Tensors that belong together: `band` is relative to the largest value of all exact ones."""
-    largest = max(float(x.abs().max()) for x in exact)
+    """Tensors that belong together: `band` is relative to the largest value of all exact ones.
+
+    size: of the terms that these values are sums of, where it is larger because the terms cancel.
+    """
+    largest = max(size, *(float(x.abs().max()) for x in exact))
     for came_x, plain_x, exact_x in zip(came, plain, exact, strict=True):
         assert came_x.shape == exact_x.shape
         assert came_x.dtype == plain_x.dtype

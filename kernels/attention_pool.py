@@ -1,0 +1,329 @@
+"""Attention pooling in Triton: pooled_r = sum_j softmax_j(u_r . z_j) z_j, z the layer-normed tokens.
+
+B batch, N tokens, C width, R queries; M rows: the tokens after the extra row, where there is one. Forward
+and backward each read the tokens once and keep nothing of their size. N is split over programs, whose
+partial results a second kernel combines in a fixed order: no atomics, the same bits every time. That kernel
+also takes the extra row. The backward's kernels are in `attention_pool_backward`.
+
+A token is normalised in float32, in registers, and rounded before the products, as a layer norm would do:
+whatever its mean is, it has left before anything is rounded. Columns come in chunks, as widths are no
+powers of two, and a chunk as [slices, tokens, columns], one slice per warp: each warp multiplies its own
+columns for all queries, and only the scores, 16 to a token, are summed over warps.
+
+Softmax weights are computed with base 2: log2(e) goes into the exponent's fused multiply-add.
+"""
+
+# Tuples grow chunk by chunk in what @triton.jit compiles.
+# mypy: disable-error-code="assignment, misc"
+
+import contextlib
+from functools import cache
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import attention_pool_backward as backward
+from .attention_pool_configs import Config, chunk_for, config_for
+from .attention_pool_tiles import (
+    LOG2_E,
+    QUERIES,
+    centred_chunk,
+    columns_of,
+    held,
+    jit,
+    load_chunk,
+    load_queries,
+    load_row,
+    normalised,
+    over_slices,
+    remainder_of,
+    row_statistics,
+    row_sums,
+)
+from .tiles import dot, finite
+
+_SPLITS, _COLUMNS = 32, 128  # of one tile of the combining kernels
+
+
+@jit
+def _attention_pool_fwd_kernel(
+    query_ptr, tokens_ptr, partial_ptr, max_ptr, sum_ptr, mean_ptr, rstd_ptr, scores_ptr,
+    query_strides, tokens_strides, eps, N, M, R, splits, share,
+    C: tl.constexpr, CHUNK: tl.constexpr, SLICES: tl.constexpr, TOKENS: tl.constexpr, HOLD: tl.constexpr,
+    NORMALIZE: tl.constexpr,
+):  # fmt: skip
+    """A group of queries over `share` tokens: unnormalised sums, and maxima (base 2) and sums of weights."""
+    CHUNKS: tl.constexpr = (C + CHUNK - 1) // CHUNK
+    groups = tl.cdiv(R, QUERIES)
+    split = tl.program_id(0) % splits
+    batch = (tl.program_id(0) // splits // groups).to(tl.int64)
+    group = tl.program_id(0) // splits % groups
+    queries = group * QUERIES + tl.arange(0, QUERIES)
+    query_ptr += batch * query_strides[0]
+    tokens_ptr += batch * tokens_strides[0]
+    us, accs = (), ()
+    for k in tl.static_range(CHUNKS):
+        us += (load_queries(query_ptr, query_strides[1], queries, R, k, C, CHUNK, SLICES),)
+        accs += (tl.zeros([SLICES, QUERIES, CHUNK // SLICES], tl.float32),)
+    largest = tl.full([QUERIES], -float("inf"), tl.float32)
+    total = tl.zeros([QUERIES], tl.float32)
+    begin = split * share
+    for start in range(begin, tl.minimum(begin + share, N), TOKENS):
+        tokens = start + tl.arange(0, TOKENS)
+        within = tokens < N
+        # Beyond the last token stands the last token again, with a weight of 0: no load carries a mask.
+        rows = tl.minimum(tokens, N - 1)
+        xs = ()
+        for k in tl.static_range(CHUNKS):
+            xs += (load_chunk(tokens_ptr, tokens_strides[1], rows, k, C, CHUNK, SLICES),)
+        zs = xs
+        if NORMALIZE:
+            # Chunks are added up before the one reduction over threads. Two passes, as the tile is in
+            # registers: constant tokens become exact zeros.
+            sums = xs[0].to(tl.float32)
+            for k in tl.static_range(1, CHUNKS):
+                sums += xs[k].to(tl.float32)
+            mean = row_sums(sums) / C
+            remainder = remainder_of(xs, mean, C, CHUNK)
+            centred = centred_chunk(xs[0], mean, 0, C, CHUNK)
+            squares = centred * centred
+            for k in tl.static_range(1, CHUNKS):
+                centred = centred_chunk(xs[k], mean, k, C, CHUNK)
+                squares += centred * centred
+            rstd = 1.0 / tl.sqrt_rn(row_sums(squares) / C - remainder * remainder + eps)
+            place = batch * M + (M - N) + tokens
+            tl.store(mean_ptr + place, mean, mask=within & (group == 0))
+            tl.store(rstd_ptr + place, rstd, mask=within & (group == 0))
+            zs = ()
+            for k in tl.static_range(CHUNKS):
+                zs += (normalised(xs[k], mean, remainder, rstd, k, C, CHUNK),)
+        s = tl.zeros([SLICES, QUERIES, TOKENS], tl.float32)
+        for k in tl.static_range(CHUNKS):
+            u = held(us[k], query_ptr, query_strides[1], queries, R, k, C, CHUNK, HOLD)
+            s = dot(u, tl.permute(zs[k], (0, 2, 1)), s, "ieee")
+        s = tl.sum(s, 0)  # [16, TOKENS]
+        if scores_ptr is not None:
+            place = (batch * R + queries)[:, None] * M + (M - N) + tokens[None, :]
+            tl.store(scores_ptr + place, s, mask=(queries < R)[:, None] & within[None, :])
+        s = tl.where(within[None, :], s, -float("inf"))
+        raised = tl.maximum(largest, tl.max(s, 1) * LOG2_E)
+        shift = finite(raised)
+        factor = tl.exp2(largest - shift)
+        largest = raised
+        p = tl.exp2(s * LOG2_E - shift[:, None])
+        total = total * factor + tl.sum(p, 1)
+        p = over_slices(p.to(tokens_ptr.dtype.element_ty), SLICES)
+        before, accs = accs, ()
+        for k in tl.static_range(CHUNKS):
+            accs += (dot(p, zs[k], before[k] * factor[None, :, None], "ieee"),)
+    rows = (batch * splits + split) * R + queries
+    tl.store(max_ptr + rows, largest, mask=queries < R)
+    tl.store(sum_ptr + rows, total, mask=queries < R)
+    for k in tl.static_range(CHUNKS):
+        columns = columns_of(k, CHUNK, SLICES)
+        ptrs = partial_ptr + rows[None, :, None] * C + columns
+        tl.store(ptrs, accs[k], mask=(queries < R)[None, :, None] & (columns < C))
+
+
+@jit
+def _attention_pool_combine_kernel(
+    query_ptr, extra_ptr, partial_ptr, max_ptr, sum_ptr, pooled_ptr, lse_ptr, mean_ptr, rstd_ptr, scores_ptr,
+    query_strides, extra_stride, eps, M, R, splits,
+    C: tl.constexpr, BLOCK_C: tl.constexpr, COLUMNS: tl.constexpr, SPLITS: tl.constexpr,
+    NORMALIZE: tl.constexpr,
+):  # fmt: skip
+    """COLUMNS columns of one query: the splits' sums and the extra row, brought to one maximum."""
+    row = tl.program_id(0).to(tl.int64)  # batch * R + query
+    batch = row // R
+    first = tl.program_id(1) == 0
+    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    largest = tl.full([SPLITS], -float("inf"), tl.float32)
+    rows_ptr = batch * splits * R + row % R
+    for start in range(0, splits, SPLITS):
+        split = start + tl.arange(0, SPLITS)
+        place = rows_ptr + split.to(tl.int64) * R
+        largest = tl.maximum(largest, tl.load(max_ptr + place, mask=split < splits, other=-float("inf")))
+    top = tl.max(largest, 0)
+    score = 0.0
+    z = tl.zeros([COLUMNS], tl.float32)
+    if extra_ptr is not None:
+        x = load_row(extra_ptr + batch * extra_stride, C, BLOCK_C)
+        mean, remainder, rstd = row_statistics(x, eps, C, NORMALIZE)
+        u = load_row(query_ptr + batch * query_strides[0] + row % R * query_strides[1], C, BLOCK_C)
+        score = tl.sum(u * ((x - mean - remainder) * rstd), 0)  # u is 0 from column C on
+        top = tl.maximum(top, score * LOG2_E)
+        x = tl.load(extra_ptr + batch * extra_stride + columns, mask=columns < C, other=0.0).to(tl.float32)
+        z = (x - mean - remainder) * rstd
+        if NORMALIZE:
+            tl.store(mean_ptr + batch * M, mean, mask=first & (row % R == 0))
+            tl.store(rstd_ptr + batch * M, rstd, mask=first & (row % R == 0))
+        if scores_ptr is not None:
+            tl.store(scores_ptr + row * M, score, mask=first)
+    shift = finite(top)
+    total = 0.0
+    acc = tl.zeros([COLUMNS], tl.float32)
+    if extra_ptr is not None:
+        total = tl.exp2(score * LOG2_E - shift)
+        acc = total * z
+    for start in range(0, splits, SPLITS):
+        split = start + tl.arange(0, SPLITS)
+        place = rows_ptr + split.to(tl.int64) * R
+        weight = tl.exp2(tl.load(max_ptr + place, mask=split < splits, other=-float("inf")) - shift)
+        total += tl.sum(weight * tl.load(sum_ptr + place, mask=split < splits, other=0.0), 0)
+        ptrs = partial_ptr + place[:, None] * C + columns[None, :]
+        tile = tl.load(ptrs, mask=(split < splits)[:, None] & (columns < C)[None, :], other=0.0)
+        acc += tl.sum(weight[:, None] * tile, 0)
+    tl.store(pooled_ptr + row * C + columns, (acc / total).to(pooled_ptr.dtype.element_ty), mask=columns < C)
+    tl.store(lse_ptr + row, (shift + tl.log2(total)) / LOG2_E, mask=first)
+
+
+JITTED = {
+    "fwd": _attention_pool_fwd_kernel,
+    "combine": _attention_pool_combine_kernel,
+    "bwd rows": backward.attention_pool_bwd_rows_kernel,
+    "bwd": backward.attention_pool_bwd_kernel,
+    "bwd combine": backward.attention_pool_bwd_combine_kernel,
+}
+
+
+def meta(kernel: str, width: int, config: Config, *, normalize: bool) -> dict[str, Any]:
+    """The constants and launch options of one kernel, by keyword."""
+    shared: dict[str, Any] = {"C": width, "NORMALIZE": normalize, "enable_fp_fusion": True}
+    if kernel in ("fwd", "bwd"):
+        return shared | {
+            "CHUNK": chunk_for(width, config),
+            "SLICES": config.slices,
+            "TOKENS": config.tokens,
+            "HOLD": config.hold,
+            "num_warps": config.warps,
+            "num_stages": config.stages,
+        }
+    shared |= {"BLOCK_C": triton.next_power_of_2(width), "num_warps": 8}
+    return shared | ({} if kernel == "bwd rows" else {"COLUMNS": _COLUMNS, "SPLITS": _SPLITS})
+
+
+def _strides(*tensors: Tensor) -> tuple[tuple[int, int], ...]:
+    """Those of batch and rows, one tuple per tensor; the last one is 1."""
+    return tuple((tensor.stride(0), tensor.stride(1)) for tensor in tensors)
+
+
+def _on(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
+    """The tensor's device made current: Triton launches on the current one."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
+
+
+@cache
+def _device(device: torch.device) -> tuple[int, bool]:
+    """(multiprocessors, whether shared memory is small); interpreted, enough to split N."""
+    if device.type != "cuda":
+        return 2, False
+    properties = torch.cuda.get_device_properties(device)
+    version = (properties.major, properties.minor)
+    return properties.multi_processor_count, version[0] == 12 or version in ((8, 6), (8, 9))
+
+
+def _config(kernel: str, tokens: Tensor) -> Config:
+    return config_for(kernel, tokens.shape[-1], tokens.dtype, small=_device(tokens.device)[1])
+
+
+def _shares(config: Config, N: int, owners: int, device: torch.device) -> tuple[int, int]:
+    """(programs that N is split over, tokens of each): as many as run at once, shared by `owners`."""
+    tiles = triton.cdiv(N, config.tokens)
+    splits = min(tiles, max(1, config.residents * _device(device)[0] // owners))
+    share = triton.cdiv(tiles, max(1, splits)) * config.tokens
+    return triton.cdiv(N, max(1, share)), share
+
+
+def attention_pool_fwd(
+    query: Tensor, tokens: Tensor, extra: Tensor | None, normalize: bool, eps: float, *,
+    scores: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+    """(pooled, lse, mean, rstd) of the extra row, where there is one, and the tokens after it.
+
+    Args:
+        query: (B, R, C), of any strides but the last, which is 1.
+        tokens: (B, N, C), likewise; N may be 0 where `extra` is given.
+        extra: (B, C), likewise, or None.
+        normalize: whether tokens are normalised to mean 0 and variance 1 over C.
+        eps: added to the variance.
+        scores: (B, R, M) float32, contiguous, M = N + (extra is not None): filled with u . z.
+
+    Returns:
+        pooled (B, R, C) in the query's dtype; lse (B, R) float32, natural logarithm; mean and rstd (B, M)
+        float32, or None without `normalize`.
+    """
+    B, R, C = query.shape
+    N = tokens.shape[1]
+    M = N + (extra is not None)
+    config = _config("fwd", tokens)
+    splits, share = _shares(config, N, B * triton.cdiv(R, QUERIES.value), tokens.device)
+    pooled = query.new_empty((B, R, C))
+    lse = query.new_empty((B, R), dtype=torch.float32)
+    mean, rstd = (query.new_empty((B, M), dtype=torch.float32) if normalize else None for _ in range(2))
+    partial = query.new_empty((B, splits, R, C), dtype=torch.float32)
+    largest, total = (query.new_empty((B, splits, R), dtype=torch.float32) for _ in range(2))
+    with _on(tokens):
+        if splits:
+            _attention_pool_fwd_kernel[(B * triton.cdiv(R, QUERIES.value) * splits,)](
+                query, tokens, partial, largest, total, mean, rstd, scores, *_strides(query, tokens), eps,
+                N, M, R, splits, share, **meta("fwd", C, config, normalize=normalize),
+            )  # fmt: skip
+        _attention_pool_combine_kernel[(B * R, triton.cdiv(C, _COLUMNS))](
+            query, extra, partial, largest, total, pooled, lse, mean, rstd, scores, *_strides(query),
+            0 if extra is None else extra.stride(0), eps, M, R, splits,
+            **meta("combine", C, config, normalize=normalize),
+        )  # fmt: skip
+    return pooled, lse, mean, rstd
+
+
+def attention_pool_bwd(
+    dpooled: Tensor, query: Tensor, tokens: Tensor, extra: Tensor | None, normalize: bool, eps: float,
+    pooled: Tensor, lse: Tensor, mean: Tensor | None, rstd: Tensor | None, *,
+    dtokens: Tensor, accumulate: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """(dquery, dextra), and `dtokens` filled. Deterministic.
+
+    Args:
+        dpooled: (B, R, C), last stride 1.
+        query: as it went into the forward, and so on to `eps`.
+        tokens: see query.
+        extra: see query.
+        normalize: see query.
+        eps: see query.
+        pooled: as the forward returned it, contiguous, and so on to `rstd`.
+        lse: see pooled.
+        mean: see pooled.
+        rstd: see pooled.
+        dtokens: (B, N, C), last stride 1: filled with the tokens' gradient.
+        accumulate: (B, N, C), last stride 1, added to that gradient; it may be `dtokens` itself.
+    """
+    B, R, C = query.shape
+    N = tokens.shape[1]
+    M = N + (extra is not None)
+    config = _config("bwd", tokens)
+    splits, share = _shares(config, N, B, tokens.device)
+    dquery = query.new_empty((B, R, C))
+    dextra = None if extra is None else query.new_empty((B, C))
+    rows = query.new_empty((B, 4, R), dtype=torch.float32)
+    partial = query.new_empty((B, splits, R, C), dtype=torch.float32)
+    extra_stride = 0 if extra is None else extra.stride(0)
+    with _on(tokens):
+        backward.attention_pool_bwd_rows_kernel[(B,)](
+            query, dpooled, pooled, lse, extra, dextra, rows, *_strides(query, dpooled), extra_stride, eps, R,
+            **meta("bwd rows", C, config, normalize=normalize),
+        )  # fmt: skip
+        for group in range(triton.cdiv(R, QUERIES.value) if splits else 0):
+            base = accumulate if group == 0 else dtokens
+            backward.attention_pool_bwd_kernel[(B * splits,)](
+                query, dpooled, tokens, dtokens, base, partial, rows, lse, mean, rstd,
+                *_strides(query, dpooled, tokens, dtokens, dtokens if base is None else base),
+                N, M, R, splits, share, group, **meta("bwd", C, config, normalize=normalize),
+            )  # fmt: skip
+        backward.attention_pool_bwd_combine_kernel[(B * R, triton.cdiv(C, _COLUMNS))](
+            extra, partial, rows, dquery, extra_stride, eps, R, splits,
+            **meta("bwd combine", C, config, normalize=normalize),
+        )  # fmt: skip
+    return dquery, dextra
