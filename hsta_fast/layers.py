@@ -186,7 +186,7 @@ class CrossAttentionBlock(nn.Module):
         return cls + self.dropout(self.attn.proj(attended))
 
     def in_state(self, cls: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The same over the tokens of a state (B, N + 1, C) between `take_cls` and `put_cls`: (out, state)."""
+        """The same over the tokens of a state (B, N + 1, C), which `take_cls` opened: (out, state)."""
         attended, state = states.cls_cross_attention_in_state(cls, state, **self._settings())
         return cls + self.dropout(self.attn.proj(attended)), state
 
@@ -199,8 +199,9 @@ def _projection(width_in: int, width_out: int) -> nn.Sequential:
 class CrossmodalSpaceTimeAttention(nn.Module):
     """CSTA: the CLS of each modality attends to the tokens of the other, both at once (Eq. 8-13).
 
-    With `inplace` no token is copied, neither in the forward nor in the backward: the states given are used up, their
-    memory holds the states returned. (What torch.compile compiles leaves them as they are and plans memory itself.)
+    With `inplace` no token is copied, neither in the forward nor in the backward: the states given are used
+    up, their memory holds the states returned. (Under torch.compile they stay as they are, and the compiler
+    plans the memory.)
 
     Args:
         widths: C of the special and of the video branch.
@@ -233,7 +234,7 @@ class CrossmodalSpaceTimeAttention(nn.Module):
         """(B, N_0 + 1, C_0), (B, N_1 + 1, C_1), CLS first -> the same; only the two CLS rows are replaced.
 
         Raises:
-            ValueError: with `inplace`, states that autograd cannot change in place, or that share their memory.
+            ValueError: with `inplace`, states that autograd cannot change in place or that share memory.
         """
         if self.inplace and not torch.compiler.is_compiling():
             return self._in_place(special, video)
@@ -253,23 +254,21 @@ class CrossmodalSpaceTimeAttention(nn.Module):
             }.items():
                 if found and torch.is_grad_enabled():
                     raise ValueError(
-                        f"CrossmodalSpaceTimeAttention(inplace=True) wants states that it may use up, got {what} as "
-                        f"{name}; give it a clone, or use inplace=False"
+                        "CrossmodalSpaceTimeAttention(inplace=True) wants states that it may use up, "
+                        f"got {what} as {name}; give it a clone, or use inplace=False"
                     )
-        if special.numel() and special.untyped_storage().data_ptr() == video.untyped_storage().data_ptr():
-            raise ValueError(
-                "CrossmodalSpaceTimeAttention(inplace=True) wants two states, got the same memory twice"
-            )
-        pair, cls = states.take_cls(special, video)
-        given, new = list(pair), []
+        given, cls = states.take_cls(special, video)
+        new = []
         for a, b in ((0, 1), (1, 0)):
-            attended, given[b] = self.fusion[a].in_state(self.projs[a](cls[a]), given[b])
+            fusion = cast(CrossAttentionBlock, self.fusion[a])
+            attended, given[b] = fusion.in_state(self.projs[a](cls[a]), given[b])
             new.append(self.revert_projs[a](attended).to(given[a].dtype))
-        return states.put_cls((given[0], given[1]), (new[0], new[1]))
+        out = states.put_cls(given, new)
+        return out[0], out[1]
 
 
 class AttentionPool(nn.Module):
-    """Tokens (B, N, C) to (B, R, C): R learned queries, each a softmax-weighted mean of the normalised tokens.
+    """Tokens (B, N, C) to (B, R, C): R learned queries, each a weighted mean of the normalised tokens.
 
     Args:
         width: C.

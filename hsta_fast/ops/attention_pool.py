@@ -1,7 +1,7 @@
 """attention_pool: checks, autograd and choice of implementation. The specification is in `reference`.
 
-The op is registered, forward and backward, so that torch.compile sees each as one node; `impl` says which of the
-implementations of one interface it calls. Kernels are imported when the op first runs with them.
+The op is registered, forward and backward, so that torch.compile sees each as one node; `impl` says which of
+the implementations, all of one interface, it calls. Kernels are imported when the op first runs with them.
 """
 
 from typing import Any
@@ -236,23 +236,25 @@ def attention_pool(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """sum_j softmax_j(query . z_j) z_j, with z the layer-normed tokens (no affine) or the tokens themselves.
 
-    The tokens are read once in the forward and once in the backward, which writes their gradient; nothing else of
-    their size is made.
+    The tokens are read once in the forward and once in the backward, which writes their gradient; nothing
+    else of their size is made.
 
     Args:
         query: (B, R, C). There is no scale: fold it into the query. More than 16 take several passes.
-        tokens: (B, N, C), of any strides (a last one other than 1 costs a copy); N may be 0 where `extra` is given.
+        tokens: (B, N, C), of any strides (a last one other than 1 costs a copy); N may be 0 where `extra` is
+            given.
         extra: (B, C), one more row, standing before the tokens; or None.
         normalize: whether z_j is token j normalised to mean 0 and variance 1 over C.
         eps: added to the variance.
         return_weights: also return the softmax weights, for looking at; they carry no gradient.
-        impl: "auto", "triton" or "torch". Triton takes float32, float16 and bfloat16 with C <= 2048 on CUDA devices
-            of compute capability 8.0 on, and on the CPU under TRITON_INTERPRET=1. "auto" is Triton on CUDA devices
-            where it can run, and the same algebra in plain PyTorch otherwise.
+        impl: "auto", "triton" or "torch". Triton takes float32, float16 and bfloat16 with C <= 2048 on CUDA
+            devices of compute capability 8.0 on, and on the CPU under TRITON_INTERPRET=1. "auto" is Triton on
+            CUDA devices where it can run, and the same algebra in plain PyTorch otherwise.
 
     Returns:
-        pooled (B, R, C); or (pooled, weights), weights (B, R, N), or (B, R, 1 + N) with the extra row first. In the
-        tokens' dtype (float16, bfloat16, float32 or float64), under autocast too, where the others are cast to it.
+        pooled (B, R, C); or (pooled, weights), weights (B, R, N), or (B, R, 1 + N) with the extra row first.
+        In the tokens' dtype (float16, bfloat16, float32 or float64), under autocast too: the others are cast
+        to it there.
 
     Raises:
         ValueError: shapes, dtypes or devices that do not belong together, an unknown `impl`, or "triton"

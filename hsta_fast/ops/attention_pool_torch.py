@@ -1,9 +1,9 @@
 """attention_pool in plain PyTorch, forward and backward, one block of rows after the other.
 
-The interface is that of the kernels. Nothing of the tokens' size is made: a block of normalised rows lives in one
-scratch buffer that stays in the cache. float16 and bfloat16 are computed in float32.
+The interface is that of the kernels. Nothing of the tokens' size is made: a block of normalised rows lives in
+one scratch buffer that stays in the cache. float16 and bfloat16 are computed in float32.
 
-B batch, R queries, N tokens, C width; b samples and n rows in a block. Row 0 is the extra one where there is one.
+B batch, R queries, N tokens, C width; b samples and n rows in a block. The extra row, if any, is row 0.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Elements of a block: 1 MiB in float32, what the caches of two CPU cores hold; elsewhere enough to fill the device.
+# Elements of a block: 1 MiB in float32, which the caches of two CPU cores hold; elsewhere to fill the device.
 _BLOCK = {"cpu": 1 << 18}
 _BLOCK_ELSEWHERE = 1 << 23
 _ROWS = 128  # at least, before a block takes in a second sample
@@ -56,9 +56,9 @@ def _room(scratch: Tensor, x: Tensor) -> Tensor:
 
 
 def _centred(x: Tensor, normalize: bool) -> Tensor:
-    """A query, or its gradient, without its mean: normalised rows have none, so products with them stay the same.
+    """A query, or its gradient, without its mean: normalised rows have none, so the products stay the same.
 
-    With it a row's mean that was rounded would count in the products, times the sum of the query.
+    With it, what rounding leaves of a row's mean would count in the products, times the sum of the query.
     """
     return x - x.mean(-1, keepdim=True) if normalize else x
 
@@ -72,7 +72,10 @@ def attention_pool_fwd(
     *,
     scores: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """(pooled (B, R, C), lse (B, R), mean and rstd (B, N or N + 1), None without `normalize`); fills `scores`."""
+    """(pooled (B, R, C), lse (B, R), mean, rstd (B, N or N + 1)), the last two None without `normalize`.
+
+    Fills `scores` (B, R, N or N + 1).
+    """
     B, R, C = query.shape
     rows = tokens.shape[1] + (extra is not None)
     u = _centred(query.to(accumulation_dtype(query.dtype)), normalize)
@@ -118,9 +121,9 @@ def attention_pool_bwd(
     dtokens: Tensor | None,
     accumulate: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """(dquery (B, R, C), dextra (B, C) or None); fills dtokens (B, N, C), `accumulate` plus the pool's gradient.
+    """(dquery (B, R, C), dextra (B, C) or None); fills dtokens (B, N, C), if any is wanted.
 
-    Without `dtokens` nobody wants the gradient of the tokens.
+    dtokens is `accumulate`, where given, plus the pool's gradient.
 
     With u and d = dpooled centred, t = d . z and ds = p (t - d . pooled),
     dx = sum_r (rstd p_r d_r + rstd ds_r u_r) - rstd z (1 / C) sum_r (p_r t_r + ds_r s_r).

@@ -2,11 +2,11 @@
 
 With y_j = g * z_j + b the normed rows (g, b the affine of the norm) and one query q_h a head, for head h
 
-    q_h . (W_k y_j + b_k)_h = (g * W_k,h' q_h) . z_j + what is the same for every j, and the softmax does not see
+    q_h . (W_k y_j + b_k)_h = (g * W_k,h' q_h) . z_j + a constant, which the softmax does not see
     sum_j p_j (W_v y_j + b_v)_h = W_v,h (g * (sum_j p_j z_j) + b) + b_v,h, for the weights p_j sum to 1
 
-so keys and values need not exist: `attention_pool` does what touches the tokens, and the rest are small matrix
-products in plain PyTorch.
+so keys and values need not exist: `attention_pool` does what touches the tokens, and the rest are small
+matrix products in plain PyTorch.
 """
 
 from collections.abc import Callable
@@ -41,9 +41,9 @@ def attend(
     num_heads: int,
     eps: float,
 ) -> Tensor:
-    """What `cls_cross_attention` returns, for a `pool` of tokens of this dtype: (query, extra row) -> pooled.
+    """What `cls_cross_attention` returns, for a `pool` of tokens of this dtype: (query, extra) -> pooled.
 
-    The small products are computed in the dtype of the weights, under autocast too: rounding them would gain nothing.
+    The small products are computed in the dtype of the weights, under autocast too: rounding gains nothing.
     """
     lowered = autocast_dtype(cls)
     with torch.autocast(cls.device.type, enabled=False):
@@ -94,12 +94,12 @@ def cls_cross_attention(
         impl: how the tokens are pooled, as `attention_pool` takes it: "auto", "triton" or "torch".
 
     Returns:
-        (B, C): before the output projection and the residual. Under autocast in its dtype, while the small products
-        are computed in that of the weights, and the tokens are read as they come.
+        (B, C): before the output projection and the residual. Under autocast in its dtype, while the small
+        products are computed in that of the weights, and the tokens are read as they come.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not belong together, an unknown `impl`, or "triton" where it
-            cannot run.
+        ValueError: shapes, dtypes or devices that do not belong together, an unknown `impl`, or "triton"
+            where it cannot run.
     """
     want_shape(_OP, "tokens", tokens, (None, None, None), "(B, N, C)")
     B, _, C = tokens.shape

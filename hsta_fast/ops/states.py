@@ -1,16 +1,17 @@
 """Crossmodal attention in place: two states give their CLS rows, are pooled, and take new CLS rows.
 
-A state (B, N + 1, C) is a CLS row and N tokens, in one tensor. Autograd's own way copies the tokens three times: for
-[cls' ; tokens] in the forward, for the gradient of a slice and for the sum of two gradients in the backward. Here a
-state is handed from function to function, each of which marks it as changed in place:
+A state (B, N + 1, C) is a CLS row and N tokens, in one tensor. Autograd's own way copies the tokens: in the
+forward for [cls' ; tokens], in the backward for the gradient of each slice and for the sum of gradients. Here
+a state is handed from function to function, each of which marks it as changed in place:
 
-    take   the CLS rows out               backward: writes their gradients into row 0 of the buffer
-    pool   over the tokens, one state     backward: the buffer: the gradient that came plus the pool's, in one pass
-    put    the new CLS rows in            backward: hands on the gradient that came, and its row 0
+    take    the CLS rows out               backward: writes their gradients into row 0 of the buffers
+    pool    over the tokens of one state   backward: the buffer, the gradient that came plus the pool's
+    put     the new CLS rows in            backward: hands on the gradient that came, and its row 0
 
-`pool` makes the one buffer, which nobody but `take` ever sees; a gradient that came is only read. The tokens that
-`pool` keeps are exempt from autograd's check of versions, for `put` changes row 0 beside them. It is `put` that keeps
-the states as they then are, so that changing them later is still refused: `put` runs backward before any `pool`.
+`pool` makes the buffer, which nobody but `take` ever sees; gradients that came are only read. The tokens that
+`pool` keeps are exempt from autograd's check of versions, for `put` changes row 0 beside them. It is `put`
+that keeps the states as they then are, so that changing them later is still refused: nothing but the states
+leads back here, so `put` runs backward before any `pool`.
 
 B batch, N tokens, C width.
 """
@@ -22,12 +23,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .attention_pool import choose, pool_bwd, pool_fwd
+from .checks import want
 from .cls_cross_attention import attend
 
 
 class _Take(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *states: Tensor) -> tuple[Tensor, ...]:
+        memory = [state.untyped_storage().data_ptr() for state in states if state.numel()]
+        want(len(set(memory)) == len(memory), "take_cls", "states in memory of their own", "the same twice")
         ctx.set_materialize_grads(False)
         ctx.mark_dirty(*states)
         return *states, *(state[:, 0].clone() for state in states)
@@ -98,16 +102,20 @@ class _Put(torch.autograd.Function):
         return *gradients, *(None if g is None else g[:, 0] for g in gradients)
 
 
-def take_cls(*states: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """(states, their CLS rows (B, C)); the states are the tensors given, which `put_cls` will change."""
+def take_cls(*states: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """(states, their CLS rows (B, C)); the states are the tensors given, which `put_cls` will change.
+
+    Raises:
+        ValueError: states that share their memory.
+    """
     out = _Take.apply(*states)
-    return out[: len(states)], out[len(states) :]
+    return list(out[: len(states)]), list(out[len(states) :])
 
 
 def cls_cross_attention_in_state(
     cls: Tensor, state: Tensor, *, num_heads: int, eps: float, impl: str, **weights: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(`cls_cross_attention` of cls (B, C) over the tokens of the state (B, N + 1, C), the state), between the two."""
+    """`cls_cross_attention` of cls (B, C) over the tokens of a state (B, N + 1, C), and the state."""
     chosen = choose("cls_cross_attention", impl, state)
 
     def pool(query: Tensor, extra: Tensor) -> Tensor:
@@ -119,6 +127,6 @@ def cls_cross_attention_in_state(
     return out, state
 
 
-def put_cls(states: tuple[Tensor, ...], cls: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def put_cls(states: list[Tensor], cls: list[Tensor]) -> list[Tensor]:
     """The states (B, N + 1, C) with new CLS rows (B, C), in their memory."""
-    return _Put.apply(*states, *cls)
+    return list(_Put.apply(*states, *cls))
