@@ -12,6 +12,7 @@ import tyro
 from .config import RECIPES, TrainConfig, recipe_config
 from .data import SynthConfig, render
 from .environment import info_text
+from .extension import BuildError, load, obstacle
 from .train import NonFiniteLossError, evaluate
 from .train import main as train_main
 
@@ -21,6 +22,7 @@ _USAGE = """hsta-fast: Hierarchical Space-Time Attention for micro-expression re
   hsta-fast train      train and test under a subject-disjoint protocol
   hsta-fast evaluate   score a run again from its saved models
   hsta-fast info       versions, devices, and which implementation of each op runs
+  hsta-fast build      compile the C++ extension now, and not when it is first used
 
 Each takes --help."""
 
@@ -57,11 +59,22 @@ def _info(args: Sequence[str]) -> None:
     tyro.cli(lambda: print(info_text()), prog="hsta-fast info", args=args)
 
 
+def _build(args: Sequence[str]) -> None:
+    def run() -> None:
+        """Compile the C++ extension, and its CUDA part where nvcc and a CUDA build of torch are."""
+        print(f"the extension is {load()}")
+        if (missing := obstacle("cuda")) is not None:
+            print(f"it has no CUDA part: {missing}")
+
+    tyro.cli(run, prog="hsta-fast build", args=args)
+
+
 _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "synth": _synth,
     "train": _train,
     "evaluate": _evaluate,
     "info": _info,
+    "build": _build,
 }
 
 
@@ -75,7 +88,7 @@ def main() -> None:
         sys.exit(f"hsta-fast wants one of {', '.join(_COMMANDS)}, got {command!r}")
     try:
         _COMMANDS[command](args)
-    except (ValueError, OSError, NonFiniteLossError) as error:
+    except (ValueError, OSError, NonFiniteLossError, BuildError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted" + ("; --resume continues the run" if command == "train" else ""))

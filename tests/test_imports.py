@@ -14,7 +14,8 @@ ARROWS = {
     "files": set(),
     "reference": set(),
     "kernels": set(),
-    "ops": {"reference", "kernels"},
+    "extension": set(),
+    "ops": {"reference", "kernels", "extension"},
     "layers": {"ops"},
     "model": {"layers"},
     "ablations": set(),
@@ -37,7 +38,7 @@ ARROWS = {
         "run",
         "protocol",
     },
-    "cli": {"config", "data", "environment", "train"},
+    "cli": {"config", "data", "environment", "extension", "train"},
     "__main__": {"cli"},
     "__init__": {"reference", "layers", "ops", "model", "checkpoint", "environment"},
 }

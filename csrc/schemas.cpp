@@ -1,0 +1,12 @@
+// The schemas of every op of the extension; the implementations register per device in <op>.cpp and <op>_cuda.cpp.
+#include <torch/library.h>
+
+TORCH_LIBRARY_FRAGMENT(hsta_fast, m) {
+  // video (B, 3, T, H, W) of any strides, uint8 or float; weight (C, 3, t, p, p), its dtype that of the result;
+  // bias (C,) float32, or float64 with a float64 weight; cls_token (C,); pos_embed (N, C), (N + 1, C) with a CLS
+  // -> (B, N, C), (B, N + 1, C) with a CLS. Tokens run over t, then h, then w.
+  m.def(
+      "tubelet_tokens(Tensor video, Tensor weight, Tensor bias, Tensor? cls_token, Tensor? pos_embed) -> Tensor");
+  // -> (B * N, 3 * t * p * p) of video - shift in `dtype`, the columns in the weight's order (c, t, h, w).
+  m.def("tubelet_patches(Tensor video, int[] patch, ScalarType dtype, float shift) -> Tensor");
+}
