@@ -63,6 +63,13 @@ def _centred(x: Tensor, normalize: bool) -> Tensor:
     return x - x.mean(-1, keepdim=True) if normalize else x
 
 
+def _subtract_first(x: Tensor, *, out: Tensor) -> Tensor:
+    """Rows (b, n, C) less the first element of each: a large common part goes without rounding."""
+    if x.dtype == out.dtype:
+        return torch.sub(x, x[..., :1], out=out)
+    return out.copy_(x).sub_(out[..., :1].clone())
+
+
 def attention_pool_fwd(
     query: Tensor,
     tokens: Tensor,
@@ -74,7 +81,7 @@ def attention_pool_fwd(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """(pooled (B, R, C), lse (B, R), mean, rstd (B, N or N + 1)), the last two None without `normalize`.
 
-    Fills `scores` (B, R, N or N + 1).
+    `mean` is counted from the first element of its row. Fills `scores` (B, R, N or N + 1).
     """
     B, R, C = query.shape
     rows = tokens.shape[1] + (extra is not None)
@@ -86,10 +93,9 @@ def attention_pool_fwd(
         b, x = block.samples, block.x
         z = _room(scratch, x)
         if mean is not None and rstd is not None:
-            x = x.to(u.dtype)
-            mean_x = x.mean(-1, keepdim=True)
-            torch.sub(x, mean_x, out=z)
-            deviation = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
+            _subtract_first(x, out=z)
+            mean_x = z.mean(-1, keepdim=True)
+            deviation = torch.linalg.vector_norm(z.sub_(mean_x), dim=-1, keepdim=True)
             rstd_x = (deviation * deviation / C + eps).rsqrt_()
             z.mul_(rstd_x)
             mean[b, block.rows], rstd[b, block.rows] = mean_x.squeeze(-1), rstd_x.squeeze(-1)
@@ -140,7 +146,7 @@ def attention_pool_bwd(
         z = _room(scratch, x)
         if mean is not None and rstd is not None:
             r = rstd[b, block.rows]
-            torch.sub(x, mean[b, block.rows].unsqueeze(-1), out=z).mul_(r.unsqueeze(-1))
+            _subtract_first(x, out=z).sub_(mean[b, block.rows].unsqueeze(-1)).mul_(r.unsqueeze(-1))
         else:
             z.copy_(x)
         s, t = torch.bmm(both[b], z.transpose(1, 2)).split(R, dim=1)  # (b, R, n)
