@@ -70,12 +70,17 @@ def pool_fwd(
     *,
     scores: Tensor | None = None,
 ) -> Saved:
-    """(pooled, lse, mean, rstd) of one implementation; mean and rstd are empty without `normalize`."""
-    B, R, C = query.shape
+    """(pooled, lse, mean, rstd) of one implementation; mean and rstd are empty without `normalize`.
+
+    All are of the accumulation dtype. The backward takes differences of products with `pooled`: rounded, it
+    would leave its rounding times the query in the gradients where one row has all the weight.
+    """
+    B, R, _ = query.shape
+    dtype = accumulation_dtype(query.dtype)
     if query.numel() == 0:
         rows = tokens.shape[1] + (extra is not None) if normalize else 0
-        stats = query.new_zeros((2, B, rows), dtype=accumulation_dtype(query.dtype))
-        return query.new_zeros((B, R, C)), stats.new_zeros((B, R)), stats[0], stats[1].clone()
+        mean, rstd = (query.new_zeros((B, rows), dtype=dtype) for _ in range(2))
+        return query.to(dtype, copy=True), mean.new_zeros((B, R)), mean, rstd
     fwd, _ = _launchers(impl)
     extra = None if extra is None else _unit_stride(extra)
     query, tokens = query.contiguous(), _unit_stride(tokens)
@@ -83,7 +88,7 @@ def pool_fwd(
         pooled, lse, mean, rstd = fwd(query, tokens, extra, normalize, eps, scores=scores)
     if mean is None:
         mean, rstd = lse.new_empty((B, 0)), lse.new_empty((B, 0))
-    return pooled, lse, mean, rstd
+    return pooled.to(dtype), lse, mean, rstd
 
 
 def pool_bwd(
@@ -127,12 +132,14 @@ def _fwd(
     eps: float,
     keep_scores: bool,
     impl: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(pooled, lse, mean, rstd, scores): the last three are empty where not made."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(pooled, its unrounded self, lse, mean, rstd, scores): empty where there is nothing to keep."""
     rows = tokens.shape[1] + (extra is not None) if keep_scores else 0
     scores = query.new_empty((*query.shape[:2], rows), dtype=accumulation_dtype(query.dtype))
     kept = scores if keep_scores else None
-    return *pool_fwd(query, tokens, extra, normalize, eps, impl, scores=kept), scores
+    pooled, lse, mean, rstd = pool_fwd(query, tokens, extra, normalize, eps, impl, scores=kept)
+    unrounded = pooled if pooled.dtype != query.dtype else pooled.new_empty(0)
+    return pooled.to(query.dtype), unrounded, lse, mean, rstd, scores
 
 
 @_fwd.register_fake
@@ -144,12 +151,14 @@ def _(
     eps: float,
     keep_scores: bool,
     impl: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     B, R, C = query.shape
     rows = tokens.shape[1] + (extra is not None)
     lse = query.new_empty((B, R), dtype=accumulation_dtype(query.dtype))
+    unrounded = lse.new_empty((B, R, C) if lse.dtype != query.dtype else (0,))
     mean, rstd = (lse.new_empty((B, rows if normalize else 0)) for _ in range(2))
-    return query.new_empty((B, R, C)), lse, mean, rstd, lse.new_empty((B, R, rows if keep_scores else 0))
+    scores = lse.new_empty((B, R, rows if keep_scores else 0))
+    return query.new_empty((B, R, C)), unrounded, lse, mean, rstd, scores
 
 
 @torch.library.custom_op("hsta_fast::attention_pool_backward", mutates_args=())
@@ -167,7 +176,7 @@ def _bwd(
     tokens_wanted: bool,
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(dquery, dtokens, dextra): the last two are empty where there is nothing or nobody wants it."""
+    """(dquery, dtokens, dextra): the last two are empty where nobody wants them; `pooled` is unrounded."""
     shape = tokens.shape if tokens_wanted else (0,)
     dtokens = tokens.new_empty(shape)
     dquery, dextra = pool_bwd(
@@ -207,7 +216,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     query, tokens, extra, ctx.normalize, ctx.eps, _, ctx.impl = inputs
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(query, tokens, extra, *output[:4])
+    pooled, unrounded, *stats = output[:5]
+    pooled = pooled if unrounded.dtype == pooled.dtype else unrounded
+    ctx.save_for_backward(query, tokens, extra, pooled, *stats)
 
 
 def _autograd(ctx: Any, dpooled: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
@@ -271,7 +282,7 @@ def attention_pool(
         query, extra = query.to(tokens.dtype), None if extra is None else extra.to(tokens.dtype)
     want_alike(_OP, {"query": query, "tokens": tokens} | ({} if extra is None else {"extra": extra}))
     chosen = choose(_OP, impl, tokens)
-    pooled, lse, _, _, scores = _fwd(query, tokens, extra, normalize, eps, return_weights, chosen)
+    pooled, _, lse, _, _, scores = _fwd(query, tokens, extra, normalize, eps, return_weights, chosen)
     if not return_weights:
         return pooled
     return pooled, torch.exp(scores - lse.unsqueeze(-1)).to(pooled.dtype)

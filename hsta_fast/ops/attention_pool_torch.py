@@ -81,7 +81,8 @@ def attention_pool_fwd(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """(pooled (B, R, C), lse (B, R), mean, rstd (B, N or N + 1)), the last two None without `normalize`.
 
-    `mean` is counted from the first element of its row. Fills `scores` (B, R, N or N + 1).
+    All of the accumulation dtype; `mean` is counted from the first element of its row. Fills `scores`
+    (B, R, N or N + 1).
     """
     B, R, C = query.shape
     rows = tokens.shape[1] + (extra is not None)
@@ -109,7 +110,7 @@ def attention_pool_fwd(
         p = s.sub_(highest.unsqueeze(-1)).exp_()
         m[b], total[b] = highest, total[b] * shrink + p.sum(-1)
         acc[b] = torch.baddbmm(acc[b] * shrink.unsqueeze(-1), p, z)
-    return acc.div_(total.unsqueeze(-1)).to(query.dtype), m + total.log(), mean, rstd
+    return acc.div_(total.unsqueeze(-1)), m + total.log(), mean, rstd
 
 
 def attention_pool_bwd(

@@ -57,7 +57,7 @@ class _Pool(torch.autograd.Function):
         ctx.mark_dirty(state)
         ctx.save_for_backward(query, tokens, extra, *saved)
         ctx.eps, ctx.impl = eps, impl
-        return saved[0], state
+        return saved[0].to(query.dtype), state
 
     @staticmethod
     @once_differentiable
