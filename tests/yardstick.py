@@ -38,7 +38,7 @@ def assert_close(
     Where the exact result is a difference that can vanish, `terms` is the size of what is subtracted, whose
     rounding is left over.
     """
-    largest = max(terms, *(float(x.abs().max()) for x in exact if x.numel()))
+    largest = max([terms, *(float(x.abs().max()) for x in exact if x.numel())])
     for came_x, plain_x, exact_x in zip(came, plain, exact, strict=True):
         assert came_x.shape == exact_x.shape
         assert came_x.dtype == plain_x.dtype

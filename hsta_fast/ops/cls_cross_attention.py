@@ -18,6 +18,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .attention_pool import attention_pool, auto_choice, choose
+from .attention_pool_torch import accumulation_dtype
 from .checks import autocast_dtype, want, want_alike, want_shape
 
 __all__ = ["attend", "auto_choice", "cls_cross_attention"]
@@ -43,19 +44,23 @@ def attend(
 ) -> Tensor:
     """What `cls_cross_attention` returns, for a `pool` of tokens of this dtype: (query, extra) -> pooled.
 
-    The small products are computed in the dtype of the weights, under autocast too: rounding gains nothing.
+    The small products are computed in float32 at least: little is to be gained by less, and each would round.
     """
-    lowered = autocast_dtype(cls)
+    autocast = autocast_dtype(cls)
+    wide = accumulation_dtype(norm_weight.dtype)
     with torch.autocast(cls.device.type, enabled=False):
-        y = F.layer_norm(cls.to(norm_weight.dtype), cls.shape[-1:], norm_weight, norm_bias, eps)
-        q = rearrange(F.linear(y, q_weight, q_bias), "b (h d) -> b h d", h=num_heads)
-        k_heads, v_heads = (rearrange(w, "(h d) c -> h d c", h=num_heads) for w in (k_weight, v_weight))
-        u = torch.einsum("bhd,hdc->bhc", q * q.shape[-1] ** -0.5, k_heads) * norm_weight
-        pooled = pool(u.to(dtype), cls.to(dtype)).to(norm_weight.dtype) * norm_weight + norm_bias
+        g, b = norm_weight.to(wide), norm_bias.to(wide)
+        y = F.layer_norm(cls.to(wide), cls.shape[-1:], g, b, eps)
+        q = rearrange(F.linear(y, q_weight.to(wide), q_bias.to(wide)), "b (h d) -> b h d", h=num_heads)
+        k_heads, v_heads = (
+            rearrange(w.to(wide), "(h d) c -> h d c", h=num_heads) for w in (k_weight, v_weight)
+        )
+        u = torch.einsum("bhd,hdc->bhc", q * q.shape[-1] ** -0.5, k_heads) * g
+        pooled = pool(u.to(dtype), cls.to(dtype)).to(wide) * g + b
         values = rearrange(torch.einsum("bhc,hdc->bhd", pooled, v_heads), "b h d -> b (h d)")
         # The sum over no element of k_bias: it adds nothing, and its gradient is zeros instead of none.
-        out = values + v_bias + k_bias[:0].sum()
-    return out if lowered is None or out.dtype == torch.float64 else out.to(lowered)
+        out = values + v_bias.to(wide) + k_bias[:0].sum()
+    return out.to(norm_weight.dtype if autocast is None or wide == torch.float64 else autocast)
 
 
 def cls_cross_attention(
@@ -94,8 +99,8 @@ def cls_cross_attention(
         impl: how the tokens are pooled, as `attention_pool` takes it: "auto", "triton" or "torch".
 
     Returns:
-        (B, C): before the output projection and the residual. Under autocast in its dtype, while the small
-        products are computed in that of the weights, and the tokens are read as they come.
+        (B, C): before the output projection and the residual. Under autocast in its dtype; the tokens are
+        read as they come.
 
     Raises:
         ValueError: shapes, dtypes or devices that do not belong together, an unknown `impl`, or "triton"

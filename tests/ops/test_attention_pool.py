@@ -139,7 +139,7 @@ def test_more_random_shapes(impl: str, data: st.DataObject) -> None:
 
 
 def random_case(impl: str, data: st.DataObject) -> None:
-    B, R, N = (data.draw(st.integers(1, most)) for most in (3, 18, 150))
+    B, R, N = (data.draw(st.integers(1, most)) for most in (2, 18, 80 if impl == "triton" else 400))
     C = data.draw(st.sampled_from((8, 20, 64, 96, 200)))
     torch.manual_seed(data.draw(st.integers(0, 2**31)))
     tensors = inputs(
@@ -270,7 +270,7 @@ def test_nothing_to_pool(impl: str, B: int, R: int) -> None:
 @pytest.mark.parametrize("impl", IMPLS)
 def test_repeats_are_bit_equal(impl: str) -> None:
     torch.manual_seed(0)
-    tensors = inputs(2, 5, 700, 32, torch.float32)
+    tensors = inputs(2, 5, 300, 32, torch.float32)
     dout = torch.randn_like(tensors[0])
     runs = [with_gradients(pool(impl), tensors, dout) for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
