@@ -7,6 +7,13 @@ TORCH_LIBRARY_FRAGMENT(hsta_fast, m) {
   // -> (B, N, C), (B, N + 1, C) with a CLS. Tokens run over t, then h, then w.
   m.def(
       "tubelet_tokens(Tensor video, Tensor weight, Tensor bias, Tensor? cls_token, Tensor? pos_embed) -> Tensor");
+  // The same of (video - shift) * scale, both by channel. CPU and float32 only, where normalising costs nothing.
+  m.def(
+      "tubelet_tokens_normalized(Tensor video, Tensor weight, Tensor bias, Tensor? cls_token, Tensor? pos_embed, "
+      "float[] shift, float[] scale) -> Tensor");
+  // The weight's gradient of that, from dout (B, N, C) -> (C, 3, t, p, p). CPU and float32 only.
+  m.def(
+      "tubelet_weight_grad(Tensor dout, Tensor video, int[] patch, float[] shift, float[] scale) -> Tensor");
   // -> (B * N, 3 * t * p * p) of video - shift in `dtype`, the columns in the weight's order (c, t, h, w).
   m.def("tubelet_patches(Tensor video, int[] patch, ScalarType dtype, float shift) -> Tensor");
 }

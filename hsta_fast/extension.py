@@ -112,7 +112,7 @@ def load() -> Path:
 
 def _load() -> Path:
     compiler, nvcc = str(_TOOLS.compiler), None if _NO_CUDA else _TOOLS.nvcc
-    sources = sorted(path for path in SOURCES.iterdir() if path.suffix in (".cpp", ".h", ".cu"))
+    sources = sorted(path for path in SOURCES.iterdir() if path.suffix in (".cpp", ".h", ".cu", ".cuh"))
     if nvcc is None:
         sources = [path for path in sources if path.suffix != ".cu" and not path.stem.endswith("_cuda")]
     cuda_flags = [] if nvcc is None else [*_CUDA_FLAGS, *gencode(nvcc)]
@@ -150,7 +150,7 @@ def _build(library: Path, sources: list[Path], compiler: str, cuda_flags: list[s
             # Loads what it built, too: a library that does not load is never moved into place.
             cpp_extension.load(
                 name="hsta_fast_ops",
-                sources=[str(path) for path in sources if path.suffix != ".h"],
+                sources=[str(path) for path in sources if path.suffix in (".cpp", ".cu")],
                 extra_cflags=list(FLAGS),
                 extra_cuda_cflags=cuda_flags,
                 build_directory=work,
