@@ -12,10 +12,12 @@ from hsta_fast import reference
 from hsta_fast.layers import AttentionPool, CrossmodalSpaceTimeAttention
 from hsta_fast.model import HSTAConfig, HSTALayer
 from hsta_fast.ops.attention_pool import pool_bwd, pool_fwd
+from tests.compiler import needs_compiler
 from tests.memory import peak_bytes
 
-IMPLS = ("torch", "triton")
-LEAN = ("triton",)
+EXTENSION = pytest.param("extension", marks=needs_compiler)
+IMPLS = ("torch", "triton", EXTENSION)
+LEAN = ("triton", EXTENSION)
 WIDTHS, HEADS, LENGTHS = (12, 16), (3, 4), (6, 9)
 
 

@@ -210,4 +210,6 @@ def test_a_wheel_holds_the_sources(tmp_path: Path) -> None:
     held = {
         Path(name).name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("hsta_fast/csrc/")
     }
-    assert held == {path.name for path in (ROOT / "csrc").iterdir() if path.suffix in (".cpp", ".h", ".cu", ".cuh")}
+    assert held == {
+        path.name for path in (ROOT / "csrc").iterdir() if path.suffix in (".cpp", ".h", ".cu", ".cuh")
+    }

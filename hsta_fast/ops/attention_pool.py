@@ -9,29 +9,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import extension
 from .attention_pool_torch import accumulation_dtype
 from .checks import autocast_dtype, want, want_alike, want_shape
 from .choice import Choice, resolve, triton_obstacle
 
 _OP = "attention_pool"
-IMPLS = ("triton", "torch")
+IMPLS = ("triton", "extension", "torch")
 _MAX_WIDTH = 2048
+_EXTENSION_DTYPES = (torch.float32, torch.float64)
 
 Saved = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
+def _obstacle(impl: str, device: torch.device, dtype: torch.dtype, width: int) -> str | None:
+    """Why an implementation cannot take such inputs; None if it can."""
+    if impl == "triton":
+        too_wide = f"width {width} is above {_MAX_WIDTH}" if width > _MAX_WIDTH else None
+        return triton_obstacle(device, dtype) or too_wide
+    if impl == "extension":
+        if device.type != "cpu":
+            return f"{device.type} is not the CPU"
+        other = f"{dtype} is neither float32 nor float64" if dtype not in _EXTENSION_DTYPES else None
+        return extension.obstacle("cpu") or other
+    return None
+
+
 def auto_choice(device: torch.device, dtype: torch.dtype, width: int = 768) -> Choice:
     """The implementation that `impl="auto"` takes for inputs of this device, dtype and width."""
-    obstacle = _obstacle(device, dtype, width, interpret=False)
+    impl, reason = (
+        ("extension", "one fused pass in C++") if device.type == "cpu" else ("triton", "fused kernels")
+    )
+    obstacle = _obstacle(impl, device, dtype, width)
     if obstacle is None:
-        return Choice("triton", "fused kernels, forward and backward")
+        return Choice(impl, f"{reason}, forward and backward")
     return Choice("torch", f"block by block in plain PyTorch: {obstacle}")
-
-
-def _obstacle(device: torch.device, dtype: torch.dtype, width: int, *, interpret: bool = True) -> str | None:
-    """Why the Triton kernels cannot take such inputs; None if they can."""
-    too_wide = f"width {width} is above {_MAX_WIDTH}" if width > _MAX_WIDTH else None
-    return triton_obstacle(device, dtype, interpret=interpret) or too_wide
 
 
 def choose(op: str, impl: str, tokens: Tensor) -> str:
@@ -42,13 +54,19 @@ def choose(op: str, impl: str, tokens: Tensor) -> str:
     """
     inputs = tokens.device, tokens.dtype, tokens.shape[-1]
     chosen = resolve(op, impl, auto_choice(*inputs), IMPLS)
-    if impl == "triton":
-        obstacle = _obstacle(*inputs)
-        want(obstacle is None, op, 'inputs that impl="triton" can take', obstacle)
+    obstacle = _obstacle(chosen, *inputs)
+    want(obstacle is None, op, f'inputs that impl="{chosen}" can take', obstacle)
+    if impl == "auto" and tokens.device.type == "cpu" and not torch.compiler.is_compiling():
+        missing = extension.obstacle("cpu")
+        if missing is not None:
+            extension.warn_of(missing)
     return chosen
 
 
 def _launchers(impl: str) -> tuple[Any, Any]:
+    if impl == "extension":
+        extension.load()
+        return torch.ops.hsta_fast.attention_pool_fwd, torch.ops.hsta_fast.attention_pool_bwd
     if impl == "triton":
         from ..kernels.attention_pool import attention_pool_bwd, attention_pool_fwd
     else:
@@ -117,10 +135,11 @@ def pool_bwd(
     dpooled, query, tokens = dpooled.to(query.dtype).contiguous(), query.contiguous(), _unit_stride(tokens)
     extra, accumulate = (None if x is None else _unit_stride(x) for x in (extra, accumulate))
     with torch.autocast(query.device.type, enabled=False):
-        return bwd(
+        dquery, dextra = bwd(
             dpooled, query, tokens, extra, normalize, eps, pooled, lse, *stats,
             dtokens=dtokens, accumulate=accumulate,
         )  # fmt: skip
+    return dquery, None if extra is None else dextra
 
 
 @torch.library.custom_op("hsta_fast::attention_pool", mutates_args=())
@@ -258,9 +277,10 @@ def attention_pool(
         normalize: whether z_j is token j normalised to mean 0 and variance 1 over C.
         eps: added to the variance.
         return_weights: also return the softmax weights, for looking at; they carry no gradient.
-        impl: "auto", "triton" or "torch". Triton takes float32, float16 and bfloat16 with C <= 2048 on CUDA
-            devices of compute capability 8.0 on, and on the CPU under TRITON_INTERPRET=1. "auto" is Triton on
-            CUDA devices where it can run, and the same algebra in plain PyTorch otherwise.
+        impl: "auto", "triton", "extension" or "torch". Triton takes float32, float16 and bfloat16 with
+            C <= 2048 on CUDA devices of compute capability 8.0 on, and on the CPU under TRITON_INTERPRET=1.
+            The extension takes float32 and float64 on the CPU, where there is a C++ compiler. "auto" is
+            Triton on CUDA devices and the extension on the CPU where they can run, else plain PyTorch.
 
     Returns:
         pooled (B, R, C); or (pooled, weights), weights (B, R, N), or (B, R, 1 + N) with the extra row first.
@@ -268,8 +288,9 @@ def attention_pool(
         to it there.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not belong together, an unknown `impl`, or "triton"
-            where it cannot run.
+        ValueError: shapes, dtypes or devices that do not belong together, an unknown `impl`, or one that
+            cannot run.
+        BuildError: the extension's compiler fails.
     """
     want_shape(_OP, "tokens", tokens, (None, None, None), "(B, N, C)")
     B, N, C = tokens.shape

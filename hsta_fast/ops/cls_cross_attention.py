@@ -96,15 +96,16 @@ def cls_cross_attention(
         v_bias: (C,).
         num_heads: H, a divisor of C.
         eps: added to the variance in the layer norm.
-        impl: how the tokens are pooled, as `attention_pool` takes it: "auto", "triton" or "torch".
+        impl: how the tokens are pooled, as `attention_pool` takes it.
 
     Returns:
         (B, C): before the output projection and the residual. Under autocast in its dtype; the tokens are
         read as they come.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not belong together, an unknown `impl`, or "triton"
-            where it cannot run.
+        ValueError: shapes, dtypes or devices that do not belong together, an unknown `impl`, or one that
+            cannot run.
+        BuildError: the extension's compiler fails.
     """
     want_shape(_OP, "tokens", tokens, (None, None, None), "(B, N, C)")
     B, _, C = tokens.shape

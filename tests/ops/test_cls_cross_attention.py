@@ -7,18 +7,19 @@ import torch
 from torch import Tensor
 
 from hsta_fast import cls_cross_attention, reference
+from tests.compiler import needs_compiler
 from tests.yardstick import DEVICE, DTYPES, assert_close
 
-IMPLS = ("torch", "triton")
+IMPLS = ("torch", "triton", pytest.param("extension", marks=needs_compiler))
 VECTORS = ("norm_weight", "norm_bias", "q_bias", "k_bias", "v_bias")
 MATRICES = ("q_weight", "k_weight", "v_weight")
 
 
-def inputs(B: int, N: int, C: int, dtype: torch.dtype) -> dict[str, Tensor]:
+def inputs(impl: str, B: int, N: int, C: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """cls, tokens and every parameter; none of them 0 or 1, so that one left out shows."""
 
     def randn(*shape: int) -> Tensor:
-        return torch.randn(shape, device=DEVICE)
+        return torch.randn(shape, device="cpu" if impl == "extension" else DEVICE)
 
     named = {"cls": randn(B, C), "tokens": randn(B, N + 1, C)[:, 1:]}
     named |= {name: 0.3 * randn(C) for name in VECTORS} | {name: randn(C, C) * C**-0.5 for name in MATRICES}
@@ -40,7 +41,7 @@ def with_gradients(
 
 def check(impl: str, named: dict[str, Tensor], num_heads: int) -> None:
     """Within the yardstick, each tensor by itself; the k_bias has no gradient but zeros."""
-    dout = torch.randn(named["cls"].shape, device=DEVICE).to(named["cls"].dtype)
+    dout = torch.randn_like(named["cls"])
     double = {name: x.double() for name, x in named.items()}
     exact = with_gradients(reference.cls_cross_attention, double, dout, num_heads=num_heads)
     plain = with_gradients(reference.cls_cross_attention, named, dout, num_heads=num_heads)
@@ -59,25 +60,31 @@ def check(impl: str, named: dict[str, Tensor], num_heads: int) -> None:
 @pytest.mark.parametrize("impl", IMPLS)
 def test_values_and_every_gradient(impl: str, N: int) -> None:
     torch.manual_seed(N)
-    check(impl, inputs(2, N, 48, torch.float32), num_heads=3)
+    check(impl, inputs(impl, 2, N, 48), num_heads=3)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("C", "num_heads"), [(24, 24), (40, 1), (384, 12)])
-@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize(
+    ("impl", "dtype"),
+    [
+        *((impl, dtype) for impl in ("torch", "triton") for dtype in DTYPES),
+        pytest.param("extension", torch.float32, marks=needs_compiler),
+    ],
+)
 def test_heads_widths_and_dtypes(impl: str, C: int, num_heads: int, dtype: torch.dtype) -> None:
     torch.manual_seed(C)
-    check(impl, inputs(2, 21, C, dtype), num_heads)
+    check(impl, inputs(impl, 2, 21, C, dtype), num_heads)
 
 
 @pytest.mark.parametrize("N", [0, 1, 17, 588])
-def test_float64_is_the_materialised_form(N: int) -> None:
+@pytest.mark.parametrize("impl", ["torch", pytest.param("extension", marks=needs_compiler)])
+def test_float64_is_the_materialised_form(impl: str, N: int) -> None:
     """All that the algebra cancels or moves: the norm's affine, both biases and both projections."""
     torch.manual_seed(N)
-    named = inputs(2, N, 48, torch.float64)
-    dout = torch.randn(2, 48, dtype=torch.float64, device=DEVICE)
+    named = inputs(impl, 2, N, 48, torch.float64)
+    dout = torch.randn_like(named["cls"])
     exact = with_gradients(reference.cls_cross_attention, named, dout, num_heads=4)
-    came = with_gradients(cls_cross_attention, named, dout, num_heads=4, impl="torch")
+    came = with_gradients(cls_cross_attention, named, dout, num_heads=4, impl=impl)
     assert not came["k_bias"].any()
     for name, x in came.items():
         torch.testing.assert_close(x, exact[name], rtol=1e-11, atol=1e-12, msg=name)
@@ -90,7 +97,7 @@ def test_bfloat16_is_no_worse_than_the_materialised_path(impl: str, mean: float)
     errors: dict[str, list[Tensor]] = {"came": [], "plain": []}
     for seed in range(5):
         torch.manual_seed(seed)
-        named = inputs(2, 588, 96, torch.bfloat16)
+        named = inputs(impl, 2, 588, 96, torch.bfloat16)
         named["tokens"] = (named["tokens"].float() + mean).bfloat16()
         double = {name: x.double() for name, x in named.items()}
         exact = reference.cls_cross_attention(**double, num_heads=3)
@@ -104,7 +111,7 @@ def test_bfloat16_is_no_worse_than_the_materialised_path(impl: str, mean: float)
 @pytest.mark.parametrize("impl", IMPLS)
 def test_a_foreign_k_bias_changes_nothing(impl: str) -> None:
     torch.manual_seed(0)
-    named = inputs(2, 9, 24, torch.float32)
+    named = inputs(impl, 2, 9, 24)
     out = cls_cross_attention(**named, num_heads=3, impl=impl)
     named["k_bias"] = torch.full_like(named["k_bias"], torch.inf)
     assert torch.equal(cls_cross_attention(**named, num_heads=3, impl=impl), out)
@@ -113,7 +120,7 @@ def test_a_foreign_k_bias_changes_nothing(impl: str) -> None:
 def test_frozen_parameters() -> None:
     """Only what asks for a gradient has one, k_bias included."""
     torch.manual_seed(0)
-    named = inputs(2, 9, 24, torch.float32)
+    named = inputs("auto", 2, 9, 24)
     for name in ("tokens", "k_bias"):
         named[name] = named[name].detach().requires_grad_()
     expected = named | {name: named[name].detach().clone().requires_grad_() for name in ("tokens", "k_bias")}
@@ -125,7 +132,7 @@ def test_frozen_parameters() -> None:
 
 def test_one_graph() -> None:
     torch.manual_seed(0)
-    named = inputs(2, 9, 24, torch.float32)
+    named = inputs("auto", 2, 9, 24)
     dout = torch.randn(2, 24, device=DEVICE)
     compiled = torch.compile(cls_cross_attention, fullgraph=True, backend="aot_eager")
     came = with_gradients(compiled, named, dout, num_heads=3)
@@ -136,7 +143,7 @@ def test_one_graph() -> None:
 def test_autocast_lowers_the_result_alone() -> None:
     """The small products stay in float32; tokens are read as they come, lowered or not."""
     torch.manual_seed(0)
-    named = inputs(2, 9, 24, torch.float32)
+    named = inputs("auto", 2, 9, 24)
     exact = cls_cross_attention(**named, num_heads=3)
     with torch.autocast(DEVICE, dtype=torch.bfloat16):
         out = cls_cross_attention(**named, num_heads=3)
@@ -147,7 +154,7 @@ def test_autocast_lowers_the_result_alone() -> None:
 
 
 def test_mixed_dtypes_are_named() -> None:
-    named = inputs(2, 9, 24, torch.float32)
+    named = inputs("auto", 2, 9, 24)
     with pytest.raises(ValueError, match=r"one dtype .* v_bias torch.float64"):
         cls_cross_attention(**named | {"v_bias": named["v_bias"].double()}, num_heads=3)
     with pytest.raises(ValueError, match="cls_cross_attention wants inputs that impl=.triton. can take"):
