@@ -15,7 +15,7 @@ VECTORS = ("norm_weight", "norm_bias", "q_bias", "k_bias", "v_bias")
 MATRICES = ("q_weight", "k_weight", "v_weight")
 
 
-def inputs(impl: str, B: int, N: int, C: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+def inputs(impl: str, B: int, N: int, C: int, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
     """cls, tokens and every parameter; none of them 0 or 1, so that one left out shows."""
 
     def randn(*shape: int) -> Tensor:
