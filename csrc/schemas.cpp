@@ -7,7 +7,7 @@ TORCH_LIBRARY_FRAGMENT(hsta_fast, m) {
   // -> (B, N, C), (B, N + 1, C) with a CLS. Tokens run over t, then h, then w.
   m.def(
       "tubelet_tokens(Tensor video, Tensor weight, Tensor bias, Tensor? cls_token, Tensor? pos_embed) -> Tensor");
-  // The same of (video - shift) * scale, both by channel. CPU and float32 only, where normalising costs nothing.
+  // The same of (video - shift) * scale, both by channel. CPU and float32 only: there it costs nothing.
   m.def(
       "tubelet_tokens_normalized(Tensor video, Tensor weight, Tensor bias, Tensor? cls_token, Tensor? pos_embed, "
       "float[] shift, float[] scale) -> Tensor");

@@ -103,20 +103,44 @@ void multiply(const float* patches, const float* packed, int64_t rows, int64_t K
   }
 }
 
-// float32: every thread fills a block of rows with bias and position, gathers its patches, adds their product.
-void tokens_float(const at::Tensor& video, const at::Tensor& weight, const at::Tensor& bias, const at::Tensor& cls,
-                  const at::Tensor& positions, const Affine& affine, at::Tensor& out) {
-  const int64_t B = out.size(0), C = weight.size(0), first = cls.defined();
+// An uninitialised result (B, N (+ 1), C), after a look at what goes into it.
+at::Tensor result(const at::Tensor& video, const at::Tensor& weight, const at::Tensor& bias,
+                  const std::optional<at::Tensor>& cls_token, const std::optional<at::Tensor>& pos_embed) {
+  TORCH_CHECK(weight.dim() == 5 && weight.size(1) == 3 && weight.is_contiguous(),
+              "wanted a contiguous weight (C, 3, t, p, p), got ", weight.sizes());
+  check(video, weight.sizes().slice(2));
+  const int64_t C = weight.size(0);
+  const int64_t rows = sample(video, 0, weight.sizes().slice(2)).tokens() + cls_token.has_value();
+  TORCH_CHECK(bias.numel() == C && bias.scalar_type() == weight.scalar_type(), "wanted bias (C,) of ",
+              weight.scalar_type(), ", got ", bias.sizes(), " of ", bias.scalar_type());
+  TORCH_CHECK(!cls_token || cls_token->numel() == C, "wanted cls_token (C,), got ", cls_token->sizes());
+  TORCH_CHECK(!pos_embed || pos_embed->numel() == rows * C, "wanted pos_embed of ", rows, " rows, got ",
+              pos_embed->sizes());
+  return at::empty({video.size(0), rows, C}, weight.options());
+}
+
+// In float32: every thread fills a block of rows with bias and position, gathers its patches, adds their product.
+at::Tensor normalized_tokens(const at::Tensor& video, const at::Tensor& weight, const at::Tensor& bias,
+                             const std::optional<at::Tensor>& cls_token, const std::optional<at::Tensor>& pos_embed,
+                             at::ArrayRef<double> shift, at::ArrayRef<double> scale) {
+  TORCH_CHECK(weight.scalar_type() == at::kFloat, "wanted a float32 weight, got ", weight.scalar_type());
+  at::Tensor out = result(video, weight, bias, cls_token, pos_embed);
+  const Affine affine = by_channel(shift, scale);
   const auto patch = weight.sizes().slice(2);
-  const int64_t N = out.size(1) - first, K = weight.numel() / C;
-  const float* bias_data = bias.const_data_ptr<float>();
+  const int64_t first = cls_token.has_value(), planes = 3 * patch[0];
+  const int64_t B = out.size(0), N = out.size(1) - first, C = out.size(2), K = planes * patch[1] * patch[2];
+  const auto plain = [](const std::optional<at::Tensor>& x) {
+    return x ? x->to(at::kFloat).contiguous() : at::Tensor();
+  };
+  const at::Tensor biases = plain(bias), cls = plain(cls_token), positions = plain(pos_embed);
+  const float* bias_data = biases.const_data_ptr<float>();
   const float* cls_data = first ? cls.const_data_ptr<float>() : nullptr;
-  const float* pos = positions.defined() ? positions.const_data_ptr<float>() : nullptr;
+  const float* pos = pos_embed ? positions.const_data_ptr<float>() : nullptr;
   float* data = out.mutable_data_ptr<float>();
   const auto packed = panels(weight.const_data_ptr<float>(), C, K);
 
   const int64_t most = std::clamp<int64_t>(BLOCK_BYTES / (K * sizeof(float)), 16, 192);
-  int64_t blocks = std::max<int64_t>((N + most - 1) / most, 1);  // of a sample
+  int64_t blocks = (N + most - 1) / most;  // of a sample
   const int64_t threads = at::get_num_threads();
   // Few blocks are shared out evenly, as long as they stay worth a call.
   while (B * blocks < 4 * threads && B * blocks % threads && N / (blocks + 1) >= 16) ++blocks;
@@ -134,54 +158,32 @@ void tokens_float(const at::Tensor& video, const at::Tensor& weight, const at::T
         const float* position = pos ? pos + (first + from + row) * C : nullptr;
         for (int64_t c = 0; c < C; ++c) rows[row * C + c] = bias_data[c] + (position ? position[c] : 0);
       }
-      gather_any(video, sample(video, b, patch), {from, to, 0, 3 * patch[0]}, affine, block.get());
+      gather_any(video, sample(video, b, patch), {from, to, 0, planes}, affine, block.get());
       multiply(block.get(), packed.get(), to - from, K, C, rows);
     }
     at::native::cpublas::brgemm_release(false);
   });
-}
-
-at::Tensor normalized_tokens(const at::Tensor& video, const at::Tensor& weight, const at::Tensor& bias,
-                             const std::optional<at::Tensor>& cls_token, const std::optional<at::Tensor>& pos_embed,
-                             at::ArrayRef<double> shift, at::ArrayRef<double> scale) {
-  TORCH_CHECK(weight.dim() == 5 && weight.size(1) == 3 && weight.is_contiguous(),
-              "wanted a contiguous weight (C, 3, t, p, p), got ", weight.sizes());
-  const auto patch = weight.sizes().slice(2);
-  check(video, patch);
-  const int64_t B = video.size(0), C = weight.size(0), N = sample(video, 0, patch).tokens();
-  const int64_t first = cls_token.has_value();
-  TORCH_CHECK(bias.dim() == 1 && bias.size(0) == C, "wanted bias (C,), got ", bias.sizes());
-  TORCH_CHECK(!cls_token || cls_token->numel() == C, "wanted cls_token (C,), got ", cls_token->sizes());
-  TORCH_CHECK(!pos_embed || pos_embed->numel() == (N + first) * C, "wanted pos_embed of ", N + first,
-              " rows, got ", pos_embed->sizes());
-  at::Tensor out = at::empty({B, N + first, C}, weight.options());
-  // Sums are taken in the bias's dtype: float32, or float64 with a float64 weight.
-  const auto wide = [&](const std::optional<at::Tensor>& x) {
-    return x ? x->to(bias.scalar_type()).contiguous() : at::Tensor();
-  };
-  const at::Tensor cls = wide(cls_token), positions = wide(pos_embed);
-  if (weight.scalar_type() == at::kFloat) {
-    tokens_float(video, weight, bias.contiguous(), cls, positions, by_channel(shift, scale), out);
-    return out;
-  }
-  const at::Tensor rows = out.narrow(1, first, N);
-  if (first) out.select(1, 0).copy_(cls.view({C}));
-  rows.copy_(bias);
-  if (positions.defined()) {  // one rounding: the sum is taken before it is stored
-    const at::Tensor table = positions.view({N + first, C});
-    if (first) out.select(1, 0).copy_(cls.view({C}).add(table.select(0, 0)));
-    rows.copy_(table.narrow(0, first, N).add(bias));
-  }
-  for (int64_t b = 0; b < B; ++b) {  // a sample's patches at a time
-    rows.select(0, b).addmm_(patches(video.narrow(0, b, 1), patch, weight.scalar_type(), 0),
-                             weight.view({C, -1}).t());
-  }
   return out;
 }
 
 at::Tensor tokens(const at::Tensor& video, const at::Tensor& weight, const at::Tensor& bias,
                   const std::optional<at::Tensor>& cls_token, const std::optional<at::Tensor>& pos_embed) {
-  return normalized_tokens(video, weight, bias, cls_token, pos_embed, {0., 0., 0.}, {1., 1., 1.});
+  if (weight.scalar_type() == at::kFloat) {
+    return normalized_tokens(video, weight, bias, cls_token, pos_embed, {0., 0., 0.}, {1., 1., 1.});
+  }
+  TORCH_CHECK(weight.scalar_type() == at::kDouble, "wanted a float32 or float64 weight, got ", weight.scalar_type());
+  at::Tensor out = result(video, weight, bias, cls_token, pos_embed);
+  const int64_t C = out.size(2), first = cls_token.has_value();
+  out.zero_();
+  if (pos_embed) out.copy_(pos_embed->view({-1, C}));
+  if (cls_token) out.select(1, 0).add_(*cls_token);
+  const at::Tensor rows = out.narrow(1, first, out.size(1) - first);
+  rows.add_(bias);
+  for (int64_t b = 0; b < out.size(0); ++b) {  // a sample's patches at a time
+    rows.select(0, b).addmm_(patches(video.narrow(0, b, 1), weight.sizes().slice(2), at::kDouble, 0),
+                             weight.view({C, -1}).t());
+  }
+  return out;
 }
 
 // dout' patches, (C, 3, t, p, p): every thread sums its planes of the patches over all rows, block by block.

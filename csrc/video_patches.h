@@ -42,8 +42,8 @@ inline void copy_line(const In* in, int64_t stride, int64_t width, float shift, 
       const __m512 subtrahend = _mm512_set1_ps(shift), factor = _mm512_set1_ps(scale);
       for (int64_t i = 0; i < width; i += 16) {
         const __mmask16 mask = width - i >= 16 ? 0xffff : (1u << (width - i)) - 1;
-        const __m512i wide = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, in + i));
-        const __m512 value = _mm512_sub_ps(_mm512_cvtepi32_ps(wide), subtrahend);
+        const __m512i wide = _mm512_maskz_cvtepu8_epi32(mask, _mm_maskz_loadu_epi8(mask, in + i));
+        const __m512 value = _mm512_sub_ps(_mm512_maskz_cvtepi32_ps(mask, wide), subtrahend);
         _mm512_mask_storeu_ps(out + i, mask, _mm512_mul_ps(value, factor));
       }
       return;
@@ -141,7 +141,9 @@ inline void transpose(const float* in, int64_t rows, int64_t columns, int64_t in
         continue;
       }
       for (int64_t row = 0; row < std::min<int64_t>(16, rows - i); ++row) {
-        for (int64_t j = 0; j < std::min<int64_t>(16, columns - k); ++j) to[j * out_pitch + row] = from[row * in_pitch + j];
+        for (int64_t j = 0; j < std::min<int64_t>(16, columns - k); ++j) {
+          to[j * out_pitch + row] = from[row * in_pitch + j];
+        }
       }
     }
   }

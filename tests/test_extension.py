@@ -1,6 +1,8 @@
 """The build of the extension: two at once, killed, without a place to write, a compiler, or a good one."""
 
 import os
+import platform
+import shlex
 import shutil
 import signal
 import subprocess
@@ -10,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from torch.utils.cpp_extension import include_paths
 
 from hsta_fast import extension
 
@@ -213,3 +216,42 @@ def test_a_wheel_holds_the_sources(tmp_path: Path) -> None:
     assert held == {
         path.name for path in (ROOT / "csrc").iterdir() if path.suffix in (".cpp", ".h", ".cu", ".cuh")
     }
+
+
+@needs_compiler
+@pytest.mark.parametrize("target", ["native", "x86-64"])
+def test_the_inner_loops_under_the_sanitizers(tmp_path: Path, target: str) -> None:
+    """With the processor's own instructions, and without them where these are those of AVX-512."""
+    if target == "x86-64" and platform.machine() != "x86_64":
+        target = "native"
+    flags = [flag for flag in extension.FLAGS if flag not in ("-O3", "-march=native", "-fopenmp")]
+    strict = [
+        "-O1",
+        "-g",
+        f"-march={target}",
+        "-Werror",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover",
+    ]
+    driver = tmp_path / "driver"
+    compiler = shlex.split(str(extension.find_tools().compiler))
+    files = ["-I", str(ROOT / "csrc"), str(ROOT / "tests" / "csrc_patches.cpp"), "-o", str(driver)]
+    subprocess.run([*compiler, *flags, *strict, *files], check=True, timeout=300)
+    ran = subprocess.run([driver], capture_output=True, text=True, timeout=300)
+    assert (ran.returncode, ran.stdout) == (0, "0 failures\n"), ran.stderr[:3000]
+
+
+@needs_compiler
+@pytest.mark.parametrize("source", sorted(path.name for path in (ROOT / "csrc").glob("*.cpp")))
+def test_no_warnings(source: str) -> None:
+    compiler = shlex.split(str(extension.find_tools().compiler))
+    includes = [word for folder in include_paths() for word in ("-isystem", folder)]
+    command = [
+        *compiler,
+        *extension.FLAGS,
+        "-Werror",
+        "-fsyntax-only",
+        *includes,
+        str(ROOT / "csrc" / source),
+    ]
+    subprocess.run(command, check=True, timeout=300)

@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import Tensor
 
-from hsta_fast import train
+from hsta_fast import info, ops, train
 from hsta_fast.checkpoint import load_model
 from hsta_fast.config import TrainConfig, recipe_config
 from hsta_fast.experiment import RENDERED, describe, pick_device, prepare
@@ -83,6 +84,24 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(make_config: Make
     first, again, other = (outcome(run) for run in runs)
     assert first == again
     assert first[1] != other[1]
+
+
+def test_bytes_reach_the_embedding_and_the_run_says_what_embeds(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embed, seen = ops.tubelet_embed, set()
+
+    def watched(video: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        seen.add((video.dtype, video.device.type, video.shape[2], kwargs["mean"] is not None))
+        return embed(video, *args, **kwargs)
+
+    monkeypatch.setattr(ops, "tubelet_embed", watched)
+    cfg = make_config(epochs=1, name="bytes", num_frames=4, only=("1",))
+    train.main(cfg)
+    device, _, _ = pick_device(cfg.device, cfg.dtype)
+    assert seen == {(torch.uint8, device.type, frames, True) for frames in (2, 4)}  # both branches
+    choice = info()["ops"][{"cpu": "cpu", "cuda": "cuda:0"}[device.type]]["tubelet_embed"]
+    assert f"tubelet_embed          {choice['impl']:10s} {choice['reason']}" in capsys.readouterr().out
 
 
 def test_folds_do_not_depend_on_each_other(make_config: MakeConfig) -> None:

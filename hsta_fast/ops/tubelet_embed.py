@@ -1,11 +1,11 @@
 """tubelet_embed: checks, autograd and choice of implementation. The specification is in `reference`.
 
-The extension's path is two registered ops, forward and weight gradient, so that torch.compile sees each as one node.
-The C++ and CUDA code is built and loaded when such an op first runs.
+The extension's path is two registered ops, forward and weight gradient, so that torch.compile sees each as
+one node. The C++ and CUDA code is built and loaded when such an op first runs.
 
-Bytes become (x - shift) * scale by channel, shift = 255 mean and scale = 1 / (255 std). In float32 on the CPU that
-is done as the patches are gathered. Everywhere else the bytes themselves are multiplied, which are exact even in
-bfloat16, by W' = W scale, and sum(W' shift) of the W' that was rounded is taken off the bias.
+Bytes become (x - shift) * scale by channel, shift = 255 mean and scale = 1 / (255 std). On the CPU that is
+done in float32 as the patches are gathered. Elsewhere, and in float64, the bytes themselves are multiplied,
+exact even in bfloat16, by W' = W scale, and sum(W' shift) of the W' that was rounded is taken off the bias.
 """
 
 import itertools
@@ -30,6 +30,7 @@ _DTYPES = {
 _MIN_MAJOR = 8
 _PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # shift and scale of pixels that are taken as they are
 _MIDDLE = 128.0  # bytes less 128 are exact in bfloat16, and their sums stay small
+_AMX = torch.cpu._is_amx_tile_supported()
 _PATCH_BYTES = 1 << 28  # of one slice of the patches that a weight gradient is summed over
 
 
@@ -50,6 +51,8 @@ def _obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
 def auto_choice(device: torch.device, dtype: torch.dtype) -> Choice:
     """The implementation that `impl="auto"` takes for video on this device and this dtype of the result."""
     obstacle = _obstacle(device, dtype)
+    if obstacle is None and device.type == "cpu" and _AMX and dtype in (torch.bfloat16, torch.float16):
+        obstacle = f"AMX multiplies {dtype}, and the extension sums in float32"
     if obstacle is None:
         return Choice("extension", "from bytes to tokens in one pass; built when first used")
     return Choice("torch", f"torch's conv3d: {obstacle}")
@@ -60,7 +63,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def _by_channel(x: Tensor, factors: Sequence[float]) -> Tensor:
-    """x (C, 3, ...) with each channel times its factor. Factors go as arguments: no copy to the device."""
+    """Each channel of x (C, 3, ...) times its factor. Factors go as arguments: no copy to the device."""
     return torch.stack([x.select(1, c) * factors[c] for c in range(3)], 1)
 
 
@@ -69,8 +72,8 @@ def fold(
 ) -> tuple[Tensor, Tensor]:
     """The weight W' (C, 3, t, p, p) in `dtype`, and the bias (C,) in float32 or float64, that take raw bytes.
 
-    The bias is made from the rounded W': then W' x + b' is what W' would give on normalised pixels, and a flat
-    frame cannot tell that W' was rounded.
+    The bias is made from the rounded W', so that W' x + b' is W' on the normalised pixels: what the rounding
+    of a weight did is then multiplied by the distance from the mean, not by the brightness.
     """
     if (tuple(shift), tuple(scale)) == _PLAIN:
         return weight.to(dtype).contiguous(), bias.to(_wide(dtype))
@@ -97,9 +100,11 @@ def _fwd(
     positions = None if pos_embed is None else pos_embed[0]
     if video.dtype not in (torch.uint8, torch.float32):
         video = video.to(dtype)
-    if video.device.type == "cpu" and dtype == torch.float32:
-        weight, bias = weight.to(dtype).contiguous(), bias.to(dtype)
-        return ops.tubelet_tokens_normalized(video, weight, bias, cls_row, positions, shift, scale)
+    if video.device.type == "cpu" and _wide(dtype) == torch.float32:
+        if video.dtype != torch.uint8:
+            video = video.to(torch.float32)
+        weight, bias = weight.to(torch.float32).contiguous(), bias.to(torch.float32)
+        return ops.tubelet_tokens_normalized(video, weight, bias, cls_row, positions, shift, scale).to(dtype)
     weight, bias = fold(weight, bias, shift, scale, dtype)
     return ops.tubelet_tokens(video, weight, bias, cls_row, positions)
 
@@ -145,7 +150,7 @@ def _dweight(
     for b in range(0, B, step):
         rows = dout[b : b + step].reshape(-1, C)
         patches = ops.tubelet_patches(video[b : b + step], patch, dout.dtype, middle)
-        # What leaves the product is float32: rounded before it is unfolded, its error would be the larger one.
+        # Float32 out of the product: rounded before it is unfolded, the gradient would lose the most.
         total += rows.T @ patches if dout.dtype == wide else torch.mm(rows.T, patches, out_dtype=wide)
     grad = total.view(C, 3, *patch)
     if (tuple(shift), tuple(scale)) == _PLAIN and middle == 0.0:
@@ -234,9 +239,9 @@ def tubelet_embed(
         cls_token: (1, 1, C), or None for no CLS row.
         pos_embed: (1, N, C), or (1, N + 1, C) with a CLS; added to the tokens.
         layout: "BCTHW" or "BTHWC".
-        impl: "auto", "extension" or "torch". The extension takes results of float32, bfloat16 and float16 on the
-            CPU and on CUDA devices of compute capability 8.0 on, and of float64 on the CPU, where there is a
-            C++ compiler (and nvcc). "auto" is the extension where it can run, and torch's conv3d otherwise.
+        impl: "auto", "extension" or "torch". The extension gives float32, bfloat16 and float16 on the CPU and
+            on CUDA devices of compute capability 8.0 on, float64 on the CPU, where there is a C++ compiler
+            (for CUDA nvcc, too). "auto" is the extension where it can run, and torch's conv3d otherwise.
 
     Returns:
         (B, N, C), or (B, N + 1, C) with a CLS, in the weight's dtype or autocast's. Tokens run over t, then
@@ -283,9 +288,10 @@ def tubelet_embed(
         want(obstacle is None, _OP, 'inputs that impl="extension" can take', obstacle)
         frames = video if layout == "BCTHW" else video.permute(0, 4, 1, 2, 3)
         return _fwd(frames, weight, bias, cls_token, pos_embed, *_affine(mean, std), dtype)
-    missing = extension.obstacle(video.device.type)
-    if impl == "auto" and missing is not None and not torch.compiler.is_compiling():
-        extension.warn_of(missing)
+    if impl == "auto" and video.device.type in _DTYPES and not torch.compiler.is_compiling():
+        missing = extension.obstacle(video.device.type)
+        if missing is not None:
+            extension.warn_of(missing)
     tokens = reference.tubelet_embed(
         video,
         weight,
