@@ -16,4 +16,17 @@ TORCH_LIBRARY_FRAGMENT(hsta_fast, m) {
       "tubelet_weight_grad(Tensor dout, Tensor video, int[] patch, float[] shift, float[] scale) -> Tensor");
   // -> (B * N, 3 * t * p * p) of video - shift in `dtype`, the columns in the weight's order (c, t, h, w).
   m.def("tubelet_patches(Tensor video, int[] patch, ScalarType dtype, float shift) -> Tensor");
+
+  // query (B, R, C) contiguous, tokens (B, N, C) and extra (B, C) of last stride 1; scores (B, R, M), contiguous, are
+  // filled, M = N + (extra given) -> pooled (B, R, C), lse (B, R), mean and rstd (B, M), or (B, 0) not to normalize.
+  // A row's mean is counted from its first element.
+  m.def(
+      "attention_pool_fwd(Tensor query, Tensor tokens, Tensor? extra, bool normalize, float eps, *, "
+      "Tensor(a!)? scores) -> (Tensor, Tensor, Tensor, Tensor)");
+  // dtokens (B, N, C) of last stride 1, if given, is filled: accumulate, if given, plus the gradient
+  // -> dquery (B, R, C), dextra (B, C), or (0, C) without extra.
+  m.def(
+      "attention_pool_bwd(Tensor dpooled, Tensor query, Tensor tokens, Tensor? extra, bool normalize, float eps, "
+      "Tensor pooled, Tensor lse, Tensor? mean, Tensor? rstd, *, Tensor(a!)? dtokens, Tensor? accumulate) "
+      "-> (Tensor, Tensor)");
 }

@@ -4,7 +4,7 @@ B batch, T frames, N patch tokens, C width, H heads, D = C / H head width. Branc
 """
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from . import ops
+from .ops import states
 
 LN_EPS = 1e-6
 
@@ -160,32 +161,38 @@ class CrossAttention(nn.Module):
 
 
 class CrossAttentionBlock(nn.Module):
-    """cls + proj(attention of the CLS over LN([cls ; tokens])), one query, no MLP (Eq. 9, 10)."""
+    """cls + proj(attention of the CLS over LN([cls ; tokens])), one query, no MLP (Eq. 9, 10).
 
-    def __init__(self, width: int, *, num_heads: int, dropout: float = 0.0) -> None:
+    Args:
+        width: C.
+        num_heads: H, a divisor of C.
+        dropout: after the output projection.
+        impl: how the tokens are pooled, as `hsta_fast.cls_cross_attention` takes it.
+    """
+
+    def __init__(self, width: int, *, num_heads: int, dropout: float = 0.0, impl: str = "auto") -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.impl = impl
         self.norm1 = nn.LayerNorm(width, eps=LN_EPS)
         self.attn = CrossAttention(width)
         self.dropout = nn.Dropout(dropout)
 
+    def _settings(self) -> dict[str, Any]:
+        names = {"norm": self.norm1, "q": self.attn.wq, "k": self.attn.wk, "v": self.attn.wv}
+        weights = {f"{name}_weight": module.weight for name, module in names.items()}
+        biases = {f"{name}_bias": module.bias for name, module in names.items()}
+        return weights | biases | {"num_heads": self.num_heads, "eps": LN_EPS, "impl": self.impl}
+
     def forward(self, cls: Tensor, tokens: Tensor) -> Tensor:
         """Cls (B, C), tokens (B, N, C) -> (B, C)."""
-        attended = ops.cls_cross_attention(
-            cls,
-            tokens,
-            norm_weight=self.norm1.weight,
-            norm_bias=self.norm1.bias,
-            q_weight=self.attn.wq.weight,
-            q_bias=self.attn.wq.bias,
-            k_weight=self.attn.wk.weight,
-            k_bias=self.attn.wk.bias,
-            v_weight=self.attn.wv.weight,
-            v_bias=self.attn.wv.bias,
-            num_heads=self.num_heads,
-            eps=LN_EPS,
-        )
+        attended = ops.cls_cross_attention(cls, tokens, **self._settings())
         return cls + self.dropout(self.attn.proj(attended))
+
+    def in_state(self, cls: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The same over the tokens of a state (B, N + 1, C), which `take_cls` opened: (out, state)."""
+        attended, state = states.cls_cross_attention_in_state(cls, state, **self._settings())
+        return cls + self.dropout(self.attn.proj(attended)), state
 
 
 def _projection(width_in: int, width_out: int) -> nn.Sequential:
@@ -196,27 +203,103 @@ def _projection(width_in: int, width_out: int) -> nn.Sequential:
 class CrossmodalSpaceTimeAttention(nn.Module):
     """CSTA: the CLS of each modality attends to the tokens of the other, both at once (Eq. 8-13).
 
+    With `inplace` no token is copied, neither in the forward nor in the backward: the states given are used
+    up, their memory holds the states returned. (Under torch.compile they stay as they are, and the compiler
+    plans the memory.)
+
     Args:
         widths: C of the special and of the video branch.
         num_heads: H of the special and of the video branch.
         dropout: after the attention projections.
+        inplace: write the new CLS rows into the states given.
+        impl: how the tokens are pooled, as `hsta_fast.cls_cross_attention` takes it.
     """
 
-    def __init__(self, widths: tuple[int, int], *, num_heads: tuple[int, int], dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        widths: tuple[int, int],
+        *,
+        num_heads: tuple[int, int],
+        dropout: float = 0.0,
+        inplace: bool = False,
+        impl: str = "auto",
+    ) -> None:
         super().__init__()
+        self.inplace = inplace
         directions = ((0, 1), (1, 0))  # CLS of a -> tokens of b
         self.projs = nn.ModuleList(_projection(widths[a], widths[b]) for a, b in directions)
         self.fusion = nn.ModuleList(
-            CrossAttentionBlock(widths[b], num_heads=num_heads[b], dropout=dropout) for _, b in directions
+            CrossAttentionBlock(widths[b], num_heads=num_heads[b], dropout=dropout, impl=impl)
+            for _, b in directions
         )
         self.revert_projs = nn.ModuleList(_projection(widths[b], widths[a]) for a, b in directions)
 
     def forward(self, special: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N_0 + 1, C_0), (B, N_1 + 1, C_1), CLS first -> the same; only the two CLS rows are replaced."""
-        states = (special, video)
+        """(B, N_0 + 1, C_0), (B, N_1 + 1, C_1), CLS first -> the same; only the two CLS rows are replaced.
+
+        Raises:
+            ValueError: with `inplace`, states that autograd cannot change in place or that share memory.
+        """
+        if self.inplace and not torch.compiler.is_compiling():
+            return self._in_place(special, video)
+        given = (special, video)
         out = []
         for a, b in ((0, 1), (1, 0)):
-            attended = self.fusion[a](self.projs[a](states[a][:, 0]), states[b][:, 1:])
+            attended = self.fusion[a](self.projs[a](given[a][:, 0]), given[b][:, 1:])
             cls = self.revert_projs[a](attended).unsqueeze(1)
-            out.append(torch.cat([cls.to(states[a].dtype), states[a][:, 1:]], dim=1))
+            out.append(torch.cat([cls.to(given[a].dtype), given[a][:, 1:]], dim=1))
         return out[0], out[1]
+
+    def _in_place(self, special: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
+        for name, state in {"special": special, "video": video}.items():
+            for what, found in {
+                "a leaf that requires grad": state.is_leaf and state.requires_grad,
+                "a view": state._is_view(),
+            }.items():
+                if found and torch.is_grad_enabled():
+                    raise ValueError(
+                        "CrossmodalSpaceTimeAttention(inplace=True) wants states that it may use up, "
+                        f"got {what} as {name}; give it a clone, or use inplace=False"
+                    )
+        given, cls = states.take_cls(special, video)
+        new = []
+        for a, b in ((0, 1), (1, 0)):
+            fusion = cast(CrossAttentionBlock, self.fusion[a])
+            attended, given[b] = fusion.in_state(self.projs[a](cls[a]), given[b])
+            new.append(self.revert_projs[a](attended).to(given[a].dtype))
+        out = states.put_cls(given, new)
+        return out[0], out[1]
+
+
+class AttentionPool(nn.Module):
+    """Tokens (B, N, C) to (B, R, C): R learned queries, each a weighted mean of the normalised tokens.
+
+    Args:
+        width: C.
+        num_queries: R.
+        normalize: whether tokens are normalised to mean 0 and variance 1 over C.
+        impl: implementation, as `hsta_fast.attention_pool` takes it.
+    """
+
+    def __init__(
+        self, width: int, *, num_queries: int = 1, normalize: bool = True, impl: str = "auto"
+    ) -> None:
+        super().__init__()
+        self.normalize = normalize
+        self.impl = impl
+        self.query = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_queries, width), std=0.02))
+
+    def forward(
+        self, tokens: Tensor, *, extra: Tensor | None = None, return_weights: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """(B, N, C), and extra (B, C) as one more row -> (B, R, C), and the weights (B, R, N or 1 + N)."""
+        query = self.query.expand(tokens.shape[0], -1, -1)
+        return ops.attention_pool(
+            query,
+            tokens,
+            extra=extra,
+            normalize=self.normalize,
+            eps=LN_EPS,
+            return_weights=return_weights,
+            impl=self.impl,
+        )

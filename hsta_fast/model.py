@@ -130,7 +130,9 @@ class HSTALayer(nn.Module):
             }
         )
         self.csta = (
-            CrossmodalSpaceTimeAttention(config.widths, num_heads=config.num_heads, dropout=config.dropout)
+            CrossmodalSpaceTimeAttention(
+                config.widths, num_heads=config.num_heads, dropout=config.dropout, inplace=True
+            )
             if config.csta and len(config.branches) == 2
             else None
         )
@@ -142,6 +144,8 @@ class HSTALayer(nn.Module):
             x = states[d]
             for block in cast(nn.ModuleList, blocks):
                 x = block(x)
+            if self.csta is not None and x is states[d]:
+                x = x.clone()  # no USTA layer made a state of our own, and CSTA uses up what it is given
             out[d] = x
         if self.csta is not None:
             out["0"], out["1"] = self.csta(out["0"], out["1"])

@@ -1,10 +1,10 @@
-"""HSTA with its space-time attention on Triton: logits and gradients of the published formulation."""
+"""HSTA with both attentions on Triton: logits and gradients of the published formulation."""
 
 import torch
 from torch import Tensor
 
 import hsta_fast
-from hsta_fast.layers import SpaceTimeAttention
+from hsta_fast.layers import CrossAttentionBlock, SpaceTimeAttention
 from hsta_fast.model import HSTA
 
 from .published_formulation import published_logits, published_state
@@ -37,8 +37,9 @@ def test_parity_with_the_published_model() -> None:
 
     single = {key: value.detach().float() for key, value in state.items()}
     model = hsta_fast.load_published(single, num_heads=(3, 3)).to(DEVICE)
-    attentions = [module for module in model.modules() if isinstance(module, SpaceTimeAttention)]
-    assert len(attentions) == 2 * (1 + 2)
+    kinds = SpaceTimeAttention, CrossAttentionBlock
+    attentions = [module for module in model.modules() if isinstance(module, kinds)]
+    assert len(attentions) == 2 * (1 + 2) + 2 * 2
     for attention in attentions:
         attention.impl = "triton"
     with torch.profiler.profile() as profile:

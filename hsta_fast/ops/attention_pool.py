@@ -1,19 +1,257 @@
-"""attention_pool: checks and choice of implementation. The specification is in `reference`."""
+"""attention_pool: checks, autograd and choice of implementation. The specification is in `reference`.
+
+The op is registered, forward and backward, so that torch.compile sees each as one node; `impl` says which of
+the implementations, all of one interface, it calls. Kernels are imported when the op first runs with them.
+"""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import reference
-from .checks import want_alike, want_shape
-from .choice import Choice, resolve
+from .. import extension
+from .attention_pool_torch import accumulation_dtype
+from .checks import autocast_dtype, want, want_alike, want_shape
+from .choice import Choice, resolve, triton_obstacle
 
 _OP = "attention_pool"
-IMPLS = ("torch",)
+IMPLS = ("triton", "extension", "torch")
+_MAX_WIDTH = 2048
+_EXTENSION_DTYPES = (torch.float32, torch.float64)
+
+Saved = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def auto_choice(device: torch.device, dtype: torch.dtype) -> Choice:
-    """The implementation that `impl="auto"` takes for inputs of this device and dtype."""
-    return Choice("torch", "plain PyTorch")
+def _obstacle(impl: str, device: torch.device, dtype: torch.dtype, width: int) -> str | None:
+    """Why an implementation cannot take such inputs; None if it can."""
+    if impl == "triton":
+        too_wide = f"width {width} is above {_MAX_WIDTH}" if width > _MAX_WIDTH else None
+        return triton_obstacle(device, dtype) or too_wide
+    if impl == "extension":
+        if device.type != "cpu":
+            return f"{device.type} is not the CPU"
+        other = f"{dtype} is neither float32 nor float64" if dtype not in _EXTENSION_DTYPES else None
+        return extension.obstacle("cpu") or other
+    return None
+
+
+def auto_choice(device: torch.device, dtype: torch.dtype, width: int = 768) -> Choice:
+    """The implementation that `impl="auto"` takes for inputs of this device, dtype and width."""
+    impl, reason = (
+        ("extension", "one fused pass in C++") if device.type == "cpu" else ("triton", "fused kernels")
+    )
+    obstacle = _obstacle(impl, device, dtype, width)
+    if obstacle is None:
+        return Choice(impl, f"{reason}, forward and backward")
+    return Choice("torch", f"block by block in plain PyTorch: {obstacle}")
+
+
+def choose(op: str, impl: str, tokens: Tensor) -> str:
+    """The implementation to run on `tokens` (B, N, C) where `impl` is asked for.
+
+    Raises:
+        ValueError: an unknown `impl`, or one that cannot take such tokens.
+    """
+    inputs = tokens.device, tokens.dtype, tokens.shape[-1]
+    chosen = resolve(op, impl, auto_choice(*inputs), IMPLS)
+    obstacle = _obstacle(chosen, *inputs)
+    want(obstacle is None, op, f'inputs that impl="{chosen}" can take', obstacle)
+    if impl == "auto" and tokens.device.type == "cpu" and not torch.compiler.is_compiling():
+        missing = extension.obstacle("cpu")
+        if missing is not None:
+            extension.warn_of(missing)
+    return chosen
+
+
+def _launchers(impl: str) -> tuple[Any, Any]:
+    if impl == "extension":
+        extension.load()
+        return torch.ops.hsta_fast.attention_pool_fwd, torch.ops.hsta_fast.attention_pool_bwd
+    if impl == "triton":
+        from ..kernels.attention_pool import attention_pool_bwd, attention_pool_fwd
+    else:
+        from .attention_pool_torch import attention_pool_bwd, attention_pool_fwd
+    return attention_pool_fwd, attention_pool_bwd
+
+
+def _unit_stride(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def pool_fwd(
+    query: Tensor,
+    tokens: Tensor,
+    extra: Tensor | None,
+    normalize: bool,
+    eps: float,
+    impl: str,
+    *,
+    scores: Tensor | None = None,
+) -> Saved:
+    """(pooled, lse, mean, rstd) of one implementation; mean and rstd are empty without `normalize`.
+
+    All are of the accumulation dtype. The backward takes differences of products with `pooled`: rounded, it
+    would leave its rounding times the query in the gradients where one row has all the weight.
+    """
+    B, R, _ = query.shape
+    dtype = accumulation_dtype(query.dtype)
+    if query.numel() == 0:
+        rows = tokens.shape[1] + (extra is not None) if normalize else 0
+        mean, rstd = (query.new_zeros((B, rows), dtype=dtype) for _ in range(2))
+        return query.to(dtype, copy=True), mean.new_zeros((B, R)), mean, rstd
+    fwd, _ = _launchers(impl)
+    extra = None if extra is None else _unit_stride(extra)
+    query, tokens = query.contiguous(), _unit_stride(tokens)
+    with torch.autocast(query.device.type, enabled=False):
+        pooled, lse, mean, rstd = fwd(query, tokens, extra, normalize, eps, scores=scores)
+    if mean is None:
+        mean, rstd = lse.new_empty((B, 0)), lse.new_empty((B, 0))
+    return pooled.to(dtype), lse, mean, rstd
+
+
+def pool_bwd(
+    dpooled: Tensor,
+    query: Tensor,
+    tokens: Tensor,
+    extra: Tensor | None,
+    saved: Saved,
+    normalize: bool,
+    eps: float,
+    impl: str,
+    *,
+    dtokens: Tensor | None,
+    accumulate: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """(dquery, dextra) of one implementation, and dtokens = accumulate + the pool's where it is wanted."""
+    pooled, lse, mean, rstd = saved
+    if query.numel() == 0:
+        if dtokens is not None:
+            dtokens.copy_(torch.zeros_like(dtokens) if accumulate is None else accumulate)
+        return torch.zeros_like(query), None if extra is None else torch.zeros_like(extra)
+    _, bwd = _launchers(impl)
+    if dtokens is None and impl == "triton":
+        dtokens = torch.empty_like(tokens, memory_format=torch.contiguous_format)  # it always writes one
+    stats = (mean, rstd) if normalize else (None, None)
+    dpooled, query, tokens = dpooled.to(query.dtype).contiguous(), query.contiguous(), _unit_stride(tokens)
+    extra, accumulate = (None if x is None else _unit_stride(x) for x in (extra, accumulate))
+    with torch.autocast(query.device.type, enabled=False):
+        dquery, dextra = bwd(
+            dpooled, query, tokens, extra, normalize, eps, pooled, lse, *stats,
+            dtokens=dtokens, accumulate=accumulate,
+        )  # fmt: skip
+    return dquery, None if extra is None else dextra
+
+
+@torch.library.custom_op("hsta_fast::attention_pool", mutates_args=())
+def _fwd(
+    query: Tensor,
+    tokens: Tensor,
+    extra: Tensor | None,
+    normalize: bool,
+    eps: float,
+    keep_scores: bool,
+    impl: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(pooled, its unrounded self, lse, mean, rstd, scores): empty where there is nothing to keep."""
+    rows = tokens.shape[1] + (extra is not None) if keep_scores else 0
+    scores = query.new_empty((*query.shape[:2], rows), dtype=accumulation_dtype(query.dtype))
+    kept = scores if keep_scores else None
+    pooled, lse, mean, rstd = pool_fwd(query, tokens, extra, normalize, eps, impl, scores=kept)
+    unrounded = pooled if pooled.dtype != query.dtype else pooled.new_empty(0)
+    return pooled.to(query.dtype), unrounded, lse, mean, rstd, scores
+
+
+@_fwd.register_fake
+def _(
+    query: Tensor,
+    tokens: Tensor,
+    extra: Tensor | None,
+    normalize: bool,
+    eps: float,
+    keep_scores: bool,
+    impl: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    B, R, C = query.shape
+    rows = tokens.shape[1] + (extra is not None)
+    lse = query.new_empty((B, R), dtype=accumulation_dtype(query.dtype))
+    unrounded = lse.new_empty((B, R, C) if lse.dtype != query.dtype else (0,))
+    mean, rstd = (lse.new_empty((B, rows if normalize else 0)) for _ in range(2))
+    scores = lse.new_empty((B, R, rows if keep_scores else 0))
+    return query.new_empty((B, R, C)), unrounded, lse, mean, rstd, scores
+
+
+@torch.library.custom_op("hsta_fast::attention_pool_backward", mutates_args=())
+def _bwd(
+    dpooled: Tensor,
+    query: Tensor,
+    tokens: Tensor,
+    extra: Tensor | None,
+    pooled: Tensor,
+    lse: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    normalize: bool,
+    eps: float,
+    tokens_wanted: bool,
+    impl: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(dquery, dtokens, dextra): the last two are empty where nobody wants them; `pooled` is unrounded."""
+    shape = tokens.shape if tokens_wanted else (0,)
+    dtokens = tokens.new_empty(shape)
+    dquery, dextra = pool_bwd(
+        dpooled,
+        query,
+        tokens,
+        extra,
+        (pooled, lse, mean, rstd),
+        normalize,
+        eps,
+        impl,
+        dtokens=dtokens if tokens_wanted else None,
+    )
+    return dquery, dtokens, query.new_empty(0) if dextra is None else dextra
+
+
+@_bwd.register_fake
+def _(
+    dpooled: Tensor,
+    query: Tensor,
+    tokens: Tensor,
+    extra: Tensor | None,
+    pooled: Tensor,
+    lse: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    normalize: bool,
+    eps: float,
+    tokens_wanted: bool,
+    impl: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dextra = query.new_empty(0 if extra is None else extra.shape)
+    return query.new_empty(query.shape), tokens.new_empty(tokens.shape if tokens_wanted else (0,)), dextra
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    query, tokens, extra, ctx.normalize, ctx.eps, _, ctx.impl = inputs
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*output[1:])
+    pooled, unrounded, *stats = output[:5]
+    pooled = pooled if unrounded.dtype == pooled.dtype else unrounded
+    ctx.save_for_backward(query, tokens, extra, pooled, *stats)
+
+
+def _autograd(ctx: Any, dpooled: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    if dpooled is None:
+        return (None,) * 7
+    query, tokens, extra, *saved = ctx.saved_tensors
+    wanted = ctx.needs_input_grad[1]
+    dquery, dtokens, dextra = _bwd(
+        dpooled, query, tokens, extra, *saved, ctx.normalize, ctx.eps, wanted, ctx.impl
+    )
+    return dquery, dtokens if wanted else None, None if extra is None else dextra, None, None, None, None
+
+
+_fwd.register_autograd(_autograd, setup_context=_setup_context)
 
 
 def attention_pool(
@@ -28,32 +266,44 @@ def attention_pool(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """sum_j softmax_j(query . z_j) z_j, with z the layer-normed tokens (no affine) or the tokens themselves.
 
+    The tokens are read once in the forward and once in the backward, which writes their gradient; nothing
+    else of their size is made.
+
     Args:
-        query: (B, R, C). There is no scale: fold it into the query.
-        tokens: (B, N, C); N may be 0 where `extra` is given.
+        query: (B, R, C). There is no scale: fold it into the query. More than 16 take several passes.
+        tokens: (B, N, C), of any strides (a last one other than 1 costs a copy); N may be 0 where `extra` is
+            given.
         extra: (B, C), one more row, standing before the tokens; or None.
         normalize: whether z_j is token j normalised to mean 0 and variance 1 over C.
         eps: added to the variance.
         return_weights: also return the softmax weights, for looking at; they carry no gradient.
-        impl: "auto" or "torch".
+        impl: "auto", "triton", "extension" or "torch". Triton takes float32, float16 and bfloat16 with
+            C <= 2048 on CUDA devices of compute capability 8.0 on, and on the CPU under TRITON_INTERPRET=1.
+            The extension takes float32 and float64 on the CPU, where there is a C++ compiler. "auto" is
+            Triton on CUDA devices and the extension on the CPU where they can run, else plain PyTorch.
 
     Returns:
         pooled (B, R, C); or (pooled, weights), weights (B, R, N), or (B, R, 1 + N) with the extra row first.
+        In the tokens' dtype (float16, bfloat16, float32 or float64), under autocast too: the others are cast
+        to it there.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not belong together, or an unknown `impl`.
+        ValueError: shapes, dtypes or devices that do not belong together, an unknown `impl`, or one that
+            cannot run.
+        BuildError: the extension's compiler fails.
     """
     want_shape(_OP, "tokens", tokens, (None, None, None), "(B, N, C)")
     B, N, C = tokens.shape
     want_shape(_OP, "query", query, (B, None, C), "(B, R, C)")
-    given = {"query": query, "tokens": tokens}
     if extra is not None:
         want_shape(_OP, "extra", extra, (B, C), "(B, C)")
-        given["extra"] = extra
     elif N == 0:
         raise ValueError(f"{_OP} wants at least one row: tokens (B, N, C) with N >= 1 or extra, got N = 0")
-    want_alike(_OP, given)
-    resolve(_OP, impl, auto_choice(tokens.device, tokens.dtype), IMPLS)
-    return reference.attention_pool(
-        query, tokens, extra=extra, normalize=normalize, eps=eps, return_weights=return_weights
-    )
+    if autocast_dtype(tokens) is not None:  # casting the tokens would copy them
+        query, extra = query.to(tokens.dtype), None if extra is None else extra.to(tokens.dtype)
+    want_alike(_OP, {"query": query, "tokens": tokens} | ({} if extra is None else {"extra": extra}))
+    chosen = choose(_OP, impl, tokens)
+    pooled, _, lse, _, _, scores = _fwd(query, tokens, extra, normalize, eps, return_weights, chosen)
+    if not return_weights:
+        return pooled
+    return pooled, torch.exp(scores - lse.unsqueeze(-1)).to(pooled.dtype)

@@ -1,6 +1,15 @@
 """Which implementation of an op runs, and why."""
 
+import os
+import re
+from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
+
+import torch
+
+_TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_MIN_TRITON = (3, 6)  # the oldest that the kernels are built and checked with
+_MIN_MAJOR = 8
 
 
 class Choice(NamedTuple):
@@ -21,3 +30,37 @@ def resolve(op: str, impl: str, auto: Choice, known: tuple[str, ...]) -> str:
     if impl not in known:
         raise ValueError(f"{op} wants impl in {('auto', *known)}, got {impl!r}")
     return impl
+
+
+def _triton_version() -> tuple[int, int] | None:
+    for package in ("triton", "pytorch-triton"):
+        try:
+            found = re.match(r"(\d+)\.(\d+)", version(package))
+        except PackageNotFoundError:
+            continue
+        return None if found is None else (int(found[1]), int(found[2]))
+    return None
+
+
+_TRITON = _triton_version()
+
+
+def triton_obstacle(device: torch.device, dtype: torch.dtype, *, interpret: bool = True) -> str | None:
+    """Why Triton kernels cannot take inputs of this device and dtype; None if they can.
+
+    `interpret`: whether they may be interpreted on the CPU, for proofs, where TRITON_INTERPRET=1 asks for it.
+    """
+    if _TRITON is None or _TRITON < _MIN_TRITON:
+        found = "none" if _TRITON is None else ".".join(map(str, _TRITON))
+        return f"Triton >= {'.'.join(map(str, _MIN_TRITON))} is not installed (found: {found})"
+    if dtype not in _TRITON_DTYPES:
+        return f"{dtype} is none of float32, float16, bfloat16"
+    if device.type == "cpu":
+        interpreted = interpret and os.environ.get("TRITON_INTERPRET") == "1"
+        return None if interpreted else "the inputs are on the CPU"
+    if device.type != "cuda" or torch.version.hip is not None:
+        return f"{device.type} is no CUDA device"
+    properties = torch.cuda.get_device_properties(device)  # which torch.compile folds; not so the capability
+    if properties.major < _MIN_MAJOR:
+        return f"compute capability {properties.major}.{properties.minor} is below {_MIN_MAJOR}.0"
+    return None

@@ -4,8 +4,6 @@ The Triton path is two registered ops, forward and backward, so that torch.compi
 Triton and the kernels are imported when such an op first runs.
 """
 
-import os
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -14,56 +12,27 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .checks import autocast_dtype, want, want_alike, want_shape
-from .choice import Choice, resolve
+from .choice import Choice, resolve, triton_obstacle
 from .registration import register
 
 _OP = "space_time_attention"
 IMPLS = ("triton", "torch")
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _MAX_WIDTH = 128
-_MIN_TRITON = (3, 6)  # the oldest that the kernels are built and checked with
-_MIN_MAJOR = 8
 # Scores (B H N M) up to which writing them out is faster than torch's fused attention, without and with a
 # gradient: its blocks are larger than a short sequence. Measured on 2 AVX-512 cores at D = 16 to 128.
 _SHORT = (2_000_000, 4_000_000)
 _EXACT = (torch.float32, torch.float64)  # scores that are written out are rounded to the dtype
 
 
-def _triton_version() -> tuple[int, int] | None:
-    for package in ("triton", "pytorch-triton"):
-        try:
-            major, minor = version(package).split(".")[:2]
-        except PackageNotFoundError:
-            continue
-        return int(major), int(minor)
-    return None
-
-
-_TRITON = _triton_version()
-
-
-def _obstacle(device: torch.device, dtype: torch.dtype, width: int) -> str | None:
+def _obstacle(device: torch.device, dtype: torch.dtype, width: int, *, interpret: bool = True) -> str | None:
     """Why the Triton kernels cannot take such inputs; None if they can."""
-    if _TRITON is None or _TRITON < _MIN_TRITON:
-        found = "none" if _TRITON is None else ".".join(map(str, _TRITON))
-        return f"Triton >= {'.'.join(map(str, _MIN_TRITON))} is not installed (found: {found})"
-    if dtype not in _DTYPES:
-        return f"{dtype} is none of float32, float16, bfloat16"
-    if width > _MAX_WIDTH:
-        return f"head width {width} is above {_MAX_WIDTH}"
-    if device.type == "cpu":
-        return None if os.environ.get("TRITON_INTERPRET") == "1" else "the inputs are on the CPU"
-    if device.type != "cuda" or torch.version.hip is not None:
-        return f"{device.type} is no CUDA device"
-    properties = torch.cuda.get_device_properties(device)  # which torch.compile folds; not so the capability
-    if properties.major < _MIN_MAJOR:
-        return f"compute capability {properties.major}.{properties.minor} is below {_MIN_MAJOR}.0"
-    return None
+    too_wide = f"head width {width} is above {_MAX_WIDTH}" if width > _MAX_WIDTH else None
+    return triton_obstacle(device, dtype, interpret=interpret) or too_wide
 
 
 def auto_choice(device: torch.device, dtype: torch.dtype, width: int = 64) -> Choice:
     """The implementation that `impl="auto"` takes for inputs of this device, dtype and head width."""
-    obstacle = "the inputs are on the CPU" if device.type == "cpu" else _obstacle(device, dtype, width)
+    obstacle = _obstacle(device, dtype, width, interpret=False)
     if obstacle is None:
         return Choice("triton", "fused kernels, forward and backward")
     return Choice("torch", f"torch's own attention: {obstacle}")

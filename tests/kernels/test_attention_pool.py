@@ -100,10 +100,10 @@ def check(
     forward = (4 if query.dtype == torch.float32 else 1) * eps + rounding
     assert_close(came[:1], plain[:1], exact[:1], band=forward)
     dquery_size, rows_size = sizes(query.double(), z, rstd, exact[0], dpooled.double())
-    assert_close(came[1:2], plain[1:2], exact[1:2], band=4 * eps + rounding, size=dquery_size)
+    assert_close(came[1:2], plain[1:2], exact[1:2], band=4 * eps + rounding, terms=dquery_size)
     given_rows = [i for i in range(2, len(exact)) if exact[i].numel()]
     assert_close(
-        *([x[i] for i in given_rows] for x in (came, plain, exact)), band=4 * eps + rounding, size=rows_size
+        *([x[i] for i in given_rows] for x in (came, plain, exact)), band=4 * eps + rounding, terms=rows_size
     )
 
 

@@ -1,0 +1,373 @@
+// Attention pooling on the CPU: pooled_r = sum_j softmax_j(u_r . z_j) z_j with z the layer-normed rows, and its backward.
+//
+// One pass over the tokens in each direction, TILE rows at a time: a row is centred once into a tile that stays in
+// the cache, in which the scores and the weighted sum find it. Its 1 / deviation never touches the row: it goes into
+// scores and weights. N is split into segments whose number depends on N alone, so that the same sums are added in
+// the same order for any number of threads.
+//
+// B batch, N tokens, C width, R queries; columns padded to whole blocks, queries to a multiple of QUERIES, by zeros.
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <tuple>
+
+#include "vectors.h"
+
+namespace hsta_fast {
+namespace {
+
+constexpr int64_t SEGMENT = 320;  // rows of a pair of segments: an even number keeps two threads equally busy
+
+// What the rows of one call share. Rows of `queries` and of `gradients` have `columns` elements, zeros from C on.
+template <typename T>
+struct Shape {
+  int64_t C, columns, queries;
+  bool normalize;
+  double eps;
+};
+
+// Rows [0, count) of x into the tile, less their mean where `normalize`; mean (from the row's first element) and rstd
+// are computed, or taken where `known`. Rows up to a whole block of rows are zeros.
+template <typename T>
+void centre(const Shape<T>& shape, const T* x, int64_t stride, int64_t count, bool known, T* mean, T* rstd, T* tile) {
+  constexpr int64_t L = Lanes<T>::count;
+  const int64_t C = shape.C, whole = C / L * L;
+  for (int64_t j = 0; j < count; ++j, x += stride, tile += shape.columns) {
+    std::fill(tile + whole, tile + shape.columns, T(0));
+    const T first = shape.normalize ? x[0] : T(0);
+    const Vector<T> pivot = first - Vector<T>{};
+    if (shape.normalize && !known) {
+      Vector<T> sums[BLOCK] = {};
+      int64_t c = 0;
+      for (; c + BLOCK * L <= whole; c += BLOCK * L) {
+        for (int64_t i = 0; i < BLOCK; ++i) sums[i] += load(x + c + i * L) - pivot;
+      }
+      for (; c < whole; c += L) sums[0] += load(x + c) - pivot;
+      T total = sum<T>((sums[0] + sums[1]) + (sums[2] + sums[3]));
+      for (; c < C; ++c) total += x[c] - first;
+      mean[j] = total / static_cast<T>(C);
+    }
+    const T rest = shape.normalize ? mean[j] : T(0);
+    const Vector<T> away = rest - Vector<T>{};
+    Vector<T> squares[2] = {};
+    int64_t c = 0;
+    for (; c + 2 * L <= whole; c += 2 * L) {
+      for (int64_t i = 0; i < 2; ++i) {
+        const Vector<T> d = (load(x + c + i * L) - pivot) - away;
+        store(tile + c + i * L, d);
+        squares[i] += d * d;
+      }
+    }
+    for (; c < whole; c += L) {
+      const Vector<T> d = (load(x + c) - pivot) - away;
+      store(tile + c, d);
+      squares[0] += d * d;
+    }
+    T square = sum<T>(squares[0] + squares[1]);
+    for (; c < C; ++c) {
+      tile[c] = (x[c] - first) - rest;
+      square += tile[c] * tile[c];
+    }
+    if (shape.normalize && !known) rstd[j] = T(1) / std::sqrt(square / static_cast<T>(C) + static_cast<T>(shape.eps));
+  }
+  std::fill(tile, tile + (padded(count, BLOCK) - count) * shape.columns, T(0));
+}
+
+// The rows of each sample in segments: first the extra row, if any, then the tokens.
+struct Segments {
+  int64_t B, N, extra, number, length;  // of each sample: `number` segments of `length` tokens
+
+  Segments(int64_t B, int64_t N, bool extra) : B(B), N(N), extra(extra) {
+    number = 2 * ((N + SEGMENT - 1) / SEGMENT);
+    length = number == 0 ? 0 : padded((N + number - 1) / number, TILE);
+    number = length == 0 ? 0 : (N + length - 1) / length;
+  }
+  int64_t each() const { return number + extra; }
+
+  // run(sample, segment, whether it is the extra row, first row counted with it, its token, rows)
+  template <typename Run>
+  void parallel(const Run& run) const {
+    at::parallel_for(0, B * each(), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t segment = i % each();
+        if (segment < extra) {
+          run(i / each(), segment, true, int64_t{0}, int64_t{0}, int64_t{1});
+        } else {
+          const int64_t token = (segment - extra) * length;
+          run(i / each(), segment, false, token + extra, token, std::min(length, N - token));
+        }
+      }
+    });
+  }
+};
+
+// (B, R, C) of any strides as (B, padded R, padded C), zeros around.
+at::Tensor pad(const at::Tensor& x, int64_t queries, int64_t columns) {
+  at::Tensor out = at::zeros({x.size(0), queries, columns}, x.options());
+  out.narrow(1, 0, x.size(1)).narrow(2, 0, x.size(2)).copy_(x);
+  return out;
+}
+
+at::Tensor centred(const at::Tensor& x, bool normalize) { return normalize ? x.sub(x.mean(-1, true)) : x; }
+
+template <typename T>
+T* data(const std::optional<at::Tensor>& x) {
+  return x.has_value() ? x->data_ptr<T>() : nullptr;
+}
+
+void check(const at::Tensor& query, const at::Tensor& tokens, const std::optional<at::Tensor>& extra) {
+  TORCH_CHECK(query.dim() == 3 && tokens.dim() == 3 && query.size(0) == tokens.size(0) &&
+                  query.size(2) == tokens.size(2) && query.scalar_type() == tokens.scalar_type(),
+              "wanted query (B, R, C) and tokens (B, N, C) of one dtype, got ", query.sizes(), " ",
+              query.scalar_type(), " and ", tokens.sizes(), " ", tokens.scalar_type());
+  TORCH_CHECK(tokens.stride(2) == 1 || tokens.size(2) == 1, "wanted tokens of last stride 1, got ", tokens.strides());
+  TORCH_CHECK(tokens.size(1) > 0 || extra.has_value(), "wanted at least one row, got none");
+  if (extra.has_value()) {
+    TORCH_CHECK(extra->dim() == 2 && extra->size(0) == query.size(0) && extra->size(1) == query.size(2) &&
+                    extra->scalar_type() == query.scalar_type() && (extra->stride(1) == 1 || extra->size(1) == 1),
+                "wanted extra (B, C) of the query's dtype and last stride 1, got ", extra->sizes(), " ",
+                extra->scalar_type(), " ", extra->strides());
+  }
+}
+
+template <typename T>
+void forward(const Shape<T>& shape, const Segments& segments, const at::Tensor& u, const at::Tensor& tokens,
+             const std::optional<at::Tensor>& extra, int64_t R, T* mean, T* rstd, T* scores, T* pooled, T* lse) {
+  const int64_t columns = shape.columns, queries = shape.queries, M = segments.N + segments.extra;
+  at::Tensor partial = at::empty({segments.B * segments.each(), queries, columns}, u.options());
+  at::Tensor ends = at::empty({2, segments.B * segments.each(), queries}, u.options());
+  T* sums = partial.data_ptr<T>();
+  T* tops = ends.data_ptr<T>();
+  T* totals = tops + segments.B * segments.each() * queries;
+  segments.parallel([&](int64_t b, int64_t segment, bool is_extra, int64_t row, int64_t token, int64_t count) {
+    const T* x = is_extra ? extra->const_data_ptr<T>() + b * extra->stride(0)
+                          : tokens.const_data_ptr<T>() + b * tokens.stride(0) + token * tokens.stride(1);
+    const T* query = u.const_data_ptr<T>() + b * queries * columns;
+    const int64_t place = b * segments.each() + segment;
+    T *acc = sums + place * queries * columns, *top = tops + place * queries, *total = totals + place * queries;
+    std::fill(top, top + queries, -std::numeric_limits<T>::infinity());
+    std::fill(total, total + queries, T(0));
+    at::Tensor room = at::empty({TILE * columns + queries * (TILE + 1)}, u.options());
+    T *tile = room.data_ptr<T>(), *p = tile + TILE * columns, *factor = p + queries * TILE;
+    T m[TILE], r[TILE];
+    std::fill(r, r + TILE, T(1));
+    for (int64_t j = 0; j < count; j += TILE) {
+      const int64_t rows = std::min(TILE, count - j);
+      centre(shape, x + j * tokens.stride(1), tokens.stride(1), rows, false, m, r, tile);
+      if (shape.normalize) {
+        std::copy(m, m + rows, mean + b * M + row + j);
+        std::copy(r, r + rows, rstd + b * M + row + j);
+      }
+      products(query, queries, tile, rows, columns, p);
+      for (int64_t q = 0; q < queries; ++q) {
+        T* s = p + q * TILE;
+        T highest = top[q];
+        for (int64_t i = 0; i < rows; ++i) s[i] *= r[i];
+        if (scores != nullptr && q < R) std::copy(s, s + rows, scores + (b * R + q) * M + row + j);
+        for (int64_t i = 0; i < rows; ++i) highest = s[i] > highest ? s[i] : highest;
+        const T base = highest == -std::numeric_limits<T>::infinity() ? T(0) : highest;
+        factor[q] = top[q] - base;
+        top[q] = highest;
+        for (int64_t i = 0; i < rows; ++i) s[i] -= base;
+        std::fill(s + rows, s + TILE, -std::numeric_limits<T>::infinity());
+      }
+      exponentials(p, queries * TILE);
+      exponentials(factor, queries);
+      for (int64_t q = 0; q < queries; ++q) {
+        T weight = 0;
+        for (int64_t i = 0; i < TILE; ++i) weight += p[q * TILE + i];
+        total[q] = total[q] * factor[q] + weight;
+        for (int64_t i = 0; i < TILE; ++i) p[q * TILE + i] *= r[i];
+      }
+      accumulate(p, TILE, int64_t{1}, queries, tile, rows, columns, j == 0 ? nullptr : factor, acc);
+    }
+  });
+  at::parallel_for(0, segments.B * R, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t b = i / R, q = i % R, first = b * segments.each();
+      T top = -std::numeric_limits<T>::infinity(), total = 0;
+      for (int64_t k = 0; k < segments.each(); ++k) top = std::max(top, tops[(first + k) * queries + q]);
+      if (top == -std::numeric_limits<T>::infinity()) top = 0;
+      T* out = pooled + i * shape.C;
+      std::fill(out, out + shape.C, T(0));
+      for (int64_t k = 0; k < segments.each(); ++k) {
+        const int64_t at = (first + k) * queries + q;
+        const T weight = std::exp(tops[at] - top);
+        total += weight * totals[at];
+        for (int64_t c = 0; c < shape.C; ++c) out[c] += weight * sums[at * columns + c];
+      }
+      for (int64_t c = 0; c < shape.C; ++c) out[c] /= total;
+      lse[i] = top + std::log(total);
+    }
+  });
+}
+
+// What the gradients of the rows are added to and where they go; null where there is nothing, or nobody wants them.
+template <typename T>
+struct Gradients {
+  const T* base;
+  T *rows, *extra;
+  int64_t base_strides[2], strides[2];
+};
+
+// to = base + dx - along d, elementwise.
+template <typename T>
+void write_row(const T* dx, const T* d, T along, const T* base, int64_t C, T* to) {
+  if (base == nullptr) {
+    for (int64_t c = 0; c < C; ++c) to[c] = dx[c] - along * d[c];
+  } else {
+    for (int64_t c = 0; c < C; ++c) to[c] = base[c] + (dx[c] - along * d[c]);
+  }
+}
+
+// `both` holds the queries of a sample, then the gradients of what they pooled.
+template <typename T>
+void backward(const Shape<T>& shape, const Segments& segments, const at::Tensor& both, const at::Tensor& tokens,
+              const std::optional<at::Tensor>& extra, int64_t R, const T* mean, const T* rstd, const T* lse,
+              const T* delta, const Gradients<T>& gradients, T* dquery) {
+  const int64_t C = shape.C, columns = shape.columns, queries = shape.queries, M = segments.N + segments.extra;
+  at::Tensor partial = at::empty({segments.B * segments.each(), queries, columns}, both.options());
+  T* sums = partial.data_ptr<T>();
+  segments.parallel([&](int64_t b, int64_t segment, bool is_extra, int64_t row, int64_t token, int64_t count) {
+    const T* x = is_extra ? extra->const_data_ptr<T>() + b * extra->stride(0)
+                          : tokens.const_data_ptr<T>() + b * tokens.stride(0) + token * tokens.stride(1);
+    const T* query = both.const_data_ptr<T>() + b * 2 * queries * columns;
+    T* acc = sums + (b * segments.each() + segment) * queries * columns;
+    at::Tensor room = at::empty({2 * TILE * columns + queries * (3 * TILE + 1)}, both.options());
+    T *tile = room.data_ptr<T>(), *dx = tile + TILE * columns, *s = dx + TILE * columns;
+    T *t = s + queries * TILE, *p = t + queries * TILE, *ones = p + queries * TILE;
+    std::fill(ones, ones + queries, T(1));
+    T m[TILE], r[TILE], along[TILE];
+    std::fill(m, m + TILE, T(0));
+    std::fill(r, r + TILE, T(1));
+    for (int64_t j = 0; j < count; j += TILE) {
+      const int64_t rows = std::min(TILE, count - j);
+      if (shape.normalize) {
+        std::copy_n(mean + b * M + row + j, rows, m);
+        std::copy_n(rstd + b * M + row + j, rows, r);
+      }
+      centre(shape, x + j * tokens.stride(1), tokens.stride(1), rows, true, m, r, tile);
+      products(query, 2 * queries, tile, rows, columns, s);  // and t, which follows
+      for (int64_t q = 0; q < queries; ++q) {
+        for (int64_t i = 0; i < TILE; ++i) {
+          const bool counts = q < R && i < rows;
+          const int64_t at = q * TILE + i;
+          s[at] = counts ? s[at] * r[i] : T(0);
+          t[at] = counts ? t[at] * r[i] : T(0);
+          p[at] = counts ? s[at] - lse[b * R + q] : -std::numeric_limits<T>::infinity();
+        }
+      }
+      exponentials(p, queries * TILE);
+      std::fill(along, along + TILE, T(0));
+      for (int64_t q = 0; q < queries; ++q) {
+        const T balance = q < R ? delta[b * R + q] : T(0);
+        for (int64_t i = 0; i < TILE; ++i) {
+          const int64_t at = q * TILE + i;
+          const T ds = p[at] * (t[at] - balance);
+          along[i] += p[at] * t[at] + ds * s[at];
+          s[at] = ds * r[i];     // what d counts in dquery, and the query in dx,
+          t[at] = p[at] * r[i];  // and the gradient of pooled in dx
+        }
+      }
+      accumulate(s, TILE, int64_t{1}, queries, tile, rows, columns, j == 0 ? nullptr : ones, acc);
+      if (is_extra ? gradients.extra == nullptr : gradients.rows == nullptr) continue;
+      accumulate(s, int64_t{1}, TILE, padded(rows, QUERIES), query, 2 * queries, columns,
+                 static_cast<const T*>(nullptr), dx);
+      for (int64_t i = 0; i < rows; ++i) {
+        const T share = shape.normalize ? along[i] * r[i] * r[i] / static_cast<T>(C) : T(0);
+        const int64_t at = token + j + i;
+        const bool add = !is_extra && gradients.base != nullptr;
+        write_row(dx + i * columns, tile + i * columns, share,
+                  add ? gradients.base + b * gradients.base_strides[0] + at * gradients.base_strides[1] : nullptr, C,
+                  is_extra ? gradients.extra + b * C
+                           : gradients.rows + b * gradients.strides[0] + at * gradients.strides[1]);
+      }
+    }
+  });
+  at::parallel_for(0, segments.B * R, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      T* out = dquery + i * C;
+      std::fill(out, out + C, T(0));
+      for (int64_t k = 0; k < segments.each(); ++k) {
+        const T* acc = sums + ((i / R * segments.each() + k) * queries + i % R) * columns;
+        for (int64_t c = 0; c < C; ++c) out[c] += acc[c];
+      }
+    }
+  });
+}
+
+template <typename T>
+Shape<T> shape_of(const at::Tensor& query, bool normalize, double eps) {
+  return {query.size(2), padded(query.size(2), BLOCK * Lanes<T>::count), padded(query.size(1), QUERIES), normalize,
+          eps};
+}
+
+using Results = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
+Results attention_pool_fwd(const at::Tensor& query, const at::Tensor& tokens, const std::optional<at::Tensor>& extra,
+                           bool normalize, double eps, const std::optional<at::Tensor>& scores) {
+  check(query, tokens, extra);
+  const int64_t B = query.size(0), R = query.size(1), rows = tokens.size(1) + extra.has_value();
+  at::Tensor pooled = at::empty({B, R, query.size(2)}, query.options()), lse = at::empty({B, R}, query.options());
+  at::Tensor mean = at::empty({B, normalize ? rows : 0}, query.options()), rstd = at::empty_like(mean);
+  AT_DISPATCH_FLOATING_TYPES(query.scalar_type(), "attention_pool_fwd", [&] {
+    const auto shape = shape_of<scalar_t>(query, normalize, eps);
+    forward(shape, Segments(B, tokens.size(1), extra.has_value()),
+            pad(centred(query, normalize), shape.queries, shape.columns), tokens, extra, R,
+            mean.data_ptr<scalar_t>(), rstd.data_ptr<scalar_t>(), data<scalar_t>(scores),
+            pooled.data_ptr<scalar_t>(), lse.data_ptr<scalar_t>());
+  });
+  return {pooled, lse, mean, rstd};
+}
+
+std::tuple<at::Tensor, at::Tensor> attention_pool_bwd(
+    const at::Tensor& dpooled, const at::Tensor& query, const at::Tensor& tokens,
+    const std::optional<at::Tensor>& extra, bool normalize, double eps, const at::Tensor& pooled,
+    const at::Tensor& lse, const std::optional<at::Tensor>& mean, const std::optional<at::Tensor>& rstd,
+    const std::optional<at::Tensor>& dtokens, const std::optional<at::Tensor>& accumulate) {
+  check(query, tokens, extra);
+  for (const auto& x : {dtokens, accumulate}) {
+    TORCH_CHECK(!x.has_value() || (x->sizes() == tokens.sizes() && x->scalar_type() == tokens.scalar_type() &&
+                                   (x->stride(2) == 1 || x->size(2) == 1)),
+                "wanted dtokens and accumulate like the tokens, of last stride 1");
+  }
+  const int64_t B = query.size(0), R = query.size(1), C = query.size(2);
+  at::Tensor dquery = at::empty({B, R, C}, query.options());
+  at::Tensor dextra = at::empty({extra.has_value() ? B : 0, C}, query.options());
+  const at::Tensor d = centred(dpooled, normalize), delta = d.mul(pooled).sum(-1);
+  AT_DISPATCH_FLOATING_TYPES(query.scalar_type(), "attention_pool_bwd", [&] {
+    const auto shape = shape_of<scalar_t>(query, normalize, eps);
+    const auto both = at::cat({pad(centred(query, normalize), shape.queries, shape.columns),
+                               pad(d, shape.queries, shape.columns)},
+                              1);
+    Gradients<scalar_t> gradients{data<scalar_t>(accumulate), data<scalar_t>(dtokens), dextra.data_ptr<scalar_t>(),
+                                  {}, {}};
+    for (int i = 0; i < 2; ++i) {
+      if (accumulate.has_value()) gradients.base_strides[i] = accumulate->stride(i);
+      if (dtokens.has_value()) gradients.strides[i] = dtokens->stride(i);
+    }
+    backward(shape, Segments(B, tokens.size(1), extra.has_value()), both, tokens, extra, R, data<scalar_t>(mean),
+             data<scalar_t>(rstd), lse.const_data_ptr<scalar_t>(), delta.const_data_ptr<scalar_t>(), gradients,
+             dquery.data_ptr<scalar_t>());
+  });
+  return {dquery, dextra};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(hsta_fast, CPU, m) {
+  m.impl("attention_pool_fwd", attention_pool_fwd);
+  m.impl("attention_pool_bwd", attention_pool_bwd);
+}
+
+}  // namespace hsta_fast

@@ -1,0 +1,132 @@
+"""Crossmodal attention in place: two states give their CLS rows, are pooled, and take new CLS rows.
+
+A state (B, N + 1, C) is a CLS row and N tokens, in one tensor. Autograd's own way copies the tokens: in the
+forward for [cls' ; tokens], in the backward for the gradient of each slice and for the sum of gradients. Here
+a state is handed from function to function, each of which marks it as changed in place:
+
+    take    the CLS rows out               backward: writes their gradients into row 0 of the buffers
+    pool    over the tokens of one state   backward: the buffer, the gradient that came plus the pool's
+    put     the new CLS rows in            backward: hands on the gradient that came, and its row 0
+
+`pool` makes the buffer, which nobody but `take` ever sees; gradients that came are only read. The tokens that
+`pool` keeps are exempt from autograd's check of versions, for `put` changes row 0 beside them. It is `put`
+that keeps the states as they then are, so that changing them later is still refused: nothing but the states
+leads back here, so `put` runs backward before any `pool`.
+
+B batch, N tokens, C width.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .attention_pool import choose, pool_bwd, pool_fwd
+from .checks import want
+from .cls_cross_attention import attend
+
+
+class _Take(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *states: Tensor) -> tuple[Tensor, ...]:
+        memory = [state.untyped_storage().data_ptr() for state in states if state.numel()]
+        want(len(set(memory)) == len(memory), "take_cls", "states in memory of their own", "the same twice")
+        ctx.set_materialize_grads(False)
+        ctx.mark_dirty(*states)
+        return *states, *(state[:, 0].clone() for state in states)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        half = len(gradients) // 2
+        for dstate, dcls in zip(gradients[:half], gradients[half:], strict=True):
+            if dstate is not None:
+                dstate[:, 0] = 0 if dcls is None else dcls
+        return gradients[:half]
+
+
+class _Pool(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, extra: Tensor, state: Tensor, eps: float, impl: str
+    ) -> tuple[Tensor, Tensor]:
+        tokens = state.data[:, 1:]
+        saved = pool_fwd(query, tokens, extra, True, eps, impl)
+        ctx.set_materialize_grads(False)
+        ctx.mark_dirty(state)
+        ctx.save_for_backward(query, tokens, extra, *saved)
+        ctx.eps, ctx.impl = eps, impl
+        return saved[0].to(query.dtype), state
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dpooled: Tensor | None, dstate: Tensor | None) -> tuple[Tensor | None, ...]:
+        query, tokens, extra, *saved = ctx.saved_tensors
+        buffer = None
+        if ctx.needs_input_grad[2]:
+            B, N, C = tokens.shape
+            buffer = tokens.new_empty((B, N + 1, C))
+            buffer[:, 0] = 0  # for `take` to write; until then a number, which is what anomaly detection asks
+        dquery, dextra = pool_bwd(
+            torch.zeros_like(query) if dpooled is None else dpooled,
+            query,
+            tokens,
+            extra,
+            (saved[0], saved[1], saved[2], saved[3]),
+            True,
+            ctx.eps,
+            ctx.impl,
+            dtokens=None if buffer is None else buffer[:, 1:],
+            accumulate=None if dstate is None else dstate[:, 1:],
+        )
+        return dquery, dextra, buffer, None, None
+
+
+class _Put(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *states_and_cls: Tensor) -> tuple[Tensor, ...]:
+        half = len(states_and_cls) // 2
+        states = states_and_cls[:half]
+        for state, cls in zip(states, states_and_cls[half:], strict=True):
+            state[:, 0] = cls
+        ctx.set_materialize_grads(False)
+        ctx.mark_dirty(*states)
+        ctx.save_for_backward(*states)
+        return states
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        _ = ctx.saved_tensors  # raises if a state was changed since
+        return *gradients, *(None if g is None else g[:, 0] for g in gradients)
+
+
+def take_cls(*states: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """(states, their CLS rows (B, C)); the states are the tensors given, which `put_cls` will change.
+
+    Raises:
+        ValueError: states that share their memory.
+    """
+    out = _Take.apply(*states)
+    return list(out[: len(states)]), list(out[len(states) :])
+
+
+def cls_cross_attention_in_state(
+    cls: Tensor, state: Tensor, *, num_heads: int, eps: float, impl: str, **weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`cls_cross_attention` of cls (B, C) over the tokens of a state (B, N + 1, C), and the state."""
+    chosen = choose("cls_cross_attention", impl, state)
+
+    def pool(query: Tensor, extra: Tensor) -> Tensor:
+        nonlocal state
+        pooled, state = _Pool.apply(query, extra, state, eps, chosen)
+        return pooled
+
+    out = attend(cls, pool, state.dtype, num_heads=num_heads, eps=eps, **weights)
+    return out, state
+
+
+def put_cls(states: list[Tensor], cls: list[Tensor]) -> list[Tensor]:
+    """The states (B, N + 1, C) with new CLS rows (B, C), in their memory."""
+    return list(_Put.apply(*states, *cls))

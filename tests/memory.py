@@ -1,0 +1,20 @@
+"""Peak of memory on the CPU, as torch's profiler sees it: every allocation, those inside custom ops too."""
+
+from collections.abc import Callable
+
+from torch.profiler import ProfilerActivity, profile
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """The most that `run` held at once beyond what was there before it, its result included."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        kept = run()
+    del kept
+    events = profiler.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    assert changes, "the profiler saw no allocation"
+    held = peak = 0
+    for _, change in changes:
+        held += change
+        peak = max(peak, held)
+    return peak

@@ -1,0 +1,312 @@
+"""CSTA: the same numbers and gradients in place; what may not be done in place; the memory it takes."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from hsta_fast import reference
+from hsta_fast.layers import AttentionPool, CrossmodalSpaceTimeAttention
+from hsta_fast.model import HSTAConfig, HSTALayer
+from hsta_fast.ops.attention_pool import pool_bwd, pool_fwd
+from tests.compiler import needs_compiler
+from tests.memory import peak_bytes
+
+EXTENSION = pytest.param("extension", marks=needs_compiler)
+IMPLS = ("torch", "triton", EXTENSION)
+LEAN = ("triton", EXTENSION)
+WIDTHS, HEADS, LENGTHS = (12, 16), (3, 4), (6, 9)
+
+
+def csta(*, inplace: bool, impl: str = "torch", dtype: torch.dtype = torch.float64) -> Any:
+    torch.manual_seed(1)
+    module = CrossmodalSpaceTimeAttention(WIDTHS, num_heads=HEADS, inplace=inplace, impl=impl).to(dtype)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return module
+
+
+def leaves(dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    torch.manual_seed(2)
+    return [
+        torch.randn(2, N, C, dtype=torch.float64).to(dtype).requires_grad_()
+        for N, C in zip(LENGTHS, WIDTHS, strict=True)
+    ]
+
+
+def specified(module: Any, special: Tensor, video: Tensor) -> tuple[Tensor, ...]:
+    """Eq. 8-13 with the materialised attention and concatenations."""
+    states = (special, video)
+    out = []
+    for a, b in ((0, 1), (1, 0)):
+        fusion = module.fusion[a]
+        c = module.projs[a](states[a][:, 0])
+        parts = {"norm": fusion.norm1, "q": fusion.attn.wq, "k": fusion.attn.wk, "v": fusion.attn.wv}
+        weights = {f"{name}_weight": part.weight for name, part in parts.items()}
+        weights |= {f"{name}_bias": part.bias for name, part in parts.items()}
+        attended = reference.cls_cross_attention(c, states[b][:, 1:], num_heads=HEADS[b], **weights)
+        cls = module.revert_projs[a](c + fusion.attn.proj(attended))
+        out.append(torch.cat([cls.unsqueeze(1), states[a][:, 1:]], 1))
+    return tuple(out)
+
+
+def loss(states: tuple[Tensor, ...], weights: tuple[float, float] = (1.0, 1.0)) -> Tensor:
+    return sum(
+        w * (x.double() ** (3 + i)).sum() for i, (w, x) in enumerate(zip(weights, states, strict=True)) if w
+    )  # type: ignore[return-value]
+
+
+def results(function: Any, module: Any, weights: tuple[float, float] = (1.0, 1.0)) -> list[Tensor | None]:
+    """The states that `function` makes of states, and every gradient."""
+    given = leaves(next(module.parameters()).dtype)
+    out = function(*(x.clone() for x in given))
+    values = [x.detach().clone() for x in out]
+    asked = [*given, *module.parameters()]
+    return [*values, *torch.autograd.grad(loss(out, weights), asked, allow_unused=True)]
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 0.0), (0.0, 1.0)])
+@pytest.mark.parametrize("inplace", [True, False])
+def test_values_and_every_gradient(inplace: bool, weights: tuple[float, float]) -> None:
+    """Also where only one of the two states matters."""
+    module = csta(inplace=inplace)
+    expected = results(lambda *x: specified(module, *x), module, weights)
+    for came, want in zip(results(module, module, weights), expected, strict=True):
+        want = torch.zeros_like(came) if want is None and came is not None else want
+        torch.testing.assert_close(came, want, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_in_place_is_bit_equal_to_the_copy(impl: str) -> None:
+    copying, inplace = (csta(inplace=x, impl=impl, dtype=torch.float32) for x in (False, True))
+    expected = results(copying, copying)
+    for came, want in zip(results(inplace, inplace), expected, strict=True):
+        torch.testing.assert_close(came, want, rtol=1e-6, atol=1e-6)
+
+
+def test_in_place_uses_up_the_states() -> None:
+    """The states returned are the ones given, rewritten; without `inplace` those stay as they are."""
+    for grad in (True, False):
+        for inplace in (True, False):
+            with torch.set_grad_enabled(grad):
+                given = [x.detach().clone() for x in leaves()]
+                before = [x.clone() for x in given]
+                out = csta(inplace=inplace)(*given)
+                expected = specified(csta(inplace=False), *before)
+            for x, y, was, want in zip(out, given, before, expected, strict=True):
+                assert (x.data_ptr() == y.data_ptr()) == inplace
+                assert torch.equal(y, was) != inplace
+                torch.testing.assert_close(x.detach(), want.detach(), rtol=1e-12, atol=1e-12)
+
+
+def test_in_place_twice_and_gradients_twice() -> None:
+    """A chain of two, and a graph kept for a second backward."""
+    chains = []
+    for inplace in (True, False):
+        first, second = csta(inplace=inplace), csta(inplace=inplace)
+        given = leaves()
+        out = second(*(x + 0 for x in first(*(x.clone() for x in given))))
+        scalar = loss(out)
+        once = torch.autograd.grad(scalar, given, retain_graph=True)
+        assert all(map(torch.equal, once, torch.autograd.grad(scalar, given)))
+        chains.append(once)
+    torch.testing.assert_close(*chains, rtol=1e-11, atol=1e-11)
+
+
+def test_gradients_that_come_are_not_written_to() -> None:
+    given = leaves()
+    out = csta(inplace=True)(*(x.clone() for x in given))
+    douts = [torch.randn_like(x) for x in out]
+    before = [x.clone() for x in douts]
+    torch.autograd.backward(out, douts)
+    assert all(map(torch.equal, douts, before))
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 0.0), (0.0, 1.0)])
+def test_states_used_elsewhere_too(weights: tuple[float, float]) -> None:
+    """Before, by what keeps no state; after, more than once: gradients add up."""
+
+    def function(module: Any, special: Tensor, video: Tensor) -> tuple[Tensor, ...]:
+        earlier = [special.sum(1), video.mean(1)]
+        out = module(special, video)
+        return tuple(x * 2 + x.flip(1) + y.unsqueeze(1) for x, y in zip(out, earlier, strict=True))
+
+    module = csta(inplace=True)
+    expected = results(lambda *x: function(lambda *y: specified(module, *y), *x), module, weights)
+    for came, want in zip(results(lambda *x: function(module, *x), module, weights), expected, strict=True):
+        want = torch.zeros_like(came) if want is None and came is not None else want
+        torch.testing.assert_close(came, want, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("when", ["kept before", "changed after"])
+def test_values_that_are_gone_are_missed(when: str, which: int) -> None:
+    """A state that another needs as it was, and one changed later, even where the other alone matters."""
+    given = [x.clone() for x in leaves()]
+    kept = given[which].square()
+    out = csta(inplace=True)(*given)
+    if when == "changed after":
+        out[which].mul_(2)
+        scalar = out[1 - which].sum()
+    else:
+        scalar = kept.sum() + out[which].sum()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        scalar.backward()
+
+
+def test_states_that_cannot_be_used_up_are_named() -> None:
+    module, (special, video) = csta(inplace=True), leaves()
+    with pytest.raises(ValueError, match="got a leaf that requires grad as special"):
+        module(special, video.clone())
+    with pytest.raises(ValueError, match="got a view as video"):
+        module(special.clone(), video.clone()[:, 1:])
+    torch.manual_seed(0)
+    twin = CrossmodalSpaceTimeAttention((8, 8), num_heads=(2, 2), inplace=True)
+    state = torch.randn(2, 5, 8)
+    with pytest.raises(ValueError, match="memory of their own, got the same twice"):
+        twin(state, state)
+
+
+@pytest.mark.parametrize("frozen", ["states", "parameters", "special", "video"])
+def test_partly_frozen(frozen: str) -> None:
+    gradients = []
+    for inplace in (True, False):
+        module, given = csta(inplace=inplace), leaves()
+        if frozen == "parameters":
+            module.requires_grad_(False)
+        for name, x in zip(("special", "video"), given, strict=True):
+            x.requires_grad_(frozen not in ("states", name))
+        loss(module(*(x.clone() for x in given))).backward()
+        gradients.append([x.grad for x in (*given, *module.parameters())])
+    for came, want in zip(*gradients, strict=True):
+        torch.testing.assert_close(came, want, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+def test_one_graph(inplace: bool) -> None:
+    module = csta(inplace=inplace)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    for came, want in zip(results(compiled, module), results(module, module), strict=True):
+        torch.testing.assert_close(came, want, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointing_what_makes_the_states(reentrant: bool) -> None:
+    gradients = []
+    for stored in (True, False):
+        module, given = csta(inplace=True), leaves()
+
+        def run(special: Tensor, video: Tensor, module: Any = module) -> Any:
+            return module(special * 1.5, video * 1.5)
+
+        out = checkpoint(run, *given, use_reentrant=reentrant) if stored else run(*given)
+        loss(out).backward()
+        gradients.append([x.grad for x in (*given, *module.parameters())])
+    assert all(map(torch.equal, *gradients))
+
+
+def test_checkpointing_what_uses_up_its_input_is_refused() -> None:
+    module, given = csta(inplace=True), leaves()
+    out = checkpoint(module, *(x.clone() for x in given), use_reentrant=False)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss(out).backward()
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+def test_autocast(inplace: bool) -> None:
+    """States keep their dtype, and gradients are those of float32 up to the rounding of the products."""
+    module = csta(inplace=inplace, dtype=torch.float32)
+    exact = results(module, module)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = results(module, module)
+    for came, want in zip(rough, exact, strict=True):
+        assert came is not None and want is not None and came.dtype == want.dtype
+        assert (came - want).abs().max() <= 0.1 * max(1.0, float(want.abs().max()))
+
+
+def test_second_derivatives_are_refused() -> None:
+    given = leaves()
+    scalar = loss(csta(inplace=True)(*(x.clone() for x in given)))
+    (gradient, _) = torch.autograd.grad(scalar, given, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize(("n_special", "n_video"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_an_hsta_layer_leaves_its_states_alone(n_special: int, n_video: int) -> None:
+    """Also without USTA layers, which would otherwise make the states that CSTA uses up."""
+    config = HSTAConfig(widths=WIDTHS, num_heads=HEADS, n_special=n_special, n_video=n_video)
+    torch.manual_seed(0)
+    layer = HSTALayer(config, [0.0]).double()
+    given = leaves()
+    before = [x.detach().clone() for x in given]
+    out = layer({"0": given[0], "1": given[1]})
+    loss((out["0"], out["1"])).backward()
+    assert all(torch.equal(x, was) for x, was in zip(given, before, strict=True))
+    copying = copy.deepcopy(layer)
+    copying.csta.inplace = False  # type: ignore[union-attr]
+    again = leaves()
+    out = copying({"0": again[0], "1": again[1]})
+    loss((out["0"], out["1"])).backward()
+    for x, y in zip((*given, *layer.parameters()), (*again, *copying.parameters()), strict=True):
+        torch.testing.assert_close(x.grad, y.grad, rtol=1e-10, atol=1e-10)
+
+
+B, H, C, N = 2, 2, 96, 600
+ALLOWED = 8 * B * H * N * 4  # bytes: a sixth of the tokens
+
+
+@pytest.mark.parametrize("impl", LEAN)
+def test_memory_of_the_pool(impl: str) -> None:
+    """Forward: 8 B H N floats at most. Backward: the gradient of the tokens, and that."""
+    torch.manual_seed(0)
+    query, tokens, extra = torch.randn(B, H, C), torch.randn(B, N + 1, C)[:, 1:], torch.randn(B, C)
+    arguments = query, tokens, extra, True, 1e-6, impl
+    assert peak_bytes(lambda: pool_fwd(*arguments)) <= ALLOWED
+    pooled, lse, mean, rstd = pool_fwd(*arguments)
+    dtokens = torch.empty(B, N, C)
+
+    def backward() -> object:
+        dpooled = torch.ones_like(pooled)
+        saved = (pooled, lse, mean, rstd)
+        return pool_bwd(dpooled, query, tokens, extra, saved, True, 1e-6, impl, dtokens=dtokens)
+
+    assert peak_bytes(backward) <= ALLOWED
+
+
+@pytest.mark.parametrize("impl", LEAN)
+def test_memory_of_csta(impl: str) -> None:
+    """No copy of the tokens in the forward; in the backward one gradient of each state beside what came."""
+    torch.manual_seed(0)
+    module = CrossmodalSpaceTimeAttention((C, C), num_heads=(H, H), inplace=True, impl=impl)
+    module.requires_grad_(False)
+    given = [torch.randn(B, N + 1, C, requires_grad=True) for _ in range(2)]
+    states = [x.clone() for x in given]
+    out: list[Tensor] = []
+    assert peak_bytes(lambda: out.extend(module(*states))) <= 2 * ALLOWED
+    douts = [torch.randn_like(x) for x in out]
+    gradients = sum(x.numel() * x.element_size() for x in given)
+    peak = peak_bytes(lambda: torch.autograd.backward(out, douts))
+    assert gradients <= peak <= gradients + 2 * ALLOWED
+
+
+def test_attention_pool_module() -> None:
+    torch.manual_seed(0)
+    pool = AttentionPool(24, num_queries=3)
+    tokens, extra = torch.randn(2, 9, 24), torch.randn(2, 24)
+    pooled, weights = pool(tokens, extra=extra, return_weights=True)
+    query = pool.query.expand(2, -1, -1)
+    expected = reference.attention_pool(query, tokens, extra=extra, return_weights=True)
+    torch.testing.assert_close((pooled, weights), expected, rtol=1e-5, atol=1e-6)
+    pooled.sum().backward()
+    assert pool.query.grad is not None and list(pool.state_dict()) == ["query"]
+    plain = AttentionPool(24, normalize=False)
+    torch.testing.assert_close(
+        plain(tokens),
+        reference.attention_pool(plain.query.expand(2, -1, -1), tokens, normalize=False),
+        rtol=1e-5,
+        atol=1e-6,
+    )
