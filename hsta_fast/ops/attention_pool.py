@@ -13,6 +13,7 @@ from .. import extension
 from .attention_pool_torch import accumulation_dtype
 from .checks import autocast_dtype, want, want_alike, want_shape
 from .choice import Choice, resolve, triton_obstacle
+from .registration import register
 
 _OP = "attention_pool"
 IMPLS = ("triton", "extension", "torch")
@@ -142,8 +143,7 @@ def pool_bwd(
     return dquery, None if extra is None else dextra
 
 
-@torch.library.custom_op("hsta_fast::attention_pool", mutates_args=())
-def _fwd(
+def _forward(
     query: Tensor,
     tokens: Tensor,
     extra: Tensor | None,
@@ -161,8 +161,7 @@ def _fwd(
     return pooled.to(query.dtype), unrounded, lse, mean, rstd, scores
 
 
-@_fwd.register_fake
-def _(
+def _fake_forward(
     query: Tensor,
     tokens: Tensor,
     extra: Tensor | None,
@@ -180,8 +179,7 @@ def _(
     return query.new_empty((B, R, C)), unrounded, lse, mean, rstd, scores
 
 
-@torch.library.custom_op("hsta_fast::attention_pool_backward", mutates_args=())
-def _bwd(
+def _backward(
     dpooled: Tensor,
     query: Tensor,
     tokens: Tensor,
@@ -212,8 +210,7 @@ def _bwd(
     return dquery, dtokens, query.new_empty(0) if dextra is None else dextra
 
 
-@_bwd.register_fake
-def _(
+def _fake_backward(
     dpooled: Tensor,
     query: Tensor,
     tokens: Tensor,
@@ -251,7 +248,8 @@ def _autograd(ctx: Any, dpooled: Tensor | None, *_: None) -> tuple[Tensor | None
     return dquery, dtokens if wanted else None, None if extra is None else dextra, None, None, None, None
 
 
-_fwd.register_autograd(_autograd, setup_context=_setup_context)
+_fwd = register(_OP, _forward, _fake_forward, backward=_autograd, setup_context=_setup_context)
+_bwd = register(f"{_OP}_backward", _backward, _fake_backward)
 
 
 def attention_pool(

@@ -13,7 +13,6 @@ _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
 
 def register(
     name: str,
-    schema: str,
     implementation: Callable[..., Any],
     fake: Callable[..., Any],
     *,
@@ -24,14 +23,13 @@ def register(
 
     Args:
         name: the op's name.
-        schema: its arguments and results, such as "(Tensor x, float scale) -> Tensor".
-        implementation: what runs; results must not alias arguments.
+        implementation: what runs; its annotations make the schema; results must not alias arguments.
         fake: results of the right shape, dtype and strides for tensors without data.
         backward: gradients of the arguments from those of the results, as torch.library.register_autograd
             takes it. An op without one refuses to be differentiated.
         setup_context: what `backward` finds in its context.
     """
-    _LIBRARY.define(name + schema, tags=_TAGS)
+    _LIBRARY.define(name + torch.library.infer_schema(implementation, mutates_args=()), tags=_TAGS)
     _LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
     qualified = f"hsta_fast::{name}"
     torch.library.register_fake(qualified, fake, lib=_LIBRARY)

@@ -100,20 +100,8 @@ def _autograd(ctx: Any, dout: Tensor | None, _: None) -> tuple[Tensor | None, ..
     return *grads, *[None] * (4 - len(grads))
 
 
-_fwd = register(
-    _OP,
-    "(Tensor q, Tensor? k, Tensor? v, float scale) -> (Tensor, Tensor)",
-    _forward,
-    _fake_forward,
-    backward=_autograd,
-    setup_context=_setup_context,
-)
-_bwd = register(
-    f"{_OP}_backward",
-    "(Tensor dout, Tensor q, Tensor? k, Tensor? v, Tensor out, Tensor lse, float scale) -> Tensor[]",
-    _backward,
-    _fake_backward,
-)
+_fwd = register(_OP, _forward, _fake_forward, backward=_autograd, setup_context=_setup_context)
+_bwd = register(f"{_OP}_backward", _backward, _fake_backward)
 
 
 def _torch(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

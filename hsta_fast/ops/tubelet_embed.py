@@ -20,6 +20,7 @@ from torch import Tensor
 from .. import extension, reference
 from .checks import autocast_dtype, want, want_shape
 from .choice import Choice, resolve
+from .registration import register
 
 _OP = "tubelet_embed"
 IMPLS = ("extension", "torch")
@@ -82,8 +83,7 @@ def fold(
     return folded, bias.to(_wide(dtype)) - sums
 
 
-@torch.library.custom_op("hsta_fast::tubelet_embed", mutates_args=())
-def _fwd(
+def _forward(
     video: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -109,8 +109,7 @@ def _fwd(
     return ops.tubelet_tokens(video, weight, bias, cls_row, positions)
 
 
-@_fwd.register_fake
-def _(
+def _fake_forward(
     video: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -127,8 +126,7 @@ def _(
     )
 
 
-@torch.library.custom_op("hsta_fast::tubelet_embed_dweight", mutates_args=())
-def _dweight(
+def _weight_gradient(
     dout: Tensor, video: Tensor, patch: Sequence[int], shift: Sequence[float], scale: Sequence[float]
 ) -> Tensor:
     """The weight's gradient (C, 3, t, p, p) from dout (B, N, C), summed in float32 or float64."""
@@ -159,8 +157,7 @@ def _dweight(
     return _by_channel(grad + rest[:, :, None, None, None], scale)
 
 
-@_dweight.register_fake
-def _(
+def _fake_weight_gradient(
     dout: Tensor, video: Tensor, patch: Sequence[int], shift: Sequence[float], scale: Sequence[float]
 ) -> Tensor:
     return dout.new_empty((dout.shape[2], 3, *patch), dtype=_wide(dout.dtype))
@@ -204,7 +201,8 @@ def _autograd(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
     return dvideo, dweight, dbias, dcls, dpos, None, None, None
 
 
-_fwd.register_autograd(_autograd, setup_context=_setup_context)
+_fwd = register(_OP, _forward, _fake_forward, backward=_autograd, setup_context=_setup_context)
+_dweight = register(f"{_OP}_dweight", _weight_gradient, _fake_weight_gradient)
 
 
 def _affine(mean: Sequence[float] | Tensor | None, std: Sequence[float] | Tensor | None) -> Any:

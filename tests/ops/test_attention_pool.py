@@ -366,7 +366,7 @@ def test_checkpointing(impl: str, reentrant: bool) -> None:
 def test_second_derivatives_are_refused(impl: str) -> None:
     tensors = [x.requires_grad_() for x in inputs(impl, 1, 2, 4, 16)]
     (gradient,) = torch.autograd.grad(pool(impl)(*tensors).square().sum(), tensors[0], create_graph=True)
-    with pytest.raises(RuntimeError, match="no autograd formula"):
+    with pytest.raises(RuntimeError, match="has no derivative"):
         gradient.sum().backward()
 
 
@@ -394,9 +394,7 @@ def test_triton_on_the_cpu_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch
 
 
 def test_auto_on_the_cpu_is_no_interpreter() -> None:
-    choice = auto_choice(torch.device("cpu"), torch.float32)
-    assert choice.impl != "triton"
-    assert "CPU" in choice.reason
+    assert auto_choice(torch.device("cpu"), torch.float32).impl in ("extension", "torch")
 
 
 def test_works_without_triton() -> None:

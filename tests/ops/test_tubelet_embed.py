@@ -345,7 +345,7 @@ def test_autocast(impl: str) -> None:
 def test_second_derivatives_are_refused() -> None:
     video, *leaves = small()[:5]
     (gradient,) = torch.autograd.grad(call(video, *leaves).square().sum(), leaves[0], create_graph=True)
-    with pytest.raises(RuntimeError, match="no autograd formula"):
+    with pytest.raises(RuntimeError, match="has no derivative"):
         gradient.sum().backward()
 
 
