@@ -162,22 +162,21 @@ def _attention_pool_combine_kernel(
             tl.store(rstd_ptr + batch * M, rstd, mask=first & (row % R == 0))
         if scores_ptr is not None:
             tl.store(scores_ptr + row * M, score, mask=first)
-    shift = finite(top)
     total = 0.0
     acc = tl.zeros([COLUMNS], tl.float32)
     if extra_ptr is not None:
-        total = tl.exp2(score * LOG2_E - shift)
+        total = tl.exp2(score * LOG2_E - top)
         acc = total * z
     for start in range(0, splits, SPLITS):
         split = start + tl.arange(0, SPLITS)
         place = rows_ptr + split.to(tl.int64) * R
-        weight = tl.exp2(tl.load(max_ptr + place, mask=split < splits, other=-float("inf")) - shift)
+        weight = tl.exp2(tl.load(max_ptr + place, mask=split < splits, other=-float("inf")) - top)
         total += tl.sum(weight * tl.load(sum_ptr + place, mask=split < splits, other=0.0), 0)
         ptrs = partial_ptr + place[:, None] * C + columns[None, :]
         tile = tl.load(ptrs, mask=(split < splits)[:, None] & (columns < C)[None, :], other=0.0)
         acc += tl.sum(weight[:, None] * tile, 0)
     tl.store(pooled_ptr + row * C + columns, (acc / total).to(pooled_ptr.dtype.element_ty), mask=columns < C)
-    tl.store(lse_ptr + row, (shift + tl.log2(total)) / LOG2_E, mask=first)
+    tl.store(lse_ptr + row, (top + tl.log2(total)) / LOG2_E, mask=first)
 
 
 JITTED = {

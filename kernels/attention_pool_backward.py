@@ -58,7 +58,7 @@ def attention_pool_bwd_rows_kernel(
         tl.store(rows_ptr + 2 * R + queries, tl.sum(u, 1) / C, mask=queries < R)
         if extra_ptr is not None:
             s = tl.sum(u * z[None, :], 1)
-            lse = tl.load(lse_ptr + batch * R + queries, mask=queries < R, other=float("inf"))
+            lse = tl.load(lse_ptr + batch * R + queries, mask=queries < R, other=0.0)
             p = tl.exp2(s * LOG2_E - lse * LOG2_E)
             ds = p * (tl.sum(d * z[None, :], 1) - delta)
             tl.store(rows_ptr + 3 * R + queries, ds, mask=queries < R)
@@ -85,6 +85,7 @@ def attention_pool_bwd_kernel(
     d . z. Both means come without a sum over columns: mean(dz z) = sum_r (p t + ds s) / C, and mean(dz) is
     that of what goes into the products, rounded as it does.
     """
+    # Of queries beyond the last, u and dpooled are 0, and with them ds and all that their weights multiply.
     CHUNKS: tl.constexpr = (C + CHUNK - 1) // CHUNK
     DTYPE: tl.constexpr = tokens_ptr.dtype.element_ty
     split = tl.program_id(0) % splits
@@ -130,7 +131,7 @@ def attention_pool_bwd_kernel(
         s, t = tl.sum(s, 0), tl.sum(t, 0)  # [TOKENS, 16]
         # Numbers per query are read anew for every tile: held, they cost the registers that then spill.
         real = queries < R
-        lse = tl.load(lse_ptr + batch * R + queries, mask=real, other=float("inf"))
+        lse = tl.load(lse_ptr + batch * R + queries, mask=real, other=0.0)
         delta = tl.load(rows_ptr + queries, mask=real, other=0.0)
         p = tl.where(within[:, None], tl.exp2(s * LOG2_E - (lse * LOG2_E)[None, :]), 0.0)
         g = p * (t - delta[None, :])
