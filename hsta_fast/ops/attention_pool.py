@@ -17,7 +17,7 @@ from .registration import register
 
 _OP = "attention_pool"
 IMPLS = ("triton", "extension", "torch")
-_MAX_WIDTH = 2048
+_MAX_WIDTH = 1024
 _EXTENSION_DTYPES = (torch.float32, torch.float64)
 
 Saved = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -276,7 +276,7 @@ def attention_pool(
         eps: added to the variance.
         return_weights: also return the softmax weights, for looking at; they carry no gradient.
         impl: "auto", "triton", "extension" or "torch". Triton takes float32, float16 and bfloat16 with
-            C <= 2048 on CUDA devices of compute capability 8.0 on, and on the CPU under TRITON_INTERPRET=1.
+            C <= 1024 on CUDA devices of compute capability 8.0 on, and on the CPU under TRITON_INTERPRET=1.
             The extension takes float32 and float64 on the CPU, where there is a C++ compiler. "auto" is
             Triton on CUDA devices and the extension on the CPU where they can run, else plain PyTorch.
 

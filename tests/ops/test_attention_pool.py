@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from hsta_fast import attention_pool, reference
+from hsta_fast import attention_pool, extension, reference
 from hsta_fast.ops.attention_pool import _bwd, _fwd, auto_choice
 from tests.compiler import needs_compiler
 from tests.yardstick import DEVICE, DTYPES, assert_close, with_gradients
@@ -374,7 +374,7 @@ def test_second_derivatives_are_refused(impl: str) -> None:
     ("impl", "C", "dtype", "message"),
     [
         ("triton", 16, torch.float64, "float64"),
-        ("triton", 2056, torch.float32, "width 2056"),
+        ("triton", 1032, torch.float32, "width 1032"),
         pytest.param("extension", 16, torch.float16, "float16", marks=needs_compiler),
     ],
 )
@@ -393,8 +393,12 @@ def test_triton_on_the_cpu_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch
         attention_pool(torch.randn(1, 2, 4), torch.randn(1, 3, 4), impl="triton")
 
 
-def test_auto_on_the_cpu_is_no_interpreter() -> None:
-    assert auto_choice(torch.device("cpu"), torch.float32).impl in ("extension", "torch")
+def test_auto_on_the_cpu() -> None:
+    """The extension where it can be built; never the interpreter, which the tests have turned on."""
+    choice = auto_choice(torch.device("cpu"), torch.float32)
+    assert choice.impl == ("torch" if extension.obstacle("cpu") else "extension")
+    choice = auto_choice(torch.device("cpu"), torch.float16)
+    assert choice.impl == "torch" and choice.reason
 
 
 def test_works_without_triton() -> None:
