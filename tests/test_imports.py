@@ -37,7 +37,7 @@ ARROWS = {
         "run",
         "protocol",
     },
-    "cli": {"config", "data", "environment", "train"},
+    "cli": {"config", "data", "environment", "experiment", "train"},
     "__main__": {"cli"},
     "__init__": {"reference", "layers", "ops", "model", "checkpoint", "environment"},
 }

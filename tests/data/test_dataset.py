@@ -36,16 +36,17 @@ def data_of(labels: list[int], sampling: Sampling, size: int = SIZE, length: int
         for i in range(len(labels))
     ]
     table = ClipTable(Path("."), clip_frame(rows).assign(label=np.array(labels, dtype=np.int64)))
-    shape = (len(labels) * length, size, size, 3)
+    shape = (len(labels) * length, 3, size, size)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    paths = (path for frames in table.clips["frames"] for path in frames)
-    return ClipData(table, FrameStore(pixels, {path: row for row, path in enumerate(paths)}), sampling)
+    paths = [path for frames in table.clips["frames"] for path in frames]
+    store = FrameStore(pixels, {path: row for row, path in enumerate(paths)}, {path: path for path in paths})
+    return ClipData(table, store, sampling)
 
 
 def pictures(data: ClipData, clip: int, positions: list[int]) -> torch.Tensor:
     """(3, frames, H, W) of a clip, straight from the store."""
-    pixels = data.store.pixels[[clip * LENGTH + k for k in positions]]
-    return torch.from_numpy(pixels.transpose(3, 0, 1, 2).copy())
+    pixels = [data.store.pixels[clip * LENGTH + k] for k in positions]
+    return torch.from_numpy(np.stack(pixels, axis=1))
 
 
 def everything(batches: list[Batch]) -> Batch:
@@ -83,7 +84,7 @@ def test_a_test_batch_holds_the_clips_in_order() -> None:
 def test_labels_and_subjects_are_those_of_the_table() -> None:
     data = data_of([0, 2, 1, 2], Sampling())
     assert len(data) == 4 and data.labels.tolist() == [0, 2, 1, 2] and data.labels.dtype == np.int64
-    assert data.subjects.tolist() == ["s0", "s1", "s2", "s0"]
+    assert data.subjects.tolist() == ["casme3/s0", "casme3/s1", "casme3/s2", "casme3/s0"]
 
 
 @pytest.mark.parametrize("balance", ["even", "weighted", "none"])
@@ -139,7 +140,7 @@ def test_a_shift_beyond_the_picture_repeats_its_edge() -> None:
     data = data_of([0] * 4, Sampling(num_frames=1), size=2)
     whole = everything(epoch(data, augment=Augment(flip=False, crop=50)))
     for i, clip in enumerate(whole.index.tolist()):
-        plain = torch.from_numpy(data.store.pixels[clip * LENGTH].transpose(2, 0, 1).copy())
+        plain = torch.from_numpy(data.store.pixels[clip * LENGTH].copy())
         corners = plain.flatten(1)
         assert any((whole.video[i, :, 0].flatten(1) == corners[:, [k]]).all() for k in range(4))
 
@@ -208,7 +209,7 @@ def test_a_table_without_labels_and_a_store_without_frames_raise() -> None:
     with pytest.raises(ValueError, match="no column 'label'"):
         ClipData(unlabelled, data.store, data.sampling)
     rows = {path: row for path, row in data.store.rows.items() if path != "1/11.jpg"}
-    partial = ClipData(data.table, FrameStore(data.store.pixels, rows), data.sampling)
+    partial = ClipData(data.table, FrameStore(data.store.pixels, rows, data.store.keys), data.sampling)
     with pytest.raises(ValueError, match=r"casme3 s1/1 onset 101: frame 1/11.jpg is not in the frame store"):
         epoch(partial)
 
