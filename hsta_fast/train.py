@@ -166,7 +166,7 @@ def want_finite(loss: float, where: str, run: RunFolder, number: int) -> None:
 
 
 def frames(model: HSTA, batch: Batch, device: torch.device) -> dict[str, Tensor]:
-    """The pictures that the model's branches take, on the device; bytes the model normalises, flow it does not."""
+    """The pictures that the model's branches take, on the device; the model normalises bytes, not flow."""
     given = {"video": batch.video, "special": batch.special}
     return {name: given[name].to(device, non_blocking=True) for name in model.config.branches}
 

@@ -49,16 +49,22 @@ def flow_recipe(method: FlowMethod) -> dict[str, Any]:
 
 def _dis() -> Method:
     chosen = PARAMETERS["dis"]
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     flow.setFinestScale(chosen["finest_scale"])
     flow.setPatchSize(chosen["patch_size"])
     flow.setPatchStride(chosen["patch_stride"])
-    return lambda a, b: flow.calc(a, b, None)
+    # A flow given as the third argument would be taken as a first guess.
+    return lambda a, b: flow.calc(a, b, None)  # type: ignore[call-overload]
 
 
 def _farneback() -> Method:
     chosen = PARAMETERS["farneback"]
-    return lambda a, b: cv2.calcOpticalFlowFarneback(a, b, None, flags=0, **chosen)
+
+    def calc(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        out = np.empty((*before.shape, 2), np.float32)
+        return cv2.calcOpticalFlowFarneback(before, after, out, flags=0, **chosen)
+
+    return calc
 
 
 def _tvl1() -> Method:

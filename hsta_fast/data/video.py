@@ -13,7 +13,7 @@ _FRAME_OF_VIDEO = re.compile(r"(.+\.(?:mp4|m4v|mov|avi|mkv|webm))#([0-9]{1,9})",
 
 
 def split_video(path: str) -> tuple[str, int | None]:
-    """ "clips/a.mp4#17" -> ("clips/a.mp4", 17); the path of an image -> (path, None)."""
+    """For "clips/a.mp4#17" ("clips/a.mp4", 17), for the path of an image (path, None)."""
     match = _FRAME_OF_VIDEO.fullmatch(path)
     return (match[1], int(match[2])) if match else (path, None)
 
@@ -53,7 +53,7 @@ def read_video(
 
 
 def _check_container(path: Path) -> None:
-    """Only files that hold pictures themselves: FFmpeg would follow a playlist to other files and addresses."""
+    """Only files that hold the pictures themselves: FFmpeg would follow a playlist to other addresses."""
     try:
         with path.open("rb") as file:
             start = file.read(12)
