@@ -121,7 +121,7 @@ def _load(
     def make(numbers: list[int]) -> Iterable[Made]:
         wanted = [names[number] for number in numbers]
         key = keys[wanted[0]].split("#")[0] if cache else None
-        return read_frames(root, wanted, functools.partial(_fit, size=size), file_key=key)
+        return read_frames(root, wanted, functools.partial(fit, size=size), file_key=key)
 
     items = load_items(
         frame_kind(size), list(keys.values()), make, groups=by_file(names), cache=cache, progress=progress
@@ -221,7 +221,7 @@ def _read(path: Path) -> bytes:
         return file.read()
 
 
-def _fit(image: np.ndarray, size: int) -> np.ndarray:
+def fit(image: np.ndarray, size: int) -> np.ndarray:
     """The RGB `image` (h, w, 3), resized, as planes (3, size, size)."""
     if image.shape[:2] != (size, size):
         shrinks = image.shape[0] >= size and image.shape[1] >= size

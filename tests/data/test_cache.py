@@ -24,6 +24,7 @@ from hsta_fast.data.casme3 import read_casme3
 from hsta_fast.data.clips import ClipTable
 from hsta_fast.data.frames import FrameStore, load_frames
 from hsta_fast.data.sampling import Sampling
+from hsta_fast.files import write_atomically
 from tests.data.test_frames import encoded, table_of
 
 SAMPLING = Sampling(num_frames=4)
@@ -129,7 +130,7 @@ def test_a_changed_file_is_never_served_stale(table: ClipTable, cache: Cache, tm
     before = pictures(load(table, cache)[1])
     path = table.root / "clips/2_1.jpg"
     facts, data = path.stat(), path.read_bytes()
-    changed = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[:, ::-1]
+    changed = np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))[:, ::-1]
     for quality in range(100, 0, -1):
         other = cv2.imencode(".jpg", np.ascontiguousarray(changed), [cv2.IMWRITE_JPEG_QUALITY, quality])[
             1
@@ -382,7 +383,7 @@ def test_a_full_disk_keeps_the_rest_in_memory(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    write, calls = cache_module.write_atomically, []
+    write, calls = write_atomically, []
 
     def full(path: Path, fill: object) -> None:
         calls.append(path)

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,11 +38,9 @@ def test_the_device_s_arithmetic_gives_the_bytes_of_the_cpu_s(
 
 def test_batches_taken_ahead_are_the_same() -> None:
     data = data_of([0, 1, 2, 1] * 4, Sampling(num_frames=3, video="random"))
-    more = {"augment": Augment(flip=True, crop=2), "balance": "matched"}
+    more: dict[str, Any] = {"augment": Augment(flip=True, crop=2), "balance": "matched"}
     plain = epoch(data, **more)
-    batches = data.batches(
-        range(16), batch_size=4, seed=(1, 2), train=True, augment=more["augment"], balance="matched"
-    )  # type: ignore[arg-type]
+    batches = data.batches(range(16), batch_size=4, seed=(1, 2), train=True, **more)
     assert same(list(ahead(batches, 2)), plain)
 
 

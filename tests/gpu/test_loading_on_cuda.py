@@ -1,5 +1,7 @@
 """Batches loaded ahead on a CUDA device: the bytes of the CPU's, and no wait for them."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -16,7 +18,7 @@ def test_the_bytes_are_those_of_the_cpu(flow: FlowMethod | None, augment: Augmen
     data = data_of([0, 1, 2, 1] * 8, Sampling(num_frames=4, video="random", flow=flow), size=32)
     for train in (True, False):
         for number in range(3):
-            more = {"augment": augment, "train": train, "seed": (number,), "batch_size": 5}
+            more: dict[str, Any] = {"augment": augment, "train": train, "seed": (number,), "batch_size": 5}
             there = epoch(data, device="cuda", **more)
             assert all(batch.video.is_cuda and batch.special.is_contiguous() for batch in there)
             back = [type(b)(b.video.cpu(), b.special.cpu(), b.label.cpu(), b.index.cpu()) for b in there]
