@@ -23,7 +23,7 @@ import numpy as np
 
 from .cache import Cache, Kind, Made, digest, load_items
 from .clips import KEY, MIDDLE_APEX, ClipTable, Fault
-from .flow import PARAMETERS, one_opencv_thread, pixel_flow
+from .flow import PARAMETERS, pixel_flow
 from .frames import by_file, content_keys, read_frames
 
 Apex = Literal["annotated", "motion", "motion-all"]
@@ -84,8 +84,7 @@ def search_apexes(
         return made
 
     kind = Kind(name="apex", recipe={**apex_recipe(), "opencv": cv2.__version__}, shape=(1,), dtype="int64")
-    with one_opencv_thread():
-        items = load_items(kind, keys, make, cache=cache, progress=progress)
+    items = load_items(kind, keys, make, cache=cache, progress=progress)
     apexes = clips["apex"].to_numpy(copy=True)
     faults = []
     for number, row in enumerate(rows):

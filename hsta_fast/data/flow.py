@@ -7,9 +7,8 @@ any size and the model takes them as they are.
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -94,11 +93,7 @@ def grey(picture: np.ndarray) -> np.ndarray:
 
 
 def pixel_flow(method: FlowMethod, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Displacement in pixels (H, W, 2) float32, from grey pictures (H, W) uint8.
-
-    To be called with `one_opencv_thread`: DIS cuts the picture into as many strips as OpenCV has threads, so
-    its answer would depend on the machine.
-    """
+    """Displacement in pixels (H, W, 2) float32, from grey pictures (H, W) uint8."""
     return np.asarray(_method(method)(before, after), dtype=np.float32)
 
 
@@ -118,17 +113,6 @@ def dense_flow(method: FlowMethod, before: np.ndarray, after: np.ndarray) -> np.
         raise ValueError(f"wanted optical flow, {method} gave values that are not finite")
     u, v = moved[..., 0], moved[..., 1]
     return np.stack([u, v, np.hypot(u, v)])
-
-
-@contextlib.contextmanager
-def one_opencv_thread() -> Iterator[None]:
-    """OpenCV computes each of its calls in one thread, whatever the machine; parallel calls are ours."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
 
 
 def load_flow(
@@ -166,8 +150,7 @@ def load_flow(
                 flows.append(error)
         return flows
 
-    with one_opencv_thread():
-        items = load_items(kind, keys, make, cache=cache, progress=progress)
+    items = load_items(kind, keys, make, cache=cache, progress=progress)
     for number, what in items.errors.items():
         raise ValueError(f"{' -> '.join(pairs[number])}: {what}")
     return items

@@ -13,7 +13,6 @@ from hsta_fast.data.apex import SIZE, apex_position, lacks_apex, search_apexes
 from hsta_fast.data.cache import Cache
 from hsta_fast.data.casme3 import read_casme3
 from hsta_fast.data.clips import MIDDLE_APEX, ClipTable, Fault
-from hsta_fast.data.flow import one_opencv_thread
 from hsta_fast.data.synthetic import EXPRESSIONS, SynthConfig, render
 
 
@@ -82,6 +81,5 @@ def test_an_unreadable_frame_keeps_the_apex_and_is_listed(moving: ClipTable, tmp
 def test_short_clips_have_an_apex(count: int) -> None:
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (count, SIZE, SIZE), dtype=np.uint8)
-    with one_opencv_thread():
-        assert 0 <= apex_position(pictures) < count
-        assert 0 <= apex_position(np.zeros_like(pictures)) < count
+    assert 0 <= apex_position(pictures) < count
+    assert 0 <= apex_position(np.zeros_like(pictures)) < count

@@ -14,7 +14,7 @@ from hsta_fast.data.cache import Cache, Items
 from hsta_fast.data.casme3 import read_casme3
 from hsta_fast.data.dataset import flow_pairs
 from hsta_fast.data.face import grid, movement_field, random_face
-from hsta_fast.data.flow import SCALE, dense_flow, load_flow, one_opencv_thread
+from hsta_fast.data.flow import SCALE, dense_flow, load_flow
 from hsta_fast.data.frames import FrameStore, load_frames
 from hsta_fast.data.portrait import paint_face
 from hsta_fast.data.sampling import FlowMethod, Sampling
@@ -43,8 +43,7 @@ def test_a_known_shift_is_found(texture: np.ndarray, method: FlowMethod, right: 
     """u is to the right, v down, in hundredths of the side; the third channel is their length."""
     before = texture[20 : 20 + SIZE, 20 : 20 + SIZE]
     after = texture[20 - down : 20 - down + SIZE, 20 - right : 20 - right + SIZE]
-    with one_opencv_thread():
-        flow = dense_flow(method, planes(before), planes(after))
+    flow = dense_flow(method, planes(before), planes(after))
     assert flow.shape == (3, SIZE, SIZE) and flow.dtype == np.float32
     inner = flow[:, 16:-16, 16:-16]
     expected = np.array([right, down, np.hypot(right, down)]) * SCALE / SIZE
@@ -58,8 +57,7 @@ def test_equal_and_empty_pictures_have_no_flow(texture: np.ndarray, method: Flow
     """A face without a corner is no reason to stop."""
     pictures = {"texture": texture[:SIZE, :SIZE], "grey": np.full((SIZE, SIZE, 3), 90, np.uint8)}
     frame = planes(pictures.get(picture, np.zeros((32, 32, 3), np.uint8)))
-    with one_opencv_thread():
-        flow = dense_flow(method, frame, frame)
+    flow = dense_flow(method, frame, frame)
     assert np.median(np.abs(flow)) < 1e-3
     assert np.abs(flow).max() < (0.5 if method == "farneback" else 1e-3)  # it finds some at the very edge
 
@@ -80,8 +78,7 @@ def test_the_movement_of_a_rendered_face_is_found(tmp_path: Path, method: Any, e
             for strength in (0.0, clip.strength)
         )
         truth = cv2.resize(field, (SIZE, SIZE), interpolation=cv2.INTER_AREA) * clip.strength * SCALE / SIZE
-        with one_opencv_thread():
-            found = dense_flow(method, planes(onset), planes(apex))[:2].transpose(1, 2, 0)
+        found = dense_flow(method, planes(onset), planes(apex))[:2].transpose(1, 2, 0)
         moves = np.linalg.norm(truth, axis=-1) > 0.1
         assert np.linalg.norm((found - truth)[moves]) < error * np.linalg.norm(truth[moves]), word
 
@@ -91,8 +88,7 @@ def test_the_flow_does_not_depend_on_the_threads(texture: np.ndarray) -> None:
     found, threads = [], cv2.getNumThreads()
     for number in (1, 2, 7):
         cv2.setNumThreads(number)
-        with one_opencv_thread():
-            found.append(dense_flow("dis", before, after))
+        found.append(dense_flow("dis", before, after))
         assert cv2.getNumThreads() == number
     cv2.setNumThreads(threads)
     assert all(np.array_equal(found[0], other) for other in found[1:])
@@ -121,8 +117,7 @@ def test_the_flow_of_each_clip_is_computed_once(
     again = opened()
     for i, (before, after) in enumerate(pairs):
         assert np.array_equal(plain[i], first[i]) and np.array_equal(plain[i], again[i])
-        with one_opencv_thread():
-            expected = dense_flow("dis", *(store.pixels[store.rows[path]] for path in (before, after)))
+        expected = dense_flow("dis", *(store.pixels[store.rows[path]] for path in (before, after)))
         assert np.array_equal(again[i], expected)
     assert again.in_memory == 0 and again[0].dtype == np.float32
     monkeypatch.undo()
