@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hsta_fast.data import apex as apex_module
-from hsta_fast.data.apex import SIZE, apex_position, lacks_apex, search_apexes
+from hsta_fast.data.apex import SIZE, _local_movement, apex_position, lacks_apex, search_apexes
 from hsta_fast.data.cache import Cache
 from hsta_fast.data.casme3 import read_casme3
 from hsta_fast.data.clips import MIDDLE_APEX, ClipTable, Fault
@@ -51,6 +51,23 @@ def test_the_apex_is_found_by_motion(
     monkeypatch.setattr(apex_module, "apex_position", None)  # not needed any more
     again = search_apexes(guess, np.ones(12, dtype=bool), cache=Cache(folder=tmp_path, limit=10**9))
     assert again.clips["apex"].tolist() == found.clips["apex"].tolist()
+
+
+def test_the_movement_of_the_head_is_no_movement_of_the_skin() -> None:
+    """A head that shifts, turns and nears by several pixels, with and without skin that moves on it."""
+    line = np.linspace(-0.5, 0.5, SIZE, dtype=np.float32)
+    x, y = np.meshgrid(line, line)
+    head = np.stack([4 + 2 * x - 3 * y, -3 + 3 * x + 2 * y], axis=-1)
+    skin = np.zeros_like(head)
+    skin[70:90, 70:90] = (0.0, -1.5)
+    assert _local_movement(head) < 1e-4
+    # 400 of the 627 pixels of the largest 5 % move by 1.5 pixels.
+    assert _local_movement(head + skin) == pytest.approx(1.5 * 400 / 627, rel=0.02)
+    skin[40:90, 40:90] = (
+        -2.0,
+        1.5,
+    )  # a fifth of the picture, against the head: these points move least of all
+    assert _local_movement(head + skin) == pytest.approx(2.5, rel=0.02)
 
 
 def test_only_clips_without_an_apex_are_searched(moving: ClipTable) -> None:

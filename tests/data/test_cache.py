@@ -406,21 +406,23 @@ def test_a_full_disk_keeps_the_rest_in_memory(
     assert in_memory(load(table, new(tmp_path))[1]) == 0
 
 
+@pytest.mark.parametrize(("old", "newer"), [(8, 12), (12, 8)])
 def test_the_limit_deletes_what_was_not_used_for_longest(
-    table: ClipTable, cache: Cache, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    table: ClipTable, cache: Cache, tmp_path: Path, old: int, newer: int
 ) -> None:
     for size in (8, 12):
         load(table, cache, size)
     of = {size: set((cache.folder / f"frames-{frame_kind(size).digest}").glob("*.chunk")) for size in (8, 12)}
-    for path in of[12]:  # by name and folder nothing tells which is older
+    for path in of[old]:
         os.utime(path, (1, 1))
     mine = cache.folder / "note.txt"
     mine.write_text("keep")
-    used = sum(path.stat().st_size for path in chunks(cache))
-    grown = sum(path.stat().st_size for path in of[12])
-    _, store = load(table, new(tmp_path, used + 5 * 3 * SIZE**2 * 5 + 5 * 4096 - grown))
+    used, freed = (sum(path.stat().st_size for path in paths) for paths in (chunks(cache), of[old]))
+    _, store = load(
+        table, new(tmp_path, used - freed + 5 * (5 * 3 * SIZE**2 + 4096))
+    )  # room for 16 and `newer`
     assert in_memory(store) == 0 and mine.exists()
-    assert all(path.exists() for path in of[8]) and not any(path.exists() for path in of[12])
+    assert all(path.exists() for path in of[newer]) and not all(path.exists() for path in of[old])
 
 
 def test_what_this_process_uses_is_not_deleted(
