@@ -12,6 +12,7 @@ import tyro
 from .config import RECIPES, TrainConfig, recipe_config
 from .data import SynthConfig, render
 from .environment import info_text
+from .experiment import fill_cache
 from .extension import BuildError, load, obstacle
 from .train import NonFiniteLossError, evaluate
 from .train import main as train_main
@@ -19,6 +20,7 @@ from .train import main as train_main
 _USAGE = """hsta-fast: Hierarchical Space-Time Attention for micro-expression recognition
 
   hsta-fast synth      render faces of many subjects that perform micro-expressions
+  hsta-fast prepare    decode the frames that a run needs, ahead of it (same flags as train)
   hsta-fast train      train and test under a subject-disjoint protocol
   hsta-fast evaluate   score a run again from its saved models
   hsta-fast info       versions, devices, and which implementation of each op runs
@@ -31,15 +33,23 @@ def _synth(args: Sequence[str]) -> None:
     print(render(tyro.cli(SynthConfig, prog="hsta-fast synth", args=args)))
 
 
-def _train(args: Sequence[str]) -> None:
+def _settings(command: str, what: str, args: Sequence[str]) -> TrainConfig:
     # The recipe is read first: it sets the defaults that all other arguments start from.
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--recipe", choices=list(RECIPES), default="paper")
     known, rest = first.parse_known_args(args)
     defaults = replace(recipe_config(known.recipe, data=Path()), data=tyro.MISSING)
-    description = "Train and test. --recipe {paper,published} sets the defaults shown here."
-    prog = "hsta-fast train"
-    train_main(tyro.cli(TrainConfig, prog=prog, description=description, args=rest, default=defaults))
+    description = f"{what} --recipe {{paper,published}} sets the defaults shown here."
+    prog = f"hsta-fast {command}"
+    return tyro.cli(TrainConfig, prog=prog, description=description, args=rest, default=defaults)
+
+
+def _prepare(args: Sequence[str]) -> None:
+    print(fill_cache(_settings("prepare", "Fill the cache for a run with these settings.", args)))
+
+
+def _train(args: Sequence[str]) -> None:
+    train_main(_settings("train", "Train and test.", args))
 
 
 def _evaluate(args: Sequence[str]) -> None:
@@ -71,6 +81,7 @@ def _build(args: Sequence[str]) -> None:
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "synth": _synth,
+    "prepare": _prepare,
     "train": _train,
     "evaluate": _evaluate,
     "info": _info,

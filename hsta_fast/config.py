@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from .data import Balance, SpecialFrame
+from .data import Apex, Balance, FlowMethod, SpecialFrame
 from .model import BRANCHES, Head, HSTAConfig, model_config
 
 
@@ -20,6 +20,10 @@ class TrainConfig:
     """Label set: 7 emotions; negative, positive, surprise; or objective classes I to VII."""
     strict: bool = False
     """Stop at the first fault of the data set instead of listing it."""
+    cache: str = "auto"
+    """Folder in which decoded frames are kept; auto is .cache in --runs, none keeps them in memory."""
+    cache_gb: float = 50.0
+    """Largest size of the cache in gigabytes; what was not used for longest goes first."""
 
     runs: Path = Path("runs")
     """Folder of all runs."""
@@ -55,6 +59,10 @@ class TrainConfig:
     """Frames after the onset beyond which none is taken."""
     special: tuple[SpecialFrame, SpecialFrame] = ("onset", "apex")
     """The two special frames."""
+    flow: FlowMethod | None = None
+    """Optical flow, onset to apex and apex to offset, in the place of the two special frames."""
+    apex: Apex = "annotated"
+    """Where the annotation has no apex: the middle frame (annotated) or by motion; motion-all: everywhere."""
     flip: bool = False
     """Augmentation: mirror left and right, half of the time."""
     crop: int = 0
@@ -115,6 +123,7 @@ class TrainConfig:
             want(getattr(self, name) >= 1, name, "a whole number >= 1")
         for name in ("warmup_epochs", "crop", "seed", "weight_decay", "warmup_lr", "min_lr"):
             want(getattr(self, name) >= 0, name, "a number >= 0")
+        want(self.cache_gb > 0, "cache_gb", "a number > 0")
         want(self.lr > 0, "lr", "a number > 0")
         want(0 < self.layer_decay <= 1, "layer_decay", "a number in (0, 1]")
         want(0 <= self.label_smoothing < 1, "label_smoothing", "a number in [0, 1)")

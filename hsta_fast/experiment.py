@@ -1,13 +1,26 @@
 """What a run works on: the clips, their labels, the folds, the device."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from .config import TrainConfig, to_json
-from .data import LABEL_SETS, ClipData, ClipTable, LabelSet, Sampling, apply_labels, load_frames, read_casme3
+from .data import (
+    LABEL_SETS,
+    Cache,
+    ClipData,
+    ClipTable,
+    Items,
+    LabelSet,
+    Sampling,
+    apply_labels,
+    load_pictures,
+    picture_recipe,
+    read_casme3,
+)
 from .protocol import Fold, k_folds_by_subject, leave_one_subject_out
 
 RENDERED = "Rendered faces: these scores prove the machinery and say nothing about people."
@@ -54,13 +67,16 @@ def prepare(cfg: TrainConfig) -> Experiment:
         video=cfg.sampling,
         offset_cap=cfg.offset_cap,
         special=cfg.special,
+        flow=cfg.flow,
         onset_only=cfg.onset_only,
     )
-    clips, frames = load_frames(clips, sampling, cfg.image_size, strict=cfg.strict)
+    clips, frames, flow = load_pictures(
+        clips, sampling, cfg.image_size, apex=cfg.apex, cache=cache_of(cfg), strict=cfg.strict
+    )
     if cfg.shuffle_labels:
         shuffled = np.random.default_rng(cfg.seed).permutation(clips.clips["label"].to_numpy())
         clips = ClipTable(clips.root, clips.clips.assign(label=shuffled), clips.faults)
-    data = ClipData(clips, frames, sampling)
+    data = ClipData(clips, frames, sampling, flow)
     people = subject_ids(clips)
     if cfg.protocol == "loso":
         folds = leave_one_subject_out(people)
@@ -80,6 +96,34 @@ def prepare(cfg: TrainConfig) -> Experiment:
         dtype=dtype,
         why=why,
     )
+
+
+def cache_of(cfg: TrainConfig) -> Cache | None:
+    """The cache that `cfg` names; None for "none"."""
+    if cfg.cache == "none":
+        return None
+    folder = cfg.runs / ".cache" if cfg.cache == "auto" else Path(cfg.cache)
+    return Cache(folder=folder, limit=int(cfg.cache_gb * 1e9))
+
+
+def fill_cache(cfg: TrainConfig) -> str:
+    """Put all that the run `cfg` would show into the cache; returns what is there.
+
+    Raises:
+        ValueError: as `prepare`; no cache is asked for; or something could not be written to it.
+    """
+    cache = cache_of(cfg)
+    if cache is None:
+        raise ValueError("--cache wants the folder to fill, got 'none'")
+    data = prepare(cfg).data
+    parts = {"frames": data.store.pixels, "flows": data.flow}
+    kept = {name: items for name, items in parts.items() if isinstance(items, Items)}
+    lost = sum(items.in_memory for items in kept.values())
+    if lost:
+        raise ValueError(f"{cache.folder}: {lost} pictures could not be kept, see above")
+    counts = ", ".join(f"{len(set(items.places))} {name}" for name, items in kept.items())
+    size = sum(sum(part.nbytes for part in items.parts) for items in kept.values())
+    return f"{cache.folder}: {len(data)} clips, {counts}, {size / 1e6:.0f} MB, checked"
 
 
 def subject_ids(clips: ClipTable) -> list[str]:
@@ -125,6 +169,7 @@ def describe(exp: Experiment) -> dict[str, Any]:
     return to_json(cfg) | {
         "classes": list(exp.labels.classes),
         "architecture": asdict(cfg.architecture(len(exp.labels.classes))),
+        "pictures": picture_recipe(exp.data.sampling, cfg.image_size, cfg.apex),
         "num_folds": len(exp.folds),
         "train_counts": {fold.name: exp.class_counts(fold.train).tolist() for fold in exp.folds},
         "notes": notes,

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from .checkpoint import load_model, save_model
 from .config import TrainConfig, from_json
-from .data import Augment, Batch, steps
+from .data import Augment, Batch, picture_recipe, steps
 from .environment import info_text
 from .experiment import Experiment, describe, prepare, subject_ids
 from .model import HSTA
@@ -69,6 +69,8 @@ def print_experiment(exp: Experiment, run: RunFolder) -> None:
         f"{len(data)} clips of {len(set(subject_ids(clips)))} subjects:",
         ", ".join(f"{n} {c}" for n, c in counts),
     )
+    recipe = picture_recipe(data.sampling, exp.cfg.image_size, exp.cfg.apex)
+    print("\n".join(f"{name}: {_words(how)}" for name, how in recipe.items()))
     if exp.dropped:
         print("outside the label set:", ", ".join(f"{n} {emotion}" for emotion, n in exp.dropped.items()))
     if clips.faults:
@@ -76,6 +78,13 @@ def print_experiment(exp: Experiment, run: RunFolder) -> None:
             f"{len(clips.faults)} faults of the data set, all in {run.path / 'faults.csv'}; the first ones:"
         )
         print("\n".join(f"  {fault}" for fault in clips.faults[:5]))
+
+
+def _words(value: object) -> str:
+    """Plain values of a recipe in one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_words(part)}" for name, part in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def train_fold(exp: Experiment, run: RunFolder, number: int) -> None:
@@ -109,6 +118,7 @@ def train_fold(exp: Experiment, run: RunFolder, number: int) -> None:
             train=True,
             augment=augment,
             balance=cfg.balance,
+            device=device,
         )
         bar = tqdm(batches, f"epoch {epoch + 1}", total=per_epoch, leave=False, disable=None, unit="batch")
         for step, batch in enumerate(bar):
@@ -156,7 +166,7 @@ def want_finite(loss: float, where: str, run: RunFolder, number: int) -> None:
 
 
 def frames(model: HSTA, batch: Batch, device: torch.device) -> dict[str, Tensor]:
-    """The frames that the model's branches take, on the device, as bytes: the model normalises them."""
+    """The pictures that the model's branches take, on the device; the model normalises bytes, not flow."""
     given = {"video": batch.video, "special": batch.special}
     return {name: given[name].to(device, non_blocking=True) for name in model.config.branches}
 
@@ -167,7 +177,10 @@ def predict(exp: Experiment, model: HSTA, indices: np.ndarray) -> Tensor:
     model.eval()
     cfg = exp.cfg
     logits = []
-    for batch in exp.data.batches(indices, batch_size=cfg.batch_size, seed=(cfg.seed,), train=False):
+    batches = exp.data.batches(
+        indices, batch_size=cfg.batch_size, seed=(cfg.seed,), train=False, device=exp.device
+    )
+    for batch in batches:
         with exp.autocast():
             logits.append(model(**frames(model, batch, exp.device)).float())
     return torch.cat(logits)

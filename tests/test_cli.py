@@ -52,7 +52,8 @@ def test_the_installed_command_answers() -> None:
     )
     done = subprocess.run([*words, "frain"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.strip() == "hsta-fast wants one of synth, train, evaluate, info, build, got 'frain'"
+    known = "synth, prepare, train, evaluate, info, build"
+    assert done.stderr.strip() == f"hsta-fast wants one of {known}, got 'frain'"
 
 
 @pytest.fixture
@@ -150,3 +151,24 @@ def test_synth_refuses_a_folder_that_is_not_its_own(monkeypatch: pytest.MonkeyPa
     (tmp_path / "mine.txt").write_text("keep")
     assert str(tmp_path) in refusal(monkeypatch, "synth", "--out", str(tmp_path))
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_prepare_fills_the_cache_of_a_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], faces: Path, tmp_path: Path
+) -> None:
+    words = ["--data", str(faces), "--model", "hsta_tiny", "--image-size", "48", "--labels", "emotion3"]
+    words += ["--cache", str(tmp_path / "cache")]
+    run(monkeypatch, "prepare", *words)
+    first = capsys.readouterr()
+    assert f"{tmp_path / 'cache'}: 24 clips, " in first.out and "checked" in first.out
+    assert "make frames: 100%" in first.err
+    run(monkeypatch, "prepare", *words)
+    again = capsys.readouterr()
+    assert again.out == first.out and "make frames" not in again.err
+    assert "wants the folder to fill, got 'none'" in refusal(
+        monkeypatch, "prepare", *words, "--cache", "none"
+    )
+    assert "--cache-gb wants a number > 0" in refusal(monkeypatch, "prepare", *words, "--cache-gb", "0")
+    (tmp_path / "file").write_text("mine")
+    message = refusal(monkeypatch, "prepare", *words, "--cache", str(tmp_path / "file"))
+    assert "pictures could not be kept" in message

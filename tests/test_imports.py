@@ -38,7 +38,7 @@ ARROWS = {
         "run",
         "protocol",
     },
-    "cli": {"config", "data", "environment", "extension", "train"},
+    "cli": {"config", "data", "environment", "experiment", "extension", "train"},
     "__main__": {"cli"},
     "__init__": {"reference", "layers", "ops", "model", "checkpoint", "environment"},
 }

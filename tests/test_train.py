@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,7 +22,7 @@ from torch import Tensor
 from hsta_fast import info, ops, train
 from hsta_fast.checkpoint import load_model
 from hsta_fast.config import TrainConfig, recipe_config
-from hsta_fast.experiment import RENDERED, describe, pick_device, prepare
+from hsta_fast.experiment import RENDERED, describe, fill_cache, pick_device, prepare
 from hsta_fast.optim import learning_rate
 from hsta_fast.protocol import read_predictions
 
@@ -297,6 +298,40 @@ def test_every_loss_and_branch_trains(
     run = train.main(make_config(epochs=1, only=("1",), branches=branches, flip=True, crop=2, **changes))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert np.isfinite([line["train_loss"] for line in lines]).all()
+
+
+def test_the_cache_changes_no_number(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one, filling it, out of it, and without decoding: one and the same run."""
+    settings: dict[str, Any] = {"epochs": 1, "flip": True, "crop": 2}
+    plain = train.main(make_config(name="plain", cache="none", **settings))
+    cfg = make_config(name="filling", **settings)
+    filling = train.main(cfg)
+    assert list((cfg.runs / ".cache").rglob("*.chunk"))
+    monkeypatch.setattr(cv2, "imdecode", None)
+    out_of_it = train.main(make_config(name="out", cache=str(cfg.runs / ".cache"), **settings))
+    assert outcome(plain) == outcome(filling) == outcome(out_of_it)
+    # Where the frames are kept may change when a run is continued.
+    train.main(make_config(name="out", cache="auto", cache_gb=1.0, resume=True, **settings))
+
+
+def test_optical_flow_and_apexes_by_motion(
+    make_config: MakeConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings: dict[str, Any] = {"flow": "dis", "apex": "motion-all", "flip": True, "only": ("1",)}
+    cfg = make_config(epochs=1, name="flow", **settings)
+    assert str(cfg.runs / ".cache") in fill_cache(cfg)
+    batch = next(prepare(cfg).data.batches([0, 5], batch_size=2, seed=(0,), train=False))
+    assert batch.special.dtype == torch.float32 and batch.special.shape == (2, 3, 2, 48, 48)
+    capsys.readouterr()
+    run = train.main(cfg)
+    said = capsys.readouterr().out
+    assert "method dis" in said and "by motion in every clip" in said
+    pictures = json.loads((run / "config.json").read_text())["pictures"]
+    assert pictures["special"]["method"] == "dis" and pictures["special"]["scale"] == 100
+    assert pictures["frames"]["size"] == 48 and pictures["apex"]["flow"] == "farneback"
+    assert "0 answers differ" in train.evaluate(run)
+    again = train.main(make_config(epochs=1, name="again", cache="none", **settings))
+    assert outcome(run) == outcome(again)
 
 
 def test_leave_one_subject_out(make_config: MakeConfig) -> None:

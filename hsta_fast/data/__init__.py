@@ -1,29 +1,39 @@
-"""Clips from disk: readers, labels, frame sampling, decoded frames, batches, and rendered data."""
+"""Clips from disk: readers, labels, sampling, frames and flow in a cache, batches, and rendered data."""
 
+from .apex import Apex
+from .cache import Cache, Items
 from .casme3 import read_casme3
 from .clips import ClipTable, Fault
-from .dataset import Augment, Balance, Batch, ClipData, steps
+from .dataset import Augment, Balance, ClipData, steps
 from .frames import FrameStore, load_frames
 from .labels import LABEL_SETS, LabelSet, apply_labels, objective_class
-from .sampling import Sampling, SpecialFrame, random_frames, uniform_frames
+from .loading import Batch
+from .pictures import load_pictures, picture_recipe
+from .sampling import FlowMethod, Sampling, SpecialFrame, random_frames, uniform_frames
 from .synthetic import SynthConfig, render
 
 __all__ = [
     "LABEL_SETS",
+    "Apex",
     "Augment",
     "Balance",
     "Batch",
+    "Cache",
     "ClipData",
     "ClipTable",
     "Fault",
+    "FlowMethod",
     "FrameStore",
+    "Items",
     "LabelSet",
     "Sampling",
     "SpecialFrame",
     "SynthConfig",
     "apply_labels",
     "load_frames",
+    "load_pictures",
     "objective_class",
+    "picture_recipe",
     "random_frames",
     "read_casme3",
     "render",

@@ -1,6 +1,7 @@
 """Batches of clips from decoded frames.
 
-All randomness comes from the seed given, so a resumed run repeats what an unbroken one does.
+All randomness comes from the seed given, so a resumed run repeats what an unbroken one does. It is drawn
+before any picture is touched, so it is the same wherever the pictures are put together (see `loading`).
 """
 
 from __future__ import annotations
@@ -10,28 +11,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import cv2
 import numpy as np
 import torch
 
+from . import loading
+from .cache import Items
 from .clips import KEY, ClipTable, identity
 from .frames import FrameStore
-from .sampling import Sampling, special_positions, video_positions
+from .loading import Batch, Draw
+from .sampling import Sampling, flow_positions, special_positions, video_positions
 
 Balance = Literal["matched", "even", "weighted", "none"]
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """video uint8 (B, 3, T, H, W), special uint8 (B, 3, 2, H, W), label int64 (B,), index int64 (B,).
-
-    `index` is the clip's row in the table. The pictures are RGB and contiguous.
-    """
-
-    video: torch.Tensor
-    special: torch.Tensor
-    label: torch.Tensor
-    index: torch.Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,17 +46,27 @@ def steps(num_clips: int, batch_size: int) -> int:
 
 
 class ClipData:
-    """The clips of a labelled table as batches; `labels` int64 (n,), `subjects` str (n,), in table order."""
+    """The clips of a labelled table as batches.
 
-    def __init__(self, table: ClipTable, store: FrameStore, sampling: Sampling) -> None:
+    `labels` int64 (n,) and `subjects` str (n,), "dataset/subject", are in the table's order. `flow`: where
+    the sampling wants optical flow, the one of pair k of clip i as item 2 i + k, as `flow_pairs` orders them.
+    """
+
+    def __init__(
+        self, table: ClipTable, store: FrameStore, sampling: Sampling, flow: Items | None = None
+    ) -> None:
         clips = table.clips
         if "label" not in clips:
             raise ValueError("wanted a table with labels (see apply_labels), it has no column 'label'")
+        if (flow is None) != (sampling.flow is None):
+            raise ValueError(f"wanted flow items where the sampling wants flow, it wants {sampling.flow}")
         self.table = table
         self.store = store
         self.sampling = sampling
+        self.flow = flow
         self.labels: np.ndarray = clips["label"].to_numpy(dtype=np.int64)
-        self.subjects: np.ndarray = clips["subject"].to_numpy(dtype=str)
+        # A subject's number means another person in another data set.
+        self.subjects: np.ndarray = (clips["dataset"] + "/" + clips["subject"]).to_numpy(dtype=str)
 
         self._names: list[str] = []
         self._rows: list[np.ndarray] = []  # a clip's rows in the store, -1 for a frame that is not decoded
@@ -89,6 +89,7 @@ class ClipData:
         train: bool,
         augment: Augment | None = None,
         balance: Balance = "none",
+        device: torch.device | str = "cpu",
     ) -> Iterator[Batch]:
         """One pass over the clips at `indices` (rows of the table): as many clips as there are indices.
 
@@ -98,6 +99,7 @@ class ClipData:
         train=False: each clip once, in the order given; `augment` and `balance` are of no effect. Random
         video frames then depend on `seed` and the clip alone, not on the clips around it.
         `seed`: any number of non-negative integers, such as (seed, fold, epoch).
+        `device`: on CUDA the batches are there already, loaded ahead by a thread; their bytes are the same.
         """
         wanted = np.asarray(indices, dtype=np.int64)
         if wanted.ndim != 1 or len(wanted) == 0 or wanted.min() < 0 or wanted.max() >= len(self):
@@ -106,9 +108,13 @@ class ClipData:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if any(number < 0 for number in seed):
             raise ValueError(f"seed must be non-negative integers, got {tuple(seed)}")
-        return self._batches(wanted, batch_size, list(seed), train, augment if train else None, balance)
+        draws = self._draws(wanted, batch_size, list(seed), train, augment if train else None, balance)
+        where = torch.device(device)
+        if where.type == "cuda":
+            return loading.ahead_on_cuda(self, draws, where)
+        return (loading.on_cpu(self, draw) for draw in draws)
 
-    def _batches(
+    def _draws(
         self,
         wanted: np.ndarray,
         batch_size: int,
@@ -116,7 +122,8 @@ class ClipData:
         train: bool,
         augment: Augment | None,
         balance: Balance,
-    ) -> Iterator[Batch]:
+    ) -> Iterator[Draw]:
+        """What is random about each batch."""
         rng = np.random.default_rng(seed)
         order = wanted
         if train:
@@ -124,13 +131,7 @@ class ClipData:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             frames = np.stack([self._frames_of(i, rng if train else self._clip_rng(i, seed)) for i in chosen])
-            video, special = self._gather(frames, augment, rng)
-            yield Batch(
-                torch.from_numpy(video),
-                torch.from_numpy(special),
-                torch.from_numpy(self.labels[chosen]),
-                torch.from_numpy(chosen.copy()),
-            )
+            yield Draw(chosen, frames, np.array([_move(augment, rng) for _ in chosen]))
 
     def _clip_rng(self, index: int, seed: list[int]) -> np.random.Generator:
         return np.random.default_rng([*seed, zlib.crc32(self._names[index].encode())])
@@ -138,32 +139,25 @@ class ClipData:
     def _frames_of(self, index: int, rng: np.random.Generator) -> np.ndarray:
         """The rows in the store of a clip's T video and 2 special frames, (T + 2,)."""
         rows = self._rows[index]
-        positions = np.concatenate([video_positions(self.sampling, len(rows), rng), self._special[index]])
+        video = video_positions(self.sampling, len(rows), rng)
+        # With flow there are no special frames to show; the onset is there in any case.
+        special = np.zeros(2, dtype=np.int64) if self.sampling.flow else self._special[index]
+        positions = np.concatenate([video, special])
         picked = rows[positions]
         if (picked < 0).any():
             path = self.table.clips["frames"].iloc[index][positions[picked < 0][0]]
             raise ValueError(f"{self._names[index]}: frame {path} is not in the frame store")
         return picked
 
-    def _gather(
-        self, frames: np.ndarray, augment: Augment | None, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Pictures of the store's rows `frames` (B, T + 2), as (B, 3, T, H, W) and (B, 3, 2, H, W)."""
-        batch, count = frames.shape
-        size, num = self.store.size, count - 2
-        lines = self.store.pixels.reshape(-1, size, 3)
-        video = np.empty((batch, 3, num, size, size), dtype=np.uint8)
-        special = np.empty((batch, 3, 2, size, size), dtype=np.uint8)
-        for i in range(batch):
-            flip, down, right = _draw(augment, rng)
-            line = np.clip(np.arange(size) - down, 0, size - 1)
-            clip = lines[(frames[i, :, None] * size + line).ravel()]  # [(T + 2) * H, W, 3]
-            clip = _shift_right(cv2.flip(clip, 1) if flip else clip, right)
-            # From interleaved to planar, in place; a fifth faster than numpy's transposed copy.
-            for channel in range(3):
-                cv2.extractChannel(clip[: num * size], channel, video[i, channel].reshape(num * size, size))
-                cv2.extractChannel(clip[num * size :], channel, special[i, channel].reshape(2 * size, size))
-        return video, special
+
+def flow_pairs(table: ClipTable, sampling: Sampling) -> list[tuple[str, str]]:
+    """The paths that the flows of each clip go from and to, two pairs a clip, one clip after another."""
+    pairs = []
+    for clip in table.clips.to_dict("records"):
+        frames = clip["frames"]
+        for before, after in flow_positions(sampling, len(frames), clip["apex"] - clip["onset"]):
+            pairs.append((frames[before], frames[after]))
+    return pairs
 
 
 def epoch_order(
@@ -208,23 +202,13 @@ def _side_by_side(
     return np.array([i for g in rng.permutation(len(groups)) for i in groups[g]], dtype=np.int64)
 
 
-def _draw(augment: Augment | None, rng: np.random.Generator) -> tuple[bool, int, int]:
+def _move(augment: Augment | None, rng: np.random.Generator) -> tuple[int, int, int]:
     """(mirrored, pixels down, pixels right) of one clip."""
     if augment is None:
-        return False, 0, 0
+        return 0, 0, 0
     flip = augment.flip and bool(rng.random() < 0.5)
     down, right = rng.integers(-augment.crop, augment.crop, size=2, endpoint=True)
-    return flip, int(down), int(right)
-
-
-def _shift_right(lines: np.ndarray, right: int) -> np.ndarray:
-    """Lines (n, W, 3) moved by `right` pixels (left where negative), the edge repeated."""
-    width = lines.shape[1]
-    right = max(-(width - 1), min(width - 1, right))
-    if right == 0:
-        return lines
-    part = lines[:, : width - right] if right > 0 else lines[:, -right:]
-    return cv2.copyMakeBorder(part, 0, 0, max(right, 0), max(-right, 0), cv2.BORDER_REPLICATE)
+    return int(flip), int(down), int(right)
 
 
 def _short(values: object) -> str:

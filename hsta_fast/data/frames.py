@@ -1,21 +1,28 @@
-"""Frames in memory: every frame that a run needs, decoded once, in parallel, as uint8 RGB."""
+"""Every frame that a run needs, decoded once, in parallel, as uint8 RGB, and kept in a cache."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
 import os
 import re
+import stat
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from io import BufferedReader
 from pathlib import Path
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
+from .cache import Cache, Items, Kind, Made, digest, load_items
 from .clips import LEFT_OUT, ClipTable, Fault, FaultLog, inside
 from .sampling import Sampling, needed_positions
+from .video import read_video, split_video
 
 # An image that declares more is refused before decoding: 64 megapixels are 192 MB of RGB, and a file of a few
 # kilobytes may declare 50,000 x 50,000, which would be 7.5 GB.
@@ -24,30 +31,55 @@ MAX_PIXELS = 64_000_000
 # The next JPEG marker in entropy-coded data, where FF 00 is a byte of data and FF D0..D7 a restart.
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 
+_CHANGED = "wanted a file that stays as it is, it changed while it was read"
+
 
 @dataclass(frozen=True)
 class FrameStore:
-    """Decoded frames: `pixels` uint8 RGB (n, size, size, 3), and the row of each path in it."""
+    """Decoded frames: `pixels[row]` is uint8 RGB (3, size, size), `rows` the row of each path.
 
-    pixels: np.ndarray
+    `keys`: what identifies the content of each path, from which the keys of what is computed are made.
+    """
+
+    pixels: np.ndarray | Items
     rows: dict[str, int]
+    keys: dict[str, str]
 
     @property
     def size(self) -> int:
         """Height and width of the frames in pixels."""
-        return int(self.pixels.shape[1])
+        return int(self.pixels.shape[-1])
 
     def __len__(self) -> int:
         return len(self.rows)
 
 
-def load_frames(
-    table: ClipTable, sampling: Sampling, size: int, *, strict: bool = False, progress: bool = True
-) -> tuple[ClipTable, FrameStore]:
-    """Decode the frames that `sampling` can ask for, resized to (size, size), which ignores the aspect.
+def frame_recipe(size: int) -> dict[str, object]:
+    """All that the bytes of a frame depend on beside its file; version goes up when the code changes them."""
+    how = "RGB, resized to a square, cv2.INTER_AREA where it shrinks, else cv2.INTER_LINEAR"
+    return {"size": size, "interpolation": how, "version": 1}
 
-    A clip with a frame that is missing, unreadable, truncated or too large is left out of the returned table
-    and listed in its faults; with `strict` the first such clip raises ValueError.
+
+def frame_kind(size: int) -> Kind:
+    """The cache's folder for frames of this size. Another OpenCV may decode a JPEG to other bytes."""
+    recipe = {**frame_recipe(size), "opencv": cv2.__version__}
+    return Kind(name="frames", recipe=recipe, shape=(3, size, size), dtype="uint8")
+
+
+def load_frames(
+    table: ClipTable,
+    sampling: Sampling,
+    size: int,
+    *,
+    cache: Cache | None = None,
+    strict: bool = False,
+    progress: bool = True,
+) -> tuple[ClipTable, FrameStore]:
+    """The frames that `sampling` can ask for, resized to (size, size), which ignores the aspect.
+
+    They come from `cache` where they are in it, and are decoded and put into it otherwise; None keeps them in
+    memory. A clip with a frame that is missing, unreadable, truncated or too large is left out of the
+    returned table and listed in its faults; with `strict` the first such clip raises ValueError.
     Raises ValueError where no clip is left.
     """
     if size < 1:
@@ -58,7 +90,7 @@ def load_frames(
         for frames, onset, apex in zip(clips["frames"], clips["onset"], clips["apex"], strict=True)
     ]
     paths = list(dict.fromkeys(path for clip in needed for path in clip))
-    store, errors = _decode_all(table.root, paths, size, progress=progress)
+    store, errors = _load(table.root, paths, size, cache, progress=progress)
 
     log = FaultLog(strict=strict)
     kept = np.ones(len(clips), dtype=bool)
@@ -76,37 +108,125 @@ def load_frames(
     return replace(table, clips=left, faults=(*table.faults, *log.faults)), store
 
 
-def _decode_all(
-    root: Path, paths: Sequence[str], size: int, *, progress: bool
+def _load(
+    root: Path, paths: Sequence[str], size: int, cache: Cache | None, *, progress: bool
 ) -> tuple[FrameStore, dict[str, str]]:
     """The store of all readable `paths`, and path -> what is wrong with each of the others."""
-    pixels = np.empty((len(paths), size, size, 3), dtype=np.uint8)
+    # In memory nothing outlives the run, so a path is key enough.
+    found = content_keys(root, paths, progress=progress) if cache else {path: path for path in paths}
+    errors = {path: str(key) for path, key in found.items() if isinstance(key, ValueError)}
+    keys = {path: key for path, key in found.items() if not isinstance(key, ValueError)}
+    names = list(keys)
 
-    def decode(job: tuple[int, str]) -> str | None:
-        row, path = job
+    def make(numbers: list[int]) -> Iterable[Made]:
+        wanted = [names[number] for number in numbers]
+        key = keys[wanted[0]].split("#")[0] if cache else None
+        return read_frames(root, wanted, functools.partial(fit, size=size), file_key=key)
+
+    items = load_items(
+        frame_kind(size), list(keys.values()), make, groups=by_file(names), cache=cache, progress=progress
+    )
+    errors |= {names[number]: what for number, what in items.errors.items()}
+    rows = {name: number for number, name in enumerate(names) if name not in errors}
+    return FrameStore(items, rows, keys), errors
+
+
+def content_keys(root: Path, paths: Sequence[str], *, progress: bool = False) -> dict[str, str | ValueError]:
+    """For each frame what identifies its content: the digest of its file, and the number in a video.
+
+    The whole file is read. Times and sizes would be quicker and can lie: copying tools set them back, and
+    some disks count them in seconds. A ValueError takes the place of the key of a file that cannot be read.
+    """
+    files = list(dict.fromkeys(split_video(path)[0] for path in paths))
+
+    def key(file: str) -> str | ValueError:
         try:
-            _fit(read_image(inside(root, path)), pixels[row])
+            return _file_digest(inside(root, file))
         except ValueError as error:
-            return str(error)
-        return None
+            return error
 
-    # Threads, not processes: OpenCV lets go of the interpreter lock while it decodes and resizes.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(decode, enumerate(paths))
-        bar = tqdm(results, total=len(paths), desc="decode frames", unit="frame", disable=not progress)
-        errors = {path: error for path, error in zip(paths, bar, strict=True) if error is not None}
-    rows = {path: row for row, path in enumerate(paths) if path not in errors}
-    return FrameStore(pixels, rows), errors
+        bar = tqdm(
+            pool.map(key, files), "read files", len(files), unit="file", disable=not progress, leave=False
+        )
+        digests = dict(zip(files, bar, strict=True))
+    found: dict[str, str | ValueError] = {}
+    for path in paths:
+        file, number = split_video(path)
+        of_file = digests[file]
+        found[path] = of_file if number is None or isinstance(of_file, ValueError) else f"{of_file}#{number}"
+    return found
 
 
-def _fit(image: np.ndarray, out: np.ndarray) -> None:
-    """Resize the RGB `image` (h, w, 3) into `out` (size, size, 3)."""
-    height, width = out.shape[:2]
-    if image.shape == out.shape:
-        out[:] = image
-        return
-    shrinks = image.shape[0] >= height and image.shape[1] >= width
-    out[:] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+def _file_digest(path: Path) -> str:
+    with _open(path) as file:
+        return hashlib.file_digest(file, functools.partial(hashlib.blake2b, digest_size=16)).hexdigest()
+
+
+def read_frames(
+    root: Path,
+    paths: Sequence[str],
+    convert: Callable[[np.ndarray], np.ndarray],
+    *,
+    file_key: str | None = None,
+) -> list[Made]:
+    """`convert` of frames of one image or video file, uint8 RGB (height, width, 3); or what is wrong with
+    each.
+
+    file_key: the digest of the file; one that is another by now is refused.
+    """
+    try:
+        file, number = split_video(paths[0])
+        path = inside(root, file)
+        if number is None:
+            data = _read(path)
+            if file_key is not None and digest(data) != file_key:
+                raise ValueError(_CHANGED)
+            return [convert(decode_image(data))] * len(paths)
+        numbers = [split_video(name)[1] or 0 for name in paths]
+        images = read_video(path, numbers, convert, max_pixels=MAX_PIXELS)
+        if file_key is not None and _file_digest(path) != file_key:
+            raise ValueError(_CHANGED)
+        return images
+    except ValueError as error:
+        return [error] * len(paths)
+
+
+def by_file(paths: Sequence[str]) -> list[list[int]]:
+    """The positions in `paths`, grouped by file: frames of one video are read in one pass."""
+    groups: dict[str, list[int]] = {}
+    for position, path in enumerate(paths):
+        groups.setdefault(split_video(path)[0], []).append(position)
+    return list(groups.values())
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[BufferedReader]:
+    """The file at `path` to read; errors of the system become ValueError."""
+    try:
+        # Without O_NONBLOCK a pipe of that name would be waited on for ever.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ValueError("wanted an image or video file, it is none")
+            yield file
+    except OSError as error:
+        raise ValueError(f"wanted an image or video file, {error.strerror or error}") from error
+
+
+def _read(path: Path) -> bytes:
+    with _open(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > 4 * MAX_PIXELS:  # larger than any image that would be decoded
+            raise ValueError(f"wanted an image file of at most {4 * MAX_PIXELS} bytes, got {size}")
+        return file.read()
+
+
+def fit(image: np.ndarray, size: int) -> np.ndarray:
+    """The RGB `image` (h, w, 3), resized, as planes (3, size, size)."""
+    if image.shape[:2] != (size, size):
+        shrinks = image.shape[0] >= size and image.shape[1] >= size
+        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return np.ascontiguousarray(image.transpose(2, 0, 1))
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -115,10 +235,11 @@ def read_image(path: Path) -> np.ndarray:
     Raises ValueError where it is missing, empty, truncated, damaged, of another format, or declares more than
     `MAX_PIXELS`, which is checked before decoding.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"wanted an image file, {error.strerror or error}") from error
+    return decode_image(_read(path))
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    """As `read_image`, from the bytes of the file."""
     width, height = _declared_size(data)
     if width * height > MAX_PIXELS:
         raise ValueError(f"wanted an image of at most {MAX_PIXELS} pixels, got {width} x {height}")

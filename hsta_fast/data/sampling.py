@@ -1,4 +1,4 @@
-"""Which frames of a clip are shown to the model: T video frames and two special frames.
+"""Which frames of a clip are shown to the model: T video frames and two special frames or flows.
 
 Everything here is about positions in a clip's `frames` tuple: 0 is the onset, length - 1 the offset.
 """
@@ -11,7 +11,9 @@ from typing import Literal
 import numpy as np
 
 SpecialFrame = Literal["onset", "apex", "offset", "middle"]
+FlowMethod = Literal["dis", "farneback", "tvl1"]
 _SPECIAL = ("onset", "apex", "offset", "middle")
+_FLOW = ("dis", "farneback", "tvl1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,8 @@ class Sampling:
     video: "uniform" is the paper's, "random" the published code's (sorted random frames, in test too).
     offset_cap: video frames come from at most so many frames after the onset (the published code: 50).
     special: the two special frames, in this order.
+    flow: the method of the optical flow that takes the place of the special frames: onset to apex as the
+        first, apex to offset as the second.
     onset_only: a control: every video and special frame is the onset frame, which says nothing about the
         movement, so a model that still scores has read the label elsewhere.
     """
@@ -30,6 +34,7 @@ class Sampling:
     video: Literal["uniform", "random"] = "uniform"
     offset_cap: int | None = None
     special: tuple[SpecialFrame, SpecialFrame] = ("onset", "apex")
+    flow: FlowMethod | None = None
     onset_only: bool = False
 
     def __post_init__(self) -> None:
@@ -41,6 +46,8 @@ class Sampling:
             raise ValueError(f"offset_cap must be None or at least 1 frame, got {self.offset_cap}")
         if len(self.special) != 2 or any(name not in _SPECIAL for name in self.special):
             raise ValueError(f"special must be two of {_SPECIAL}, got {self.special!r}")
+        if self.flow is not None and self.flow not in _FLOW:
+            raise ValueError(f"flow must be None or one of {_FLOW}, got {self.flow!r}")
 
 
 def uniform_frames(onset: int, offset: int, num: int) -> np.ndarray:
@@ -85,10 +92,18 @@ def special_positions(sampling: Sampling, length: int, apex: int) -> np.ndarray:
     return np.array([where[name] for name in sampling.special], dtype=np.int64)
 
 
+def flow_positions(sampling: Sampling, length: int, apex: int) -> np.ndarray:
+    """From and to which position the two flows of a clip go; int64 (2, 2)."""
+    if sampling.onset_only:
+        return np.zeros((2, 2), dtype=np.int64)
+    return np.array([(0, apex), (apex, length - 1)], dtype=np.int64)
+
+
 def needed_positions(sampling: Sampling, length: int, apex: int) -> np.ndarray:
     """Every position that may ever be asked for, sorted, each once; int64 (n,). Only these are decoded."""
     if sampling.video == "uniform":
         video = video_positions(sampling, length)
     else:
         video = np.arange(video_last(sampling, length) + 1)
-    return np.union1d(video, special_positions(sampling, length, apex)).astype(np.int64)
+    special = flow_positions if sampling.flow else special_positions
+    return np.union1d(video, special(sampling, length, apex)).astype(np.int64)

@@ -9,16 +9,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hsta_fast.data.cache import Items
 from hsta_fast.data.clips import ClipTable, clip_frame
-from hsta_fast.data.dataset import Augment, Batch, ClipData, epoch_order, steps
+from hsta_fast.data.dataset import Augment, ClipData, epoch_order, steps
 from hsta_fast.data.frames import FrameStore
+from hsta_fast.data.loading import Batch
 from hsta_fast.data.sampling import Sampling
 
 LENGTH, SIZE = 12, 10
 
 
 def data_of(labels: list[int], sampling: Sampling, size: int = SIZE, length: int = LENGTH) -> ClipData:
-    """Clips of random pictures; frame k of clip i lies in the store at row i * length + k."""
+    """Clips of random pictures; frame k of clip i lies in the store at row i * length + k. Flow too."""
     rows = [
         {
             "dataset": "casme3",
@@ -36,16 +38,21 @@ def data_of(labels: list[int], sampling: Sampling, size: int = SIZE, length: int
         for i in range(len(labels))
     ]
     table = ClipTable(Path("."), clip_frame(rows).assign(label=np.array(labels, dtype=np.int64)))
-    shape = (len(labels) * length, size, size, 3)
+    shape = (len(labels) * length, 3, size, size)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    paths = (path for frames in table.clips["frames"] for path in frames)
-    return ClipData(table, FrameStore(pixels, {path: row for row, path in enumerate(paths)}), sampling)
+    paths = [path for frames in table.clips["frames"] for path in frames]
+    store = FrameStore(pixels, {path: row for row, path in enumerate(paths)}, {path: path for path in paths})
+    if sampling.flow is None:
+        return ClipData(table, store, sampling)
+    values = np.random.default_rng(1).normal(size=(2 * len(labels), 3, size, size)).astype(np.float32)
+    places = [(0, item) for item in range(len(values))]
+    return ClipData(table, store, sampling, Items([values], places, {}, values.shape[1:]))
 
 
 def pictures(data: ClipData, clip: int, positions: list[int]) -> torch.Tensor:
     """(3, frames, H, W) of a clip, straight from the store."""
-    pixels = data.store.pixels[[clip * LENGTH + k for k in positions]]
-    return torch.from_numpy(pixels.transpose(3, 0, 1, 2).copy())
+    pixels = [data.store.pixels[clip * LENGTH + k] for k in positions]
+    return torch.from_numpy(np.stack(pixels, axis=1))
 
 
 def everything(batches: list[Batch]) -> Batch:
@@ -83,7 +90,7 @@ def test_a_test_batch_holds_the_clips_in_order() -> None:
 def test_labels_and_subjects_are_those_of_the_table() -> None:
     data = data_of([0, 2, 1, 2], Sampling())
     assert len(data) == 4 and data.labels.tolist() == [0, 2, 1, 2] and data.labels.dtype == np.int64
-    assert data.subjects.tolist() == ["s0", "s1", "s2", "s0"]
+    assert data.subjects.tolist() == ["casme3/s0", "casme3/s1", "casme3/s2", "casme3/s0"]
 
 
 @pytest.mark.parametrize("balance", ["even", "weighted", "none"])
@@ -135,11 +142,47 @@ def test_augmentation_moves_all_frames_of_a_clip_alike() -> None:
     assert {flip for flip, _, _ in seen} == {True, False} and len(seen) > 4
 
 
+def test_flow_takes_the_place_of_the_special_frames() -> None:
+    data = data_of([0] * 8, Sampling(num_frames=2, flow="dis"))
+    assert data.flow is not None
+    plain = everything(epoch(data, train=False))
+    assert plain.special.dtype == torch.float32 and plain.special.is_contiguous()
+    for clip in range(8):
+        for k in range(2):
+            assert torch.equal(plain.special[clip, :, k], torch.from_numpy(data.flow[2 * clip + k]))
+    whole = everything(epoch(data, augment=Augment(flip=True, crop=0), batch_size=3))
+    seen = set()
+    for i, clip in enumerate(whole.index.tolist()):
+        mirrored = torch.equal(whole.video[i], plain.video[clip].flip(-1))
+        expected = plain.special[clip]
+        if mirrored:  # what moved to the right moves to the left in the mirror
+            expected = expected.flip(-1) * torch.tensor([-1.0, 1.0, 1.0])[:, None, None, None]
+        assert torch.equal(whole.special[i], expected)
+        seen.add(mirrored)
+    assert seen == {True, False}
+    with pytest.raises(ValueError, match="wanted flow items where the sampling wants flow, it wants dis"):
+        ClipData(data.table, data.store, data.sampling)
+
+
+def test_the_same_number_in_two_data_sets_is_two_people() -> None:
+    data = data_of([0, 1, 0, 1], Sampling())
+    clips = data.table.clips.assign(dataset=["samm", "smic"] * 2, subject="1")
+    joined = ClipData(dataclasses.replace(data.table, clips=clips), data.store, data.sampling)
+    assert joined.subjects.tolist() == ["samm/1", "smic/1"] * 2
+    for seed in range(20):  # no class of the other person side by side: each has one class alone
+        batches = epoch(joined, balance="matched", batch_size=1, seed=(seed,))
+        order = [int(batch.index) for batch in batches]
+        expected = epoch_order(
+            np.arange(4), joined.labels, np.array(["a", "b"] * 2), "matched", np.random.default_rng([seed])
+        )
+        assert order == expected.tolist()
+
+
 def test_a_shift_beyond_the_picture_repeats_its_edge() -> None:
     data = data_of([0] * 4, Sampling(num_frames=1), size=2)
     whole = everything(epoch(data, augment=Augment(flip=False, crop=50)))
     for i, clip in enumerate(whole.index.tolist()):
-        plain = torch.from_numpy(data.store.pixels[clip * LENGTH].transpose(2, 0, 1).copy())
+        plain = torch.from_numpy(data.store.pixels[clip * LENGTH].copy())
         corners = plain.flatten(1)
         assert any((whole.video[i, :, 0].flatten(1) == corners[:, [k]]).all() for k in range(4))
 
@@ -208,7 +251,7 @@ def test_a_table_without_labels_and_a_store_without_frames_raise() -> None:
     with pytest.raises(ValueError, match="no column 'label'"):
         ClipData(unlabelled, data.store, data.sampling)
     rows = {path: row for path, row in data.store.rows.items() if path != "1/11.jpg"}
-    partial = ClipData(data.table, FrameStore(data.store.pixels, rows), data.sampling)
+    partial = ClipData(data.table, FrameStore(data.store.pixels, rows, data.store.keys), data.sampling)
     with pytest.raises(ValueError, match=r"casme3 s1/1 onset 101: frame 1/11.jpg is not in the frame store"):
         epoch(partial)
 

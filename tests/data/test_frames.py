@@ -54,8 +54,8 @@ def load(table: ClipTable, size: int = 8, **arguments: Any) -> tuple[ClipTable, 
 def test_every_frame_is_in_the_row_of_its_path(tmp_path: Path) -> None:
     table, store = load(three_clips(tmp_path))
     assert len(table) == 3 and table.faults == () and len(store) == 12
-    assert store.pixels.shape == (12, 8, 8, 3) and store.pixels.dtype == np.uint8 and store.size == 8
-    assert store.pixels.flags.c_contiguous
+    assert len(store.pixels) == 12 and store.size == 8
+    assert store.pixels[0].shape == (3, 8, 8) and store.pixels[0].dtype == np.uint8
     for clip in range(3):
         for k in range(4):
             assert (store.pixels[store.rows[f"{clip}_{k}.png"]] == 10 * clip + k).all()
@@ -73,7 +73,7 @@ def test_colours_are_rgb_and_grey_has_three_channels(tmp_path: Path) -> None:
     (tmp_path / "red.png").write_bytes(encoded(".png", red))
     (tmp_path / "grey.png").write_bytes(encoded(".png", np.full((8, 8), 77, np.uint8)))
     _, store = load(table_of(tmp_path, [["red.png", "grey.png"]]))
-    assert (store.pixels[store.rows["red.png"]] == (200, 0, 0)).all()
+    assert (store.pixels[store.rows["red.png"]] == np.array((200, 0, 0))[:, None, None]).all()
     assert (store.pixels[store.rows["grey.png"]] == 77).all()
 
 
@@ -84,7 +84,8 @@ def test_frames_are_resized(tmp_path: Path, size: int, area: bool) -> None:
         (tmp_path / f"{name}.bmp").write_bytes(encoded(".bmp"))
     _, store = load(table_of(tmp_path, [["a.bmp", "b.bmp"]]), size)
     expected = cv2.resize(np.ascontiguousarray(PICTURE[..., ::-1]), (size, size), interpolation=how)
-    assert (store.pixels == expected).all()
+    for row in range(2):
+        assert (store.pixels[row] == expected.transpose(2, 0, 1)).all()
 
 
 def progressive() -> bytes:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from hsta_fast.data.sampling import (
     Sampling,
+    flow_positions,
     needed_positions,
     random_frames,
     special_positions,
@@ -56,6 +57,15 @@ def test_special_frames_are_the_named_pair() -> None:
     assert special_positions(Sampling(special=("offset", "middle")), 11, 7).tolist() == [10, 5]
 
 
+def test_flow_goes_from_onset_to_apex_to_offset() -> None:
+    sampling = Sampling(num_frames=2, flow="dis", offset_cap=3, special=("middle", "middle"))
+    assert flow_positions(sampling, 11, 7).tolist() == [[0, 7], [7, 10]]
+    assert needed_positions(sampling, 11, 7).tolist() == [0, 3, 7, 10]
+    still = dataclasses.replace(sampling, onset_only=True)
+    assert flow_positions(still, 11, 7).tolist() == [[0, 0], [0, 0]]
+    assert needed_positions(still, 11, 7).tolist() == [0]
+
+
 @pytest.mark.parametrize("video", ["uniform", "random"])
 def test_the_control_sees_the_onset_frame_alone(video: Any) -> None:
     sampling = Sampling(video=video, special=("apex", "offset"), onset_only=True)
@@ -84,6 +94,7 @@ def test_what_is_asked_for_is_in_what_is_needed(video: Any, cap: int | None) -> 
         ({"offset_cap": 0}, "offset_cap must be .* got 0"),
         ({"special": ("onset", "peak")}, "special must be two of .* 'peak'"),
         ({"special": ("onset",)}, "special must be two of"),
+        ({"flow": "lucas-kanade"}, "flow must be None or one of .* got 'lucas-kanade'"),
     ],
 )
 def test_wrong_settings_are_named(arguments: dict[str, Any], message: str) -> None:

@@ -1,0 +1,162 @@
+"""Clips per second into training batches, mirrored and shifted: from the cache, and decoding JPEGs each time.
+
+Both take 8 frames a clip, have both cores and give the same bytes. Decoding has a thread for each core; the
+cache is read in one, as in training. Every other round is the other's: a busy machine slows both alike.
+"""
+
+import os
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+from typing import Any, cast
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+import hsta_fast
+from hsta_fast.data import Augment, Cache, ClipData, ClipTable, Sampling, SynthConfig, load_frames, render
+from hsta_fast.data.casme3 import read_casme3
+from hsta_fast.data.frames import FrameStore, fit, read_frames
+from hsta_fast.data.loading import ahead
+
+SAMPLING = Sampling()
+# What the frames on disk are (height, width), and the side of the model's.
+CASES = {
+    "rendered 112": ((112, 112), 112),
+    "224 x 224": ((224, 224), 224),
+    "340 x 280, as CASME II cropped": ((340, 280), 224),
+    "640 x 480, as SMIC": ((480, 640), 224),
+    "1280 x 720, as CAS(ME)3": ((720, 1280), 224),
+}
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("faces")
+    return render(SynthConfig(out=out, subjects=2, clips_per_subject=12, size=112))
+
+
+def resized(faces: Path, out: Path, shape: tuple[int, int]) -> ClipTable:
+    """The clips, their frames in another size, with a camera's noise, at the quality of the rendered."""
+    table = read_casme3(faces)
+    rng = np.random.default_rng(0)
+    for path in {path for clip in table.clips["frames"] for path in clip}:
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
+        data = (faces / path).read_bytes()
+        if shape != (112, 112):
+            image = cv2.resize(
+                np.asarray(cv2.imread(str(faces / path))), shape[::-1], interpolation=cv2.INTER_CUBIC
+            )
+            noisy = image + rng.normal(0, 1.5, (*shape, 1)).astype(np.float32)
+            jpeg = cv2.imencode(
+                ".jpg", np.clip(noisy, 0, 255).astype(np.uint8), (cv2.IMWRITE_JPEG_QUALITY, 95)
+            )[1]
+            data = jpeg.tobytes()
+        (out / path).write_bytes(data)
+    return ClipTable(out, table.clips.assign(label=np.arange(len(table)) % 3))
+
+
+def one_pass(data: ClipData, number: int, batch_size: int = 12) -> Any:
+    more = {"augment": Augment(flip=True, crop=4), "seed": (0, number)}
+    return data.batches(range(len(data)), batch_size=batch_size, train=True, **more)  # type: ignore[arg-type]
+
+
+class Decoded:
+    """Frames, each decoded anew since the last `start`, by all threads of a pool."""
+
+    def __init__(self, table: ClipTable, paths: list[str], size: int, pool: ThreadPoolExecutor) -> None:
+        self.table, self.paths, self.pool = table, paths, pool
+        self.shape = (3, size, size)
+        self.made: dict[int, Future[np.ndarray]] = {}
+
+    def decode(self, path: str) -> np.ndarray:
+        made = read_frames(self.table.root, [path], lambda image: fit(image, self.shape[1]))[0]
+        assert isinstance(made, np.ndarray)
+        return made
+
+    def start(self) -> None:
+        self.made = {row: self.pool.submit(self.decode, path) for row, path in enumerate(self.paths)}
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.made[row].result()
+
+
+def decoding(table: ClipTable, size: int, pool: ThreadPoolExecutor) -> ClipData:
+    """The same clips, every frame of a pass decoded anew."""
+    _, store = load_frames(table, SAMPLING, size, progress=False)
+    frames = Decoded(table, list(store.rows), size, pool)
+    return ClipData(table, FrameStore(cast(Any, frames), store.rows, store.keys), SAMPLING)
+
+
+def compare(table: ClipTable, size: int, folder: Path, rounds: int = 7) -> dict[str, float]:
+    """Both ways in turn, medians; and what filling and opening the cache takes at the start of a run."""
+    cache, seconds = Cache(folder=folder, limit=10**10), []
+    for _ in range(2):
+        start = time.perf_counter()
+        _, store = load_frames(table, SAMPLING, size, cache=cache, progress=False)
+        seconds.append(time.perf_counter() - start)
+    cached = ClipData(table, store, SAMPLING)
+    times: dict[str, list[float]] = {"decode": [], "cache": []}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        fresh = decoding(table, size, pool)
+        pictures = cast(Decoded, fresh.store.pixels)
+        pictures.start()
+        for slow, fast in zip(one_pass(fresh, 0), one_pass(cached, 0), strict=True):
+            assert torch.equal(slow.video, fast.video) and torch.equal(slow.special, fast.special)
+        for number in range(rounds):
+            start = time.perf_counter()
+            pictures.start()
+            for _ in one_pass(fresh, number):
+                pass
+            times["decode"].append(time.perf_counter() - start)
+            start = time.perf_counter()
+            for again in range(10):  # about as long as one pass of the other
+                for _ in one_pass(cached, 10 * number + again):
+                    pass
+            times["cache"].append((time.perf_counter() - start) / 10)
+    ratios = [slow / fast for slow, fast in zip(times["decode"], times["cache"], strict=True)]
+    return {
+        "clips_per_second_decoding": round(len(table) / median(times["decode"])),
+        "clips_per_second_from_cache": round(len(table) / median(times["cache"])),
+        "times": round(median(ratios), 1),
+        "first_start_ms_per_clip": round(1000 * seconds[0] / len(table), 1),
+        "later_start_ms_per_clip": round(1000 * seconds[1] / len(table), 1),
+    }
+
+
+@pytest.mark.parametrize("case", CASES)
+def bench_feeding(benchmark: Any, faces: Path, tmp_path: Path, case: str) -> None:
+    shape, size = CASES[case]
+    table = resized(faces, tmp_path / "data", shape)
+    benchmark.extra_info.update(compare(table, size, tmp_path / "cache"))
+    print(f"\n{case}: {benchmark.extra_info}")
+    _, store = load_frames(table, SAMPLING, size, progress=False)
+    data = ClipData(table, store, SAMPLING)
+    benchmark.group = "feeding"
+    benchmark.pedantic(lambda: [None for _ in one_pass(data, 0)], rounds=9, warmup_rounds=2)
+
+
+@pytest.mark.parametrize("thread", ["no thread", "a thread loads ahead"])
+def bench_training_on_the_cpu(benchmark: Any, faces: Path, thread: str) -> None:
+    """A pass of training steps, with batches made by a thread ahead of them and without."""
+    table = read_casme3(faces)
+    table = ClipTable(table.root, table.clips.assign(label=np.arange(len(table)) % 3))
+    _, store = load_frames(table, SAMPLING, 112, progress=False)
+    data = ClipData(table, store, SAMPLING)
+    model = hsta_fast.create_model("hsta_tiny", num_classes=3, num_layers=2, n_video=1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+
+    def run() -> None:
+        batches = one_pass(data, 0)
+        for batch in batches if thread == "no thread" else ahead(batches, 2):
+            cross_entropy(model(video=batch.video, special=batch.special), batch.label).backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    benchmark.group = "training on the CPU"
+    benchmark.pedantic(run, rounds=9, warmup_rounds=2)
+    benchmark.extra_info["clips_per_second"] = len(data) / benchmark.stats.stats.median

@@ -1,0 +1,357 @@
+"""Arrays made once and kept on disk: decoded frames, optical flow, apexes.
+
+    <folder>/<kind>-<recipe>/recipe.json    in words: what the arrays of this folder are
+                             <name>.chunk   a header, then some 16 MB of arrays of one shape and dtype
+
+An array is known by a key, made from the content of what it was computed from, and by its folder's recipe,
+which holds everything else that its bytes depend on. So neither a changed file nor a changed setting can be
+served what was there before, and a data set that was moved is still found.
+
+A chunk is written beside its place and then moved there, so a killed writer leaves no part of one. Its header
+carries a check sum of itself and of every array. What is asked for is checked when it is opened; a chunk in
+which anything is wrong is thrown away and its arrays are made again. Two writers of one folder take turns;
+without locks (some network disks) both would do the work, and the same bytes would be moved to the same
+name. Arrays that cannot be written (read-only folder, full disk, the limit) are kept in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import sys
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from ..files import write_atomically, write_text
+
+FORMAT = 1  # of the chunks
+CHUNK_BYTES = 16 * 2**20  # what a killed writer loses at most
+_PAGE = 4096  # where the arrays begin in a chunk: a multiple of it, for the memory map
+
+Made = np.ndarray | ValueError
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """Arrays of one sort. `recipe`: plain values, everything that their bytes depend on beside the key."""
+
+    name: str
+    recipe: dict[str, Any]
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def digest(self) -> str:
+        """Identifies the recipe, 16 hexadecimal digits."""
+        text = json.dumps([FORMAT, self.recipe, self.shape, self.dtype], sort_keys=True)
+        return digest(text.encode())[:16]
+
+    @property
+    def bytes_each(self) -> int:
+        """Bytes of one array."""
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cache:
+    """Where arrays are kept, and at most how many bytes of them.
+
+    Beyond `limit` the chunks that were not used for longest are deleted, none that this process uses.
+    """
+
+    folder: Path
+    limit: int
+    in_use: set[Path] = field(default_factory=set)
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """Arrays by number: `items[3]`, mapped read-only from disk or in memory.
+
+    parts: arrays (n, *shape). places: (part, row) of each item. errors: what was wrong with items that have
+    none.
+    """
+
+    parts: Sequence[np.ndarray]
+    places: Sequence[tuple[int, int]]
+    errors: dict[int, str]
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, item: int) -> np.ndarray:
+        part, row = self.places[item]
+        if part < 0:
+            raise KeyError(self.errors[item])
+        return self.parts[part][row]
+
+    @property
+    def in_memory(self) -> int:
+        """How many of the arrays could not be kept on disk."""
+        held = {n for n, part in enumerate(self.parts) if not isinstance(part, np.memmap)}
+        return sum(part in held for part, _ in set(self.places))
+
+
+def digest(data: bytes) -> str:
+    """The key of some bytes: 128 bits of BLAKE2b, hexadecimal."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def load_items(
+    kind: Kind,
+    keys: Sequence[str],
+    make: Callable[[list[int]], Iterable[Made]],
+    *,
+    groups: Sequence[list[int]] | None = None,
+    cache: Cache | None = None,
+    progress: bool = False,
+) -> Items:
+    """One array for each key, out of the cache where it is there and whole, made and kept otherwise.
+
+    make: the arrays of some items, given by their numbers in `keys`; a ValueError in the place of one that
+        cannot be made. Called in several threads at once.
+    groups: numbers that are made in one call (frames of one video); by default each alone.
+    cache: None keeps everything in memory.
+    """
+    first: dict[str, int] = {}
+    for number, key in enumerate(keys):
+        first.setdefault(key, number)
+    shelf = _Shelf(kind, cache, progress)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        shelf.find(set(first), pool)
+        if len(shelf.found) < len(first):
+            with shelf.writing() as lock:
+                if lock:  # what another writer has finished while this one waited
+                    shelf.find(set(first) - set(shelf.found), pool)
+                jobs = []
+                for group in groups or ([number] for number in first.values()):
+                    wanted = [n for n in group if first[keys[n]] == n and keys[n] not in shelf.found]
+                    if wanted:
+                        jobs.append(wanted)
+                errors = shelf.make(jobs, keys, make, pool)
+        else:
+            errors = {}
+    places = [shelf.found.get(key, (-1, -1)) for key in keys]
+    wrong = {n: errors[key] for n, key in enumerate(keys) if key in errors}
+    return Items(shelf.parts, places, wrong, kind.shape)
+
+
+class _Shelf:
+    """The folder of one kind, and what was found in it or made for it: `found` is key -> (part, row)."""
+
+    def __init__(self, kind: Kind, cache: Cache | None, progress: bool) -> None:
+        self.kind, self.cache, self.progress = kind, cache, progress
+        self.folder = cache.folder / f"{kind.name}-{kind.digest}" if cache else None
+        self.parts: list[np.ndarray] = []
+        self.found: dict[str, tuple[int, int]] = {}
+        self.writable = False
+
+    def say(self, line: str) -> None:
+        tqdm.write(f"cache {self.folder}: {line}", file=sys.stderr)
+
+    def find(self, wanted: set[str], pool: ThreadPoolExecutor) -> None:
+        """Open the chunks that hold wanted keys; throw those away in which anything is wrong."""
+        if self.cache is None or self.folder is None:
+            return
+        try:
+            paths = sorted(path for path in self.folder.iterdir() if path.suffix == ".chunk")
+        except OSError:  # none yet, or one that may not be read
+            return
+
+        def check(path: Path) -> tuple[Path, tuple[np.ndarray, dict[str, int]] | ValueError | OSError]:
+            try:
+                return path, open_chunk(path, self.kind, wanted)
+            except (ValueError, OSError) as error:
+                return path, error
+
+        bar = tqdm(paths, f"check {self.kind.name}", unit="chunk", disable=not self.progress, leave=False)
+        for path, opened in _in_order(pool, check, bar):
+            if isinstance(opened, OSError):
+                self.say(f"{path.name} cannot be read: {opened.strerror}")
+            elif isinstance(opened, ValueError):
+                self.say(f"{path.name} is thrown away: {opened}")
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+            elif opened[1]:
+                self.found.update({key: (len(self.parts), row) for key, row in opened[1].items()})
+                self.parts.append(opened[0])
+                self.cache.in_use.add(path)
+                with contextlib.suppress(OSError):
+                    os.utime(path)  # used now: deleted last where room is needed
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[bool]:
+        """The right to write to the folder: True, once no other process has it, where it can be had."""
+        if self.folder is None:
+            yield False
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / ".lock").open("w")
+        except OSError as error:
+            self.say(f"cannot be written ({error.strerror}); what is not in it is kept in memory")
+            yield False
+            return
+        with lock:
+            self.writable = True
+            try:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    self.say("another process is filling it; waiting")
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                for litter in self.folder.glob(".*.tmp"):  # of a writer that was killed
+                    litter.unlink(missing_ok=True)
+                words = json.dumps(self.kind.recipe, indent=2) + "\n"
+                if not (self.folder / "recipe.json").exists():
+                    write_text(self.folder / "recipe.json", words)
+            except OSError as error:
+                self.say(f"{error}; going on without a lock")
+            yield True
+
+    def make(
+        self,
+        jobs: list[list[int]],
+        keys: Sequence[str],
+        make: Callable[[list[int]], Iterable[Made]],
+        pool: ThreadPoolExecutor,
+    ) -> dict[str, str]:
+        """Make the items of all jobs, chunk by chunk; returns key -> what was wrong."""
+        errors: dict[str, str] = {}
+        per_chunk = max(1, CHUNK_BYTES // self.kind.bytes_each)
+        total = sum(map(len, jobs))
+        bar = tqdm(total=total, desc=f"make {self.kind.name}", disable=not self.progress, dynamic_ncols=True)
+        names: list[str] = []
+        arrays: list[np.ndarray] = []
+        with bar:
+            for numbers, made in _in_order(pool, lambda job: (job, list(make(job))), jobs):
+                for number, array in zip(numbers, made, strict=True):
+                    bar.update()
+                    if isinstance(array, ValueError):
+                        errors[keys[number]] = str(array)
+                        continue
+                    names.append(keys[number])
+                    arrays.append(array)
+                    if len(names) == per_chunk:
+                        self.add(names, arrays)
+                        names, arrays = [], []
+            if names:
+                self.add(names, arrays)
+        return errors
+
+    def add(self, names: list[str], arrays: list[np.ndarray]) -> None:
+        """Keep arrays of these keys as one part: a chunk on disk where possible."""
+        part = np.stack(arrays).astype(self.kind.dtype, copy=False)
+        if self.writable and self.cache is not None and self.folder is not None:
+            try:
+                if path := self.write(names, part):
+                    part = np.memmap(
+                        path, self.kind.dtype, "r", path.stat().st_size - part.nbytes, part.shape
+                    )
+                    self.cache.in_use.add(path)
+            except OSError as error:
+                self.writable = False
+                self.say(f"{error}; what is not in it is kept in memory")
+        self.found.update({key: (len(self.parts), row) for row, key in enumerate(names)})
+        self.parts.append(part)
+
+    def write(self, names: list[str], part: np.ndarray) -> Path | None:
+        """Write a chunk; None where there is no room for it."""
+        assert self.cache is not None and self.folder is not None
+        if not _make_room(self.cache, part.nbytes):
+            self.writable = False
+            self.say(f"is full ({self.cache.limit / 1e9:g} GB); what is not in it is kept in memory")
+            return None
+        header = {"recipe": self.kind.digest, "keys": names, "sums": [zlib.crc32(array) for array in part]}
+        text = json.dumps(header).encode()
+        start = f"hsta-fast cache {digest(text)} {len(text)}\n".encode() + text
+        start += b"\0" * (-len(start) % _PAGE)
+        path = self.folder / f"{digest(text)}.chunk"
+
+        def fill(file: Any) -> None:
+            file.write(start)
+            file.write(part.data)
+
+        write_atomically(path, fill)
+        return path
+
+
+def open_chunk(path: Path, kind: Kind, wanted: set[str]) -> tuple[np.ndarray, dict[str, int]]:
+    """A chunk's arrays (n, *shape), mapped read-only, and the row of each wanted key in it.
+
+    Raises:
+        ValueError: header or a wanted array is not what was written, or the file is no chunk of this kind.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        words = file.readline(200).split()
+        if len(words) != 4 or words[:2] != [b"hsta-fast", b"cache"] or not words[3].isdigit():
+            raise ValueError("it does not begin as a chunk does")
+        text = file.read(min(int(words[3]), size))
+        if digest(text).encode() != words[2]:
+            raise ValueError("its header is damaged")
+        header = json.loads(text)
+        if header["recipe"] != kind.digest:
+            raise ValueError("it belongs to another recipe")
+        begin = file.tell() + -file.tell() % _PAGE
+        shape = (len(header["keys"]), *kind.shape)
+        if size != begin + shape[0] * kind.bytes_each:
+            raise ValueError("its length is wrong")
+        part = np.memmap(file, kind.dtype, "r", begin, shape)
+    rows = {key: row for row, key in enumerate(header["keys"]) if key in wanted}
+    for key, row in rows.items():
+        if zlib.crc32(part[row]) != header["sums"][row]:
+            raise ValueError(f"array {row} ({key}) is damaged")
+    return part, rows
+
+
+def _make_room(cache: Cache, size: int) -> bool:
+    """Whether `size` more bytes keep to the limit, once chunks that were not used for longest are deleted."""
+    chunks = []
+    for path in cache.folder.glob("*/*.chunk"):
+        with contextlib.suppress(OSError):  # deleted by another process just now
+            facts = path.stat()
+            chunks.append((facts.st_mtime_ns, facts.st_size, path))
+    total = size + sum(chunk[1] for chunk in chunks)
+    spare = sorted(chunk for chunk in chunks if chunk[2] not in cache.in_use)
+    if total - sum(chunk[1] for chunk in spare) > cache.limit:
+        return False
+    for _, freed, path in spare:
+        if total <= cache.limit:
+            break
+        path.unlink(missing_ok=True)  # a process that has it mapped keeps it until it ends
+        total -= freed
+    return True
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, work: Callable[[Job], Result], jobs: Iterable[Job]
+) -> Iterator[Result]:
+    """Results in the order of the jobs, a bounded number of them ahead of who takes them."""
+    left = iter(jobs)
+    ahead = 32 * (os.cpu_count() or 1)
+    waiting: deque[Future[Result]] = deque(pool.submit(work, job) for job in itertools.islice(left, ahead))
+    try:
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(work, job) for job in itertools.islice(left, 1))
+            yield result
+    finally:
+        for future in waiting:
+            future.cancel()

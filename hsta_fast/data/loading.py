@@ -1,0 +1,211 @@
+"""From rows of the stores to the tensors of a batch, on the CPU or ahead of time on a CUDA device.
+
+Pictures are stored as planes, so a frame that is not shifted is three plain copies. Mirroring and shifting
+are index arithmetic on bytes: the CPU and the device give the same ones.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from .cache import Items
+from .frames import FrameStore
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """video uint8 (B, 3, T, H, W), special (B, 3, 2, H, W), label int64 (B,), index int64 (B,).
+
+    special is uint8 frames or, with optical flow, float32. `index` is the clip's row in the table. The
+    pictures are RGB and contiguous.
+    """
+
+    video: Tensor
+    special: Tensor
+    label: Tensor
+    index: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """What is random about a batch: chosen int64 (B,), rows of the table; frames int64 (B, T + 2), rows of
+    the store; moves int64 (B, 3): mirrored (0 or 1), then pixels down and right, the edge repeated.
+    """
+
+    chosen: np.ndarray
+    frames: np.ndarray
+    moves: np.ndarray
+
+
+class Source(Protocol):
+    """What batches are made of; `ClipData` is one."""
+
+    store: FrameStore
+    flow: Items | None
+    labels: np.ndarray
+
+
+def on_cpu(source: Source, draw: Draw) -> Batch:
+    """The batch of a draw."""
+    batch = _empty(source, draw, pinned=False)
+    _fill(source, draw, batch, draw.moves)
+    return batch
+
+
+def ahead_on_cuda(
+    source: Source, draws: Iterator[Draw], device: torch.device, depth: int = 2
+) -> Iterator[Batch]:
+    """The batches of the draws on a CUDA device, made `depth` batches ahead by a thread.
+
+    The thread copies frames into pinned memory; a stream of its own carries them over, mirrors and shifts.
+    The stream that takes a batch waits for that and for nothing else.
+    """
+    stream = torch.cuda.Stream(device)
+
+    def load() -> Iterator[tuple[Batch, torch.cuda.Event]]:
+        with torch.cuda.device(device), torch.cuda.stream(stream):
+            for draw in draws:
+                batch = _empty(source, draw, pinned=True)
+                _fill(source, draw, batch, np.zeros_like(draw.moves))
+                there = Batch(*(tensor.to(device, non_blocking=True) for tensor in _tensors(batch)))
+                if draw.moves.any():
+                    moves = torch.from_numpy(draw.moves).pin_memory().to(device, non_blocking=True)
+                    there = Batch(*move(there.video, there.special, moves), there.label, there.index)
+                ready = torch.cuda.Event()
+                ready.record(stream)
+                yield there, ready
+
+    for batch, ready in ahead(load(), depth):
+        current = torch.cuda.current_stream(device)
+        current.wait_event(ready)
+        for tensor in _tensors(batch):
+            tensor.record_stream(current)  # its memory is not given out again before this stream is done
+        yield batch
+
+
+def ahead(items: Iterator[T], depth: int) -> Iterator[T]:
+    """The same items, up to `depth` of them taken ahead by a thread. What `items` raises is raised here."""
+    taken: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(item: tuple[T | None, BaseException | None]) -> None:
+        while not stop.is_set():
+            try:
+                taken.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def run() -> None:
+        end: BaseException = StopIteration()
+        try:
+            for item in items:
+                put((item, None))
+                if stop.is_set():
+                    return
+        except BaseException as error:
+            end = error
+        put((None, end))
+
+    thread = threading.Thread(target=run, name="batches", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, end = taken.get()
+            if isinstance(end, StopIteration):
+                return
+            if end is not None:
+                raise end
+            yield item  # type: ignore[misc]
+    finally:
+        stop.set()
+        thread.join()
+
+
+def move(video: Tensor, special: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
+    """Mirror and shift clips (B, 3, T, H, W) by `moves` (B, 3) as in `Draw`, on any device.
+
+    A mirrored flow, float, changes the sign of its first channel, the movement to the right.
+    """
+    flip, down, right = moves.unbind(1)
+    height, width = video.shape[-2:]
+    lines = (torch.arange(height, device=moves.device) - down[:, None]).clamp(0, height - 1)  # (B, H)
+    columns = (torch.arange(width, device=moves.device) - right[:, None]).clamp(0, width - 1)  # (B, W)
+    columns = torch.where(flip[:, None] == 1, width - 1 - columns, columns)
+    places = (lines[:, :, None] * width + columns[:, None, :]).flatten(1)  # (B, H W)
+    out = []
+    for clips in (video, special):
+        planes = clips.flatten(1, 2).flatten(2)  # (B, 3 T, H W)
+        out.append(planes.gather(2, places[:, None].expand(-1, planes.shape[1], -1)).view(clips.shape))
+    if special.is_floating_point():
+        out[1][:, 0] *= 1 - 2 * flip[:, None, None, None]
+    return out[0], out[1]
+
+
+def _tensors(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return batch.video, batch.special, batch.label, batch.index
+
+
+def _empty(source: Source, draw: Draw, *, pinned: bool) -> Batch:
+    """A batch whose pictures are still to be filled in."""
+    count, num, size = len(draw.chosen), draw.frames.shape[1] - 2, source.store.size
+    special = torch.uint8 if source.flow is None else torch.float32
+    label, index = torch.from_numpy(source.labels[draw.chosen]), torch.from_numpy(draw.chosen.copy())
+    return Batch(
+        torch.empty((count, 3, num, size, size), dtype=torch.uint8, pin_memory=pinned),
+        torch.empty((count, 3, 2, size, size), dtype=special, pin_memory=pinned),
+        label.pin_memory() if pinned else label,
+        index.pin_memory() if pinned else index,
+    )
+
+
+def _fill(source: Source, draw: Draw, batch: Batch, moves: np.ndarray) -> None:
+    """Copy the pictures of a draw into the batch, moved by `moves` (B, 3)."""
+    video, special = batch.video.numpy(), batch.special.numpy()
+    pixels, flow = source.store.pixels, source.flow
+    num = video.shape[2]
+    for i, (clip, rows) in enumerate(zip(draw.chosen, draw.frames.tolist(), strict=True)):
+        _place([pixels[row] for row in rows[:num]], video[i], moves[i])
+        if flow is None:
+            _place([pixels[row] for row in rows[num:]], special[i], moves[i])
+        else:
+            _place([flow[2 * clip], flow[2 * clip + 1]], special[i], moves[i])
+            if moves[i, 0]:
+                np.negative(special[i, 0], out=special[i, 0])
+
+
+def _place(planes: Sequence[np.ndarray], out: np.ndarray, move: np.ndarray) -> None:
+    """Write frames (3, H, W) into `out` (3, T, H, W): mirrored, shifted down and right, edges repeated."""
+    height, width = out.shape[-2:]
+    flip, down, right = move.tolist()
+    if flip:
+        right = -right  # shifted first and mirrored afterwards, in place
+    down, right = max(1 - height, min(height - 1, down)), max(1 - width, min(width - 1, right))
+    to_y, to_x = slice(max(down, 0), height + min(down, 0)), slice(max(right, 0), width + min(right, 0))
+    from_y, from_x = (
+        slice(max(-down, 0), height + min(-down, 0)),
+        slice(max(-right, 0), width + min(-right, 0)),
+    )
+    for t, frame in enumerate(planes):
+        out[:, t, to_y, to_x] = frame[:, from_y, from_x]
+    if down > 0:
+        out[:, :, :down, to_x] = out[:, :, down : down + 1, to_x]
+    elif down < 0:
+        out[:, :, down:, to_x] = out[:, :, down - 1 : down, to_x]
+    lines = out.reshape(-1, width)
+    # Column by column: a line's few bytes at its end are slow to copy each for itself.
+    for column in range(right) if right > 0 else range(width + right, width):
+        lines[:, column] = lines[:, right if right > 0 else width + right - 1]
+    if flip:
+        cv2.flip(lines, 1, lines)

@@ -1,0 +1,77 @@
+"""Where and when a batch is put together changes no byte of it."""
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hsta_fast.data import loading
+from hsta_fast.data.dataset import Augment
+from hsta_fast.data.loading import Draw, ahead, move, on_cpu
+from hsta_fast.data.sampling import FlowMethod, Sampling
+from tests.data.test_dataset import data_of, epoch, same
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 9), st.integers(0, 12), st.sampled_from([None, "dis"]))
+def test_the_device_s_arithmetic_gives_the_bytes_of_the_cpu_s(
+    seed: int, size: int, crop: int, flow: FlowMethod | None
+) -> None:
+    """`move` on plain clips against copying them moved; shifts beyond the picture too."""
+    rng = np.random.default_rng(seed)
+    data = data_of([0, 1, 2], Sampling(num_frames=2, flow=flow), size=size)
+    moves = np.concatenate([rng.integers(0, 2, (3, 1)), rng.integers(-crop, crop + 1, (3, 2))], axis=1)
+    frames = rng.integers(0, len(data.store), (3, 4))
+    draw = Draw(np.arange(3), frames, moves)
+    plain = on_cpu(data, Draw(draw.chosen, frames, np.zeros_like(moves)))
+    moved = on_cpu(data, draw)
+    video, special = move(plain.video, plain.special, torch.from_numpy(moves))
+    assert torch.equal(video, moved.video) and torch.equal(special, moved.special)
+    assert special.dtype == moved.special.dtype
+
+
+def test_batches_taken_ahead_are_the_same() -> None:
+    data = data_of([0, 1, 2, 1] * 4, Sampling(num_frames=3, video="random"))
+    more: dict[str, Any] = {"augment": Augment(flip=True, crop=2), "balance": "matched"}
+    plain = epoch(data, **more)
+    batches = data.batches(range(16), batch_size=4, seed=(1, 2), train=True, **more)
+    assert same(list(ahead(batches, 2)), plain)
+
+
+def test_no_more_than_the_depth_is_taken_ahead() -> None:
+    taken: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    stream = ahead(numbers(), 2)
+    assert next(stream) == 0
+    time.sleep(0.3)
+    assert len(taken) <= 4  # given, two waiting, one in hand
+    stream.close()  # type: ignore[attr-defined]
+    assert not [thread for thread in threading.enumerate() if thread.name == "batches"]
+
+
+def test_an_error_of_the_thread_is_raised_where_the_batch_is_taken() -> None:
+    def broken() -> Iterator[int]:
+        yield 1
+        raise ValueError("wanted a frame")
+
+    stream = ahead(broken(), 2)
+    assert next(stream) == 1
+    with pytest.raises(ValueError, match="wanted a frame"):
+        next(stream)
+    assert list(ahead(iter([]), 2)) == []
+
+
+def test_a_batch_on_the_cpu_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "ahead", None)
+    assert epoch(data_of([0, 1], Sampling(num_frames=2)))

@@ -1,0 +1,39 @@
+"""Batches loaded ahead on a CUDA device: the bytes of the CPU's, and no wait for them."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from hsta_fast.data.dataset import Augment
+from hsta_fast.data.sampling import FlowMethod, Sampling
+from tests.data.test_dataset import data_of, epoch, same
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("flow", [None, "dis"])
+@pytest.mark.parametrize("augment", [None, Augment(flip=True, crop=3)])
+def test_the_bytes_are_those_of_the_cpu(flow: FlowMethod | None, augment: Augment | None) -> None:
+    data = data_of([0, 1, 2, 1] * 8, Sampling(num_frames=4, video="random", flow=flow), size=32)
+    for train in (True, False):
+        for number in range(3):
+            more: dict[str, Any] = {"augment": augment, "train": train, "seed": (number,), "batch_size": 5}
+            there = epoch(data, device="cuda", **more)
+            assert all(batch.video.is_cuda and batch.special.is_contiguous() for batch in there)
+            back = [type(b)(b.video.cpu(), b.special.cpu(), b.label.cpu(), b.index.cpu()) for b in there]
+            assert same(back, epoch(data, **more))
+
+
+def test_a_batch_is_not_overwritten_while_it_is_used() -> None:
+    """Slow work on each batch, freed at once: its memory must not be given to a batch loaded meanwhile."""
+    data = data_of([0, 1] * 32, Sampling(num_frames=8), size=64)
+    sums = []
+    work = torch.randn(4096, 4096, device="cuda")
+    for batch in data.batches(range(64), batch_size=4, seed=(0,), train=True, device="cuda"):
+        for _ in range(4):
+            work = work @ work * 1e-4
+        sums.append(batch.video.double().sum())  # waits for the work: the stream is one
+        del batch
+    plain = [batch.video.double().sum() for batch in epoch(data, batch_size=4, seed=(0,))]
+    assert torch.stack(sums).cpu().tolist() == torch.stack(plain).tolist()
