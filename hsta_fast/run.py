@@ -22,7 +22,7 @@ from .files import write_atomically, write_text
 from .protocol import read_predictions
 
 # Where things are and how the run is cut up. Whether the data are the same, their clips tell (`same_clips`).
-_MAY_CHANGE = ("data", "annotation", "runs", "name", "only", "save_every", "strict", "device")
+_MAY_CHANGE = ("data", "more_data", "annotation", "runs", "name", "only", "save_every", "strict", "device")
 _IDENTITY = ["dataset", "subject", "clip", "onset", "label"]
 
 

@@ -8,7 +8,7 @@ clips of one recording, and rows move when a file is filtered.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -40,6 +40,11 @@ class Fault:
     def __str__(self) -> str:
         text = f"{identity(self.dataset, self.subject, self.clip, self.onset)}: {self.what}; {self.action}"
         return " ".join(text.split())  # one line, whatever the cells of the table hold
+
+
+def fault_of(clip: Mapping[Any, Any], what: str, action: str) -> Fault:
+    """A fault of a clip that is a row of the table."""
+    return Fault(clip["dataset"], clip["subject"], clip["clip"], int(clip["onset"]), what, action)
 
 
 @dataclass(frozen=True)

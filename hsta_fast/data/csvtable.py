@@ -3,8 +3,8 @@
 Columns `subject`, `clip`, `path` and `emotion`; optional `dataset` (a word, "csv" where there is none),
 `onset`, `apex`, `offset`, `action units`, `objective class` (I..VII or 1..7) and `expression type` (micro,
 macro). `path`, relative to the root, is a folder of images whose names end in the frame number, or a video
-file, whose frames are 0, 1, 2, ... Where they are blank, onset and offset are the first and the last frame, the
-apex is the middle one.
+file, whose frames are 0, 1, 2, ... Where they are blank, onset and offset are the first and the last frame,
+the apex is the middle one.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Label sets by name, or from a mapping file of the user's own.
 
-A csv file has the columns `word` and `class`, and where datasets differ `dataset`; a blank class drops the clips of that
-word; classes are numbered in the order in which they first appear. A json file is an object with "classes" (a list,
-in order) and "mapping" (word -> class or null), and may have "column" ("emotion", the default, or
-"objective_class") and "datasets" (dataset -> mapping, in the place of "mapping" for its clips).
+A csv file has the columns `word` and `class`, and where datasets differ `dataset`; a blank class drops the
+clips of that word; classes are numbered in the order in which they first appear. A json file is an object
+with "classes" (a list, in order) and "mapping" (word -> class or null), and may have "column" ("emotion", the
+default, or "objective_class") and "datasets" (dataset -> mapping, in the place of "mapping" for its clips).
 """
 
 from __future__ import annotations

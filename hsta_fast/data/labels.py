@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .clips import KEY, LEFT_OUT, ClipTable, Fault, identity
+from .clips import KEY, LEFT_OUT, ClipTable, Fault, fault_of, identity
 
 ClipName = tuple[str, str, str]  # dataset, subject, clip
 
@@ -85,8 +85,8 @@ class LabelSet:
         """The class of each word, in that dataset."""
         return self.of_dataset.get(dataset, self.mapping)
 
-    def by_word(self, clip: Mapping[str, Any]) -> str | None:
-        """The class of a row of the clip table by its word alone, None where it has none; KeyError if unknown."""
+    def by_word(self, clip: Mapping[Any, Any]) -> str | None:
+        """The class of a row of the clip table by its word, None where it has none; KeyError if unknown."""
         if (clip["dataset"], clip["subject"], clip["clip"]) in self.without:
             return None
         return self.words(clip["dataset"])[str(clip[self.column])]
@@ -105,6 +105,7 @@ def _composite(negative: str, dropped: str = "") -> dict[str, str | None]:
     """The rule of MEGC 2019 for a dataset: its negative words, happiness, surprise, and what is dropped."""
     kept = dict.fromkeys(negative.split(), "negative") | {"happiness": "positive"} | _SURPRISE
     return kept | dict.fromkeys(dropped.split()) | _OTHERS
+
 
 LABEL_SETS: dict[str, LabelSet] = {
     labels.name: labels
@@ -147,8 +148,8 @@ def apply_labels(table: ClipTable, labels: LabelSet) -> tuple[ClipTable, dict[st
     """The clips that `labels` has a class for, with an int64 column `label`, and what was dropped.
 
     The second result counts the dropped clips by emotion. Where an official list and the words differ, the
-    list wins, and each such clip is one more fault of the table. A word that the label set does not know raises
-    ValueError naming the clip and the words it knows; so does a table of which nothing is left.
+    list wins, and each such clip is one more fault of the table. A word that the label set does not know
+    raises ValueError naming the clip and the words it knows; so does a table of which nothing is left.
     """
     names: list[str | None] = []
     faults: list[Fault] = []
@@ -170,7 +171,7 @@ def apply_labels(table: ClipTable, labels: LabelSet) -> tuple[ClipTable, dict[st
             if official != name:
                 what = f"the official list says {official or 'nothing'}, the rule {name or 'nothing'}"
                 action = "labelled as in the list" if official else LEFT_OUT
-                faults.append(Fault(*(clip[key] for key in KEY), what, action))
+                faults.append(fault_of(clip, what, action))
             name = official
         names.append(name)
     kept = np.array([name is not None for name in names], dtype=bool)

@@ -1,8 +1,8 @@
 """The MEGC 2019 composite: CASME II, SAMM and SMIC-HS in three classes.
 
-Its rules are the label set "megc2019" of `labels`. Who has the official list, `combined_3class_gt.csv` (no column
-names: dataset, subject, clip, label 0 negative, 1 positive, 2 surprise), puts it beside the data or names it, and it
-wins over the rules.
+Its rules are the label set "megc2019" of `labels`. Who has the official list, `combined_3class_gt.csv` (no
+column names: dataset, subject, clip, label 0 negative, 1 positive, 2 surprise), puts it beside the data or
+names it, and it wins over the rules.
 """
 
 from __future__ import annotations

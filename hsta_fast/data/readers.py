@@ -12,7 +12,7 @@ import pandas as pd
 
 from . import casme2, casme3, csvtable, samm, smic
 from .annotation import Columns, Sheets, annotation_files, read_sheets, rows_of
-from .clips import KEY, LEFT_OUT, ClipTable, Fault
+from .clips import KEY, LEFT_OUT, ClipTable, fault_of
 from .folders import want_folder
 from .rows import Expression, want_clips
 
@@ -141,13 +141,17 @@ def join(tables: Sequence[ClipTable]) -> ClipTable:
     parts = []
     for table, place in zip(tables, places, strict=True):
         prefix = Path(place).relative_to(root).as_posix()
-        moved = [tuple(f"{prefix}/{path}" for path in frames) for frames in table.clips["frames"]]
-        parts.append(table.clips.assign(frames=moved) if prefix != "." else table.clips)
+        clips = table.clips.copy()
+        if prefix != ".":
+            clips["frames"] = clips["frames"].map(
+                lambda frames, at=prefix: tuple(f"{at}/{p}" for p in frames)
+            )
+        parts.append(clips)
     clips = pd.concat(parts, ignore_index=True)
     twice = clips.duplicated(list(KEY))
     faults = [fault for table in tables for fault in table.faults]
     faults += [
-        Fault(*(clip[key] for key in KEY), "wanted each clip in one of the folders only", LEFT_OUT)
+        fault_of(clip, "wanted each clip in one of the folders only", LEFT_OUT)
         for clip in clips[twice].to_dict("records")
     ]
     return ClipTable(root, clips[~twice].reset_index(drop=True), tuple(faults))

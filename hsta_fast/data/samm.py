@@ -1,8 +1,8 @@
 """SAMM: `006/006_1_2/006_05562.jpg`, the number's width differing by clip, and one table.
 
-The table, `SAMM_Micro_FACS_Codes_v2.xlsx`, has its column names in row 14: Subject, Filename, Inducement Code,
-Onset Frame, Apex Frame, Offset Frame, Duration, Micro, Action Units, Estimated Emotion, Objective Classes
-(1..7) and Notes. The folders of the subjects are looked for in the root and two levels below.
+The table, `SAMM_Micro_FACS_Codes_v2.xlsx`, has its column names in row 14: Subject, Filename, Inducement
+Code, Onset Frame, Apex Frame, Offset Frame, Duration, Micro, Action Units, Estimated Emotion, Objective
+Classes (1..7) and Notes. The folders of the subjects are looked for in the root and two levels below.
 """
 
 from __future__ import annotations

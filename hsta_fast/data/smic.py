@@ -110,7 +110,8 @@ def _with_stand_ins(folders: FrameFolders, folder: str) -> Callable[[int, int], 
     """The frames of a folder that is one clip; where a number has no image, the one before it."""
 
     def frames(onset: int, offset: int) -> tuple[str, ...]:
-        files, paths = folders.files(folder), []
+        files = folders.files(folder)
+        paths: list[str] = []
         for number in range(onset, offset + 1):
             paths.append(f"{folder}/{files[number]}" if number in files else paths[-1])
         return tuple(paths)
