@@ -68,7 +68,7 @@ def find_annotation(root: Path, columns: Columns) -> Path:
         raise ValueError(f"{root}: wanted one annotation file, got {names}; name one with --annotation")
     if errors:
         raise ValueError("; ".join(errors))
-    raise ValueError(f"{root}: wanted an annotation file (csv or xlsx) in this folder, found none")
+    raise ValueError(f"{root}: wanted an annotation file in this folder, {no_table(root)}")
 
 
 def annotation_files(root: Path) -> list[Path]:
@@ -78,6 +78,12 @@ def annotation_files(root: Path) -> list[Path]:
     except OSError as error:
         raise ValueError(f"{root}: wanted a folder to look into, {error.strerror or error}") from error
     return [p for p in paths if p.suffix.lower() in (".csv", ".xlsx") and not p.name.startswith(("~$", "."))]
+
+
+def no_table(root: Path) -> str:
+    """Why a folder without csv and xlsx files has no annotation."""
+    old = sorted(path.name for path in root.iterdir() if path.suffix.lower() == ".xls")
+    return f"{old[0]} is an old Excel file: save it as .xlsx" if old else "it holds no csv or xlsx file"
 
 
 def read_annotation(path: Path, columns: Columns) -> list[Row]:

@@ -11,7 +11,7 @@ from typing import Literal
 import pandas as pd
 
 from . import casme2, casme3, csvtable, samm, smic
-from .annotation import Columns, Sheets, annotation_files, read_sheets, rows_of
+from .annotation import Columns, Sheets, annotation_files, no_table, read_sheets, rows_of
 from .clips import KEY, LEFT_OUT, ClipTable, fault_of
 from .folders import want_folder
 from .rows import Expression, want_clips
@@ -196,6 +196,6 @@ def _none_found(root: Path, tables: dict[Path, Sheets | ValueError]) -> str:
     said += unreadable
     said += [closest[1]] if closest[0] < 0.7 else []
     if not tables:
-        said.append("it holds no csv or xlsx file")
+        said.append(no_table(root))
     wanted = "wanted CASME II, SAMM, SMIC-HS or CAS(ME)3 with its annotation (csv or xlsx), or a plain table"
     return "; ".join([wanted, *said])

@@ -232,7 +232,7 @@ def test_missing_columns_are_named_with_those_found(tmp_path: Path) -> None:
         ("annotation.xlsx", b"PK\x03\x04 no workbook", "annotation.xlsx: wanted an Excel workbook"),
         ("annotation.csv", ",".join([*HEADER, "onset"]).encode(), "each column once, got more of Onset"),
         ("annotation.csv", ",".join(HEADER).encode(), "wanted at least one usable clip, got none$"),
-        ("notes.txt", b"", "wanted an annotation file .csv or xlsx. in this folder, found none"),
+        ("notes.txt", b"", "wanted an annotation file in this folder, it holds no csv or xlsx file"),
     ],
 )
 def test_a_table_that_cannot_be_read(tmp_path: Path, name: str, data: bytes, message: str) -> None:
