@@ -240,11 +240,11 @@ def csv_copy(root: Path, rows: Sequence[Cells], header: Sequence[str] = CSV_HEAD
 
 
 def video(path: Path, length: int, size: int = 16) -> Path:
-    """A Motion-JPEG video, its frame n all of grey level 10 n."""
+    """A Motion-JPEG video, its frame n all of grey level 8 n."""
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (size, size))
     assert writer.isOpened()
     for number in range(length):
-        writer.write(np.full((size, size, 3), 10 * number, np.uint8))
+        writer.write(np.full((size, size, 3), 8 * number, np.uint8))
     writer.release()
     return path
