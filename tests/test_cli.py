@@ -134,6 +134,18 @@ def test_strict_names_the_first_fault(monkeypatch: pytest.MonkeyPatch, copy: Pat
         (("--only", "nobody"), "--only wants folds among"),
         (("--device", "tpu"), "--device"),
         (("--name", "a/b"), "--name wants one folder name"),
+        (
+            ("--dataset", "samm"),
+            "missing columns Onset Frame, Apex Frame, Offset Frame, Action Units, Estimated",
+        ),
+        (
+            ("--labels", "emotion5"),
+            "--labels wants one of emotion7, emotion3, objective7, megc2019, or a .json",
+        ),
+        (("--labels", "no-such.json"), "no-such.json: wanted a label file, No such file"),
+        (("--labels", "megc2019"), "'megc2019' does not know emotion"),
+        (("--more-data", "/nowhere"), "/nowhere: wanted the folder of a dataset, no such folder"),
+        (("--more-data", "/nowhere", "--dataset", "casme3"), "recognised by themselves"),
     ],
 )
 def test_bad_settings_are_named(

@@ -208,7 +208,12 @@ def test_most_tables_are_read(roots: dict[str, Path], tmp_path: Path) -> None:
     """The good rows of each layout, in each way of writing, are all clips: so the property is not empty."""
     for dataset in LAYOUTS:
         for encoding in ("xlsx", "utf-8", "utf-8-sig"):
-            plan = {**PLAIN, "dataset": dataset, "rows": [(0, {}), (1, {}), (2, {})], "encoding": encoding}
+            plan: dict[str, Any] = {
+                **PLAIN,
+                "dataset": dataset,
+                "rows": [(0, {}), (1, {}), (2, {})],
+                "encoding": encoding,
+            }
             check(plan, roots[dataset], tmp_path)
             table = tmp_path / ("table.xlsx" if encoding == "xlsx" else "table.csv")
             assert len(read_dataset(roots[dataset], dataset, annotation=table)) == 3
