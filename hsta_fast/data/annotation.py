@@ -19,6 +19,7 @@ import pandas as pd
 HEADER_ROWS = 40
 
 Sheets = dict[str, list[list[str]]]
+CSV = ""  # the name of a csv file's one sheet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Columns:
 class Row:
     """One row: its number in the file, 1 for the first, and its cells by lower-case column name.
 
-    `excess` counts the cells beyond the last named column.
+    `excess` counts the cells of a csv row beyond those that the row of names has.
     """
 
     number: int
@@ -102,9 +103,7 @@ def annotated_rows(root: Path, annotation: Path | str | None, columns: Columns) 
 
 def rows_of(path: Path, sheets: Sheets, columns: Columns) -> list[Row]:
     """`read_annotation` of a file that is read already."""
-    if columns.sheet is not None and columns.sheet in sheets:
-        sheets = {columns.sheet: sheets[columns.sheet]}
-    heads = {name: _find_header(rows, columns.required) for name, rows in sheets.items()}
+    heads = _find_headers(sheets, columns)
     whole = [name for name, (_, lacks) in heads.items() if not lacks]
     if not whole:
         # Of several sheets, the one that was probably meant.
@@ -123,13 +122,27 @@ def rows_of(path: Path, sheets: Sheets, columns: Columns) -> list[Row]:
     twice = [column for column in wanted if names.count(_plain(column)) > 1]
     if twice:
         raise ValueError(f"{path}: wanted each column once, got more of {', '.join(twice)}")
-    last = max(position for position, name in enumerate(names) if name) + 1
-    # Cells below a blank name are allowed up to the last name: CASME II has two such columns.
+    # In a csv file a row wider than the names has a comma too many, and cells in the wrong columns; in a
+    # workbook it has a note at its side.
+    width = len(names) if whole[0] == CSV else None
     return [
-        Row(number, dict(zip(names, row, strict=False)), sum(map(bool, row[last:])))
+        Row(number, dict(zip(names, row, strict=False)), sum(map(bool, row[width:])) if width else 0)
         for number, row in enumerate(rows[start + 1 :], start=start + 2)
         if any(row)
     ]
+
+
+def missing_columns(sheets: Sheets, columns: Columns) -> list[str]:
+    """The columns that the sheet which has most of them lacks."""
+    heads = _find_headers(sheets, columns).values()
+    return min((lacks for _, lacks in heads), key=len, default=list(columns.required))
+
+
+def _find_headers(sheets: Sheets, columns: Columns) -> dict[str, tuple[int, list[str]]]:
+    """Sheet -> see `_find_header`; only the sheet that is preferred, where there is such."""
+    if columns.sheet is not None and columns.sheet in sheets:
+        sheets = {columns.sheet: sheets[columns.sheet]}
+    return {name: _find_header(rows, columns.required) for name, rows in sheets.items()}
 
 
 def _find_header(rows: Sequence[Sequence[str]], required: Sequence[str]) -> tuple[int, list[str]]:
@@ -144,7 +157,7 @@ def _find_header(rows: Sequence[Sequence[str]], required: Sequence[str]) -> tupl
 
 
 def read_sheets(path: Path) -> Sheets:
-    """Sheet name -> rows of stripped text; a csv file is one sheet with the name "".
+    """Sheet name -> rows of stripped text; a csv file is one sheet with the name `CSV`.
 
     Raises ValueError where the file is missing or no such table.
     """
@@ -166,7 +179,7 @@ def read_sheets(path: Path) -> Sheets:
         }
     if path.suffix.lower() != ".csv":
         raise ValueError(f"{path}: wanted an annotation file that ends in .csv or .xlsx")
-    return {"": read_csv(path)}
+    return {CSV: read_csv(path)}
 
 
 def read_csv(path: Path) -> list[list[str]]:

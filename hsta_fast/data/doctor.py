@@ -13,6 +13,7 @@ import cv2
 import pandas as pd
 from tqdm import tqdm
 
+from .annotation import find_annotation
 from .clips import ClipTable, Fault, fault_of, inside
 from .frames import read_image
 from .labels import LABEL_SETS, THREE_CLASSES, LabelSet, apply_labels
@@ -71,6 +72,7 @@ class Diagnosis:
     root: Path
     dataset: str = ""
     version: str = ""
+    annotation: str = ""
     table: ClipTable | None = None
     faults: tuple[Fault, ...] = ()
     broken: dict[str, str] | None = None
@@ -124,7 +126,10 @@ def _diagnose(root: Path, dataset: str, annotation: Path | None, progress: bool)
         if dataset == "auto":
             dataset, version = recognise(root, annotation)
         table = scan(root, dataset, annotation=annotation, expressions=EXPRESSIONS)
-        version = version or next(iter(READERS[dataset].versions(root)), "no frames")
+        reader = READERS[dataset]
+        version = version or next(iter(reader.versions(root)), "no frames")
+        if (dataset, version) != ("smic", "cropped"):  # which is read without
+            annotation = annotation or find_annotation(root, reader.columns)
     except (ValueError, OSError) as error:
         return Diagnosis(root, error=" ".join(str(error).split()))
     broken, frames = check_frames(table, progress=progress)
@@ -132,6 +137,7 @@ def _diagnose(root: Path, dataset: str, annotation: Path | None, progress: bool)
         root,
         dataset,
         version,
+        annotation.name if annotation else "no annotation needed",
         table,
         (*table.faults, *_frame_faults(table, broken)),
         broken,
@@ -265,7 +271,8 @@ def as_text(examination: Examination) -> str:
     lines: list[str] = []
     for diagnosis in examination.diagnoses:
         reader = READERS.get(diagnosis.dataset)
-        title = f"{reader.title}, {diagnosis.version}" if reader else "not recognised"
+        names = (reader.title, diagnosis.version, diagnosis.annotation) if reader else ("not recognised",)
+        title = ", ".join(names)
         lines += [f"{diagnosis.root}: {title}", ""]
         if diagnosis.error:
             lines += [f"unusable: {diagnosis.error}", ""]
@@ -303,6 +310,7 @@ def as_json(examination: Examination) -> dict[str, Any]:
                 "root": str(diagnosis.root),
                 "dataset": diagnosis.dataset,
                 "version": diagnosis.version,
+                "annotation": diagnosis.annotation,
                 "status": diagnosis.status,
                 "error": diagnosis.error,
                 "clips": 0 if diagnosis.table is None else len(diagnosis.table),

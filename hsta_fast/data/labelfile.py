@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .annotation import Columns, read_csv, rows_of
+from .annotation import CSV, Columns, read_csv, rows_of
 from .labels import LABEL_SETS, LabelSet
 from .megc2019 import composite_labels, is_official_list, official_labels
 
@@ -48,7 +48,7 @@ def _from_csv(path: Path) -> LabelSet:
         return official_labels(path)
     classes: list[str] = []
     mappings: dict[str, dict[str, str | None]] = {}
-    for row in rows_of(path, {"": rows}, _COLUMNS):
+    for row in rows_of(path, {CSV: rows}, _COLUMNS):
         mapping = mappings.setdefault(row["dataset"], {})
         word, name = row["word"].casefold(), row["class"]
         if not word or row.excess:

@@ -11,7 +11,7 @@ from typing import Literal
 import pandas as pd
 
 from . import casme2, casme3, csvtable, samm, smic
-from .annotation import Columns, Sheets, annotation_files, no_table, read_sheets, rows_of
+from .annotation import Columns, Sheets, annotation_files, missing_columns, no_table, read_sheets, rows_of
 from .clips import KEY, LEFT_OUT, ClipTable, fault_of
 from .folders import want_folder
 from .rows import Expression, want_clips
@@ -51,10 +51,10 @@ def recognise(root: Path | str, annotation: Path | str | None = None) -> tuple[s
     datasets, or could be several.
     """
     root = want_folder(root)
-    tables = _tables(annotation_files(root) if annotation is None else [Path(annotation)])
+    tables, errors = _tables(annotation_files(root) if annotation is None else [Path(annotation)])
     found = {}
     for name, reader in READERS.items():
-        has_table = any(_has_columns(path, sheets, reader.columns) for path, sheets in tables.items())
+        has_table = any(not missing_columns(sheets, reader.columns) for sheets in tables.values())
         version = next(iter(reader.versions(root)), "no frames")
         if has_table or (name == "smic" and version == "cropped"):  # the one that needs no annotation
             found[name] = version
@@ -65,7 +65,7 @@ def recognise(root: Path | str, annotation: Path | str | None = None) -> tuple[s
         return next(iter(found.items()))
     if found:
         raise ValueError(f"{root}: looks like {' and '.join(found)}; name one with --dataset")
-    raise ValueError(f"{root}: {_none_found(root, tables)}")
+    raise ValueError(f"{root}: {_none_found(root, tables, errors)}")
 
 
 def read_dataset(
@@ -157,45 +157,32 @@ def join(tables: Sequence[ClipTable]) -> ClipTable:
     return ClipTable(root, clips[~twice].reset_index(drop=True), tuple(faults))
 
 
-def _tables(paths: Sequence[Path]) -> dict[Path, Sheets | ValueError]:
-    tables: dict[Path, Sheets | ValueError] = {}
+def _tables(paths: Sequence[Path]) -> tuple[dict[Path, Sheets], list[str]]:
+    """The sheets of each file that can be read, and why the others cannot."""
+    tables, errors = {}, []
     for path in paths:
         try:
             tables[path] = read_sheets(path)
         except ValueError as error:
-            tables[path] = error
-    return tables
+            errors.append(str(error))
+    return tables, errors
 
 
-def _has_columns(path: Path, sheets: Sheets | ValueError, columns: Columns) -> bool:
-    if isinstance(sheets, ValueError):
-        return False
-    try:
-        rows_of(path, sheets, columns)
-    except ValueError as error:
-        return "missing columns" not in str(error)  # the reader says what else is wrong
-    return True
-
-
-def _none_found(root: Path, tables: dict[Path, Sheets | ValueError]) -> str:
+def _none_found(root: Path, tables: dict[Path, Sheets], errors: Sequence[str]) -> str:
     """Why the folder at `root` is none of the datasets, in one line."""
-    frames = [reader.title for name, reader in READERS.items() if name != "csv" and reader.versions(root)]
-    unreadable = [str(error) for error in tables.values() if isinstance(error, ValueError)]
-    near = []
-    for path, sheets in tables.items():
-        for reader in READERS.values():
-            if isinstance(sheets, ValueError):
-                continue
-            try:
-                rows_of(path, sheets, reader.columns)
-            except ValueError as error:
-                lacks = str(error).split("missing columns ")[-1].split(";")[0].split(", ")
-                near.append((len(lacks) / len(reader.columns.required), f"as {reader.title}: {error}"))
-    closest = min(near, default=(1.0, ""))
-    said = [f"it has the folders of {' and '.join(frames)}"] if frames else []
-    said += unreadable
-    said += [closest[1]] if closest[0] < 0.7 else []
-    if not tables:
-        said.append(no_table(root))
     wanted = "wanted CASME II, SAMM, SMIC-HS or CAS(ME)3 with its annotation (csv or xlsx), or a plain table"
+    frames = [reader.title for name, reader in READERS.items() if name != "csv" and reader.versions(root)]
+    said = [f"it has the folders of {' and '.join(frames)}"] if frames else []
+    said += errors or ([] if tables else [no_table(root)])
+    near = [
+        (len(missing_columns(sheets, reader.columns)) / len(reader.columns.required), path, reader)
+        for path, sheets in tables.items()
+        for reader in READERS.values()
+    ]
+    share, path, reader = min(near, key=lambda one: one[0], default=(1.0, root, None))
+    if reader is not None and share < 0.7:
+        try:
+            rows_of(path, tables[path], reader.columns)
+        except ValueError as error:
+            said.append(f"as {reader.title}: {error}")
     return "; ".join([wanted, *said])

@@ -147,8 +147,12 @@ def sheet(
     name: str = "Sheet1",
     above: int = 0,
     others: Sequence[str] = (),
+    beside: str | None = None,
 ) -> Path:
-    """An xlsx file with so many rows above its column names, and empty sheets with the same names."""
+    """An xlsx file with so many rows above its column names, and empty sheets with the same names.
+
+    beside: a note to the right of each row.
+    """
     book = Workbook()
     own = book.active
     assert own is not None
@@ -157,7 +161,7 @@ def sheet(
         own.append(["about this file" if number == 0 else None])
     own.append(list(header))
     for row in rows:
-        own.append([row.get(column) if column is not None else None for column in header])
+        own.append([*(row.get(column) if column is not None else None for column in header), beside])
     for other in others:
         book.create_sheet(other).append(list(header))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -36,7 +36,7 @@ def test_a_clean_copy(
     copies.samm_copy(tmp_path, [samm_row()])
     status, out, err = doctor(monkeypatch, capsys, tmp_path)
     assert status == 0
-    assert out.startswith(f"{tmp_path}: SAMM, grey frames\n")
+    assert out.startswith(f"{tmp_path}: SAMM, grey frames, SAMM_Micro_FACS_Codes_v2.xlsx\n")
     assert "no fault in any row or any of 5 frames" in out
     lines = [line.split() for line in out.splitlines()]
     assert ["micro-expressions", "1", "159", "differs"] in lines and [
@@ -81,6 +81,7 @@ def test_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert status == found["status"] == 2
     first, second = found["folders"]
     assert (first["dataset"], first["version"], first["status"], first["clips"]) == ("casme2", "raw", 1, 1)
+    assert first["annotation"] == "CASME2-coding-20140508.xlsx"
     assert first["faults"][0] == {
         "dataset": "casme2",
         "subject": "sub01",
