@@ -31,6 +31,9 @@ COLUMNS = Columns(
     ),
 )
 
+# A video file may declare any number of frames; 100,000 are more than an hour at 25 frames a second.
+MAX_FRAMES = 100_000
+
 
 def scan(
     root: Path, annotation: Path | str | None, expressions: Sequence[Expression], *, strict: bool
@@ -61,7 +64,7 @@ def scan(
             emotion=row["emotion"],
             action_units=row["action units"],
             objective=row["objective class"],
-            longest=None,
+            longest=MAX_FRAMES,
         )
 
     return read_entries(

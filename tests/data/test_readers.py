@@ -185,7 +185,8 @@ def test_own_clips_have_their_own_words_and_kinds(tmp_path: Path) -> None:
         ({"path": "ann", "onset": ""}, "ann: wanted numbered images, found none"),
         ({"subject": ""}, "subject must be one printable word"),
         ({"clip": "a\nb"}, "clip must be one printable word"),
-        ({"offset": 10**14}, "frames missing on disk"),
+        ({"offset": 50_000}, "frames missing on disk: 49993 of 50000, first ann/smile/frame_008.jpg"),
+        ({"offset": 10**14}, "expression of at most 100000 frames, got 100000000000000"),
     ],
 )
 def test_faults_of_own_clips(tmp_path: Path, changes: dict[str, Any], what: str) -> None:
@@ -197,6 +198,20 @@ def test_faults_of_own_clips(tmp_path: Path, changes: dict[str, Any], what: str)
     assert table.clips["clip"].tolist() == ["good"]
     (fault,) = table.faults
     assert what in fault.what and fault.what.startswith("clips.csv row 3: ") and fault.action == LEFT_OUT
+
+
+def test_a_video_that_declares_too_much_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = csv_row(clip="film", path="film.avi", onset="", apex="", offset="")
+    copies.csv_copy(tmp_path, [csv_row(), whole])
+    data = bytearray(copies.video(tmp_path / "film.avi", 6).read_bytes())
+    for at in (data.index(b"avih") + 24, data.index(b"strh") + 40):  # the counts of frames in the two headers
+        assert data[at : at + 4] == bytes((6, 0, 0, 0))
+        data[at : at + 4] = (2**31 - 1).to_bytes(4, "little")
+    (tmp_path / "film.avi").write_bytes(data)
+    left_out = [fault.what for fault in read_dataset(tmp_path).faults]
+    assert len(left_out) == 1 and "of at most 100000 frames, got 2147483647" in left_out[0]
 
 
 def test_several_folders_make_one_table(tmp_path: Path) -> None:

@@ -107,16 +107,21 @@ def _(_: Path) -> None:
     with public_folder() as root:
         copies.casme2_copy(root, [casme2_row(), casme2_row(Subject=2)])
         (root / "sub02/EP02_01f").chmod(0)
+        picture = root / "sub01/EP02_01f/img48.jpg"
+        picture.unlink()
+        picture.write_bytes(copies.PICTURE)
+        picture.chmod(0)
         user = os.geteuid()
         try:
             if user == 0:  # whom permissions do not bind
                 os.seteuid(65534)
-            table = read_dataset(root)
+            table, (diagnosis,) = read_dataset(root), examine([root], progress=False).diagnoses
         finally:
             if user == 0:
                 os.seteuid(0)
             (root / "sub02/EP02_01f").chmod(0o755)
         left_out(table, "sub02/EP02_01f: wanted a folder of images, Permission denied")
+        assert diagnosis.faults[1].what == "sub01/EP02_01f/img48.jpg: wanted an image file, Permission denied"
 
 
 @trap("any", "two files for one frame number", "clips of that folder are left out")
