@@ -147,6 +147,7 @@ def test_own_clips_in_folders_and_videos(tmp_path: Path) -> None:
         csv_row(subject="bob", clip="whole film", path="films\\bob.avi", onset="", apex="", offset=""),
     ]
     copies.csv_copy(tmp_path, rows)
+    copies.frames(tmp_path / "eve/all", ["._frame_003.jpg", ".frame_8.jpg", "thumbs_9.txt", "cover.jpg"])
     assert recognise(tmp_path) == ("csv", "folders and videos")
     table = read_dataset(tmp_path)
     assert table.faults == () and set(table.clips["dataset"]) == {"csv"}
