@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from .clips import brief
+
 # The column names stand in one of the first so many rows.
 HEADER_ROWS = 40
 
@@ -111,7 +113,7 @@ def rows_of(path: Path, sheets: Sheets, columns: Columns) -> list[Row]:
         position, lacks = heads.get(name, (0, list(columns.required)))
         where = f"{path} sheet {name!r}" if name else str(path)
         cells = sheets[name][position] if sheets.get(name) else []
-        found = _short(", ".join(cell for cell in cells if cell)) or "none"
+        found = brief(", ".join(" ".join(cell.split()) for cell in cells if cell), 300) or "none"
         raise ValueError(f"{where}: missing columns {', '.join(lacks)}; found {found}")
     if len(whole) > 1:
         raise ValueError(f"{path}: wanted the columns in one sheet, they are in {', '.join(whole)}")
@@ -210,8 +212,4 @@ def _plain(name: str) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    return _short(" ".join(str(error).split()) or type(error).__name__)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 300 else f"{text[:297]}..."
+    return brief(" ".join(str(error).split()) or type(error).__name__, 300)

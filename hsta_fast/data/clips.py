@@ -76,6 +76,11 @@ class FaultLog:
         self.faults.append(fault)
 
 
+def brief(text: str, limit: int = 100) -> str:
+    """`text`, or its beginning where it is longer than `limit`: what a cell may hold has no end."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
 def identity(dataset: str, subject: str, clip: str, onset: int | None) -> str:
     """The one-line name of a clip in messages, and the text its test-time randomness is seeded from."""
     return f"{dataset} {subject}/{clip} onset {'?' if onset is None else onset}"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .annotation import Row, integer
-from .clips import LEFT_OUT, MIDDLE_APEX, ClipTable, Fault, FaultLog, clip_frame, is_plain_name
+from .clips import LEFT_OUT, MIDDLE_APEX, ClipTable, Fault, FaultLog, brief, clip_frame, is_plain_name
 from .labels import objective_class, parse_objective_class
 
 Expression = Literal["micro", "macro"]
@@ -105,9 +105,9 @@ def read_entries(
         else:
             clips[name] = clip
             for onset, what in entry.also:
-                log.add(Fault(*name[:3], onset, f"{where}: {what}", LEFT_OUT))
+                log.add(Fault(*name[:3], onset, brief(f"{where}: {what}", 500), LEFT_OUT))
         for what, action in notes:
-            log.add(Fault(*name, f"{where}: {what}", action))
+            log.add(Fault(*map(brief, name[:3]), name[3], brief(f"{where}: {what}", 500), action))
     return ClipTable(root, clip_frame(list(clips.values())), tuple(log.faults))
 
 

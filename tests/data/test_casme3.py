@@ -226,6 +226,7 @@ def test_missing_columns_are_named_with_those_found(tmp_path: Path) -> None:
         ("annotation.csv", "Subject,é\n".encode("latin-1"), "annotation.csv: wanted UTF-8 text"),
         ("annotation.csv", ",".join(HEADER).encode("utf-16"), "annotation.csv: wanted UTF-8 text"),
         ("annotation.csv", b"", "annotation.csv: wanted a comma-separated table"),
+        ("annotation.csv", ",".join(HEADER).encode("utf-16-le"), "wanted UTF-8 text, it holds zero bytes"),
         ("annotation.csv", b"a,b\n1,2,3,4\n", "annotation.csv: missing columns Subject, .*found a, b"),
         ("annotation.csv", b'a,b\n1,"2\n', "annotation.csv: wanted a comma-separated table, line 2"),
         ("annotation.csv", ";".join(HEADER).encode(), "missing columns Subject, .*found Subject;Filename"),

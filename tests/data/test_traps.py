@@ -200,6 +200,14 @@ def _(root: Path) -> None:
     refused(root, r"SAMM: .*missing columns Apex Frame, Action Units; found Subject, Filename")
 
 
+@trap("any", "the columns in several sheets of a workbook", "refused: leave them in one")
+def _(root: Path) -> None:
+    copies.casme2_copy(root, [casme2_row()])
+    path = root / "CASME2-coding-20140508.xlsx"
+    copies.sheet(path, copies.CASME2_HEADER, [casme2_row()], others=("copy",))
+    refused(root, "20140508.xlsx: wanted the columns in one sheet, they are in Sheet1, copy")
+
+
 @trap("any", "an old Excel file (`.xls`)", "refused: save it as .xlsx")
 def _(root: Path) -> None:
     copies.casme3_copy(root, [casme3_row()])

@@ -211,9 +211,15 @@ def _(root: Path) -> None:
 def _(root: Path) -> None:
     copies.smic_long_copy(root, [smic_row()])  # its workbook has a sheet VIS with the same columns
     assert len(read_dataset(root)) == 1
-    copies.smic_cropped_copy(root, [("s1", "negative", "s1_ne_01")])
+    copies.smic_cropped_copy(root / "SMIC_all_cropped", [("s1", "negative", "s1_ne_01")])
     copies.frames(root / "VIS/s1/micro/negative/s1_ne_02", ["reg_image1.jpg", "reg_image2.jpg"])
     assert read_dataset(root).clips["clip"].tolist() == ["s01_ne_01"]
+
+
+@trap("SMIC-HS", "a clip named after another subject", "clip left out")
+def _(root: Path) -> None:
+    table = read_dataset(copies.smic_long_copy(root, [smic_row(), smic_row(Subject=2)]))
+    left_out(table, "wanted a file name of subject s02, got 's20_ne_01'")
 
 
 @trap("SMIC-HS", "a cropped clip that lacks a frame between others", "the image before stands in")
