@@ -270,6 +270,13 @@ def test_a_folder_that_could_be_two_datasets(tmp_path: Path) -> None:
         read_dataset(tmp_path, "casme")
 
 
+def test_a_table_whose_frames_are_elsewhere_gives_way(tmp_path: Path) -> None:
+    copies.casme2_copy(tmp_path, [casme2_row()])
+    copies.sheet(tmp_path / "SAMM_Micro_FACS_Codes_v2.xlsx", copies.SAMM_HEADER, [samm_row()], above=13)
+    copies.table(tmp_path / "clips.csv", copies.CSV_HEADER, [csv_row()])
+    assert recognise(tmp_path) == ("casme2", "raw")
+
+
 def test_an_annotation_from_elsewhere_is_recognised_too(tmp_path: Path) -> None:
     copies.samm_copy(tmp_path / "data", [samm_row()])
     path = (tmp_path / "data" / "SAMM_Micro_FACS_Codes_v2.xlsx").rename(tmp_path / "table.xlsx")
