@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,8 @@ def test_a_run_on_two_data_sets(config: TrainConfig) -> None:
     run = train.main(config)
     assert set(read_predictions(run / "predictions.csv")["dataset"]) == {"casme3", "lab"}
     assert "0 answers differ" in train.evaluate(run)
+    moved = config.more_data[0].rename(config.more_data[0].with_name("moved"))
+    assert train.main(replace(config, more_data=(moved,), resume=True)) == run
 
 
 def test_rendered_data_among_others_are_noted(config: TrainConfig) -> None:
