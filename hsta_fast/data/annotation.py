@@ -12,8 +12,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
+import openpyxl
 
 from .clips import brief
 
@@ -170,18 +171,35 @@ def read_sheets(path: Path) -> Sheets:
         raise ValueError(f"{path}: wanted an annotation file, {error.strerror or error}") from error
     if path.suffix.lower() == ".xlsx":
         try:
-            tables = pd.read_excel(path, sheet_name=None, header=None, dtype=str, keep_default_na=False)
-        except ImportError:
-            raise
+            return _read_workbook(path)
         except Exception as error:  # openpyxl raises anything from KeyError to BadZipFile on a broken file
             raise ValueError(f"{path}: wanted an Excel workbook, {_one_line(error)}") from error
-        return {
-            name: [[str(cell).strip() for cell in row] for row in table.fillna("").to_numpy(dtype=object)]
-            for name, table in tables.items()
-        }
     if path.suffix.lower() != ".csv":
         raise ValueError(f"{path}: wanted an annotation file that ends in .csv or .xlsx")
     return {CSV: read_csv(path)}
+
+
+def _read_workbook(path: Path) -> Sheets:
+    """The sheets of an xlsx file; by openpyxl, because pandas gives up a file for one number out of range."""
+    book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    try:
+        sheets = {}
+        for sheet in book.worksheets:
+            sheet.reset_dimensions()  # what a file says of its size may be wrong, and rows would be lost
+            rows = sheet.iter_rows(values_only=True)
+            sheets[sheet.title] = [[_text(cell) for cell in row] for row in rows]
+        return sheets
+    finally:
+        book.close()
+
+
+def _text(cell: Any) -> str:
+    """A cell of a workbook as text; whole numbers without a decimal point."""
+    if cell is None:
+        return ""
+    if isinstance(cell, float) and cell.is_integer() and abs(cell) < 1e15:
+        return str(int(cell))
+    return str(cell).strip()
 
 
 def read_csv(path: Path) -> list[list[str]]:

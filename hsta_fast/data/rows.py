@@ -105,10 +105,15 @@ def read_entries(
         else:
             clips[name] = clip
             for onset, what in entry.also:
-                log.add(Fault(*name[:3], onset, brief(f"{where}: {what}", 500), LEFT_OUT))
+                log.add(_fault(name, onset, f"{where}: {what}", LEFT_OUT))
         for what, action in notes:
-            log.add(Fault(*map(brief, name[:3]), name[3], brief(f"{where}: {what}", 500), action))
+            log.add(_fault(name, name[3], f"{where}: {what}", action))
     return ClipTable(root, clip_frame(list(clips.values())), tuple(log.faults))
+
+
+def _fault(name: tuple[str, str, str, int | None], onset: int | None, what: str, action: str) -> Fault:
+    """A fault in few words, whatever the cells hold."""
+    return Fault(brief(name[0]), brief(name[1]), brief(name[2]), onset, brief(what, 500), action)
 
 
 def want_clips(table: ClipTable) -> ClipTable:

@@ -193,6 +193,7 @@ PLAIN = {
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(plan=tables())
 @example(plan={**PLAIN, **QUOTE})
+@example(plan={**PLAIN, "rows": [(0, {}), (1, {0: 1.7976931348623155e308})], "encoding": "xlsx"})
 @example(plan={**PLAIN, "rows": [(0, {0: "9" * 4000})], "encoding": "xlsx"})
 @example(plan={**PLAIN, "rows": [(0, {})], "rename": (0, "a\nb"), "encoding": "xlsx"})
 def test_a_hundred_tables(plan: dict[str, Any], roots: dict[str, Path], tmp_path: Path) -> None:

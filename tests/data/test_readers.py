@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,20 @@ def test_samm(tmp_path: Path, width: int) -> None:
         "action_units": "AU2 or AU4",
         "objective_class": 7,
     }
+
+
+def test_a_workbook_that_understates_its_size_is_read_whole(tmp_path: Path) -> None:
+    copies.samm_copy(tmp_path, [samm_row(), samm_row(**{"Onset Frame": 5563.0})])
+    path = tmp_path / "SAMM_Micro_FACS_Codes_v2.xlsx"
+    with zipfile.ZipFile(path) as old:
+        parts = {name: old.read(name) for name in old.namelist()}
+    name = "xl/worksheets/sheet1.xml"
+    parts[name], changed = re.subn(rb'<dimension ref="[^"]*"', b'<dimension ref="A1:B2"', parts[name])
+    assert changed == 1
+    with zipfile.ZipFile(path, "w") as new:
+        for name, data in parts.items():
+            new.writestr(name, data)
+    assert read_dataset(tmp_path).clips["onset"].tolist() == [5562, 5563]
 
 
 def test_samm_subjects_may_be_numbers_and_the_frames_a_folder_deeper(tmp_path: Path) -> None:
