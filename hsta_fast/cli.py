@@ -4,13 +4,14 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from .config import RECIPES, TrainConfig, recipe_config
-from .data import SynthConfig, render
+from .data import DatasetName, SynthConfig, doctor, render
 from .environment import info_text
 from .experiment import fill_cache
 from .extension import BuildError, load, obstacle
@@ -20,6 +21,7 @@ from .train import main as train_main
 _USAGE = """hsta-fast: Hierarchical Space-Time Attention for micro-expression recognition
 
   hsta-fast synth      render faces of many subjects that perform micro-expressions
+  hsta-fast doctor     say which data set a folder holds, and what is wrong with it
   hsta-fast prepare    decode the frames that a run needs, ahead of it (same flags as train)
   hsta-fast train      train and test under a subject-disjoint protocol
   hsta-fast evaluate   score a run again from its saved models
@@ -31,6 +33,37 @@ Each takes --help."""
 
 def _synth(args: Sequence[str]) -> None:
     print(render(tyro.cli(SynthConfig, prog="hsta-fast synth", args=args)))
+
+
+def _doctor(args: Sequence[str]) -> None:
+    def run(
+        roots: Annotated[tuple[Path, ...], tyro.conf.Positional],
+        /,
+        dataset: DatasetName = "auto",
+        annotation: Path | None = None,
+        official: Path | None = None,
+        json: bool = False,
+    ) -> None:
+        """Check every row and every frame of a data set. Exit status: 0 clean, 1 faults, 2 unusable.
+
+        Args:
+            roots: its folder; several are also checked as the MEGC 2019 composite.
+            dataset: which data set it is, where its files do not tell.
+            annotation: its annotation file, where the folder holds none or several.
+            official: the composite's list, combined_3class_gt.csv, where no folder holds it.
+            json: print one JSON object instead of text.
+        """
+        try:
+            if not roots:
+                raise ValueError("doctor wants a folder, got none")
+            found = doctor.examine(roots, dataset, annotation=annotation, official=official)
+        except (ValueError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(doctor.UNUSABLE)
+        print(dumps(doctor.as_json(found), indent=2) if json else doctor.as_text(found))
+        sys.exit(found.status)
+
+    tyro.cli(run, prog="hsta-fast doctor", args=args)
 
 
 def _settings(command: str, what: str, args: Sequence[str]) -> TrainConfig:
@@ -81,6 +114,7 @@ def _build(args: Sequence[str]) -> None:
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "synth": _synth,
+    "doctor": _doctor,
     "prepare": _prepare,
     "train": _train,
     "evaluate": _evaluate,

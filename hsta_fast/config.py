@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from .data import Apex, Balance, FlowMethod, SpecialFrame
+from .data import LABEL_SETS, READERS, Apex, Balance, DatasetName, FlowMethod, SpecialFrame
 from .model import BRANCHES, Head, HSTAConfig, model_config
 
 
@@ -13,11 +13,16 @@ class TrainConfig:
     """One run. The defaults are the paper's recipe; see `recipe_config` for the published code's."""
 
     data: Path
-    """Folder of a data set in the CAS(ME)3 layout (spNO.1/b/color/175.jpg and an annotation file)."""
+    """Folder of a data set: CASME II, SAMM, SMIC-HS or CAS(ME)3 as it comes, or a table of your own clips."""
+    more_data: tuple[Path, ...] = ()
+    """Folders of further data sets, read with it as one."""
+    dataset: DatasetName = "auto"
+    """Which data set `data` holds, where its files do not tell."""
     annotation: Path | None = None
     """Annotation file, csv or xlsx, where the folder holds several."""
-    labels: Literal["emotion7", "emotion3", "objective7"] = "emotion7"
-    """Label set: 7 emotions; negative, positive, surprise; or objective classes I to VII."""
+    labels: str = "emotion7"
+    """Label set: emotion7; emotion3 (negative, positive, surprise); objective7 (classes I to VII); megc2019
+    (the composite of CASME II, SAMM and SMIC-HS); or a mapping file (.json or .csv)."""
     strict: bool = False
     """Stop at the first fault of the data set instead of listing it."""
     cache: str = "auto"
@@ -128,6 +133,9 @@ class TrainConfig:
         want(0 < self.layer_decay <= 1, "layer_decay", "a number in (0, 1]")
         want(0 <= self.label_smoothing < 1, "label_smoothing", "a number in [0, 1)")
         want(self.clip_grad is None or self.clip_grad > 0, "clip_grad", "a number > 0")
+        known = self.labels in LABEL_SETS or self.labels.lower().endswith((".json", ".csv"))
+        want(known, "labels", f"one of {', '.join(LABEL_SETS)}, or a .json or .csv file")
+        want(self.dataset in ("auto", *READERS), "dataset", f"auto or one of {', '.join(READERS)}")
         plain = self.name.isprintable() and 0 < len(self.name) <= 100
         plain = plain and Path(self.name).name == self.name and self.name not in (".", "..")
         want(plain, "name", "one folder name of at most 100 characters")
@@ -194,6 +202,7 @@ def recipe_config(recipe: str, **settings: Any) -> TrainConfig:
 def to_json(config: TrainConfig) -> dict[str, Any]:
     """The configuration as plain values; what only says how to run it (`resume`) is left out."""
     values = {field.name: getattr(config, field.name) for field in fields(config) if field.name != "resume"}
+    values["more_data"] = tuple(str(path) for path in config.more_data)
     return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
@@ -211,6 +220,7 @@ def from_json(values: dict[str, Any]) -> TrainConfig:
     for name in ("data", "runs", "annotation"):
         if settings.get(name) is not None:
             settings[name] = Path(settings[name])
+    settings["more_data"] = tuple(Path(path) for path in settings.get("more_data", ()))
     try:
         config = TrainConfig(**settings)
         config.check()

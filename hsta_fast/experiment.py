@@ -9,7 +9,6 @@ import torch
 
 from .config import TrainConfig, to_json
 from .data import (
-    LABEL_SETS,
     Cache,
     ClipData,
     ClipTable,
@@ -17,9 +16,10 @@ from .data import (
     LabelSet,
     Sampling,
     apply_labels,
+    label_set,
     load_pictures,
     picture_recipe,
-    read_casme3,
+    read_datasets,
 )
 from .protocol import Fold, k_folds_by_subject, leave_one_subject_out
 
@@ -60,8 +60,10 @@ def prepare(cfg: TrainConfig) -> Experiment:
     """
     cfg.check()
     device, dtype, why = pick_device(cfg.device, cfg.dtype)
-    labels = LABEL_SETS[cfg.labels]
-    clips, dropped = apply_labels(read_casme3(cfg.data, annotation=cfg.annotation, strict=cfg.strict), labels)
+    roots = (cfg.data, *cfg.more_data)
+    labels = label_set(cfg.labels, roots)
+    table = read_datasets(roots, cfg.dataset, annotation=cfg.annotation, strict=cfg.strict)
+    clips, dropped = apply_labels(table, labels)
     sampling = Sampling(
         num_frames=cfg.num_frames,
         video=cfg.sampling,
@@ -160,7 +162,7 @@ def pick_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype, str
 def describe(exp: Experiment) -> dict[str, Any]:
     """What config.json holds: the settings, and what they became on these data."""
     cfg, notes = exp.cfg, []
-    if (exp.data.table.root / "synthetic.json").exists():
+    if any((root / "synthetic.json").exists() for root in (cfg.data, *cfg.more_data)):
         notes.append(RENDERED)
     if cfg.shuffle_labels:
         notes.append("Control: labels shuffled among all clips.")

@@ -23,7 +23,7 @@ from .protocol import read_predictions
 
 # Where things are and how the run is cut up. Whether the data are the same, their clips tell (`same_clips`).
 _MAY_CHANGE = (
-    *("data", "annotation", "runs", "name", "only", "save_every", "strict", "device"),
+    *("data", "more_data", "annotation", "runs", "name", "only", "save_every", "strict", "device"),
     *("cache", "cache_gb"),
 )
 _IDENTITY = ["dataset", "subject", "clip", "onset", "label"]

@@ -52,7 +52,7 @@ def test_the_installed_command_answers() -> None:
     )
     done = subprocess.run([*words, "frain"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
-    known = "synth, prepare, train, evaluate, info, build"
+    known = "synth, doctor, prepare, train, evaluate, info, build"
     assert done.stderr.strip() == f"hsta-fast wants one of {known}, got 'frain'"
 
 
@@ -135,6 +135,18 @@ def test_strict_names_the_first_fault(monkeypatch: pytest.MonkeyPatch, copy: Pat
         (("--only", "nobody"), "--only wants folds among"),
         (("--device", "tpu"), "--device"),
         (("--name", "a/b"), "--name wants one folder name"),
+        (
+            ("--dataset", "samm"),
+            "missing columns Onset Frame, Apex Frame, Offset Frame, Action Units, Estimated",
+        ),
+        (
+            ("--labels", "emotion5"),
+            "--labels wants one of emotion7, emotion3, objective7, megc2019, or a .json",
+        ),
+        (("--labels", "no-such.json"), "no-such.json: wanted a label file, No such file"),
+        (("--labels", "megc2019"), "'megc2019' does not know emotion"),
+        (("--more-data", "/nowhere"), "/nowhere: wanted the folder of a dataset, no such folder"),
+        (("--more-data", "/nowhere", "--dataset", "casme3"), "recognised by themselves"),
     ],
 )
 def test_bad_settings_are_named(

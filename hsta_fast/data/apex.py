@@ -31,7 +31,6 @@ Apex = Literal["annotated", "motion", "motion-all"]
 SIZE = 112
 TOP = 0.05  # of the pixels
 STEADY = 0.7  # of the points, that the movement of the head is fitted to
-WITHOUT_APEX = ("smic",)  # data sets that annotate none
 
 _LINE = (np.arange(SIZE) + 0.5) / SIZE - 0.5
 _PLACES = np.stack(np.broadcast_arrays(1.0, *np.meshgrid(_LINE, _LINE)), axis=-1)  # 1, x, y
@@ -45,13 +44,7 @@ def apex_recipe() -> dict[str, Any]:
 
 def lacks_apex(table: ClipTable) -> np.ndarray:
     """Which clips have a middle frame in the place of an annotated apex; bool (n,)."""
-    by_middle = {
-        (fault.dataset, fault.subject, fault.clip, fault.onset)
-        for fault in table.faults
-        if fault.action == MIDDLE_APEX
-    }
-    keys = table.clips[list(KEY)].itertuples(index=False, name=None)
-    return np.array([key in by_middle or key[0] in WITHOUT_APEX for key in keys], dtype=bool)
+    return ~table.clips["apex_annotated"].to_numpy(dtype=bool)
 
 
 def search_apexes(

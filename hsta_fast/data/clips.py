@@ -8,7 +8,7 @@ clips of one recording, and rows move when a file is filtered.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -16,7 +16,10 @@ from typing import Any
 import pandas as pd
 
 KEY = ("dataset", "subject", "clip", "onset")
-COLUMNS = (*KEY, "apex", "offset", "frames", "expression", "emotion", "action_units", "objective_class")
+COLUMNS = (
+    *(*KEY, "apex", "apex_annotated", "offset", "frames"),
+    *("expression", "emotion", "action_units", "objective_class"),
+)
 
 LEFT_OUT = "clip left out"
 MIDDLE_APEX = "apex taken as the middle frame"
@@ -42,11 +45,17 @@ class Fault:
         return " ".join(text.split())  # one line, whatever the cells of the table hold
 
 
+def fault_of(clip: Mapping[Any, Any], what: str, action: str) -> Fault:
+    """A fault of a clip that is a row of the table."""
+    return Fault(clip["dataset"], clip["subject"], clip["clip"], int(clip["onset"]), what, action)
+
+
 @dataclass(frozen=True)
 class ClipTable:
     """The usable clips under `root` and the faults.
 
-    `clips` has the columns `COLUMNS`, and `label` once labels are applied.
+    `clips` has the columns `COLUMNS`, and `label` once labels are applied. Where `apex_annotated` is false
+    the apex is the middle frame.
     """
 
     root: Path
@@ -71,16 +80,21 @@ class FaultLog:
         self.faults.append(fault)
 
 
+def brief(text: str, limit: int = 100) -> str:
+    """`text`, or its beginning where it is longer than `limit`: what a cell may hold has no end."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
 def identity(dataset: str, subject: str, clip: str, onset: int | None) -> str:
     """The one-line name of a clip in messages, and the text its test-time randomness is seeded from."""
     return f"{dataset} {subject}/{clip} onset {'?' if onset is None else onset}"
 
 
 def clip_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """The table of `rows`, one dict of `COLUMNS` each, numbers as int64."""
+    """The table of `rows`, one dict of `COLUMNS` each, numbers as int64, `apex_annotated` bool."""
     frame = pd.DataFrame(list(rows), columns=list(COLUMNS))
     numbers = ("onset", "apex", "offset", "objective_class")
-    return frame.astype({column: "int64" for column in numbers})
+    return frame.astype({column: "int64" for column in numbers} | {"apex_annotated": "bool"})
 
 
 def is_plain_name(name: str) -> bool:

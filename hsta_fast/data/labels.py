@@ -1,13 +1,20 @@
-"""From annotated words to class numbers, and from action units to objective classes."""
+"""From annotated words to class numbers, and from action units to objective classes.
+
+`LABEL_SETS` holds the published sets; `labelfile` reads one of the user's own.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
-from .clips import KEY, ClipTable, identity
+import numpy as np
+
+from .clips import KEY, LEFT_OUT, ClipTable, Fault, fault_of, identity
+
+ClipName = tuple[str, str, str]  # dataset, subject, clip
 
 # Davison et al. 2018: the class of an exact set of action units; every other set is class VII.
 _OBJECTIVE_CLASSES = {
@@ -29,10 +36,11 @@ _ROMAN = ("I", "II", "III", "IV", "V", "VI", "VII")
 def objective_class(action_units: str) -> int:
     """The objective class 1..7 of a set of action units such as "4+L7" or "R12B"; 0 where it is unknown.
 
-    Laterality and intensity letters are ignored. Unknown means no unit at all, or one annotated as "?".
+    Laterality and intensity letters are ignored. Unknown means no unit at all, one annotated as "?", or a
+    choice such as "4 or 7".
     """
     units = frozenset(int(unit) for unit in re.findall(r"[0-9]{1,3}", action_units))
-    if not units or "?" in action_units:
+    if not units or "?" in action_units or re.search(r"\bor\b", action_units, re.IGNORECASE):
         return 0
     return _CLASS_OF_UNITS.get(units, 7)
 
@@ -54,22 +62,50 @@ class LabelSet:
     """A list of classes and the class of every word of one column; None drops the clips of that word.
 
     The label of a clip is the position of its class in `classes`.
+    of_dataset: takes the place of `mapping` for the clips of a dataset.
+    without: clips that are dropped all the same, (dataset, subject, clip).
+    listed: the class of each clip of an official list; where it speaks of a dataset, it wins over the words.
     """
 
     name: str
     classes: tuple[str, ...]
     column: Literal["emotion", "objective_class"] = "emotion"
     mapping: Mapping[str, str | None]
+    of_dataset: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
+    without: frozenset[ClipName] = frozenset()
+    listed: Mapping[ClipName, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        foreign = sorted({name for name in self.mapping.values() if name is not None} - set(self.classes))
+        used = {*self.listed.values()}.union(*(m.values() for m in (self.mapping, *self.of_dataset.values())))
+        foreign = sorted({name for name in used if name is not None} - set(self.classes))
         if foreign:
             raise ValueError(f"label set {self.name!r}: wanted classes of {self.classes}, got {foreign}")
 
+    def words(self, dataset: str) -> Mapping[str, str | None]:
+        """The class of each word, in that dataset."""
+        return self.of_dataset.get(dataset, self.mapping)
+
+    def by_word(self, clip: Mapping[Any, Any]) -> str | None:
+        """The class of a row of the clip table by its word, None where it has none; KeyError if unknown."""
+        if (clip["dataset"], clip["subject"], clip["clip"]) in self.without:
+            return None
+        return self.words(clip["dataset"])[str(clip[self.column])]
+
 
 _EMOTIONS = ("others", "disgust", "surprise", "fear", "anger", "sad", "happy")
-_NEGATIVE = dict.fromkeys(("disgust", "fear", "anger", "sad"), "negative")
-_POSITIVE = dict.fromkeys(("happy", "happiness"), "positive")
+_NEGATIVE_WORDS = ("negative", "disgust", "fear", "anger", "sad", "sadness", "contempt", "repression")
+_NEGATIVE = dict.fromkeys(_NEGATIVE_WORDS, "negative")
+_POSITIVE = dict.fromkeys(("positive", "happy", "happiness"), "positive")
+_OTHERS: dict[str, str | None] = {"others": None, "other": None}
+_SURPRISE = {"surprise": "surprise"}
+THREE_CLASSES = ("negative", "positive", "surprise")
+
+
+def _composite(negative: str, dropped: str = "") -> dict[str, str | None]:
+    """The rule of MEGC 2019 for a dataset: its negative words, happiness, surprise, and what is dropped."""
+    kept = dict.fromkeys(negative.split(), "negative") | {"happiness": "positive"} | _SURPRISE
+    return kept | dict.fromkeys(dropped.split()) | _OTHERS
+
 
 LABEL_SETS: dict[str, LabelSet] = {
     labels.name: labels
@@ -77,18 +113,32 @@ LABEL_SETS: dict[str, LabelSet] = {
         LabelSet(
             name="emotion7",
             classes=_EMOTIONS,
-            mapping={**{word: word for word in _EMOTIONS}, "happiness": "happy"},
+            mapping={
+                **{word: word for word in _EMOTIONS},
+                **{"happiness": "happy", "sadness": "sad", "other": "others"},
+            },
         ),
         LabelSet(
             name="emotion3",
-            classes=("negative", "positive", "surprise"),
-            mapping={**_NEGATIVE, **_POSITIVE, "surprise": "surprise", "others": None},
+            classes=THREE_CLASSES,
+            mapping={**_NEGATIVE, **_POSITIVE, **_SURPRISE, **_OTHERS},
         ),
         LabelSet(
             name="objective7",
             classes=_ROMAN,
             column="objective_class",
             mapping={"0": None, **{str(number + 1): name for number, name in enumerate(_ROMAN)}},
+        ),
+        LabelSet(
+            name="megc2019",
+            classes=THREE_CLASSES,
+            mapping={},
+            of_dataset={
+                "casme2": _composite("disgust repression", dropped="fear sadness"),
+                "samm": _composite("anger contempt disgust fear sadness"),
+                "smic": {name: name for name in THREE_CLASSES},
+            },
+            without=frozenset({("casme2", "sub04", "EP12_01f"), ("casme2", "sub05", "EP09_05f")}),
         ),
     )
 }
@@ -97,22 +147,45 @@ LABEL_SETS: dict[str, LabelSet] = {
 def apply_labels(table: ClipTable, labels: LabelSet) -> tuple[ClipTable, dict[str, int]]:
     """The clips that `labels` has a class for, with an int64 column `label`, and what was dropped.
 
-    The second result counts the dropped clips by emotion. A word that the label set does not know raises
-    ValueError naming the clip and the words it knows; so does a table of which nothing is left.
+    The second result counts the dropped clips by emotion. Where an official list and the words differ, the
+    list wins, and each such clip is one more fault of the table. A word that the label set does not know
+    raises ValueError naming the clip and the words it knows; so does a table of which nothing is left.
     """
-    words = table.clips[labels.column].astype(str)
-    unknown = ~words.isin(list(labels.mapping))
-    if unknown.any():
-        clip = table.clips[unknown].to_dict("records")[0]
-        raise ValueError(
-            f"{identity(*(clip[key] for key in KEY))}: label set {labels.name!r} does not know "
-            f"{labels.column} {clip[labels.column]!r}; it knows {', '.join(labels.mapping)}"
-        )
-    names = words.map(dict(labels.mapping))
-    kept = names.notna()
+    names: list[str | None] = []
+    faults: list[Fault] = []
+    covered = {dataset for dataset, _, _ in labels.listed}
+    rows = table.clips.to_dict("records")
+    for clip in rows:
+        try:
+            name = labels.by_word(clip)
+        except KeyError as error:
+            if clip["dataset"] not in covered:
+                raise ValueError(
+                    f"{identity(*(clip[key] for key in KEY))}: label set {labels.name!r} does not know "
+                    f"{labels.column} {clip[labels.column]!r}; "
+                    f"it knows {', '.join(labels.words(clip['dataset'])) or 'no clip of this dataset'}"
+                ) from error
+            name = None
+        if clip["dataset"] in covered:
+            official = labels.listed.get((clip["dataset"], clip["subject"], clip["clip"]))
+            if official != name:
+                what = f"the official list says {official or 'nothing'}, the rule {name or 'nothing'}"
+                action = "labelled as in the list" if official else LEFT_OUT
+                faults.append(fault_of(clip, what, action))
+            name = official
+        names.append(name)
+    kept = np.array([name is not None for name in names], dtype=bool)
     if not kept.any():
-        raise ValueError(f"label set {labels.name!r}: wanted clips of its classes, got none of {len(words)}")
-    numbers = {name: number for number, name in enumerate(labels.classes)}
-    clips = table.clips[kept].assign(label=names[kept].map(numbers).astype("int64")).reset_index(drop=True)
+        raise ValueError(f"label set {labels.name!r}: wanted clips of its classes, got none of {len(rows)}")
+    here = {(clip["dataset"], clip["subject"], clip["clip"]) for clip in rows}
+    datasets = {clip["dataset"] for clip in rows}
+    faults += [
+        Fault(*name, None, "in the official list, not among the clips of this copy", LEFT_OUT)
+        for name in labels.listed
+        if name[0] in datasets and name not in here
+    ]
+    numbers = [labels.classes.index(name) for name in names if name is not None]
+    clips = table.clips[kept].assign(label=np.array(numbers, dtype=np.int64)).reset_index(drop=True)
     dropped = table.clips.loc[~kept, "emotion"].value_counts(sort=False)
-    return replace(table, clips=clips), {str(word): int(count) for word, count in dropped.items()}
+    counts = {str(word): int(count) for word, count in dropped.items()}
+    return replace(table, clips=clips, faults=(*table.faults, *faults)), counts

@@ -9,7 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-_FRAME_OF_VIDEO = re.compile(r"(.+\.(?:mp4|m4v|mov|avi|mkv|webm))#([0-9]{1,9})", re.IGNORECASE | re.DOTALL)
+VIDEO_TYPES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")  # see `check_container`
+_FRAME_OF_VIDEO = re.compile(
+    rf"(.+(?:{'|'.join(map(re.escape, VIDEO_TYPES))}))#([0-9]{{1,9}})", re.IGNORECASE | re.DOTALL
+)
 
 
 def split_video(path: str) -> tuple[str, int | None]:
@@ -27,7 +30,7 @@ def read_video(
     The video is read from its start, frame by frame: seeking lands on other frames in some codecs.
     Raises ValueError where it cannot be opened or declares frames of more than `max_pixels`.
     """
-    _check_container(path)
+    check_container(path)
     # The backend is named: others take a name as a pattern for many files, or as an address.
     video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     try:
@@ -52,13 +55,15 @@ def read_video(
     return [found.get(number, end) for number in numbers]
 
 
-def _check_container(path: Path) -> None:
+def check_container(path: Path) -> None:
     """Only files that hold the pictures themselves: FFmpeg would follow a playlist to other addresses."""
     try:
         with path.open("rb") as file:
             start = file.read(12)
     except OSError as error:
         raise ValueError(f"wanted a video file, {error.strerror or error}") from error
+    if not start:
+        raise ValueError("wanted a video file, it is empty")
     mp4 = start[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
     avi = start[:4] == b"RIFF" and start[8:] == b"AVI "
     if not (mp4 or avi or start[:4] == b"\x1a\x45\xdf\xa3"):

@@ -50,6 +50,7 @@ def test_a_clip_has_its_cells_and_one_frame_for_each_number(tmp_path: Path) -> N
         "clip": "b",
         "onset": 3,
         "apex": 5,
+        "apex_annotated": True,
         "offset": 9,
         "frames": tuple(f"spNO.1/b/color/{number}.jpg" for number in range(3, 10)),
         "expression": "micro",
@@ -80,6 +81,7 @@ def test_an_xlsx_file_reads_as_the_csv_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize("apex", [2, 10, 0, "/", "", "NaN", "five", 5.5])
 def test_an_unusable_apex_becomes_the_middle_frame(tmp_path: Path, apex: Any) -> None:
     table = read_casme3(copy_of(tmp_path, [changed(apex=apex)]))
+    assert table.clips["apex_annotated"].tolist() == [False]
     assert table.clips["apex"].tolist() == [6]
     (fault,) = table.faults
     assert fault.action == MIDDLE_APEX and (fault.subject, fault.clip, fault.onset) == ("spNO.1", "b", 3)
@@ -226,12 +228,14 @@ def test_missing_columns_are_named_with_those_found(tmp_path: Path) -> None:
         ("annotation.csv", "Subject,é\n".encode("latin-1"), "annotation.csv: wanted UTF-8 text"),
         ("annotation.csv", ",".join(HEADER).encode("utf-16"), "annotation.csv: wanted UTF-8 text"),
         ("annotation.csv", b"", "annotation.csv: wanted a comma-separated table"),
-        ("annotation.csv", b"a,b\n1,2,3,4\n", "annotation.csv: wanted a comma-separated table, .*line 2"),
+        ("annotation.csv", ",".join(HEADER).encode("utf-16-le"), "wanted UTF-8 text, it holds zero bytes"),
+        ("annotation.csv", b"a,b\n1,2,3,4\n", "annotation.csv: missing columns Subject, .*found a, b"),
+        ("annotation.csv", b'a,b\n1,"2\n', "annotation.csv: wanted a comma-separated table, line 2"),
         ("annotation.csv", ";".join(HEADER).encode(), "missing columns Subject, .*found Subject;Filename"),
         ("annotation.xlsx", b"PK\x03\x04 no workbook", "annotation.xlsx: wanted an Excel workbook"),
         ("annotation.csv", ",".join([*HEADER, "onset"]).encode(), "each column once, got more of Onset"),
-        ("annotation.csv", ",".join(HEADER).encode(), "at least one usable clip, none of 0 micro rows"),
-        ("notes.txt", b"", "wanted an annotation file .csv or xlsx. in this folder, found none"),
+        ("annotation.csv", ",".join(HEADER).encode(), "wanted at least one usable clip, got none$"),
+        ("notes.txt", b"", "wanted an annotation file in this folder, it holds no csv or xlsx file"),
     ],
 )
 def test_a_table_that_cannot_be_read(tmp_path: Path, name: str, data: bytes, message: str) -> None:
@@ -251,14 +255,14 @@ def test_which_file_is_the_annotation(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"got annotation.csv, second.csv; name one with --annotation"):
         read_casme3(root)
     assert len(read_casme3(root, annotation=second)) == 1
-    with pytest.raises(ValueError, match=r"no-such.csv: wanted an annotation file, no such file"):
+    with pytest.raises(ValueError, match=r"no-such.csv: wanted an annotation file, No such file"):
         read_casme3(root, annotation=root / "no-such.csv")
     with pytest.raises(ValueError, match="no such folder"):
         read_casme3(tmp_path / "elsewhere")
 
 
 def test_no_usable_clip_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"none of 2 micro rows is; the first fault is: casme3 spNO.1/b"):
+    with pytest.raises(ValueError, match=r"usable clip, got none; the first fault is: casme3 spNO.1/b"):
         read_casme3(copy_of(tmp_path, [changed(offset=0), changed(onset="x")]))
 
 

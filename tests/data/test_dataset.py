@@ -28,6 +28,7 @@ def data_of(labels: list[int], sampling: Sampling, size: int = SIZE, length: int
             "clip": str(i),
             "onset": 100 + i,
             "apex": 100 + i + 5,
+            "apex_annotated": True,
             "offset": 100 + i + length - 1,
             "frames": tuple(f"{i}/{k}.jpg" for k in range(length)),
             "expression": "micro",

@@ -26,6 +26,7 @@ def table_of(root: Path, clips: Sequence[Sequence[str]]) -> ClipTable:
             "clip": "a",
             "onset": 10,
             "apex": 11,
+            "apex_annotated": True,
             "offset": 9 + len(frames),
             "frames": tuple(frames),
             "expression": "micro",

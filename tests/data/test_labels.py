@@ -14,6 +14,7 @@ def table_of(*emotions: str, objective: int = 1) -> ClipTable:
             "clip": "a",
             "onset": number,
             "apex": number,
+            "apex_annotated": True,
             "offset": number + 1,
             "frames": ("x", "y"),
             "expression": "micro",

@@ -1,0 +1,295 @@
+"""What `hsta-fast doctor` finds: the dataset, faults of every row and frame, counts beside the published."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from .annotation import find_annotation
+from .clips import ClipTable, Fault, fault_of
+from .frames import by_file, read_frames
+from .labels import LABEL_SETS, THREE_CLASSES, LabelSet, apply_labels
+from .megc2019 import PUBLISHED as COMPOSITE
+from .megc2019 import composite_labels, official_labels
+from .readers import READERS, join, recognise, scan
+from .rows import EXPRESSIONS
+
+CLEAN, FAULTS, UNUSABLE = 0, 1, 2  # exit statuses
+UNREADABLE = "clip left out of a run that samples such a frame"
+_SEEN = np.empty(0)  # in the place of the pixels of a whole frame
+
+# What the owners published: clips, subjects, and clips of each emotion. None is not known.
+PUBLISHED: dict[str, dict[str, int | None]] = {
+    "casme2": {
+        "micro-expressions": 255,
+        "subjects": 26,
+        "others": 99,
+        "disgust": 63,
+        "happiness": 32,
+        "repression": 27,
+        "surprise": 25,
+        "sadness": 7,
+        "fear": 2,
+    },
+    "samm": {
+        "micro-expressions": 159,
+        "subjects": 29,
+        "anger": 57,
+        "happiness": 26,
+        "other": 26,
+        "surprise": 15,
+        "contempt": 12,
+        "disgust": 9,
+        "fear": 8,
+        "sadness": 6,
+    },
+    "smic": {"micro-expressions": 164, "subjects": 16, "negative": 70, "positive": 51, "surprise": 43},
+    "casme3": {"micro-expressions": 860, "macro-expressions": 3346},
+}
+_CASME3_CLASSES = (449, 54, 184)
+
+
+@dataclass(frozen=True)
+class Count:
+    """A line of counts: what is counted, how many are here, how many were published (None: not known)."""
+
+    what: str
+    found: int
+    published: int | None
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What is to be said of one folder; `error` where it cannot be used, and is in one line then."""
+
+    root: Path
+    dataset: str = ""
+    version: str = ""
+    annotation: str = ""
+    table: ClipTable | None = None
+    faults: tuple[Fault, ...] = ()
+    broken: dict[str, str] | None = None
+    counts: tuple[Count, ...] = ()
+    frames: int = 0
+    error: str = ""
+
+    @property
+    def status(self) -> int:
+        """CLEAN, FAULTS or UNUSABLE."""
+        return UNUSABLE if self.error else FAULTS if self.faults else CLEAN
+
+
+@dataclass(frozen=True)
+class Examination:
+    """All folders, and the composite that their micro-expressions make."""
+
+    diagnoses: tuple[Diagnosis, ...]
+    composite: tuple[Count, ...]
+    differences: tuple[Fault, ...]
+
+    @property
+    def status(self) -> int:
+        """The worst of the folders' statuses."""
+        worst = max(diagnosis.status for diagnosis in self.diagnoses)
+        return max(worst, FAULTS if self.differences else CLEAN)
+
+
+def examine(
+    roots: Sequence[Path],
+    dataset: str = "auto",
+    *,
+    annotation: Path | None = None,
+    official: Path | None = None,
+    progress: bool = True,
+) -> Examination:
+    """Check every row and every frame of the copies at `roots`.
+
+    official: the composite's official list; default: the one that a root holds.
+    """
+    if len(roots) > 1 and (dataset != "auto" or annotation is not None):
+        raise ValueError("several folders are recognised by themselves: no --dataset, no --annotation")
+    labels = official_labels(official) if official is not None else composite_labels(roots)
+    diagnoses = tuple(_diagnose(root, dataset, annotation, progress) for root in roots)
+    return Examination(diagnoses, *_composite(diagnoses, labels))
+
+
+def _diagnose(root: Path, dataset: str, annotation: Path | None, progress: bool) -> Diagnosis:
+    version = ""
+    try:
+        if dataset == "auto":
+            dataset, version = recognise(root, annotation)
+        table = scan(root, dataset, annotation=annotation, expressions=EXPRESSIONS)
+        reader = READERS[dataset]
+        version = version or next(iter(reader.versions(root)), "no frames")
+        if (dataset, version) != ("smic", "cropped"):  # which is read without
+            annotation = annotation or find_annotation(root, reader.columns)
+    except (ValueError, OSError) as error:
+        return Diagnosis(root, error=" ".join(str(error).split()))
+    broken, frames = check_frames(table, progress=progress)
+    found = Diagnosis(
+        root,
+        dataset,
+        version,
+        annotation.name if annotation else "no annotation needed",
+        table,
+        (*table.faults, *_frame_faults(table, broken)),
+        broken,
+        tuple(_counts(dataset, table.clips)),
+        frames,
+    )
+    if not len(table):
+        found = replace(found, error=f"{root}: wanted at least one usable clip, got none")
+    return found
+
+
+def check_frames(table: ClipTable, *, progress: bool = True) -> tuple[dict[str, str], int]:
+    """Frame path -> what is wrong with it, over all frames of all clips; and how many frames there are.
+
+    Every frame is decoded as a run would; files are read in parallel, each video once.
+    """
+    paths = list(dict.fromkeys(path for frames in table.clips["frames"] for path in frames))
+
+    def check_file(positions: list[int]) -> dict[str, str]:
+        names = [paths[position] for position in positions]
+        made = read_frames(table.root, names, lambda image: _SEEN)
+        bar.update(len(names))
+        return {name: str(error) for name, error in zip(names, made, strict=True) if error is not _SEEN}
+
+    broken: dict[str, str] = {}
+    bar = tqdm(total=len(paths), desc=f"check {table.root}", unit="frame", disable=not progress)
+    # Threads, not processes: OpenCV lets go of the interpreter lock while it decodes.
+    with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for found in pool.map(check_file, by_file(paths)):
+            broken |= found
+    return broken, len(paths)
+
+
+def _frame_faults(table: ClipTable, broken: dict[str, str]) -> list[Fault]:
+    faults = []
+    for clip in table.clips.to_dict("records"):
+        bad = [path for path in clip["frames"] if path in broken]
+        if bad:
+            more = f" (and {len(bad) - 1} more of its frames)" if len(bad) > 1 else ""
+            faults.append(fault_of(clip, f"{bad[0]}: {broken[bad[0]]}{more}", UNREADABLE))
+    return faults
+
+
+def _counts(dataset: str, clips: pd.DataFrame) -> list[Count]:
+    known = PUBLISHED.get(dataset, {})
+    kinds = clips["expression"].value_counts()
+    micro = clips[clips["expression"] == "micro"]
+    emotions = micro["emotion"].value_counts().to_dict()
+    found = {"micro-expressions": int(kinds.get("micro", 0)), "macro-expressions": int(kinds.get("macro", 0))}
+    found["subjects"] = int(clips["subject"].nunique())
+    found |= {str(word): int(count) for word, count in emotions.items()}
+    words = [word for word in known if word not in ("micro-expressions", "macro-expressions", "subjects")]
+    first = [
+        what
+        for what in ("micro-expressions", "macro-expressions", "subjects")
+        if found[what] or what in known
+    ]
+    counts = [
+        Count(what, found.get(what, 0), known.get(what, None if dataset not in PUBLISHED or not words else 0))
+        for what in dict.fromkeys([*first, *words, *sorted(map(str, emotions))])
+    ]
+    if dataset == "casme3":
+        classes = LABEL_SETS["emotion3"]
+        mapped = micro["emotion"].map(dict(classes.mapping)).value_counts()
+        for name, number in zip(THREE_CLASSES, _CASME3_CLASSES, strict=True):
+            counts.append(Count(f"3 classes: {name}", int(mapped.get(name, 0)), number))
+    return counts
+
+
+def _composite(
+    diagnoses: Sequence[Diagnosis], labels: LabelSet
+) -> tuple[tuple[Count, ...], tuple[Fault, ...]]:
+    """The composite's counts over all folders of its datasets, and where an official list differs."""
+    tables = [d.table for d in diagnoses if d.table is not None and len(d.table) and d.dataset in COMPOSITE]
+    if not tables:
+        return (), ()
+    joined = join(tables)
+    try:
+        labelled, _ = apply_labels(replace(joined, faults=()), labels)
+    except ValueError as error:
+        return (), (Fault("megc2019", "?", "?", None, str(error), "no composite"),)
+    counts = []
+    here = [dataset for dataset in COMPOSITE if dataset in set(joined.clips["dataset"])]
+    totals = [0, 0, 0, 0]
+    for dataset in here:
+        clips = labelled.clips[labelled.clips["dataset"] == dataset]
+        found = [int((clips["label"] == label).sum()) for label in range(3)] + [clips["subject"].nunique()]
+        published = (*COMPOSITE[dataset][0], COMPOSITE[dataset][1])
+        for what, number, known in zip((*THREE_CLASSES, "subjects"), found, published, strict=True):
+            counts.append(Count(f"{dataset} {what}", number, known))
+        totals = [total + number for total, number in zip(totals, found, strict=True)]
+    if len(here) == len(COMPOSITE):
+        counts += [Count("all clips", sum(totals[:3]), 442), Count("all subjects", totals[3], 68)]
+    return tuple(counts), labelled.faults
+
+
+def as_text(examination: Examination) -> str:
+    """The examination for a reader."""
+    lines: list[str] = []
+    for diagnosis in examination.diagnoses:
+        reader = READERS.get(diagnosis.dataset)
+        names = (reader.title, diagnosis.version, diagnosis.annotation) if reader else ("not recognised",)
+        title = ", ".join(names)
+        lines += [f"{diagnosis.root}: {title}", ""]
+        if diagnosis.error:
+            lines += [f"unusable: {diagnosis.error}", ""]
+        if diagnosis.faults:
+            lines += [f"{len(diagnosis.faults)} faults"]
+            lines += [*(f"  {fault}" for fault in diagnosis.faults), ""]
+        elif not diagnosis.error:
+            lines += [f"no fault in any row or any of {diagnosis.frames} frames", ""]
+        lines += _table(diagnosis.counts)
+    if examination.composite or examination.differences:
+        lines += ["MEGC 2019 composite", ""]
+        lines += [f"  {fault}" for fault in examination.differences]
+        lines += _table(examination.composite)
+    return "\n".join(lines).rstrip()
+
+
+def _table(counts: Sequence[Count]) -> list[str]:
+    if not counts:
+        return []
+    width = max(len(count.what) for count in counts)
+    lines = [f"{'':{width}}   found  published"]
+    for count in counts:
+        known = "not known" if count.published is None else str(count.published)
+        mark = "" if count.published in (None, count.found) else "  differs"
+        lines.append(f"{count.what:{width}}  {count.found:6}  {known:>9}{mark}")
+    return [*lines, ""]
+
+
+def as_json(examination: Examination) -> dict[str, Any]:
+    """The examination as plain values."""
+    return {
+        "status": examination.status,
+        "folders": [
+            {
+                "root": str(diagnosis.root),
+                "dataset": diagnosis.dataset,
+                "version": diagnosis.version,
+                "annotation": diagnosis.annotation,
+                "status": diagnosis.status,
+                "error": diagnosis.error,
+                "clips": 0 if diagnosis.table is None else len(diagnosis.table),
+                "frames": diagnosis.frames,
+                "faults": [asdict(fault) for fault in diagnosis.faults],
+                "broken_frames": diagnosis.broken or {},
+                "counts": [asdict(count) for count in diagnosis.counts],
+            }
+            for diagnosis in examination.diagnoses
+        ],
+        "composite": [asdict(count) for count in examination.composite],
+        "differences": [asdict(fault) for fault in examination.differences],
+    }

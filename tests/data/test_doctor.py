@@ -1,0 +1,147 @@
+"""hsta-fast doctor: what it recognises, checks, lists, counts, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hsta_fast import cli
+from hsta_fast.data.doctor import UNREADABLE, check_frames, examine
+from hsta_fast.data.readers import read_dataset
+
+from . import copies
+from .copies import casme2_row, casme3_row, csv_row, samm_row
+
+
+def doctor(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object
+) -> tuple[int, str, str]:
+    """(exit status, output, errors) of the command."""
+    monkeypatch.setattr(sys, "argv", ["hsta-fast", "doctor", *map(str, words)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert isinstance(stop.value.code, int)
+    return stop.value.code, out, err
+
+
+def test_a_clean_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copies.samm_copy(tmp_path, [samm_row()])
+    status, out, err = doctor(monkeypatch, capsys, tmp_path)
+    assert status == 0
+    assert out.startswith(f"{tmp_path}: SAMM, grey frames, SAMM_Micro_FACS_Codes_v2.xlsx\n")
+    assert "no fault in any row or any of 5 frames" in out
+    lines = [line.split() for line in out.splitlines()]
+    assert ["micro-expressions", "1", "159", "differs"] in lines and [
+        "subjects",
+        "1",
+        "29",
+        "differs",
+    ] in lines
+    assert ["surprise", "1", "15", "differs"] in lines and ["anger", "0", "57", "differs"] in lines
+    assert ["samm", "surprise", "1", "15", "differs"] in lines
+    assert "5/5" in err  # the bar
+
+
+def test_faults_are_listed_with_what_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [casme2_row(ApexFrame="/"), casme2_row(OnsetFrame="x"), casme2_row(Subject=2)]
+    copies.casme2_copy(tmp_path, rows)
+    for number in (47, 49):
+        path = tmp_path / f"sub02/EP02_01f/img{number}.jpg"
+        path.unlink()
+        path.write_bytes(b"")
+    status, out, _ = doctor(monkeypatch, capsys, tmp_path)
+    assert status == 1
+    table = "CASME2-coding-20140508.xlsx row"
+    assert out.split("3 faults\n")[1].split("\n\n")[0].splitlines() == [
+        f"  casme2 sub01/EP02_01f onset 46: {table} 2: wanted an apex in 46..50, got '/'; "
+        "apex taken as the middle frame",
+        f"  casme2 sub01/EP02_01f onset ?: {table} 3: onset and offset must be integers, got 'x' and '50'; "
+        "clip left out",
+        "  casme2 sub02/EP02_01f onset 46: sub02/EP02_01f/img47.jpg: wanted an image, the file is empty "
+        f"(and 1 more of its frames); {UNREADABLE}",
+    ]
+
+
+def test_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    copies.casme2_copy(tmp_path / "a", [casme2_row(ApexFrame="/")])
+    (tmp_path / "a/sub01/EP02_01f/img50.jpg").unlink()
+    (tmp_path / "a/sub01/EP02_01f/img50.jpg").write_bytes(copies.PICTURE[:50])
+    status, out, _ = doctor(monkeypatch, capsys, tmp_path / "a", tmp_path / "nowhere", "--json")
+    found: dict[str, Any] = json.loads(out)
+    assert status == found["status"] == 2
+    first, second = found["folders"]
+    assert (first["dataset"], first["version"], first["status"], first["clips"]) == ("casme2", "raw", 1, 1)
+    assert first["annotation"] == "CASME2-coding-20140508.xlsx"
+    assert first["faults"][0] == {
+        "dataset": "casme2",
+        "subject": "sub01",
+        "clip": "EP02_01f",
+        "onset": 46,
+        "what": "CASME2-coding-20140508.xlsx row 2: wanted an apex in 46..50, got '/'",
+        "action": "apex taken as the middle frame",
+    }
+    assert list(first["broken_frames"]) == ["sub01/EP02_01f/img50.jpg"] and first["frames"] == 5
+    assert {"what": "happiness", "found": 1, "published": 32} in first["counts"]
+    assert second["status"] == 2 and "no such folder" in second["error"]
+    assert {"what": "casme2 positive", "found": 1, "published": 32} in found["composite"]
+
+
+def test_unusable_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, _ = doctor(monkeypatch, capsys, tmp_path)
+    assert status == 2 and "not recognised" in out and "it holds no csv or xlsx file" in out
+    copies.casme2_copy(tmp_path, [casme2_row(OffsetFrame=0), casme2_row(OffsetFrame="x")])
+    status, out, _ = doctor(monkeypatch, capsys, tmp_path)
+    assert status == 2 and "unusable: " in out and "2 faults" in out and out.count("clip left out") == 2
+    status, out, err = doctor(monkeypatch, capsys)
+    assert status == 2 and "doctor wants a folder" in err
+    status, out, err = doctor(monkeypatch, capsys, tmp_path, "--official", tmp_path / "no.csv")
+    assert status == 2 and "no.csv" in err and out == ""
+
+
+def test_the_frames_of_videos_are_decoded(tmp_path: Path) -> None:
+    copies.csv_copy(tmp_path, [csv_row()])
+    for name in ("whole", "cut"):
+        copies.video(tmp_path / f"{name}.avi", 30)
+    rows = [csv_row(clip=name, path=f"{name}.avi", onset=2, apex=3, offset=29) for name in ("whole", "cut")]
+    copies.table(tmp_path / "clips.csv", copies.CSV_HEADER, rows)
+    table = read_dataset(tmp_path)
+    assert check_frames(table, progress=False) == ({}, 56)
+    data = (tmp_path / "cut.avi").read_bytes()
+    pictures = [match.start() for match in re.finditer(b"\xff\xd8\xff", data)]
+    assert len(pictures) == 30
+    index = data.index(b"idx1")
+    zeros = bytes(index - pictures[20])
+    (tmp_path / "cut.avi").write_bytes(data[: pictures[20]] + zeros + data[index:])
+    broken, frames = check_frames(table, progress=False)
+    assert frames == 56 and list(broken) == [f"cut.avi#{number}" for number in range(20, 30)]
+    (fault,) = examine([tmp_path], progress=False).diagnoses[0].faults
+    words = "cut.avi#20: wanted frames up to 29, the video ends or is damaged after 20 frames (and 9 more of"
+    assert fault.clip == "cut" and fault.what.startswith(words)
+
+
+def test_macro_expressions_are_checked_and_counted_apart(tmp_path: Path) -> None:
+    rows = [casme3_row(**{"Expression type": "micro"}), casme3_row(Onset=176, **{"Expression type": "macro"})]
+    copies.casme3_copy(tmp_path, rows)
+    (diagnosis,) = examine([tmp_path], progress=False).diagnoses
+    found = {count.what: (count.found, count.published) for count in diagnosis.counts}
+    assert found["micro-expressions"] == (1, 860) and found["macro-expressions"] == (1, 3346)
+    assert found["disgust"] == (1, None) and found["3 classes: negative"] == (1, 449)
+    assert diagnosis.status == 0
+
+
+def test_an_emotion_that_the_composite_does_not_know_is_said(tmp_path: Path) -> None:
+    copies.samm_copy(tmp_path, [samm_row(**{"Estimated Emotion": "Awe"})])
+    examination = examine([tmp_path], progress=False)
+    assert examination.status == 1 and "does not know emotion 'awe'" in examination.differences[0].what

@@ -1,0 +1,236 @@
+"""Every trap of the datasets, planted, gives the outcome that docs/data.md lists."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hsta_fast.data import load_frames, read_dataset
+from hsta_fast.data.clips import LEFT_OUT
+from hsta_fast.data.doctor import UNREADABLE, examine
+from hsta_fast.data.sampling import Sampling
+
+from . import copies
+from .copies import casme2_row, casme3_row, samm_row
+from .traps import TRAPS, left_out, only_fault, trap
+
+DOCS = Path(__file__).parents[2] / "docs" / "data.md"
+
+# Any of them
+
+
+@trap("any", "onset or offset missing or no number", "clip left out")
+def _(root: Path) -> None:
+    for cell in (None, "four", "4.5", "1e3", "NaN"):
+        table = read_dataset(copies.casme2_copy(root, [casme2_row(), casme2_row(OffsetFrame=cell)]))
+        left_out(table, "onset and offset must be integers")
+
+
+@trap("any", "a clip of one frame", "clip left out")
+def _(root: Path) -> None:
+    table = read_dataset(copies.casme2_copy(root, [casme2_row(), casme2_row(OnsetFrame=50)]))
+    left_out(table, "wanted a clip of at least two frames")
+
+
+@trap("any", "a blank emotion", "clip left out")
+def _(root: Path) -> None:
+    blank = {"Estimated Emotion": None}
+    table = read_dataset(copies.casme2_copy(root, [casme2_row(), casme2_row(OnsetFrame=47, **blank)]))
+    left_out(table, "wanted an emotion, got a blank")
+
+
+@trap("any", "a second row of the same clip", "the first is kept")
+def _(root: Path) -> None:
+    table = read_dataset(copies.samm_copy(root, [samm_row(), samm_row(**{"Offset Frame": 5565})]))
+    assert table.clips["offset"].tolist() == [5566]
+    left_out(table, "an earlier row has the same")
+
+
+@trap("any", "an unreadable objective class", "taken from the action units")
+def _(root: Path) -> None:
+    table = read_dataset(copies.casme3_copy(root, [casme3_row(**{"Objective class": "VIII"})]))
+    assert table.clips["objective_class"].tolist() == [3]
+    only_fault(table, "must be I..VII or 1..7, got 'VIII'", "objective class taken from the action units")
+
+
+@trap(
+    "any", "a subject or file name that leads outside the folder", "clip left out; nothing outside is opened"
+)
+def _(root: Path) -> None:
+    copies.frames(root / "outside", [f"img{n}.jpg" for n in range(46, 51)])
+    for name in ("../../outside", "..", "/etc", "a\\..\\..\\b", "C:x"):
+        table = read_dataset(copies.casme2_copy(root / "copy", [casme2_row()]))
+        copies.sheet(
+            root / "copy/CASME2-coding-20140508.xlsx",
+            copies.CASME2_HEADER,
+            [casme2_row(), casme2_row(Filename=name)],
+        )
+        table = read_dataset(root / "copy")
+        left_out(table, "filename must be the name of one folder inside the root")
+
+
+@trap("any", "a link that leads out of the folder", "clips that need it are left out")
+def _(root: Path) -> None:
+    copies.casme2_copy(root / "outside", [casme2_row(Subject=2)])
+    copy = copies.casme2_copy(root / "copy", [casme2_row(), casme2_row(Subject=2), casme2_row(Subject=3)])
+    for path in (copy / "sub02/EP02_01f").iterdir():
+        path.unlink()
+    (copy / "sub02/EP02_01f").rmdir()
+    (copy / "sub02/EP02_01f").symlink_to(root / "outside/sub02/EP02_01f")
+    (copy / "sub03/EP02_01f/img47.jpg").unlink()
+    (copy / "sub03/EP02_01f/img47.jpg").symlink_to(root / "outside/sub02/EP02_01f/img47.jpg")
+    table = read_dataset(copy)
+    assert table.clips["subject"].tolist() == ["sub01"]
+    assert all("leads out of it" in fault.what and fault.action == LEFT_OUT for fault in table.faults)
+    assert [fault.subject for fault in table.faults] == ["sub02", "sub03"]
+
+
+@contextlib.contextmanager
+def public_folder() -> Iterator[Path]:
+    """A folder that any user may read, which pytest's are not."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@trap(
+    "any", "a folder or file without permission", "clips that need it are left out, with the system's words"
+)
+def _(_: Path) -> None:
+    with public_folder() as root:
+        copies.casme2_copy(root, [casme2_row(), casme2_row(Subject=2)])
+        (root / "sub02/EP02_01f").chmod(0)
+        picture = root / "sub01/EP02_01f/img48.jpg"
+        picture.unlink()
+        picture.write_bytes(copies.PICTURE)
+        picture.chmod(0)
+        user = os.geteuid()
+        try:
+            if user == 0:  # whom permissions do not bind
+                os.seteuid(65534)
+            table, (diagnosis,) = read_dataset(root), examine([root], progress=False).diagnoses
+        finally:
+            if user == 0:
+                os.seteuid(0)
+            (root / "sub02/EP02_01f").chmod(0o755)
+        left_out(table, "sub02/EP02_01f: wanted a folder of images, Permission denied")
+        assert diagnosis.faults[1].what == "sub01/EP02_01f/img48.jpg: wanted an image file, Permission denied"
+
+
+@trap("any", "two files for one frame number", "clips of that folder are left out")
+def _(root: Path) -> None:
+    copies.casme2_copy(root, [casme2_row(), casme2_row(Subject=2)])
+    copies.frames(root / "sub02/EP02_01f", ["reg_img47.jpg"])
+    left_out(read_dataset(root), "frame 47 is both")
+
+
+@trap(
+    "any",
+    "an image that is empty, truncated, unreadable, or larger than 64 megapixels",
+    "`doctor` names it; a run that samples it leaves the clip out",
+)
+def _(root: Path) -> None:
+    rows = [casme2_row(Subject=subject) for subject in range(1, 6)]
+    copies.casme2_copy(root, rows)
+    huge = bytearray(copies.PICTURE)
+    at = huge.index(b"\xff\xc0") + 5  # height and width in the frame header
+    huge[at : at + 4] = b"\xc3\x50\xc3\x50"  # 50000 x 50000
+    damage = {2: b"", 3: copies.PICTURE[:60], 4: b"no image at all", 5: bytes(huge)}
+    for subject, data in damage.items():
+        path = root / f"sub{subject:02d}/EP02_01f/img46.jpg"
+        path.unlink()
+        path.write_bytes(data)
+    (diagnosis,) = examine([root], progress=False).diagnoses
+    words = ("the file is empty", "truncated", "begins with", "at most 64000000 pixels, got 50000 x 50000")
+    assert diagnosis.status == 1 and diagnosis.frames == 25
+    for fault, word, subject in zip(diagnosis.faults, words, damage, strict=True):
+        assert fault.subject == f"sub{subject:02d}" and fault.action == UNREADABLE
+        assert word in fault.what and "img46.jpg" in fault.what
+    table, _ = load_frames(read_dataset(root), Sampling(), 8, progress=False)
+    assert table.clips["subject"].tolist() == ["sub01"] and len(table.faults) == 4
+
+
+@trap("any", "a row with more cells than columns (a comma without quotes)", "clip left out")
+def _(root: Path) -> None:
+    copies.casme3_copy(root, [casme3_row()])
+    with next(root.glob("*.csv")).open("a") as file:
+        file.write("spNO.1,b,176,177,179,4,7,III,disgust\n")
+    left_out(read_dataset(root), "1 more cells than columns")
+
+
+@trap("any", "rows without content, titles, notes and sheets beside", "passed over")
+def _(root: Path) -> None:
+    copies.samm_copy(
+        root, [{"Subject": None, "Filename": ""}, samm_row(Notes="odd"), {"Subject": "", "Filename": ""}]
+    )
+    path = root / "SAMM_Micro_FACS_Codes_v2.xlsx"
+    copies.sheet(path, [*copies.SAMM_HEADER, None], [samm_row()], above=13, beside="look again")
+    assert len(read_dataset(root)) == 1 and read_dataset(root).faults == ()
+
+
+def refused(root: Path, words: str, **how: Any) -> None:
+    with pytest.raises(ValueError, match=words) as error:
+        read_dataset(root, **how)
+    assert "\n" not in str(error.value)
+    assert examine([root], progress=False).status == 2
+
+
+@trap("any", "a table in another encoding", "refused: save it as UTF-8")
+def _(root: Path) -> None:
+    for encoding in ("latin-1", "utf-16"):
+        copies.casme3_copy(root, [casme3_row()])
+        copies.table(
+            root / "cas(me)3_part_A_ME_label.csv", copies.CASME3_HEADER, [casme3_row(AU="é")], encoding
+        )
+        refused(root, "csv: wanted UTF-8 text, .*save the table as UTF-8")
+
+
+@trap("any", "a missing column", "refused, with the columns wanted and found")
+def _(root: Path) -> None:
+    copies.samm_copy(root, [samm_row()])
+    header = [name for name in copies.SAMM_HEADER if name not in ("Apex Frame", "Action Units")]
+    copies.sheet(root / "SAMM_Micro_FACS_Codes_v2.xlsx", header, [samm_row()], above=13)
+    refused(root, r"SAMM: .*missing columns Apex Frame, Action Units; found Subject, Filename")
+
+
+@trap("any", "the columns in several sheets of a workbook", "refused: leave them in one")
+def _(root: Path) -> None:
+    copies.casme2_copy(root, [casme2_row()])
+    path = root / "CASME2-coding-20140508.xlsx"
+    copies.sheet(path, copies.CASME2_HEADER, [casme2_row()], others=("copy",))
+    refused(root, "20140508.xlsx: wanted the columns in one sheet, they are in Sheet1, copy")
+
+
+@trap("any", "an old Excel file (`.xls`)", "refused: save it as .xlsx")
+def _(root: Path) -> None:
+    copies.casme3_copy(root, [casme3_row()])
+    next(root.glob("*.csv")).rename(root / "CAS(ME)3_part_A_v2.xls")
+    refused(root, "CAS.ME.3_part_A_v2.xls is an old Excel file: save it as .xlsx")
+
+
+@trap("any", "several annotation files with the columns", "refused: name one with `--annotation`")
+def _(root: Path) -> None:
+    copies.casme2_copy(root, [casme2_row()])
+    other = copies.sheet(root / "CASME2-coding-20190701.xlsx", copies.CASME2_HEADER, [casme2_row()])
+    refused(root, "got CASME2-coding-20140508.xlsx, CASME2-coding-20190701.xlsx; name one with --annotation")
+    assert len(read_dataset(root, annotation=other)) == 1
+
+
+def test_the_docs_list_every_trap_and_its_outcome() -> None:
+    section = DOCS.read_text(encoding="utf-8").split("## Traps", 1)[1].split("\n## ", 1)[0]
+    rows = re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \|$", section, re.MULTILINE)[1:]
+    listed = {(dataset, what): outcome for dataset, what, outcome in rows}
+    assert len(listed) == len(rows) and listed == {key: outcome for key, (outcome, _) in TRAPS.items()}
+
+
+@pytest.mark.parametrize("key", TRAPS, ids=": ".join)
+def test_trap(key: tuple[str, str], tmp_path: Path) -> None:
+    _, plant = TRAPS[key]
+    plant(tmp_path)
