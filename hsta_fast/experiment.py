@@ -1,14 +1,27 @@
 """What a run works on: the clips, their labels, the folds, the device."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 
 from .config import TrainConfig, to_json
 from .data import LABEL_SETS, ClipData, ClipTable, LabelSet, Sampling, apply_labels, load_frames, read_casme3
-from .protocol import Fold, k_folds_by_subject, leave_one_subject_out
+from .protocol import (
+    FOLD_COLUMNS,
+    Fold,
+    composite,
+    cross_dataset,
+    folds_by_clip,
+    inner_folds,
+    k_folds_by_subject,
+    leave_one_subject_out,
+    read_folds,
+    shared,
+)
 
 RENDERED = "Rendered faces: these scores prove the machinery and say nothing about people."
 
@@ -17,7 +30,8 @@ RENDERED = "Rendered faces: these scores prove the machinery and say nothing abo
 class Experiment:
     """A configuration, and what it became on its data and this machine.
 
-    `dropped`: clips outside the label set, by emotion; `why`: the reason for device and dtype.
+    `dropped`: clips outside the label set, by emotion; `remarks`: what a reader of the scores must know about
+    the folds; `why`: the reason for device and dtype.
     """
 
     cfg: TrainConfig
@@ -25,6 +39,7 @@ class Experiment:
     labels: LabelSet
     dropped: dict[str, int]
     folds: list[Fold]
+    remarks: list[str]
     device: torch.device
     dtype: torch.dtype
     why: str
@@ -38,17 +53,17 @@ class Experiment:
         return np.bincount(self.data.labels[indices], minlength=len(self.labels.classes))
 
 
-def prepare(cfg: TrainConfig) -> Experiment:
-    """Pick the device, read annotation and frames, make the folds.
+def prepare(cfg: TrainConfig, *, device: str | None = None) -> Experiment:
+    """Pick the device (`device`, or else that of `cfg`), read annotation and frames, make the folds.
 
     Raises:
         ValueError: a setting that does not fit, a device that is not there, data that cannot be used, a fold
             that does not exist.
     """
     cfg.check()
-    device, dtype, why = pick_device(cfg.device, cfg.dtype)
+    picked, dtype, why = pick_device(device or cfg.device, cfg.dtype)
     labels = LABEL_SETS[cfg.labels]
-    clips, dropped = apply_labels(read_casme3(cfg.data, annotation=cfg.annotation, strict=cfg.strict), labels)
+    clips, dropped = apply_labels(only_datasets(read_clips(cfg), cfg.datasets), labels)
     sampling = Sampling(
         num_frames=cfg.num_frames,
         video=cfg.sampling,
@@ -61,11 +76,7 @@ def prepare(cfg: TrainConfig) -> Experiment:
         shuffled = np.random.default_rng(cfg.seed).permutation(clips.clips["label"].to_numpy())
         clips = ClipTable(clips.root, clips.clips.assign(label=shuffled), clips.faults)
     data = ClipData(clips, frames, sampling)
-    people = subject_ids(clips)
-    if cfg.protocol == "loso":
-        folds = leave_one_subject_out(people)
-    else:
-        folds = k_folds_by_subject(people, data.labels, cfg.folds, cfg.seed)
+    folds, remarks = make_folds(cfg, clips)
     names = [fold.name for fold in folds]
     unknown = sorted(set(cfg.only) - set(names))
     if unknown:
@@ -76,10 +87,84 @@ def prepare(cfg: TrainConfig) -> Experiment:
         labels=labels,
         dropped=dropped,
         folds=folds,
-        device=device,
+        remarks=remarks,
+        device=picked,
         dtype=dtype,
         why=why,
     )
+
+
+def read_clips(cfg: TrainConfig) -> ClipTable:
+    """The clips that `cfg` asks for, macro-expressions among them where they are to train."""
+    kinds: tuple[Literal["micro", "macro"], ...] = ("micro", "macro") if cfg.macro else ("micro",)
+    return read_casme3(cfg.data, annotation=cfg.annotation, expressions=kinds, strict=cfg.strict)
+
+
+def only_datasets(clips: ClipTable, names: Sequence[str]) -> ClipTable:
+    """The clips of the data sets `names`; all where none is named.
+
+    Raises:
+        ValueError: there is no clip of one of them.
+    """
+    if not names:
+        return clips
+    known = sorted(set(clips.clips["dataset"]))
+    if set(names) - set(known):
+        raise ValueError(f"--datasets wants some of {', '.join(known)}, got {list(names)}")
+    kept = clips.clips[clips.clips["dataset"].isin(list(names))].reset_index(drop=True)
+    return replace(clips, clips=kept, faults=tuple(f for f in clips.faults if f.dataset in names))
+
+
+def make_folds(cfg: TrainConfig, clips: ClipTable) -> tuple[list[Fold], list[str]]:
+    """The folds of `cfg.protocol` on labelled clips, and what a reader of the scores must know about them.
+
+    Raises:
+        ValueError: these clips cannot be cut so.
+    """
+    people, table = subject_ids(clips), clips.clips
+    extra, labels = is_macro(clips), table["label"].to_numpy()
+    if cfg.macro and not extra.any():
+        raise ValueError("--macro wants macro-expressions in the data set, found none")
+    if cfg.protocol == "loso":
+        return leave_one_subject_out(people, extra=extra), []
+    if cfg.protocol == "composite":
+        return composite(people, table["dataset"], extra=extra), []
+    if cfg.protocol == "cross-dataset":
+        return cross_dataset(people, table["dataset"], cfg.train_on, cfg.test_on, extra=extra), []
+    if cfg.protocol == "kfold":
+        return k_folds_by_subject(people, labels, cfg.folds, cfg.seed, extra=extra), []
+    missing = 0
+    if cfg.fold_files is None:
+        folds = folds_by_clip(len(clips), cfg.folds, cfg.seed, extra=extra)
+    else:
+        folds, missing = read_folds(cfg.fold_files, table, macro=cfg.macro)
+    known, tested = sum(shared(fold, people).sum() for fold in folds), sum(len(fold.test) for fold in folds)
+    remarks = [f"Of {tested} test clips {known} ({known / tested:.0%}) are of people who are in training."]
+    if missing:
+        remarks.append(f"{missing} rows of {cfg.fold_files} name no clip of the data used.")
+    return folds, remarks
+
+
+def inner_of(exp: Experiment, number: int) -> list[Fold]:
+    """The inner folds, by subject, of the training part of fold `number`."""
+    cfg, clips = exp.cfg, exp.data.table
+    people, labels = subject_ids(clips), exp.data.labels
+    return inner_folds(exp.folds[number], people, labels, cfg.inner_folds, cfg.seed, extra=is_macro(clips))
+
+
+def fold_parts(exp: Experiment) -> pd.DataFrame:
+    """One row (FOLD_COLUMNS) for each clip that a fold tests, or leaves out; it trains on all others."""
+    clips, parts = exp.data.table.clips[["dataset", "subject", "clip", "onset"]], []
+    for fold in exp.folds:
+        part = np.full(len(clips), "out")
+        part[fold.train], part[fold.test] = "train", "test"
+        parts.append(clips.assign(fold=fold.name, part=part)[part != "train"])
+    return pd.concat(parts, ignore_index=True)[list(FOLD_COLUMNS)]
+
+
+def is_macro(clips: ClipTable) -> np.ndarray:
+    """(num_clips,) bool: clips that only ever train."""
+    return (clips.clips["expression"] == "macro").to_numpy()
 
 
 def subject_ids(clips: ClipTable) -> list[str]:
@@ -122,10 +207,13 @@ def describe(exp: Experiment) -> dict[str, Any]:
         notes.append("Control: labels shuffled among all clips.")
     if cfg.onset_only:
         notes.append("Control: every frame is the onset frame.")
+    if cfg.macro:
+        notes.append("Macro-expressions of the training subjects were training data; none was tested.")
     return to_json(cfg) | {
         "classes": list(exp.labels.classes),
         "architecture": asdict(cfg.architecture(len(exp.labels.classes))),
         "num_folds": len(exp.folds),
         "train_counts": {fold.name: exp.class_counts(fold.train).tolist() for fold in exp.folds},
-        "notes": notes,
+        "notes": [*notes, *exp.remarks],
+        "leaky": cfg.leaks(),
     }

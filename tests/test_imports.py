@@ -25,6 +25,7 @@ ARROWS = {
     "config": {"model", "data"},
     "optim": {"model", "config"},
     "experiment": {"config", "data", "protocol"},
+    "team": set(),
     "run": {"files", "checkpoint", "protocol"},
     "train": {
         "model",
@@ -34,7 +35,9 @@ ARROWS = {
         "environment",
         "optim",
         "experiment",
+        "files",
         "run",
+        "team",
         "protocol",
     },
     "cli": {"config", "data", "environment", "train"},
