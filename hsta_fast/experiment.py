@@ -156,7 +156,7 @@ def fold_parts(exp: Experiment) -> pd.DataFrame:
     """One row (FOLD_COLUMNS) for each clip that a fold tests, or leaves out; it trains on all others."""
     clips, parts = exp.data.table.clips[["dataset", "subject", "clip", "onset"]], []
     for fold in exp.folds:
-        part = np.full(len(clips), "out")
+        part = np.full(len(clips), "out", dtype=object)
         part[fold.train], part[fold.test] = "train", "test"
         parts.append(clips.assign(fold=fold.name, part=part)[part != "train"])
     return pd.concat(parts, ignore_index=True)[list(FOLD_COLUMNS)]

@@ -28,7 +28,6 @@ from .protocol import Fold, best_epoch, read_predictions, score, table, write_re
 from .run import FoldFolder, RunFolder, check_clips, fold_folder, read_config
 from .team import team
 
-
 _PUBLISH_EVERY = (
     30.0  # seconds at least between reports of an unfinished run: folds may take less than a report
 )

@@ -40,7 +40,8 @@ ARROWS = {
         "team",
         "protocol",
     },
-    "cli": {"config", "data", "environment", "train"},
+    "ablate": {"ablations", "config", "files", "protocol", "team", "train"},
+    "cli": {"ablate", "ablations", "config", "data", "environment", "protocol", "team", "train"},
     "__main__": {"cli"},
     "__init__": {"reference", "layers", "ops", "model", "checkpoint", "environment"},
 }

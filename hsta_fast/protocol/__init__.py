@@ -1,5 +1,6 @@
 """Evaluation that can be believed: folds by subject, pooled scores and the report of a run, without torch."""
 
+from .audit import audit
 from .folds import (
     Fold,
     assert_disjoint,
@@ -28,6 +29,7 @@ __all__ = [
     "Fold",
     "Scores",
     "assert_disjoint",
+    "audit",
     "best_epoch",
     "bootstrap_interval",
     "composite",
