@@ -168,7 +168,7 @@ def _scores(answers: _Answers, absent: Absent) -> list[str]:
 
 
 def _baseline(rows: pd.DataFrame, count: int) -> Scores:
-    """In each fold the most frequent class of the clips that other folds test; of all if there is one fold."""
+    """In each fold the most frequent class of the clips that other folds test; of all in one fold."""
     every = np.bincount(rows["label"], minlength=count)
     counts = {}
     for fold, part in rows.groupby("fold", sort=False):
