@@ -60,8 +60,7 @@ def test_rows_are_run_and_the_paper_stands_beside(cfg: TrainConfig) -> None:
         shown = [*own.values(), *PAPER["2"][row["row"]]]
         assert " ".join([row["row"], *(f"{value:.3f}" for value in shown)]) in " ".join(text.split())
     assert "WARNING" in text and "Data and protocol differ" in text and "assumed: a3 is video" in text
-    config = summary_of(folder / "a1")
-    assert config["folds"] == 2 and "LEAKY" not in text
+    assert summary_of(folder / "a1")["folds"] == 2 and "LEAKY" not in text
     with pytest.raises(ValueError, match=r"no row could be run; a1 was not run: .*a1 exists: give --resume"):
         ablate(cfg, "2", ["a1"])
 
