@@ -101,7 +101,7 @@ def test_torchrun_starts_the_workers_again_after_a_kill(people: Path, alone: Pat
 
 
 def test_without_an_agent_the_other_worker_finishes_alone(people: Path, alone: Path, tmp_path: Path) -> None:
-    """The fold of the killed worker goes to the one that lives, though the dead one led and hosted the store."""
+    """The fold of the killed worker goes to the other, though the dead one led and hosted the store."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
