@@ -6,15 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from json import dumps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 
+from .ablate import ablate
+from .ablations import EXPERIMENTS
 from .config import RECIPES, TrainConfig, recipe_config
 from .data import DatasetName, SynthConfig, doctor, render
 from .environment import info_text
 from .experiment import fill_cache
 from .extension import BuildError, load, obstacle
+from .protocol import audit
+from .team import team
 from .train import NonFiniteLossError, evaluate
 from .train import main as train_main
 
@@ -25,6 +29,8 @@ _USAGE = """hsta-fast: Hierarchical Space-Time Attention for micro-expression re
   hsta-fast prepare    decode the frames that a run needs, ahead of it (same flags as train)
   hsta-fast train      train and test under a subject-disjoint protocol
   hsta-fast evaluate   score a run again from its saved models
+  hsta-fast audit      score anybody's predictions again, and look for shared subjects
+  hsta-fast ablate     the rows of one of the paper's tables, its figures beside
   hsta-fast info       versions, devices, and which implementation of each op runs
   hsta-fast build      compile the C++ extension now, and not when it is first used
 
@@ -66,12 +72,12 @@ def _doctor(args: Sequence[str]) -> None:
     tyro.cli(run, prog="hsta-fast doctor", args=args)
 
 
-def _settings(command: str, what: str, args: Sequence[str]) -> TrainConfig:
+def _settings(command: str, what: str, args: Sequence[str], **changes: Any) -> TrainConfig:
     # The recipe is read first: it sets the defaults that all other arguments start from.
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--recipe", choices=list(RECIPES), default="paper")
     known, rest = first.parse_known_args(args)
-    defaults = replace(recipe_config(known.recipe, data=Path()), data=tyro.MISSING)
+    defaults = replace(recipe_config(known.recipe, data=Path(), **changes), data=tyro.MISSING)
     description = f"{what} --recipe {{paper,published}} sets the defaults shown here."
     prog = f"hsta-fast {command}"
     return tyro.cli(TrainConfig, prog=prog, description=description, args=rest, default=defaults)
@@ -83,6 +89,42 @@ def _prepare(args: Sequence[str]) -> None:
 
 def _train(args: Sequence[str]) -> None:
     train_main(_settings("train", "Train and test.", args))
+
+
+def _ablate(args: Sequence[str]) -> None:
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--table", default="")
+    first.add_argument("--rows", nargs="+", default=[])
+    known, rest = first.parse_known_args(args)
+    what = f"Run the rows of a table of the paper: --table {{{','.join(EXPERIMENTS)}}} [--rows ROW ...]."
+    # The paper's 5 folds, but by subject; --protocol published-folds has them by clip, as the paper.
+    cfg = _settings("ablate", what, rest, protocol="kfold", name=f"ablation-{known.table}")
+    text = ablate(cfg, known.table, known.rows)
+    if team().leads:
+        print(f"\n{text}")
+
+
+def _audit(args: Sequence[str]) -> None:
+    def run(
+        path: Annotated[Path, tyro.conf.Positional],
+        clips: Path | None = None,
+        folds: Path | None = None,
+        absent: Literal["zero", "skip", "raise"] = "zero",
+    ) -> None:
+        """Score predictions again; exit status 1 where they are known to leak.
+
+        Args:
+            path: a csv with the columns label and predicted; dataset, subject, clip, onset, fold where known.
+            clips: a csv of all clips that were there to train on, to find shared subjects.
+            folds: a csv or folder of what each fold trained on, such as a run's folds.csv.
+            absent: a class without a clip in the truth counts as zero, is skipped, or raises.
+        """
+        text, leaks = audit(path, clips, folds, absent=absent)
+        print(text)
+        if leaks:
+            sys.exit(1)
+
+    tyro.cli(run, prog="hsta-fast audit", args=args)
 
 
 def _evaluate(args: Sequence[str]) -> None:
@@ -118,6 +160,8 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "prepare": _prepare,
     "train": _train,
     "evaluate": _evaluate,
+    "audit": _audit,
+    "ablate": _ablate,
     "info": _info,
     "build": _build,
 }
@@ -136,4 +180,4 @@ def main() -> None:
     except (ValueError, OSError, NonFiniteLossError, BuildError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted" + ("; --resume continues the run" if command == "train" else ""))
+        sys.exit("interrupted" + ("; --resume continues the run" if command in ("train", "ablate") else ""))

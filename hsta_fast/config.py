@@ -1,11 +1,14 @@
 """The training configuration and the two recipes: the paper's and the published code's."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from .data import LABEL_SETS, READERS, Apex, Balance, DatasetName, FlowMethod, SpecialFrame
 from .model import BRANCHES, Head, HSTAConfig, model_config
+
+Protocol = Literal["loso", "kfold", "composite", "cross-dataset", "published-folds"]
+Select = Literal["last", "inner", "best-test-epoch"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +76,29 @@ class TrainConfig:
     crop: int = 0
     """Augmentation: shift by up to so many pixels."""
 
-    protocol: Literal["loso", "kfold"] = "loso"
-    """Leave one subject out, or k folds of whole subjects."""
+    protocol: Protocol = "loso"
+    """loso: leave one subject out; kfold: k folds of whole subjects; composite: loso over several data sets
+    pooled; cross-dataset: --train-on some, --test-on others; published-folds: folds by clip, subjects shared,
+    for comparison only: stamps every output leaky."""
     folds: int = 5
-    """k of kfold."""
+    """k of kfold and published-folds."""
+    fold_files: Path | None = None
+    """published-folds: a csv or a folder of lists to read them from (docs/evaluation.md)."""
+    datasets: tuple[str, ...] = ()
+    """Only the clips of these data sets; all by default."""
+    train_on: tuple[str, ...] = ()
+    """cross-dataset: names of the data sets to train on."""
+    test_on: tuple[str, ...] = ()
+    """cross-dataset: names of the data sets to test on."""
+    macro: bool = False
+    """Macro-expressions as extra training data, never of a fold's test subjects."""
+    select: Select = "last"
+    """The epoch that is tested: the last; inner: the best on inner folds of the training subjects;
+    best-test-epoch: the best on the test clips, for comparison only: stamps every output leaky."""
+    inner_folds: int = 3
+    """k of the inner folds, by subject."""
+    seeds: int = 1
+    """Whole runs with the seeds --seed, --seed + 1, ...; their mean and standard deviation are shown."""
     only: tuple[str, ...] = ()
     """Names of the folds to train; all by default."""
     shuffle_labels: bool = False
@@ -124,7 +146,7 @@ class TrainConfig:
             if not condition:
                 raise ValueError(f"--{name.replace('_', '-')} wants {wanted}, got {getattr(self, name)!r}")
 
-        for name in ("epochs", "batch_size", "save_every", "image_size", "num_frames"):
+        for name in ("epochs", "batch_size", "save_every", "image_size", "num_frames", "seeds"):
             want(getattr(self, name) >= 1, name, "a whole number >= 1")
         for name in ("warmup_epochs", "crop", "seed", "weight_decay", "warmup_lr", "min_lr"):
             want(getattr(self, name) >= 0, name, "a number >= 0")
@@ -139,7 +161,35 @@ class TrainConfig:
         plain = self.name.isprintable() and 0 < len(self.name) <= 100
         plain = plain and Path(self.name).name == self.name and self.name not in (".", "..")
         want(plain, "name", "one folder name of at most 100 characters")
+        for name, choices in (("protocol", get_args(Protocol)), ("select", get_args(Select))):
+            want(getattr(self, name) in choices, name, f"one of {', '.join(choices)}")
+        want(self.inner_folds >= 2, "inner_folds", "a whole number >= 2")
+        crosses, by_clip = self.protocol == "cross-dataset", self.protocol == "published-folds"
+        want(crosses or not self.train_on, "train_on", "--protocol cross-dataset")
+        want(crosses or not self.test_on, "test_on", "--protocol cross-dataset")
+        want(by_clip or self.fold_files is None, "fold_files", "--protocol published-folds")
         self.architecture(2)  # its own checks
+
+    def cache_folder(self) -> Path | None:
+        """Where decoded frames are kept; None: nowhere."""
+        if self.cache == "none":
+            return None
+        return self.runs / ".cache" if self.cache == "auto" else Path(self.cache)
+
+    def part(self, name: str, **changes: Any) -> "TrainConfig":
+        """A run in the folder of this one, which keeps its frames where this one does."""
+        folder = self.cache_folder()
+        cache = "none" if folder is None else str(folder)
+        return replace(self, runs=self.runs / self.name, name=name, cache=cache, **changes)
+
+    def leaks(self) -> list[str]:
+        """Why scores of this configuration are leaky, one sentence each; empty where they are not."""
+        reasons = []
+        if self.protocol == "published-folds":
+            reasons.append("--protocol published-folds: folds by clip, the same people in training and test.")
+        if self.select == "best-test-epoch":
+            reasons.append("--select best-test-epoch: the epoch was chosen by its score on the test clips.")
+        return reasons
 
     def architecture(self, num_classes: int) -> HSTAConfig:
         """The model's configuration for so many classes."""
@@ -217,7 +267,7 @@ def from_json(values: dict[str, Any]) -> TrainConfig:
     for name, value in values.items():
         if name in kinds:
             settings[name] = tuple(value) if isinstance(value, list) else value
-    for name in ("data", "runs", "annotation"):
+    for name in ("data", "runs", "annotation", "fold_files"):
         if settings.get(name) is not None:
             settings[name] = Path(settings[name])
     settings["more_data"] = tuple(Path(path) for path in settings.get("more_data", ()))

@@ -1,10 +1,12 @@
 """What a run works on: the clips, their labels, the folds, the device."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from .config import TrainConfig, to_json
@@ -12,6 +14,7 @@ from .data import (
     Cache,
     ClipData,
     ClipTable,
+    Expression,
     Items,
     LabelSet,
     Sampling,
@@ -21,7 +24,18 @@ from .data import (
     picture_recipe,
     read_datasets,
 )
-from .protocol import Fold, k_folds_by_subject, leave_one_subject_out
+from .protocol import (
+    FOLD_COLUMNS,
+    Fold,
+    composite,
+    cross_dataset,
+    folds_by_clip,
+    inner_folds,
+    k_folds_by_subject,
+    leave_one_subject_out,
+    read_folds,
+    shared,
+)
 
 RENDERED = "Rendered faces: these scores prove the machinery and say nothing about people."
 
@@ -30,7 +44,8 @@ RENDERED = "Rendered faces: these scores prove the machinery and say nothing abo
 class Experiment:
     """A configuration, and what it became on its data and this machine.
 
-    `dropped`: clips outside the label set, by emotion; `why`: the reason for device and dtype.
+    `dropped`: clips outside the label set, by emotion; `remarks`: what a reader of the scores must know about
+    the folds; `why`: the reason for device and dtype.
     """
 
     cfg: TrainConfig
@@ -38,6 +53,7 @@ class Experiment:
     labels: LabelSet
     dropped: dict[str, int]
     folds: list[Fold]
+    remarks: list[str]
     device: torch.device
     dtype: torch.dtype
     why: str
@@ -51,19 +67,17 @@ class Experiment:
         return np.bincount(self.data.labels[indices], minlength=len(self.labels.classes))
 
 
-def prepare(cfg: TrainConfig) -> Experiment:
-    """Pick the device, read annotation and frames, make the folds.
+def prepare(cfg: TrainConfig, *, device: str | None = None) -> Experiment:
+    """Pick the device (`device`, or else that of `cfg`), read annotation and frames, make the folds.
 
     Raises:
         ValueError: a setting that does not fit, a device that is not there, data that cannot be used, a fold
             that does not exist.
     """
     cfg.check()
-    device, dtype, why = pick_device(cfg.device, cfg.dtype)
-    roots = (cfg.data, *cfg.more_data)
-    labels = label_set(cfg.labels, roots)
-    table = read_datasets(roots, cfg.dataset, annotation=cfg.annotation, strict=cfg.strict)
-    clips, dropped = apply_labels(table, labels)
+    picked, dtype, why = pick_device(device or cfg.device, cfg.dtype)
+    labels = label_set(cfg.labels, roots_of(cfg))
+    clips, dropped = apply_labels(only_datasets(read_clips(cfg), cfg.datasets), labels)
     sampling = Sampling(
         num_frames=cfg.num_frames,
         video=cfg.sampling,
@@ -79,11 +93,7 @@ def prepare(cfg: TrainConfig) -> Experiment:
         shuffled = np.random.default_rng(cfg.seed).permutation(clips.clips["label"].to_numpy())
         clips = ClipTable(clips.root, clips.clips.assign(label=shuffled), clips.faults)
     data = ClipData(clips, frames, sampling, flow)
-    people = subject_ids(clips)
-    if cfg.protocol == "loso":
-        folds = leave_one_subject_out(people)
-    else:
-        folds = k_folds_by_subject(people, data.labels, cfg.folds, cfg.seed)
+    folds, remarks = make_folds(cfg, clips)
     names = [fold.name for fold in folds]
     unknown = sorted(set(cfg.only) - set(names))
     if unknown:
@@ -94,7 +104,8 @@ def prepare(cfg: TrainConfig) -> Experiment:
         labels=labels,
         dropped=dropped,
         folds=folds,
-        device=device,
+        remarks=remarks,
+        device=picked,
         dtype=dtype,
         why=why,
     )
@@ -102,10 +113,8 @@ def prepare(cfg: TrainConfig) -> Experiment:
 
 def cache_of(cfg: TrainConfig) -> Cache | None:
     """The cache that `cfg` names; None for "none"."""
-    if cfg.cache == "none":
-        return None
-    folder = cfg.runs / ".cache" if cfg.cache == "auto" else Path(cfg.cache)
-    return Cache(folder=folder, limit=int(cfg.cache_gb * 1e9))
+    folder = cfg.cache_folder()
+    return None if folder is None else Cache(folder=folder, limit=int(cfg.cache_gb * 1e9))
 
 
 def fill_cache(cfg: TrainConfig) -> str:
@@ -126,6 +135,86 @@ def fill_cache(cfg: TrainConfig) -> str:
     counts = ", ".join(f"{len(set(items.places))} {name}" for name, items in kept.items())
     size = sum(sum(part.nbytes for part in items.parts) for items in kept.values())
     return f"{cache.folder}: {len(data)} clips, {counts}, {size / 1e6:.0f} MB, checked"
+
+
+def roots_of(cfg: TrainConfig) -> tuple[Path, ...]:
+    """All folders of data."""
+    return (cfg.data, *cfg.more_data)
+
+
+def read_clips(cfg: TrainConfig) -> ClipTable:
+    """The clips that `cfg` asks for, macro-expressions among them where they are to train."""
+    kinds: tuple[Expression, ...] = ("micro", "macro") if cfg.macro else ("micro",)
+    return read_datasets(
+        roots_of(cfg), cfg.dataset, annotation=cfg.annotation, expressions=kinds, strict=cfg.strict
+    )
+
+
+def only_datasets(clips: ClipTable, names: Sequence[str]) -> ClipTable:
+    """The clips of the data sets `names`; all where none is named.
+
+    Raises:
+        ValueError: there is no clip of one of them.
+    """
+    if not names:
+        return clips
+    known = sorted(set(clips.clips["dataset"]))
+    if set(names) - set(known):
+        raise ValueError(f"--datasets wants some of {', '.join(known)}, got {list(names)}")
+    kept = clips.clips[clips.clips["dataset"].isin(list(names))].reset_index(drop=True)
+    return replace(clips, clips=kept, faults=tuple(f for f in clips.faults if f.dataset in names))
+
+
+def make_folds(cfg: TrainConfig, clips: ClipTable) -> tuple[list[Fold], list[str]]:
+    """The folds of `cfg.protocol` on labelled clips, and what a reader of the scores must know about them.
+
+    Raises:
+        ValueError: these clips cannot be cut so.
+    """
+    people, table = subject_ids(clips), clips.clips
+    extra, labels = is_macro(clips), table["label"].to_numpy()
+    if cfg.macro and not extra.any():
+        raise ValueError("--macro wants macro-expressions in the data set, found none")
+    if cfg.protocol == "loso":
+        return leave_one_subject_out(people, extra=extra), []
+    if cfg.protocol == "composite":
+        return composite(people, table["dataset"], extra=extra), []
+    if cfg.protocol == "cross-dataset":
+        return cross_dataset(people, table["dataset"], cfg.train_on, cfg.test_on, extra=extra), []
+    if cfg.protocol == "kfold":
+        return k_folds_by_subject(people, labels, cfg.folds, cfg.seed, extra=extra), []
+    missing = 0
+    if cfg.fold_files is None:
+        folds = folds_by_clip(len(clips), cfg.folds, cfg.seed, extra=extra)
+    else:
+        folds, missing = read_folds(cfg.fold_files, table, macro=cfg.macro)
+    known, tested = sum(shared(fold, people).sum() for fold in folds), sum(len(fold.test) for fold in folds)
+    remarks = [f"Of {tested} test clips {known} ({known / tested:.0%}) are of people who are in training."]
+    if missing:
+        remarks.append(f"{missing} rows of {cfg.fold_files} name no clip of the data used.")
+    return folds, remarks
+
+
+def inner_of(exp: Experiment, number: int) -> list[Fold]:
+    """The inner folds, by subject, of the training part of fold `number`."""
+    cfg, clips = exp.cfg, exp.data.table
+    people, labels = subject_ids(clips), exp.data.labels
+    return inner_folds(exp.folds[number], people, labels, cfg.inner_folds, cfg.seed, extra=is_macro(clips))
+
+
+def fold_parts(exp: Experiment) -> pd.DataFrame:
+    """One row (FOLD_COLUMNS) for each clip that a fold tests, or leaves out; it trains on all others."""
+    clips, parts = exp.data.table.clips[["dataset", "subject", "clip", "onset"]], []
+    for fold in exp.folds:
+        part = np.full(len(clips), "out", dtype=object)
+        part[fold.train], part[fold.test] = "train", "test"
+        parts.append(clips.assign(fold=fold.name, part=part)[part != "train"])
+    return pd.concat(parts, ignore_index=True)[list(FOLD_COLUMNS)]
+
+
+def is_macro(clips: ClipTable) -> np.ndarray:
+    """(num_clips,) bool: clips that only ever train."""
+    return (clips.clips["expression"] == "macro").to_numpy()
 
 
 def subject_ids(clips: ClipTable) -> list[str]:
@@ -162,17 +251,20 @@ def pick_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype, str
 def describe(exp: Experiment) -> dict[str, Any]:
     """What config.json holds: the settings, and what they became on these data."""
     cfg, notes = exp.cfg, []
-    if any((root / "synthetic.json").exists() for root in (cfg.data, *cfg.more_data)):
+    if any((root / "synthetic.json").exists() for root in roots_of(cfg)):
         notes.append(RENDERED)
     if cfg.shuffle_labels:
         notes.append("Control: labels shuffled among all clips.")
     if cfg.onset_only:
         notes.append("Control: every frame is the onset frame.")
+    if cfg.macro:
+        notes.append("Macro-expressions of the training subjects were training data; none was tested.")
     return to_json(cfg) | {
         "classes": list(exp.labels.classes),
         "architecture": asdict(cfg.architecture(len(exp.labels.classes))),
         "pictures": picture_recipe(exp.data.sampling, cfg.image_size, cfg.apex),
         "num_folds": len(exp.folds),
         "train_counts": {fold.name: exp.class_counts(fold.train).tolist() for fold in exp.folds},
-        "notes": notes,
+        "notes": [*notes, *exp.remarks],
+        "leaky": cfg.leaks(),
     }

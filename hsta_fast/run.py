@@ -1,16 +1,20 @@
 """A run on disk: what it was asked to do, how far it is, what it found.
 
-Every file is whole at any moment but metrics.jsonl, to which lines are appended.
+Every file is whole at any moment but a fold's metrics.jsonl, to which lines are appended.
 
 runs/<name>/config.json        the resolved configuration, classes, folds and notes
             clips.csv          the clips used; faults.csv: what was wrong with the data set
-            metrics.jsonl      one line per fold and epoch
-            folds/<n>/         state.pt while training, then model.safetensors and predictions.csv
-            predictions.csv    all finished folds; curves.png, confusion.png, summary.json, report.html
+            folds.csv          the clips that each fold tests or leaves out; it trains on the others
+            folds/<n>/         metrics.jsonl, a line per epoch; state.pt while training, then
+                               model.safetensors and predictions.csv; inner/<k>/ of its inner folds
+            predictions.csv    all finished folds; metrics.jsonl, curves.png, confusion.png, summary.json,
+                               report.html
 """
 
 import fcntl
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,30 +34,40 @@ _IDENTITY = ["dataset", "subject", "clip", "onset", "label"]
 
 
 class RunFolder:
-    """The folder of one run, held by one process at a time.
+    """The folder of one run, held by one process or one team of processes at a time.
 
     Args:
         path: the folder.
         config: what config.json is to hold.
         resume: continue a run that is there; otherwise the folder must be new.
+        team: let others of the same team in.
+        leads: false for those others, who come in after the one who leads.
 
     Raises:
         ValueError: the run exists and `resume` is false, was made with other settings, or is in use.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any], *, resume: bool) -> None:
+    def __init__(
+        self, path: Path, config: dict[str, Any], *, resume: bool, team: bool = False, leads: bool = True
+    ) -> None:
         self.path = path
         config_file = path / "config.json"
+        if not leads:
+            self._lock = _lock(path / ".lock", fcntl.LOCK_SH)
+            _same_settings(config_file, config)
+            return
         if config_file.exists() and not resume:
             raise ValueError(f"{path} exists: give --resume to continue it, or another --name")
         path.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(path / ".lock")
+        self._lock = _lock(path / ".lock", fcntl.LOCK_EX)
         for litter in path.rglob(".*.tmp"):  # of a process that was killed while writing
             litter.unlink()
         if config_file.exists():
             _same_settings(config_file, config)
         else:
             write_text(config_file, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        if team:
+            fcntl.flock(self._lock, fcntl.LOCK_SH)
 
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         """Write a csv, whole or not at all."""
@@ -71,39 +85,88 @@ class RunFolder:
         else:
             write_text(path, clips.drop(columns="frames").to_csv(index=False))
 
-    def fold(self, number: int) -> Path:
-        """The folder of fold `number` (0, 1, ...); fold names may hold a slash, so they name no folder."""
-        return fold_folder(self.path, number)
+    def fold(self, number: int) -> "FoldFolder":
+        """What fold `number` (0, 1, ...) leaves; fold names may hold a slash, so they name no folder."""
+        return FoldFolder(fold_folder(self.path, number))
 
-    def finished(self, number: int) -> bool:
-        """Whether a fold is trained and tested. Its predictions are written last."""
-        return (self.fold(number) / "predictions.csv").exists()
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """While inside, this process alone writes what is pooled over folds."""
+        with (self.path / ".writing.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
-    def save_state(self, number: int, state: dict[str, Any]) -> None:
+    def collect(self, num_folds: int) -> int:
+        """Write predictions.csv of all finished folds, in their order, and metrics.jsonl of all folds.
+
+        Returns how many folds are finished; nothing is written where there is none.
+        """
+        folds = [self.fold(n) for n in range(num_folds)]
+        finished = [fold for fold in folds if fold.finished]
+        if finished:
+            parts = [read_predictions(fold.path / "predictions.csv") for fold in finished]
+            write_text(
+                self.path / "metrics.jsonl", "".join(line for fold in folds for line in fold.metrics())
+            )
+            self.write_table("predictions.csv", pd.concat(parts, ignore_index=True))
+        for fold in finished:  # their models are saved
+            (fold.path / "state.pt").unlink(missing_ok=True)
+        return len(finished)
+
+
+class FoldFolder:
+    """What one training leaves, in a folder of its own that one process at a time may take."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def finished(self) -> bool:
+        """Whether the fold is trained and tested. Its predictions are written last."""
+        return (self.path / "predictions.csv").exists()
+
+    @contextmanager
+    def take(self) -> Iterator[bool]:
+        """Whether the fold is this process's while inside; false: another has it.
+
+        The system gives it back however the process ends, kill -9 included.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            yield _try_lock(file, fcntl.LOCK_EX)
+
+    def inner(self, number: int) -> "FoldFolder":
+        """The folder of inner fold `number` (0, 1, ...)."""
+        return FoldFolder(self.path / "inner" / f"{number + 1:02d}")
+
+    def save_state(self, state: dict[str, Any]) -> None:
         """Keep what training needs to go on from here: {"epoch": int, "model": ..., "optimizer": ...}."""
-        write_atomically(self.fold(number) / "state.pt", lambda file: torch.save(state, file))
+        write_atomically(self.path / "state.pt", lambda file: torch.save(state, file))
 
-    def load_state(self, number: int) -> dict[str, Any] | None:
+    def load_state(self) -> dict[str, Any] | None:
         """The last state that was saved, or None."""
-        path = self.fold(number) / "state.pt"
+        path = self.path / "state.pt"
         return read_weights(path) if path.exists() else None
 
-    def finish_fold(self, number: int, predictions: pd.DataFrame) -> None:
-        """Write a fold's predictions, which marks it finished."""
-        write_text(self.fold(number) / "predictions.csv", predictions.to_csv(index=False))
+    def finish(self, predictions: pd.DataFrame) -> None:
+        """Write the fold's predictions, which marks it finished."""
+        write_text(self.path / "predictions.csv", predictions.to_csv(index=False))
 
-    def keep_metrics(self, fold: str, epoch: int) -> None:
-        """Drop the lines of `fold` beyond `epoch`, to be trained again, and a line cut short by a kill."""
-        path = self.path / "metrics.jsonl"
-        kept = []
+    def metrics(self) -> list[str]:
+        """The lines of metrics.jsonl; one cut short by a kill is left out."""
+        path, lines = self.path / "metrics.jsonl", []
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
             try:
-                entry = json.loads(line)
+                json.loads(line)
             except json.JSONDecodeError:
                 continue
-            if entry["fold"] != fold or entry["epoch"] <= epoch:
-                kept.append(line + "\n")
-        write_text(path, "".join(kept))
+            lines.append(line + "\n")
+        return lines
+
+    def keep_metrics(self, epoch: int) -> None:
+        """Drop the lines beyond `epoch`, to be trained again."""
+        kept = [line for line in self.metrics() if json.loads(line)["epoch"] <= epoch]
+        write_text(self.path / "metrics.jsonl", "".join(kept))
 
     def add_metrics(self, entry: dict[str, Any]) -> None:
         """Append one line."""
@@ -114,31 +177,29 @@ class RunFolder:
         except OSError as error:
             raise OSError(f"could not write {path}: {error.strerror}; --resume continues the run") from error
 
-    def collect_predictions(self, num_folds: int) -> int:
-        """Write predictions.csv from all finished folds, in their order; returns how many there are."""
-        finished = [self.fold(n) for n in range(num_folds) if self.finished(n)]
-        if finished:
-            parts = [read_predictions(fold / "predictions.csv") for fold in finished]
-            self.write_table("predictions.csv", pd.concat(parts, ignore_index=True))
-        for fold in finished:  # their models are saved
-            (fold / "state.pt").unlink(missing_ok=True)
-        return len(finished)
-
 
 def fold_folder(run: Path, number: int) -> Path:
     """The folder of fold `number` (0, 1, ...) of a run."""
     return run / "folds" / f"{number + 1:02d}"
 
 
-def _lock(path: Path) -> IO[str]:
-    """Take the run for this process. The system gives the lock back however the process ends."""
+def _lock(path: Path, kind: int) -> IO[str]:
+    """Take the run for this process (LOCK_EX) or its team (LOCK_SH), until the process ends."""
     file = path.open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    if not _try_lock(file, kind):
         file.close()
-        raise ValueError(f"{path.parent} is in use: another process is training this run") from error
+        raise ValueError(f"{path.parent} is in use: another process is training this run")
     return file
+
+
+def _try_lock(file: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise OSError(f"{file.name} cannot be locked on this file system: {error.strerror}") from error
+    return True
 
 
 def check_clips(path: Path, clips: pd.DataFrame) -> None:

@@ -7,6 +7,7 @@ goes on as if it had not been.
 import math
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,17 @@ from .checkpoint import load_model, save_model
 from .config import TrainConfig, from_json
 from .data import Augment, Batch, picture_recipe, steps
 from .environment import info_text
-from .experiment import Experiment, describe, prepare, subject_ids
+from .experiment import Experiment, describe, fold_parts, inner_of, prepare, subject_ids
+from .files import write_atomically
 from .model import HSTA
 from .optim import Loss, learning_rate, parameter_groups
-from .protocol import Fold, read_predictions, score, table, write_report
-from .run import RunFolder, check_clips, fold_folder, read_config
+from .protocol import Fold, best_epoch, read_predictions, score, table, write_report, write_seeds
+from .run import FoldFolder, RunFolder, check_clips, fold_folder, read_config
+from .team import team
+
+_PUBLISH_EVERY = (
+    30.0  # seconds at least between reports of an unfinished run: folds may take less than a report
+)
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -33,31 +40,81 @@ class NonFiniteLossError(ArithmeticError):
 def main(cfg: TrainConfig) -> Path:
     """Train and test every fold, pool the predictions, write the report; returns the run's folder.
 
+    In a team of processes (see `team`) each trains the folds that it takes. Several seeds are as many runs in
+    the folder, and a table of their scores.
+
     Raises:
         ValueError: data, settings or a run folder that do not fit.
         OSError: a file cannot be written; what was there before is untouched.
         NonFiniteLossError: the loss is nan or infinite.
     """
-    exp = prepare(cfg)
-    run = RunFolder(cfg.runs / cfg.name, describe(exp), resume=cfg.resume)
-    clips = exp.data.table
-    run.same_clips(clips.clips)
-    columns = ["dataset", "subject", "clip", "onset", "what", "action"]
-    run.write_table("faults.csv", pd.DataFrame([asdict(fault) for fault in clips.faults], columns=columns))
-    print_experiment(exp, run)
-    publish(exp, run)  # what a process that was killed had left undone
-    for number, fold in enumerate(exp.folds):
-        if not run.finished(number) and (not cfg.only or fold.name in cfg.only):
-            train_fold(exp, run, number)
+    cfg.check()
+    if cfg.seeds == 1:
+        return train_run(cfg)
+    folder = cfg.runs / cfg.name
+    if (folder / "config.json").exists():
+        raise ValueError(f"{folder} is a run of one seed: give another --name")
+    seeds = range(cfg.seed, cfg.seed + cfg.seeds)
+    runs = {n: train_run(cfg.part(f"seed{n}", seed=n, seeds=1)) for n in seeds}
+    if team().leads:
+        print(f"\n{write_seeds(folder, runs)}\n\neach seed: {folder / 'seeds.csv'}")
+    return folder
+
+
+def train_run(cfg: TrainConfig) -> Path:
+    """`main` for one seed."""
+    ours = team()
+    cfg = replace(cfg, resume=cfg.resume or ours.restarts > 0)
+    exp = prepare(cfg, device=ours.device(cfg.device))
+
+    def open_run(leads: bool) -> RunFolder:
+        path, config = cfg.runs / cfg.name, describe(exp)
+        run = RunFolder(path, config, resume=cfg.resume, team=ours.size > 1, leads=leads)
+        run.same_clips(exp.data.table.clips)
+        if leads:
+            columns = ["dataset", "subject", "clip", "onset", "what", "action"]
+            faults = [asdict(fault) for fault in exp.data.table.faults]
+            run.write_table("faults.csv", pd.DataFrame(faults, columns=columns))
+            run.write_table("folds.csv", fold_parts(exp))
+            print_experiment(exp, run)
+            publish(exp, run)  # what a process that was killed had left undone
+        return run
+
+    run = ours.lead_first(open_run)
+    train_folds(exp, run)
+    if ours.leads:
+        if ours.size > 1:  # the last fold may be another's, who is still writing
             publish(exp, run)
-    print(f"\n{table(run.path)}\n\nreport: {run.path / 'report.html'}")
+        print(f"\n{table(run.path)}\n\nreport: {run.path / 'report.html'}")
     return run.path
+
+
+def train_folds(exp: Experiment, run: RunFolder) -> None:
+    """Train every wanted fold that nobody else does; return when all are finished, by whomever."""
+    unpublished, published = False, time.monotonic()
+    wanted = [n for n, fold in enumerate(exp.folds) if not exp.cfg.only or fold.name in exp.cfg.only]
+    while waiting := [n for n in wanted if not run.fold(n).finished]:
+        took = False
+        for number in waiting:
+            with run.fold(number).take() as mine:
+                if not mine or run.fold(number).finished:
+                    continue
+                train_fold(exp, run.fold(number), number)
+            took = unpublished = True
+            if time.monotonic() - published > _PUBLISH_EVERY:
+                publish(exp, run)
+                unpublished, published = False, time.monotonic()
+        if not took:
+            time.sleep(0.2)  # others have them; whoever dies gives them back
+    if unpublished:
+        publish(exp, run)
 
 
 def publish(exp: Experiment, run: RunFolder) -> None:
     """Pool the predictions of the finished folds and write their report."""
-    if run.collect_predictions(len(exp.folds)):
-        write_report(run.path)
+    with run.writing():
+        if run.collect(len(exp.folds)):
+            write_report(run.path)
 
 
 def print_experiment(exp: Experiment, run: RunFolder) -> None:
@@ -87,34 +144,73 @@ def _words(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def train_fold(exp: Experiment, run: RunFolder, number: int) -> None:
-    """Train fold `number` to its last epoch, keeping states on the way; save its model and predictions."""
-    cfg, data, fold, device = exp.cfg, exp.data, exp.folds[number], exp.device
-    seed_torch(cfg.seed, number, 0)
+def train_fold(exp: Experiment, folder: FoldFolder, number: int) -> None:
+    """Train fold `number` to the epoch that is to be tested; save its model and predictions."""
+    cfg, fold = exp.cfg, exp.folds[number]
+    title = f"fold {fold.name} ({number + 1} of {len(exp.folds)})"
+    epochs = choose_epoch(exp, folder, number, title) if cfg.select == "inner" else cfg.epochs
+    model, answers = fit(exp, folder, fold, (number,), epochs, title)
+    if cfg.select == "best-test-epoch":
+        epochs = best_epoch(exp.data.labels[fold.test], answers, len(exp.labels.classes)) + 1
+    save_model(model, folder.path / "model.safetensors")
+    predictions = predictions_table(exp, fold, predict(exp, model, fold.test))
+    folder.finish(predictions.assign(epoch=epochs, **stamp(cfg)))
+
+
+def choose_epoch(exp: Experiment, folder: FoldFolder, number: int, title: str) -> int:
+    """The epoch with the best UF1, pooled over inner folds of the training subjects; 1 is the first."""
+    truth, answers = [], []
+    for i, inner in enumerate(inner_of(exp, number)):
+        own = folder.inner(i)
+        path = own.path / "answers.npy"
+        if not path.exists():
+            # Longer than any outer fold's numbers, so that no two trainings draw the same.
+            _, seen = fit(exp, own, inner, (number, i + 1, 1), exp.cfg.epochs, f"{title}, inner {inner.name}")
+            write_atomically(path, partial(np.save, arr=seen))
+        (own.path / "state.pt").unlink(missing_ok=True)
+        truth.append(exp.data.labels[inner.test])
+        answers.append(np.load(path))
+    classes = len(exp.labels.classes)
+    return best_epoch(np.concatenate(truth), np.concatenate(answers, axis=1), classes) + 1
+
+
+def fit(
+    exp: Experiment, folder: FoldFolder, fold: Fold, numbers: tuple[int, ...], epochs: int, title: str
+) -> tuple[HSTA, np.ndarray]:
+    """Train on a fold for `epochs` of the schedule's `cfg.epochs`, keeping states on the way.
+
+    numbers: what seeds this training, besides the run's seed and the epoch.
+
+    Returns:
+        The model after the last epoch (or where `cfg.select` says so the one that is best on the test clips),
+        and the class answered for each test clip after each epoch, int64 (epochs, test clips).
+    """
+    cfg, data, device = exp.cfg, exp.data, exp.device
+    seed_torch(cfg.seed, *numbers, 0)
     model = HSTA(cfg.architecture(len(exp.labels.classes))).to(device)
     optimizer = torch.optim.AdamW(parameter_groups(model, cfg), lr=cfg.lr, betas=(0.9, 0.999), fused=True)
     counts = exp.class_counts(fold.train) if cfg.class_weights else None
     loss_of = Loss(cfg.loss, smoothing=cfg.label_smoothing, counts=counts).to(device)
-    done = 0
-    if (state := run.load_state(number)) is not None:
+    truth = torch.from_numpy(data.labels[fold.test]).to(device)
+    done, answers, best = 0, torch.empty(0, len(truth), dtype=torch.int64), None
+    if (state := folder.load_state()) is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        done = state["epoch"]
-    run.keep_metrics(fold.name, done)
+        done, answers, best = state["epoch"], state["answers"], state["best"]
+    folder.keep_metrics(done)
     per_epoch = steps(len(fold.train), cfg.batch_size)
     augment = Augment(flip=cfg.flip, crop=cfg.crop) if cfg.flip or cfg.crop else None
 
-    title = f"fold {fold.name} ({number + 1} of {len(exp.folds)})"
-    epochs = tqdm(range(done, cfg.epochs), title, initial=done, total=cfg.epochs, unit="epoch", mininterval=5)
-    for epoch in epochs:
-        seed_torch(cfg.seed, number, epoch + 1)
+    progress = tqdm(range(done, epochs), title, initial=done, total=epochs, unit="epoch", mininterval=5)
+    for epoch in progress:
+        seed_torch(cfg.seed, *numbers, epoch + 1)
         start = time.perf_counter()
         model.train()
         total = torch.zeros(2, device=device)  # summed loss, right answers
         batches = data.batches(
             fold.train,
             batch_size=cfg.batch_size,
-            seed=(cfg.seed, number, epoch + 1),
+            seed=(cfg.seed, *numbers, epoch + 1),
             train=True,
             augment=augment,
             balance=cfg.balance,
@@ -131,7 +227,7 @@ def train_fold(exp: Experiment, run: RunFolder, number: int) -> None:
             loss = loss_of(logits.float(), label)
             # Looking at a number makes a GPU wait: there only now and then, and at the end of the epoch.
             if device.type == "cpu" or step % 50 == 0:
-                want_finite(loss.item(), f"fold {fold.name}, epoch {epoch + 1}, step {step + 1}", run, number)
+                want_finite(loss.item(), f"fold {fold.name}, epoch {epoch + 1}, step {step + 1}", folder)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if cfg.clip_grad is not None:
@@ -141,26 +237,34 @@ def train_fold(exp: Experiment, run: RunFolder, number: int) -> None:
         train_loss, train_acc = (total / len(fold.train)).tolist()
         seconds = time.perf_counter() - start
         logits = predict(exp, model, fold.test)
-        truth = torch.from_numpy(data.labels[fold.test]).to(device)
         test_loss, test_acc = loss_of(logits, truth).item(), (logits.argmax(1) == truth).float().mean().item()
         for value in (train_loss, test_loss):
-            want_finite(value, f"fold {fold.name}, epoch {epoch + 1}", run, number)
+            want_finite(value, f"fold {fold.name}, epoch {epoch + 1}", folder)
+        answers = torch.cat([answers, logits.argmax(1, keepdim=True).T.cpu()])
+        if cfg.select == "best-test-epoch" and best_epoch(truth.cpu(), answers, logits.shape[1]) == epoch:
+            best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
         entry = {"fold": fold.name, "epoch": epoch + 1, "lr": lr, "train_loss": train_loss}
         entry |= {"train_acc": train_acc, "test_loss": test_loss, "test_acc": test_acc}
-        run.add_metrics(entry | {"seconds": seconds, "clips_per_second": len(fold.train) / seconds})
-        epochs.set_postfix(loss=f"{train_loss:.3f}", train=f"{train_acc:.2f}", test=f"{test_acc:.2f}")
-        if (epoch + 1) % cfg.save_every == 0 or epoch + 1 == cfg.epochs:
+        entry |= stamp(cfg)
+        folder.add_metrics(entry | {"seconds": seconds, "clips_per_second": len(fold.train) / seconds})
+        progress.set_postfix(loss=f"{train_loss:.3f}", train=f"{train_acc:.2f}", test=f"{test_acc:.2f}")
+        if (epoch + 1) % cfg.save_every == 0 or epoch + 1 == epochs:
             state = {"epoch": epoch + 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            run.save_state(number, state)
+            folder.save_state(state | {"answers": answers, "best": best})
+    if best is not None:
+        model.load_state_dict(best)
+    return model, answers.numpy()
 
-    save_model(model, run.fold(number) / "model.safetensors")
-    run.finish_fold(number, predictions_table(exp, fold, predict(exp, model, fold.test)))
+
+def stamp(cfg: TrainConfig) -> dict[str, str]:
+    """The column that scores which must not be believed carry with them, or none."""
+    return {"leaky": " ".join(cfg.leaks())} if cfg.leaks() else {}
 
 
-def want_finite(loss: float, where: str, run: RunFolder, number: int) -> None:
+def want_finite(loss: float, where: str, folder: FoldFolder) -> None:
     """Raise NonFiniteLossError for a loss that is nan or infinite, saying what is kept."""
     if not math.isfinite(loss):
-        state = run.fold(number) / "state.pt"
+        state = folder.path / "state.pt"
         kept = f"the last good checkpoint is {state}" if state.exists() else "there is no checkpoint yet"
         raise NonFiniteLossError(f"{where}: wanted a finite loss, got {loss}; {kept}")
 

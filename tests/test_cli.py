@@ -9,6 +9,8 @@ import pytest
 
 from hsta_fast import cli
 
+COMMANDS = ("synth", "doctor", "prepare", "train", "evaluate", "audit", "ablate", "info", "build")
+
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     """Run hsta-fast in this process."""
@@ -27,7 +29,8 @@ def refusal(monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
 
 def test_help_and_info(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     run(monkeypatch)
-    assert "hsta-fast train" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert all(f"  hsta-fast {command} " in out for command in COMMANDS)
     run(monkeypatch, "info")
     out = capsys.readouterr().out
     assert all(word in out for word in ("python", "torch", "cpu", "space_time_attention", "tubelet_embed"))
@@ -52,8 +55,7 @@ def test_the_installed_command_answers() -> None:
     )
     done = subprocess.run([*words, "frain"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
-    known = "synth, doctor, prepare, train, evaluate, info, build"
-    assert done.stderr.strip() == f"hsta-fast wants one of {known}, got 'frain'"
+    assert done.stderr.strip() == f"hsta-fast wants one of {', '.join(COMMANDS)}, got 'frain'"
 
 
 @pytest.fixture
@@ -157,6 +159,29 @@ def test_bad_settings_are_named(
 
 def test_evaluate_of_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert "is no run" in refusal(monkeypatch, "evaluate", str(tmp_path))
+
+
+def test_audit_and_its_exit_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rows = [(f"s{i // 2}", "b", i, i % 2, i % 2, str(i // 2)) for i in range(8)]
+    table = pd.DataFrame(rows, columns=["subject", "clip", "onset", "label", "predicted", "fold"])
+    table.to_csv(tmp_path / "all.csv", index=False)
+    words = ("audit", str(tmp_path / "all.csv"), "--clips", str(tmp_path / "all.csv"))
+    run(monkeypatch, *words)
+    assert "No subject is in training and test" in capsys.readouterr().out
+    table.assign(fold=[str(i % 2) for i in range(8)]).to_csv(tmp_path / "by_clip.csv", index=False)
+    with pytest.raises(SystemExit) as stop:
+        run(monkeypatch, "audit", str(tmp_path / "by_clip.csv"), *words[2:])
+    assert stop.value.code == 1
+    assert "LEAK: 8 of 8 test clips (100%)" in capsys.readouterr().out
+    assert "nowhere.csv" in refusal(monkeypatch, "audit", str(tmp_path / "nowhere.csv"))
+
+
+def test_ablate_wants_a_table_and_its_rows(monkeypatch: pytest.MonkeyPatch, faces: Path) -> None:
+    words = ("ablate", "--data", str(faces))
+    assert "--table wants one of 1, 2, 3, 4, 5, 6, 7, figure3" in refusal(monkeypatch, *words)
+    assert "wants rows among a1, a2" in refusal(monkeypatch, *words, "--table", "2", "--rows", "b1")
 
 
 def test_synth_refuses_a_folder_that_is_not_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

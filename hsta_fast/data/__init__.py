@@ -11,6 +11,7 @@ from .labels import LABEL_SETS, LabelSet, apply_labels, objective_class
 from .loading import Batch
 from .pictures import load_pictures, picture_recipe
 from .readers import READERS, DatasetName, read_dataset, read_datasets, recognise
+from .rows import Expression
 from .sampling import FlowMethod, Sampling, SpecialFrame, random_frames, uniform_frames
 from .synthetic import SynthConfig, render
 
@@ -25,6 +26,7 @@ __all__ = [
     "ClipData",
     "ClipTable",
     "DatasetName",
+    "Expression",
     "Fault",
     "FlowMethod",
     "FrameStore",

@@ -1,19 +1,52 @@
 """Evaluation that can be believed: folds by subject, pooled scores and the report of a run, without torch."""
 
-from .folds import Fold, assert_disjoint, k_folds_by_subject, leave_one_subject_out
-from .metrics import Scores, majority_baseline, per_fold, read_predictions, score
-from .report import table, write_report
+from .audit import audit
+from .folds import (
+    Fold,
+    assert_disjoint,
+    composite,
+    cross_dataset,
+    inner_folds,
+    k_folds_by_subject,
+    leave_one_subject_out,
+)
+from .metrics import (
+    Scores,
+    best_epoch,
+    bootstrap_interval,
+    majority_baseline,
+    per_dataset,
+    per_fold,
+    read_predictions,
+    score,
+)
+from .published import FOLD_COLUMNS, folds_by_clip, read_folds, shared
+from .report import summary_of, table, write_report
+from .seeds import write_seeds
 
 __all__ = [
+    "FOLD_COLUMNS",
     "Fold",
     "Scores",
     "assert_disjoint",
+    "audit",
+    "best_epoch",
+    "bootstrap_interval",
+    "composite",
+    "cross_dataset",
+    "folds_by_clip",
+    "inner_folds",
     "k_folds_by_subject",
     "leave_one_subject_out",
     "majority_baseline",
+    "per_dataset",
     "per_fold",
+    "read_folds",
     "read_predictions",
     "score",
+    "shared",
+    "summary_of",
     "table",
     "write_report",
+    "write_seeds",
 ]

@@ -106,6 +106,60 @@ def per_fold(predictions: pd.DataFrame, num_classes: int) -> tuple[pd.DataFrame,
     return table, {name: float(table[name].mean()) for name in ("uf1", "uar", "acc")}
 
 
+def per_dataset(predictions: pd.DataFrame, num_classes: int) -> dict[str, Scores]:
+    """Pooled scores of each data set's clips, over the classes that it has clips of (absent="skip")."""
+    return {
+        str(name): score(part["label"], part["predicted"], num_classes, absent="skip")
+        for name, part in predictions.groupby("dataset", sort=True)
+    }
+
+
+def bootstrap_interval(
+    predictions: pd.DataFrame, num_classes: int, *, samples: int = 2000, seed: int = 0, level: float = 0.95
+) -> dict[str, tuple[float, float]] | None:
+    """Percentile intervals of the pooled "uf1", "uar" and "acc" over subjects drawn with replacement.
+
+    People are drawn, not clips: a person's clips resemble each other, so clips are not independent. A class
+    that a draw happens to miss is left out of that draw's means; one absent from the truth counts as zero, as
+    in the pooled score. None where there are fewer than two subjects.
+    """
+    people = predictions.groupby(subject_ids(predictions), sort=True)
+    labels = np.arange(num_classes)
+    tables = np.array([confusion_matrix(p["label"], p["predicted"], labels=labels) for _, p in people])
+    if len(tables) < 2:
+        return None
+    draws = np.random.default_rng(seed).integers(len(tables), size=(samples, len(tables)))
+    weights = np.stack([np.bincount(draw, minlength=len(tables)) for draw in draws])  # [samples, subjects]
+    confusion = np.einsum("ns,skl->nkl", weights, tables)
+    right = confusion.diagonal(axis1=1, axis2=2)
+    truth, answers = confusion.sum(2), confusion.sum(1)
+    counted = (truth > 0) | (tables.sum((0, 2)) == 0)
+    f1 = 2 * right / np.maximum(truth + answers, 1)
+    recall = right / np.maximum(truth, 1)
+    values = {
+        "uf1": (f1 * counted).sum(1) / counted.sum(1),
+        "uar": (recall * counted).sum(1) / counted.sum(1),
+        "acc": right.sum(1) / truth.sum(1),
+    }
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    return {
+        name: (float(low), float(high)) for name, v in values.items() for low, high in [np.quantile(v, ends)]
+    }
+
+
+def best_epoch(truth: ArrayLike, answers: ArrayLike, num_classes: int) -> int:
+    """The first epoch (0, 1, ...) with the largest UF1 over the classes in the truth.
+
+    truth: (num_clips,) integers; answers: (epochs, num_clips), the predicted class after each epoch.
+    """
+    truth, answers = np.asarray(truth), np.asarray(answers)
+    f1 = []
+    for number in np.intersect1d(truth, np.arange(num_classes)):
+        is_class, said = truth == number, answers == number
+        f1.append(2 * (is_class & said).sum(1) / (is_class.sum() + said.sum(1)))
+    return int(np.argmax(np.mean(f1, axis=0)))
+
+
 def majority_baseline(
     predictions: pd.DataFrame, train_counts: Mapping[str, Sequence[int]], num_classes: int
 ) -> Scores:

@@ -22,14 +22,14 @@ _DASHES: dict[str, Any] = {"train": (0, (4, 1.5)), "test": "-"}
 _INK, _GREY, _GRID = "#1f2328", "#57606a", "#e4e7eb"
 
 
-def learning_curves(metrics: pd.DataFrame) -> Figure:
+def learning_curves(metrics: pd.DataFrame, *, leaky: bool = False) -> Figure:
     """Loss and accuracy per epoch, train and test: one thin line a fold and, bold, their mean.
 
     metrics: columns fold, epoch, train_loss, test_loss, train_acc, test_acc, at most one row a (fold, epoch).
     The mean is over the folds that reached the last epoch seen, so that it does not jump where a fold has
-    ended.
+    ended. `leaky` stamps the picture.
     """
-    figure = Figure(figsize=(10.5, 4.2), dpi=130, layout=_layout())
+    figure = _figure(10.5, 4.2, leaky)
     left, right = figure.subplots(1, 2)
     _curves(left, metrics, "loss")
     _curves(right, metrics, "acc")
@@ -69,18 +69,18 @@ def _curves(axes: Axes, metrics: pd.DataFrame, quantity: str) -> None:
     axes.spines["bottom"].set_color(_GREY)
 
 
-def confusion_matrix(confusion: np.ndarray, classes: Sequence[str]) -> Figure:
+def confusion_matrix(confusion: np.ndarray, classes: Sequence[str], *, leaky: bool = False) -> Figure:
     """Counts and, below each, the share of its row; the shade is the share.
 
     confusion: (K, K) integers, rows the truth, columns the prediction; classes: K names. A row without clips
-    shows counts only.
+    shows counts only. `leaky` stamps the picture.
     """
     if confusion.shape != (len(classes), len(classes)):
         raise ValueError(f"confusion: wanted shape {(len(classes), len(classes))}, got {confusion.shape}")
     support = confusion.sum(axis=1, keepdims=True)
     share = confusion / np.maximum(support, 1)
     side = 2.4 + 0.82 * len(classes)
-    figure = Figure(figsize=(side + 0.6, side), dpi=130, layout=_layout())
+    figure = _figure(side + 0.6, side, leaky)
     axes = figure.subplots()
     axes.imshow(share, cmap=colormaps["Blues"], vmin=0.0, vmax=1.0)
     for row, column in np.ndindex(*confusion.shape):
@@ -109,8 +109,13 @@ def confusion_matrix(confusion: np.ndarray, classes: Sequence[str]) -> Figure:
     return figure
 
 
-def _layout() -> ConstrainedLayoutEngine:
-    return ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)  # inches
+def _figure(width: float, height: float, leaky: bool) -> Figure:
+    """A figure of so many inches; a leaky one says so across its top."""
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)  # inches
+    figure = Figure(figsize=(width, height + 0.3 * leaky), dpi=130, layout=layout)
+    if leaky:
+        figure.suptitle("LEAKY: not a score on unseen people", color="#a40e26", fontweight="bold")
+    return figure
 
 
 def png(figure: Figure) -> bytes:

@@ -4,24 +4,24 @@ Reads from the run directory config.json, metrics.jsonl, predictions.csv and, wh
 Writes curves.png, confusion.png, summary.json and report.html.
 """
 
-import base64
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import pandas as pd
 
 from ..files import write_bytes, write_text
-from . import plots
+from . import page, plots
 from .folds import natural_key
 from .metrics import (
     Scores,
+    bootstrap_interval,
     class_names,
     majority_baseline,
+    per_dataset,
     per_fold,
     read_predictions,
     read_text_table,
@@ -30,10 +30,14 @@ from .metrics import (
 )
 
 # Keys of config.json that the report understands; all others are shown as they are.
-_NOTES, _NUM_FOLDS, _TRAIN_COUNTS = "notes", "num_folds", "train_counts"
+_NOTES, _NUM_FOLDS, _TRAIN_COUNTS, _LEAKY = "notes", "num_folds", "train_counts", "leaky"
 _CURVES = ("train_loss", "train_acc", "test_loss", "test_acc")
 _FAULTS = ("dataset", "subject", "clip", "onset", "what", "action")
-_EPOCH = "the last one, fixed in advance; none was chosen by looking at test clips."
+_EPOCHS = {
+    "last": "the last one, fixed in advance; none was chosen by looking at test clips.",
+    "inner": "in each fold the best on inner folds of its training subjects; no test clip was looked at.",
+    "best-test-epoch": "in each fold the best on its own test clips, which makes the scores leaky.",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +47,15 @@ class _Run:
     name: str
     config: dict[str, Any]
     notes: list[str]
+    leaky: list[str]
+    epoch: str
     num_folds: int
     predictions: pd.DataFrame
     classes: list[str]
     scores: Scores
     baseline: Scores
+    interval: dict[str, tuple[float, float]] | None
+    datasets: pd.DataFrame
     folds: pd.DataFrame
     fold_mean: dict[str, float]
     subjects: pd.DataFrame
@@ -58,7 +66,9 @@ def write_report(run_dir: Path) -> Path:
 
     config.json is an object, shown as a table. Keys with a meaning here: "num_folds" (int, how many folds the
     run is to have), "train_counts" ({fold: number of training clips of each class}, for the majority
-    baseline) and, where there is something to say, "notes" (list of str, shown as banners). faults.csv
+    baseline) and, where there is something to say, "notes" (list of str, shown as banners), "leaky" (list of
+    str, why the scores must not be believed, stamped on everything) and "select" (how the epoch was chosen).
+    faults.csv
     (dataset, subject, clip, onset, what, action) may be absent or empty. A class without a test clip counts
     as zero, and a banner says so. ValueError names the file and the place of what cannot be read.
     """
@@ -66,14 +76,22 @@ def write_report(run_dir: Path) -> Path:
     run = _read_run(run_dir)
     metrics = _read_metrics(run_dir / "metrics.jsonl")
     faults = _read_faults(run_dir / "faults.csv")
-    curves = plots.png(plots.learning_curves(metrics))
-    confusion = plots.png(plots.confusion_matrix(run.scores.confusion, run.classes))
+    leaky = bool(run.leaky)
+    curves = plots.png(plots.learning_curves(metrics, leaky=leaky))
+    matrices = {"": run.scores.confusion}
+    if len(run.datasets) > 1:
+        own = per_dataset(run.predictions, len(run.classes))
+        matrices |= {name: scores.confusion for name, scores in own.items()}
+    confusions = {
+        name: plots.png(plots.confusion_matrix(matrix, run.classes, leaky=leaky))
+        for name, matrix in matrices.items()
+    }
     summary = json.dumps(_summary(run), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_bytes(run_dir / "curves.png", curves)
-    write_bytes(run_dir / "confusion.png", confusion)
+    write_bytes(run_dir / "confusion.png", confusions[""])
     write_text(run_dir / "summary.json", summary)
     report = run_dir / "report.html"
-    write_text(report, _page(run, faults, curves=curves, confusion=confusion))
+    write_text(report, _page(run, faults, curves, confusions))
     return report
 
 
@@ -83,14 +101,26 @@ def table(run_dir: Path) -> str:
     Reads config.json and predictions.csv as `write_report` does, with the same errors.
     """
     run = _read_run(Path(run_dir))
-    lines = [f"{run.name}: {_extent(run)}", *(f"note: {note}" for note in run.notes), ""]
-    lines += [f"{'pooled':<18}{'UF1':>8}{'UAR':>8}{'ACC':>8}"]
-    for name, scores in (("model", run.scores), ("majority class", run.baseline)):
-        lines.append(f"{name:<18}" + "".join(f"{value:>8.3f}" for value in _headline(scores).values()))
+    lines = [f"{run.name}: {_extent(run)}", *(f"LEAKY: {reason}" for reason in run.leaky)]
+    lines += [*(f"note: {note}" for note in run.notes), ""]
+    lines += [f"{'pooled':<18}{'UF1':>13}{'UAR':>13}{'ACC':>13}"]
+    lines += [f"{name:<18}" + "".join(f"{cell:>13}" for cell in cells) for name, *cells in _pooled_rows(run)]
+    if len(run.datasets) > 1:
+        lines += ["", f"{'data set':<18}{'UF1':>13}{'UAR':>13}{'ACC':>13}"]
+        for name, _, _, *values in run.datasets.itertuples(index=False):
+            lines.append(f"{name:<18}" + "".join(f"{value:>13.3f}" for value in values))
     width = max(18, *(len(name) + 2 for name in run.classes))
     lines += ["", f"{'class':<{width}}{'F1':>8}{'recall':>8}{'clips':>8}"]
     lines += [f"{name:<{width}}{f1:>8}{recall:>8}{clips:>8}" for name, f1, recall, clips in _class_rows(run)]
     return "\n".join(lines)
+
+
+def summary_of(run_dir: Path) -> dict[str, Any]:
+    """The summary.json that `write_report` left; ValueError where there is none."""
+    path = Path(run_dir) / "summary.json"
+    if not path.is_file():
+        raise ValueError(f"{path}: wanted the scores of a finished run, there is no such file")
+    return _json(path, path.read_text(encoding="utf-8"))
 
 
 def _read_run(run_dir: Path) -> _Run:
@@ -108,6 +138,9 @@ def _read_run(run_dir: Path) -> _Run:
         raise ValueError(f"{path}: wanted {_TRAIN_COUNTS!r}, an object, got {train_counts!r}")
     if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
         raise ValueError(f"{path}: wanted {_NOTES!r}, a list of strings, got {notes!r}")
+    leaky = config.get(_LEAKY, [])
+    if not isinstance(leaky, list) or not all(isinstance(reason, str) for reason in leaky):
+        raise ValueError(f"{path}: wanted {_LEAKY!r}, a list of strings, got {leaky!r}")
     predictions = read_predictions(run_dir / "predictions.csv")
     predictions = predictions.sort_values("fold", key=lambda folds: folds.map(natural_key), kind="stable")
     classes = class_names(predictions)
@@ -117,11 +150,15 @@ def _read_run(run_dir: Path) -> _Run:
         name=run_dir.resolve().name,
         config=config,
         notes=[*notes, *_findings(predictions, classes, scores, num_folds, len(folds))],
+        leaky=leaky,
+        epoch=_epoch(config, predictions),
         num_folds=num_folds,
         predictions=predictions,
         classes=classes,
         scores=scores,
         baseline=majority_baseline(predictions, train_counts, len(classes)),
+        interval=bootstrap_interval(predictions, len(classes)),
+        datasets=_datasets(predictions, len(classes)),
         folds=folds,
         fold_mean=fold_mean,
         subjects=_subjects(predictions),
@@ -144,6 +181,25 @@ def _findings(
         # Whoever is tested in two folds was trained on in at least one of them.
         notes.append(f"Leak: subjects tested in more than one fold, so also trained on: {', '.join(shared)}.")
     return notes
+
+
+def _epoch(config: dict[str, Any], predictions: pd.DataFrame) -> str:
+    """How the scored epoch was chosen and, where folds differ, which it was."""
+    how = _EPOCHS.get(config.get("select", "last"), "unknown")
+    if config.get("select", "last") == "last" or "epoch" not in predictions:
+        return how
+    chosen = predictions.drop_duplicates("fold")[["fold", "epoch"]].itertuples(index=False, name=None)
+    return f"{how} " + ", ".join(f"{fold}: {epoch}" for fold, epoch in chosen)
+
+
+def _datasets(predictions: pd.DataFrame, num_classes: int) -> pd.DataFrame:
+    """dataset, subjects, clips, uf1, uar, acc; one row a data set."""
+    people = predictions.groupby("dataset")["subject"].nunique()
+    rows = [
+        {"dataset": name, "subjects": int(people[name]), "clips": own.num_clips} | _headline(own)
+        for name, own in per_dataset(predictions, num_classes).items()
+    ]
+    return pd.DataFrame(rows)
 
 
 def _subjects(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -193,13 +249,16 @@ def _summary(run: _Run) -> dict[str, Any]:
     return {
         "run": run.name,
         "notes": run.notes,
-        "epoch": _EPOCH,
+        "leaky": run.leaky,
+        "epoch": run.epoch,
         "folds": len(run.folds),
         "num_folds": run.num_folds,
         "subjects": int(run.subjects["subject"].nunique()),
         "clips": scores.num_clips,
         "pooled": _headline(scores),
+        "interval": run.interval,
         "majority_baseline": _headline(run.baseline),
+        "per_dataset": run.datasets.to_dict(orient="records"),
         "classes": [
             {"name": name, "f1": float(f1), "recall": float(recall), "clips": int(n)}
             for name, f1, recall, n in classes
@@ -225,156 +284,52 @@ def _class_rows(run: _Run) -> list[tuple[str, str, str, int]]:
     return [(name, f"{f1:.3f}", f"{recall:.3f}", int(clips)) for name, f1, recall, clips in columns]
 
 
-def _page(run: _Run, faults: pd.DataFrame, *, curves: bytes, confusion: bytes) -> str:
+def _page(run: _Run, faults: pd.DataFrame, curves: bytes, confusions: dict[str, bytes]) -> str:
     meanings = ("mean F1 over classes", "mean recall over classes", "share of clips right")
-    baselines = _headline(run.baseline).values()
+    scores, baselines = _headline(run.scores), _headline(run.baseline)
     cards = [
-        _card(name.upper(), meaning, value, baseline)
-        for (name, value), meaning, baseline in zip(
-            _headline(run.scores).items(), meanings, baselines, strict=True
-        )
+        page.card(name.upper(), meaning, scores[name], baselines[name], _interval(run, name))
+        for name, meaning in zip(scores, meanings, strict=True)
     ]
+    heads = ("UF1", "UAR", "ACC")
     foot = ("mean of folds (not the score)", "", "", *(f"{value:.3f}" for value in run.fold_mean.values()))
-    settings = _flat({key: value for key, value in run.config.items() if key not in (_NOTES, _TRAIN_COUNTS)})
-    return _PAGE.substitute(
-        name=html.escape(run.name),
+    known = (_NOTES, _TRAIN_COUNTS, _LEAKY)
+    settings = page.flat({key: value for key, value in run.config.items() if key not in known})
+    matrix = "Confusion matrix{}: rows the truth, columns the prediction"
+    pictures = [
+        page.picture(png, matrix.format(name and f" of {name}"), "square") for name, png in confusions.items()
+    ]
+    return page.PAGE.substitute(
+        name=html.escape(run.name + (" (leaky)" if run.leaky else "")),
         extent=html.escape(_extent(run)),
+        stamp="".join(f'<p class="leaky">LEAKY: {html.escape(reason)}</p>' for reason in run.leaky),
         notes="".join(f'<p class="note">{html.escape(note)}</p>' for note in run.notes),
         cards="".join(cards),
-        epoch=html.escape(_EPOCH),
-        classes=_table(("class", "F1", "recall", "clips"), _class_rows(run), words=1),
-        confusion=_picture(confusion, "Confusion matrix: rows the truth, columns the prediction", "square"),
-        curves=_picture(curves, "Learning curves: loss and accuracy per epoch, train and test", "wide"),
-        folds=_table(
-            ("fold", "subjects", "clips", "UF1", "UAR", "ACC"), _rows(run.folds), words=1, foot=foot
-        ),
-        subjects=_table(("subject", "fold", "clips", "right", "ACC"), _rows(run.subjects), words=2),
-        faults=_table(_FAULTS, _rows(faults), words=6) if len(faults) else "<p>None.</p>",
+        epoch=html.escape(run.epoch),
+        pooled=page.table(("", *heads), _pooled_rows(run), words=1),
+        datasets=page.table(("data set", "subjects", "clips", *heads), page.rows(run.datasets), words=1),
+        classes=page.table(("class", "F1", "recall", "clips"), _class_rows(run), words=1),
+        confusion="".join(pictures),
+        curves=page.picture(curves, "Learning curves: loss and accuracy per epoch, train and test", "wide"),
+        folds=page.table(("fold", "subjects", "clips", *heads), page.rows(run.folds), words=1, foot=foot),
+        subjects=page.table(("subject", "fold", "clips", "right", "ACC"), page.rows(run.subjects), words=2),
+        faults=page.table(_FAULTS, page.rows(faults), words=6) if len(faults) else "<p>None.</p>",
         num_faults=len(faults),
-        config=_table(("setting", "value"), settings, words=2),
+        config=page.table(("setting", "value"), settings, words=2),
     )
 
 
-def _card(name: str, meaning: str, value: float, baseline: float) -> str:
-    return (
-        f'<div class="card"><h3>{name}</h3><p class="value">{value:.3f}</p>'
-        f'<div class="bar"><b style="width:{100 * value:.1f}%"></b>'
-        f'<i style="left:{100 * baseline:.1f}%"></i></div>'
-        f"<p>majority class {baseline:.3f}</p><p>{meaning}</p></div>"
-    )
+def _pooled_rows(run: _Run) -> list[list[str]]:
+    """The lines of the pooled table: name, UF1, UAR, ACC."""
+    lines = [("model" + (" (leaky)" if run.leaky else ""), run.scores), ("majority class", run.baseline)]
+    rows = [[name, *(f"{value:.3f}" for value in _headline(scores).values())] for name, scores in lines]
+    if run.interval is not None:
+        rows.insert(1, ["95 % over subjects", *(_interval(run, name) for name in ("uf1", "uar", "acc"))])
+    return rows
 
 
-def _rows(frame: pd.DataFrame) -> list[list[Any]]:
-    """The cells as shown: fractions with three decimals."""
-    return [
-        [f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row]
-        for row in frame.itertuples(index=False)
-    ]
-
-
-def _table(
-    heads: Sequence[str], rows: Sequence[Sequence[Any]], *, words: int, foot: Sequence[str] = ()
-) -> str:
-    """An html table, every cell escaped; the first `words` columns are text, the others numbers."""
-
-    def line(cells: Sequence[Any], tag: str) -> str:
-        kinds = ["" if i < words else ' class="n"' for i in range(len(cells))]
-        return "".join(f"<{tag}{k}>{html.escape(str(c))}</{tag}>" for k, c in zip(kinds, cells, strict=True))
-
-    body = "".join(f"<tr>{line(row, 'td')}</tr>\n" for row in rows)
-    end = f"<tfoot><tr>{line(foot, 'td')}</tr></tfoot>" if foot else ""
-    head = f"<thead><tr>{line(heads, 'th')}</tr></thead>"
-    return f'<div class="scroll"><table>{head}<tbody>\n{body}</tbody>{end}</table></div>'
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as ("outer.inner", value) lines."""
-    lines = []
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            lines += _flat(value, f"{prefix}{key}.")
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            lines.append((f"{prefix}{key}", text))
-    return lines
-
-
-def _picture(png: bytes, words: str, kind: str) -> str:
-    data = base64.b64encode(png).decode("ascii")
-    return f'<img class="{kind}" alt="{html.escape(words)}" src="data:image/png;base64,{data}">'
-
-
-# The policy in the head makes a browser refuse anything from outside this file. Pictures keep a white ground.
-_PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<title>$name</title>
-<style>
-:root { color-scheme: light dark; --ink: #1f2328; --soft: #57606a; --ground: #ffffff; --panel: #f6f8fa;
-  --line: #d8dee4; --model: #0072b2; --note: #fff4d6; --note-line: #c98a00; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9aa4af; --ground: #0f1318;
-  --panel: #181d24; --line: #313842; --model: #56b4e9; --note: #32290f; --note-line: #e0a72e; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 60rem; padding: 1.5rem 1rem 4rem; color: var(--ink);
-  background: var(--ground); font: 16px/1.5 system-ui, sans-serif; }
-h1 { margin: 0; font-size: 1.7rem; overflow-wrap: anywhere; }
-h2 { margin: 2.5rem 0 .6rem; font-size: 1.15rem; }
-h3 { margin: 0; font-size: .95rem; color: var(--soft); }
-p { margin: .3rem 0; }
-.soft, .card p { color: var(--soft); font-size: .9rem; }
-.note { margin: .8rem 0; padding: .6rem .9rem; border-left: 4px solid var(--note-line);
-  background: var(--note); overflow-wrap: anywhere; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: 1rem;
-  margin: 1.5rem 0 .6rem; }
-.card { padding: 1rem; border: 1px solid var(--line); border-radius: 8px; background: var(--panel); }
-.card .value { margin: 0; font-size: 2.4rem; line-height: 1.2; color: var(--ink); }
-.bar { position: relative; height: 6px; margin: .4rem 0 .6rem; border-radius: 3px; background: var(--line); }
-.bar b { display: block; height: 100%; border-radius: 3px; background: var(--model); }
-.bar i { position: absolute; top: -4px; width: 2px; height: 14px; background: var(--ink); }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; min-width: min(100%, 24rem); font-size: .92rem;
-  font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .8rem .3rem 0; text-align: left; vertical-align: top;
-  border-bottom: 1px solid var(--line); }
-td { overflow-wrap: break-word; }
-th { color: var(--soft); font-weight: 600; white-space: nowrap; }
-.n { padding-left: .8rem; text-align: right; }
-tfoot td { color: var(--soft); font-style: italic; }
-img { display: block; width: 100%; height: auto; padding: .5rem; border: 1px solid var(--line);
-  border-radius: 8px; background: #ffffff; }
-img.square { max-width: 36rem; }
-@media print { body { max-width: none; padding: 0; font-size: 11pt; } h2 { break-after: avoid; }
-  img, .card, .note, tr { break-inside: avoid; } * { print-color-adjust: exact; } }
-</style>
-</head>
-<body>
-<h1>$name</h1>
-<p class="soft">$extent</p>
-$notes
-<div class="cards">$cards</div>
-<p class="soft">Counts are pooled over all folds before scoring. The tick on a bar is the majority class: in
-each fold, the answer is always the most frequent class of its training clips.</p>
-<p class="soft">Epoch scored: $epoch</p>
-<h2>Classes</h2>
-$classes
-<h2>Confusion matrix</h2>
-$confusion
-<h2>Learning curves</h2>
-$curves
-<h2>Folds</h2>
-<p class="soft">Each fold by itself, over the classes it has clips of. The mean of folds is shown for
-comparison; it weighs small folds like large ones.</p>
-$folds
-<h2>Subjects</h2>
-$subjects
-<h2>Faults of the data ($num_faults)</h2>
-$faults
-<h2>Settings</h2>
-$config
-</body>
-</html>
-""")
+def _interval(run: _Run, name: str) -> str:
+    if run.interval is None:
+        return "one subject: no interval"
+    low, high = run.interval[name]
+    return f"{low:.3f}-{high:.3f}"

@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from hsta_fast.protocol.metrics import (
+    best_epoch,
+    bootstrap_interval,
     majority_baseline,
+    per_dataset,
     per_fold,
     read_predictions,
     score,
@@ -80,6 +83,57 @@ def test_pooled_score_is_not_the_mean_of_folds() -> None:
     assert folds["uf1"].tolist() == [1.0, 0.0]
     assert mean == {"uf1": 0.5, "uar": 0.5, "acc": 0.5}
     assert score(table["label"], table["predicted"], 2).uf1 == pytest.approx(0.75)
+
+
+def test_pooled_scores_equal_scikit_learn_where_fold_means_do_not(predictions: pd.DataFrame) -> None:
+    truth, predicted = predictions["label"], predictions["predicted"]
+    pooled, (_, mean) = score(truth, predicted, 3), per_fold(predictions, 3)
+    assert pooled.uf1 == pytest.approx(f1_score(truth, predicted, average="macro"))
+    assert pooled.uar == pytest.approx(recall_score(truth, predicted, average="macro"))
+    assert pooled.acc == pytest.approx(accuracy_score(truth, predicted))
+    assert all(abs(mean[name] - getattr(pooled, name)) > 1e-3 for name in mean)
+
+
+def test_each_data_set_is_scored_over_the_classes_it_has(predictions: pd.DataFrame) -> None:
+    predictions.loc[predictions.index % 2 == 0, "dataset"] = "samm"
+    table = predictions[(predictions["dataset"] != "samm") | (predictions["label"] != 2)]
+    own = per_dataset(table, 3)
+    assert list(own) == ["casme3", "samm"]
+    for name, scores in own.items():
+        part = table[table["dataset"] == name]
+        labels = sorted(set(part["label"]))
+        wanted = f1_score(part["label"], part["predicted"], average="macro", labels=labels)
+        assert scores.uf1 == pytest.approx(wanted) and scores.num_clips == len(part)
+    assert np.isnan(own["samm"].f1[2]) and not np.isnan(own["casme3"].f1).any()
+
+
+def test_the_interval_is_that_of_drawn_subjects(predictions: pd.DataFrame) -> None:
+    """The same draws, scored one by one by the definition."""
+    interval = bootstrap_interval(predictions, 3, samples=50, seed=4)
+    assert interval is not None
+    people = [part for _, part in predictions.groupby(predictions["dataset"] + "/" + predictions["subject"])]
+    draws = np.random.default_rng(4).integers(len(people), size=(50, len(people)))
+    drawn = [pd.concat([people[i] for i in draw]) for draw in draws]
+    scores = [score(d["label"], d["predicted"], 3, absent="skip") for d in drawn]
+    for name in ("uf1", "uar", "acc"):
+        wanted = np.quantile([getattr(own, name) for own in scores], [0.025, 0.975])
+        assert interval[name] == pytest.approx(tuple(wanted))
+
+
+def test_the_interval_of_people_who_are_all_alike_has_no_width() -> None:
+    table = pd.concat([_table(str(i), [0, 1], [0, 0]) for i in range(5)])
+    interval = bootstrap_interval(table, 3)
+    assert interval is not None and interval["acc"] == (0.5, 0.5)
+    assert interval["uar"] == pytest.approx((1 / 3, 1 / 3)), "a class absent from the truth counts as zero"
+    assert bootstrap_interval(_table("1", [0, 1], [0, 0]), 2) is None
+
+
+def test_the_best_epoch_is_the_first_with_the_largest_uf1() -> None:
+    truth = [0, 0, 0, 1]
+    answers = [[0, 0, 0, 0], [0, 0, 1, 1], [1, 0, 0, 1], [2, 2, 2, 2]]
+    uf1 = [score(truth, row, 3, absent="skip").uf1 for row in answers]
+    assert uf1[1] == uf1[2] > uf1[0] > uf1[3]
+    assert best_epoch(truth, answers, 3) == 1
 
 
 def test_majority_baseline_answers_with_the_training_majority() -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from hsta_fast.protocol import majority_baseline, per_fold, score, table, write_report
+from hsta_fast.protocol import bootstrap_interval, majority_baseline, per_fold, score, table, write_report
 
 MakeRun = Callable[..., Path]
 
@@ -69,6 +69,56 @@ def test_report_and_table_show_the_numbers(make_run: MakeRun, predictions: pd.Da
     assert summary["per_fold_mean"] == mean
 
 
+LEAK = "--select best-test-epoch: the epoch was chosen by its score on the test clips."
+
+
+def test_a_leaky_run_says_so_everywhere(make_run: MakeRun, predictions: pd.DataFrame) -> None:
+    run = make_run(predictions.assign(epoch=7), leaky=[LEAK], select="best-test-epoch")
+    page, text = _Page(write_report(run)).text, table(run)
+    for shown in (page, text):
+        assert f"LEAKY: {LEAK}" in shown and "model (leaky)" in shown
+    assert "rendered (leaky)" in page and "which makes the scores leaky. 1: 7, 2: 7" in page
+    assert json.loads((run / "summary.json").read_text())["leaky"] == [LEAK]
+    pictures = {name: (run / name).read_bytes() for name in ("curves.png", "confusion.png")}
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "leaky": [], "select": "last"}))
+    page = _Page(write_report(run)).text
+    assert "LEAKY" not in page + table(run) and "(leaky)" not in page + table(run)
+    assert all((run / name).read_bytes() != picture for name, picture in pictures.items())
+
+
+def test_the_epochs_of_inner_folds_are_shown(make_run: MakeRun, predictions: pd.DataFrame) -> None:
+    run = make_run(predictions.assign(epoch=predictions["fold"].astype(int) * 10), select="inner")
+    assert (
+        "inner folds of its training subjects; no test clip was looked at. 1: 10, 2: 20"
+        in _Page(write_report(run)).text
+    )
+
+
+def test_each_data_set_has_its_scores_and_its_matrix(make_run: MakeRun, predictions: pd.DataFrame) -> None:
+    predictions.loc[predictions["subject"] == "spNO.2", "dataset"] = "samm"
+    run = make_run(predictions)
+    page = _Page(write_report(run))
+    for name, part in predictions.groupby("dataset"):
+        own = score(part["label"], part["predicted"], 3, absent="skip")
+        cells = [f"{value:.3f}" for value in (own.uf1, own.uar, own.acc)]
+        people = str(part["subject"].nunique())
+        assert " ".join([str(name), people, str(len(part)), *cells]) in page.text
+        assert " ".join([str(name), *cells]) in " ".join(table(run).split())
+    words = [value for tag, name, value in page.attributes if tag == "img" and name == "alt"]
+    assert sum(word.startswith("Confusion matrix") for word in words) == 3
+    assert "Confusion matrix of samm: rows the truth, columns the prediction" in words
+
+
+def test_the_interval_stands_beside_the_score(make_run: MakeRun, predictions: pd.DataFrame) -> None:
+    run = make_run()
+    page, text = _Page(write_report(run)).text, table(run)
+    interval = bootstrap_interval(predictions, 3)
+    assert interval is not None
+    for low, high in interval.values():
+        assert page.count(f"{low:.3f}-{high:.3f}") == 2 and f"{low:.3f}-{high:.3f}" in text
+
+
 def test_report_is_one_file_and_well_formed(make_run: MakeRun) -> None:
     run = make_run()
     page = _Page(write_report(run))
@@ -103,8 +153,8 @@ def test_everything_from_outside_is_escaped(make_run: MakeRun, predictions: pd.D
     page = _Page(write_report(run))
     assert len([tag for tag, name, _ in page.attributes if tag == "img" and name == "src"]) == 2
     assert "onerror" not in {name for _, name, _ in page.attributes}
-    # Note, setting and its value, fault, class, and each of 4 folds and 8 subjects with its fold.
-    assert page.text.count(evil) == 1 + 2 + 1 + 1 + 4 + 2 * 8
+    # Note, setting and its value, fault, data set, class, and each of 4 folds and 8 subjects with its fold.
+    assert page.text.count(evil) == 1 + 2 + 1 + 1 + 1 + 4 + 2 * 8
     assert "Faults of the data (1)" in page.text and "clip left out" in page.text
 
 
@@ -170,6 +220,11 @@ def test_resumed_epoch_counts_once(make_run: MakeRun) -> None:
             "config.json",
             '{"num_folds": 4, "train_counts": {"1": [1, 2, 3]}}',
             "3 numbers for fold '2', got None",
+        ),
+        (
+            "config.json",
+            '{"num_folds": 4, "train_counts": {}, "leaky": true}',
+            "config.json: wanted 'leaky', a list of strings, got True",
         ),
         ("metrics.jsonl", "", "metrics.jsonl: wanted a line for each epoch, got none"),
         ("metrics.jsonl", '{"fold": "1"}\n', "metrics.jsonl: line 1: missing: epoch, train_loss"),

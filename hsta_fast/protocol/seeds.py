@@ -1,0 +1,31 @@
+"""Scores of one configuration under several seeds: their mean and standard deviation."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from ..files import write_text
+from .report import summary_of
+
+
+def write_seeds(folder: Path, runs: Mapping[int, Path]) -> str:
+    """Write seeds.csv into `folder`, a row a seed, and return it as text, mean and deviation below.
+
+    runs: for each seed the folder of its finished run. The standard deviation is that of a sample (n - 1).
+    """
+    summaries = {seed: summary_of(path) for seed, path in runs.items()}
+    rows = [{"seed": seed, **summary["pooled"]} for seed, summary in summaries.items()]
+    table = pd.DataFrame(rows)
+    leaky = next(iter(summaries.values()))["leaky"]
+    if leaky:
+        table["leaky"] = " ".join(leaky)
+    write_text(folder / "seeds.csv", table.to_csv(index=False))
+    head = f"{folder.name}: {len(runs)} seeds, pooled scores of each" + (", LEAKY" if leaky else "")
+    lines = [head, *(f"LEAKY: {reason}" for reason in leaky), ""]
+    lines.append(f"{'seed':<18}{'UF1':>8}{'UAR':>8}{'ACC':>8}")
+    scores = table[["uf1", "uar", "acc"]]
+    named = [*zip(table["seed"].astype(str), scores.to_numpy(), strict=True)]
+    named += [("mean", scores.mean().to_numpy()), ("standard deviation", scores.std(ddof=1).to_numpy())]
+    lines += [f"{name:<18}" + "".join(f"{value:>8.3f}" for value in values) for name, values in named]
+    return "\n".join(lines)

@@ -1,0 +1,164 @@
+"""Anybody's predictions are scored as scikit-learn does, and shared subjects are found and named."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import accuracy_score, f1_score, recall_score
+
+from hsta_fast.protocol import audit, per_fold, score
+
+
+@pytest.fixture
+def kept(tmp_path: Path, predictions: pd.DataFrame) -> Path:
+    path = tmp_path / "theirs.csv"
+    predictions.to_csv(path, index=False)
+    return path
+
+
+def numbers(text: str, name: str) -> list[float]:
+    [line] = [line for line in text.splitlines() if line.startswith(name)]
+    return [float(word) for word in line.removeprefix(name).split()]
+
+
+def test_scores_are_those_of_scikit_learn_on_the_pooled_file(kept: Path, predictions: pd.DataFrame) -> None:
+    text, leaks = audit(kept)
+    truth, answers = predictions["label"], predictions["predicted"]
+    macro = {"average": "macro", "zero_division": 0}
+    wanted = [f1_score(truth, answers, **macro), recall_score(truth, answers, **macro)]
+    assert numbers(text, "pooled") == pytest.approx([*wanted, accuracy_score(truth, answers)], abs=5e-5)
+    means = numbers(text, "mean of folds (no score)")
+    assert means == pytest.approx(list(per_fold(predictions, 3)[1].values()), abs=5e-5)
+    assert means != numbers(text, "pooled")
+    assert "60 clips, 8 subjects, 3 classes, 4 folds" in text and not leaks
+
+
+@pytest.mark.parametrize("words", [True, False])
+def test_a_file_of_labels_and_answers_alone(tmp_path: Path, words: bool) -> None:
+    truth, answers = np.array([0, 0, 1, 2, 2, 1]), np.array([0, 1, 1, 2, 0, 1])
+    names = np.array(["bad", "good", "odd"]) if words else np.arange(3)
+    path = tmp_path / "theirs.csv"
+    pd.DataFrame({"label": names[truth], "predicted": names[answers]}).to_csv(path, index=False)
+    text, leaks = audit(path)
+    own = score(truth, answers, 3)
+    assert numbers(text, "pooled") == pytest.approx([own.uf1, own.uar, own.acc], abs=5e-5)
+    assert "6 clips, 3 classes\n" in text and "taken as one test set" in text and not leaks
+
+
+def test_the_absent_class_is_a_choice(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.csv"
+    pd.DataFrame({"label": [0, 1], "predicted": [0, 1], "p_a": 0, "p_b": 0, "p_c": 0}).to_csv(
+        path, index=False
+    )
+    assert numbers(audit(path)[0], "pooled")[0] == pytest.approx(2 / 3, abs=5e-5)
+    assert "no clip of c: counted as 0" in audit(path)[0]
+    assert numbers(audit(path, absent="skip")[0], "pooled")[0] == 1
+    with pytest.raises(ValueError, match=r"clips of every class, got none of \[2\]"):
+        audit(path, absent="raise")
+
+
+def table_of(predictions: pd.DataFrame, path: Path, **columns: Any) -> Path:
+    kept = predictions[["dataset", "subject", "clip", "onset", "label"]]
+    kept.assign(**columns).to_csv(path, index=False)
+    return path
+
+
+def test_disjoint_folds_are_said_to_be(tmp_path: Path, kept: Path, predictions: pd.DataFrame) -> None:
+    text, leaks = audit(kept, table_of(predictions, tmp_path / "clips.csv"))
+    assert "No subject is in training and test of the same fold" in text and not leaks
+
+
+def test_a_shared_subject_is_named_with_its_folds(tmp_path: Path, predictions: pd.DataFrame) -> None:
+    """One clip of spNO.3 moves to another fold: its other clips trained that fold, and it trained theirs."""
+    who = predictions.index[predictions["subject"] == "spNO.3"]
+    home, away = predictions["fold"][who[0]], "1" if predictions["fold"][who[0]] != "1" else "2"
+    predictions.loc[who[0], "fold"] = away
+    predictions.to_csv(tmp_path / "theirs.csv", index=False)
+    # Spelled otherwise in the table of clips, and still found.
+    other = predictions["subject"].str.replace("spNO.", "SPno.00", regex=False)
+    clips = table_of(predictions, tmp_path / "clips.csv", subject=other)
+    text, leaks = audit(tmp_path / "theirs.csv", clips)
+    assert leaks and f"LEAK: {len(who)} of 60 test clips" in text
+    for fold in (home, away):
+        assert f"  fold {fold}: 1 subjects, casme3/spNO.3" in text
+    assert text.count("  fold ") == 2
+
+
+def test_clips_outside_the_file_trained_and_macro_ones_may_have(
+    tmp_path: Path, predictions: pd.DataFrame
+) -> None:
+    """The file holds one fold; the table tells that its subjects have other clips."""
+    tested = predictions[predictions["fold"] == "1"]
+    tested.iloc[:-1].to_csv(tmp_path / "theirs.csv", index=False)
+    left = tested["subject"].iloc[-1]
+    text, leaks = audit(tmp_path / "theirs.csv", table_of(predictions, tmp_path / "clips.csv"))
+    assert leaks and f"1 subjects, casme3/{left}" in text
+    assert f"{len(predictions) - len(tested) + 1} clips of clips.csv were never tested" in text
+    kind = np.where(predictions.index == tested.index[-1], "macro", "micro")
+    text, leaks = audit(
+        tmp_path / "theirs.csv", table_of(predictions, tmp_path / "clips.csv", expression=kind)
+    )
+    assert not leaks and "its 1 macro-expressions apart" in text
+    head = "dataset,subject,clip,onset,fold,part\n"
+    rows = tested.iloc[:-1].assign(part="test")[["dataset", "subject", "clip", "onset", "fold", "part"]]
+    (tmp_path / "folds.csv").write_text(head + rows.to_csv(index=False, header=False))
+    text, leaks = audit(tmp_path / "theirs.csv", tmp_path / "clips.csv", tmp_path / "folds.csv")
+    assert leaks and "by folds.csv" in text, "the macro-expression was not left out"
+    out = tested.iloc[-1:].assign(part="out")[rows.columns]
+    (tmp_path / "folds.csv").write_text(head + pd.concat([rows, out]).to_csv(index=False, header=False))
+    text, leaks = audit(tmp_path / "theirs.csv", tmp_path / "clips.csv", tmp_path / "folds.csv")
+    assert not leaks and "No subject is in training and test" in text
+
+
+def test_strangers_are_no_proof_of_a_leak(tmp_path: Path, kept: Path, predictions: pd.DataFrame) -> None:
+    clips = table_of(predictions, tmp_path / "clips.csv", clip="another name")
+    text, leaks = audit(kept, clips)
+    assert not leaks and "60 predicted clips are not in clips.csv" in text and "cannot be told" in text
+
+
+def test_other_labels_and_repeated_clips_are_counted(tmp_path: Path, predictions: pd.DataFrame) -> None:
+    labels = (predictions["label"] + (predictions.index < 4)) % 3
+    clips = table_of(predictions, tmp_path / "clips.csv", label=labels)
+    pd.concat([predictions, predictions.iloc[:2]]).to_csv(tmp_path / "theirs.csv", index=False)
+    text, _ = audit(tmp_path / "theirs.csv", clips)
+    assert "2 rows answer a clip that an earlier row has answered" in text
+    assert "6 clips have another label in clips.csv" in text
+
+
+def test_the_stamp_of_a_leaky_run_is_kept(tmp_path: Path, predictions: pd.DataFrame) -> None:
+    predictions.assign(leaky="by its own word").to_csv(tmp_path / "theirs.csv", index=False)
+    text, leaks = audit(tmp_path / "theirs.csv")
+    assert leaks and "LEAKY: by its own word" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("label\n1\n", "missing: predicted"),
+        ("label,predicted\n", "wanted a row for each test clip, got none"),
+        ("label,predicted\n1,\n0,1\n", "a label and an answer in each row, got a blank"),
+        ("label,predicted\n0,0\n", "two or more classes, got 0"),
+        ("label,predicted,p_a,p_b\n0,2,0,0\n", r"wanted labels 0\.\.1, got 2"),
+        ("label,predicted,p_a,p_b\na,c,0,0\n", "wanted classes of a, b, got c"),
+    ],
+)
+def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "theirs.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"^{path}: .*{message}"):
+        audit(path)
+
+
+def test_tables_that_do_not_fit_are_named(tmp_path: Path, kept: Path, predictions: pd.DataFrame) -> None:
+    clips = table_of(predictions, tmp_path / "clips.csv")
+    with pytest.raises(ValueError, match="--folds wants --clips"):
+        audit(kept, None, clips)
+    (tmp_path / "bare.csv").write_text("label,predicted\n0,1\n")
+    with pytest.raises(ValueError, match="predictions with the columns subject and clip"):
+        audit(tmp_path / "bare.csv", clips)
+    rows = predictions[["dataset", "subject", "clip", "onset"]].assign(fold="9", part="test").iloc[:1]
+    rows.to_csv(tmp_path / "folds.csv", index=False)
+    with pytest.raises(ValueError, match=r"folds.csv: wanted a fold '\d'"):
+        audit(kept, clips, tmp_path / "folds.csv")
