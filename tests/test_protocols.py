@@ -204,6 +204,19 @@ def test_inner_folds_choose_the_epoch_without_the_test_clips(make_config: MakeCo
         assert torch.equal(ours, theirs)
 
 
+def test_the_answers_of_all_inner_folds_choose_together(make_config: MakeConfig, tmp_path: Path) -> None:
+    """Planted answers: the first inner fold alone would choose epoch 1, the second 3, both together 2."""
+    exp = prepare(make_config(select="inner", inner_folds=2))
+    folder = FoldFolder(tmp_path / "planted")
+    for i, (inner, right) in enumerate(zip(inner_of(exp, 0), ([6, 5, 0], [0, 5, 6]), strict=True)):
+        truth = exp.data.labels[inner.test]
+        assert len(truth) == 6
+        answers = [np.where(np.arange(6) < n, truth, (truth + 1) % 3) for n in right]
+        folder.inner(i).path.mkdir(parents=True)
+        np.save(folder.inner(i).path / "answers.npy", np.array(answers))
+    assert train.choose_epoch(exp, folder, 0, "") == 2
+
+
 @pytest.mark.parametrize("select", ["inner", "best-test-epoch"])
 def test_a_run_that_chooses_its_epoch_goes_on_after_a_stop(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, select: str
