@@ -18,8 +18,11 @@ def _version(package: str) -> str | None:
         return None
 
 
-def info() -> dict[str, Any]:
+def info(dtype: torch.dtype | None = None) -> dict[str, Any]:
     """Versions, devices, and for each device which implementation `impl="auto"` takes for each op, and why.
+
+    Args:
+        dtype: of the tensors, or autocast's; bfloat16 on CUDA devices and float32 on the CPU when None.
 
     Returns:
         {"python": str, "versions": {package: version or None}, "threads": int,
@@ -34,8 +37,10 @@ def info() -> dict[str, Any]:
     modules = {op: importlib.import_module(f"hsta_fast.ops.{op}") for op in OPS}
     ops = {}
     for device in devices:
-        dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-        choices = {op: module.auto_choice(torch.device(device), dtype) for op, module in modules.items()}
+        usual = torch.bfloat16 if device.startswith("cuda") else torch.float32
+        choices = {
+            op: module.auto_choice(torch.device(device), dtype or usual) for op, module in modules.items()
+        }
         ops[device] = {op: choice._asdict() for op, choice in choices.items()}
     return {
         "python": platform.python_version(),
@@ -46,9 +51,9 @@ def info() -> dict[str, Any]:
     }
 
 
-def info_text() -> str:
-    """`info()` as a few aligned lines."""
-    facts = info()
+def info_text(dtype: torch.dtype | None = None) -> str:
+    """`info(dtype)` as a few aligned lines."""
+    facts = info(dtype)
     lines = [f"python {facts['python']}, {facts['threads']} threads"]
     lines += [f"{package:24s} {found or 'not installed'}" for package, found in facts["versions"].items()]
     for device, description in facts["devices"].items():

@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -28,7 +27,7 @@ import torch
 
 SOURCES = Path(__file__).parent / "csrc"
 FLAGS = ("-O3", "-march=native", "-std=c++20", "-fopenmp", "-Wall", "-Wextra")
-_CUDA_FLAGS = ("-O3", "-std=c++20")
+_CUDA_FLAGS = ("-O3", "-std=c++20", "--threads=4")
 _ARCHITECTURES = (80, 90, 100, 120)  # a build for 80 also runs on 86 and 89, one for 100 on 103, 120 on 121
 
 
@@ -45,11 +44,12 @@ class Tools(NamedTuple):
 
 
 def find_tools() -> Tools:
-    """The compilers that the environment names, CXX and CUDA_HOME before what is on PATH."""
+    """The compilers that the environment names, CXX and CUDA_HOME before what is on PATH.
+
+    CXX is one program, as torch takes it: not one with arguments.
+    """
     wished = os.environ.get("CXX")
-    names = [shlex.split(wished)[0]] if wished else ["c++", "g++"]
-    found = [name for name in names if shutil.which(name)]
-    compiler = (wished or shutil.which(found[0])) if found else None
+    compiler = shutil.which(wished) if wished else shutil.which("c++") or shutil.which("g++")
     # pip puts ninja beside the interpreter, which need not be on PATH.
     ninja = shutil.which("ninja") or shutil.which("ninja", path=sysconfig.get_path("scripts"))
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
@@ -60,7 +60,7 @@ def find_tools() -> Tools:
 # Looked up once: torch.compile then sees constants.
 _TOOLS = find_tools()
 _NO_COMPILER = (
-    "no C++ compiler was found (CXX, c++ or g++ on PATH)"
+    "no C++ compiler was found (CXX, which names one program, or else c++ or g++ on PATH)"
     if _TOOLS.compiler is None
     else "ninja was not found (pip install ninja)"
     if _TOOLS.ninja is None
@@ -119,7 +119,7 @@ def _load() -> Path:
     key = _key(sources, compiler, nvcc, cuda_flags)
     cache = _cache()
     library = cache / f"hsta_fast-{key}.so"
-    if not library.exists() and not _writable(cache):
+    if not _whole(library) and not _writable(cache):
         wanted, cache = cache, Path(tempfile.mkdtemp(prefix="hsta_fast-"))
         atexit.register(shutil.rmtree, cache, ignore_errors=True)
         warnings.warn(
@@ -128,10 +128,10 @@ def _load() -> Path:
             stacklevel=4,
         )
         library = cache / library.name
-    if not library.exists():
+    if not _whole(library):
         with (cache / f".{key}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # given back by the system however this process ends
-            if not library.exists():
+            if not _whole(library):
                 for litter in cache.glob(f".{key}-*"):  # of a process that was killed while building
                     shutil.rmtree(litter, ignore_errors=True)
                 _build(library, sources, compiler, cuda_flags)
@@ -139,9 +139,23 @@ def _load() -> Path:
     return library
 
 
+def _digest_of(library: Path) -> Path:
+    return library.with_suffix(".sha256")
+
+
+def _whole(library: Path) -> bool:
+    """Whether the library is there as it was built: a damaged one would end the process when loaded."""
+    try:
+        return hashlib.sha256(library.read_bytes()).hexdigest() == _digest_of(library).read_text()
+    except OSError:
+        return False
+
+
 def _build(library: Path, sources: list[Path], compiler: str, cuda_flags: list[str]) -> None:
     """Compile into a folder of its own and move the library into place: it is there whole, or not at all."""
     start = time.perf_counter()
+    with_cuda = ", with CUDA: some minutes" if cuda_flags else ""
+    print(f"hsta_fast: building {library}, once{with_cuda} ... ", end="", file=sys.stderr, flush=True)
     key = library.stem.removeprefix("hsta_fast-")
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=f".{key}-") as work, _environment(compiler):
         from torch.utils import cpp_extension
@@ -158,14 +172,19 @@ def _build(library: Path, sources: list[Path], compiler: str, cuda_flags: list[s
                 is_python_module=False,
             )
         except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+            print("failed", file=sys.stderr)
             log = library.with_suffix(".log")
             log.write_text(f"{error}\n")
             raise BuildError(f"the extension could not be built with {compiler}; see {log}") from error
         (built,) = Path(work).glob("*.so")
         with built.open("rb") as file:
             os.fsync(file.fileno())
+        digest = Path(work) / "digest"
+        digest.write_text(hashlib.sha256(built.read_bytes()).hexdigest())
+        digest.replace(_digest_of(library))
         built.replace(library)
-    print(f"hsta_fast: built {library} in {time.perf_counter() - start:.1f} s", file=sys.stderr)
+    library.with_suffix(".log").unlink(missing_ok=True)  # of an earlier failure
+    print(f"{time.perf_counter() - start:.1f} s", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -190,14 +209,16 @@ def gencode(nvcc: str) -> list[str]:
     release = re.search(r"release (\d+)", _output(nvcc, "--version"))
     has_90a = release is not None and int(release[1]) >= 12
     names = [f"{n}a" if n == 90 and has_90a else str(n) for n in _ARCHITECTURES if f"sm_{n}" in known]
-    return [f"-gencode=arch=compute_{name},code=sm_{name}" for name in names]
+    # And what the driver can compile for any other device from sm_80 on.
+    names_and_codes = [(name, f"sm_{name}") for name in names] + [("80", "compute_80")]
+    return [f"-gencode=arch=compute_{name},code={code}" for name, code in names_and_codes]
 
 
 def _key(sources: list[Path], compiler: str, nvcc: str | None, cuda_flags: list[str]) -> str:
     """A hash of all that decides what the library holds."""
     facts = [torch.__version__, *FLAGS, *cuda_flags]
     for tool in (compiler, *([nvcc] if nvcc else ())):
-        facts += [tool, _output(*shlex.split(tool), "--version")]
+        facts += [tool, _output(tool, "--version")]
     cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     facts += sorted(set(re.findall(r"^(?:model name|flags|Features|CPU part)\s*:.*", cpuinfo, re.M)))
     digest = hashlib.sha256("\0".join(facts).encode())
@@ -207,8 +228,13 @@ def _key(sources: list[Path], compiler: str, nvcc: str | None, cuda_flags: list[
 
 
 def _cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("HSTA_FAST_CACHE") or Path(home) / "hsta_fast").absolute()
+    if named := os.environ.get("HSTA_FAST_CACHE"):
+        return Path(os.path.expanduser(named)).absolute()
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # nobody's home is known
+        home = Path(tempfile.gettempdir())
+    return (home / "hsta_fast").absolute()
 
 
 def _writable(folder: Path) -> bool:

@@ -120,7 +120,7 @@ def publish(exp: Experiment, run: RunFolder) -> None:
 def print_experiment(exp: Experiment, run: RunFolder) -> None:
     """What runs, on what, with which clips."""
     clips, data = exp.data.table, exp.data
-    print(f"{info_text()}\n\ndevice {exp.device}, {exp.dtype}: {exp.why}")
+    print(f"{info_text(exp.dtype)}\n\ndevice {exp.device}, {exp.dtype}: {exp.why}")
     counts = zip(exp.class_counts(np.arange(len(data))), exp.labels.classes, strict=True)
     print(
         f"{len(data)} clips of {len(set(subject_ids(clips)))} subjects:",

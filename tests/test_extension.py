@@ -2,11 +2,13 @@
 
 import os
 import platform
+import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from pathlib import Path
@@ -55,7 +57,7 @@ def test_two_processes_at_once_build_once(sources: Path, tmp_path: Path) -> None
     both = [start(LOAD, sources, HSTA_FAST_CACHE=str(cache)) for _ in range(2)]
     ended = [finish(process) for process in both]
     assert ended[0][0] == ended[1][0] and Path(ended[0][0]).parent == cache
-    assert sorted(err.count("hsta_fast: built") for _, err in ended) == [0, 1]
+    assert sorted(err.count("hsta_fast: building") for _, err in ended) == [0, 1]
     assert [path for path in cache.iterdir() if path.is_dir()] == []
     again = finish(start(LOAD, sources, HSTA_FAST_CACHE=str(cache)))
     assert again == (ended[0][0], "")
@@ -87,9 +89,8 @@ def test_a_killed_build_leaves_nothing_in_the_way(sources: Path, tmp_path: Path)
     assert len([path for path in cache.iterdir() if path.is_dir()]) == 1 and not list(cache.glob("*.so"))
     (tmp_path / "go").touch()
     library, _ = finish(start(LOAD, sources, **environment))
-    assert sorted(path.name for path in cache.iterdir() if not path.name.endswith(".lock")) == [
-        Path(library).name
-    ]
+    left = {path.name for path in cache.iterdir() if not path.name.endswith(".lock")}
+    assert left == {Path(library).name, Path(library).with_suffix(".sha256").name}
 
 
 @needs_compiler
@@ -111,6 +112,36 @@ def test_a_full_cache_needs_no_writing(sources: Path, tmp_path: Path) -> None:
     library, _ = finish(start(LOAD, sources, HSTA_FAST_CACHE=str(cache)))
     code = LOAD.replace("e.SOURCES =", "e._writable = lambda _: False; e.SOURCES =")
     assert finish(start(code, sources, HSTA_FAST_CACHE=str(cache))) == (library, "")
+
+
+@needs_compiler
+@pytest.mark.parametrize("left", [b"", b"garbage", None])
+def test_a_damaged_library_is_built_anew(sources: Path, tmp_path: Path, left: bytes | None) -> None:
+    """Loading a truncated one would end the process."""
+    cache = str(tmp_path / "cache")
+    library, _ = finish(start(LOAD, sources, HSTA_FAST_CACHE=cache))
+    whole = Path(library).read_bytes()
+    Path(library).write_bytes(whole[: len(whole) // 2] if left is None else left)
+    again, err = finish(start(LOAD, sources, HSTA_FAST_CACHE=cache))
+    assert again == library and "building" in err
+
+
+def test_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nobody)
+    for name in ("HSTA_FAST_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert extension._cache() == Path(tempfile.gettempdir()) / "hsta_fast"
+
+
+def test_the_cuda_binding_implements_what_the_schemas_name() -> None:
+    """No build here joins the two: the CUDA part needs a CUDA build of torch."""
+    named = set(re.findall(r'm\.def\(\s*"(\w+)\(', (extension.SOURCES / "schemas.cpp").read_text()))
+    for binding in extension.SOURCES.glob("*_cuda.cpp"):
+        implemented = re.findall(r'm\.impl\(\s*"(\w+)"', binding.read_text())
+        assert implemented and set(implemented) <= named
 
 
 @needs_compiler
@@ -144,7 +175,7 @@ def test_the_key_follows_sources_flags_and_compiler(sources: Path, monkeypatch: 
     keys = [extension._key(one, compiler, None, [])]
     assert extension._key(one, compiler, None, []) == keys[0]
     keys.append(extension._key(one, compiler, None, ["-gencode=x"]))
-    keys.append(extension._key(one, f"env {compiler}", None, []))
+    keys.append(extension._key(one, "/bin/sh", None, []))
     monkeypatch.setattr(extension, "FLAGS", ("-O0",))
     keys.append(extension._key(one, compiler, None, []))
     (sources / "one.cpp").write_text("")
@@ -159,9 +190,8 @@ def test_build_says_what_is_missing(tmp_path: Path) -> None:
     process = start(code, HSTA_FAST_CACHE=str(tmp_path), PATH="/nowhere", CXX="")
     out, err = process.communicate(timeout=300)
     assert (process.returncode, out) == (1, "")
-    assert err == (
-        "error: the extension cannot be built: no C++ compiler was found (CXX, c++ or g++ on PATH)\n"
-    )
+    assert err.startswith("error: the extension cannot be built: no C++ compiler was found (CXX, ")
+    assert err.count("\n") == 1
 
 
 def test_tools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -175,14 +205,15 @@ def test_tools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     expected = (tmp_path / "c++", tmp_path / "ninja", tmp_path / "nvcc")
     assert extension.find_tools() == tuple(map(str, expected))
-    monkeypatch.setenv("CXX", "my++ -pipe")
+    monkeypatch.setenv("CXX", "my++")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     (tmp_path / "ninja").unlink()
     monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path / "scripts"))
-    assert extension.find_tools() == ("my++ -pipe", None, str(tmp_path / "bin/nvcc"))
-    monkeypatch.setenv("CXX", "no++")
+    assert extension.find_tools() == (str(tmp_path / "my++"), None, str(tmp_path / "bin/nvcc"))
     monkeypatch.setenv("CUDA_HOME", "/nowhere")
-    assert extension.find_tools() == (None, None, None)
+    for none in ("no++", "my++ -pipe", "'x", " "):
+        monkeypatch.setenv("CXX", none)
+        assert extension.find_tools() == (None, None, None)
 
 
 def test_gencode(tmp_path: Path) -> None:
@@ -198,7 +229,7 @@ def test_gencode(tmp_path: Path) -> None:
         )
         nvcc.chmod(0o755)
         flags = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in expected]
-        assert extension.gencode(str(nvcc)) == flags
+        assert extension.gencode(str(nvcc)) == [*flags, "-gencode=arch=compute_80,code=compute_80"]
 
 
 def test_a_wheel_holds_the_sources(tmp_path: Path) -> None:

@@ -104,9 +104,9 @@ def test_bytes_reach_the_embedding_and_the_run_says_what_embeds(
     monkeypatch.setattr(ops, "tubelet_embed", watched)
     cfg = make_config(epochs=1, name="bytes", num_frames=4, only=("1",))
     train.main(cfg)
-    device, _, _ = pick_device(cfg.device, cfg.dtype)
+    device, dtype, _ = pick_device(cfg.device, cfg.dtype)
     assert seen == {(torch.uint8, device.type, frames, True) for frames in (2, 4)}  # both branches
-    choice = info()["ops"][{"cpu": "cpu", "cuda": "cuda:0"}[device.type]]["tubelet_embed"]
+    choice = info(dtype)["ops"][{"cpu": "cpu", "cuda": "cuda:0"}[device.type]]["tubelet_embed"]
     assert f"tubelet_embed          {choice['impl']:10s} {choice['reason']}" in capsys.readouterr().out
 
 

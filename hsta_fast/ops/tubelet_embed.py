@@ -136,11 +136,14 @@ def _weight_gradient(
     if video.dtype not in (torch.uint8, torch.float32):
         video = video.to(dout.dtype)
     B, _, C = dout.shape
+    if dout.numel() == 0:
+        return dout.new_zeros((C, 3, *patch), dtype=wide)
     if dout.device.type == "cpu" and wide == torch.float32:
         if video.dtype != torch.uint8:
             video = video.to(torch.float32)
         dout = dout.to(torch.float32)
-        dout = dout if dout.stride(2) == 1 else dout.contiguous()
+        if dout.stride(2) != 1:  # a row of one element counts as contiguous with any stride
+            dout = dout.clone(memory_format=torch.contiguous_format)
         return ops.tubelet_weight_grad(dout, video, patch, shift, scale)
     middle = _MIDDLE if video.dtype == torch.uint8 else 0.0
     total = dout.new_zeros((C, 3 * patch[0] * patch[1] * patch[2]), dtype=wide)
@@ -205,11 +208,21 @@ _fwd = register(_OP, _forward, _fake_forward, backward=_autograd, setup_context=
 _dweight = register(f"{_OP}_dweight", _weight_gradient, _fake_weight_gradient)
 
 
+def _three(name: str, given: Sequence[float] | Tensor) -> list[float]:
+    try:
+        three = [float(x) for x in given]
+    except (TypeError, ValueError):
+        three = []
+    want(len(three) == 3, _OP, f"{name} of three floats", given)
+    return three
+
+
 def _affine(mean: Sequence[float] | Tensor | None, std: Sequence[float] | Tensor | None) -> Any:
     """(shift, scale) by channel of (x / 255 - mean) / std = (x - shift) * scale."""
     if mean is None or std is None:
         return _PLAIN
-    means, stds = ([float(x) for x in y] for y in (mean, std))
+    means, stds = _three("mean", mean), _three("std", std)
+    want(all(stds), _OP, "std of three floats that are not zero", stds)
     return [255 * m for m in means], [1 / (255 * s) for s in stds]
 
 
@@ -253,6 +266,7 @@ def tubelet_embed(
     want(layout in ("BCTHW", "BTHWC"), _OP, 'layout "BCTHW" or "BTHWC"', repr(layout))
     want_shape(_OP, "weight", weight, (None, 3, None, None, None), "(C, 3, t, p, p)")
     C, _, *patch = weight.shape
+    want(weight.numel() > 0, _OP, "a weight of at least one element", tuple(weight.shape))
     want_shape(_OP, "bias", bias, (C,), "(C,)")
     shape = (None, 3, None, None, None) if layout == "BCTHW" else (None, None, None, None, 3)
     want_shape(_OP, "video", video, shape, "(" + ", ".join(layout.replace("C", "3")) + ")")
@@ -271,13 +285,13 @@ def tubelet_embed(
         rows += 1
     if pos_embed is not None:
         want_shape(_OP, "pos_embed", pos_embed, (1, rows, C), "(1, tokens with the CLS, C)")
-    for name, three in {"mean": mean, "std": std}.items():
-        want(three is None or len(three) == 3, _OP, f"{name} of three floats", three)
+    affine = _affine(mean, std)
     tensors = {"video": video, "weight": weight, "bias": bias, "cls_token": cls_token, "pos_embed": pos_embed}
     devices = {name: x.device for name, x in tensors.items() if x is not None}
     want(len(set(devices.values())) == 1, _OP, "one device", devices)
     for name, x in tensors.items():
-        want(x is None or name == "video" or x.is_floating_point(), _OP, f"{name} of a floating dtype", x)
+        if x is not None and name != "video":
+            want(x.is_floating_point(), _OP, f"{name} of a floating dtype", x.dtype)
     cast = autocast_dtype(weight)
     dtype = weight.dtype if cast is None or weight.dtype == torch.float64 else cast  # as autocast has it
     chosen = resolve(_OP, impl, auto_choice(video.device, dtype), IMPLS)
@@ -285,7 +299,7 @@ def tubelet_embed(
     if chosen == "extension":
         want(obstacle is None, _OP, 'inputs that impl="extension" can take', obstacle)
         frames = video if layout == "BCTHW" else video.permute(0, 4, 1, 2, 3)
-        return _fwd(frames, weight, bias, cls_token, pos_embed, *_affine(mean, std), dtype)
+        return _fwd(frames, weight, bias, cls_token, pos_embed, *affine, dtype)
     if impl == "auto" and video.device.type in _DTYPES and not torch.compiler.is_compiling():
         missing = extension.obstacle(video.device.type)
         if missing is not None:
@@ -293,7 +307,7 @@ def tubelet_embed(
     tokens = reference.tubelet_embed(
         video,
         weight,
-        bias,
+        bias.to(weight.dtype),
         mean=mean,
         std=std,
         cls_token=cls_token,

@@ -49,16 +49,9 @@ def dtypes_of(impl: str) -> tuple[torch.dtype, ...]:
 
 
 def inputs(
-    impl: str,
-    B: int,
-    R: int,
-    N: int,
-    C: int,
-    dtype: torch.dtype = torch.float32,
-    *,
-    extra: bool = True,
-    layout: str = "whole",
-) -> list[Tensor]:
+    impl: str, B: int, R: int, N: int, C: int, dtype: torch.dtype = torch.float32, *,
+    extra: bool = True, layout: str = "whole",
+) -> list[Tensor]:  # fmt: skip
     """[query, tokens] or [query, tokens, extra]; scores of deviation 1."""
 
     def randn(*shape: int) -> Tensor:
@@ -171,16 +164,8 @@ def random_case(impl: str, data: st.DataObject) -> None:
     B, R, N = (data.draw(st.integers(1, most)) for most in (2, 18, 80 if impl == "triton" else 400))
     C = data.draw(st.sampled_from((8, 20, 64, 96, 200)))
     torch.manual_seed(data.draw(st.integers(0, 2**31)))
-    tensors = inputs(
-        impl,
-        B,
-        R,
-        N,
-        C,
-        data.draw(st.sampled_from(dtypes_of(impl))),
-        extra=data.draw(st.booleans()),
-        layout=data.draw(st.sampled_from(LAYOUTS)),
-    )
+    dtype, layout = data.draw(st.sampled_from(dtypes_of(impl))), data.draw(st.sampled_from(LAYOUTS))
+    tensors = inputs(impl, B, R, N, C, dtype, extra=data.draw(st.booleans()), layout=layout)
     check(impl, tensors, normalize=data.draw(st.booleans()), eps=data.draw(st.sampled_from((1e-6, 1e-3))))
 
 

@@ -110,6 +110,8 @@ CASES = [  # kind, layout, (B, T, H, W), (t, p, p), C, cls, pos
     ("raw", "sliced", (1, 2, 19, 23), (2, 5, 5), 3, False, True),
     ("bytes", "BCTHW", (0, 2, 32, 32), (2, 16, 16), 64, True, True),
     ("float", "BCTHW", (0, 2, 32, 32), (2, 16, 16), 64, True, True),
+    ("bytes", "BCTHW", (3, 2, 16, 16), (2, 16, 16), 24, True, True),  # a single token
+    ("bytes", "BTHWC", (1, 1, 31, 31), (1, 31, 31), 1, False, True),  # all sizes 1
     ("bytes", "BCTHW", (1, 2, 224, 224), (2, 12, 12), 96, True, True),  # 18 patches of 12, 8 pixels unused
 ]
 
@@ -405,3 +407,35 @@ def test_works_without_a_compiler(tmp_path: Any) -> None:
     assert "'impl': 'torch'" in choice and "no C++ compiler" in choice
     assert "can take, got no C++ compiler" in error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("impl", ["torch", pytest.param("extension", marks=needs_extension)])
+def test_gradients_of_no_clip_and_of_expanded_ones(impl: str) -> None:
+    """Such gradients come with strides of their own, even where they count as contiguous."""
+    for B, C in ((0, 4), (1, 1), (2, 1), (2, 4)):
+        video = torch.randint(0, 256, (B, 3, 2, 8, 8), dtype=torch.uint8, device=DEVICE)
+        weight = torch.randn(C, 3, 2, 8, 8, device=DEVICE, requires_grad=True)
+        tubelet_embed(video, weight, torch.zeros(C, device=DEVICE), impl=impl).sum().backward()
+        expected = video.sum(0).float().expand(C, -1, -1, -1, -1)
+        torch.testing.assert_close(weight.grad, expected, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"std": (0.5, 0.0, 0.5)}, "std of three floats that are not zero"),
+        ({"mean": 0.5}, "mean of three floats, got 0.5"),
+        ({"mean": "abc"}, "mean of three floats, got abc"),
+        (
+            {"weight": torch.ones(4, 3, 2, 8, 8).int()},
+            "weight of a floating dtype, got torch.int32",
+        ),
+        ({"weight": torch.zeros(4, 3, 2, 0, 8)}, "a weight of at least one element"),
+    ],
+)
+def test_errors_of_one_line(changes: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"weight": torch.zeros(4, 3, 2, 8, 8), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    video = torch.zeros(1, 3, 2, 8, 8, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=message) as raised:
+        tubelet_embed(video, bias=torch.zeros(4), **(given | changes))
+    assert "\n" not in str(raised.value)
