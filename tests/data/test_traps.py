@@ -121,7 +121,10 @@ def _(_: Path) -> None:
                 os.seteuid(0)
             (root / "sub02/EP02_01f").chmod(0o755)
         left_out(table, "sub02/EP02_01f: wanted a folder of images, Permission denied")
-        assert diagnosis.faults[1].what == "sub01/EP02_01f/img48.jpg: wanted an image file, Permission denied"
+        assert (
+            diagnosis.faults[1].what
+            == "sub01/EP02_01f/img48.jpg: wanted an image or video file, Permission denied"
+        )
 
 
 @trap("any", "two files for one frame number", "clips of that folder are left out")
