@@ -21,7 +21,15 @@ import torch
 import hsta_fast
 
 RESULTS = Path(__file__).parent / "results"
-TESTS = ("tests/gpu", "tests/ops", "tests/kernels", "tests/test_model_on_triton.py", "-m", "not full")
+TESTS = (
+    "tests/gpu",
+    "tests/ops",
+    "tests/kernels",
+    "tests/test_model_on_triton.py",
+    "tests/test_crossmodal.py",
+    "-m",
+    "not full",
+)
 SANITIZED = ("tests/ops", "-m", "not full", "-k", "lengths or test_cases")
 
 

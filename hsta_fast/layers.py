@@ -240,7 +240,8 @@ class CrossmodalSpaceTimeAttention(nn.Module):
         Raises:
             ValueError: with `inplace`, states that autograd cannot change in place or that share memory.
         """
-        if self.inplace and not torch.compiler.is_compiling():
+        # A backward hook on this module makes views of what it is given.
+        if self.inplace and not torch.compiler.is_compiling() and not self._backward_hooks:
             return self._in_place(special, video)
         given = (special, video)
         out = []

@@ -109,6 +109,12 @@ def position_table(num_positions: int, width: int) -> Tensor:
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).unsqueeze(0)
 
 
+def _watched(state: Tensor, blocks: nn.Module) -> bool:
+    """Whether somebody else may keep a state that the last of `blocks` has made: a hook, or its gradient."""
+    last = list(blocks.children())[-1]
+    return bool(last._forward_hooks or last._backward_hooks or state.retains_grad or state._is_view())
+
+
 class HSTALayer(nn.Module):
     """n USTA layers on each branch, side by side, then one CSTA (Eq. 14)."""
 
@@ -144,8 +150,8 @@ class HSTALayer(nn.Module):
             x = states[d]
             for block in cast(nn.ModuleList, blocks):
                 x = block(x)
-            if self.csta is not None and x is states[d]:
-                x = x.clone()  # no USTA layer made a state of our own, and CSTA uses up what it is given
+            if self.csta is not None and (x is states[d] or _watched(x, blocks)):
+                x = x.clone()  # CSTA uses up what it is given
             out[d] = x
         if self.csta is not None:
             out["0"], out["1"] = self.csta(out["0"], out["1"])

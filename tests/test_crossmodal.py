@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+import hsta_fast
 from hsta_fast import reference
 from hsta_fast.layers import AttentionPool, CrossmodalSpaceTimeAttention
-from hsta_fast.model import HSTAConfig, HSTALayer
+from hsta_fast.model import HSTA, HSTAConfig, HSTALayer
 from hsta_fast.ops.attention_pool import pool_bwd, pool_fwd
 from tests.compiler import needs_compiler
 from tests.memory import peak_bytes
@@ -322,3 +323,43 @@ def test_attention_pool_module() -> None:
         rtol=1e-5,
         atol=1e-6,
     )
+
+
+def tiny(device: str = "cpu") -> tuple[HSTA, dict[str, Tensor]]:
+    model = hsta_fast.create_model("hsta_tiny", num_classes=2, num_layers=1).to(device).eval()
+    frames = {"video": 4, "special": 2}
+    return model, {name: torch.zeros(2, 3, T, 48, 48, device=device) for name, T in frames.items()}
+
+
+@pytest.mark.parametrize("watch", ["nothing", "forward hook", "retained gradient", "backward hook"])
+def test_states_that_somebody_watches_stay_as_they_are(watch: str) -> None:
+    """Of the last USTA layer before CSTA: what a hook was given is not rewritten behind its back."""
+    torch.manual_seed(0)
+    model, frames = tiny()
+    frames = {name: torch.randn_like(x) for name, x in frames.items()}
+    layer = next(m for m in model.modules() if isinstance(m, HSTALayer))
+    last = list(layer.blocks["1"].children())[-1]
+    kept: list[tuple[Tensor, Tensor]] = []
+    if watch in ("forward hook", "retained gradient"):
+
+        def keep(module: Any, given: Any, out: Tensor) -> None:
+            kept.append((out, out.detach().clone()))
+            if watch == "retained gradient":
+                out.retain_grad()
+
+        last.register_forward_hook(keep)
+    elif watch == "backward hook":
+        for module in (last, layer.csta):
+            module.register_full_backward_hook(lambda *_: None)  # type: ignore[union-attr]
+    logits = model(**frames)
+    logits.sum().backward()
+    assert all(torch.equal(out, before) for out, before in kept)
+    assert watch != "retained gradient" or kept[0][0].grad is not None
+    plain, _ = tiny()
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(plain(**frames), logits)
+
+
+def test_a_model_without_data() -> None:
+    model, frames = tiny("meta")
+    assert model(**frames).shape == (2, 2)

@@ -1,11 +1,15 @@
 """HSTA with both attentions on Triton: logits and gradients of the published formulation."""
 
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor
 
 import hsta_fast
 from hsta_fast.layers import CrossAttentionBlock, SpaceTimeAttention
 from hsta_fast.model import HSTA
+from hsta_fast.ops import states
 
 from .published_formulation import published_logits, published_state
 from .yardstick import DEVICE
@@ -20,7 +24,7 @@ def logits_and_gradients(model: HSTA, clip: Tensor, weights: Tensor) -> dict[str
     return {"logits": logits.detach()} | {key: grad for key, grad in found.items() if grad is not None}
 
 
-def test_parity_with_the_published_model() -> None:
+def test_parity_with_the_published_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Within 1e-4 of float64, relative to the largest value of each tensor or to 1."""
     torch.manual_seed(0)
     clip, weights = (
@@ -42,10 +46,21 @@ def test_parity_with_the_published_model() -> None:
     assert len(attentions) == 2 * (1 + 2) + 2 * 2
     for attention in attentions:
         attention.impl = "triton"
+    pools: list[str] = []
+    for name in ("pool_fwd", "pool_bwd"):
+        ran_before = getattr(states, name)
+
+        def counted(*args: Any, run: Any = ran_before, name: str = name, **kwargs: Any) -> Any:
+            assert "triton" in args
+            pools.append(name)
+            return run(*args, **kwargs)
+
+        monkeypatch.setattr(states, name, counted)
     with torch.profiler.profile() as profile:
         came = logits_and_gradients(model, clip.float().to(DEVICE), weights)
     ran = {event.key: event.count for event in profile.key_averages()}
     assert ran["hsta_fast::space_time_attention"] == ran["hsta_fast::space_time_attention_backward"] == 6
+    assert sorted(pools) == ["pool_bwd"] * 4 + ["pool_fwd"] * 4
     assert came.keys() == exact.keys()
     for key, value in exact.items():
         error = float((came[key].cpu().double() - value).abs().max())

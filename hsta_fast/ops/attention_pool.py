@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import extension
 from .attention_pool_torch import accumulation_dtype
-from .checks import autocast_dtype, want, want_alike, want_shape
+from .checks import autocast_dtype, no_autocast, want, want_alike, want_shape
 from .choice import Choice, resolve, triton_obstacle
 from .registration import register
 
@@ -103,7 +103,7 @@ def pool_fwd(
     fwd, _ = _launchers(impl)
     extra = None if extra is None else _unit_stride(extra)
     query, tokens = query.contiguous(), _unit_stride(tokens)
-    with torch.autocast(query.device.type, enabled=False):
+    with no_autocast(query):
         pooled, lse, mean, rstd = fwd(query, tokens, extra, normalize, eps, scores=scores)
     if mean is None:
         mean, rstd = lse.new_empty((B, 0)), lse.new_empty((B, 0))
@@ -135,7 +135,7 @@ def pool_bwd(
     stats = (mean, rstd) if normalize else (None, None)
     dpooled, query, tokens = dpooled.to(query.dtype).contiguous(), query.contiguous(), _unit_stride(tokens)
     extra, accumulate = (None if x is None else _unit_stride(x) for x in (extra, accumulate))
-    with torch.autocast(query.device.type, enabled=False):
+    with no_autocast(query):
         dquery, dextra = bwd(
             dpooled, query, tokens, extra, normalize, eps, pooled, lse, *stats,
             dtokens=dtokens, accumulate=accumulate,

@@ -1,5 +1,7 @@
 """Checks at the public boundary of the ops: one clear line with what was wanted and what came."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -37,3 +39,9 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return None
     return torch.get_autocast_dtype(kind)
+
+
+def no_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+    """Products in the dtypes given, on the tensor's device; some devices, such as meta, know no autocast."""
+    kind = tensor.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .attention_pool import attention_pool, auto_choice, choose
 from .attention_pool_torch import accumulation_dtype
-from .checks import autocast_dtype, want, want_alike, want_shape
+from .checks import autocast_dtype, no_autocast, want, want_alike, want_shape
 
 __all__ = ["attend", "auto_choice", "cls_cross_attention"]
 
@@ -48,7 +48,7 @@ def attend(
     """
     autocast = autocast_dtype(cls)
     wide = accumulation_dtype(norm_weight.dtype)
-    with torch.autocast(cls.device.type, enabled=False):
+    with no_autocast(cls):
         g, b = norm_weight.to(wide), norm_bias.to(wide)
         y = F.layer_norm(cls.to(wide), cls.shape[-1:], g, b, eps)
         q = rearrange(F.linear(y, q_weight.to(wide), q_bias.to(wide)), "b (h d) -> b h d", h=num_heads)
@@ -110,6 +110,7 @@ def cls_cross_attention(
     want_shape(_OP, "tokens", tokens, (None, None, None), "(B, N, C)")
     B, _, C = tokens.shape
     want_shape(_OP, "cls", cls, (B, C), "(B, C)")
+    want(type(num_heads) is int, _OP, "an int as num_heads", repr(num_heads))
     want(num_heads > 0 and C % num_heads == 0, _OP, f"num_heads that divides C = {C}", num_heads)
     vectors = {"norm_weight": norm_weight, "norm_bias": norm_bias, "q_bias": q_bias}
     vectors |= {"k_bias": k_bias, "v_bias": v_bias}

@@ -30,7 +30,7 @@ from .cls_cross_attention import attend
 class _Take(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *states: Tensor) -> tuple[Tensor, ...]:
-        memory = [state.untyped_storage().data_ptr() for state in states if state.numel()]
+        memory = [state.untyped_storage()._cdata for state in states if state.numel()]
         want(len(set(memory)) == len(memory), "take_cls", "states in memory of their own", "the same twice")
         ctx.set_materialize_grads(False)
         ctx.mark_dirty(*states)
