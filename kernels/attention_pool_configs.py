@@ -1,8 +1,10 @@
 """How the attention-pooling kernels are launched, by kernel, width and dtype.
 
-Chosen by resource table (docs/resources.md: clocks per 16 tokens on sm_90, bfloat16), not by timing. A token
-passes through shared memory as it comes and, normalised, twice more: that pipe stays within 1.12 x the clocks
-that device memory takes for the same tokens.
+Chosen by resource table (docs/resources.md: clocks per 16 tokens on sm_90, bfloat16), not by timing. A
+token passes through shared memory as it comes and, normalised, twice more: at C = 384 and 768 that pipe
+stays within 1.12 x the clocks that device memory takes for the same tokens. What ranks higher fetches
+nothing ahead (1 stage: the table sees no latency), spills in one of Triton 3.6.0, 3.7.1 and 3.9.0, or has
+twice the programs and so twice the partial sums (2 warps).
 """
 
 from dataclasses import dataclass, replace
