@@ -60,8 +60,7 @@ class RunFolder:
             raise ValueError(f"{path} exists: give --resume to continue it, or another --name")
         path.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(path / ".lock", fcntl.LOCK_EX)
-        for litter in path.rglob(".*.tmp"):  # of a process that was killed while writing
-            litter.unlink()
+        _clear_litter(path)
         if config_file.exists():
             _same_settings(config_file, config)
         else:
@@ -133,7 +132,10 @@ class FoldFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("w") as file:
-            yield _try_lock(file, fcntl.LOCK_EX)
+            taken = _try_lock(file, fcntl.LOCK_EX)
+            if taken:
+                _clear_litter(self.path)  # of the worker that had it before and was killed
+            yield taken
 
     def inner(self, number: int) -> "FoldFolder":
         """The folder of inner fold `number` (0, 1, ...)."""
@@ -190,6 +192,12 @@ def _lock(path: Path, kind: int) -> IO[str]:
         file.close()
         raise ValueError(f"{path.parent} is in use: another process is training this run")
     return file
+
+
+def _clear_litter(path: Path) -> None:
+    """Remove what a process that was killed while writing has left below a folder that is this process's."""
+    for litter in path.rglob(".*.tmp"):
+        litter.unlink(missing_ok=True)
 
 
 def _try_lock(file: IO[str], kind: int) -> bool:

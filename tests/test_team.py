@@ -181,3 +181,14 @@ def test_a_fold_folder_knows_a_cut_line(tmp_path: Path) -> None:
     assert [json.loads(line)["epoch"] for line in folder.metrics()] == [1, 2]
     folder.keep_metrics(1)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"epoch": 1}\n'
+
+
+def test_a_fold_that_is_taken_holds_no_half_written_file(tmp_path: Path) -> None:
+    folder = FoldFolder(tmp_path / "fold")
+    folder.path.mkdir()
+    (folder.path / ".state.pt.x.tmp").write_bytes(b"half")
+    with folder.take() as mine:
+        assert mine and not list(folder.path.glob("*.tmp"))
+        (folder.path / ".state.pt.y.tmp").write_bytes(b"half")
+        with FoldFolder(folder.path).take() as theirs:
+            assert not theirs and list(folder.path.glob(".*.tmp"))
