@@ -9,7 +9,6 @@
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
@@ -26,7 +25,7 @@
 namespace hsta_fast {
 namespace {
 
-constexpr int64_t SEGMENT = 320;  // rows of a pair of segments: an even number keeps two threads equally busy
+constexpr int64_t SEGMENT = 160;  // tokens, at least
 
 // What the rows of one call share. Rows of `queries` and of `gradients` have `columns` elements, zeros from C on.
 template <typename T>
@@ -83,42 +82,46 @@ void centre(const Shape<T>& shape, const T* x, int64_t stride, int64_t count, bo
   std::fill(tile, tile + (padded(count, BLOCK) - count) * shape.columns, T(0));
 }
 
-// The rows of each sample in segments: first the extra row, if any, then the tokens.
+// The rows of each sample in segments of tiles: the tokens, and at the head of the first segment the extra row, if any.
 struct Segments {
   int64_t B, N, extra, number, length;  // of each sample: `number` segments of `length` tokens
 
-  Segments(int64_t B, int64_t N, bool extra) : B(B), N(N), extra(extra) {
-    number = 2 * ((N + SEGMENT - 1) / SEGMENT);
-    length = number == 0 ? 0 : padded((N + number - 1) / number, TILE);
-    number = length == 0 ? 0 : (N + length - 1) / length;
+  // Sums over segments, R rows of C for each, take 4 R N numbers at most; an even number of them keeps two threads
+  // equally busy.
+  Segments(int64_t B, int64_t N, int64_t C, bool extra) : B(B), N(N), extra(extra) {
+    const int64_t most = std::min(4 * N / C, (N + SEGMENT - 1) / SEGMENT);
+    number = std::max(most / 2 * 2, int64_t{1});
+    length = std::max(padded((N + number - 1) / number, TILE), TILE);
+    number = std::max((N + length - 1) / length, int64_t{1});
   }
-  int64_t each() const { return number + extra; }
 
-  // run(sample, segment, whether it is the extra row, first row counted with it, its token, rows)
+  // run(sample, segment)
   template <typename Run>
   void parallel(const Run& run) const {
-    at::parallel_for(0, B * each(), 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t segment = i % each();
-        if (segment < extra) {
-          run(i / each(), segment, true, int64_t{0}, int64_t{0}, int64_t{1});
-        } else {
-          const int64_t token = (segment - extra) * length;
-          run(i / each(), segment, false, token + extra, token, std::min(length, N - token));
-        }
-      }
+    at::parallel_for(0, B * number, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) run(i / number, i % number);
     });
+  }
+
+  // run(first row, its token or EXTRA, rows); rows are counted with the extra one.
+  static constexpr int64_t EXTRA = -1;
+  template <typename Run>
+  void tiles(int64_t segment, const Run& run) const {
+    if (extra && segment == 0) run(int64_t{0}, EXTRA, int64_t{1});
+    const int64_t end = std::min((segment + 1) * length, N);
+    for (int64_t token = segment * length; token < end; token += TILE) {
+      run(token + extra, token, std::min(TILE, end - token));
+    }
   }
 };
 
-// (B, R, C) of any strides as (B, padded R, padded C), zeros around.
-at::Tensor pad(const at::Tensor& x, int64_t queries, int64_t columns) {
-  at::Tensor out = at::zeros({x.size(0), queries, columns}, x.options());
-  out.narrow(1, 0, x.size(1)).narrow(2, 0, x.size(2)).copy_(x);
+// (B, R, C) of any strides into its place, (B, padded R, padded C) of zeros, less the rows' means where `normalize`.
+at::Tensor place(const at::Tensor& x, bool normalize, const at::Tensor& room) {
+  const at::Tensor out = room.narrow(1, 0, x.size(1)).narrow(2, 0, x.size(2));
+  out.copy_(x);
+  if (normalize) out.sub_(x.mean(-1, true));
   return out;
 }
-
-at::Tensor centred(const at::Tensor& x, bool normalize) { return normalize ? x.sub(x.mean(-1, true)) : x; }
 
 template <typename T>
 T* data(const std::optional<at::Tensor>& x) {
@@ -140,20 +143,25 @@ void check(const at::Tensor& query, const at::Tensor& tokens, const std::optiona
   }
 }
 
+// Where a row lies: that of a token, or the extra one.
+template <typename T>
+const T* row_at(const at::Tensor& tokens, const std::optional<at::Tensor>& extra, int64_t b, int64_t token) {
+  return token == Segments::EXTRA ? extra->const_data_ptr<T>() + b * extra->stride(0)
+                                  : tokens.const_data_ptr<T>() + b * tokens.stride(0) + token * tokens.stride(1);
+}
+
 template <typename T>
 void forward(const Shape<T>& shape, const Segments& segments, const at::Tensor& u, const at::Tensor& tokens,
              const std::optional<at::Tensor>& extra, int64_t R, T* mean, T* rstd, T* scores, T* pooled, T* lse) {
   const int64_t columns = shape.columns, queries = shape.queries, M = segments.N + segments.extra;
-  at::Tensor partial = at::empty({segments.B * segments.each(), queries, columns}, u.options());
-  at::Tensor ends = at::empty({2, segments.B * segments.each(), queries}, u.options());
+  at::Tensor partial = at::empty({segments.B * segments.number, queries, columns}, u.options());
+  at::Tensor ends = at::empty({2, segments.B * segments.number, queries}, u.options());
   T* sums = partial.data_ptr<T>();
   T* tops = ends.data_ptr<T>();
-  T* totals = tops + segments.B * segments.each() * queries;
-  segments.parallel([&](int64_t b, int64_t segment, bool is_extra, int64_t row, int64_t token, int64_t count) {
-    const T* x = is_extra ? extra->const_data_ptr<T>() + b * extra->stride(0)
-                          : tokens.const_data_ptr<T>() + b * tokens.stride(0) + token * tokens.stride(1);
+  T* totals = tops + segments.B * segments.number * queries;
+  segments.parallel([&](int64_t b, int64_t segment) {
     const T* query = u.const_data_ptr<T>() + b * queries * columns;
-    const int64_t place = b * segments.each() + segment;
+    const int64_t place = b * segments.number + segment;
     T *acc = sums + place * queries * columns, *top = tops + place * queries, *total = totals + place * queries;
     std::fill(top, top + queries, -std::numeric_limits<T>::infinity());
     std::fill(total, total + queries, T(0));
@@ -161,19 +169,19 @@ void forward(const Shape<T>& shape, const Segments& segments, const at::Tensor& 
     T *tile = room.data_ptr<T>(), *p = tile + TILE * columns, *factor = p + queries * TILE;
     T m[TILE], r[TILE];
     std::fill(r, r + TILE, T(1));
-    for (int64_t j = 0; j < count; j += TILE) {
-      const int64_t rows = std::min(TILE, count - j);
-      centre(shape, x + j * tokens.stride(1), tokens.stride(1), rows, false, m, r, tile);
+    bool first = true;
+    segments.tiles(segment, [&](int64_t row, int64_t token, int64_t rows) {
+      centre(shape, row_at<T>(tokens, extra, b, token), tokens.stride(1), rows, false, m, r, tile);
       if (shape.normalize) {
-        std::copy(m, m + rows, mean + b * M + row + j);
-        std::copy(r, r + rows, rstd + b * M + row + j);
+        std::copy(m, m + rows, mean + b * M + row);
+        std::copy(r, r + rows, rstd + b * M + row);
       }
       products(query, queries, tile, rows, columns, p);
       for (int64_t q = 0; q < queries; ++q) {
         T* s = p + q * TILE;
         T highest = top[q];
         for (int64_t i = 0; i < rows; ++i) s[i] *= r[i];
-        if (scores != nullptr && q < R) std::copy(s, s + rows, scores + (b * R + q) * M + row + j);
+        if (scores != nullptr && q < R) std::copy(s, s + rows, scores + (b * R + q) * M + row);
         for (int64_t i = 0; i < rows; ++i) highest = s[i] > highest ? s[i] : highest;
         const T base = highest == -std::numeric_limits<T>::infinity() ? T(0) : highest;
         factor[q] = top[q] - base;
@@ -189,18 +197,19 @@ void forward(const Shape<T>& shape, const Segments& segments, const at::Tensor& 
         total[q] = total[q] * factor[q] + weight;
         for (int64_t i = 0; i < TILE; ++i) p[q * TILE + i] *= r[i];
       }
-      accumulate(p, TILE, int64_t{1}, queries, tile, rows, columns, j == 0 ? nullptr : factor, acc);
-    }
+      accumulate(p, queries, tile, rows, columns, first ? nullptr : factor, acc);
+      first = false;
+    });
   });
   at::parallel_for(0, segments.B * R, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t b = i / R, q = i % R, first = b * segments.each();
+      const int64_t b = i / R, q = i % R, first = b * segments.number;
       T top = -std::numeric_limits<T>::infinity(), total = 0;
-      for (int64_t k = 0; k < segments.each(); ++k) top = std::max(top, tops[(first + k) * queries + q]);
+      for (int64_t k = 0; k < segments.number; ++k) top = std::max(top, tops[(first + k) * queries + q]);
       if (top == -std::numeric_limits<T>::infinity()) top = 0;
       T* out = pooled + i * shape.C;
       std::fill(out, out + shape.C, T(0));
-      for (int64_t k = 0; k < segments.each(); ++k) {
+      for (int64_t k = 0; k < segments.number; ++k) {
         const int64_t at = (first + k) * queries + q;
         const T weight = std::exp(tops[at] - top);
         total += weight * totals[at];
@@ -220,13 +229,15 @@ struct Gradients {
   int64_t base_strides[2], strides[2];
 };
 
-// to = base + dx - along d, elementwise.
+// to[c..] = base[c..] + (dx - along tile[c..]), of a row of C columns.
 template <typename T>
-void write_row(const T* dx, const T* d, T along, const T* base, int64_t C, T* to) {
-  if (base == nullptr) {
-    for (int64_t c = 0; c < C; ++c) to[c] = dx[c] - along * d[c];
+void write(Vector<T> dx, T along, const T* tile, const T* base, int64_t c, int64_t C, T* to) {
+  constexpr int64_t L = Lanes<T>::count;
+  dx -= along * load(tile + c);
+  if (c + L <= C) {
+    store(to + c, base == nullptr ? dx : load(base + c) + dx);
   } else {
-    for (int64_t c = 0; c < C; ++c) to[c] = base[c] + (dx[c] - along * d[c]);
+    for (int64_t i = 0; c + i < C; ++i) to[c + i] = base == nullptr ? dx[i] : base[c + i] + dx[i];
   }
 }
 
@@ -236,27 +247,25 @@ void backward(const Shape<T>& shape, const Segments& segments, const at::Tensor&
               const std::optional<at::Tensor>& extra, int64_t R, const T* mean, const T* rstd, const T* lse,
               const T* delta, const Gradients<T>& gradients, T* dquery) {
   const int64_t C = shape.C, columns = shape.columns, queries = shape.queries, M = segments.N + segments.extra;
-  at::Tensor partial = at::empty({segments.B * segments.each(), queries, columns}, both.options());
+  at::Tensor partial = at::empty({segments.B * segments.number, queries, columns}, both.options());
   T* sums = partial.data_ptr<T>();
-  segments.parallel([&](int64_t b, int64_t segment, bool is_extra, int64_t row, int64_t token, int64_t count) {
-    const T* x = is_extra ? extra->const_data_ptr<T>() + b * extra->stride(0)
-                          : tokens.const_data_ptr<T>() + b * tokens.stride(0) + token * tokens.stride(1);
+  segments.parallel([&](int64_t b, int64_t segment) {
     const T* query = both.const_data_ptr<T>() + b * 2 * queries * columns;
-    T* acc = sums + (b * segments.each() + segment) * queries * columns;
-    at::Tensor room = at::empty({2 * TILE * columns + queries * (3 * TILE + 1)}, both.options());
-    T *tile = room.data_ptr<T>(), *dx = tile + TILE * columns, *s = dx + TILE * columns;
+    T* acc = sums + (b * segments.number + segment) * queries * columns;
+    at::Tensor room = at::empty({TILE * columns + queries * (3 * TILE + 1)}, both.options());
+    T *tile = room.data_ptr<T>(), *s = tile + TILE * columns;
     T *t = s + queries * TILE, *p = t + queries * TILE, *ones = p + queries * TILE;
     std::fill(ones, ones + queries, T(1));
     T m[TILE], r[TILE], along[TILE];
     std::fill(m, m + TILE, T(0));
     std::fill(r, r + TILE, T(1));
-    for (int64_t j = 0; j < count; j += TILE) {
-      const int64_t rows = std::min(TILE, count - j);
+    bool first = true;
+    segments.tiles(segment, [&](int64_t row, int64_t token, int64_t rows) {
       if (shape.normalize) {
-        std::copy_n(mean + b * M + row + j, rows, m);
-        std::copy_n(rstd + b * M + row + j, rows, r);
+        std::copy_n(mean + b * M + row, rows, m);
+        std::copy_n(rstd + b * M + row, rows, r);
       }
-      centre(shape, x + j * tokens.stride(1), tokens.stride(1), rows, true, m, r, tile);
+      centre(shape, row_at<T>(tokens, extra, b, token), tokens.stride(1), rows, true, m, r, tile);
       products(query, 2 * queries, tile, rows, columns, s);  // and t, which follows
       for (int64_t q = 0; q < queries; ++q) {
         for (int64_t i = 0; i < TILE; ++i) {
@@ -279,27 +288,35 @@ void backward(const Shape<T>& shape, const Segments& segments, const at::Tensor&
           t[at] = p[at] * r[i];  // and the gradient of pooled in dx
         }
       }
-      accumulate(s, TILE, int64_t{1}, queries, tile, rows, columns, j == 0 ? nullptr : ones, acc);
-      if (is_extra ? gradients.extra == nullptr : gradients.rows == nullptr) continue;
-      accumulate(s, int64_t{1}, TILE, padded(rows, QUERIES), query, 2 * queries, columns,
-                 static_cast<const T*>(nullptr), dx);
+      accumulate(s, queries, tile, rows, columns, first ? nullptr : ones, acc);
+      first = false;
+      const bool is_extra = token == Segments::EXTRA;
+      const T* base = is_extra || gradients.base == nullptr
+                          ? nullptr
+                          : gradients.base + b * gradients.base_strides[0] + token * gradients.base_strides[1];
+      T* to = is_extra                    ? gradients.extra + b * C
+              : gradients.rows == nullptr ? nullptr
+                                          : gradients.rows + b * gradients.strides[0] + token * gradients.strides[1];
+      if (to == nullptr) return;
       for (int64_t i = 0; i < rows; ++i) {
-        const T share = shape.normalize ? along[i] * r[i] * r[i] / static_cast<T>(C) : T(0);
-        const int64_t at = token + j + i;
-        const bool add = !is_extra && gradients.base != nullptr;
-        write_row(dx + i * columns, tile + i * columns, share,
-                  add ? gradients.base + b * gradients.base_strides[0] + at * gradients.base_strides[1] : nullptr, C,
-                  is_extra ? gradients.extra + b * C
-                           : gradients.rows + b * gradients.strides[0] + at * gradients.strides[1]);
+        along[i] = shape.normalize ? along[i] * r[i] * r[i] / static_cast<T>(C) : T(0);
       }
-    }
+      weighted_sums(
+          s, int64_t{1}, TILE, padded(rows, QUERIES), query, 2 * queries, columns,
+          [](int64_t, int64_t) { return Vector<T>{}; },
+          [&](int64_t i, int64_t c, Vector<T> dx) {
+            if (i >= rows || c >= C) return;
+            write(dx, along[i], tile + i * columns, base == nullptr ? nullptr : base + i * gradients.base_strides[1], c,
+                  C, to + i * gradients.strides[1]);
+          });
+    });
   });
   at::parallel_for(0, segments.B * R, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       T* out = dquery + i * C;
       std::fill(out, out + C, T(0));
-      for (int64_t k = 0; k < segments.each(); ++k) {
-        const T* acc = sums + ((i / R * segments.each() + k) * queries + i % R) * columns;
+      for (int64_t k = 0; k < segments.number; ++k) {
+        const T* acc = sums + ((i / R * segments.number + k) * queries + i % R) * columns;
         for (int64_t c = 0; c < C; ++c) out[c] += acc[c];
       }
     }
@@ -322,8 +339,9 @@ Results attention_pool_fwd(const at::Tensor& query, const at::Tensor& tokens, co
   at::Tensor mean = at::empty({B, normalize ? rows : 0}, query.options()), rstd = at::empty_like(mean);
   AT_DISPATCH_FLOATING_TYPES(query.scalar_type(), "attention_pool_fwd", [&] {
     const auto shape = shape_of<scalar_t>(query, normalize, eps);
-    forward(shape, Segments(B, tokens.size(1), extra.has_value()),
-            pad(centred(query, normalize), shape.queries, shape.columns), tokens, extra, R,
+    const at::Tensor u = at::zeros({B, shape.queries, shape.columns}, query.options());
+    place(query, normalize, u);
+    forward(shape, Segments(B, tokens.size(1), query.size(2), extra.has_value()), u, tokens, extra, R,
             mean.data_ptr<scalar_t>(), rstd.data_ptr<scalar_t>(), data<scalar_t>(scores),
             pooled.data_ptr<scalar_t>(), lse.data_ptr<scalar_t>());
   });
@@ -344,19 +362,18 @@ std::tuple<at::Tensor, at::Tensor> attention_pool_bwd(
   const int64_t B = query.size(0), R = query.size(1), C = query.size(2);
   at::Tensor dquery = at::empty({B, R, C}, query.options());
   at::Tensor dextra = at::empty({extra.has_value() ? B : 0, C}, query.options());
-  const at::Tensor d = centred(dpooled, normalize), delta = d.mul(pooled).sum(-1);
   AT_DISPATCH_FLOATING_TYPES(query.scalar_type(), "attention_pool_bwd", [&] {
     const auto shape = shape_of<scalar_t>(query, normalize, eps);
-    const auto both = at::cat({pad(centred(query, normalize), shape.queries, shape.columns),
-                               pad(d, shape.queries, shape.columns)},
-                              1);
+    const at::Tensor both = at::zeros({B, 2 * shape.queries, shape.columns}, query.options());
+    place(query, normalize, both.narrow(1, 0, shape.queries));
+    const at::Tensor delta = place(dpooled, normalize, both.narrow(1, shape.queries, shape.queries)).mul(pooled).sum(-1);
     Gradients<scalar_t> gradients{data<scalar_t>(accumulate), data<scalar_t>(dtokens), dextra.data_ptr<scalar_t>(),
                                   {}, {}};
     for (int i = 0; i < 2; ++i) {
       if (accumulate.has_value()) gradients.base_strides[i] = accumulate->stride(i);
       if (dtokens.has_value()) gradients.strides[i] = dtokens->stride(i);
     }
-    backward(shape, Segments(B, tokens.size(1), extra.has_value()), both, tokens, extra, R, data<scalar_t>(mean),
+    backward(shape, Segments(B, tokens.size(1), C, extra.has_value()), both, tokens, extra, R, data<scalar_t>(mean),
              data<scalar_t>(rstd), lse.const_data_ptr<scalar_t>(), delta.const_data_ptr<scalar_t>(), gradients,
              dquery.data_ptr<scalar_t>());
   });

@@ -97,19 +97,17 @@ void products(const T* queries, int64_t number, const T* tile, int64_t count, in
   }
 }
 
-// acc[a] = factor[a] acc[a] + sum_b weights(a, b) rows[b], for a multiple of QUERIES of a, and b < count; weights(a, b)
-// lies at a * step_a + b * step_b. Without `factor` acc is overwritten.
-template <typename T>
-void accumulate(const T* weights, int64_t step_a, int64_t step_b, int64_t number, const T* rows, int64_t count,
-                int64_t columns, const T* factor, T* acc) {
+// finish(a, c, start(a, c) + sum_b weights(a, b) rows[b][c..]) for a multiple of QUERIES of a, b < count and every
+// vector of columns; weights(a, b) lies at a * step_a + b * step_b.
+template <typename T, typename Start, typename Finish>
+void weighted_sums(const T* weights, int64_t step_a, int64_t step_b, int64_t number, const T* rows, int64_t count,
+                   int64_t columns, const Start& start, const Finish& finish) {
   constexpr int64_t L = Lanes<T>::count;
   for (int64_t c = 0; c < columns; c += BLOCK * L) {
     for (int64_t a = 0; a < number; a += QUERIES) {
-      Vector<T> sums[QUERIES][BLOCK] = {};
-      if (factor != nullptr) {
-        for (int64_t k = 0; k < QUERIES; ++k) {
-          for (int64_t i = 0; i < BLOCK; ++i) sums[k][i] = factor[a + k] * load(acc + (a + k) * columns + c + i * L);
-        }
+      Vector<T> sums[QUERIES][BLOCK];
+      for (int64_t k = 0; k < QUERIES; ++k) {
+        for (int64_t i = 0; i < BLOCK; ++i) sums[k][i] = start(a + k, c + i * L);
       }
       for (int64_t b = 0; b < count; ++b) {
         Vector<T> z[BLOCK];
@@ -120,9 +118,23 @@ void accumulate(const T* weights, int64_t step_a, int64_t step_b, int64_t number
         }
       }
       for (int64_t k = 0; k < QUERIES; ++k) {
-        for (int64_t i = 0; i < BLOCK; ++i) store(acc + (a + k) * columns + c + i * L, sums[k][i]);
+        for (int64_t i = 0; i < BLOCK; ++i) finish(a + k, c + i * L, sums[k][i]);
       }
     }
+  }
+}
+
+// acc[a] = factor[a] acc[a] + sum_b weights[a][b] rows[b], weights of TILE columns. Without `factor` acc is overwritten.
+template <typename T>
+void accumulate(const T* weights, int64_t number, const T* rows, int64_t count, int64_t columns, const T* factor,
+                T* acc) {
+  const auto put = [&](int64_t a, int64_t c, Vector<T> x) { store(acc + a * columns + c, x); };
+  if (factor == nullptr) {
+    weighted_sums(weights, TILE, int64_t{1}, number, rows, count, columns,
+                  [](int64_t, int64_t) { return Vector<T>{}; }, put);
+  } else {
+    weighted_sums(weights, TILE, int64_t{1}, number, rows, count, columns,
+                  [&](int64_t a, int64_t c) { return factor[a] * load(acc + a * columns + c); }, put);
   }
 }
 
