@@ -26,7 +26,8 @@ from typing import NamedTuple
 import torch
 
 SOURCES = Path(__file__).parent / "csrc"
-FLAGS = ("-O3", "-march=native", "-std=c++20", "-fopenmp", "-Wall", "-Wextra")
+# Vectors are passed to nobody outside: how, where the processor has none of their size, does not matter.
+FLAGS = ("-O3", "-march=native", "-std=c++20", "-fopenmp", "-Wall", "-Wextra", "-Wno-psabi")
 _CUDA_FLAGS = ("-O3", "-std=c++20", "--threads=4")
 _ARCHITECTURES = (80, 90, 100, 120)  # a build for 80 also runs on 86 and 89, one for 100 on 103, 120 on 121
 

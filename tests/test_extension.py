@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from torch.utils.cpp_extension import include_paths
+from torch.utils.cpp_extension import include_paths, library_paths
 
 from hsta_fast import extension
 
@@ -250,26 +250,37 @@ def test_a_wheel_holds_the_sources(tmp_path: Path) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("target", ["native", "x86-64"])
-def test_the_inner_loops_under_the_sanitizers(tmp_path: Path, target: str) -> None:
+@pytest.mark.parametrize(
+    ("driver", "target"),
+    [
+        ("csrc_patches.cpp", "native"),
+        ("csrc_patches.cpp", "x86-64"),
+        pytest.param("csrc_attention_pool.cpp", "native", marks=pytest.mark.full),
+        ("csrc_attention_pool.cpp", "x86-64"),
+    ],
+)
+def test_under_the_sanitizers(tmp_path: Path, driver: str, target: str) -> None:
     """With the processor's own instructions, and without them where these are those of AVX-512."""
     if target == "x86-64" and platform.machine() != "x86_64":
         target = "native"
     flags = [flag for flag in extension.FLAGS if flag not in ("-O3", "-march=native", "-fopenmp")]
     strict = [
-        "-O1",
+        "-O0",
         "-g",
         f"-march={target}",
         "-Werror",
         "-fsanitize=address,undefined",
         "-fno-sanitize-recover",
     ]
-    driver = tmp_path / "driver"
+    program = tmp_path / "driver"
     compiler = shlex.split(str(extension.find_tools().compiler))
-    files = ["-I", str(ROOT / "csrc"), str(ROOT / "tests" / "csrc_patches.cpp"), "-o", str(driver)]
-    subprocess.run([*compiler, *flags, *strict, *files], check=True, timeout=300)
-    ran = subprocess.run([driver], capture_output=True, text=True, timeout=300)
-    assert (ran.returncode, ran.stdout) == (0, "0 failures\n"), ran.stderr[:3000]
+    includes = [word for folder in include_paths() for word in ("-isystem", folder)]
+    libraries = [word for folder in library_paths() for word in (f"-L{folder}", f"-Wl,-rpath,{folder}")]
+    files = ["-I", str(ROOT / "csrc"), str(ROOT / "tests" / driver), "-o", str(program)]
+    libraries += ["-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10"] if "pool" in driver else []
+    subprocess.run([*compiler, *flags, *strict, *includes, *files, *libraries], check=True, timeout=300)
+    ran = subprocess.run([program], capture_output=True, text=True, timeout=300)
+    assert (ran.returncode, ran.stdout) == (0, "0 failures\n"), ran.stdout[:1000] + ran.stderr[:3000]
 
 
 @needs_compiler

@@ -191,13 +191,21 @@ def test_constant_tokens(impl: str, constant: float) -> None:
     check(impl, [query, mixed, extra])
 
 
-@pytest.mark.parametrize("mean", [30.0, 1e4, -1e4])
+@pytest.mark.parametrize("mean", [0.0, 30.0, 1e4, -1e4])
 @pytest.mark.parametrize("impl", IMPLS)
-def test_tokens_with_a_mean(impl: str, mean: float) -> None:
-    """In float32 scores must not pick up mean times sum(query), which would be 1e5 here and cancel badly."""
+def test_a_mean_of_the_tokens_costs_nothing(impl: str, mean: float) -> None:
+    """Scores must not pick up mean times sum(query), 1e6 here, nor mean times what rounding leaves of it.
+
+    Held to float32's own rounding: the plain path is wrong by up to 1e-2 here, which would hide any fault.
+    """
     torch.manual_seed(0)
-    query, tokens, extra = inputs(impl, 2, 3, 130, 64)
-    check(impl, [query + 0.5, tokens + mean, extra + mean])
+    query, tokens, extra = inputs(impl, 2, 3, 50, 384)
+    query, tokens, extra = query + 0.25, tokens + mean, extra + mean
+    dout = torch.randn_like(query) + 0.25
+    exact = with_gradients(pool("reference"), [x.double() for x in (query, tokens, extra)], dout)
+    came = with_gradients(pool(impl), [query, tokens, extra], dout)
+    for came_x, exact_x in zip(came, exact, strict=True):
+        assert (came_x.double() - exact_x).abs().max() <= 48 * EPS32 * exact_x.abs().max()
 
 
 @pytest.mark.parametrize("impl", IMPLS)
