@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from . import ops
 from .ops import states
+from .ops.checks import want, want_shape
 
 LN_EPS = 1e-6
 
@@ -172,6 +173,7 @@ class CrossAttentionBlock(nn.Module):
 
     def __init__(self, width: int, *, num_heads: int, dropout: float = 0.0, impl: str = "auto") -> None:
         super().__init__()
+        want(num_heads > 0 and width % num_heads == 0, "CSTA", f"num_heads that divides {width}", num_heads)
         self.num_heads = num_heads
         self.impl = impl
         self.norm1 = nn.LayerNorm(width, eps=LN_EPS)
@@ -200,6 +202,11 @@ def _projection(width_in: int, width_out: int) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(width_in, eps=LN_EPS), nn.GELU(), nn.Linear(width_in, width_out))
 
 
+def _has_hooks(module: nn.Module) -> bool:
+    kinds = ("forward", "forward_pre", "backward", "backward_pre")
+    return any(getattr(module, f"_{kind}_hooks") for kind in kinds)
+
+
 class CrossmodalSpaceTimeAttention(nn.Module):
     """CSTA: the CLS of each modality attends to the tokens of the other, both at once (Eq. 8-13).
 
@@ -225,6 +232,7 @@ class CrossmodalSpaceTimeAttention(nn.Module):
         impl: str = "auto",
     ) -> None:
         super().__init__()
+        self.widths = widths
         self.inplace = inplace
         directions = ((0, 1), (1, 0))  # CLS of a -> tokens of b
         self.projs = nn.ModuleList(_projection(widths[a], widths[b]) for a, b in directions)
@@ -238,10 +246,18 @@ class CrossmodalSpaceTimeAttention(nn.Module):
         """(B, N_0 + 1, C_0), (B, N_1 + 1, C_1), CLS first -> the same; only the two CLS rows are replaced.
 
         Raises:
-            ValueError: with `inplace`, states that autograd cannot change in place or that share memory.
+            ValueError: states of other shapes; with `inplace`, states that autograd cannot change in place or
+                that share memory.
         """
-        # A backward hook on this module makes views of what it is given.
-        if self.inplace and not torch.compiler.is_compiling() and not self._backward_hooks:
+        name = type(self).__name__
+        want_shape(name, "special", special, (None, None, self.widths[0]), "(B, N_0 + 1, C_0)")
+        want_shape(name, "video", video, (special.shape[0], None, self.widths[1]), "(B, N_1 + 1, C_1)")
+        want(
+            min(special.shape[1], video.shape[1]) > 0, name, "a CLS row in each state", "a state without rows"
+        )
+        # A backward hook on this module makes views of what it is given; those of `fusion` see its `forward`.
+        hooked = bool(self._backward_hooks) or any(map(_has_hooks, self.fusion))
+        if self.inplace and not torch.compiler.is_compiling() and not hooked:
             return self._in_place(special, video)
         given = (special, video)
         out = []

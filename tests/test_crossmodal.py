@@ -404,3 +404,37 @@ def test_states_that_somebody_watches_stay_as_they_are(watch: str) -> None:
 def test_a_model_without_data() -> None:
     model, frames = tiny("meta")
     assert model(**frames).shape == (2, 2)
+
+
+@pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward"])
+@pytest.mark.parametrize("which", [0, 1])
+def test_hooks_on_a_direction_are_called(which: int, kind: str) -> None:
+    module, calls = csta(inplace=True), []
+    getattr(module.fusion[which], f"register_{kind}_hook")(lambda *_: calls.append(kind))
+    plain = csta(inplace=True)
+    expected = results(plain, plain)
+    for came, want in zip(results(module, module), expected, strict=True):
+        torch.testing.assert_close(came, want, rtol=1e-11, atol=1e-11)
+    assert calls == [kind]
+
+
+@pytest.mark.parametrize(
+    ("special", "video", "message"),
+    [
+        ((2, 6, 16), (2, 9, 16), r"special of shape .* = \(\*, \*, 12\), got \(2, 6, 16\)"),
+        ((2, 12), (2, 9, 16), r"special of shape"),
+        ((2, 6, 12), (3, 9, 16), r"video of shape .* = \(2, \*, 16\), got \(3, 9, 16\)"),
+        ((2, 0, 12), (2, 9, 16), "a CLS row in each state"),
+    ],
+)
+def test_states_of_other_shapes_are_named(
+    special: tuple[int, ...], video: tuple[int, ...], message: str
+) -> None:
+    for inplace in (True, False):
+        with pytest.raises(ValueError, match=message):
+            csta(inplace=inplace)(torch.zeros(special), torch.zeros(video))
+
+
+def test_heads_that_do_not_divide_the_width_are_named() -> None:
+    with pytest.raises(ValueError, match="num_heads that divides 12, got 5"):
+        CrossmodalSpaceTimeAttention(WIDTHS, num_heads=(5, 4))

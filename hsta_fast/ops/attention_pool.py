@@ -297,6 +297,8 @@ def attention_pool(
         want_shape(_OP, "extra", extra, (B, C), "(B, C)")
     elif N == 0:
         raise ValueError(f"{_OP} wants at least one row: tokens (B, N, C) with N >= 1 or extra, got N = 0")
+    want(type(normalize) is bool, _OP, "a bool as normalize", repr(normalize))
+    want(isinstance(eps, int | float) and eps >= 0, _OP, "a number >= 0 as eps", repr(eps))
     if autocast_dtype(tokens) is not None:  # casting the tokens would copy them
         query, extra = query.to(tokens.dtype), None if extra is None else extra.to(tokens.dtype)
     want_alike(_OP, {"query": query, "tokens": tokens} | ({} if extra is None else {"extra": extra}))

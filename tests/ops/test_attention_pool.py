@@ -380,6 +380,20 @@ def test_what_cannot_run_is_refused(impl: str, C: int, dtype: torch.dtype, messa
     torch.testing.assert_close(came.double(), exact, rtol=1e-2, atol=1e-3)  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"eps": -1e-6}, "a number >= 0 as eps, got -1e-06"),
+        ({"eps": "small"}, "as eps, got 'small'"),
+        ({"eps": torch.tensor(1e-6)}, "as eps, got tensor"),
+        ({"normalize": 1}, "a bool as normalize, got 1"),
+    ],
+)
+def test_options_that_are_none_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        attention_pool(torch.randn(1, 2, 4), torch.randn(1, 3, 4), **options)
+
+
 def test_triton_on_the_cpu_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(ValueError, match="on the CPU"):
