@@ -5,6 +5,9 @@ and backward each read the tokens once and keep nothing of their size. N is spli
 partial results a second kernel combines in a fixed order: no atomics, the same bits every time. That kernel
 also takes the extra row. The backward's kernels are in `attention_pool_backward`.
 
+Partial results take at most 6 R N float32 a sample. Where parts of N so large leave most of the device idle,
+at small B, the pass keeps R numbers a token instead, and `attention_pool_sums` adds up the rows.
+
 A token is normalised in float32, in registers, and rounded before the products, as a layer norm would do:
 whatever its mean is, it has left before anything is rounded. Columns come in chunks, as widths are no
 powers of two, and a chunk as [slices, tokens, columns], one slice per warp: each warp multiplies its own
@@ -27,6 +30,7 @@ from torch import Tensor
 
 from . import attention_pool_backward as backward
 from .attention_pool_configs import Config, chunk_for, config_for
+from .attention_pool_sums import attention_pool_sums_kernel
 from .attention_pool_tiles import (
     LOG2_E,
     QUERIES,
@@ -46,16 +50,21 @@ from .attention_pool_tiles import (
 from .tiles import dot, finite
 
 _SPLITS, _COLUMNS = 32, 128  # of one tile of the combining kernels
+# Two tiles of 4 KiB in flight, 16 x 64 sums in the registers of 4 warps.
+SUMS = {"TOKENS": 32, "COLUMNS": 64, "num_warps": 4, "num_stages": 3}
 
 
 @jit
 def _attention_pool_fwd_kernel(
-    query_ptr, tokens_ptr, partial_ptr, max_ptr, sum_ptr, mean_ptr, rstd_ptr, scores_ptr,
+    query_ptr, tokens_ptr, partial_ptr, max_ptr, sum_ptr, mean_ptr, rstd_ptr, remainder_ptr, scores_ptr,
     query_strides, tokens_strides, eps, N, M, R, splits, share,
     C: tl.constexpr, CHUNK: tl.constexpr, SLICES: tl.constexpr, TOKENS: tl.constexpr, HOLD: tl.constexpr,
     NORMALIZE: tl.constexpr,
 ):  # fmt: skip
-    """A group of queries over `share` tokens: unnormalised sums, and maxima (base 2) and sums of weights."""
+    """A group of queries over `share` tokens: unnormalised sums, and maxima (base 2) and sums of weights.
+
+    Without `partial_ptr` the scores alone, and what normalising takes.
+    """
     CHUNKS: tl.constexpr = (C + CHUNK - 1) // CHUNK
     groups = tl.cdiv(R, QUERIES)
     split = tl.program_id(0) % splits
@@ -97,6 +106,8 @@ def _attention_pool_fwd_kernel(
             place = batch * M + (M - N) + tokens
             tl.store(mean_ptr + place, mean, mask=within & (group == 0))
             tl.store(rstd_ptr + place, rstd, mask=within & (group == 0))
+            if remainder_ptr is not None:
+                tl.store(remainder_ptr + place, remainder, mask=within & (group == 0))
             zs = ()
             for k in tl.static_range(CHUNKS):
                 zs += (normalised(xs[k], mean, remainder, rstd, k, C, CHUNK),)
@@ -108,24 +119,26 @@ def _attention_pool_fwd_kernel(
         if scores_ptr is not None:
             place = (batch * R + queries)[:, None] * M + (M - N) + tokens[None, :]
             tl.store(scores_ptr + place, s, mask=(queries < R)[:, None] & within[None, :])
-        s = tl.where(within[None, :], s, -float("inf"))
-        raised = tl.maximum(largest, tl.max(s, 1) * LOG2_E)
-        shift = finite(raised)
-        factor = tl.exp2(largest - shift)
-        largest = raised
-        p = tl.exp2(s * LOG2_E - shift[:, None])
-        total = total * factor + tl.sum(p, 1)
-        p = over_slices(p.to(tokens_ptr.dtype.element_ty), SLICES)
-        before, accs = accs, ()
+        if partial_ptr is not None:
+            s = tl.where(within[None, :], s, -float("inf"))
+            raised = tl.maximum(largest, tl.max(s, 1) * LOG2_E)
+            shift = finite(raised)
+            factor = tl.exp2(largest - shift)
+            largest = raised
+            p = tl.exp2(s * LOG2_E - shift[:, None])
+            total = total * factor + tl.sum(p, 1)
+            p = over_slices(p.to(tokens_ptr.dtype.element_ty), SLICES)
+            before, accs = accs, ()
+            for k in tl.static_range(CHUNKS):
+                accs += (dot(p, zs[k], before[k] * factor[None, :, None], "ieee"),)
+    if partial_ptr is not None:
+        rows = (batch * splits + split) * R + queries
+        tl.store(max_ptr + rows, largest, mask=queries < R)
+        tl.store(sum_ptr + rows, total, mask=queries < R)
         for k in tl.static_range(CHUNKS):
-            accs += (dot(p, zs[k], before[k] * factor[None, :, None], "ieee"),)
-    rows = (batch * splits + split) * R + queries
-    tl.store(max_ptr + rows, largest, mask=queries < R)
-    tl.store(sum_ptr + rows, total, mask=queries < R)
-    for k in tl.static_range(CHUNKS):
-        columns = columns_of(k, CHUNK, SLICES)
-        ptrs = partial_ptr + rows[None, :, None] * C + columns
-        tl.store(ptrs, accs[k], mask=(queries < R)[None, :, None] & (columns < C))
+            columns = columns_of(k, CHUNK, SLICES)
+            ptrs = partial_ptr + rows[None, :, None] * C + columns
+            tl.store(ptrs, accs[k], mask=(queries < R)[None, :, None] & (columns < C))
 
 
 @jit
@@ -181,6 +194,7 @@ def _attention_pool_combine_kernel(
 
 JITTED = {
     "fwd": _attention_pool_fwd_kernel,
+    "sums": attention_pool_sums_kernel,
     "combine": _attention_pool_combine_kernel,
     "bwd rows": backward.attention_pool_bwd_rows_kernel,
     "bwd": backward.attention_pool_bwd_kernel,
@@ -200,6 +214,8 @@ def meta(kernel: str, width: int, config: Config, *, normalize: bool) -> dict[st
             "num_warps": config.warps,
             "num_stages": config.stages,
         }
+    if kernel == "sums":
+        return shared | SUMS
     shared |= {"BLOCK_C": triton.next_power_of_2(width), "num_warps": 8}
     return shared | ({} if kernel == "bwd rows" else {"COLUMNS": _COLUMNS, "SPLITS": _SPLITS})
 
@@ -228,12 +244,38 @@ def _config(kernel: str, tokens: Tensor) -> Config:
     return config_for(kernel, tokens.shape[-1], tokens.dtype, small=_device(tokens.device)[1])
 
 
-def _shares(config: Config, N: int, owners: int, device: torch.device) -> tuple[int, int]:
-    """(programs that N is split over, tokens of each): as many as run at once, shared by `owners`."""
-    tiles = triton.cdiv(N, config.tokens)
-    splits = min(tiles, max(1, config.residents * _device(device)[0] // owners))
-    share = triton.cdiv(tiles, max(1, splits)) * config.tokens
+def _split(N: int, tile: int, most: int) -> tuple[int, int]:
+    """(programs that N is split over, at most `most`; tokens of each, whole tiles)."""
+    tiles = triton.cdiv(N, tile)
+    share = triton.cdiv(tiles, max(1, most)) * tile
     return triton.cdiv(N, max(1, share)), share
+
+
+def _plan(config: Config, tokens: Tensor, owners: int) -> tuple[tuple[int, int], tuple[int, int] | None]:
+    """How the pass splits N, and how its second step does, where it takes one; `owners` share the device.
+
+    Over as many programs as run at once, as far as their sums (R, C) stay within 6 R N numbers a sample. If
+    that leaves most of the multiprocessors idle, in two steps.
+    """
+    N, C = tokens.shape[1:]
+    processors = _device(tokens.device)[0]
+    most, filling = max(1, 6 * N // C), config.residents * processors // owners
+    one = _split(N, config.tokens, min(most, filling))
+    if 2 * owners * one[0] >= processors or one[0] == triton.cdiv(N, config.tokens):
+        return one, None
+    return _split(N, config.tokens, filling), _split(N, SUMS["TOKENS"], most)
+
+
+def _sums(query: Tensor, splits: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Room for each split's sums (B, splits, R, C), and its maxima and sums of weights (B, splits, R)."""
+    B, R, C = query.shape
+    partial = query.new_empty((B, splits, R, C), dtype=torch.float32)
+    return partial, partial.new_empty((B, splits, R)), partial.new_empty((B, splits, R))
+
+
+def _remainder(tokens: Tensor, mean: Tensor | None) -> Tensor | None:
+    """Room for what rounding leaves out of the means (B, M), where that is more than the dtype rounds z."""
+    return None if mean is None or tokens.dtype != torch.float32 else torch.empty_like(mean)
 
 
 def attention_pool_fwd(
@@ -258,17 +300,33 @@ def attention_pool_fwd(
     N = tokens.shape[1]
     M = N + (extra is not None)
     config = _config("fwd", tokens)
-    splits, share = _shares(config, N, B * triton.cdiv(R, QUERIES.value), tokens.device)
+    groups = triton.cdiv(R, QUERIES.value)
+    (splits, share), second = _plan(config, tokens, B * groups)
     pooled = query.new_empty((B, R, C))
     lse = query.new_empty((B, R), dtype=torch.float32)
     mean, rstd = (query.new_empty((B, M), dtype=torch.float32) if normalize else None for _ in range(2))
-    partial = query.new_empty((B, splits, R, C), dtype=torch.float32)
-    largest, total = (query.new_empty((B, splits, R), dtype=torch.float32) for _ in range(2))
     with _on(tokens):
-        if splits:
-            _attention_pool_fwd_kernel[(B * triton.cdiv(R, QUERIES.value) * splits,)](
-                query, tokens, partial, largest, total, mean, rstd, scores, *_strides(query, tokens), eps,
-                N, M, R, splits, share, **meta("fwd", C, config, normalize=normalize),
+        if second is None:
+            partial, largest, total = _sums(query, splits)
+            if splits:
+                _attention_pool_fwd_kernel[(B * groups * splits,)](
+                    query, tokens, partial, largest, total, mean, rstd, None, scores,
+                    *_strides(query, tokens), eps, N, M, R, splits, share,
+                    **meta("fwd", C, config, normalize=normalize),
+                )  # fmt: skip
+        else:
+            scores = query.new_empty((B, R, M), dtype=torch.float32) if scores is None else scores
+            remainder = _remainder(tokens, mean)
+            _attention_pool_fwd_kernel[(B * groups * splits,)](
+                query, tokens, None, None, None, mean, rstd, remainder, scores,
+                *_strides(query, tokens), eps, N, M, R, splits, share,
+                **meta("fwd", C, config, normalize=normalize),
+            )  # fmt: skip
+            splits, share = second
+            partial, largest, total = _sums(query, splits)
+            attention_pool_sums_kernel[(B * groups * splits, triton.cdiv(C, SUMS["COLUMNS"]))](
+                scores, tokens, mean, rstd, remainder, partial, largest, total, *_strides(tokens),
+                N, M, R, splits, share, **meta("sums", C, config, normalize=normalize),
             )  # fmt: skip
         _attention_pool_combine_kernel[(B * R, triton.cdiv(C, _COLUMNS))](
             query, extra, partial, largest, total, pooled, lse, mean, rstd, scores, *_strides(query),
@@ -303,23 +361,36 @@ def attention_pool_bwd(
     N = tokens.shape[1]
     M = N + (extra is not None)
     config = _config("bwd", tokens)
-    splits, share = _shares(config, N, B, tokens.device)
+    groups = triton.cdiv(R, QUERIES.value)
+    (splits, share), second = _plan(config, tokens, B)
     dquery = query.new_empty((B, R, C))
     dextra = None if extra is None else query.new_empty((B, C))
     rows = query.new_empty((B, 4, R), dtype=torch.float32)
-    partial = query.new_empty((B, splits, R, C), dtype=torch.float32)
+    partial = weights = remainder = None
+    if second is None:
+        partial = _sums(query, splits)[0]
+    else:
+        weights = query.new_empty((B, R, M), dtype=torch.float32)
+        remainder = _remainder(tokens, mean)
     extra_stride = 0 if extra is None else extra.stride(0)
     with _on(tokens):
         backward.attention_pool_bwd_rows_kernel[(B,)](
             query, dpooled, pooled, lse, extra, dextra, rows, *_strides(query, dpooled), extra_stride, eps, R,
             **meta("bwd rows", C, config, normalize=normalize),
         )  # fmt: skip
-        for group in range(triton.cdiv(R, QUERIES.value) if splits else 0):
+        for group in range(groups if splits else 0):
             base = accumulate if group == 0 else dtokens
             backward.attention_pool_bwd_kernel[(B * splits,)](
-                query, dpooled, tokens, dtokens, base, partial, rows, lse, mean, rstd,
+                query, dpooled, tokens, dtokens, base, partial, weights, remainder, rows, lse, mean, rstd,
                 *_strides(query, dpooled, tokens, dtokens, dtokens if base is None else base),
                 N, M, R, splits, share, group, **meta("bwd", C, config, normalize=normalize),
+            )  # fmt: skip
+        if second is not None:
+            splits, share = second
+            partial = _sums(query, splits)[0]
+            attention_pool_sums_kernel[(B * groups * splits, triton.cdiv(C, SUMS["COLUMNS"]))](
+                weights, tokens, mean, rstd, remainder, partial, None, None, *_strides(tokens),
+                N, M, R, splits, share, **meta("sums", C, config, normalize=normalize),
             )  # fmt: skip
         backward.attention_pool_bwd_combine_kernel[(B * R, triton.cdiv(C, _COLUMNS))](
             extra, partial, rows, dquery, extra_stride, eps, R, splits,

@@ -73,8 +73,9 @@ def attention_pool_bwd_rows_kernel(
 
 @jit
 def attention_pool_bwd_kernel(
-    query_ptr, dpooled_ptr, tokens_ptr, dtokens_ptr, accumulate_ptr, partial_ptr, rows_ptr, lse_ptr,
-    mean_ptr, rstd_ptr, query_strides, dpooled_strides, tokens_strides, dtokens_strides, accumulate_strides,
+    query_ptr, dpooled_ptr, tokens_ptr, dtokens_ptr, accumulate_ptr, partial_ptr, weights_ptr, remainder_ptr,
+    rows_ptr, lse_ptr, mean_ptr, rstd_ptr,
+    query_strides, dpooled_strides, tokens_strides, dtokens_strides, accumulate_strides,
     N, M, R, splits, share, group,
     C: tl.constexpr, CHUNK: tl.constexpr, SLICES: tl.constexpr, TOKENS: tl.constexpr, HOLD: tl.constexpr,
     NORMALIZE: tl.constexpr,
@@ -83,7 +84,8 @@ def attention_pool_bwd_kernel(
 
     dz = sum_r p d + ds u and dx = rstd (dz - mean(dz) - z mean(dz z)), d = dpooled, ds = p (t - delta), t =
     d . z. Both means come without a sum over columns: mean(dz z) = sum_r (p t + ds s) / C, and mean(dz) is
-    that of what goes into the products, rounded as it does.
+    that of what goes into the products, rounded as it does. Without `partial_ptr` the tokens' part of the
+    queries' gradient is left to `attention_pool_sums`, which takes weights_ptr, (B, R, M).
     """
     # Of queries beyond the last, u and dpooled are 0, and with them ds and all that their weights multiply.
     CHUNKS: tl.constexpr = (C + CHUNK - 1) // CHUNK
@@ -102,7 +104,8 @@ def attention_pool_bwd_kernel(
     for k in tl.static_range(CHUNKS):
         us += (load_queries(query_ptr, query_strides[1], queries, R, k, C, CHUNK, SLICES),)
         ds += (load_queries(dpooled_ptr, dpooled_strides[1], queries, R, k, C, CHUNK, SLICES),)
-        accs += (tl.zeros([SLICES, CHUNK // SLICES, QUERIES], tl.float32),)
+        if partial_ptr is not None:
+            accs += (tl.zeros([SLICES, CHUNK // SLICES, QUERIES], tl.float32),)
     begin = split * share
     for start in range(begin, tl.minimum(begin + share, N), TOKENS):
         tokens = start + tl.arange(0, TOKENS)
@@ -140,10 +143,16 @@ def attention_pool_bwd_kernel(
         d_mean = tl.load(rows_ptr + R + queries, mask=real, other=0.0)
         u_mean = tl.load(rows_ptr + 2 * R + queries, mask=real, other=0.0)
         dz_mean = tl.sum(p.to(tl.float32) * d_mean[None, :] + g.to(tl.float32) * u_mean[None, :], 1)
+        if partial_ptr is None:
+            place = (batch * R + queries)[None, :] * M + (M - N) + tokens[:, None]
+            tl.store(weights_ptr + place, g.to(tl.float32), mask=within[:, None] & real[None, :])
+            if remainder_ptr is not None:
+                tl.store(remainder_ptr + batch * M + (M - N) + tokens, remainder, mask=within)
         p, g = over_slices(p, SLICES), over_slices(g, SLICES)
         before, accs = accs, ()
         for k in tl.static_range(CHUNKS):
-            accs += (dot(tl.permute(zs[k], (0, 2, 1)), g, before[k], "ieee"),)
+            if partial_ptr is not None:
+                accs += (dot(tl.permute(zs[k], (0, 2, 1)), g, before[k], "ieee"),)
             u = held(us[k], query_ptr, query_strides[1], queries, R, k, C, CHUNK, HOLD)
             d = held(ds[k], dpooled_ptr, dpooled_strides[1], queries, R, k, C, CHUNK, HOLD)
             dx = dot(p, d, tl.zeros(zs[k].shape, tl.float32), "ieee")
@@ -158,11 +167,12 @@ def attention_pool_bwd_kernel(
             columns = columns_of(k, CHUNK, SLICES)
             ptrs = dtokens_ptr + rows.to(tl.int64)[None, :, None] * dtokens_strides[1] + columns
             tl.store(ptrs, dx.to(DTYPE), mask=within[None, :, None] & (columns < C))
-    rows = (batch * splits + split) * R + queries
-    for k in tl.static_range(CHUNKS):
-        columns = tl.permute(columns_of(k, CHUNK, SLICES), (0, 2, 1))
-        ptrs = partial_ptr + rows[None, None, :] * C + columns
-        tl.store(ptrs, accs[k], mask=(queries < R)[None, None, :] & (columns < C))
+    if partial_ptr is not None:
+        rows = (batch * splits + split) * R + queries
+        for k in tl.static_range(CHUNKS):
+            columns = tl.permute(columns_of(k, CHUNK, SLICES), (0, 2, 1))
+            ptrs = partial_ptr + rows[None, None, :] * C + columns
+            tl.store(ptrs, accs[k], mask=(queries < R)[None, None, :] & (columns < C))
 
 
 @jit
