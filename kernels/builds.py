@@ -27,7 +27,7 @@ _POOL_VARIANTS = (
 _OPTIONS = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
 
 
-_FLOAT32 = ["lse", "delta", "partial", "max", "sum", "mean", "rstd", "scores", "rows"]
+_FLOAT32 = ["lse", "delta", "partial", "max", "sum", "mean", "rstd", "remainder", "scores", "weights", "rows"]
 
 
 def _type(argument: str, dtype: torch.dtype, strides: int = 3) -> Any:
@@ -71,16 +71,25 @@ def attention_pool_build(
     config: pool_configs.Config | None = None,
     *,
     accumulate: bool = False,
+    two_steps: bool = False,
 ) -> Build:
     """One kernel of `pool.JITTED` on contiguous, normalised tokens after an extra row.
 
     accumulate: whether the backward adds to what is there.
+    two_steps: whether sums over the rows are left to "sums"; of "sums", whether the backward leaves them.
     """
     config = config or pool_configs.config_for("fwd" if kernel == "fwd" else "bwd", width, dtype)
     function = pool.JITTED[kernel]
-    settings = pool.meta(kernel, width, config, normalize=True) | {"scores_ptr": None}
-    if not accumulate:
-        settings["accumulate_ptr"] = None
+    settings = pool.meta(kernel, width, config, normalize=True)
+    absent = [] if accumulate else ["accumulate_ptr"]
+    if two_steps:
+        absent += ["partial_ptr"] if kernel in ("fwd", "bwd") else []
+        absent += ["max_ptr", "sum_ptr"]
+    else:
+        absent += ["scores_ptr"] + (["weights_ptr"] if kernel == "bwd" else [])
+    if dtype != torch.float32 or (kernel in ("fwd", "bwd") and not two_steps):
+        absent.append("remainder_ptr")
+    settings |= dict.fromkeys(absent)
     options = {name: settings.pop(name) for name in _OPTIONS if name in settings}
     settings = {name: value for name, value in settings.items() if name in function.arg_names}
     arguments = [name for name in function.arg_names if name not in settings]
@@ -94,6 +103,9 @@ def attention_pool_build(
         name += f", {config.stages} stages, {config.warps} warps"
         name += "" if config.hold else ", queries not held"
         name += ", accumulate" if accumulate else ""
+        name += ", two steps" if two_steps else ""
+    elif kernel == "sums":
+        name += ", of the backward" if two_steps else ""
     return Build(
         name=name,
         kernel=function,
@@ -101,7 +113,7 @@ def attention_pool_build(
         constants=settings,
         divisible=whole + strides,
         options=options,
-        tile=config.tokens if looped else 16,
+        tile=config.tokens if looped else pool.SUMS["TOKENS"] if kernel == "sums" else 16,
         unit=16,
         traffic=passes * config.tokens * width * dtype.itemsize,
         limit=pool_configs.LARGE if config.hold else pool_configs.SMALL,
@@ -114,10 +126,14 @@ def _attention_pool_shipped() -> Iterator[Build]:
             for kernel in pool.JITTED:
                 yield attention_pool_build(kernel, width, dtype)
             yield attention_pool_build("bwd", width, dtype, accumulate=True)
+            for kernel in ("fwd", "sums", "bwd"):
+                yield attention_pool_build(kernel, width, dtype, two_steps=True)
+            yield attention_pool_build("bwd", width, dtype, accumulate=True, two_steps=True)
     for width in _POOL_WIDTHS:
         for kernel in ("fwd", "bwd"):
             config = pool_configs.config_for(kernel, width, torch.bfloat16, small=True)
-            yield attention_pool_build(kernel, width, torch.bfloat16, config)
+            for two_steps in (False, True):
+                yield attention_pool_build(kernel, width, torch.bfloat16, config, two_steps=two_steps)
             if kernel == "bwd":
                 yield attention_pool_build(kernel, width, torch.bfloat16, config, accumulate=True)
 
