@@ -47,7 +47,7 @@ from .attention_pool_tiles import (
     row_statistics,
     row_sums,
 )
-from .tiles import dot, finite
+from .tiles import dot, finite, rounded
 
 _SPLITS, _COLUMNS = 32, 128  # of one tile of the combining kernels
 # Two tiles of 4 KiB in flight, 16 x 64 sums in the registers of 4 warps.
@@ -127,7 +127,7 @@ def _attention_pool_fwd_kernel(
             largest = raised
             p = tl.exp2(s * LOG2_E - shift[:, None])
             total = total * factor + tl.sum(p, 1)
-            p = over_slices(p.to(tokens_ptr.dtype.element_ty), SLICES)
+            p = over_slices(rounded(p, tokens_ptr.dtype.element_ty), SLICES)
             before, accs = accs, ()
             for k in tl.static_range(CHUNKS):
                 accs += (dot(p, zs[k], before[k] * factor[None, :, None], "ieee"),)
@@ -188,7 +188,9 @@ def _attention_pool_combine_kernel(
         ptrs = partial_ptr + place[:, None] * C + columns[None, :]
         tile = tl.load(ptrs, mask=(split < splits)[:, None] & (columns < C)[None, :], other=0.0)
         acc += tl.sum(weight[:, None] * tile, 0)
-    tl.store(pooled_ptr + row * C + columns, (acc / total).to(pooled_ptr.dtype.element_ty), mask=columns < C)
+    tl.store(
+        pooled_ptr + row * C + columns, rounded(acc / total, pooled_ptr.dtype.element_ty), mask=columns < C
+    )
     tl.store(lse_ptr + row, (top + tl.log2(total)) / LOG2_E, mask=first)
 
 

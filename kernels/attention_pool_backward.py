@@ -19,7 +19,7 @@ from .attention_pool_tiles import (
     remainder_of,
     row_statistics,
 )
-from .tiles import dot
+from .tiles import dot, rounded
 
 
 @jit
@@ -68,7 +68,7 @@ def attention_pool_bwd_rows_kernel(
         if NORMALIZE:
             z = tl.where(columns < C, z, 0.0)
             dx = rstd * (dz - tl.sum(dz, 0) / C - z * (tl.sum(dz * z, 0) / C))
-        tl.store(dextra_ptr + batch * C + columns, dx.to(dextra_ptr.dtype.element_ty), mask=columns < C)
+        tl.store(dextra_ptr + batch * C + columns, rounded(dx, dextra_ptr.dtype.element_ty), mask=columns < C)
 
 
 @jit
@@ -139,7 +139,7 @@ def attention_pool_bwd_kernel(
         p = tl.where(within[:, None], tl.exp2(s * LOG2_E - (lse * LOG2_E)[None, :]), 0.0)
         g = p * (t - delta[None, :])
         along_z = tl.sum(p * t + g * s, 1) / C
-        p, g = p.to(DTYPE), g.to(DTYPE)
+        p, g = rounded(p, DTYPE), rounded(g, DTYPE)
         d_mean = tl.load(rows_ptr + R + queries, mask=real, other=0.0)
         u_mean = tl.load(rows_ptr + 2 * R + queries, mask=real, other=0.0)
         dz_mean = tl.sum(p.to(tl.float32) * d_mean[None, :] + g.to(tl.float32) * u_mean[None, :], 1)
@@ -166,7 +166,7 @@ def attention_pool_bwd_kernel(
                 )
             columns = columns_of(k, CHUNK, SLICES)
             ptrs = dtokens_ptr + rows.to(tl.int64)[None, :, None] * dtokens_strides[1] + columns
-            tl.store(ptrs, dx.to(DTYPE), mask=within[None, :, None] & (columns < C))
+            tl.store(ptrs, rounded(dx, DTYPE), mask=within[None, :, None] & (columns < C))
     if partial_ptr is not None:
         rows = (batch * splits + split) * R + queries
         for k in tl.static_range(CHUNKS):
@@ -196,4 +196,4 @@ def attention_pool_bwd_combine_kernel(
         ptrs = partial_ptr + ((batch * splits + split) * R + row % R)[:, None] * C + columns[None, :]
         tile = tl.load(ptrs, mask=(split < splits)[:, None] & (columns < C)[None, :], other=0.0)
         acc += tl.sum(tile, 0)
-    tl.store(dquery_ptr + row * C + columns, acc.to(dquery_ptr.dtype.element_ty), mask=columns < C)
+    tl.store(dquery_ptr + row * C + columns, rounded(acc, dquery_ptr.dtype.element_ty), mask=columns < C)

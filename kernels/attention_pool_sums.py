@@ -9,7 +9,7 @@ programs. It reads the tokens again, from the L2: they are few where it is used.
 import triton.language as tl
 
 from .attention_pool_tiles import LOG2_E, QUERIES, jit
-from .tiles import dot, finite
+from .tiles import dot, finite, rounded
 
 
 @jit
@@ -49,7 +49,7 @@ def attention_pool_sums_kernel(
             z = z.to(tl.float32) - tl.load(mean_ptr + place)[:, None]
             if remainder_ptr is not None:
                 z -= tl.load(remainder_ptr + place)[:, None]
-            z = (z * tl.load(rstd_ptr + place)[:, None]).to(DTYPE)
+            z = rounded(z * tl.load(rstd_ptr + place)[:, None], DTYPE)
         place = (batch * R + queries)[:, None] * M + (M - N) + rows[None, :]
         if max_ptr is not None:
             s = tl.load(weights_ptr + place, mask=real, other=-float("inf"))
@@ -62,7 +62,7 @@ def attention_pool_sums_kernel(
             acc *= factor[:, None]
         else:
             w = tl.load(weights_ptr + place, mask=real, other=0.0)
-        acc = dot(w.to(DTYPE), z, acc, "ieee")
+        acc = dot(rounded(w, DTYPE), z, acc, "ieee")
     rows = (batch * splits + split) * R + queries
     if max_ptr is not None:
         mask = (queries < R) & (tl.program_id(1) == 0)

@@ -8,6 +8,8 @@ import math
 import triton
 import triton.language as tl
 
+from .tiles import rounded
+
 QUERIES = tl.constexpr(16)  # per group, and pass over the tokens
 LOG2_E = tl.constexpr(math.log2(math.e))
 
@@ -85,7 +87,7 @@ def normalised(x, mean, remainder, rstd, chunk, C: tl.constexpr, CHUNK: tl.const
     centred = centred_chunk(x, mean, chunk, C, CHUNK)
     if x.dtype == tl.float32:
         centred = centred_chunk(centred, remainder, chunk, C, CHUNK)
-    return (centred * rstd[None, :, None]).to(x.dtype)
+    return rounded(centred * rstd[None, :, None], x.dtype)
 
 
 @triton.jit

@@ -92,6 +92,15 @@ def dot(a, b, acc, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def rounded(x, DTYPE: tl.constexpr):
+    """float32 in DTYPE, to nearest even. Interpreted, the cast to bfloat16 cuts bits off: round before it."""
+    if INTERPRETED and tl.bfloat16 == DTYPE:
+        bits = x.to(tl.int32, bitcast=True)
+        x = (bits + 0x7FFF + ((bits >> 16) & 1)).to(tl.float32, bitcast=True)
+    return x.to(DTYPE)
+
+
+@triton.jit
 def dot_transposed(a, b, PRECISION: tl.constexpr):
     """`a b'` in fp32, [rows of a, rows of b]; b comes from memory, never from another product."""
     return dot(a, tl.trans(b), tl.zeros([a.shape[0], b.shape[0]], tl.float32), PRECISION)

@@ -123,6 +123,8 @@ CASES = [
     (3, 19, 0, 8, torch.float16, True),
     (1, 2, 19, 1024, torch.float16, True),
     (1, 3, 9, 1000, torch.float32, True),
+    (2, 12, 50, 96, torch.bfloat16, True),
+    (1, 3, 324, 40, torch.bfloat16, False),
 ]
 
 

@@ -73,6 +73,7 @@ CASES = [
     (1, 12, 100, 768, torch.float32, True, True),
     (1, 3, 588, 200, torch.float16, False, True),
     (1, 2, 324, 160, torch.float32, True, False),
+    (1, 5, 100, 200, torch.bfloat16, True, True),
 ]
 
 

@@ -90,7 +90,7 @@ def test_float64_is_the_materialised_form(impl: str, N: int) -> None:
         torch.testing.assert_close(x, exact[name], rtol=1e-11, atol=1e-12, msg=name)
 
 
-@pytest.mark.parametrize("impl", ["torch"])
+@pytest.mark.parametrize("impl", ["torch", "triton"])
 @pytest.mark.parametrize("mean", [0.0, 30.0])
 def test_bfloat16_is_no_worse_than_the_materialised_path(impl: str, mean: float) -> None:
     """Tokens whose mean is 30 deviations included, where a query that is rounded after centring fails."""
