@@ -29,7 +29,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import attention_pool_backward as backward
-from .attention_pool_configs import Config, chunk_for, config_for
+from .attention_pool_configs import Config, chunk_for, config_for, leaving_sums
 from .attention_pool_sums import attention_pool_sums_kernel
 from .attention_pool_tiles import (
     LOG2_E,
@@ -276,7 +276,7 @@ def _sums(query: Tensor, splits: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _remainder(tokens: Tensor, mean: Tensor | None) -> Tensor | None:
-    """Room for what rounding leaves out of the means (B, M), where that is more than the dtype rounds z."""
+    """Room (B, M) for what rounding leaves out of the means, where that is more than z's own rounding."""
     return None if mean is None or tokens.dtype != torch.float32 else torch.empty_like(mean)
 
 
@@ -372,6 +372,7 @@ def attention_pool_bwd(
     if second is None:
         partial = _sums(query, splits)[0]
     else:
+        config = leaving_sums(config, C)
         weights = query.new_empty((B, R, M), dtype=torch.float32)
         remainder = _remainder(tokens, mean)
     extra_stride = 0 if extra is None else extra.stride(0)

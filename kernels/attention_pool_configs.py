@@ -77,3 +77,12 @@ def config_for(kernel: str, width: int, dtype: torch.dtype, *, small: bool = Fal
     if small:
         return replace(table[MAX_WIDTH], stages=1, hold=False)
     return next(config for widest, config in table.items() if width <= widest)
+
+
+def leaving_sums(config: Config, width: int) -> Config:
+    """`config` of the backward where sums over the rows are a step of their own.
+
+    Without the sums the compiler keeps more of a tile in shared memory: above a width of 768, with tokens
+    fetched ahead, more than sm_80 has.
+    """
+    return replace(config, stages=1) if width > 768 else config

@@ -79,6 +79,8 @@ def attention_pool_build(
     two_steps: whether sums over the rows are left to "sums"; of "sums", whether the backward leaves them.
     """
     config = config or pool_configs.config_for("fwd" if kernel == "fwd" else "bwd", width, dtype)
+    if kernel == "bwd" and two_steps:
+        config = pool_configs.leaving_sums(config, width)
     function = pool.JITTED[kernel]
     settings = pool.meta(kernel, width, config, normalize=True)
     absent = [] if accumulate else ["accumulate_ptr"]
