@@ -5,8 +5,8 @@ import torch
 
 from hsta_fast.kernels import attention_pool as module
 from hsta_fast.kernels.attention_pool import attention_pool_bwd, attention_pool_fwd
+from hsta_fast.kernels.attention_pool_configs import config_for
 from tests.kernels.test_attention_pool import (
-    DTYPES,
     EPS,
     check,
     inputs,
@@ -23,7 +23,7 @@ from tests.kernels.test_attention_pool import (
     test_what_is_saved,  # noqa: F401
 )
 from tests.memory import peak_bytes
-from tests.yardstick import DEVICE, assert_close
+from tests.yardstick import DEVICE, DTYPES, assert_close
 
 PROCESSORS = 132  # of an H100 or H200
 
@@ -37,7 +37,7 @@ def many_processors(monkeypatch: pytest.MonkeyPatch) -> None:
 def steps(B: int, R: int, N: int, C: int, kernel: str = "fwd", dtype: torch.dtype = torch.bfloat16) -> int:
     """1 or 2, and both within the bounds that they are chosen by."""
     tokens = torch.empty((B, N, C), dtype=dtype, device="meta")
-    config = module.config_for(kernel, C, dtype)
+    config = config_for(kernel, C, dtype)
     owners = B * (-(-R // 16) if kernel == "fwd" else 1)
     (splits, share), second = module._plan(config, tokens, owners)
     assert splits * share >= N > (splits - 1) * share
@@ -58,7 +58,7 @@ def test_one_step_or_two(N: int, C: int, kernel: str) -> None:
     assert steps(32, 12, N, C, kernel) == 1
     for B in range(1, 65):
         tokens = torch.empty((B, N, C), dtype=torch.bfloat16, device="meta")
-        config = module.config_for(kernel, C, torch.bfloat16)
+        config = config_for(kernel, C, torch.bfloat16)
         (splits, _), _ = module._plan(config, tokens, B)
         steps(B, 12, N, C, kernel)
         assert 2 * B * splits >= min(PROCESSORS, B * -(-N // config.tokens))
