@@ -1,4 +1,4 @@
-"""Rendered micro-expressions on disk, in the layout of CAS(ME)3 part A.
+"""Rendered micro-expressions on disk, in the layout of a dataset (`layouts`); here of CAS(ME)3 part A.
 
     <out>/spNO.1/b/color/175.jpg ...  200 frames a second, several clips in a recording, neutral frames around
     <out>/annotation.csv              written last: a folder without it is not finished
@@ -18,28 +18,18 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..files import write_text
 from .face import Array, Variation, grid, margin_pixels, movement_field, random_face
+from .layouts import EXPRESSIONS, LAYOUTS, RenderedClip
 from .portrait import paint_face
 
-# Emotion word -> the action units that show it, and the objective class of that set (Davison et al. 2018).
-EXPRESSIONS: dict[str, tuple[str, str]] = {
-    "others": ("5+7", "VII"),
-    "disgust": ("4+9", "IV"),
-    "surprise": ("1+2", "II"),
-    "fear": ("20", "VI"),
-    "anger": ("4+7", "III"),
-    "sad": ("15", "V"),
-    "happy": ("12", "I"),
-}
-COLUMNS = ("Subject", "Filename", "Onset", "Apex", "Offset", "AU", "Objective class", "emotion")
 NOTE = "Rendered faces, no recordings: nothing measured on them says anything about people."
 RENDERER = 1  # goes up whenever the same settings give other pictures
 REFERENCE_SIZE = 112  # strengths and drifts are given in pixels of this picture size
@@ -54,6 +44,8 @@ class SynthConfig:
 
     out: Path
     """Folder to write; new, empty, or holding the same data set."""
+    layout: Literal["casme2", "samm", "smic", "casme3"] = "casme3"
+    """Whose names, columns and words: CASME II (raw), SAMM, SMIC-HS (long recordings), CAS(ME)3 part A."""
     subjects: int = 40
     """Number of faces."""
     clips_per_subject: int = 24
@@ -74,7 +66,8 @@ class SynthConfig:
     def check(self) -> None:
         """Raise ValueError, naming the setting, for one that does not fit."""
         low, high = self.strength
-        unknown = [word for word in self.emotions if word not in EXPRESSIONS]
+        words = LAYOUTS[self.layout].words
+        unknown = [word for word in self.emotions if word not in words]
         wishes = (
             (self.subjects >= 2, f"subjects must be at least 2, got {self.subjects}"),
             (
@@ -84,7 +77,10 @@ class SynthConfig:
             (32 <= self.size <= 1024, f"size must be 32..1024 pixels, got {self.size}"),
             # Beyond 4 pixels the field would fold the face over itself.
             (0 < low <= high <= 4, f"strength must be 0 < low <= high <= 4 pixels, got ({low}, {high})"),
-            (not unknown, f"emotions must be among {', '.join(EXPRESSIONS)}, got {', '.join(unknown)}"),
+            (
+                not unknown,
+                f"emotions of {self.layout} must be among {', '.join(words)}, got {', '.join(unknown)}",
+            ),
             (len(self.emotions) >= 2, f"emotions must be at least 2, got {len(self.emotions)}"),
             (len(set(self.emotions)) == len(self.emotions), f"emotions must differ, got {self.emotions}"),
             (self.seed >= 0, f"seed must be 0 or more, got {self.seed}"),
@@ -275,23 +271,34 @@ def subject_frames(
             yield plan.name, frame, picture, clip, word
 
 
-def _render_subject(cfg: SynthConfig, subject: int) -> list[tuple[str | int, ...]]:
-    """Write one subject's frames; returns its rows of the annotation."""
-    name = f"spNO.{subject}"
-    rows: dict[tuple[str, int], tuple[str | int, ...]] = {}
-    for recording, frame, picture, clip, word in subject_frames(cfg, subject):
-        folder = cfg.out / name / recording / "color"
-        folder.mkdir(parents=True, exist_ok=True)
-        _, jpeg = cv2.imencode(".jpg", picture[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, cfg.quality))
+def _render_subject(cfg: SynthConfig, subject: int) -> list[RenderedClip]:
+    """Write one subject's frames; returns its clips."""
+    layout = LAYOUTS[cfg.layout]
+    clips: dict[tuple[str, int], RenderedClip] = {}
+    for recording, frame, picture, plan, word in subject_frames(cfg, subject):
+        clip = clips.get((recording, plan.onset))
+        if clip is None:
+            before = list(clips.values())
+            clip = clips[recording, plan.onset] = RenderedClip(
+                subject=subject,
+                recording=recording,
+                place=1 + sum(other.recording == recording for other in before),
+                same=1 + sum(layout.words[other.emotion] == layout.words[word] for other in before),
+                onset=plan.onset,
+                apex=plan.apex,
+                offset=plan.offset,
+                emotion=word,
+            )
+        clip.frames.append(frame)
+        path = cfg.out / layout.frame(clip, frame)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        colours = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) if layout.grey else picture[..., ::-1]
+        _, jpeg = cv2.imencode(".jpg", colours, (cv2.IMWRITE_JPEG_QUALITY, cfg.quality))
         try:
-            (folder / f"{frame}.jpg").write_bytes(jpeg.tobytes())
+            path.write_bytes(jpeg.tobytes())
         except OSError as error:
-            raise OSError(f"could not write {folder / f'{frame}.jpg'}: {error.strerror}") from error
-        units, objective = EXPRESSIONS[word]
-        rows[recording, clip.onset] = (
-            name, recording, clip.onset, clip.apex, clip.offset, units, objective, word,
-        )  # fmt: skip
-    return list(rows.values())
+            raise OSError(f"could not write {path}: {error.strerror}") from error
+    return list(clips.values())
 
 
 def _one_thread() -> None:
@@ -315,7 +322,7 @@ def _is_finished(cfg: SynthConfig, settings: str) -> bool:
         raise ValueError(
             f"{cfg.out}: holds a data set rendered with other settings (see {said}); choose another folder"
         )
-    return (cfg.out / "annotation.csv").is_file()
+    return (cfg.out / LAYOUTS[cfg.layout].annotation).is_file()
 
 
 def render(cfg: SynthConfig) -> Path:
@@ -326,6 +333,8 @@ def render(cfg: SynthConfig) -> Path:
     """
     cfg.check()
     chosen = {key: value for key, value in asdict(cfg).items() if key not in ("out", "processes")}
+    if cfg.layout == "casme3":  # the first one: data sets rendered before there was a choice are still known
+        del chosen["layout"]
     settings = json.dumps({"note": NOTE, "renderer": RENDERER, **chosen}, indent=2) + "\n"
     if _is_finished(cfg, settings):
         print(f"{cfg.out}: already rendered with these settings, kept")
@@ -335,7 +344,7 @@ def render(cfg: SynthConfig) -> Path:
     write_text(cfg.out / "synthetic.json", settings)
     processes = min(cfg.processes or os.cpu_count() or 1, cfg.subjects)
     numbers = range(1, cfg.subjects + 1)
-    rows: dict[int, list[tuple[str | int, ...]]] = {}
+    clips: dict[int, list[RenderedClip]] = {}
     bar = tqdm(total=cfg.subjects, desc=f"render {cfg.out}", unit="subject", dynamic_ncols=True)
     # Spawned, not forked: the caller may have threads (torch, OpenCV) that do not survive a fork.
     context = multiprocessing.get_context("spawn")
@@ -343,11 +352,10 @@ def render(cfg: SynthConfig) -> Path:
         waiting = {pool.submit(_render_subject, cfg, number): number for number in numbers}
         try:
             for done in as_completed(waiting):
-                rows[waiting[done]] = done.result()
+                clips[waiting[done]] = done.result()
                 bar.update()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    table = pd.DataFrame([row for number in numbers for row in rows[number]], columns=list(COLUMNS))
-    write_text(cfg.out / "annotation.csv", table.to_csv(index=False))
+    LAYOUTS[cfg.layout].write(cfg.out, [clip for number in numbers for clip in clips[number]])
     return cfg.out

@@ -13,7 +13,8 @@ from hsta_fast.data.apex import SIZE, _local_movement, apex_position, lacks_apex
 from hsta_fast.data.cache import Cache
 from hsta_fast.data.casme3 import read_casme3
 from hsta_fast.data.clips import ClipTable
-from hsta_fast.data.synthetic import EXPRESSIONS, SynthConfig, render
+from hsta_fast.data.layouts import EXPRESSIONS
+from hsta_fast.data.synthetic import SynthConfig, render
 
 
 @pytest.fixture(scope="module")

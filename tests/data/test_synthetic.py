@@ -14,9 +14,8 @@ import pandas as pd
 import pytest
 
 from hsta_fast.data.face import Variation, grid, movement_field, random_face
+from hsta_fast.data.layouts import EXPRESSIONS
 from hsta_fast.data.synthetic import (
-    COLUMNS,
-    EXPRESSIONS,
     FINE,
     LONGEST,
     SHORTEST,
@@ -27,6 +26,8 @@ from hsta_fast.data.synthetic import (
     shuffled_labels,
     subject_frames,
 )
+
+from .copies import CASME3_HEADER
 
 
 def small(out: Path, **changes: Any) -> SynthConfig:
@@ -49,7 +50,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_layout_and_annotation(rendered: Path) -> None:
     table = pd.read_csv(rendered / "annotation.csv")
-    assert tuple(table.columns) == COLUMNS
+    assert tuple(table.columns) == CASME3_HEADER
     assert Counter(table.Subject) == {"spNO.1": 7, "spNO.2": 7}
     assert Counter(table.Filename) == {"a": 12, "b": 2}
     for row in table.to_dict("records"):
@@ -208,7 +209,7 @@ def test_folder_of_the_users_is_left_alone(tmp_path: Path) -> None:
         ({"subjects": 1}, "subjects must be"),
         ({"clips_per_subject": 0}, "clips_per_subject must be"),
         ({"size": 16}, "size must be"),
-        ({"emotions": ("happy", "contempt")}, "emotions must be among .* got contempt"),
+        ({"emotions": ("happy", "contempt")}, "emotions of casme3 must be among .* got contempt"),
         ({"emotions": ("happy",)}, "emotions must be at least 2"),
         ({"emotions": ("happy", "happy")}, "emotions must differ"),
         ({"seed": -1}, "seed must be"),
