@@ -18,7 +18,8 @@ from hsta_fast.data.flow import SCALE, dense_flow, load_flow
 from hsta_fast.data.frames import FrameStore, load_frames
 from hsta_fast.data.portrait import paint_face
 from hsta_fast.data.sampling import FlowMethod, Sampling
-from hsta_fast.data.synthetic import EXPRESSIONS, FINE, Camera, SynthConfig, plan_subject
+from hsta_fast.data.layouts import EXPRESSIONS
+from hsta_fast.data.synthetic import FINE, Camera, SynthConfig, plan_subject
 
 SIZE = 112
 CONTRIB = hasattr(cv2, "optflow")
