@@ -16,9 +16,9 @@ from hsta_fast.data.dataset import flow_pairs
 from hsta_fast.data.face import grid, movement_field, random_face
 from hsta_fast.data.flow import SCALE, dense_flow, load_flow
 from hsta_fast.data.frames import FrameStore, load_frames
+from hsta_fast.data.layouts import EXPRESSIONS
 from hsta_fast.data.portrait import paint_face
 from hsta_fast.data.sampling import FlowMethod, Sampling
-from hsta_fast.data.layouts import EXPRESSIONS
 from hsta_fast.data.synthetic import FINE, Camera, SynthConfig, plan_subject
 
 SIZE = 112
