@@ -23,6 +23,8 @@ COLUMNS = (
 
 LEFT_OUT = "clip left out"
 MIDDLE_APEX = "apex taken as the middle frame"
+CLASS_BY_UNITS = "objective class taken from the action units"
+UNREADABLE = "clip left out of a run that samples such a frame"
 
 
 @dataclass(frozen=True)

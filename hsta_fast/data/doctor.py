@@ -14,7 +14,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from .annotation import find_annotation
-from .clips import ClipTable, Fault, fault_of
+from .clips import UNREADABLE, ClipTable, Fault, fault_of
 from .frames import by_file, read_frames
 from .labels import LABEL_SETS, THREE_CLASSES, LabelSet, apply_labels
 from .megc2019 import PUBLISHED as COMPOSITE
@@ -23,7 +23,6 @@ from .readers import READERS, join, recognise, scan
 from .rows import EXPRESSIONS
 
 CLEAN, FAULTS, UNUSABLE = 0, 1, 2  # exit statuses
-UNREADABLE = "clip left out of a run that samples such a frame"
 _SEEN = np.empty(0)  # in the place of the pixels of a whole frame
 
 # What the owners published: clips, subjects, and clips of each emotion. None is not known.

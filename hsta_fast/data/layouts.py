@@ -15,6 +15,7 @@ import pandas as pd
 from openpyxl import Workbook
 
 from ..files import write_atomically, write_text
+from .smic import clip_id, subject_id
 
 # Emotion word -> the action units that show it, and the objective class of that set (Davison et al. 2018).
 EXPRESSIONS: dict[str, tuple[str, str]] = {
@@ -51,6 +52,8 @@ class Layout:
     words: dict[str, str]  # the renderer's emotion -> the dataset's
     frame: Callable[[RenderedClip, int], str]  # path of a frame, below the folder
     cells: Callable[[RenderedClip, str], dict[str, Any]]  # column -> cell, given the dataset's word
+    columns: dict[str, str]  # onset, apex, ... -> its column, of those that a fault can be planted in
+    known_as: Callable[[RenderedClip], tuple[str, str]]  # subject and clip, as its reader writes them
     header: tuple[str | None, ...]  # None is a column without a name
     annotation: str
     sheet: str = ""
@@ -58,9 +61,12 @@ class Layout:
     more_sheets: tuple[str, ...] = ()
     grey: bool = False
 
-    def write(self, out: Path, clips: list[RenderedClip]) -> None:
-        """The annotation file, whole or not at all."""
-        rows = [self.cells(clip, self.words[clip.emotion]) for clip in clips]
+    def row(self, clip: RenderedClip) -> dict[str, Any]:
+        """Column -> cell of one clip."""
+        return self.cells(clip, self.words[clip.emotion])
+
+    def write(self, out: Path, rows: list[dict[str, Any]]) -> None:
+        """The annotation file of these rows, whole or not at all."""
         cells = [[row.get(name) if name is not None else None for name in self.header] for row in rows]
         if self.annotation.endswith(".csv"):
             table = pd.DataFrame(cells, columns=[str(name) for name in self.header])
@@ -120,6 +126,14 @@ LAYOUTS = {
             "Objective class": EXPRESSIONS[clip.emotion][1],
             "emotion": word,
         },
+        columns={
+            "onset": "Onset",
+            "apex": "Apex",
+            "offset": "Offset",
+            "objective": "Objective class",
+            "emotion": "emotion",
+        },
+        known_as=lambda clip: (f"spNO.{clip.subject}", clip.recording),
         header=("Subject", "Filename", "Onset", "Apex", "Offset", "AU", "Objective class", "emotion"),
         annotation="annotation.csv",
     ),
@@ -142,6 +156,13 @@ LAYOUTS = {
             "Action Units": _units(clip),
             "Estimated Emotion": word,
         },
+        columns={
+            "onset": "OnsetFrame",
+            "apex": "ApexFrame",
+            "offset": "OffsetFrame",
+            "emotion": "Estimated Emotion",
+        },
+        known_as=lambda clip: (f"sub{clip.subject:02d}", _casme2_name(clip)),
         header=(
             "Subject", "Filename", None, "OnsetFrame", "ApexFrame", "OffsetFrame", None, "Action Units",
             "Estimated Emotion",
@@ -175,6 +196,14 @@ LAYOUTS = {
             "Estimated Emotion": word,
             "Objective Classes": _CLASSES.index(EXPRESSIONS[clip.emotion][1]) + 1,
         },
+        columns={
+            "onset": "Onset Frame",
+            "apex": "Apex Frame",
+            "offset": "Offset Frame",
+            "objective": "Objective Classes",
+            "emotion": "Estimated Emotion",
+        },
+        known_as=lambda clip: (f"{clip.subject:03d}", _samm_name(clip)),
         header=(
             "Subject", "Filename", "Inducement Code", "Onset Frame", "Apex Frame", "Offset Frame", "Duration",
             "Micro", "Action Units", "Estimated Emotion", "Objective Classes", "Notes",
@@ -200,6 +229,14 @@ LAYOUTS = {
             "TotalVL": len(clip.frames),
             "Emotion": word,
         },
+        columns={
+            "onset": "OnsetF",
+            "offset": "OffsetF",
+            "second onset": "Onset2F",
+            "second offset": "Offset2F",
+            "emotion": "Emotion",
+        },
+        known_as=lambda clip: (subject_id(str(clip.subject)), clip_id(_smic_name(clip))),
         header=(
             "Subject", "Filename", "OnsetF", "OffsetF", "TotalMF1", "Onset2F", "Offset2F", "TotalMF2",
             "FirstF", "LastF", "TotalVL", "Emotion",

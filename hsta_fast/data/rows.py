@@ -18,7 +18,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .annotation import Row, integer
-from .clips import LEFT_OUT, MIDDLE_APEX, ClipTable, Fault, FaultLog, brief, clip_frame, is_plain_name
+from .clips import (
+    CLASS_BY_UNITS,
+    LEFT_OUT,
+    MIDDLE_APEX,
+    ClipTable,
+    Fault,
+    FaultLog,
+    brief,
+    clip_frame,
+    is_plain_name,
+)
 from .labels import objective_class, parse_objective_class
 
 Expression = Literal["micro", "macro"]
@@ -151,7 +161,7 @@ def _build(entry: Entry) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     try:
         objective = parse_objective_class(entry.objective)
     except ValueError as error:
-        notes.append((str(error), "objective class taken from the action units"))
+        notes.append((str(error), CLASS_BY_UNITS))
     clip = {
         "dataset": entry.dataset,
         "subject": entry.subject,

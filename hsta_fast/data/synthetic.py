@@ -3,6 +3,7 @@
     <out>/spNO.1/b/color/175.jpg ...  200 frames a second, several clips in a recording, neutral frames around
     <out>/annotation.csv              written last: a folder without it is not finished
     <out>/synthetic.json              the settings, and that this is rendered data
+    <out>/planted.json                the faults that were asked for: which clip, and what a reader does
 
 The label of a clip chooses the shape of its movement field and nothing else. Subject, lamp, drift, noise,
 timing, strength, asymmetry and numbering come from random streams that never see the label, and the field has
@@ -27,6 +28,7 @@ from tqdm import tqdm
 
 from ..files import write_text
 from .face import Array, Variation, grid, margin_pixels, movement_field, random_face
+from .faults import chosen_faults, plant
 from .layouts import EXPRESSIONS, LAYOUTS, RenderedClip
 from .portrait import paint_face
 
@@ -60,6 +62,8 @@ class SynthConfig:
     """Seed of everything random."""
     quality: int = 95
     """JPEG quality."""
+    faults: tuple[str, ...] = ()
+    """Faults to plant, in a clip each: names of docs/data.md, or all that the layout can have."""
     processes: int = 0
     """Processes that render at once; 0 = one for each processor core."""
 
@@ -90,6 +94,9 @@ class SynthConfig:
         for fulfilled, message in wishes:
             if not fulfilled:
                 raise ValueError(message)
+        clips, wanted = self.subjects * self.clips_per_subject, chosen_faults(self.layout, self.faults)
+        if len(wanted) >= clips:
+            raise ValueError(f"faults take a clip each and leave one: {len(wanted)} of {clips} clips")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,8 +340,11 @@ def render(cfg: SynthConfig) -> Path:
     """
     cfg.check()
     chosen = {key: value for key, value in asdict(cfg).items() if key not in ("out", "processes")}
-    if cfg.layout == "casme3":  # the first one: data sets rendered before there was a choice are still known
+    # Data sets rendered before there was a choice are still known.
+    if cfg.layout == "casme3":
         del chosen["layout"]
+    if not cfg.faults:
+        del chosen["faults"]
     settings = json.dumps({"note": NOTE, "renderer": RENDERER, **chosen}, indent=2) + "\n"
     if _is_finished(cfg, settings):
         print(f"{cfg.out}: already rendered with these settings, kept")
@@ -357,5 +367,7 @@ def render(cfg: SynthConfig) -> Path:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    LAYOUTS[cfg.layout].write(cfg.out, [clip for number in numbers for clip in clips[number]])
+    ordered = [clip for number in numbers for clip in clips[number]]
+    rows = plant(cfg.out, cfg.layout, ordered, chosen_faults(cfg.layout, cfg.faults))
+    LAYOUTS[cfg.layout].write(cfg.out, rows)
     return cfg.out
