@@ -128,12 +128,12 @@ def _audit(args: Sequence[str]) -> None:
 
 
 def _evaluate(args: Sequence[str]) -> None:
-    def run(path: Annotated[Path, tyro.conf.Positional], data: Path | None = None) -> None:
+    def run(path: Annotated[Path, tyro.conf.Positional], data: tuple[Path, ...] = ()) -> None:
         """Score a run again.
 
         Args:
             path: the run's folder, such as runs/hsta.
-            data: where the data set is now, if it has moved.
+            data: where the data are now, if they have moved: a folder for each of --data and --more-data.
         """
         print(evaluate(path, data))
 

@@ -142,6 +142,22 @@ def roots_of(cfg: TrainConfig) -> tuple[Path, ...]:
     return (cfg.data, *cfg.more_data)
 
 
+def moved(cfg: TrainConfig, data: Sequence[Path]) -> TrainConfig:
+    """`cfg` with its folders of data at `data`, in the same order; an annotation in the first goes with it.
+
+    Raises:
+        ValueError: there are more or fewer folders than before.
+    """
+    before = roots_of(cfg)
+    if len(data) != len(before):
+        names = ", ".join(map(str, before))
+        raise ValueError(f"--data wants a folder for each of {names}, got {len(data)} for {len(before)}")
+    annotation = cfg.annotation
+    if annotation is not None and annotation.is_relative_to(cfg.data):
+        annotation = data[0] / annotation.relative_to(cfg.data)
+    return replace(cfg, data=data[0], more_data=tuple(data[1:]), annotation=annotation)
+
+
 def read_clips(cfg: TrainConfig) -> ClipTable:
     """The clips that `cfg` asks for, macro-expressions among them where they are to train."""
     kinds: tuple[Expression, ...] = ("micro", "macro") if cfg.macro else ("micro",)

@@ -6,6 +6,7 @@ goes on as if it had not been.
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from .checkpoint import load_model, save_model
 from .config import TrainConfig, from_json
 from .data import Augment, Batch, picture_recipe, steps
 from .environment import info_text
-from .experiment import Experiment, describe, fold_parts, inner_of, prepare, subject_ids
+from .experiment import Experiment, describe, fold_parts, inner_of, moved, prepare, subject_ids
 from .files import write_atomically
 from .model import HSTA
 from .optim import Loss, learning_rate, parameter_groups
@@ -304,12 +305,12 @@ def seed_torch(*numbers: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]))
 
 
-def evaluate(path: Path, data: Path | None = None) -> str:
+def evaluate(path: Path, data: Sequence[Path] = ()) -> str:
     """Predict the test clips of a run's finished folds anew, from its saved models, and score that.
 
     Args:
         path: the run's folder.
-        data: where the data set is now, if it has moved.
+        data: where the data sets are now, if they have moved: one folder for each of --data and --more-data.
 
     Returns:
         The run's table of scores on record, then the new scores and how the predictions differ.
@@ -318,7 +319,7 @@ def evaluate(path: Path, data: Path | None = None) -> str:
         ValueError: `path` is no run, has no finished fold, or its data are not what they were.
     """
     cfg = from_json(read_config(path))
-    exp = prepare(cfg if data is None else replace(cfg, data=data, annotation=None))
+    exp = prepare(moved(cfg, data) if data else cfg)
     check_clips(path / "clips.csv", exp.data.table.clips)
     parts = []
     for number, fold in enumerate(exp.folds):

@@ -379,7 +379,7 @@ def test_evaluate_wants_a_run_with_the_same_clips(
     shutil.copytree(faces, copy)
     run = train.main(make_config(data=copy, epochs=1, name="changed"))
     table = pd.read_csv(copy / "annotation.csv")
-    assert "0 answers differ" in train.evaluate(run, data=faces)  # the same clips, elsewhere
+    assert "0 answers differ" in train.evaluate(run, [faces])  # the same clips, elsewhere
     # As many clips of each class and subject as before, but other ones.
     rotated = table.groupby("Subject")["emotion"].transform(lambda words: np.roll(words, 1))
     for changed in (table.iloc[1:], table.assign(emotion=rotated)):
