@@ -63,14 +63,11 @@ def test_the_composite(make_config: MakeConfig, two_sets: dict[str, Any], tmp_pa
     assert [row["dataset"] for row in summary["per_dataset"]] == ["a", "b"]
     assert not audit(run / "predictions.csv", run / "clips.csv", run / "folds.csv")[1]
     assert "0 answers differ" in train.evaluate(run)
-    both = [
-        shutil.move(two_sets["data"], tmp_path / "a2"),
-        shutil.move(*two_sets["more_data"], tmp_path / "b2"),
-    ]
+    both = [two_sets["data"].rename(tmp_path / "a2"), two_sets["more_data"][0].rename(tmp_path / "b2")]
     assert "0 answers differ" in train.evaluate(run, both)
     with pytest.raises(ValueError, match="--data wants a folder for each of .*a, .*b, got 1 for 2"):
         train.evaluate(run, both[:1])
-    two_sets |= {"data": both[0], "more_data": both[1:]}
+    two_sets |= {"data": both[0], "more_data": tuple(both[1:])}
     with pytest.raises(ValueError, match="at least 2 data sets, got b"):
         prepare(make_config(**two_sets, protocol="composite", datasets=("b",)))
     with pytest.raises(ValueError, match=r"--datasets wants some of a, b, got \['c'\]"):

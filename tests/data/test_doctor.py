@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from hsta_fast import cli
-from hsta_fast.data.doctor import UNREADABLE, check_frames, examine
+from hsta_fast.data.clips import UNREADABLE
+from hsta_fast.data.doctor import check_frames, examine
 from hsta_fast.data.readers import read_dataset
 
 from . import copies

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from hsta_fast.data import load_frames, read_dataset
-from hsta_fast.data.clips import LEFT_OUT
-from hsta_fast.data.doctor import UNREADABLE, examine
+from hsta_fast.data.clips import LEFT_OUT, UNREADABLE
+from hsta_fast.data.doctor import examine
 from hsta_fast.data.sampling import Sampling
 
 from . import copies
