@@ -12,10 +12,11 @@ amplitude exactly 0 at the onset, so an onset frame is the same to the last byte
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ class SynthConfig:
     faults: tuple[str, ...] = ()
     """Faults to plant, in a clip each: names of docs/data.md, or all that the layout can have."""
     processes: int = 0
-    """Processes that render at once; 0 = one for each processor core."""
+    """Processes that render at once, 1 = none beside this one; 0 = one for each processor core."""
 
     def check(self) -> None:
         """Raise ValueError, naming the setting, for one that does not fit."""
@@ -312,6 +313,26 @@ def _one_thread() -> None:
     cv2.setNumThreads(1)  # the processes are the parallelism
 
 
+def _render_subjects(cfg: SynthConfig) -> Generator[tuple[int, list[RenderedClip]]]:
+    """Number and clips of each subject, as they are done."""
+    processes = min(cfg.processes or os.cpu_count() or 1, cfg.subjects)
+    numbers = range(1, cfg.subjects + 1)
+    if processes == 1:
+        for number in numbers:
+            yield number, _render_subject(cfg, number)
+        return
+    # Spawned, not forked: the caller may have threads (torch, OpenCV) that do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread) as pool:
+        waiting = {pool.submit(_render_subject, cfg, number): number for number in numbers}
+        try:
+            for done in as_completed(waiting):
+                yield waiting[done], done.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
 def _is_finished(cfg: SynthConfig, settings: str) -> bool:
     """Whether `out` holds this very data set already; raises where it holds anything else."""
     if not cfg.out.exists():
@@ -352,21 +373,13 @@ def render(cfg: SynthConfig) -> Path:
     cfg.out.mkdir(parents=True, exist_ok=True)
     # First, because it marks the folder as ours should rendering break off.
     write_text(cfg.out / "synthetic.json", settings)
-    processes = min(cfg.processes or os.cpu_count() or 1, cfg.subjects)
-    numbers = range(1, cfg.subjects + 1)
     clips: dict[int, list[RenderedClip]] = {}
     bar = tqdm(total=cfg.subjects, desc=f"render {cfg.out}", unit="subject", dynamic_ncols=True)
-    # Spawned, not forked: the caller may have threads (torch, OpenCV) that do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with bar, ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread) as pool:
-        waiting = {pool.submit(_render_subject, cfg, number): number for number in numbers}
-        try:
-            for done in as_completed(waiting):
-                clips[waiting[done]] = done.result()
-                bar.update()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with bar, contextlib.closing(_render_subjects(cfg)) as rendered:
+        for number, own in rendered:
+            clips[number] = own
+            bar.update()
+    numbers = range(1, cfg.subjects + 1)
     ordered = [clip for number in numbers for clip in clips[number]]
     rows = plant(cfg.out, cfg.layout, ordered, chosen_faults(cfg.layout, cfg.faults))
     LAYOUTS[cfg.layout].write(cfg.out, rows)

@@ -28,7 +28,7 @@ SMIC_FIRST = 17_580_000
 
 def settings(out: Path, layout: Any) -> SynthConfig:
     return SynthConfig(
-        out=out, layout=layout, subjects=2, clips_per_subject=8, size=32, emotions=EMOTIONS, processes=2
+        out=out, layout=layout, subjects=2, clips_per_subject=8, size=32, emotions=EMOTIONS, processes=1
     )
 
 

@@ -34,7 +34,7 @@ WORDS = {
 
 def settings(out: Path, layout: Any, *faults: str) -> SynthConfig:
     return SynthConfig(
-        out=out, layout=layout, subjects=2, clips_per_subject=12, size=32, processes=2, faults=faults
+        out=out, layout=layout, subjects=2, clips_per_subject=12, size=32, processes=1, faults=faults
     )
 
 
