@@ -77,7 +77,9 @@ def prepare(cfg: TrainConfig, *, device: str | None = None) -> Experiment:
     cfg.check()
     picked, dtype, why = pick_device(device or cfg.device, cfg.dtype)
     labels = label_set(cfg.labels, roots_of(cfg))
-    clips, dropped = apply_labels(only_datasets(read_clips(cfg), cfg.datasets), labels)
+    found = read_clips(cfg)
+    labels.want_known(found.clips["dataset"])
+    clips, dropped = apply_labels(only_datasets(found, cfg.datasets), labels)
     sampling = Sampling(
         num_frames=cfg.num_frames,
         video=cfg.sampling,

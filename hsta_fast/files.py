@@ -1,11 +1,31 @@
-"""Writing files whole or not at all."""
+"""Reading plain files and nothing else; writing files whole or not at all."""
 
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
+
+
+@contextmanager
+def open_plain(path: Path, wanted: str) -> Iterator[BufferedReader]:
+    """The plain file at `path`, to read; `wanted` says what it should be.
+
+    Raises:
+        ValueError: it cannot be opened or read, or is a folder, a pipe or a device.
+    """
+    try:
+        # Without O_NONBLOCK a pipe of that name would be waited on for ever.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ValueError(f"wanted {wanted}, it is no plain file")
+            yield file
+    except OSError as error:
+        raise ValueError(f"wanted {wanted}, {error.strerror or error}") from error
 
 
 def _umask() -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,14 @@ from typing import Any
 
 import openpyxl
 
+from ..files import open_plain
 from .clips import brief
 
 # The column names stand in one of the first so many rows.
 HEADER_ROWS = 40
+
+# Of an xlsx file, which is packed: a published annotation has less than a megabyte, a made-up one any number.
+MAX_WORKBOOK_BYTES = 100_000_000
 
 Sheets = dict[str, list[list[str]]]
 CSV = ""  # the name of a csv file's one sheet
@@ -38,12 +43,14 @@ class Columns:
 class Row:
     """One row: its number in the file, 1 for the first, and its cells by lower-case column name.
 
-    `excess` counts the cells of a csv row beyond those that the row of names has.
+    `excess` counts the cells of a csv row beyond those that the row of names has; `short` names the columns
+    with a meaning for which it has none.
     """
 
     number: int
     cells: Mapping[str, str]
     excess: int = 0
+    short: tuple[str, ...] = ()
 
     def __getitem__(self, column: str) -> str:
         """The cell of a column, "" where the table has no such column."""
@@ -125,14 +132,19 @@ def rows_of(path: Path, sheets: Sheets, columns: Columns) -> list[Row]:
     twice = [column for column in wanted if names.count(_plain(column)) > 1]
     if twice:
         raise ValueError(f"{path}: wanted each column once, got more of {', '.join(twice)}")
-    # In a csv file a row wider than the names has a comma too many, and cells in the wrong columns; in a
-    # workbook it has a note at its side.
-    width = len(names) if whole[0] == CSV else None
-    return [
-        Row(number, dict(zip(names, row, strict=False)), sum(map(bool, row[width:])) if width else 0)
-        for number, row in enumerate(rows[start + 1 :], start=start + 2)
-        if any(row)
-    ]
+    known = {_plain(column) for column in wanted}
+
+    def row_of(number: int, cells: Sequence[str]) -> Row:
+        excess, short = 0, tuple[str, ...]()
+        # In a csv file a row wider or narrower than the names has a comma too many or too few, and cells in
+        # the wrong columns; in a workbook it has a note at its side or blanks at its end.
+        if whole[0] == CSV:
+            excess = sum(map(bool, cells[len(names) :]))
+            short = tuple(name for name in names[len(cells) :] if name in known)
+        return Row(number, dict(zip(names, cells, strict=False)), excess, short)
+
+    numbered = enumerate(rows[start + 1 :], start=start + 2)
+    return [row_of(number, cells) for number, cells in numbered if any(cells)]
 
 
 def missing_columns(sheets: Sheets, columns: Columns) -> list[str]:
@@ -165,10 +177,10 @@ def read_sheets(path: Path) -> Sheets:
     Raises ValueError where the file is missing or no such table.
     """
     try:
-        with path.open("rb") as file:
+        with open_plain(path, "an annotation file") as file:
             file.read(1)
-    except OSError as error:
-        raise ValueError(f"{path}: wanted an annotation file, {error.strerror or error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if path.suffix.lower() == ".xlsx":
         try:
             return _read_workbook(path)
@@ -181,6 +193,10 @@ def read_sheets(path: Path) -> Sheets:
 
 def _read_workbook(path: Path) -> Sheets:
     """The sheets of an xlsx file; by openpyxl, because pandas gives up a file for one number out of range."""
+    with zipfile.ZipFile(path) as parts:
+        size = sum(part.file_size for part in parts.infolist())
+    if size > MAX_WORKBOOK_BYTES:
+        raise ValueError(f"at most {MAX_WORKBOOK_BYTES} bytes unpacked, it has {size}")
     book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     try:
         sheets = {}
@@ -205,11 +221,12 @@ def _text(cell: Any) -> str:
 def read_csv(path: Path) -> list[list[str]]:
     """The rows of a comma-separated UTF-8 file as stripped text; ValueError where it is none."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with open_plain(path, "a table") as file:
+            text = file.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: wanted UTF-8 text, {error.reason}; save the table as UTF-8") from error
-    except OSError as error:
-        raise ValueError(f"{path}: wanted a readable file, {error.strerror or error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if "\0" in text:
         raise ValueError(f"{path}: wanted UTF-8 text, it holds zero bytes; save the table as UTF-8")
     # strict: else a quote that is never closed would swallow the rest of the file into one cell.

@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 
 from .cache import Cache, Kind, Made, digest, load_items
-from .clips import KEY, MIDDLE_APEX, ClipTable, Fault
+from .clips import KEPT_APEX, KEY, MIDDLE_APEX, MOTION_APEX, ClipTable, fault_of
 from .flow import PARAMETERS, pixel_flow
 from .frames import by_file, content_keys, read_frames
 
@@ -79,15 +79,22 @@ def search_apexes(
     kind = Kind(name="apex", recipe={**apex_recipe(), "opencv": cv2.__version__}, shape=(1,), dtype="int64")
     items = load_items(kind, keys, make, cache=cache, progress=progress)
     apexes = clips["apex"].to_numpy(copy=True)
-    faults = []
+    failed, replaced = [], set()
     for number, row in enumerate(rows):
+        clip = clips.iloc[row].to_dict()
         if number in items.errors:
             what = f"no apex found by motion, {items.errors[number]}"
-            dataset, subject, clip, onset = (clips[column].iloc[row] for column in KEY)
-            faults.append(Fault(dataset, subject, clip, int(onset), what, MIDDLE_APEX))
+            failed.append(fault_of(clip, what, KEPT_APEX if clip["apex_annotated"] else MIDDLE_APEX))
         else:
-            apexes[row] = clips["onset"].iloc[row] + int(items[number][0])
-    return replace(table, clips=clips.assign(apex=apexes), faults=(*table.faults, *faults))
+            apexes[row] = clip["onset"] + int(items[number][0])
+            replaced.add(tuple(clip[name] for name in KEY))
+    known = [
+        replace(fault, action=MOTION_APEX)
+        if fault.action == MIDDLE_APEX and (fault.dataset, fault.subject, fault.clip, fault.onset) in replaced
+        else fault
+        for fault in table.faults
+    ]
+    return replace(table, clips=clips.assign(apex=apexes), faults=(*known, *failed))
 
 
 def _pictures(table: ClipTable, clip: Sequence[str], keys: dict[str, str] | None) -> np.ndarray:

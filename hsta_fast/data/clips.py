@@ -23,6 +23,8 @@ COLUMNS = (
 
 LEFT_OUT = "clip left out"
 MIDDLE_APEX = "apex taken as the middle frame"
+MOTION_APEX = "apex found by motion"
+KEPT_APEX = "apex taken as annotated"
 CLASS_BY_UNITS = "objective class taken from the action units"
 UNREADABLE = "clip left out of a run that samples such a frame"
 

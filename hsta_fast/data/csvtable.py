@@ -49,9 +49,7 @@ def scan(
         frames = videos.frames if is_video else folders.frames
         onset, offset = row["onset"], row["offset"]
         if not onset or not offset:
-            numbers = range(videos.length(path)) if is_video else sorted(folders.files(path))
-            if not numbers:
-                raise ValueError(f"{path}: wanted numbered images, found none")
+            numbers = range(videos.length(path)) if is_video else sorted(folders.all_files(path))
             onset, offset = onset or str(numbers[0]), offset or str(numbers[-1])
         return Entry(
             dataset=_word(row, "dataset") if row["dataset"] else DATASET,

@@ -19,7 +19,7 @@ from .frames import by_file, read_frames
 from .labels import LABEL_SETS, THREE_CLASSES, LabelSet, apply_labels
 from .megc2019 import PUBLISHED as COMPOSITE
 from .megc2019 import composite_labels, official_labels
-from .readers import READERS, join, recognise, scan
+from .readers import READERS, join, recognise, scan, version_of
 from .rows import EXPRESSIONS
 
 CLEAN, FAULTS, UNUSABLE = 0, 1, 2  # exit statuses
@@ -115,9 +115,11 @@ def examine(
     """
     if len(roots) > 1 and (dataset != "auto" or annotation is not None):
         raise ValueError("several folders are recognised by themselves: no --dataset, no --annotation")
-    labels = official_labels(official) if official is not None else composite_labels(roots)
+    labels = official_labels(official) if official is not None else None
     diagnoses = tuple(_diagnose(root, dataset, annotation, progress) for root in roots)
-    return Examination(diagnoses, *_composite(diagnoses, labels))
+    if official is not None and not any(d.dataset in COMPOSITE for d in diagnoses):
+        raise ValueError(f"--official wants folders of {', '.join(COMPOSITE)}, got none")
+    return Examination(diagnoses, *_composite(diagnoses, roots, labels))
 
 
 def _diagnose(root: Path, dataset: str, annotation: Path | None, progress: bool) -> Diagnosis:
@@ -127,7 +129,7 @@ def _diagnose(root: Path, dataset: str, annotation: Path | None, progress: bool)
             dataset, version = recognise(root, annotation)
         table = scan(root, dataset, annotation=annotation, expressions=EXPRESSIONS)
         reader = READERS[dataset]
-        version = version or next(iter(reader.versions(root)), "no frames")
+        version = version or version_of(dataset, root, annotation)
         if (dataset, version) != ("smic", "cropped"):  # which is read without
             annotation = annotation or find_annotation(root, reader.columns)
     except (ValueError, OSError) as error:
@@ -208,7 +210,7 @@ def _counts(dataset: str, clips: pd.DataFrame) -> list[Count]:
 
 
 def _composite(
-    diagnoses: Sequence[Diagnosis], labels: LabelSet
+    diagnoses: Sequence[Diagnosis], roots: Sequence[Path], labels: LabelSet | None
 ) -> tuple[tuple[Count, ...], tuple[Fault, ...]]:
     """The composite's counts over all folders of its datasets, and where an official list differs."""
     tables = [d.table for d in diagnoses if d.table is not None and len(d.table) and d.dataset in COMPOSITE]
@@ -216,7 +218,7 @@ def _composite(
         return (), ()
     joined = join(tables)
     try:
-        labelled, _ = apply_labels(replace(joined, faults=()), labels)
+        labelled, _ = apply_labels(replace(joined, faults=()), labels or composite_labels(roots))
     except ValueError as error:
         return (), (Fault("megc2019", "?", "?", None, str(error), "no composite"),)
     counts = []

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -24,6 +27,19 @@ def want_folder(root: Path | str) -> Path:
     return Path(root)
 
 
+@dataclass(frozen=True)
+class Listing:
+    """The numbered images of one folder: frame number -> file name, and why others cannot be used."""
+
+    files: dict[int, str]
+    unusable: dict[int, str]
+
+    @cached_property
+    def numbers(self) -> list[int]:
+        """All usable numbers, ascending."""
+        return sorted(self.files)
+
+
 class FrameFolders:
     """The folders of numbered images below `root`, each listed once.
 
@@ -32,46 +48,65 @@ class FrameFolders:
 
     def __init__(self, root: Path, number: re.Pattern[str]) -> None:
         self.root, self.number = root, number
-        self._listed: dict[str, dict[int, str] | ValueError] = {}
+        self._listed: dict[str, Listing | ValueError] = {}
 
-    def files(self, folder: str) -> dict[int, str]:
-        """Frame number -> file name in `folder`, a path relative to the root; ValueError where unusable."""
+    def listing(self, folder: str) -> Listing:
+        """What is in `folder`, a path relative to the root; ValueError where it cannot be listed."""
         if folder not in self._listed:
             try:
                 self._listed[folder] = self._list(folder)
             except ValueError as error:
                 self._listed[folder] = error
-        files = self._listed[folder]
-        if isinstance(files, ValueError):
-            raise files
-        return files
+        listing = self._listed[folder]
+        if isinstance(listing, ValueError):
+            raise listing
+        return listing
+
+    def all_files(self, folder: str) -> dict[int, str]:
+        """Frame number -> file name, where a whole folder is the clip; ValueError also for no or an unusable
+        image in it.
+        """
+        listing = self.listing(folder)
+        for what in listing.unusable.values():
+            raise ValueError(what)
+        if not listing.files:
+            raise ValueError(f"{folder}: wanted numbered images, found none")
+        return listing.files
 
     def frames(self, folder: str, onset: int, offset: int) -> tuple[str, ...]:
         """The paths of frames onset..offset, relative to the root; ValueError where some are not there."""
-        files = self.files(folder)
+        listing = self.listing(folder)
+        for number, what in listing.unusable.items():
+            if onset <= number <= offset:
+                raise ValueError(what)
         # Counted without walking onset..offset, which a slip of the annotation can make billions long.
-        missing = offset - onset + 1 - sum(onset <= number <= offset for number in files)
+        numbers = listing.numbers
+        found = numbers[bisect_left(numbers, onset) : bisect_right(numbers, offset)]
+        missing = offset - onset + 1 - len(found)
         if missing:
-            first = next(number for number in range(onset, offset + 1) if number not in files)
+            first = next(
+                (onset + i for i, number in enumerate(found) if number != onset + i), onset + len(found)
+            )
             raise ValueError(
                 f"frames missing on disk: {missing} of {offset - onset + 1}, "
-                f"first {folder}/{self._likely_name(first, files)} "
-                f"(the folder holds {len(files)} numbered images)"
+                f"first {folder}/{self._likely_name(first, listing)} "
+                f"(the folder holds {len(numbers)} numbered images)"
             )
-        return tuple(f"{folder}/{files[number]}" for number in range(onset, offset + 1))
+        return tuple(f"{folder}/{listing.files[number]}" for number in found)
 
-    def _likely_name(self, number: int, files: dict[int, str]) -> str:
+    def _likely_name(self, number: int, listing: Listing) -> str:
         """What the file of a missing frame would be called, going by its neighbours."""
-        if not files:
+        if not listing.files:
             return f"{number}.jpg"
-        stem, suffix = os.path.splitext(files[min(files, key=lambda other: abs(other - number))])
+        nearest = min(listing.numbers, key=lambda other: abs(other - number))
+        stem, suffix = os.path.splitext(listing.files[nearest])
         match = self.number.fullmatch(stem)
         assert match is not None
         width = len(match[1]) if match[1].startswith("0") else 0
         return f"{stem[: match.start(1)]}{number:0{width}d}{suffix}"
 
-    def _list(self, folder: str) -> dict[int, str]:
-        files: dict[int, str] = {}
+    def _list(self, folder: str) -> Listing:
+        listing = Listing({}, {})
         try:
             with os.scandir(inside(self.root, folder)) as entries:
                 for entry in entries:
@@ -79,17 +114,40 @@ class FrameFolders:
                     match = self.number.fullmatch(stem)
                     if match is None or not _IMAGE_TYPE.fullmatch(suffix) or stem.startswith("."):
                         continue
-                    if entry.is_symlink():
-                        inside(self.root, f"{folder}/{entry.name}")
-                    if not entry.is_file():
-                        continue
                     number = int(match[1])
-                    if number in files:
-                        raise ValueError(f"{folder}: frame {number} is both {files[number]} and {entry.name}")
-                    files[number] = entry.name
+                    try:
+                        if not is_there(self.root, folder, entry, entry.is_file):
+                            continue
+                    except ValueError as error:
+                        listing.unusable[number] = str(error)
+                        continue
+                    if number in listing.files:
+                        both = f"{listing.files[number]} and {entry.name}"
+                        raise ValueError(f"{folder}: frame {number} is both {both}")
+                    listing.files[number] = entry.name
         except OSError as error:
             raise ValueError(f"{folder}: wanted a folder of images, {error.strerror or error}") from error
-        return files
+        return listing
+
+
+def is_there(root: Path, folder: str, entry: os.DirEntry[str], is_kind: Callable[[], bool]) -> bool:
+    """Whether an entry of `folder` is of the kind that `is_kind` tells.
+
+    Raises ValueError where that cannot be told, it is a link that leads out of the root, or its name is no
+    text.
+    """
+    path = below(folder, entry.name)
+    try:
+        path.encode()
+        if not is_kind():
+            return False
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{os.fsencode(path)!r}: wanted a name in UTF-8") from error
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from error
+    if entry.is_symlink():
+        inside(root, path)
+    return True
 
 
 class VideoFiles:
@@ -164,20 +222,29 @@ def without_zeros(name: str) -> str:
 
 def subfolders(root: Path, folder: str) -> list[str]:
     """Names of the folders in `folder` that lie inside the root, sorted; none where it cannot be read."""
-    names = []
+    return look_into(root, folder)[0]
+
+
+def look_into(root: Path, folder: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """Names of the folders in `folder`, sorted, and (name, why) of what in it cannot be looked into.
+
+    Where that is `folder` itself, its name is "".
+    """
+    names: list[str] = []
+    closed: list[tuple[str, str]] = []
     try:
         with os.scandir(inside(root, folder)) as entries:
             for entry in entries:
-                if entry.is_symlink():
-                    try:
-                        inside(root, f"{folder}/{entry.name}" if folder else entry.name)
-                    except ValueError:
-                        continue
-                if entry.is_dir():
-                    names.append(entry.name)
-    except (OSError, ValueError):
-        return []
-    return sorted(names)
+                try:
+                    if is_there(root, folder, entry, entry.is_dir):
+                        names.append(entry.name)
+                except ValueError as error:
+                    closed.append((entry.name.encode(errors="replace").decode(), str(error)))
+    except OSError as error:
+        closed.append(("", f"{folder or '.'}: wanted a folder to look into, {error.strerror or error}"))
+    except ValueError as error:
+        closed.append(("", str(error)))
+    return sorted(names), sorted(closed)
 
 
 def find_subjects(root: Path, subject: re.Pattern[str], *, depth: int = 2) -> list[str]:

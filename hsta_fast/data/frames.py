@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
+import math
 import os
 import re
-import stat
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from io import BufferedReader
 from pathlib import Path
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
+from ..files import open_plain
 from .cache import Cache, Items, Kind, Made, digest, load_items
 from .clips import LEFT_OUT, ClipTable, Fault, FaultLog, inside
 from .sampling import Sampling, needed_positions
@@ -31,6 +30,7 @@ MAX_PIXELS = 64_000_000
 # The next JPEG marker in entropy-coded data, where FF 00 is a byte of data and FF D0..D7 a restart.
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 
+_FILE = "an image or video file"
 _CHANGED = "wanted a file that stays as it is, it changed while it was read"
 
 
@@ -159,7 +159,7 @@ def content_keys(root: Path, paths: Sequence[str], *, progress: bool = False) ->
 
 
 def _file_digest(path: Path) -> str:
-    with _open(path) as file:
+    with open_plain(path, _FILE) as file:
         return hashlib.file_digest(file, functools.partial(hashlib.blake2b, digest_size=16)).hexdigest()
 
 
@@ -200,21 +200,8 @@ def by_file(paths: Sequence[str]) -> list[list[int]]:
     return list(groups.values())
 
 
-@contextlib.contextmanager
-def _open(path: Path) -> Iterator[BufferedReader]:
-    """The file at `path` to read; errors of the system become ValueError."""
-    try:
-        # Without O_NONBLOCK a pipe of that name would be waited on for ever.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ValueError("wanted an image or video file, it is none")
-            yield file
-    except OSError as error:
-        raise ValueError(f"wanted an image or video file, {error.strerror or error}") from error
-
-
 def _read(path: Path) -> bytes:
-    with _open(path) as file:
+    with open_plain(path, _FILE) as file:
         size = os.fstat(file.fileno()).st_size
         if size > 4 * MAX_PIXELS:  # larger than any image that would be decoded
             raise ValueError(f"wanted an image file of at most {4 * MAX_PIXELS} bytes, got {size}")
@@ -273,7 +260,10 @@ def _declared_size(data: bytes) -> tuple[int, int]:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Walks the markers to the end of the image; what follows it is ignored."""
+    """Walks the markers to the end of the image; what follows it is ignored.
+
+    Of several sizes that a made-up file declares, the largest: a decoder takes the first that it needs.
+    """
     position, size = 2, (0, 0)
     while (marker := _JPEG_MARKER.search(data, position)) is not None:
         code, position = marker[1][0], marker.end()
@@ -283,7 +273,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
             continue
         if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC):  # a start of frame
             height, width = struct.unpack_from(">HH", data, position + 3)
-            size = width, height
+            size = max(size, (width, height), key=math.prod)
         position += struct.unpack_from(">H", data, position)[0]
     raise struct.error("no end of image")
 

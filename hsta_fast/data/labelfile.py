@@ -3,7 +3,8 @@
 A csv file has the columns `word` and `class`, and where datasets differ `dataset`; a blank class drops the
 clips of that word; classes are numbered in the order in which they first appear. A json file is an object
 with "classes" (a list, in order) and "mapping" (word -> class or null), and may have "column" ("emotion", the
-default, or "objective_class") and "datasets" (dataset -> mapping, in the place of "mapping" for its clips).
+default, or "objective_class", whose words are 0, for an unknown one, to 7) and "datasets" (dataset -> what
+differs from "mapping" for its clips).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..files import open_plain
 from .annotation import CSV, Columns, read_csv, rows_of
 from .labels import LABEL_SETS, LabelSet
 from .megc2019 import composite_labels, is_official_list, official_labels
@@ -36,10 +38,7 @@ def label_set(name: str, roots: Sequence[Path] = ()) -> LabelSet:
         raise ValueError(
             f"--labels wants one of {', '.join(LABEL_SETS)}, or a .json or .csv file, got {name!r}"
         )
-    try:
-        return _from_json(path) if path.suffix.lower() == ".json" else _from_csv(path)
-    except OSError as error:
-        raise ValueError(f"{path}: wanted a label file, {error.strerror or error}") from error
+    return _from_json(path) if path.suffix.lower() == ".json" else _from_csv(path)
 
 
 def _from_csv(path: Path) -> LabelSet:
@@ -65,8 +64,13 @@ def _from_csv(path: Path) -> LabelSet:
 
 def _from_json(path: Path) -> LabelSet:
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        with open_plain(path, "a label file") as file:
+            text = file.read()
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    try:
+        data = json.loads(text.decode("utf-8-sig"), object_pairs_hook=_each_once)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: wanted a label file in json, {error}") from error
     known = {"classes", "mapping", "column", "datasets"}
     if not isinstance(data, dict) or not {"classes", "mapping"} <= set(data) <= known:
@@ -81,8 +85,18 @@ def _from_json(path: Path) -> LabelSet:
     datasets = data.get("datasets", {})
     if not isinstance(datasets, dict):
         raise ValueError(f'{path}: "datasets" must be an object, got {datasets!r}')
-    own = {dataset: _mapping(path, mapping) for dataset, mapping in datasets.items()}
-    return _checked(path, tuple(classes), _mapping(path, data["mapping"]), own, column)
+    shared = _mapping(path, data["mapping"])
+    own = {dataset: {**shared, **_mapping(path, mapping)} for dataset, mapping in datasets.items()}
+    return _checked(path, tuple(classes), shared, own, column)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"wanted each name once, got {twice!r} again")
+    return found
 
 
 def _mapping(path: Path, mapping: Any) -> dict[str, str | None]:
@@ -90,7 +104,10 @@ def _mapping(path: Path, mapping: Any) -> dict[str, str | None]:
         name is None or isinstance(name, str) for name in mapping.values()
     ):
         raise ValueError(f"{path}: a mapping must be an object of words and their classes or null")
-    return {word.strip().casefold(): name for word, name in mapping.items()}
+    try:
+        return _each_once([(word.strip().casefold(), name) for word, name in mapping.items()])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _checked(

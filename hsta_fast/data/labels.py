@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from .clips import KEY, LEFT_OUT, ClipTable, Fault, fault_of, identity
+from .folders import without_zeros
 
 ClipName = tuple[str, str, str]  # dataset, subject, clip
 
@@ -33,14 +34,29 @@ _CLASS_OF_UNITS = {
 _ROMAN = ("I", "II", "III", "IV", "V", "VI", "VII")
 
 
+_DATASETS = {"casmeii": "casme2", "smichs": "smic", "casmeiii": "casme3"}
+_DATASETS |= {name: name for name in ("casme2", "samm", "smic", "casme3")}
+
+
+def dataset_id(name: str) -> str:
+    """The dataset that a word such as "CASME II", "SMIC-HS" or "CAS(ME)3" means; others mean themselves."""
+    return _DATASETS.get("".join(filter(str.isalnum, name.casefold())), name)
+
+
+def alike(name: ClipName) -> ClipName:
+    """What a clip's name has in common with its other spellings: case and leading zeros are left aside."""
+    return name[0], without_zeros(name[1]), without_zeros(name[2])
+
+
 def objective_class(action_units: str) -> int:
     """The objective class 1..7 of a set of action units such as "4+L7" or "R12B"; 0 where it is unknown.
 
-    Laterality and intensity letters are ignored. Unknown means no unit at all, one annotated as "?", or a
-    choice such as "4 or 7".
+    Laterality and intensity letters are ignored. Unknown means no unit at all, one annotated as "?", a choice
+    such as "4 or 7" or "4/7", or numbers that are no units, such as those of a date.
     """
-    units = frozenset(int(unit) for unit in re.findall(r"[0-9]{1,3}", action_units))
-    if not units or "?" in action_units or re.search(r"\bor\b", action_units, re.IGNORECASE):
+    words = re.sub(r"\.0+\b", "", action_units.casefold())  # a lone unit is a number, 12.0, to some programs
+    units = frozenset(map(int, re.findall(r"[0-9]{1,9}", words)))
+    if not units or max(units) > 99 or any(mark in words for mark in ("?", "/", "or")):
         return 0
     return _CLASS_OF_UNITS.get(units, 7)
 
@@ -52,8 +68,8 @@ def parse_objective_class(text: str) -> int:
         return 0
     if word in _ROMAN:
         return _ROMAN.index(word) + 1
-    if re.fullmatch(r"[1-7]", word):
-        return int(word)
+    if match := re.fullmatch(r"([1-7])(?:\.0*)?", word):
+        return int(match[1])
     raise ValueError(f"objective class must be I..VII or 1..7, got {text!r}")
 
 
@@ -82,14 +98,29 @@ class LabelSet:
             raise ValueError(f"label set {self.name!r}: wanted classes of {self.classes}, got {foreign}")
 
     def words(self, dataset: str) -> Mapping[str, str | None]:
-        """The class of each word, in that dataset."""
-        return self.of_dataset.get(dataset, self.mapping)
+        """The class of each word, in that dataset, however its name is written."""
+        own = {dataset_id(name): mapping for name, mapping in self.of_dataset.items()}
+        return own.get(dataset_id(dataset), self.mapping)
+
+    def want_known(self, datasets: Iterable[str]) -> None:
+        """Raise ValueError where the set names a dataset that is neither published nor in `datasets`."""
+        known = {dataset_id(name) for name in datasets} | set(_DATASETS.values())
+        unknown = sorted(name for name in self.of_dataset if dataset_id(name) not in known)
+        if unknown:
+            raise ValueError(
+                f"label set {self.name!r}: wanted data sets among {', '.join(sorted(known))}, got {unknown}"
+            )
 
     def by_word(self, clip: Mapping[Any, Any]) -> str | None:
         """The class of a row of the clip table by its word, None where it has none; KeyError if unknown."""
-        if (clip["dataset"], clip["subject"], clip["clip"]) in self.without:
+        if name_of(clip) in map(alike, self.without):
             return None
         return self.words(clip["dataset"])[str(clip[self.column])]
+
+
+def name_of(clip: Mapping[Any, Any]) -> ClipName:
+    """`alike` of a row of the clip table."""
+    return alike((clip["dataset"], clip["subject"], clip["clip"]))
 
 
 _EMOTIONS = ("others", "disgust", "surprise", "fear", "anger", "sad", "happy")
@@ -154,6 +185,7 @@ def apply_labels(table: ClipTable, labels: LabelSet) -> tuple[ClipTable, dict[st
     names: list[str | None] = []
     faults: list[Fault] = []
     covered = {dataset for dataset, _, _ in labels.listed}
+    listed = {alike(name): label for name, label in labels.listed.items()}
     rows = table.clips.to_dict("records")
     for clip in rows:
         try:
@@ -167,7 +199,7 @@ def apply_labels(table: ClipTable, labels: LabelSet) -> tuple[ClipTable, dict[st
                 ) from error
             name = None
         if clip["dataset"] in covered:
-            official = labels.listed.get((clip["dataset"], clip["subject"], clip["clip"]))
+            official = listed.get(name_of(clip))
             if official != name:
                 what = f"the official list says {official or 'nothing'}, the rule {name or 'nothing'}"
                 action = "labelled as in the list" if official else LEFT_OUT
@@ -177,12 +209,12 @@ def apply_labels(table: ClipTable, labels: LabelSet) -> tuple[ClipTable, dict[st
     kept = np.array([name is not None for name in names], dtype=bool)
     if not kept.any():
         raise ValueError(f"label set {labels.name!r}: wanted clips of its classes, got none of {len(rows)}")
-    here = {(clip["dataset"], clip["subject"], clip["clip"]) for clip in rows}
+    here = {name_of(clip) for clip in rows}
     datasets = {clip["dataset"] for clip in rows}
     faults += [
         Fault(*name, None, "in the official list, not among the clips of this copy", LEFT_OUT)
         for name in labels.listed
-        if name[0] in datasets and name not in here
+        if name[0] in datasets and alike(name) not in here
     ]
     numbers = [labels.classes.index(name) for name in names if name is not None]
     clips = table.clips[kept].assign(label=np.array(numbers, dtype=np.int64)).reset_index(drop=True)

@@ -7,13 +7,14 @@ names it, and it wins over the rules.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from . import casme2, samm, smic
 from .annotation import read_csv
-from .labels import LABEL_SETS, THREE_CLASSES, ClipName, LabelSet
+from .labels import LABEL_SETS, THREE_CLASSES, ClipName, LabelSet, dataset_id
 
 OFFICIAL_LIST = "combined_3class_gt.csv"
 
@@ -22,13 +23,6 @@ PUBLISHED = {
     "casme2": ((88, 32, 25), 24),
     "samm": ((92, 26, 15), 28),
     "smic": ((70, 51, 43), 16),
-}
-_DATASETS = {
-    "casme2": "casme2",
-    "casmeii": "casme2",
-    "samm": "samm",
-    "smic": "smic",
-    "smichs": "smic",
 }
 _IDS: dict[str, Callable[[str, str], tuple[str, str]]] = {
     "casme2": lambda subject, clip: (casme2.subject_id(subject), clip),
@@ -42,7 +36,7 @@ def composite_labels(roots: Sequence[Path] = ()) -> LabelSet:
 
     Raises ValueError where two of them hold it, or it cannot be read.
     """
-    found = [root / OFFICIAL_LIST for root in roots if (root / OFFICIAL_LIST).is_file()]
+    found = [root / OFFICIAL_LIST for root in roots if os.path.isfile(root / OFFICIAL_LIST)]
     if len(found) > 1:
         raise ValueError(f"wanted one official list, got {' and '.join(map(str, found))}")
     return official_labels(found[0]) if found else LABEL_SETS["megc2019"]
@@ -75,8 +69,8 @@ def is_official_list(rows: Sequence[Sequence[str]]) -> bool:
 def _official_row(row: Sequence[str]) -> tuple[ClipName, str]:
     if len(row) != 4:
         raise ValueError(f"wanted dataset, subject, clip and label, got {len(row)} cells")
-    dataset = _DATASETS.get("".join(filter(str.isalnum, row[0].casefold())))
-    if dataset is None:
+    dataset = dataset_id(row[0])
+    if dataset not in _IDS:
         raise ValueError(f"dataset must be casme2, samm or smic, got {row[0]!r}")
     if row[3] not in ("0", "1", "2"):
         raise ValueError(f"label must be 0, 1 or 2, got {row[3]!r}")

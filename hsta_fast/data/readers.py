@@ -55,7 +55,7 @@ def recognise(root: Path | str, annotation: Path | str | None = None) -> tuple[s
     found = {}
     for name, reader in READERS.items():
         has_table = any(not missing_columns(sheets, reader.columns) for sheets in tables.values())
-        version = next(iter(reader.versions(root)), "no frames")
+        version = version_of(name, root, annotation)
         if has_table or (name == "smic" and version == "cropped"):  # the one that needs no annotation
             found[name] = version
     if len(found) > 1:
@@ -66,6 +66,14 @@ def recognise(root: Path | str, annotation: Path | str | None = None) -> tuple[s
     if found:
         raise ValueError(f"{root}: looks like {' and '.join(found)}; name one with --dataset")
     raise ValueError(f"{root}: {_none_found(root, tables, errors)}")
+
+
+def version_of(dataset: str, root: Path, annotation: Path | str | None = None) -> str:
+    """The version that is read of a copy, "no frames" where only an annotation is there."""
+    versions = list(READERS[dataset].versions(root))
+    if dataset == "smic" and annotation is not None and "long" in versions:
+        return "long"  # the one that has an annotation
+    return next(iter(versions), "no frames")
 
 
 def read_dataset(
@@ -171,16 +179,20 @@ def _tables(paths: Sequence[Path]) -> tuple[dict[Path, Sheets], list[str]]:
 def _none_found(root: Path, tables: dict[Path, Sheets], errors: Sequence[str]) -> str:
     """Why the folder at `root` is none of the datasets, in one line."""
     wanted = "wanted CASME II, SAMM, SMIC-HS or CAS(ME)3 with its annotation (csv or xlsx), or a plain table"
-    frames = [reader.title for name, reader in READERS.items() if name != "csv" and reader.versions(root)]
-    said = [f"it has the folders of {' and '.join(frames)}"] if frames else []
+    by_frames = [name for name, reader in READERS.items() if name != "csv" and reader.versions(root)]
+    said = []
+    if by_frames:
+        said.append(f"it has the folders of {' and '.join(READERS[name].title for name in by_frames)}")
     said += errors or ([] if tables else [no_table(root)])
     near = [
         (len(missing_columns(sheets, reader.columns)) / len(reader.columns.required), path, reader)
         for path, sheets in tables.items()
-        for reader in READERS.values()
+        for name, reader in READERS.items()
+        if name in (by_frames or READERS)
     ]
-    share, path, reader = min(near, key=lambda one: one[0], default=(1.0, root, None))
-    if reader is not None and share < 0.7:
+    if near:
+        # Of the dataset whose folders are here, or else of all, the table that lacks least.
+        _, path, reader = min(near, key=lambda one: one[0])
         try:
             rows_of(path, tables[path], reader.columns)
         except ValueError as error:

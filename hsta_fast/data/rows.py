@@ -103,6 +103,8 @@ def read_entries(
         try:
             if row.excess:
                 raise ValueError(f"{row.excess} more cells than columns; a comma inside a cell wants quotes")
+            if row.short:
+                raise ValueError(f"fewer cells than columns, none for {', '.join(row.short)}")
             entry = interpret(row)
             name = (entry.dataset, entry.subject, entry.clip, integer(entry.onset))
             if entry.expression not in expressions:
@@ -145,7 +147,7 @@ def _build(entry: Entry) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     if length == 1:
         raise ValueError(f"wanted a clip of at least two frames, onset and offset are both {onset}")
     if entry.longest is not None and length > entry.longest:
-        raise ValueError(f"wanted a micro-expression of at most {entry.longest} frames, got {length}")
+        raise ValueError(f"wanted a clip of at most {entry.longest} frames, got {length}")
     emotion = entry.emotion.casefold()
     if not emotion:
         raise ValueError("wanted an emotion, got a blank")

@@ -16,7 +16,16 @@ from pathlib import Path
 
 from .annotation import Columns, Row, annotated_rows, integer
 from .clips import ClipTable
-from .folders import ANY_NUMBERED, FrameFolders, Names, below, find_subjects, subfolders, without_zeros
+from .folders import (
+    ANY_NUMBERED,
+    FrameFolders,
+    Names,
+    below,
+    find_subjects,
+    look_into,
+    subfolders,
+    without_zeros,
+)
 from .rows import MAX_MICRO_FRAMES, Entry, Expression, plain, read_entries
 
 DATASET = "smic"
@@ -37,7 +46,8 @@ def versions(root: Path) -> dict[str, str]:
         if {"VIS", "NIR"} & set(Path(folder).parts):  # the other two cameras, not part of HS
             continue
         subjects = filter(_SUBJECT.fullmatch, subfolders(root, folder))
-        cropped = any("micro" in subfolders(root, below(folder, subject)) for subject in subjects)
+        inner = (subfolders(root, below(folder, subject)) for subject in subjects)
+        cropped = any(name.casefold() == "micro" for names in inner for name in names)
         found.setdefault("cropped" if cropped else "long", folder)
     return {version: found[version] for version in ("cropped", "long") if version in found}
 
@@ -62,6 +72,12 @@ def scan(
     """The clips, possibly none, and faults of the copy at `root`; ValueError where it cannot be read."""
     folders = FrameFolders(root, ANY_NUMBERED)
     found = versions(root)
+    if annotation is not None and "cropped" in found:
+        if "long" not in found:
+            raise ValueError(
+                f"{root}: the clips of SMIC-HS, cropped, are read without an annotation, got {annotation}"
+            )
+        del found["cropped"]
     if "cropped" in found:
         rows = list(_folders_as_rows(root, found["cropped"]))
         interpret = _cropped(folders)
@@ -79,21 +95,36 @@ def scan(
 
 
 def _folders_as_rows(root: Path, base: str) -> Iterator[tuple[str, Row]]:
-    for subject in filter(_SUBJECT.fullmatch, subfolders(root, base)):
-        micro = below(base, subject, "micro")
-        for emotion in subfolders(root, micro):
-            for clip in subfolders(root, below(micro, emotion)):
-                folder = below(micro, emotion, clip)
-                cells = {"subject": subject, "filename": clip, "emotion": emotion, "folder": folder}
-                yield f"folder {folder}", Row(0, cells)
+    """The clips by their folders, and as rows with a "problem" all that may hold clips and stays shut."""
+
+    def closed(found: list[tuple[str, str]], subject: str, clip: str = "?") -> Iterator[tuple[str, Row]]:
+        for name, why in found:
+            cells = {"subject": subject or name, "filename": name or clip, "problem": why}
+            yield f"folder {base or '.'}", Row(0, cells)
+
+    subjects, shut = look_into(root, base)
+    yield from closed([(name, why) for name, why in shut if _SUBJECT.fullmatch(name)], "")
+    for subject in filter(_SUBJECT.fullmatch, subjects):
+        kinds, shut = look_into(root, below(base, subject))
+        yield from closed(shut, subject)
+        for micro in (below(base, subject, kind) for kind in kinds if kind.casefold() == "micro"):
+            emotions, shut = look_into(root, micro)
+            yield from closed(shut, subject)
+            for emotion in emotions:
+                clips, shut = look_into(root, below(micro, emotion))
+                yield from closed(shut, subject)
+                for clip in clips:
+                    folder = below(micro, emotion, clip)
+                    cells = {"subject": subject, "filename": clip, "emotion": emotion, "folder": folder}
+                    yield f"folder {folder}", Row(0, cells)
 
 
 def _cropped(folders: FrameFolders) -> Callable[[Row], Entry]:
     def interpret(row: Row) -> Entry:
+        if row["problem"]:
+            raise ValueError(row["problem"])
         folder = row["folder"]
-        numbers = sorted(folders.files(folder))
-        if not numbers:
-            raise ValueError(f"{folder}: wanted numbered images, found none")
+        numbers = sorted(folders.all_files(folder))
         onset, offset = numbers[0], numbers[-1]
         notes = []
         if offset - onset + 1 > len(numbers):
@@ -110,7 +141,7 @@ def _with_stand_ins(folders: FrameFolders, folder: str) -> Callable[[int, int], 
     """The frames of a folder that is one clip; where a number has no image, the one before it."""
 
     def frames(onset: int, offset: int) -> tuple[str, ...]:
-        files = folders.files(folder)
+        files = folders.all_files(folder)
         paths: list[str] = []
         for number in range(onset, offset + 1):
             paths.append(f"{folder}/{files[number]}" if number in files else paths[-1])

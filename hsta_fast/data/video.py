@@ -9,6 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..files import open_plain
+
 VIDEO_TYPES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")  # see `check_container`
 _FRAME_OF_VIDEO = re.compile(
     rf"(.+(?:{'|'.join(map(re.escape, VIDEO_TYPES))}))#([0-9]{{1,9}})", re.IGNORECASE | re.DOTALL
@@ -57,11 +59,8 @@ def read_video(
 
 def check_container(path: Path) -> None:
     """Only files that hold the pictures themselves: FFmpeg would follow a playlist to other addresses."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(12)
-    except OSError as error:
-        raise ValueError(f"wanted a video file, {error.strerror or error}") from error
+    with open_plain(path, "a video file") as file:
+        start = file.read(12)
     if not start:
         raise ValueError("wanted a video file, it is empty")
     mp4 = start[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")

@@ -12,7 +12,7 @@ from hsta_fast.data import apex as apex_module
 from hsta_fast.data.apex import SIZE, _local_movement, apex_position, lacks_apex, search_apexes
 from hsta_fast.data.cache import Cache
 from hsta_fast.data.casme3 import read_casme3
-from hsta_fast.data.clips import ClipTable
+from hsta_fast.data.clips import KEPT_APEX, MIDDLE_APEX, MOTION_APEX, ClipTable, fault_of
 from hsta_fast.data.layouts import EXPRESSIONS
 from hsta_fast.data.synthetic import SynthConfig, render
 
@@ -89,6 +89,16 @@ def test_an_unreadable_frame_keeps_the_apex_and_is_listed(moving: ClipTable, tmp
         found = search_apexes(table, np.arange(12) == 0, cache=cache)
         assert found.clips["apex"].tolist() == moving.clips["apex"].tolist()
         assert "missing.jpg: wanted an image or video file" in found.faults[-1].what
+        assert found.faults[-1].action == KEPT_APEX
+    none = dataclasses.replace(table, clips=table.clips.assign(apex_annotated=False))
+    assert search_apexes(none, np.arange(12) == 0).faults[-1].action == MIDDLE_APEX
+
+
+def test_what_the_faults_say_of_an_apex_is_what_became_of_it(moving: ClipTable) -> None:
+    said = [fault_of(clip, "wanted an apex", MIDDLE_APEX) for clip in moving.clips.to_dict("records")[:2]]
+    table = dataclasses.replace(moving, faults=tuple(said))
+    found = search_apexes(table, np.arange(12) == 1)
+    assert [fault.action for fault in found.faults] == [MIDDLE_APEX, MOTION_APEX]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])

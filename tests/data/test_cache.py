@@ -467,7 +467,7 @@ def test_bad_files_are_faults_through_the_cache_too(
         assert left.clips["subject"].tolist() == ["s5"]
         wrong = [
             *("truncated after", "the file is empty", "at most 64000000 pixels, got 50000 x 50000"),
-            *("it is none", "a path inside the root"),
+            *("it is no plain file", "a path inside the root"),
         ]
         assert all(word in fault.what for word, fault in zip(wrong, left.faults, strict=True))
         assert len(decoded) == 24 - 5 and len(store) == 19

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,11 @@ import pytest
 
 from hsta_fast import cli
 from hsta_fast.data.clips import UNREADABLE
-from hsta_fast.data.doctor import check_frames, examine
+from hsta_fast.data.doctor import as_text, check_frames, examine
 from hsta_fast.data.readers import read_dataset
 
 from . import copies
-from .copies import casme2_row, casme3_row, csv_row, samm_row
+from .copies import casme2_row, casme3_row, csv_row, samm_row, smic_row
 
 
 def doctor(
@@ -146,3 +148,55 @@ def test_an_emotion_that_the_composite_does_not_know_is_said(tmp_path: Path) -> 
     copies.samm_copy(tmp_path, [samm_row(**{"Estimated Emotion": "Awe"})])
     examination = examine([tmp_path], progress=False)
     assert examination.status == 1 and "does not know emotion 'awe'" in examination.differences[0].what
+
+
+def test_an_annotation_of_smic_is_that_of_the_long_recordings(tmp_path: Path) -> None:
+    both = copies.smic_cropped_copy(tmp_path / "both", [("s20", "negative", "s20_ne_01")])
+    copies.smic_long_copy(both, [smic_row()])
+    (found,) = examine([both], annotation=both / "SMIC-HS-E_annotation.xlsx", progress=False).diagnoses
+    assert (found.version, found.annotation, found.frames) == ("long", "SMIC-HS-E_annotation.xlsx", 5)
+    (found,) = examine([both], progress=False).diagnoses
+    assert (found.version, found.annotation, found.frames) == ("cropped", "no annotation needed", 3)
+    cropped = copies.smic_cropped_copy(tmp_path / "cropped", [("s20", "negative", "s20_ne_01")])
+    (found,) = examine([cropped], annotation=cropped / "typo.xlsx", progress=False).diagnoses
+    assert "cropped, are read without an annotation, got" in found.error
+
+
+def test_an_official_list_that_is_none_costs_the_composite_and_no_more(tmp_path: Path) -> None:
+    root = copies.samm_copy(tmp_path, [samm_row()])
+    (root / "combined_3class_gt.csv").write_text("dataset,subject,clip,label\n")
+    found = examine([root], progress=False)
+    assert found.diagnoses[0].status == 0 and found.status == 1 and not found.composite
+    assert "combined_3class_gt.csv row 1: dataset must be" in found.differences[0].what
+    other = copies.casme3_copy(tmp_path / "other", [casme3_row()])
+    (root / "combined_3class_gt.csv").write_text("samm,6,006_1_2,1\n")
+    with pytest.raises(ValueError, match="--official wants folders of casme2, samm, smic, got none"):
+        examine([other], official=root / "combined_3class_gt.csv", progress=False)
+
+
+def test_pipes_are_no_tables_and_no_videos(tmp_path: Path) -> None:
+    """Nobody writes into them: whoever opens one to read waits for ever."""
+    root = copies.casme3_copy(tmp_path / "a", [casme3_row()])
+    os.mkfifo(root / "pipe.csv")
+    assert examine([root], progress=False).status == 0
+    own = copies.csv_copy(tmp_path / "b", [csv_row(), csv_row(clip="film", path="film.mp4")])
+    os.mkfifo(own / "film.mp4")
+    (found,) = examine([own], progress=False).diagnoses
+    assert found.table is not None and len(found.table) == 1
+    assert "film.mp4: wanted a video file, it is no plain file" in found.faults[0].what
+
+
+def test_a_workbook_that_unpacks_to_too_much_is_refused(tmp_path: Path) -> None:
+    root = copies.samm_copy(tmp_path, [samm_row()])
+    with zipfile.ZipFile(root / "SAMM_Micro_FACS_Codes_v2.xlsx", "a", zipfile.ZIP_DEFLATED) as book:
+        book.writestr("xl/worksheets/sheet9.xml", bytes(100_000_001))
+    (found,) = examine([root], progress=False).diagnoses
+    assert "wanted an Excel workbook, at most 100000000 bytes unpacked, it has 1000" in found.error
+
+
+def test_names_that_are_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = copies.smic_cropped_copy(tmp_path, [("s1", "negative", "s1_ne_01")])
+    os.mkdir(os.fsencode(root) + b"/HS/s1/micro/negative/bad\xff")
+    found = examine([root], progress=False)
+    assert found.diagnoses[0].faults[0].clip == "bad?" and found.status == 1
+    assert "wanted a name in UTF-8" in as_text(found).encode().decode()

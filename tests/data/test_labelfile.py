@@ -25,7 +25,7 @@ def test_names() -> None:
     assert label_set("emotion3") is LABEL_SETS["emotion3"]
     with pytest.raises(ValueError, match=r"--labels wants one of emotion7, .*megc2019, or .* got 'emotion5'"):
         label_set("emotion5")
-    with pytest.raises(ValueError, match=r"nowhere.csv: wanted a readable file, No such file"):
+    with pytest.raises(ValueError, match=r"nowhere.csv: wanted a table, No such file"):
         label_set("nowhere.csv")
     with pytest.raises(ValueError, match=r"nowhere.json: wanted a label file, No such file"):
         label_set("nowhere.json")
@@ -49,6 +49,8 @@ def test_a_json_file_labels_clips(tmp_path: Path) -> None:
     assert labelled.clips["label"].tolist() == [1, 1] and dropped == {}
     samm = read_dataset(copies.samm_copy(tmp_path / "samm", [samm_row(**{"Estimated Emotion": "Disgust"})]))
     assert apply_labels(samm, label_set(str(path)))[0].clips["label"].tolist() == [0]
+    # What a dataset's own mapping leaves out is that of all.
+    assert label_set(str(path)).words("casme2")["surprise"] is None
 
 
 def test_a_json_file_of_objective_classes(tmp_path: Path) -> None:
@@ -80,6 +82,17 @@ def test_a_json_file_of_objective_classes(tmp_path: Path) -> None:
         ("a.json", '{"classes": ["a", "b"], "mapping": {"x": "c"}}', "got ['c']"),
         ("a.json", '{"classes": ["a", "b"], "mapping": {}, "column": "subject"}', '"column" must be'),
         ("a.json", '{"classes": ["a", "b"], "mapping": {}, "datasets": []}', '"datasets" must be'),
+        (
+            "a.json",
+            '{"classes": ["a", "b"], "mapping": {"x": "a", "x": "b"}}',
+            "each name once, got 'x' again",
+        ),
+        (
+            "a.json",
+            '{"classes": ["a", "b"], "mapping": {"x": "a", "X": "b"}}',
+            "each name once, got 'x' again",
+        ),
+        ("a.json", '{"classes": ["a", "b"], "mapping": {"x": ' + "9" * 5000 + "}}", "a label file in json"),
     ],
 )
 def test_a_file_that_is_no_label_set(tmp_path: Path, name: str, text: str, words: str) -> None:
@@ -100,6 +113,8 @@ def test_the_official_list_by_its_path_and_beside_the_data(tmp_path: Path) -> No
     }
     assert label_set(str(path)).listed == label_set("megc2019", [tmp_path]).listed == listed
     assert label_set("megc2019").listed == {}
+    copy = read_dataset(copies.casme2_copy(tmp_path / "copy", [casme2_row(Filename="EP02_1F")]))
+    assert apply_labels(copy, label_set(str(path)))[0].clips["label"].tolist() == [0]
     other = tmp_path / "other"
     other.mkdir()
     (other / path.name).write_text("samm,6,006_1_2,1\n")

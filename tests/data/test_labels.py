@@ -95,6 +95,12 @@ def test_a_label_set_of_ones_own() -> None:
         ("", 0),
         ("?", 0),
         ("4+?", 0),
+        ("12 or 14", 0),
+        ("12or14", 0),
+        ("12/14", 0),
+        ("12.0", 1),
+        ("2024-04-07 00:00:00", 0),
+        ("9" * 4000, 0),
     ],
 )
 def test_objective_class_of_an_exact_set_of_units(units: str, expected: int) -> None:
@@ -102,8 +108,25 @@ def test_objective_class_of_an_exact_set_of_units(units: str, expected: int) -> 
 
 
 def test_objective_class_of_the_file() -> None:
-    words = ["I", "ii", " III ", "IV", "V", "VI", "VII", "", "1", "7"]
-    assert [parse_objective_class(word) for word in words] == [1, 2, 3, 4, 5, 6, 7, 0, 1, 7]
+    words = ["I", "ii", " III ", "IV", "V", "VI", "VII", "", "1", "7", "7.0"]
+    assert [parse_objective_class(word) for word in words] == [1, 2, 3, 4, 5, 6, 7, 0, 1, 7, 7]
     for word in ("VIII", "8", "0", "class"):
         with pytest.raises(ValueError, match=r"must be I..VII or 1..7"):
             parse_objective_class(word)
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset"), [("CAS(ME)3", "casme3"), ("CASME3", "casme3"), ("mine", "mine")]
+)
+def test_a_mapping_finds_its_dataset_however_it_is_written(name: str, dataset: str) -> None:
+    own = LabelSet(name="own", classes=("a", "b"), mapping={"fear": "a"}, of_dataset={name: {"fear": "b"}})
+    table = table_of("fear")
+    table.clips["dataset"] = dataset
+    assert apply_labels(table, own)[0].clips["label"].tolist() == [1]
+    own.want_known([dataset])
+
+
+def test_a_mapping_of_a_dataset_that_is_none_is_refused() -> None:
+    own = LabelSet(name="own", classes=("a", "b"), mapping={}, of_dataset={"casmee2": {}, "SMIC-HS": {}})
+    with pytest.raises(ValueError, match=r"wanted data sets among .*mine.*, got \['casmee2'\]"):
+        own.want_known(["mine"])

@@ -208,7 +208,7 @@ def test_own_clips_have_their_own_words_and_kinds(tmp_path: Path) -> None:
         ({"subject": ""}, "subject must be one printable word"),
         ({"clip": "a\nb"}, "clip must be one printable word"),
         ({"offset": 50_000}, "frames missing on disk: 49993 of 50000, first ann/smile/frame_008.jpg"),
-        ({"offset": 10**14}, "expression of at most 100000 frames, got 100000000000000"),
+        ({"offset": 10**14}, "clip of at most 100000 frames, got 100000000000000"),
     ],
 )
 def test_faults_of_own_clips(tmp_path: Path, changes: dict[str, Any], what: str) -> None:
@@ -309,3 +309,24 @@ def test_an_annotation_from_elsewhere_is_recognised_too(tmp_path: Path) -> None:
 def test_names_alike() -> None:
     assert without_zeros("S01_ne_03") == without_zeros("s1_NE_3") == "s1_ne_3"
     assert without_zeros("s10_ne_3") != without_zeros("s1_ne_3")
+
+
+def test_ids_of_samm_and_smic_are_padded_alike(tmp_path: Path) -> None:
+    """Also third expressions of a row, and the lock file of an open Excel, which is no annotation."""
+    samm = copies.samm_copy(tmp_path / "samm", [samm_row()])
+    copies.sheet(
+        samm / "SAMM_Micro_FACS_Codes_v2.xlsx", copies.SAMM_HEADER, [samm_row(Subject=6, Filename="6_1_2")]
+    )
+    copies.sheet(samm / "~$SAMM_Micro_FACS_Codes_v2.xlsx", copies.SAMM_HEADER, [samm_row()])
+    assert only(read_dataset(samm))["clip"] == "006_1_2"
+    smic = copies.smic_long_copy(tmp_path / "smic", [smic_row()])
+    header = [*copies.SMIC_HEADER, "Onset3F", "Offset3F"]
+    copies.sheet(smic / "SMIC-HS-E_annotation.xlsx", header, [smic_row(Onset3F=17581050)], name="HS")
+    (fault,) = read_dataset(smic).faults
+    assert "expression 3 of the row, 17581050..?" in fault.what and fault.onset == 17581050
+
+
+def test_an_apex_may_be_the_onset_or_the_offset(tmp_path: Path) -> None:
+    rows = [casme2_row(ApexFrame=46), casme2_row(OnsetFrame=47, ApexFrame=50)]
+    table = read_dataset(copies.casme2_copy(tmp_path, rows))
+    assert table.clips["apex"].tolist() == [46, 50] and table.faults == ()

@@ -18,7 +18,7 @@ from hsta_fast.data.doctor import examine
 from hsta_fast.data.sampling import Sampling
 
 from . import copies
-from .copies import casme2_row, casme3_row, samm_row
+from .copies import casme2_row, casme3_row, csv_row, samm_row
 from .traps import TRAPS, left_out, only_fault, trap
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
@@ -76,7 +76,7 @@ def _(root: Path) -> None:
         left_out(table, "filename must be the name of one folder inside the root")
 
 
-@trap("any", "a link that leads out of the folder", "clips that need it are left out")
+@trap("any", "a link that leads out of the folder, or in a circle", "clips that need it are left out")
 def _(root: Path) -> None:
     copies.casme2_copy(root / "outside", [casme2_row(Subject=2)])
     copy = copies.casme2_copy(root / "copy", [casme2_row(), casme2_row(Subject=2), casme2_row(Subject=3)])
@@ -90,6 +90,17 @@ def _(root: Path) -> None:
     assert table.clips["subject"].tolist() == ["sub01"]
     assert all("leads out of it" in fault.what and fault.action == LEFT_OUT for fault in table.faults)
     assert [fault.subject for fault in table.faults] == ["sub02", "sub03"]
+    for place in (".", "sub01", "sub01/EP02_01f"):
+        (copy / place / "img99.jpg").symlink_to("img99.jpg")
+    assert read_dataset(copy).clips["subject"].tolist() == ["sub01"]
+    (copy / "sub01/EP02_01f/img48.jpg").unlink()
+    (copy / "sub01/EP02_01f/img48.jpg").symlink_to("img48.jpg")
+    assert (
+        examine([copy], progress=False)
+        .diagnoses[0]
+        .faults[0]
+        .what.endswith("sub01/EP02_01f/img48.jpg: Too many levels of symbolic links")
+    )
 
 
 @contextlib.contextmanager
@@ -140,24 +151,27 @@ def _(root: Path) -> None:
     "`doctor` names it; a run that samples it leaves the clip out",
 )
 def _(root: Path) -> None:
-    rows = [casme2_row(Subject=subject) for subject in range(1, 6)]
+    rows = [casme2_row(Subject=subject) for subject in range(1, 7)]
     copies.casme2_copy(root, rows)
     huge = bytearray(copies.PICTURE)
     at = huge.index(b"\xff\xc0") + 5  # height and width in the frame header
     huge[at : at + 4] = b"\xc3\x50\xc3\x50"  # 50000 x 50000
-    damage = {2: b"", 3: copies.PICTURE[:60], 4: b"no image at all", 5: bytes(huge)}
+    small = copies.PICTURE[at - 5 : at + 14]  # a frame header
+    twice = bytes(huge).replace(b"\xff\xd9", small + b"\xff\xd9")  # a small size after the one that counts
+    damage = {2: b"", 3: copies.PICTURE[:60], 4: b"no image at all", 5: bytes(huge), 6: twice}
     for subject, data in damage.items():
         path = root / f"sub{subject:02d}/EP02_01f/img46.jpg"
         path.unlink()
         path.write_bytes(data)
     (diagnosis,) = examine([root], progress=False).diagnoses
-    words = ("the file is empty", "truncated", "begins with", "at most 64000000 pixels, got 50000 x 50000")
-    assert diagnosis.status == 1 and diagnosis.frames == 25
+    large = "at most 64000000 pixels, got 50000 x 50000"
+    words = ("the file is empty", "truncated", "begins with", large, large)
+    assert diagnosis.status == 1 and diagnosis.frames == 30
     for fault, word, subject in zip(diagnosis.faults, words, damage, strict=True):
         assert fault.subject == f"sub{subject:02d}" and fault.action == UNREADABLE
         assert word in fault.what and "img46.jpg" in fault.what
     table, _ = load_frames(read_dataset(root), Sampling(), 8, progress=False)
-    assert table.clips["subject"].tolist() == ["sub01"] and len(table.faults) == 4
+    assert table.clips["subject"].tolist() == ["sub01"] and len(table.faults) == 5
 
 
 @trap("any", "a row with more cells than columns (a comma without quotes)", "clip left out")
@@ -166,6 +180,17 @@ def _(root: Path) -> None:
     with next(root.glob("*.csv")).open("a") as file:
         file.write("spNO.1,b,176,177,179,4,7,III,disgust\n")
     left_out(read_dataset(root), "1 more cells than columns")
+
+
+@trap("any", "a row with fewer cells than columns (a comma missing)", "clip left out; a note may be missing")
+def _(root: Path) -> None:
+    copies.csv_copy(root, [csv_row()], header=[*copies.CSV_HEADER, "notes"])
+    with (root / "clips.csv").open("a") as file:
+        file.write("ann,smile,ann/smile,2,3,5,happy\n")
+        file.write("ann,smile,ann/smile,3,5,happy\n")
+    table = read_dataset(root)
+    assert table.clips["onset"].tolist() == [1, 2]
+    only_fault(table, "clips.csv row 4: fewer cells than columns, none for emotion", LEFT_OUT)
 
 
 @trap("any", "rows without content, titles, notes and sheets beside", "passed over")
@@ -201,6 +226,11 @@ def _(root: Path) -> None:
     header = [name for name in copies.SAMM_HEADER if name not in ("Apex Frame", "Action Units")]
     copies.sheet(root / "SAMM_Micro_FACS_Codes_v2.xlsx", header, [samm_row()], above=13)
     refused(root, r"SAMM: .*missing columns Apex Frame, Action Units; found Subject, Filename")
+    other = root / "other"
+    copies.casme3_copy(other, [casme3_row()])
+    path = other / "cas(me)3_part_A_ME_label.csv"
+    path.write_text(path.read_text().replace(",", ";"))
+    refused(other, r"folders of CAS\(ME\)3; as CAS\(ME\)3: .*missing columns .*found Subject;Filename;Onset;")
 
 
 @trap("any", "the columns in several sheets of a workbook", "refused: leave them in one")

@@ -232,6 +232,40 @@ def _(root: Path) -> None:
     only_fault(table, "1 of 3 frame numbers have no image", "the image before stands in")
 
 
+@trap("SMIC-HS", "a folder that cannot be looked into", "listed, its clips left out")
+def _(root: Path) -> None:
+    clips = [(f"s{n}", "positive", f"s{n}_po_01") for n in (1, 2, 3, 4, 5)]
+    copies.smic_cropped_copy(root / "copy", clips)
+    hs = root / "copy/HS"
+    (hs / "s2").rename(root / "s2")
+    (hs / "s2").symlink_to(root / "s2")
+    (hs / "s3/micro/positive").rename(root / "positive")
+    (hs / "s3/micro/positive").symlink_to(root / "positive")
+    (hs / "s4/micro/positive/again").symlink_to("again")
+    (hs / "s5/micro").rename(hs / "s5/Micro")
+    table = read_dataset(root / "copy")
+    assert table.clips["subject"].tolist() == ["s01", "s04", "s05"]
+    said = [
+        (fault.subject, fault.clip, fault.what.split(": ", 1)[1][:40], fault.action) for fault in table.faults
+    ]
+    out = "wanted a path inside the root, 'HS/s"
+    assert said == [
+        ("s2", "s2", f"{out}2' l", LEFT_OUT),
+        ("s3", "positive", f"{out}3/mi", LEFT_OUT),
+        ("s4", "again", "HS/s4/micro/positive/again: Too many lev", LEFT_OUT),
+    ]
+
+
+@trap("SMIC-HS", "164 clips in the folders, 162 rows in the annotation", "each version is read as it is")
+def _(root: Path) -> None:
+    copies.smic_cropped_copy(root, [("s20", "negative", f"s20_ne_{n:02d}") for n in (1, 2)])
+    copies.smic_long_copy(root, [smic_row()])
+    assert read_dataset(root).clips["clip"].tolist() == ["s20_ne_01", "s20_ne_02"]
+    long = read_dataset(root, annotation=root / "SMIC-HS-E_annotation.xlsx")
+    assert long.clips["clip"].tolist() == ["s20_ne_01"]
+    assert long.clips["frames"][0][0].startswith("SMIC_HS_E/")
+
+
 # CAS(ME)3
 
 
@@ -273,7 +307,7 @@ def _(root: Path) -> None:
 @trap("CAS(ME)3", "a micro-expression of 3455 frames", "clip left out: more than 600 frames are not believed")
 def _(root: Path) -> None:
     table = read_dataset(copies.casme3_copy(root, [casme3_row(), casme3_row(Onset=100, Offset=3554)]))
-    left_out(table, "a micro-expression of at most 600 frames, got 3455")
+    left_out(table, "a clip of at most 600 frames, got 3455")
 
 
 @trap("CAS(ME)3", "`others` and `Others`", "one word")
@@ -332,7 +366,7 @@ def _(root: Path) -> None:
     "not part of the composite; dropped and counted",
 )
 def _(root: Path) -> None:
-    pairs = ((1, "EP02_01f"), (4, "EP12_01f"), (5, "EP09_05f"))
+    pairs = ((1, "EP02_01f"), (4, "EP12_01f"), (5, "EP09_05F"))
     rows = [casme2_row(Subject=s, Filename=clip, **{"Estimated Emotion": "disgust"}) for s, clip in pairs]
     labelled, dropped = apply_labels(read_dataset(copies.casme2_copy(root, rows)), label_set("megc2019"))
     assert labelled.clips["clip"].tolist() == ["EP02_01f"] and dropped == {"disgust": 2}
