@@ -11,7 +11,7 @@ import io
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,23 @@ CSV = ""  # the name of a csv file's one sheet
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """What a table must hold, by name in any case; `sheet` is preferred where a workbook has one so named."""
+    """What a table must hold, by name in any case.
+
+    sheet: preferred where a workbook has one so named.
+    aliases: other names of columns, in lower case.
+    beside: file names, without their type, of tables that stand beside the annotation and are not it.
+    """
 
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
     sheet: str | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    beside: re.Pattern[str] | None = None
+
+    def name(self, cell: str) -> str:
+        """What a cell with a column's name says, in lower case, spacing at its ends or doubled left aside."""
+        plain = " ".join(cell.split()).casefold()
+        return self.aliases.get(plain, plain)
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,8 @@ def find_annotation(root: Path, columns: Columns) -> Path:
     """The one csv or xlsx file directly in `root` that has the columns; ValueError where there is no such."""
     found, errors = [], []
     for path in annotation_files(root):
+        if columns.beside is not None and columns.beside.search(path.stem):
+            continue
         try:
             read_annotation(path, columns)
             found.append(path)
@@ -127,12 +141,12 @@ def rows_of(path: Path, sheets: Sheets, columns: Columns) -> list[Row]:
         raise ValueError(f"{path}: wanted the columns in one sheet, they are in {', '.join(whole)}")
     rows = sheets[whole[0]]
     start = heads[whole[0]][0]
-    names = [_plain(cell) for cell in rows[start]]
+    names = [columns.name(cell) for cell in rows[start]]
     wanted = (*columns.required, *columns.optional)
-    twice = [column for column in wanted if names.count(_plain(column)) > 1]
+    twice = [column for column in wanted if names.count(column.casefold()) > 1]
     if twice:
         raise ValueError(f"{path}: wanted each column once, got more of {', '.join(twice)}")
-    known = {_plain(column) for column in wanted}
+    known = {column.casefold() for column in wanted}
 
     def row_of(number: int, cells: Sequence[str]) -> Row:
         excess, short = 0, tuple[str, ...]()
@@ -157,15 +171,15 @@ def _find_headers(sheets: Sheets, columns: Columns) -> dict[str, tuple[int, list
     """Sheet -> see `_find_header`; only the sheet that is preferred, where there is such."""
     if columns.sheet is not None and columns.sheet in sheets:
         sheets = {columns.sheet: sheets[columns.sheet]}
-    return {name: _find_header(rows, columns.required) for name, rows in sheets.items()}
+    return {name: _find_header(rows, columns) for name, rows in sheets.items()}
 
 
-def _find_header(rows: Sequence[Sequence[str]], required: Sequence[str]) -> tuple[int, list[str]]:
+def _find_header(rows: Sequence[Sequence[str]], columns: Columns) -> tuple[int, list[str]]:
     """(position of the row with the most of the names, the names it lacks)."""
-    best = (0, list(required))
+    best = (0, list(columns.required))
     for position, row in enumerate(rows[:HEADER_ROWS]):
-        names = {_plain(cell) for cell in row}
-        lacks = [column for column in required if _plain(column) not in names]
+        names = {columns.name(cell) for cell in row}
+        lacks = [column for column in columns.required if column.casefold() not in names]
         if len(lacks) < len(best[1]):
             best = (position, lacks)
     return best
@@ -239,11 +253,6 @@ def read_csv(path: Path) -> list[list[str]]:
     if not rows:
         raise ValueError(f"{path}: wanted a comma-separated table, the file is empty")
     return rows
-
-
-def _plain(name: str) -> str:
-    """A column name without regard to case and spacing at its ends or doubled inside."""
-    return " ".join(name.split()).casefold()
 
 
 def _one_line(error: Exception) -> str:

@@ -2,6 +2,9 @@
 
 The table has the columns Subject, Filename, Onset, Apex, Offset, AU and emotion. It may have Objective class
 (I..VII) and Expression type (Micro-expression, Macro-expression; without it every row is a micro-expression).
+Macro-expressions may stand in a table of their own whose name has MaE in it, such as
+`cas(me)3_part_A_MaE_label_JpgIndex_v2_emotion.xlsx`; AU may lack in it, and sub and seq be the
+names of subject and recording.
 Several clips share one (Subject, Filename) folder. Folders may differ from the table in upper and lower case.
 """
 
@@ -9,17 +12,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from .annotation import Columns, Row, annotated_rows
+from .annotation import Columns, Row, annotated_rows, annotation_files
 from .clips import ClipTable
 from .folders import FrameFolders, Names, find_subjects, want_folder
 from .rows import MAX_MICRO_FRAMES, Entry, Expression, expression_type, plain, read_entries, want_clips
 
 DATASET = "casme3"
+_MACRO = re.compile(r"(?<![A-Za-z])MaE(?![A-Za-z])")
 COLUMNS = Columns(
     required=("Subject", "Filename", "Onset", "Apex", "Offset", "AU", "emotion"),
     optional=("Objective class", "Expression type"),
+    aliases={"sub": "subject", "seq": "filename"},
+    beside=_MACRO,
+)
+_MACRO_COLUMNS = replace(
+    COLUMNS,
+    required=tuple(name for name in COLUMNS.required if name != "AU"),
+    optional=(*COLUMNS.optional, "AU"),
 )
 _SUBJECT = re.compile(r"spNO\.[0-9]+", re.IGNORECASE)
 _NUMBER = re.compile(r"([0-9]{1,15})")
@@ -39,7 +51,8 @@ def read_casme3(
 ) -> ClipTable:
     """Read the clips of CAS(ME)3, or of anything in its layout, under `root`.
 
-    annotation: the table; default: the one csv or xlsx file in `root` that has the columns.
+    annotation: the table; default: the one csv or xlsx file in `root` that has the columns, and those of
+        macro-expressions beside it.
     expressions: which kinds of row are wanted; the others are passed over.
     strict: raise the first fault instead of listing it.
 
@@ -80,9 +93,30 @@ def scan(
 
     return read_entries(
         root,
-        annotated_rows(root, annotation, COLUMNS),
+        _rows(root, annotation, expressions),
         interpret,
         identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["Onset"]),
         expressions=expressions,
         strict=strict,
     )
+
+
+def _rows(
+    root: Path, annotation: Path | str | None, expressions: Sequence[Expression]
+) -> list[tuple[str, Row]]:
+    """The rows of the annotation and, where none was named, of the tables of macro-expressions beside it."""
+    if annotation is not None and _MACRO.search(Path(annotation).stem):
+        return _macro_rows(root, Path(annotation))
+    rows = annotated_rows(root, annotation, COLUMNS)
+    if annotation is None and "macro" in expressions:
+        for path in annotation_files(root):
+            if _MACRO.search(path.stem):
+                rows += _macro_rows(root, path)
+    return rows
+
+
+def _macro_rows(root: Path, path: Path) -> list[tuple[str, Row]]:
+    return [
+        (where, replace(row, cells={"expression type": "macro", **row.cells}))
+        for where, row in annotated_rows(root, path, _MACRO_COLUMNS)
+    ]

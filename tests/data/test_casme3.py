@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hsta_fast.data import casme3
+from hsta_fast.data import casme3, recognise
 from hsta_fast.data.casme3 import read_casme3
 from hsta_fast.data.clips import COLUMNS, LEFT_OUT, MIDDLE_APEX
+from hsta_fast.data.doctor import examine
+
+from . import copies
 
 HEADER = ["Subject", "Filename", "Onset", "Apex", "Offset", "AU", "Objective class", "emotion"]
 GOOD = ["spNO.1", "b", 3, 5, 9, "4+7", "III", "disgust"]
@@ -296,3 +299,27 @@ def test_no_row_is_lost_silently(
     # A row that was not touched, and repeats no earlier one, is in the table.
     untouched = {onset for onset, edit in edits if not edit}
     assert untouched <= set(table.clips.loc[table.clips["subject"] == "spNO.1", "onset"])
+
+
+def test_macro_expressions_in_a_table_of_their_own(tmp_path: Path) -> None:
+    """As published: two workbooks, the names of two columns and the one of units differing."""
+    root = copies.casme3_copy(tmp_path, [copies.casme3_row()])
+    header = ["sub", "seq", "onset", "apex", "offset", "emotion"]
+    row = dict(zip(header, ("spNO.1", "b", 176, 177, 179, "happy"), strict=True))
+    macro = copies.sheet(root / "cas(me)3_part_A_MaE_label_JpgIndex_v2_emotion.xlsx", header, [row])
+    assert recognise(root) == ("casme3", "part A")
+    assert read_casme3(root).clips["expression"].tolist() == ["micro"]
+    both = read_casme3(root, expressions=("micro", "macro"))
+    assert both.clips[["onset", "expression", "emotion"]].values.tolist() == [
+        [175, "micro", "disgust"],
+        [176, "macro", "happy"],
+    ]
+    assert both.faults == ()
+    alone = read_casme3(root, annotation=macro, expressions=("macro",))
+    assert alone.clips["onset"].tolist() == [176]
+    (found,) = examine([root], progress=False).diagnoses
+    assert (found.annotation, found.status) == ("cas(me)3_part_A_ME_label.csv", 0)
+    assert [count.found for count in found.counts[:2]] == [1, 1]
+    copies.sheet(macro, header[:-1], [row])
+    with pytest.raises(ValueError, match="MaE_label.*missing columns emotion; found sub, seq, onset"):
+        read_casme3(root, expressions=("micro", "macro"))
