@@ -1,5 +1,6 @@
 """The training configuration and the two recipes: the paper's and the published code's."""
 
+import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -150,7 +151,8 @@ class TrainConfig:
             want(getattr(self, name) >= 1, name, "a whole number >= 1")
         for name in ("warmup_epochs", "crop", "seed", "weight_decay", "warmup_lr", "min_lr"):
             want(getattr(self, name) >= 0, name, "a number >= 0")
-        want(self.cache_gb > 0, "cache_gb", "a number > 0")
+        want(0 < self.cache_gb < math.inf, "cache_gb", "a number > 0")
+        want(bool(self.cache), "cache", "a folder, auto or none")
         want(self.lr > 0, "lr", "a number > 0")
         want(0 < self.layer_decay <= 1, "layer_decay", "a number in (0, 1]")
         want(0 <= self.label_smoothing < 1, "label_smoothing", "a number in [0, 1)")

@@ -1,5 +1,6 @@
 """Reading plain files and nothing else; writing files whole or not at all."""
 
+import errno
 import os
 import shutil
 import stat
@@ -10,6 +11,9 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
+# Errors that say nothing about the file: the process has too many open, or no memory.
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
 
 @contextmanager
 def open_plain(path: Path, wanted: str) -> Iterator[BufferedReader]:
@@ -17,6 +21,7 @@ def open_plain(path: Path, wanted: str) -> Iterator[BufferedReader]:
 
     Raises:
         ValueError: it cannot be opened or read, or is a folder, a pipe or a device.
+        OSError: the process has no room for another file.
     """
     try:
         # Without O_NONBLOCK a pipe of that name would be waited on for ever.
@@ -25,6 +30,8 @@ def open_plain(path: Path, wanted: str) -> Iterator[BufferedReader]:
                 raise ValueError(f"wanted {wanted}, it is no plain file")
             yield file
     except OSError as error:
+        if error.errno in EXHAUSTED:
+            raise
         raise ValueError(f"wanted {wanted}, {error.strerror or error}") from error
 
 

@@ -19,25 +19,28 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import itertools
 import json
+import math
 import os
 import sys
+import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
-from ..files import write_atomically, write_text
+from ..files import EXHAUSTED, write_atomically, write_text
 
 FORMAT = 1  # of the chunks
 CHUNK_BYTES = 16 * 2**20  # what a killed writer loses at most
+COUNT_EVERY = 10.0  # seconds for which a writer trusts what it knows of the folder's size
 _PAGE = 4096  # where the arrays begin in a chunk: a multiple of it, for the memory map
 
 Made = np.ndarray | ValueError
@@ -66,27 +69,56 @@ class Kind:
         return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Cache:
     """Where arrays are kept, and at most how many bytes of them.
 
-    Beyond `limit` the chunks that were not used for longest are deleted, none that this process uses.
+    Beyond `limit` the chunks that were not used for longest are deleted, none that came out of this object.
     """
 
     folder: Path
     limit: int
-    in_use: set[Path] = field(default_factory=set)
+    in_use: set[Path] = field(default_factory=set, init=False)
+    _counted: float = field(default=-math.inf, init=False)  # when the folder was last looked through
+    _bytes: int = field(default=0, init=False)  # what was there, and what was written since
+
+    def make_room(self, size: int) -> bool:
+        """Whether `size` more bytes keep to the limit, once chunks not used for longest are deleted."""
+        if time.monotonic() - self._counted > COUNT_EVERY or self._bytes + size > self.limit:
+            self._counted, self._bytes = time.monotonic(), self._clear(size)
+        if self._bytes + size > self.limit:
+            return False
+        self._bytes += size
+        return True
+
+    def _clear(self, size: int) -> int:
+        """Delete what has to go for `size` more bytes, if that helps; returns the bytes that are left."""
+        chunks = []
+        for path in self.folder.glob("*/*.chunk"):
+            with contextlib.suppress(OSError):  # deleted by another process just now
+                facts = path.stat()
+                chunks.append((facts.st_mtime_ns, facts.st_size, path))
+        left = sum(chunk[1] for chunk in chunks)
+        spare = sorted(chunk for chunk in chunks if chunk[2] not in self.in_use)
+        if left - sum(chunk[1] for chunk in spare) + size <= self.limit:
+            for _, freed, path in spare:
+                if left + size <= self.limit:
+                    break
+                path.unlink(missing_ok=True)  # a process that has it mapped keeps it until it ends
+                left -= freed
+        return left
 
 
 @dataclass(frozen=True, eq=False)
 class Items:
     """Arrays by number: `items[3]`, mapped read-only from disk or in memory.
 
-    parts: arrays (n, *shape). places: (part, row) of each item. errors: what was wrong with items that have
-    none.
+    parts: arrays (n, *shape). on_disk: which of them are mapped. places: (part, row) of each item. errors:
+    what was wrong with items that have none.
     """
 
     parts: Sequence[np.ndarray]
+    on_disk: Sequence[bool]
     places: Sequence[tuple[int, int]]
     errors: dict[int, str]
     shape: tuple[int, ...]
@@ -103,8 +135,7 @@ class Items:
     @property
     def in_memory(self) -> int:
         """How many of the arrays could not be kept on disk."""
-        held = {n for n, part in enumerate(self.parts) if not isinstance(part, np.memmap)}
-        return sum(part in held for part, _ in set(self.places))
+        return sum(part >= 0 and not self.on_disk[part] for part, _ in set(self.places))
 
 
 def digest(data: bytes) -> str:
@@ -148,7 +179,7 @@ def load_items(
             errors = {}
     places = [shelf.found.get(key, (-1, -1)) for key in keys]
     wrong = {n: errors[key] for n, key in enumerate(keys) if key in errors}
-    return Items(shelf.parts, places, wrong, kind.shape)
+    return Items(shelf.parts, shelf.on_disk, places, wrong, kind.shape)
 
 
 class _Shelf:
@@ -158,6 +189,7 @@ class _Shelf:
         self.kind, self.cache, self.progress = kind, cache, progress
         self.folder = cache.folder / f"{kind.name}-{kind.digest}" if cache else None
         self.parts: list[np.ndarray] = []
+        self.on_disk: list[bool] = []
         self.found: dict[str, tuple[int, int]] = {}
         self.writable = False
 
@@ -169,7 +201,7 @@ class _Shelf:
         if self.cache is None or self.folder is None:
             return
         try:
-            paths = sorted(path for path in self.folder.iterdir() if path.suffix == ".chunk")
+            paths = sorted(path for path in self.folder.glob("*.chunk") if path.is_file())
         except OSError:  # none yet, or one that may not be read
             return
 
@@ -182,6 +214,8 @@ class _Shelf:
         bar = tqdm(paths, f"check {self.kind.name}", unit="chunk", disable=not self.progress, leave=False)
         for path, opened in _in_order(pool, check, bar):
             if isinstance(opened, OSError):
+                if opened.errno in EXHAUSTED:
+                    raise opened
                 self.say(f"{path.name} cannot be read: {opened.strerror}")
             elif isinstance(opened, ValueError):
                 self.say(f"{path.name} is thrown away: {opened}")
@@ -190,6 +224,7 @@ class _Shelf:
             elif opened[1]:
                 self.found.update({key: (len(self.parts), row) for key, row in opened[1].items()})
                 self.parts.append(opened[0])
+                self.on_disk.append(True)
                 self.cache.in_use.add(path)
                 with contextlib.suppress(OSError):
                     os.utime(path)  # used now: deleted last where room is needed
@@ -202,7 +237,7 @@ class _Shelf:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / ".lock").open("w")
+            lock = self.open_lock()
         except OSError as error:
             self.say(f"cannot be written ({error.strerror}); what is not in it is kept in memory")
             yield False
@@ -216,13 +251,22 @@ class _Shelf:
                     self.say("another process is filling it; waiting")
                     fcntl.flock(lock, fcntl.LOCK_EX)
                 for litter in self.folder.glob(".*.tmp"):  # of a writer that was killed
-                    litter.unlink(missing_ok=True)
+                    if litter.is_file():
+                        litter.unlink(missing_ok=True)
                 words = json.dumps(self.kind.recipe, indent=2) + "\n"
                 if not (self.folder / "recipe.json").exists():
                     write_text(self.folder / "recipe.json", words)
             except OSError as error:
                 self.say(f"{error}; going on without a lock")
             yield True
+
+    def open_lock(self) -> IO[str]:
+        """The file that writers lock; read-only where another user made it, which is enough for a lock."""
+        assert self.folder is not None
+        try:
+            return (self.folder / ".lock").open("a")
+        except PermissionError:
+            return (self.folder / ".lock").open()
 
     def make(
         self,
@@ -239,7 +283,7 @@ class _Shelf:
         names: list[str] = []
         arrays: list[np.ndarray] = []
         with bar:
-            for numbers, made in _in_order(pool, lambda job: (job, list(make(job))), jobs):
+            for numbers, made in _in_order(pool, lambda job: (job, list(make(job))), jobs, len):
                 for number, array in zip(numbers, made, strict=True):
                     bar.update()
                     if isinstance(array, ValueError):
@@ -257,23 +301,24 @@ class _Shelf:
     def add(self, names: list[str], arrays: list[np.ndarray]) -> None:
         """Keep arrays of these keys as one part: a chunk on disk where possible."""
         part = np.stack(arrays).astype(self.kind.dtype, copy=False)
+        mapped = False
         if self.writable and self.cache is not None and self.folder is not None:
             try:
                 if path := self.write(names, part):
-                    part = np.memmap(
-                        path, self.kind.dtype, "r", path.stat().st_size - part.nbytes, part.shape
-                    )
+                    part = map_arrays(path, self.kind, path.stat().st_size - part.nbytes, len(part))
+                    mapped = True
                     self.cache.in_use.add(path)
             except OSError as error:
                 self.writable = False
                 self.say(f"{error}; what is not in it is kept in memory")
         self.found.update({key: (len(self.parts), row) for row, key in enumerate(names)})
         self.parts.append(part)
+        self.on_disk.append(mapped)
 
     def write(self, names: list[str], part: np.ndarray) -> Path | None:
         """Write a chunk; None where there is no room for it."""
         assert self.cache is not None and self.folder is not None
-        if not _make_room(self.cache, part.nbytes):
+        if not self.cache.make_room(part.nbytes):
             self.writable = False
             self.say(f"is full ({self.cache.limit / 1e9:g} GB); what is not in it is kept in memory")
             return None
@@ -306,52 +351,80 @@ def open_chunk(path: Path, kind: Kind, wanted: set[str]) -> tuple[np.ndarray, di
         text = file.read(min(int(words[3]), size))
         if digest(text).encode() != words[2]:
             raise ValueError("its header is damaged")
-        header = json.loads(text)
-        if header["recipe"] != kind.digest:
+        recipe, keys, sums = _read_header(text)
+        if recipe != kind.digest:
             raise ValueError("it belongs to another recipe")
         begin = file.tell() + -file.tell() % _PAGE
-        shape = (len(header["keys"]), *kind.shape)
-        if size != begin + shape[0] * kind.bytes_each:
+        if size != begin + len(keys) * kind.bytes_each:
             raise ValueError("its length is wrong")
-        part = np.memmap(file, kind.dtype, "r", begin, shape)
-    rows = {key: row for row, key in enumerate(header["keys"]) if key in wanted}
+        part = map_arrays(path, kind, begin, len(keys))
+    rows = {key: row for row, key in enumerate(keys) if key in wanted}
     for key, row in rows.items():
-        if zlib.crc32(part[row]) != header["sums"][row]:
+        if zlib.crc32(part[row]) != sums[row]:
             raise ValueError(f"array {row} ({key}) is damaged")
     return part, rows
 
 
-def _make_room(cache: Cache, size: int) -> bool:
-    """Whether `size` more bytes keep to the limit, once chunks that were not used for longest are deleted."""
-    chunks = []
-    for path in cache.folder.glob("*/*.chunk"):
-        with contextlib.suppress(OSError):  # deleted by another process just now
-            facts = path.stat()
-            chunks.append((facts.st_mtime_ns, facts.st_size, path))
-    total = size + sum(chunk[1] for chunk in chunks)
-    spare = sorted(chunk for chunk in chunks if chunk[2] not in cache.in_use)
-    if total - sum(chunk[1] for chunk in spare) > cache.limit:
-        return False
-    for _, freed, path in spare:
-        if total <= cache.limit:
-            break
-        path.unlink(missing_ok=True)  # a process that has it mapped keeps it until it ends
-        total -= freed
-    return True
+def _read_header(text: bytes) -> tuple[str, list[str], list[int]]:
+    """Recipe, keys and check sums; ValueError where they are not such."""
+    try:
+        header = json.loads(text)
+        recipe, keys, sums = header["recipe"], header["keys"], header["sums"]
+        whole = isinstance(recipe, str) and all(isinstance(key, str) for key in keys)
+        whole = whole and all(isinstance(number, int) for number in sums)
+        if whole and len(set(keys)) == len(keys) == len(sums) > 0:
+            return recipe, keys, sums
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise ValueError("its header is none of this format")
+
+
+def map_arrays(path: Path, kind: Kind, begin: int, count: int) -> np.ndarray:
+    """The arrays (count, *shape) that begin at byte `begin` of a file, mapped read-only.
+
+    By torch, which does not keep the file open: numpy would, and a large cache has more chunks than a process
+    may have open files. Raises OSError where that fails.
+    """
+    end = begin + count * kind.bytes_each
+    try:
+        whole = torch.from_file(str(path), shared=False, size=end, dtype=torch.uint8).numpy()
+    except RuntimeError as error:
+        raise OSError(0, f"cannot be mapped: {' '.join(str(error).split())}") from error
+    part = whole[begin:].view(kind.dtype).reshape(count, *kind.shape)
+    part.flags.writeable = False
+    return part
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, work: Callable[[Job], Result], jobs: Iterable[Job]
+    pool: ThreadPoolExecutor,
+    work: Callable[[Job], Result],
+    jobs: Iterable[Job],
+    size: Callable[[Job], int] = lambda job: 1,
 ) -> Iterator[Result]:
-    """Results in the order of the jobs, a bounded number of them ahead of who takes them."""
-    left = iter(jobs)
-    ahead = 32 * (os.cpu_count() or 1)
-    waiting: deque[Future[Result]] = deque(pool.submit(work, job) for job in itertools.islice(left, ahead))
+    """Results in the order of the jobs, a bounded number of items ahead of who takes them.
+
+    size: items of a job. There is a job for each thread, however large.
+    """
+    threads = os.cpu_count() or 1
+    left, waiting, items = iter(jobs), deque[tuple[int, Future[Result]]](), 0
+
+    def submit() -> None:
+        nonlocal items
+        while len(waiting) < threads or items < 32 * threads:
+            job = next(left, None)
+            if job is None:
+                return
+            items += size(job)
+            waiting.append((size(job), pool.submit(work, job)))
+
     try:
+        submit()
         while waiting:
-            result = waiting.popleft().result()
-            waiting.extend(pool.submit(work, job) for job in itertools.islice(left, 1))
+            count, future = waiting.popleft()
+            result = future.result()
+            items -= count
+            submit()
             yield result
     finally:
-        for future in waiting:
+        for _, future in waiting:
             future.cancel()

@@ -6,9 +6,10 @@ are index arithmetic on bytes: the CPU and the device give the same ones.
 
 from __future__ import annotations
 
+import functools
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -71,7 +72,7 @@ def ahead_on_cuda(
     The thread copies frames into pinned memory; a stream of its own carries them over, mirrors and shifts.
     The stream that takes a batch waits for that and for nothing else.
     """
-    stream = torch.cuda.Stream(device)
+    stream = _stream(device)
 
     def load() -> Iterator[tuple[Batch, torch.cuda.Event]]:
         with torch.cuda.device(device), torch.cuda.stream(stream):
@@ -92,6 +93,11 @@ def ahead_on_cuda(
         for tensor in _tensors(batch):
             tensor.record_stream(current)  # its memory is not given out again before this stream is done
         yield batch
+
+
+@functools.cache  # the allocator keeps the memory of each stream apart: a new one each pass would take more
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 def ahead(items: Iterator[T], depth: int) -> Iterator[T]:
@@ -116,6 +122,10 @@ def ahead(items: Iterator[T], depth: int) -> Iterator[T]:
                     return
         except BaseException as error:
             end = error
+        finally:
+            # Here, because what it has entered (a stream, a device) is this thread's.
+            if isinstance(items, Generator):
+                items.close()
         put((None, end))
 
     thread = threading.Thread(target=run, name="batches", daemon=True)
@@ -160,14 +170,20 @@ def _tensors(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def _empty(source: Source, draw: Draw, *, pinned: bool) -> Batch:
     """A batch whose pictures are still to be filled in."""
     count, num, size = len(draw.chosen), draw.frames.shape[1] - 2, source.store.size
-    special = torch.uint8 if source.flow is None else torch.float32
+    special = np.uint8 if source.flow is None else np.float32
     label, index = torch.from_numpy(source.labels[draw.chosen]), torch.from_numpy(draw.chosen.copy())
     return Batch(
-        torch.empty((count, 3, num, size, size), dtype=torch.uint8, pin_memory=pinned),
-        torch.empty((count, 3, 2, size, size), dtype=special, pin_memory=pinned),
+        _empty_tensor((count, 3, num, size, size), np.uint8, pinned=pinned),
+        _empty_tensor((count, 3, 2, size, size), special, pinned=pinned),
         label.pin_memory() if pinned else label,
         index.pin_memory() if pinned else index,
     )
+
+
+def _empty_tensor(shape: tuple[int, ...], dtype: type[np.generic], *, pinned: bool) -> Tensor:
+    # By numpy, which asks for huge pages: of a new batch's time in copying, half would go to small ones.
+    tensor = torch.from_numpy(np.empty(shape if not pinned else 0, dtype))
+    return torch.empty(shape, dtype=tensor.dtype, pin_memory=True) if pinned else tensor
 
 
 def _fill(source: Source, draw: Draw, batch: Batch, moves: np.ndarray) -> None:
@@ -192,17 +208,16 @@ def _place(planes: Sequence[np.ndarray], out: np.ndarray, move: np.ndarray) -> N
     if flip:
         right = -right  # shifted first and mirrored afterwards, in place
     down, right = max(1 - height, min(height - 1, down)), max(1 - width, min(width - 1, right))
-    to_y, to_x = slice(max(down, 0), height + min(down, 0)), slice(max(right, 0), width + min(right, 0))
-    from_y, from_x = (
-        slice(max(-down, 0), height + min(-down, 0)),
-        slice(max(-right, 0), width + min(-right, 0)),
-    )
+    # A plane goes over in one piece: what its lines hand on to the next ones lies where edges are repeated.
+    whole, offset = height * width, down * width + right
+    to, start = slice(max(offset, 0), whole + min(offset, 0)), slice(max(-offset, 0), whole - max(offset, 0))
+    flat = out.reshape(3, len(planes), whole)
     for t, frame in enumerate(planes):
-        out[:, t, to_y, to_x] = frame[:, from_y, from_x]
+        flat[:, t, to] = frame.reshape(3, whole)[:, start]
     if down > 0:
-        out[:, :, :down, to_x] = out[:, :, down : down + 1, to_x]
+        out[:, :, :down] = out[:, :, down : down + 1]
     elif down < 0:
-        out[:, :, down:, to_x] = out[:, :, down - 1 : down, to_x]
+        out[:, :, down:] = out[:, :, down - 1 : down]
     lines = out.reshape(-1, width)
     # Column by column: a line's few bytes at its end are slow to copy each for itself.
     for column in range(right) if right > 0 else range(width + right, width):

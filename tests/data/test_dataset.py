@@ -47,7 +47,7 @@ def data_of(labels: list[int], sampling: Sampling, size: int = SIZE, length: int
         return ClipData(table, store, sampling)
     values = np.random.default_rng(1).normal(size=(2 * len(labels), 3, size, size)).astype(np.float32)
     places = [(0, item) for item in range(len(values))]
-    return ClipData(table, store, sampling, Items([values], places, {}, values.shape[1:]))
+    return ClipData(table, store, sampling, Items([values], [False], places, {}, values.shape[1:]))
 
 
 def pictures(data: ClipData, clip: int, positions: list[int]) -> torch.Tensor:
