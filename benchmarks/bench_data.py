@@ -1,12 +1,14 @@
 """Clips per second into training batches, mirrored and shifted: from the cache, and decoding JPEGs each time.
 
-Both take 8 frames a clip, have both cores and give the same bytes. Decoding has a thread for each core; the
-cache is read in one, as in training. Every other round is the other's: a busy machine slows both alike.
+Both take 8 frames a clip and give the same bytes. Decoding has a thread for each core, so a busy machine slows
+it more; the cache is read in one, as in training. Every other round is the other's. Beside them stands the
+least that decoding can take: OpenCV alone, a process for each core, nothing handed over, nothing put together.
 """
 
 import os
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
@@ -24,6 +26,7 @@ from hsta_fast.data.frames import FrameStore, fit, read_frames
 from hsta_fast.data.loading import ahead
 
 SAMPLING = Sampling()
+CORES = os.cpu_count() or 1
 # What the frames on disk are (height, width), and the side of the model's.
 CASES = {
     "rendered 112": ((112, 112), 112),
@@ -92,6 +95,27 @@ def decoding(table: ClipTable, size: int, pool: ThreadPoolExecutor) -> ClipData:
     return ClipData(table, FrameStore(cast(Any, frames), store.rows, store.keys), SAMPLING)
 
 
+def decode_alone(paths: list[str], size: int) -> None:
+    """RGB planes of these files by OpenCV and nothing else."""
+    for path in paths:
+        fit(cv2.cvtColor(np.asarray(cv2.imread(path)), cv2.COLOR_BGR2RGB), size)
+
+
+def least_of_decoding(table: ClipTable, store: FrameStore, rounds: int) -> float:
+    """Clips per second of `decode_alone` in as many processes as there are cores."""
+    paths = [str(table.root / path) for path in store.rows]
+    parts = [paths[start :: 4 * CORES] for start in range(4 * CORES)]
+    with ProcessPoolExecutor(
+        CORES, mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
+    ) as pool:
+        times = []
+        for _ in range(rounds + 1):  # the first starts the processes
+            start = time.perf_counter()
+            list(pool.map(decode_alone, parts, [store.size] * len(parts)))
+            times.append(time.perf_counter() - start)
+    return len(table) / median(times[1:])
+
+
 def compare(table: ClipTable, size: int, folder: Path, rounds: int = 7) -> dict[str, float]:
     """Both ways in turn, medians; and what filling and opening the cache takes at the start of a run."""
     cache, seconds = Cache(folder=folder, limit=10**10), []
@@ -101,7 +125,7 @@ def compare(table: ClipTable, size: int, folder: Path, rounds: int = 7) -> dict[
         seconds.append(time.perf_counter() - start)
     cached = ClipData(table, store, SAMPLING)
     times: dict[str, list[float]] = {"decode": [], "cache": []}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(CORES) as pool:
         fresh = decoding(table, size, pool)
         pictures = cast(Decoded, fresh.store.pixels)
         pictures.start()
@@ -121,6 +145,7 @@ def compare(table: ClipTable, size: int, folder: Path, rounds: int = 7) -> dict[
     ratios = [slow / fast for slow, fast in zip(times["decode"], times["cache"], strict=True)]
     return {
         "clips_per_second_decoding": round(len(table) / median(times["decode"])),
+        "clips_per_second_of_opencv_alone": round(least_of_decoding(table, store, rounds)),
         "clips_per_second_from_cache": round(len(table) / median(times["cache"])),
         "times": round(median(ratios), 1),
         "first_start_ms_per_clip": round(1000 * seconds[0] / len(table), 1),

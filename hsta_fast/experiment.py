@@ -120,7 +120,7 @@ def cache_of(cfg: TrainConfig) -> Cache | None:
 
 
 def fill_cache(cfg: TrainConfig) -> str:
-    """Put all that the run `cfg` would show into the cache; returns what is there.
+    """Put all that the run `cfg` would show into the cache; returns what is there, and what was left out.
 
     Raises:
         ValueError: as `prepare`; no cache is asked for; or something could not be written to it.
@@ -128,7 +128,7 @@ def fill_cache(cfg: TrainConfig) -> str:
     cache = cache_of(cfg)
     if cache is None:
         raise ValueError("--cache wants the folder to fill, got 'none'")
-    data = prepare(cfg).data
+    data = prepare(cfg, device="cpu").data  # the run's own device may be on another machine
     parts = {"frames": data.store.pixels, "flows": data.flow}
     kept = {name: items for name, items in parts.items() if isinstance(items, Items)}
     lost = sum(items.in_memory for items in kept.values())
@@ -136,7 +136,16 @@ def fill_cache(cfg: TrainConfig) -> str:
         raise ValueError(f"{cache.folder}: {lost} pictures could not be kept, see above")
     counts = ", ".join(f"{len(set(items.places))} {name}" for name, items in kept.items())
     size = sum(sum(part.nbytes for part in items.parts) for items in kept.values())
-    return f"{cache.folder}: {len(data)} clips, {counts}, {size / 1e6:.0f} MB, checked"
+    said = f"{cache.folder}: {len(data)} clips, {counts}, {size / 1e6:.0f} MB, checked"
+    return "\n".join([said, *first_faults(data.table)])
+
+
+def first_faults(clips: ClipTable, where: str = "") -> list[str]:
+    """Lines that say how many faults there are and show the first ones; where: in which file they all are."""
+    if not clips.faults:
+        return []
+    head = f"{len(clips.faults)} faults of the data set{where}; the first ones:"
+    return [head, *(f"  {fault}" for fault in clips.faults[:5])]
 
 
 def roots_of(cfg: TrainConfig) -> tuple[Path, ...]:

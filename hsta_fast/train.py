@@ -21,7 +21,7 @@ from .checkpoint import load_model, save_model
 from .config import TrainConfig, from_json
 from .data import Augment, Batch, picture_recipe, steps
 from .environment import info_text
-from .experiment import Experiment, describe, fold_parts, inner_of, moved, prepare, subject_ids
+from .experiment import Experiment, describe, first_faults, fold_parts, inner_of, moved, prepare, subject_ids
 from .files import write_atomically
 from .model import HSTA
 from .optim import Loss, learning_rate, parameter_groups
@@ -131,11 +131,7 @@ def print_experiment(exp: Experiment, run: RunFolder) -> None:
     print("\n".join(f"{name}: {_words(how)}" for name, how in recipe.items()))
     if exp.dropped:
         print("outside the label set:", ", ".join(f"{n} {emotion}" for emotion, n in exp.dropped.items()))
-    if clips.faults:
-        print(
-            f"{len(clips.faults)} faults of the data set, all in {run.path / 'faults.csv'}; the first ones:"
-        )
-        print("\n".join(f"  {fault}" for fault in clips.faults[:5]))
+    print("".join(f"{line}\n" for line in first_faults(clips, f", all in {run.path / 'faults.csv'}")), end="")
 
 
 def _words(value: object) -> str:

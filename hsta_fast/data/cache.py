@@ -266,6 +266,8 @@ class _Shelf:
         try:
             return (self.folder / ".lock").open("a")
         except PermissionError:
+            if not os.access(self.folder, os.W_OK, effective_ids=True):
+                raise
             return (self.folder / ".lock").open()
 
     def make(
@@ -318,14 +320,14 @@ class _Shelf:
     def write(self, names: list[str], part: np.ndarray) -> Path | None:
         """Write a chunk; None where there is no room for it."""
         assert self.cache is not None and self.folder is not None
-        if not self.cache.make_room(part.nbytes):
-            self.writable = False
-            self.say(f"is full ({self.cache.limit / 1e9:g} GB); what is not in it is kept in memory")
-            return None
         header = {"recipe": self.kind.digest, "keys": names, "sums": [zlib.crc32(array) for array in part]}
         text = json.dumps(header).encode()
         start = f"hsta-fast cache {digest(text)} {len(text)}\n".encode() + text
         start += b"\0" * (-len(start) % _PAGE)
+        if not self.cache.make_room(len(start) + part.nbytes):
+            self.writable = False
+            self.say(f"is full ({self.cache.limit / 1e9:g} GB); what is not in it is kept in memory")
+            return None
         path = self.folder / f"{digest(text)}.chunk"
 
         def fill(file: Any) -> None:

@@ -170,20 +170,21 @@ def _tensors(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def _empty(source: Source, draw: Draw, *, pinned: bool) -> Batch:
     """A batch whose pictures are still to be filled in."""
     count, num, size = len(draw.chosen), draw.frames.shape[1] - 2, source.store.size
-    special = np.uint8 if source.flow is None else np.float32
+    special = torch.uint8 if source.flow is None else torch.float32
     label, index = torch.from_numpy(source.labels[draw.chosen]), torch.from_numpy(draw.chosen.copy())
     return Batch(
-        _empty_tensor((count, 3, num, size, size), np.uint8, pinned=pinned),
+        _empty_tensor((count, 3, num, size, size), torch.uint8, pinned=pinned),
         _empty_tensor((count, 3, 2, size, size), special, pinned=pinned),
         label.pin_memory() if pinned else label,
         index.pin_memory() if pinned else index,
     )
 
 
-def _empty_tensor(shape: tuple[int, ...], dtype: type[np.generic], *, pinned: bool) -> Tensor:
-    # By numpy, which asks for huge pages: of a new batch's time in copying, half would go to small ones.
-    tensor = torch.from_numpy(np.empty(shape if not pinned else 0, dtype))
-    return torch.empty(shape, dtype=tensor.dtype, pin_memory=True) if pinned else tensor
+def _empty_tensor(shape: tuple[int, ...], dtype: torch.dtype, *, pinned: bool) -> Tensor:
+    if pinned:
+        return torch.empty(shape, dtype=dtype, pin_memory=True)
+    # By numpy, which asks for huge pages: half of the time of copying would go to small ones.
+    return torch.from_numpy(np.empty(shape, "uint8" if dtype == torch.uint8 else "float32"))
 
 
 def _fill(source: Source, draw: Draw, batch: Batch, moves: np.ndarray) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from hsta_fast.data import apex as apex_module
+from hsta_fast.data import frames as frames_module
 from hsta_fast.data.apex import SIZE, _local_movement, apex_position, lacks_apex, search_apexes
 from hsta_fast.data.cache import Cache
 from hsta_fast.data.casme3 import read_casme3
@@ -52,6 +55,52 @@ def test_the_apex_is_found_by_motion(
     monkeypatch.setattr(apex_module, "apex_position", None)  # not needed any more
     again = search_apexes(guess, np.ones(12, dtype=bool), cache=Cache(folder=tmp_path, limit=10**9))
     assert again.clips["apex"].tolist() == found.clips["apex"].tolist()
+
+
+def test_an_apex_is_kept_for_these_frames_and_this_opencv(
+    moving: ClipTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Cache(folder=tmp_path / "cache", limit=10**9)
+    one = dataclasses.replace(moving, clips=moving.clips[:1])
+    calls: list[int] = []
+
+    def third(pictures: np.ndarray) -> int:
+        calls.append(len(pictures))
+        return 3
+
+    monkeypatch.setattr(apex_module, "apex_position", third)
+    wanted = np.ones(1, dtype=bool)
+    for _ in range(2):
+        assert search_apexes(one, wanted, cache=cache).clips["apex"].iloc[0] == one.clips["onset"].iloc[0] + 3
+    assert len(calls) == 1
+    frames = one.clips["frames"].copy()
+    frames.iloc[0] = (
+        *frames.iloc[0][:-2],
+        frames.iloc[0][0],
+        frames.iloc[0][-1],
+    )  # begins and ends as before
+    search_apexes(dataclasses.replace(one, clips=one.clips.assign(frames=frames)), wanted, cache=cache)
+    assert len(calls) == 2
+    monkeypatch.setattr(cv2, "__version__", "another")
+    search_apexes(one, wanted, cache=cache)
+    assert len(calls) == 3
+
+
+def test_no_apex_of_frames_that_change_while_they_are_read(
+    moving: ClipTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = shutil.copytree(moving.root, tmp_path / "copy")
+    one = dataclasses.replace(moving, root=root, clips=moving.clips[:1])
+    names, keys = one.clips["frames"].iloc[0], frames_module.content_keys
+
+    def and_then_changed(*args: object, **more: object) -> object:
+        found = keys(*args, **more)  # type: ignore[arg-type]
+        shutil.copy(root / names[0], root / names[2])
+        return found
+
+    monkeypatch.setattr(apex_module, "content_keys", and_then_changed)
+    found = search_apexes(one, np.ones(1, dtype=bool), cache=Cache(folder=tmp_path / "cache", limit=10**9))
+    assert f"{names[2]}: wanted a file that stays as it is" in found.faults[-1].what
 
 
 def test_the_movement_of_the_head_is_no_movement_of_the_skin() -> None:

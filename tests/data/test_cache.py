@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import json
 import os
+import resource
 import shutil
 import struct
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +19,7 @@ import pytest
 
 from hsta_fast.data import cache as cache_module
 from hsta_fast.data import frames as frames_module
-from hsta_fast.data.cache import Cache, Items, Kind, load_items
-from hsta_fast.data.casme3 import read_casme3
+from hsta_fast.data.cache import Cache, Items, Kind, digest, load_items
 from hsta_fast.data.clips import ClipTable
 from hsta_fast.data.frames import FrameStore, frame_kind, load_frames
 from hsta_fast.data.sampling import Sampling
@@ -96,7 +95,7 @@ def test_frames_are_decoded_once_and_mapped_afterwards(
     assert len(decoded) == 48 and pictures(first) == plain and in_memory(first) == 0
     again = load(table, new(tmp_path))[1]
     assert len(decoded) == 48 and pictures(again) == plain and in_memory(again) == 0
-    assert isinstance(again.pixels, Items) and all(isinstance(p, np.memmap) for p in again.pixels.parts)
+    assert isinstance(again.pixels, Items) and all(again.pixels.on_disk)
     assert not again.pixels[0].flags.writeable
     assert len(chunks(cache)) == 5 and (chunks(cache)[0].parent / "recipe.json").exists()
     # Elsewhere the same files are found too: they are known by their content.
@@ -196,6 +195,66 @@ def test_damage_is_found_and_made_good(
     assert "thrown away" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("[]", "1", '"x"', "{}", "[" * 3000, "{", '{"recipe": 1, "keys": [], "sums": []}'),
+        *('{"recipe": "R", "keys": 5, "sums": [1]}', '{"recipe": "R", "keys": [[1]], "sums": [1]}'),
+        *(
+            '{"recipe": "R", "keys": ["a", "b"], "sums": [1]}',
+            '{"recipe": "R", "keys": ["a", "a"], "sums": [1, 2]}',
+        ),
+    ],
+)
+def test_a_header_of_nonsense_is_thrown_away(
+    table: ClipTable, cache: Cache, tmp_path: Path, header: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Even with the digest of its own words."""
+    plain = pictures(load(table, cache)[1])
+    victim = chunks(cache)[0]
+    text = header.replace('"R"', json.dumps(frame_kind(SIZE).digest)).encode()
+    words = f"hsta-fast cache {digest(text)} {len(text)}\n".encode() + text
+    victim.write_bytes(words.ljust(4096, b"\0") + victim.read_bytes()[4096:])
+    store = load(table, new(tmp_path))[1]
+    assert pictures(store) == plain and in_memory(store) == 0
+    assert "is thrown away: its header is none of this format" in capfd.readouterr().err
+
+
+def test_what_is_no_chunk_is_passed_over(table: ClipTable, cache: Cache, tmp_path: Path) -> None:
+    """A pipe would be waited on for ever; a folder is nobody's to delete."""
+    plain = pictures(load(table, cache)[1])
+    folder = chunks(cache)[0].parent
+    os.mkfifo(folder / "pipe.chunk")
+    (folder / "folder.chunk").mkdir()
+    (folder / ".a.tmp").mkdir()
+    chunks(cache)[0].unlink()
+    store = load(table, new(tmp_path))[1]
+    assert pictures(store) == plain and in_memory(store) == 0
+
+
+def test_more_chunks_than_open_files(
+    table: ClipTable, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mapped chunk holds no file open; where one cannot be opened all the same, no clip is blamed."""
+    monkeypatch.setattr(cache_module, "CHUNK_BYTES", 1)  # 24 chunks of one frame
+    plain = pictures(load(table, None)[1])
+    before = set(os.listdir("/proc/self/fd"))
+    stores = [load(table, new(tmp_path))[1] for _ in range(2)]
+    assert [pictures(store) for store in stores] == [plain] * 2 and len(chunks(cache)) == 24
+    assert len(set(os.listdir("/proc/self/fd")) - before) <= 2
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))  # not one more
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            load(table, None)
+        with pytest.raises(OSError, match="Too many open files"):
+            load(table, new(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_a_chunk_in_the_folder_of_another_recipe_is_not_served(
     table: ClipTable, cache: Cache, tmp_path: Path
 ) -> None:
@@ -209,125 +268,6 @@ def test_a_chunk_in_the_folder_of_another_recipe_is_not_served(
     marker = np.full(kind.shape, 7, np.uint8)
     items = load_items(other, [str(keys[0])], lambda numbers: [marker] * len(numbers), cache=new(tmp_path))
     assert (items[0] == 7).all()
-
-
-# Forks of a process with threads may hang, so a fresh one forks.
-_KILLER = """
-import os, random, signal, sys, time
-from pathlib import Path
-import numpy as np, cv2
-from hsta_fast.data import cache as cache_module
-from hsta_fast.data.cache import Cache
-from hsta_fast.data.casme3 import read_casme3
-from hsta_fast.data.clips import ClipTable
-from hsta_fast.data.frames import load_frames
-from hsta_fast.data.sampling import Sampling
-cv2.setNumThreads(1)
-cache_module.CHUNK_BYTES = 30_000
-root, folder, moments = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-rng = random.Random(time.time())
-table = read_casme3(root)
-table = ClipTable(root, table.clips[:8])
-load = lambda cache: load_frames(table, Sampling(num_frames=6), 48, cache=cache, progress=False)[1]
-pictures = lambda store: {path: store.pixels[row].tobytes() for path, row in store.rows.items()}
-def child(folder):
-    number = os.fork()
-    if number == 0:
-        load(Cache(folder=folder, limit=10**9))
-        os._exit(0)
-    return number
-start = time.perf_counter()
-os.waitpid(child(folder / "unbroken"), 0)
-whole = time.perf_counter() - start
-chunks = lambda place: len(list(place.rglob("*.chunk")))
-total = chunks(folder / "unbroken")
-places, part = [], 0
-while len(places) < moments:
-    place = folder / str(rng.random())
-    goal, number = rng.randrange(total), child(place)
-    while chunks(place) < goal and os.waitpid(number, os.WNOHANG) == (0, 0):
-        time.sleep(0.001)
-    time.sleep(rng.random() * whole / total)
-    try:
-        os.kill(number, signal.SIGKILL)
-        hit = os.WIFSIGNALED(os.waitpid(number, 0)[1])
-    except (ProcessLookupError, ChildProcessError):
-        hit = False
-    if not hit:  # it was done already
-        continue
-    places.append(place)
-    part += 0 < chunks(place) < total
-    os.waitpid(child(place), 0)
-    assert not list(place.rglob("*.tmp")), list(place.rglob("*.tmp"))
-# Only now, because this process must have no threads while it forks.
-truth = pictures(load(None))
-for place in places:
-    store = load(Cache(folder=place, limit=10**9))
-    assert pictures(store) == truth and store.pixels.in_memory == 0
-print(len(places), part)
-"""
-
-
-@pytest.mark.parametrize("moments", [4, pytest.param(20, marks=pytest.mark.full)])
-def test_kill_9_at_random_moments_leaves_no_wrong_frame(faces: Path, tmp_path: Path, moments: int) -> None:
-    args = [sys.executable, "-c", _KILLER, str(faces), str(tmp_path), str(moments)]
-    done = subprocess.run(args, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    hits, part = map(int, done.stdout.split())
-    assert hits == moments and part >= 1  # the others before the first chunk or after the last
-
-
-_WRITER = """
-import fcntl, sys
-from pathlib import Path
-import cv2
-from hsta_fast.data import cache as cache_module
-from hsta_fast.data.cache import Cache
-from hsta_fast.data.casme3 import read_casme3
-from hsta_fast.data.frames import load_frames
-from hsta_fast.data.sampling import Sampling
-cache_module.CHUNK_BYTES = 40_000
-if sys.argv[3] == "without locks":
-    def flock(*_):
-        raise OSError(95, "not supported")
-    fcntl.flock = flock
-table = read_casme3(Path(sys.argv[1]))
-decoded, decode = [], cv2.imdecode
-cv2.imdecode = lambda *args: decoded.append(1) or decode(*args)
-print("ready", flush=True)
-sys.stdin.readline()
-cache = Cache(folder=Path(sys.argv[2]), limit=10**9)
-store = load_frames(table, Sampling(num_frames=6), 48, cache=cache, progress=False)[1]
-assert store.pixels.in_memory == 0
-import hashlib
-content = b"".join(store.pixels[row].tobytes() for row in store.rows.values())
-print(hashlib.sha256(content).hexdigest(), len(decoded))
-"""
-
-
-@pytest.mark.parametrize("locks", ["with locks", "without locks"])
-def test_two_writers_at_once(faces: Path, tmp_path: Path, locks: str) -> None:
-    args = [sys.executable, "-c", _WRITER, str(faces), str(tmp_path / "cache"), locks]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    writers = [subprocess.Popen(args, text=True, **pipes) for _ in range(2)]  # type: ignore[call-overload]
-    for writer in writers:
-        assert writer.stdout.readline() == "ready\n"
-    for writer in writers:
-        writer.stdin.write("go\n")
-        writer.stdin.flush()
-    said = [writer.communicate(timeout=120) for writer in writers]
-    assert [writer.returncode for writer in writers] == [0, 0], said
-    _, store = load_frames(read_casme3(faces), Sampling(num_frames=6), 48, progress=False)
-    plain = hashlib.sha256(b"".join(store.pixels[row].tobytes() for row in store.rows.values())).hexdigest()
-    assert [out.split()[0] for out, _ in said] == [plain, plain]
-    written = list((tmp_path / "cache").rglob("*.chunk"))
-    # No frame is kept twice: with locks one waits for the other, without they write the same chunks.
-    sizes = [(path.stat().st_size - 4096) // (3 * 48 * 48) for path in written]
-    frames = len({store.pixels[row].tobytes() for row in store.rows.values()})
-    assert sum(sizes) == frames
-    if locks == "with locks":
-        assert sum(int(out.split()[1]) for out, _ in said) == frames
-    assert not list((tmp_path / "cache").rglob("*.tmp"))
 
 
 @contextlib.contextmanager
@@ -446,6 +386,58 @@ def test_what_this_process_uses_is_not_deleted(
     assert chunks(cache) == before
     _, store = load(table, new(tmp_path, narrow.limit), 8)  # another process needs nothing of that
     assert in_memory(store) == 0 and chunks(cache) != before
+
+
+def test_what_was_just_written_is_not_deleted(table: ClipTable, cache: Cache, tmp_path: Path) -> None:
+    load(table, cache)
+    room = sum(path.stat().st_size for path in chunks(cache))
+    narrow = Cache(folder=tmp_path / "other", limit=room)
+    load(table, narrow)
+    before = chunks(narrow)
+    assert in_memory(load(table, narrow, 20)[1]) == 24 and chunks(narrow) == before
+
+
+def test_what_was_used_last_is_deleted_last(table: ClipTable, cache: Cache, tmp_path: Path) -> None:
+    for size in (8, 12):
+        load(table, cache, size)
+    for path in chunks(cache):
+        os.utime(path, (1, 1) if path.parent.name == f"frames-{frame_kind(8).digest}" else (2, 2))
+    load(table, new(tmp_path), 8)  # used again
+    used = sum(path.stat().st_size for path in chunks(cache))
+    load(table, new(tmp_path, used), 4)  # little, but something has to go
+    left = {path.parent.name for path in chunks(cache)}
+    assert f"frames-{frame_kind(8).digest}" in left
+    assert len(list((cache.folder / f"frames-{frame_kind(8).digest}").glob("*.chunk"))) == 2
+    assert len(list((cache.folder / f"frames-{frame_kind(12).digest}").glob("*.chunk"))) < 3
+
+
+def test_the_folder_is_not_counted_for_every_chunk(
+    table: ClipTable, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+    clear = Cache._clear
+
+    def watched(self: Cache, size: int) -> int:
+        counted.append(size)
+        return clear(self, size)
+
+    monkeypatch.setattr(Cache, "_clear", watched)
+    load(table, cache)
+    assert len(chunks(cache)) == 5 and len(counted) == 1
+
+
+def test_another_user_may_fill_a_shared_folder(
+    table: ClipTable, cache: Cache, open_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The lock that the first one made is theirs; to lock it, reading is enough."""
+    data = shutil.copytree(table.root, open_folder / "data")
+    shared = Cache(folder=open_folder / "cache", limit=10**9)
+    load(ClipTable(data, table.clips[:3]), shared)
+    for path in [shared.folder, *shared.folder.iterdir()]:
+        path.chmod(0o777)
+    with as_nobody():
+        _, store = load(ClipTable(data, table.clips), Cache(folder=shared.folder, limit=10**9))
+    assert in_memory(store) == 0 and "cannot be written" not in capfd.readouterr().err
 
 
 def test_bad_files_are_faults_through_the_cache_too(

@@ -126,6 +126,33 @@ def test_the_flow_of_each_clip_is_computed_once(
     assert not np.array_equal(other[0], again[0])
 
 
+def test_a_flow_is_known_by_where_from_and_where_to(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, store = stored(faces, Sampling(num_frames=2, flow="dis", offset_cap=3))
+    a, b = list(store.rows)[:2]
+
+    def opened(*pairs: tuple[str, str]) -> Items:
+        return load_flow(store, pairs, "dis", cache=Cache(folder=tmp_path, limit=10**9))
+
+    there, back = opened((a, b))[0], opened((b, a))[0]
+    assert np.array_equal(there, dense_flow("dis", *(store.pixels[store.rows[n]] for n in (a, b))))
+    assert np.array_equal(back, dense_flow("dis", *(store.pixels[store.rows[n]] for n in (b, a))))
+    folders = len(list(tmp_path.iterdir()))
+    monkeypatch.setattr(cv2, "__version__", "another")
+    opened((a, b))
+    assert len(list(tmp_path.iterdir())) == folders + 1
+
+
+def test_a_flow_that_is_not_finite_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = np.zeros((3, 32, 32), np.uint8)
+    flow = np.zeros((32, 32, 2), np.float32)
+    flow[3, 4, 1] = np.nan
+    monkeypatch.setattr(flow_module, "pixel_flow", lambda *_: flow)
+    with pytest.raises(ValueError, match="dis gave values that are not finite"):
+        dense_flow("dis", picture, picture)
+
+
 def test_the_control_has_no_flow(faces: Path) -> None:
     sampling = Sampling(num_frames=2, flow="dis", onset_only=True)
     table, store = stored(faces, sampling)

@@ -60,6 +60,23 @@ def test_no_more_than_the_depth_is_taken_ahead() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "batches"]
 
 
+def test_what_a_generator_has_entered_is_left_by_its_own_thread() -> None:
+    """A stream or a device is a thread's own."""
+    where: list[str] = []
+
+    def entered() -> Iterator[int]:
+        try:
+            yield from range(100)
+        finally:
+            where.append(threading.current_thread().name)
+
+    stream = ahead(entered(), 2)
+    assert next(stream) == 0
+    stream.close()  # type: ignore[attr-defined]
+    assert list(ahead(entered(), 2)) == list(range(100))
+    assert where == ["batches"] * 2
+
+
 def test_an_error_of_the_thread_is_raised_where_the_batch_is_taken() -> None:
     def broken() -> Iterator[int]:
         yield 1

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from hsta_fast.data import frames as frames_module
 from hsta_fast.data.cache import Cache
 from hsta_fast.data.frames import load_frames
 from hsta_fast.data.sampling import Sampling
@@ -75,6 +76,23 @@ def test_bad_videos_are_faults(tmp_path: Path) -> None:
     ]
     for word, fault in zip(wrong, left.faults, strict=True):
         assert word in fault.what, fault
+
+
+def test_a_video_that_changes_while_it_is_read_is_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.avi", "MJPG")
+    keys = frames_module.content_keys
+
+    def and_then_changed(*args: Any, **more: Any) -> Any:
+        found = keys(*args, **more)
+        (tmp_path / "a.avi").write_bytes((tmp_path / "a.avi").read_bytes() + b"\0")
+        return found
+
+    monkeypatch.setattr(frames_module, "content_keys", and_then_changed)
+    cache = Cache(folder=tmp_path / "cache", limit=10**9)
+    with pytest.raises(ValueError, match="changed while it was read"):
+        load(tmp_path, [["a.avi#0", "a.avi#1"]], cache)
 
 
 def test_a_video_of_huge_frames_is_refused_before_decoding(
