@@ -1,8 +1,8 @@
 """Clips per second into training batches, mirrored and shifted: from the cache, and decoding JPEGs each time.
 
-Both take 8 frames a clip and give the same bytes. Decoding has a thread for each core, so a busy machine slows
-it more; the cache is read in one, as in training. Every other round is the other's. Beside them stands the
-least that decoding can take: OpenCV alone, a process for each core, nothing handed over, nothing put together.
+Both take 8 frames a clip and give the same bytes. Decoding has a thread for each core, so a busy machine
+slows it more; the cache is read in one, as in training. Every other round is the other's. Beside them stands
+the least that decoding can take: OpenCV alone, a process for each core, and nothing put together.
 """
 
 import os
