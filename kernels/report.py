@@ -7,6 +7,7 @@ python -m hsta_fast.kernels.report --check 80 90 100 120
 import argparse
 import sys
 from collections.abc import Iterable
+from multiprocessing import get_context
 from pathlib import Path
 
 import triton
@@ -103,14 +104,19 @@ def write(path: Path) -> None:
 
 def check(capabilities: list[int]) -> list[str]:
     """Faults over all shipped kernels; a kernel that does not compile raises."""
-    found = []
-    for build in shipped():
-        for capability in capabilities:
-            if capability == 90:
-                found += faults(build, measure(build))
-            else:
-                compile_for(build, capability)
-    return found
+    jobs = [(place, capability) for place in range(len(list(shipped()))) for capability in capabilities]
+    # Forked, because a kernel cannot be pickled; nothing here has threads.
+    with get_context("fork").Pool() as pool:
+        return [fault for found in pool.starmap(check_one, jobs, chunksize=4) for fault in found]
+
+
+def check_one(place: int, capability: int) -> list[str]:
+    """Compile one of `shipped`; its faults, which are looked for on sm_90."""
+    build = list(shipped())[place]
+    if capability == 90:
+        return faults(build, measure(build))
+    compile_for(build, capability)
+    return []
 
 
 def main() -> None:
