@@ -111,7 +111,7 @@ def _audit(args: Sequence[str]) -> None:
         folds: Path | None = None,
         absent: Literal["zero", "skip", "raise"] = "zero",
     ) -> None:
-        """Score predictions again; exit status 1 where they are known to leak.
+        """Score predictions again; exit status 1 where they are known to leak, 2 where the clips cannot tell.
 
         Args:
             path: a csv with the columns label and predicted; dataset, subject, clip, onset, fold where known.
@@ -119,10 +119,9 @@ def _audit(args: Sequence[str]) -> None:
             folds: a csv or folder of what each fold trained on, such as a run's folds.csv.
             absent: a class without a clip in the truth counts as zero, is skipped, or raises.
         """
-        text, leaks = audit(path, clips, folds, absent=absent)
+        text, status = audit(path, clips, folds, absent=absent)
         print(text)
-        if leaks:
-            sys.exit(1)
+        sys.exit(status)
 
     tyro.cli(run, prog="hsta-fast audit", args=args)
 

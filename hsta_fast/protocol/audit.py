@@ -5,18 +5,17 @@ subject, clip, onset and fold are used where they are there; columns p_<class> n
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from .folds import natural_key, person
+from .answers import Answers, read_answers
+from .folds import clip_key, natural_key, person
 from .metrics import (
     Absent,
     Scores,
     bootstrap_interval,
-    class_names,
     majority_baseline,
     per_dataset,
     per_fold,
@@ -25,15 +24,20 @@ from .metrics import (
 )
 from .published import read_folds
 
-_NAMES = ("dataset", "subject", "clip", "onset", "fold")
+CLEAN, LEAKS, UNTOLD = (
+    0,
+    1,
+    2,
+)  # exit statuses: no shared subject found; one found, or stamped; not to be told
 _CLIP = ["dataset", "subject", "clip", "onset"]
 _SHOWN = 5  # names of each kind that a line lists
+_NO_STAMP = ("", "false", "0", "no", "none", "nan")
 
 
 def audit(
     predictions: Path, clips: Path | None = None, folds: Path | None = None, *, absent: Absent = "zero"
-) -> tuple[str, bool]:
-    """The scores of a predictions csv as text, and whether it is known to leak.
+) -> tuple[str, int]:
+    """The scores of a predictions csv as text, and CLEAN, LEAKS or, where the clips cannot tell, UNTOLD.
 
     clips: a csv of all clips that were there to train on (subject and clip; dataset, onset, label, expression
     where known), such as the clips.csv of a run. Each fold is taken to have trained on all of them that it
@@ -46,96 +50,55 @@ def audit(
     """
     if folds is not None and clips is None:
         raise ValueError("--folds wants --clips, the table of the clips that its rows name")
-    answers = _read_answers(predictions)
+    answers = read_answers(predictions)
     known = answers.rows
-    marks = sorted(set(known["leaky"]) - {""}) if "leaky" in known else []
+    marks = sorted(set(known["leaky"])) if "leaky" in known else []
+    marks = [mark for mark in marks if mark.casefold() not in _NO_STAMP]
     lines = [_extent(predictions.name, answers), *(f"LEAKY: {mark}" for mark in marks)]
     lines += [f"note: {note}" for note in _notes(answers, absent)]
     lines += ["", *_scores(answers, absent)]
-    leaks = bool(marks)
+    status = CLEAN
     if clips is not None:
-        found, leak = _compare(answers, clips, folds)
+        found, status = _compare(answers, clips, folds)
         lines += ["", *found]
-        leaks |= leak
-    return "\n".join(lines), leaks
+    return "\n".join(lines), LEAKS if marks else status
 
 
-@dataclass(frozen=True)
-class _Answers:
-    """rows: the columns of a predictions table, blank where the file has none; given: those that it has.
-
-    numbers: whether the file has its classes as numbers.
-    """
-
-    rows: pd.DataFrame
-    classes: list[str]
-    given: set[str]
-    numbers: bool
-
-
-def _read_answers(path: Path) -> _Answers:
-    raw = read_text_table(path, ("label", "predicted"))
-    if raw.empty:
-        raise ValueError(f"{path}: wanted a row for each test clip, got none")
-    words = pd.concat([raw["label"], raw["predicted"]]).str.strip()
-    if (words == "").any():
-        raise ValueError(f"{path}: wanted a label and an answer in each row, got a blank")
-    classes = class_names(raw)
-    numeric = bool(words.str.fullmatch(r"[0-9]{1,6}").all())
-    if numeric:
-        count = max(len(classes), int(words.astype(int).max()) + 1)
-        if classes and count > len(classes):
-            raise ValueError(f"{path}: wanted labels 0..{len(classes) - 1}, got {count - 1}")
-        classes = classes or [str(number) for number in range(count)]
-        code = {str(number): number for number in range(count)}
-        words = words.str.lstrip("0").replace("", "0")
-    else:
-        classes = classes or sorted(set(words), key=natural_key)
-        code = {name: number for number, name in enumerate(classes)}
-    unknown = sorted(set(words) - set(code))
-    if unknown:
-        raise ValueError(f"{path}: wanted classes of {', '.join(classes)}, got {', '.join(unknown[:_SHOWN])}")
-    if len(classes) < 2:
-        raise ValueError(f"{path}: wanted two or more classes, got {', '.join(classes)}")
-    numbers = words.map(code).to_numpy(dtype=np.int64).reshape(2, -1)
-    rows = raw.assign(label=numbers[0], predicted=numbers[1])
-    given = {name for name in _NAMES if name in raw}
-    for name in _NAMES:
-        rows[name] = raw[name].str.strip() if name in given else ""
-    return _Answers(rows, classes, given, numeric)
-
-
-def _extent(name: str, answers: _Answers) -> str:
+def _extent(name: str, answers: Answers) -> str:
     rows = answers.rows
     parts = [f"{len(rows)} clips", f"{len(answers.classes)} classes"]
     if "subject" in answers.given:
-        parts.insert(1, f"{rows[['dataset', 'subject']].drop_duplicates().shape[0]} subjects")
+        parts.insert(1, f"{_people(rows).nunique()} subjects")
     if "fold" in answers.given:
         parts.append(f"{rows['fold'].nunique()} folds")
     return f"{name}: {', '.join(parts)}"
 
 
-def _notes(answers: _Answers, absent: Absent) -> Iterator[str]:
+def _notes(answers: Answers, absent: Absent) -> Iterator[str]:
     rows, given = answers.rows, answers.given
     here = np.bincount(rows["label"], minlength=len(answers.classes))
     missing = [name for name, count in zip(answers.classes, here, strict=True) if not count]
+    if answers.numbers is not None and answers.numbers[0]:
+        yield f"no class 0: taken as classes {answers.numbers[0]} to {answers.numbers[-1]}"
     if missing:
         what = {"zero": "counted as 0 in UF1 and UAR", "skip": "left out of UF1 and UAR"}
-        yield f"no clip of {', '.join(missing)}: {what.get(absent, absent)}"
+        yield f"no clip of {_some(missing)}: {what.get(absent, absent)}"
     if {"subject", "clip", "onset"} <= given:
-        twice = int(rows.duplicated(_CLIP).sum())
+        twice = int(_keys(rows).duplicated().sum())
         if twice:
             yield f"{twice} rows answer a clip that an earlier row has answered; each counts"
     if "fold" not in given:
         yield "no column fold: taken as one test set; no means of folds"
     elif "subject" in given:
-        folds_of = rows.groupby(rows["dataset"] + "/" + rows["subject"])["fold"].nunique()
-        several = sorted(folds_of.index[folds_of > 1], key=natural_key)
+        people = _people(rows)
+        spelled = dict(zip(people, rows["dataset"] + "/" + rows["subject"], strict=True))
+        folds_of = rows.groupby(people)["fold"].nunique()
+        several = sorted((spelled[who] for who in folds_of.index[folds_of > 1]), key=natural_key)
         if several:
             yield f"subjects tested in more than one fold, so also trained on: {_some(several)}"
 
 
-def _scores(answers: _Answers, absent: Absent) -> list[str]:
+def _scores(answers: Answers, absent: Absent) -> list[str]:
     rows, classes = answers.rows, answers.classes
     count = len(classes)
     pooled = score(rows["label"], rows["predicted"], count, absent=absent)
@@ -148,7 +111,8 @@ def _scores(answers: _Answers, absent: Absent) -> list[str]:
         return [f"{value:.4f}" for value in (scores.uf1, scores.uar, scores.acc)]
 
     line("pooled", numbers(pooled))
-    interval = bootstrap_interval(rows, count) if "subject" in answers.given else None
+    people = rows.assign(dataset="", subject=_people(rows))
+    interval = bootstrap_interval(people, count) if "subject" in answers.given else None
     if interval is not None:
         line("95 % over subjects", [f"{low:.3f}-{high:.3f}" for low, high in interval.values()])
     line("majority class", numbers(_baseline(rows, count)))
@@ -177,84 +141,123 @@ def _baseline(rows: pd.DataFrame, count: int) -> Scores:
     return majority_baseline(rows, counts, count)
 
 
-def _compare(answers: _Answers, path: Path, folds: Path | None) -> tuple[list[str], bool]:
-    """What the table of clips says about the predictions, and whether a subject is shared."""
+def _compare(answers: Answers, path: Path, folds: Path | None) -> tuple[list[str], int]:
+    """What the table of clips says about the predictions, and the status that this gives."""
     rows, table = answers.rows, read_text_table(path, ("subject", "clip"))
     if not {"subject", "clip"} <= answers.given:
         raise ValueError(f"{path}: wanted predictions with the columns subject and clip to compare with it")
     both = [name for name in _CLIP if name in table and name in answers.given]
     table = table.assign(**{name: table[name].str.strip() if name in both else "" for name in _CLIP})
     rows = rows.assign(**{name: rows[name] if name in both else "" for name in _CLIP})
-    keys, wanted = _keys(rows), _keys(table)
-    kinds = table["expression"] if "expression" in table else pd.Series("", index=table.index)
-    macro = (kinds == "macro").to_numpy()
+    rows, table = rows.assign(key=_keys(rows), person=_people(rows)), table.assign(key=_keys(table))
+    table = table.assign(person=_people(table))
+    macro = (
+        (table["expression"] == "macro").to_numpy() if "expression" in table else np.zeros(len(table), bool)
+    )
     lines = []
-    strangers = ~keys.isin(set(wanted))
+    strangers = ~rows["key"].isin(set(table["key"]))
     if strangers.any():
-        lines.append(f"{strangers.sum()} predicted clips are not in {path.name}: {_some(keys[strangers])}")
+        lines.append(
+            f"{strangers.sum()} predicted clips are not in {path.name}: {_some(rows['key'][strangers])}"
+        )
         if folds is None:  # their clips may stand in the table under other names, as if trained on
-            return [*lines, "So what was trained on cannot be told: no subject was looked for."], False
-    untested = ~wanted.isin(set(keys)) & ~macro
+            found, status = _surely_shared(rows, table[~macro], path.name)
+            return [*lines, *found], status
+    untested = ~table["key"].isin(set(rows["key"])) & ~macro
     if untested.any():
-        lines.append(f"{untested.sum()} clips of {path.name} were never tested: {_some(wanted[untested])}")
-    lines += _other_labels(answers, rows.assign(key=keys), table.assign(key=wanted), path.name)
-    trained = _trained(rows, keys, wanted, macro, table, folds)
-    people, faces = _people(rows), _people(table)
-    spelled = dict(zip(people, rows["dataset"] + "/" + rows["subject"], strict=True))
-    recordings, filmed = people + " " + rows["clip"], faces + " " + table["clip"]
-    shared, filmed_too, named = 0, 0, []
-    for fold, part in rows.groupby("fold", sort=False):
-        if str(fold) not in trained:
-            raise ValueError(f"{folds}: wanted a fold {fold!r}, as in the predictions, got none")
-        mine = trained[str(fold)]
-        in_both = people[part.index].isin(set(faces[mine]))
-        shared += int(in_both.sum())
-        filmed_too += int(recordings[part.index].isin(set(filmed[mine])).sum())
-        names = sorted({spelled[who] for who in people[part.index][in_both]}, key=natural_key)
-        if names:
-            named.append(f"  fold {str(fold) or '-'}: {len(names)} subjects, {_some(names)}")
+        names = _some(table["key"][untested])
+        lines.append(f"{untested.sum()} clips of {path.name} were never tested: {names}")
+    lines += _other_labels(answers, rows, table, path.name)
+    trained, missing = _trained(rows, table, macro, folds)
+    if missing and folds is not None:
+        lines.append(f"{missing} rows of {folds.name} name no clip of {path.name}.")
+    shared, filmed, named = _shared(rows, table, trained, folds)
     if folds is None:
         basis = f"if each fold trained on all clips of {path.name} that it does not test"
         if macro.any():
             basis += f", its {macro.sum()} macro-expressions apart (--folds says more)"
     else:
         basis = f"by {folds.name}"
-    if not shared:
-        return [*lines, f"No subject is in training and test of the same fold, {basis}."], False
-    share = f"{shared} of {len(rows)} test clips ({shared / len(rows):.0%}) are of subjects in training"
-    recorded = f"{filmed_too} ({filmed_too / len(rows):.0%}) of a recording in training"
-    lines.append(f"LEAK: {share}, {recorded}, {basis}:")
-    return [*lines, *named], True
+    if shared:
+        share = f"{shared} of {len(rows)} test clips ({shared / len(rows):.0%}) are of subjects in training"
+        recorded = f"{filmed} ({filmed / len(rows):.0%}) of a recording in training"
+        return [*lines, f"LEAK: {share}, {recorded}, {basis}:", *named], LEAKS
+    if missing:
+        return [*lines, f"No subject is shared {basis}, but for those rows: that cannot be told."], UNTOLD
+    if not all(mine.any() for mine in trained.values()):
+        what = f"A fold tests every clip of {path.name}, so what it trained on cannot be told"
+        return [*lines, f"{what}: no subject was looked for."], UNTOLD
+    return [*lines, f"No subject is in training and test of the same fold, {basis}."], CLEAN
+
+
+def _surely_shared(rows: pd.DataFrame, table: pd.DataFrame, name: str) -> tuple[list[str], int]:
+    """Whose clips in the table outnumber those that a fold tests: some of them were trained on."""
+    clips = table["person"].value_counts()
+    named, count = [], 0
+    for fold, part in rows.groupby("fold", sort=False):
+        tested = part["person"].value_counts()
+        more = part[part["person"].map(clips).fillna(0) > part["person"].map(tested)]
+        count += len(more)
+        named += _line(str(fold), more)
+    if not named:
+        return ["So what was trained on cannot be told: no subject was looked for."], UNTOLD
+    share = (
+        f"{count} of {len(rows)} test clips ({count / len(rows):.0%}) are of subjects of whom {name} has more"
+    )
+    return [f"LEAK: {share}, if each fold trained on all that it does not test:", *named], LEAKS
+
+
+def _shared(
+    rows: pd.DataFrame, table: pd.DataFrame, trained: dict[str, np.ndarray], folds: Path | None
+) -> tuple[int, int, list[str]]:
+    """Test clips of people in training, those of recordings in training, and a line for each such fold."""
+    recordings, filmed = rows["person"] + " " + rows["clip"], table["person"] + " " + table["clip"]
+    shared, filmed_too, named = 0, 0, []
+    for fold, part in rows.groupby("fold", sort=False):
+        if str(fold) not in trained:
+            raise ValueError(f"{folds}: wanted a fold {fold!r}, as in the predictions, got none")
+        mine = trained[str(fold)]
+        in_both = part[part["person"].isin(set(table["person"][mine]))]
+        shared += len(in_both)
+        filmed_too += int(recordings[part.index].isin(set(filmed[mine])).sum())
+        named += _line(str(fold), in_both)
+    return shared, filmed_too, named
+
+
+def _line(fold: str, rows: pd.DataFrame) -> list[str]:
+    names = sorted(set(rows["dataset"] + "/" + rows["subject"]), key=natural_key)
+    return [f"  fold {fold or '-'}: {len(names)} subjects, {_some(names)}"] if names else []
 
 
 def _trained(
-    rows: pd.DataFrame,
-    keys: pd.Series,
-    wanted: pd.Series,
-    macro: np.ndarray,
-    table: pd.DataFrame,
-    folds: Path | None,
-) -> dict[str, np.ndarray]:
-    """For each fold the rows of the clip table that it trained on, bool."""
+    rows: pd.DataFrame, table: pd.DataFrame, macro: np.ndarray, folds: Path | None
+) -> tuple[dict[str, np.ndarray], int]:
+    """For each fold which rows of the clip table it trained on; how many rows of `folds` name no clip."""
     if folds is None:
-        tests = {str(fold): set(keys[part.index]) for fold, part in rows.groupby("fold", sort=False)}
-        return {fold: (~wanted.isin(tested)).to_numpy() & ~macro for fold, tested in tests.items()}
-    trained = {}
-    for fold in read_folds(folds, table, macro=bool(macro.any()))[0]:
-        trained[fold.name] = np.isin(np.arange(len(table)), fold.train)
-    return trained
+        tests = {str(fold): set(part["key"]) for fold, part in rows.groupby("fold", sort=False)}
+        return {fold: (~table["key"].isin(keys)).to_numpy() & ~macro for fold, keys in tests.items()}, 0
+    found, missing = read_folds(folds, table, macro=bool(macro.any()))
+    return {fold.name: np.isin(np.arange(len(table)), fold.train) for fold in found}, missing
 
 
-def _other_labels(answers: _Answers, rows: pd.DataFrame, table: pd.DataFrame, name: str) -> list[str]:
+def _other_labels(answers: Answers, rows: pd.DataFrame, table: pd.DataFrame, name: str) -> list[str]:
     if "label" not in table:
         return []
-    words = [str(number) for number in range(len(answers.classes))] if answers.numbers else answers.classes
-    theirs = table["label"].str.strip().map({word: number for number, word in enumerate(words)})
-    both = rows.merge(table.assign(truth=theirs)[["key", "truth"]].drop_duplicates("key"), on="key")
-    other = both["truth"].notna() & (both["label"] != both["truth"])
-    if not other.any():
-        return []
-    return [f"{other.sum()} clips have another label in {name}: {_some(both['key'][other])}"]
+    if table["key"].duplicated().any():
+        return [f"{name} has several clips of one name: labels were not compared."]
+    code = {word: number for number, word in enumerate(answers.classes)}
+    if answers.numbers is not None:
+        code |= {str(number): place for place, number in enumerate(answers.numbers)}
+    truth = table.set_index("key")["label"].str.strip().str.removesuffix(".0").map(code)
+    if truth.isna().all():
+        return [f"The labels of {name} are written otherwise: they were not compared."]
+    theirs = rows["key"].map(truth)
+    other = theirs.notna() & (theirs != rows["label"])
+    return (
+        [f"{other.sum()} clips have another label in {name}: {_some(rows['key'][other])}"]
+        if other.any()
+        else []
+    )
 
 
 def _people(rows: pd.DataFrame) -> pd.Series:
@@ -262,12 +265,8 @@ def _people(rows: pd.DataFrame) -> pd.Series:
 
 
 def _keys(rows: pd.DataFrame) -> pd.Series:
-    """A clip's name, the same however its numbers are padded."""
-    return _people(rows) + " " + (rows["clip"] + " " + rows["onset"].str.strip()).map(_plain)
-
-
-def _plain(text: str) -> str:
-    return " ".join(person(word) for word in text.split())
+    names = zip(*(rows[name].astype(str) for name in _CLIP), strict=True)
+    return pd.Series([clip_key(*name) for name in names], index=rows.index, dtype=object)
 
 
 def _some(names: Iterable[str]) -> str:

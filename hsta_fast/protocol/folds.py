@@ -32,9 +32,23 @@ def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
 
 
 def person(subject: str) -> str:
-    """What two spellings of one person have in common: case, spaces and leading zeros are left aside."""
-    plain = "".join(unicodedata.normalize("NFKC", subject).casefold().split())
+    """What two spellings of one person have in common.
+
+    Left aside are case, spaces, leading zeros, a decimal point that a program has put behind a number (1.0),
+    which of . _ - stands between, the script of digits, and marks that are not seen.
+    """
+    plain = unicodedata.normalize("NFKC", subject).casefold()
+    seen = [letter for letter in plain if unicodedata.category(letter) not in ("Mn", "Me", "Cf")]
+    plain = "".join(str(unicodedata.decimal(letter)) if letter.isdecimal() else letter for letter in seen)
+    plain = re.sub(r"(?<=[0-9])\.0+(?=/|$)", "", "".join(plain.split()))
+    plain = re.sub(r"[._-]+", ".", plain)
     return re.sub(r"[0-9]+", lambda number: number[0].lstrip("0") or "0", plain)
+
+
+def clip_key(dataset: str, subject: str, clip: str, onset: str) -> str:
+    """A clip's name, the same however its words are spelled, by the rule of `person`."""
+    words = [f"{dataset}/{subject}", *clip.split(), "|", *onset.split()]
+    return " ".join(map(person, words))
 
 
 def assert_disjoint(fold: Fold, subjects: ArrayLike) -> None:

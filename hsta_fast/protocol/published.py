@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from .folds import Fold, natural_key, person
+from .folds import Fold, clip_key, natural_key, person
 from .metrics import read_text_table
 
 FOLD_COLUMNS = ("dataset", "subject", "clip", "onset", "fold", "part")
@@ -47,23 +47,23 @@ def read_folds(path: Path, clips: pd.DataFrame, *, macro: bool) -> tuple[list[Fo
     and what is wrong with it.
     """
     rows = _read_lists(path, macro) if path.is_dir() else _read_table(path)
-    keys = ["subject", "clip", "onset"]
-    place: dict[tuple[str, ...], list[int]] = {}
-    for position, clip in enumerate(clips[["dataset", *keys]].astype(str).itertuples(index=False, name=None)):
-        place.setdefault(clip, []).append(position)
-        place.setdefault(("", *clip[1:]), []).append(position)  # published lists name no data set
+    keys = ["dataset", "subject", "clip", "onset"]
+    place: dict[str, list[int]] = {}
+    for position, clip in enumerate(clips[keys].astype(str).itertuples(index=False, name=None)):
+        names = {clip_key(*clip), clip_key("", *clip[1:])}  # published lists name no data set
+        for known in names:
+            place.setdefault(known, []).append(position)
     folds, missing = [], 0
     for name, part in sorted(rows.groupby("fold", sort=False), key=lambda item: natural_key(str(item[0]))):
         found: dict[str, list[int]] = {"train": [], "test": [], "out": []}
-        for row in part[["dataset", *keys, "part"]].itertuples(index=False, name=None):
-            clip, where = row[:-1], row[-1]
-            positions = place.get(clip, [])
+        for row in part[[*keys, "part"]].itertuples(index=False, name=None):
+            clip, kind = row[:-1], row[-1]
+            positions = place.get(clip_key(*clip), [])
             if len(positions) > 1:
-                raise ValueError(
-                    f"{path}: fold {name}: {clip[1:]} is in several data sets; name the data set"
-                )
+                where = "several clips" if clip[0] else "clips of several data sets; name the data set"
+                raise ValueError(f"{path}: fold {name}: {clip[1:]} is the name of {where}")
             missing += not positions
-            found[where] += positions
+            found[kind] += positions
         named = np.unique([position for positions in found.values() for position in positions])
         lists_train = bool((part["part"] == "train").any())
         train = found["train"] if lists_train else np.setdiff1d(np.arange(len(clips)), named)
@@ -94,6 +94,8 @@ def shared(fold: Fold, subjects: ArrayLike) -> np.ndarray:
 
 def _read_table(path: Path) -> pd.DataFrame:
     rows = read_text_table(path, FOLD_COLUMNS)
+    if (rows["fold"].str.strip() == "").any():
+        raise ValueError(f"{path}: wanted the name of a fold in each row, got a blank")
     wrong = ~rows["part"].isin(["train", "test", "out"])
     if wrong.any() or rows.empty:
         got = repr(rows["part"][wrong].iloc[0]) if wrong.any() else "no rows"

@@ -9,6 +9,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from hsta_fast.protocol import audit, per_fold, score
+from hsta_fast.protocol.audit import CLEAN, LEAKS, UNTOLD
 
 
 @pytest.fixture
@@ -114,8 +115,93 @@ def test_clips_outside_the_file_trained_and_macro_ones_may_have(
 
 def test_strangers_are_no_proof_of_a_leak(tmp_path: Path, kept: Path, predictions: pd.DataFrame) -> None:
     clips = table_of(predictions, tmp_path / "clips.csv", clip="another name")
-    text, leaks = audit(kept, clips)
-    assert not leaks and "60 predicted clips are not in clips.csv" in text and "cannot be told" in text
+    text, status = audit(kept, clips)
+    assert status == UNTOLD and "60 predicted clips are not in clips.csv" in text and "cannot be told" in text
+
+
+def test_one_stranger_hides_no_leak(tmp_path: Path, predictions: pd.DataFrame) -> None:
+    """Who has more clips in the table than a fold tests is in its training, whatever the clips are called."""
+    clips = table_of(predictions, tmp_path / "clips.csv")
+    by_clip = predictions.assign(fold=[str(i % 4) for i in range(60)])
+    by_clip = pd.concat([by_clip, by_clip.iloc[:1].assign(clip="zz")])
+    by_clip.to_csv(tmp_path / "theirs.csv", index=False)
+    text, status = audit(tmp_path / "theirs.csv", clips)
+    assert status == LEAKS and "1 predicted clips are not in clips.csv" in text
+    assert "LEAK: 61 of 61 test clips (100%)" in text and text.count("  fold ") == 4
+
+
+@pytest.mark.parametrize("spelling", ["spno.03", "SPNO_3", "spNO.3\ufe0f", "spNO.\u0663", "spNO.3.0"])
+def test_a_fold_file_may_spell_people_otherwise(
+    tmp_path: Path, kept: Path, predictions: pd.DataFrame, spelling: str
+) -> None:
+    clips = table_of(predictions, tmp_path / "clips.csv")
+    own = predictions["subject"] == "spNO.3"
+    home = predictions["fold"][own].iloc[0]
+    rows = predictions.assign(part=np.where(predictions["fold"] == home, "test", "train"), fold=home)
+    first = int(np.flatnonzero(own)[0])
+    rows.loc[first, ["part", "subject"]] = ["train", spelling]
+    columns = ["dataset", "subject", "clip", "onset", "fold", "part"]
+    rows[columns].to_csv(tmp_path / "folds.csv", index=False)
+    tested = predictions[(predictions["fold"] == home) & (predictions.index != first)]
+    tested.to_csv(tmp_path / "theirs.csv", index=False)
+    text, status = audit(tmp_path / "theirs.csv", clips, tmp_path / "folds.csv")
+    assert status == LEAKS and "1 subjects, casme3/spNO.3" in text
+    rows.assign(clip=np.where(rows.index == first, "other", rows["clip"]))[columns].to_csv(
+        tmp_path / "folds.csv", index=False
+    )
+    text, status = audit(tmp_path / "theirs.csv", clips, tmp_path / "folds.csv")
+    assert status == UNTOLD and "1 rows of folds.csv name no clip of clips.csv" in text
+
+
+def test_without_folds_nothing_is_known_of_the_training(tmp_path: Path, predictions: pd.DataFrame) -> None:
+    clips = table_of(predictions, tmp_path / "clips.csv")
+    predictions.drop(columns="fold").to_csv(tmp_path / "theirs.csv", index=False)
+    text, status = audit(tmp_path / "theirs.csv", clips)
+    assert status == UNTOLD and "A fold tests every clip of clips.csv" in text and "No subject is" not in text
+
+
+def test_people_are_counted_by_the_rule_of_the_folds(tmp_path: Path, predictions: pd.DataFrame) -> None:
+    other = predictions["subject"].where(predictions.index % 2 == 0, predictions["subject"].str.upper())
+    both = predictions.assign(subject=other, fold=[str(i % 2) for i in range(60)])
+    again = predictions.iloc[:3].assign(subject=predictions["subject"][:3].str.replace(".", ".00"), fold="0")
+    pd.concat([both, again]).to_csv(tmp_path / "theirs.csv", index=False)
+    text, _ = audit(tmp_path / "theirs.csv")
+    assert "63 clips, 8 subjects" in text
+    assert "3 rows answer a clip that an earlier row has answered" in text
+    assert "subjects tested in more than one fold" in text
+
+
+def test_numbers_as_other_programs_write_them(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.csv"
+    path.write_text("label,predicted\n0,0.0\n1,1.0\n2,2.\n\n")
+    assert numbers(audit(path)[0], "pooled") == [1, 1, 1]
+    path.write_text("label,predicted\n1,1\n2,2\n3,1\n3,3\n")
+    text, _ = audit(path)
+    truth, answers = [1, 2, 3, 3], [1, 2, 1, 3]
+    wanted = [f1_score(truth, answers, average="macro"), recall_score(truth, answers, average="macro"), 0.75]
+    assert numbers(text, "pooled") == pytest.approx(wanted, abs=5e-5)
+    assert "no class 0: taken as classes 1 to 3" in text
+    path.write_text("label,predicted,leaky\n0,0,False\n1,1,False\n")
+    assert audit(path) == (audit(path)[0], CLEAN) and "LEAKY" not in audit(path)[0]
+    path.write_text("label,predicted\n0,0\n1,900\n")
+    assert len(max(audit(path)[0].splitlines()[1:4], key=len)) < 200
+
+
+def test_labels_are_compared_where_they_can_be(tmp_path: Path, predictions: pd.DataFrame) -> None:
+    names = np.array(["negative", "positive", "surprise"])
+    wrong = (predictions["label"] + 1) % 3
+    predictions.assign(label=names[predictions["label"]], predicted=names[predictions["predicted"]]).to_csv(
+        tmp_path / "words.csv", index=False
+    )
+    for columns, said in (
+        ({"label": names[wrong]}, "60 clips have another label"),
+        ({"label": ["x"] * 60}, "The labels of clips.csv are written otherwise"),
+    ):
+        text, _ = audit(tmp_path / "words.csv", table_of(predictions, tmp_path / "clips.csv", **columns))
+        assert said in text
+    predictions.drop(columns="onset").to_csv(tmp_path / "clips.csv", index=False)
+    text, _ = audit(tmp_path / "words.csv", tmp_path / "clips.csv")
+    assert "clips.csv has several clips of one name: labels were not compared" in text
 
 
 def test_other_labels_and_repeated_clips_are_counted(tmp_path: Path, predictions: pd.DataFrame) -> None:
@@ -140,6 +226,12 @@ def test_the_stamp_of_a_leaky_run_is_kept(tmp_path: Path, predictions: pd.DataFr
         ("label,predicted\n", "wanted a row for each test clip, got none"),
         ("label,predicted\n1,\n0,1\n", "a label and an answer in each row, got a blank"),
         ("label,predicted\n0,0\n", "two or more classes, got 0"),
+        ("label,predicted\n0,0\n1,nan\n", "got 'nan' in row 3"),
+        ("label,predicted\na,b\n\nb,None\n", "got 'None' in row 4"),
+        ("label,predicted\n0,0\n1,-1\n", "labels from 0 to 999, got -1"),
+        ("label,predicted\n0,0\n1,1000\n", "labels from 0 to 999, got 1000"),
+        ("label,predicted\n0,happy\n1,1\n", "got 'happy' in row 2; all must be numbers"),
+        ("label,predicted\nhappy,Happy\nsad,sad\n", "one spelling of each class, got happy and Happy"),
         ("label,predicted,p_a,p_b\n0,2,0,0\n", r"wanted labels 0\.\.1, got 2"),
         ("label,predicted,p_a,p_b\na,c,0,0\n", "wanted classes of a, b, got c"),
     ],

@@ -120,5 +120,5 @@ def test_bad_lists_are_named(
 
 def test_a_list_without_data_sets_wants_one(tmp_path: Path, clips: pd.DataFrame) -> None:
     write_lists(tmp_path, clips, test_fold_1=[0], train_fold_1=[1])
-    with pytest.raises(ValueError, match="is in several data sets"):
+    with pytest.raises(ValueError, match="is the name of clips of several data sets"):
         read_folds(tmp_path, pd.concat([clips, clips.assign(dataset="e")]), macro=False)
