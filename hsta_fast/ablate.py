@@ -1,6 +1,7 @@
 """The rows of one of the paper's tables as runs on the data at hand, with the paper's figures beside."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,6 +11,7 @@ from .ablations import ASSUMED, EXPERIMENTS, PAPER
 from .config import TrainConfig
 from .files import write_text
 from .protocol import summary_of
+from .run import read_config
 from .team import team
 
 _WARNING = (
@@ -23,7 +25,8 @@ def ablate(cfg: TrainConfig, table: str, rows: Sequence[str] = ()) -> str:
     """Run rows of a table, each a run in the folder <runs>/<name>; write ablation.csv; return it as text.
 
     A row that these data do not allow is listed with the reason and the others go on. What a row sets wins
-    over `cfg`.
+    over `cfg`. Rows that an earlier call has finished stay. In a team of processes the lead alone gets the
+    text.
 
     Raises:
         ValueError: there is no such table or row, or none of the rows could be run.
@@ -33,40 +36,60 @@ def ablate(cfg: TrainConfig, table: str, rows: Sequence[str] = ()) -> str:
     unknown = sorted(set(rows) - set(EXPERIMENTS[table]))
     if unknown:
         raise ValueError(f"--rows wants rows among {', '.join(EXPERIMENTS[table])}, got {', '.join(unknown)}")
-    folder, results = cfg.runs / cfg.name, []
-    for row in rows or EXPERIMENTS[table]:
+    wanted, remarks = rows or list(EXPERIMENTS[table]), {}
+    for row in wanted:
         try:
-            scores, remark = _run(cfg, row, EXPERIMENTS[table][row]), ""
+            train.main(_part(cfg, table, row))
         except (ValueError, train.NonFiniteLossError) as error:
-            scores, remark = {}, f"not run: {error}"
-        paper = dict(zip(("paper_uf1", "paper_uar", "paper_acc"), PAPER[table].get(row, ()), strict=False))
-        results.append({"row": row, **scores, **paper, "remark": remark, "leaky": " ".join(cfg.leaks())})
-        columns = ["row", "uf1", "uar", "acc", "paper_uf1", "paper_uar", "paper_acc", "remark", "leaky"]
-        frame = pd.DataFrame(results).reindex(columns=columns)
+            remarks[row] = f"not run: {error}"
         if team().leads:
-            write_text(folder / "ablation.csv", frame.to_csv(index=False))
-    if frame["uf1"].isna().all():
-        raise ValueError(f"table {table}: no row could be run; {frame['row'][0]} was {frame['remark'][0]}")
-    return _text(cfg, table, frame)
+            frame = _collect(cfg, table, wanted, remarks)
+            write_text(cfg.runs / cfg.name / "ablation.csv", frame.to_csv(index=False))
+    if len(remarks) == len(wanted):
+        row = wanted[0]
+        raise ValueError(f"table {table}: no row could be run; {row} was {remarks[row]}")
+    return _text(cfg, table, frame) if team().leads else ""
 
 
-def _run(cfg: TrainConfig, row: str, settings: dict[str, Any]) -> dict[str, float]:
-    """The pooled scores of a row, means where there are several seeds."""
+def _part(cfg: TrainConfig, table: str, row: str) -> TrainConfig:
+    """The run of a row."""
+    settings = EXPERIMENTS[table][row]
     if settings.get("protocol", cfg.protocol) != cfg.protocol:
         settings = {**settings, "fold_files": None, "train_on": (), "test_on": ()}
-    run = train.main(cfg.part(row, **settings))
-    if cfg.seeds == 1:
-        return summary_of(run)["pooled"]
-    seeds = [summary_of(run / f"seed{cfg.seed + i}")["pooled"] for i in range(cfg.seeds)]
-    return {str(name): float(value) for name, value in pd.DataFrame(seeds).mean().items()}
+    return cfg.part(row, **settings)
+
+
+def _collect(cfg: TrainConfig, table: str, wanted: Sequence[str], remarks: dict[str, str]) -> pd.DataFrame:
+    """A line for each wanted row and for each that an earlier call has finished on the same data."""
+    lines = []
+    for row in EXPERIMENTS[table]:
+        part = _part(cfg, table, row)
+        names = [f"seed{part.seed + i}" for i in range(part.seeds)] if part.seeds > 1 else ["."]
+        runs = [part.runs / row / name for name in names]
+        same = all((run / "summary.json").is_file() and _on_data_of(cfg, run) for run in runs)
+        if row not in wanted and not same:
+            continue
+        found = [summary_of(run) for run in runs] if same else []
+        means: dict[Any, float] = pd.DataFrame([summary["pooled"] for summary in found]).mean().to_dict()
+        paper = dict(zip(("paper_uf1", "paper_uar", "paper_acc"), PAPER[table].get(row, ()), strict=False))
+        leaky = " ".join(found[0]["leaky"] if found else part.leaks())
+        lines.append({"row": row, **means, **paper, "remark": remarks.get(row, ""), "leaky": leaky})
+    columns = ["row", "uf1", "uar", "acc", "paper_uf1", "paper_uar", "paper_acc", "remark", "leaky"]
+    return pd.DataFrame(lines).reindex(columns=columns)
+
+
+def _on_data_of(cfg: TrainConfig, run: Path) -> bool:
+    before = read_config(run)
+    return [before.get("data"), *before.get("more_data", ())] == [str(cfg.data), *map(str, cfg.more_data)]
 
 
 def _text(cfg: TrainConfig, table: str, frame: pd.DataFrame) -> str:
     name = "Figure 3" if table == "figure3" else f"Table {table}"
-    lines = [f"{name} of the paper, run on {cfg.data}", *(f"LEAKY: {reason}" for reason in cfg.leaks())]
+    leaky = sorted(set(frame["leaky"]) - {""})
+    lines = [f"{name} of the paper, run on {cfg.data}", *(f"LEAKY: {reason}" for reason in leaky)]
     lines += [f"WARNING: {_WARNING}", *(f"assumed: {text}" for text in ASSUMED.get(table, ())), ""]
     width = max(8, *(len(row) + 2 for row in frame["row"]))
-    here = "here" + (" (leaky)" if cfg.leaks() else "")
+    here = "here" + (" (leaky)" if leaky else "")
     lines.append(f"{'':<{width}}{here:<24}{'the paper':<24}")
     lines.append(f"{'row':<{width}}" + f"{'UF1':<8}{'UAR':<8}{'ACC':<8}" * 2)
     for row in frame.to_dict("records"):

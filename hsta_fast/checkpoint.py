@@ -158,8 +158,8 @@ def _empty_model(config: HSTAConfig) -> HSTA:
         return HSTA(config)
 
 
-def save_model(model: HSTA, path: Path | str) -> None:
-    """Write the weights and the configuration as .safetensors, atomically.
+def save_model(model: HSTA, path: Path | str, *, notes: Mapping[str, str] | None = None) -> None:
+    """Write the weights, the configuration and `notes`, words about the model, as .safetensors, atomically.
 
     Raises:
         ValueError: `path` does not end in .safetensors.
@@ -169,7 +169,7 @@ def save_model(model: HSTA, path: Path | str) -> None:
     if path.suffix != ".safetensors":
         raise ValueError(f"save_model wants a path that ends in .safetensors, got {path}")
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    metadata = {_CONFIG_KEY: json.dumps(asdict(model.config))}
+    metadata = {**(notes or {}), _CONFIG_KEY: json.dumps(asdict(model.config))}
     write_atomically(path, lambda file: file.write(safetensors_bytes(state, metadata)))
 
 

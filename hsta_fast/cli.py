@@ -1,6 +1,7 @@
 """The command line: arguments only."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -121,7 +122,8 @@ def _audit(args: Sequence[str]) -> None:
         """
         text, status = audit(path, clips, folds, absent=absent)
         print(text)
-        sys.exit(status)
+        if status:
+            sys.exit(status)
 
     tyro.cli(run, prog="hsta-fast audit", args=args)
 
@@ -176,6 +178,10 @@ def main() -> None:
         sys.exit(f"hsta-fast wants one of {', '.join(_COMMANDS)}, got {command!r}")
     try:
         _COMMANDS[command](args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (ValueError, OSError, NonFiniteLossError, BuildError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

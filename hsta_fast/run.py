@@ -30,7 +30,7 @@ _MAY_CHANGE = (
     *("data", "more_data", "annotation", "runs", "name", "only", "save_every", "strict", "device"),
     *("cache", "cache_gb"),
 )
-_IDENTITY = ["dataset", "subject", "clip", "onset", "label"]
+_IDENTITY = ["dataset", "subject", "clip", "onset", "apex", "offset", "label"]
 
 
 class RunFolder:
@@ -76,13 +76,25 @@ class RunFolder:
         """Keep the clips of a new run in clips.csv; a run that has them already must be given the same ones.
 
         Raises:
-            ValueError: clips or labels differ from those that the run was started on.
+            ValueError: clips, their order, apexes or labels differ from those that the run was started on.
         """
         path = self.path / "clips.csv"
         if path.exists():
             check_clips(path, clips)
         else:
             write_text(path, clips.drop(columns="frames").to_csv(index=False))
+
+    def same_folds(self, folds: pd.DataFrame) -> None:
+        """Keep the folds of a new run in folds.csv; a run that has them already must be given the same ones.
+
+        Raises:
+            ValueError: they differ.
+        """
+        path, text = self.path / "folds.csv", folds.to_csv(index=False)
+        if not path.exists():
+            write_text(path, text)
+        elif path.read_text(encoding="utf-8") != text:
+            raise ValueError(f"{self.path} was started on other folds than those made now")
 
     def fold(self, number: int) -> "FoldFolder":
         """What fold `number` (0, 1, ...) leaves; fold names may hold a slash, so they name no folder."""
@@ -212,14 +224,19 @@ def _try_lock(file: IO[str], kind: int) -> bool:
 
 def check_clips(path: Path, clips: pd.DataFrame) -> None:
     """Raise ValueError unless the clips and labels in `path`, a run's clips.csv, are those of `clips`."""
-    before = pd.read_csv(path, dtype=str, keep_default_na=False)[_IDENTITY]
-    now = clips[_IDENTITY].astype(str)
-    same = set(before.itertuples(index=False, name=None)) & set(now.itertuples(index=False, name=None))
-    if not len(same) == len(before) == len(now):
-        raise ValueError(
-            f"{path.parent} was started on other clips or labels: of its {len(before)} clips {len(same)} are "
-            f"among the {len(now)} clips found now"
-        )
+    before, now = (
+        list(table[_IDENTITY].astype(str).itertuples(index=False, name=None))
+        for table in (pd.read_csv(path, dtype=str, keep_default_na=False), clips)
+    )
+    if before == now:
+        return
+    shared = len(set(before) & set(now))
+    if shared == len(before) == len(now):
+        raise ValueError(f"{path.parent} was started on these clips in another order: give the data as then")
+    raise ValueError(
+        f"{path.parent} was started on other clips, apexes or labels: of its {len(before)} clips {shared} "
+        f"are among the {len(now)} clips found now"
+    )
 
 
 def read_config(path: Path) -> dict[str, Any]:

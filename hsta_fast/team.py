@@ -75,9 +75,16 @@ class Team:
 @cache  # the processes can meet at one address once
 def team() -> Team:
     """The team that this process was started in."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    size, restarts = _number("WORLD_SIZE", 1), _number("TORCHELASTIC_RESTART_COUNT", 0)
     if size == 1 or "MASTER_ADDR" not in os.environ:
         return Team(0, 1, 0, restarts)
-    rank = int(os.environ["RANK"])
-    return Team(rank, size, int(os.environ.get("LOCAL_RANK", rank)), restarts)
+    rank = _number("RANK", None)
+    return Team(rank, size, _number("LOCAL_RANK", rank), restarts)
+
+
+def _number(name: str, default: int | None) -> int:
+    """A number of the environment; ValueError where it is none, or is not there and has to be."""
+    word = os.environ.get(name, "" if default is None else str(default))
+    if not word.isdecimal():
+        raise ValueError(f"{name} in the environment must be a number, got {word!r}")
+    return int(word)

@@ -71,12 +71,12 @@ def train_run(cfg: TrainConfig) -> Path:
     def open_run(leads: bool) -> RunFolder:
         path, config = cfg.runs / cfg.name, describe(exp)
         run = RunFolder(path, config, resume=cfg.resume, team=ours.size > 1, leads=leads)
-        run.same_clips(exp.data.table.clips)
+        run.same_clips(exp.data.table.clips.assign(**stamp(cfg)))
         if leads:
             columns = ["dataset", "subject", "clip", "onset", "what", "action"]
             faults = [asdict(fault) for fault in exp.data.table.faults]
-            run.write_table("faults.csv", pd.DataFrame(faults, columns=columns))
-            run.write_table("folds.csv", fold_parts(exp))
+            run.same_folds(fold_parts(exp).assign(**stamp(cfg)))
+            run.write_table("faults.csv", pd.DataFrame(faults, columns=columns).assign(**stamp(cfg)))
             print_experiment(exp, run)
             publish(exp, run)  # what a process that was killed had left undone
         return run
@@ -122,6 +122,7 @@ def print_experiment(exp: Experiment, run: RunFolder) -> None:
     """What runs, on what, with which clips."""
     clips, data = exp.data.table, exp.data
     print(f"{info_text(exp.dtype)}\n\ndevice {exp.device}, {exp.dtype}: {exp.why}")
+    print("".join(f"LEAKY: {reason}\n" for reason in exp.cfg.leaks()), end="")
     counts = zip(exp.class_counts(np.arange(len(data))), exp.labels.classes, strict=True)
     print(
         f"{len(data)} clips of {len(set(subject_ids(clips)))} subjects:",
@@ -149,7 +150,7 @@ def train_fold(exp: Experiment, folder: FoldFolder, number: int) -> None:
     model, answers = fit(exp, folder, fold, (number,), epochs, title)
     if cfg.select == "best-test-epoch":
         epochs = best_epoch(exp.data.labels[fold.test], answers, len(exp.labels.classes)) + 1
-    save_model(model, folder.path / "model.safetensors")
+    save_model(model, folder.path / "model.safetensors", notes=stamp(cfg))
     predictions = predictions_table(exp, fold, predict(exp, model, fold.test))
     folder.finish(predictions.assign(epoch=epochs, **stamp(cfg)))
 
@@ -327,10 +328,17 @@ def evaluate(path: Path, data: Sequence[Path] = ()) -> str:
         raise ValueError(f"{path} has no finished fold yet")
     now = pd.concat(parts, ignore_index=True)
     key = ["dataset", "subject", "clip", "onset"]
-    both = now.merge(read_predictions(path / "predictions.csv"), on=key, suffixes=("", "_before"))
-    if len(both) != len(now):
+    before = read_predictions(path / "predictions.csv")
+    both = now.merge(before, on=key, suffixes=("", "_before"))
+    if not len(both) == len(now) == len(before):
         raise ValueError(
-            f"{path / 'predictions.csv'} wants the {len(now)} clips of the finished folds, got {len(both)}"
+            f"{path / 'predictions.csv'} wants the {len(now)} clips of the finished folds, got {len(before)} "
+            f"clips, {len(both)} of them among those"
+        )
+    other = int((both["label"] != both["label_before"]).sum() + (both["fold"] != both["fold_before"]).sum())
+    if other:
+        raise ValueError(
+            f"{path / 'predictions.csv'} has other labels or folds than the run, in {other} places"
         )
     shares = [column for column in now.columns if column.startswith("p_")]
     changed = int((both["predicted"] != both["predicted_before"]).sum())

@@ -1,6 +1,7 @@
 """The paper's tables: their figures agree where the paper prints a row twice, and their rows run."""
 
-from dataclasses import fields
+import shutil
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def test_every_row_is_a_run() -> None:
             assert set(settings) <= known
 
 
-def test_rows_are_run_and_the_paper_stands_beside(cfg: TrainConfig) -> None:
+def test_rows_are_run_and_the_paper_stands_beside(cfg: TrainConfig, tmp_path: Path) -> None:
     text = ablate(cfg, "2", ["a1", "a6"])
     folder = cfg.runs / "table"
     frame = pd.read_csv(folder / "ablation.csv")
@@ -61,6 +62,14 @@ def test_rows_are_run_and_the_paper_stands_beside(cfg: TrainConfig) -> None:
     assert summary_of(folder / "a1")["folds"] == 2 and "LEAKY" not in text
     with pytest.raises(ValueError, match=r"no row could be run; a1 was not run: .*a1 exists: give --resume"):
         ablate(cfg, "2", ["a1"])
+    # What is there stays, and rows that are run later stand beside it; those on other data do not.
+    kept = pd.read_csv(folder / "ablation.csv").set_index("row")
+    assert kept.loc["a1", "uf1"] == frame["uf1"][0] and "exists" in str(kept.loc["a1", "remark"])
+    ablate(cfg, "2", ["a5"])
+    assert pd.read_csv(folder / "ablation.csv")["row"].tolist() == ["a1", "a5", "a6"]
+    moved = shutil.copytree(cfg.data, tmp_path / "elsewhere")
+    ablate(replace(cfg, data=moved), "2", ["a3"])
+    assert pd.read_csv(folder / "ablation.csv")["row"].tolist() == ["a3"]
 
 
 def test_what_the_data_do_not_allow_is_listed_and_the_rest_goes_on(cfg: TrainConfig) -> None:
@@ -68,7 +77,7 @@ def test_what_the_data_do_not_allow_is_listed_and_the_rest_goes_on(cfg: TrainCon
     text = ablate(cfg, "7", rows)
     assert "not run: --macro wants macro-expressions in the data set, found none" in text
     frame = pd.read_csv(cfg.runs / "table" / "ablation.csv")
-    assert frame["uf1"].isna().tolist() == [True, False]
+    assert frame["row"].tolist() == rows[::-1] and frame["uf1"].isna().tolist() == [False, True]
     with pytest.raises(ValueError, match="table 5: no row could be run; smic was not run: --datasets wants"):
         ablate(cfg, "5")
 
@@ -81,3 +90,11 @@ def test_the_papers_own_folds_are_stamped(cfg: TrainConfig) -> None:
     assert frame["leaky"].str.contains("published-folds").all()
     own = [summary_of(cfg.runs / "table" / "2 frames" / f"seed{seed}")["pooled"]["uf1"] for seed in (0, 1)]
     assert frame["uf1"][0] == pytest.approx(sum(own) / 2)
+
+
+def test_a_row_that_leaves_one_subject_out_is_not_stamped(cfg: TrainConfig) -> None:
+    """Tables 5 and 6 set the protocol themselves, whatever the flags say."""
+    leaky = recipe_config("paper", **{**vars(cfg), "protocol": "published-folds"})
+    text = ablate(leaky, "6", ["3 classes"])
+    frame = pd.read_csv(cfg.runs / "table" / "ablation.csv", keep_default_na=False)
+    assert "LEAKY" not in text and frame["leaky"].tolist() == [""]

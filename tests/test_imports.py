@@ -41,7 +41,7 @@ ARROWS = {
         "team",
         "protocol",
     },
-    "ablate": {"ablations", "config", "files", "protocol", "team", "train"},
+    "ablate": {"ablations", "config", "files", "protocol", "team", "run", "train"},
     "cli": {
         "ablate",
         "ablations",

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.image import imread
+from safetensors import safe_open
 
 from hsta_fast import train
 from hsta_fast.ablate import ablate
@@ -136,13 +137,80 @@ def test_published_folds_stamp_every_output(
     assert predictions["leaky"].str.contains("--select best-test-epoch").all()
     assert all("leaky" in json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
     assert json.loads((run / "summary.json").read_text())["leaky"]
-    for text in (capsys.readouterr().out, (run / "report.html").read_text(), train.evaluate(run)):
+    out = capsys.readouterr().out
+    assert out.index("LEAKY: --protocol published-folds") < out.index("clips of"), "before it trains"
+    for text in (out, (run / "report.html").read_text(), train.evaluate(run)):
         assert "LEAKY: --protocol published-folds" in text and "LEAKY: --select best-test-epoch" in text
         assert "are of people who are in training" in text
+    for name in ("clips.csv", "faults.csv", "folds.csv"):
+        table = pd.read_csv(run / name)
+        assert "leaky" in table and (table["leaky"].str.contains("--protocol published-folds")).all(), name
+    with safe_open(run / "folds" / "01" / "model.safetensors", framework="pt") as file:
+        assert "--protocol published-folds" in file.metadata()["leaky"]
+    assert load_model(run / "folds" / "01" / "model.safetensors")
     for name in ("curves.png", "confusion.png"):
         top = imread(run / name)[:60, :, :3]
         assert ((top[..., 0] > 0.5) & (top[..., 1] < 0.2)).any(), "red letters across the top"
     assert audit(run / "predictions.csv")[1]
+
+
+def test_seeds_of_a_leaky_run_are_stamped(
+    make_config: MakeConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = train.main(make_config(protocol="published-folds", epochs=1, seeds=2))
+    assert pd.read_csv(folder / "seeds.csv")["leaky"].str.contains("published-folds").all()
+    table = capsys.readouterr().out.split("2 seeds, pooled scores", 1)[1]
+    assert table.startswith(" of each, LEAKY\nLEAKY: --protocol published-folds")
+
+
+def test_a_run_goes_on_with_the_folds_and_clips_it_was_started_on_alone(
+    make_config: MakeConfig, two_sets: dict[str, Any], faces: Path, tmp_path: Path
+) -> None:
+    cfg = make_config(**two_sets, epochs=1, only=("1",), name="x")
+    run = train.main(cfg)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    swapped = {"data": two_sets["more_data"][0], "more_data": (two_sets["data"],)}
+    with pytest.raises(ValueError, match="was started on these clips in another order"):
+        train.main(make_config(**swapped, epochs=1, name="x", resume=True))
+    table = pd.read_csv(two_sets["data"] / "clips.csv")
+    table.assign(apex=table["apex"] + (table.index == 0)).to_csv(two_sets["data"] / "clips.csv", index=False)
+    with pytest.raises(ValueError, match="other clips, apexes or labels: of its 24 clips 23 are among"):
+        train.main(make_config(**two_sets, epochs=1, name="x", resume=True))
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    first = train.main(make_config(epochs=1, name="first", protocol="kfold"))
+    files = shutil.copy(first / "folds.csv", tmp_path / "folds.csv")
+    by_clip = {"protocol": "published-folds", "fold_files": files, "epochs": 1, "name": "y"}
+    train.main(make_config(**by_clip, only=("1",)))
+    rows = pd.read_csv(files)
+    rows["fold"] = 3 - rows["fold"]
+    rows.to_csv(files, index=False)
+    with pytest.raises(ValueError, match="y was started on other folds"):
+        train.main(make_config(**by_clip, resume=True))
+
+
+def test_a_prediction_that_was_changed_is_no_prediction_of_the_run(make_config: MakeConfig) -> None:
+    run = train.main(make_config(epochs=1))
+    path = run / "predictions.csv"
+    whole = pd.read_csv(path)
+    whole.assign(label=whole["predicted"]).to_csv(path, index=False)
+    with pytest.raises(ValueError, match="other labels or folds than the run, in [0-9]+ places"):
+        train.evaluate(run)
+    pd.concat([whole, whole.iloc[:2].assign(subject="spNO.9")]).to_csv(path, index=False)
+    with pytest.raises(
+        ValueError, match="wants the 24 clips of the finished folds, got 26 clips, 24 of them"
+    ):
+        train.evaluate(run)
+
+
+def test_the_same_frames_under_two_names_are_one_person(
+    make_config: MakeConfig, two_sets: dict[str, Any], faces: Path
+) -> None:
+    """With and without a cache; who is told apart by the name alone would be in training and test at once."""
+    for cache in ("auto", "none"):
+        exp = prepare(make_config(data=faces, more_data=(two_sets["data"],), cache=cache))
+        assert set(exp.data.table.clips["dataset"]) == {"casme3"} and len(exp.data) == 24
+        assert len(exp.data.table.faults) == 12
+        assert "wanted frames of one person, they are those of casme3" in exp.data.table.faults[0].what
 
 
 def test_no_other_run_is_stamped(make_config: MakeConfig) -> None:

@@ -18,7 +18,7 @@ from hsta_fast.config import recipe_config
 from hsta_fast.data import SynthConfig, render
 from hsta_fast.experiment import describe, prepare
 from hsta_fast.run import FoldFolder, RunFolder
-from hsta_fast.team import Team
+from hsta_fast.team import Team, team
 
 SUBJECTS = 12
 FLAGS = (
@@ -113,6 +113,35 @@ def test_without_an_agent_the_other_worker_finishes_alone(people: Path, alone: P
     both[0].kill()
     assert both[1].wait() == 0
     same_outcome(run, alone)
+
+
+def test_a_worker_without_a_fold_leaves_the_table_to_the_lead(people: Path, tmp_path: Path) -> None:
+    table = ["ablate", "--table", "2", "--rows", "a1", *words(people, tmp_path, "table")[1:]]
+    table[table.index("loso")] = "kfold"
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
+    done = subprocess.run(
+        [*run, "-m", "hsta_fast", *table, "--folds", "2"], capture_output=True, text=True, env=ONE_THREAD
+    )
+    assert done.returncode == 0, done.stderr
+    assert pd.read_csv(tmp_path / "table" / "ablation.csv")["uf1"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, "RANK in the environment must be a number, got ''"),
+        ({"RANK": "0", "LOCAL_RANK": "x"}, "LOCAL_RANK in"),
+    ],
+)
+def test_an_environment_that_names_no_worker(
+    monkeypatch: pytest.MonkeyPatch, more: dict[str, str], said: str
+) -> None:
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", **more}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=said):
+        team.__wrapped__()
 
 
 def test_the_workers_fail_together_where_the_run_exists(people: Path, alone: Path) -> None:

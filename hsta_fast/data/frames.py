@@ -8,10 +8,11 @@ import math
 import os
 import re
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from ..files import open_plain
 from .cache import Cache, Items, Kind, Made, digest, load_items
-from .clips import LEFT_OUT, ClipTable, Fault, FaultLog, inside
+from .clips import KEY, LEFT_OUT, ClipTable, FaultLog, fault_of, identity, inside
 from .sampling import Sampling, needed_positions
 from .video import read_video, split_video
 
@@ -79,7 +80,8 @@ def load_frames(
 
     They come from `cache` where they are in it, and are decoded and put into it otherwise; None keeps them in
     memory. A clip with a frame that is missing, unreadable, truncated or too large is left out of the
-    returned table and listed in its faults; with `strict` the first such clip raises ValueError.
+    returned table and listed in its faults, and so is one whose frames are, to the byte, those of an earlier
+    clip of another person; with `strict` the first such clip raises ValueError.
     Raises ValueError where no clip is left.
     """
     if size < 1:
@@ -93,13 +95,23 @@ def load_frames(
     store, errors = _load(table.root, paths, size, cache, progress=progress)
 
     log = FaultLog(strict=strict)
+    owners: dict[tuple[str, ...], Mapping[Any, Any]] = {}
     kept = np.ones(len(clips), dtype=bool)
     for position, (clip, row) in enumerate(zip(needed, clips.to_dict("records"), strict=True)):
         broken = [path for path in clip if path in errors]
         if broken:
             more = f" (and {len(broken) - 1} more of its frames)" if len(broken) > 1 else ""
             what = f"{broken[0]}: {errors[broken[0]]}{more}"
-            log.add(Fault(row["dataset"], row["subject"], row["clip"], row["onset"], what, LEFT_OUT))
+            log.add(fault_of(row, what, LEFT_OUT))
+            kept[position] = False
+            continue
+        # One person under two names would be in training and test at once.
+        owner = owners.setdefault(tuple(store.keys[path] for path in clip), row)
+        if any(owner[name] != row[name] for name in ("dataset", "subject")):
+            what = (
+                f"wanted frames of one person, they are those of {identity(*(owner[name] for name in KEY))}"
+            )
+            log.add(fault_of(row, what, LEFT_OUT))
             kept[position] = False
     if not kept.any():
         first = f"; the first fault is: {log.faults[0]}" if log.faults else ""
@@ -112,15 +124,14 @@ def _load(
     root: Path, paths: Sequence[str], size: int, cache: Cache | None, *, progress: bool
 ) -> tuple[FrameStore, dict[str, str]]:
     """The store of all readable `paths`, and path -> what is wrong with each of the others."""
-    # In memory nothing outlives the run, so a path is key enough.
-    found = content_keys(root, paths, progress=progress) if cache else {path: path for path in paths}
+    found = content_keys(root, paths, progress=progress)
     errors = {path: str(key) for path, key in found.items() if isinstance(key, ValueError)}
     keys = {path: key for path, key in found.items() if not isinstance(key, ValueError)}
     names = list(keys)
 
     def make(numbers: list[int]) -> Iterable[Made]:
         wanted = [names[number] for number in numbers]
-        key = keys[wanted[0]].split("#")[0] if cache else None
+        key = keys[wanted[0]].split("#")[0]
         return read_frames(root, wanted, functools.partial(fit, size=size), file_key=key)
 
     items = load_items(

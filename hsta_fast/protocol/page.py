@@ -56,9 +56,10 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def picture(png: bytes, words: str, kind: str) -> str:
-    """A picture inside the page; `words` say what it shows to those who do not see it."""
+    """A picture inside the page; `words` below it say what it shows."""
     data = base64.b64encode(png).decode("ascii")
-    return f'<img class="{kind}" alt="{html.escape(words)}" src="data:image/png;base64,{data}">'
+    image = f'<img class="{kind}" alt="{html.escape(words)}" src="data:image/png;base64,{data}">'
+    return f"<figure>{image}<figcaption>{html.escape(words)}</figcaption></figure>"
 
 
 # The policy in the head makes a browser refuse anything from outside this file. Pictures keep a white ground.

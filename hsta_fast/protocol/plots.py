@@ -114,7 +114,7 @@ def _figure(width: float, height: float, leaky: bool) -> Figure:
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)  # inches
     figure = Figure(figsize=(width, height + 0.3 * leaky), dpi=130, layout=layout)
     if leaky:
-        figure.suptitle("LEAKY: not a score on unseen people", color="#a40e26", fontweight="bold")
+        figure.suptitle("LEAKY: not a score to go by", color="#a40e26", fontweight="bold")
     return figure
 
 

@@ -19,6 +19,7 @@ from hsta_fast.protocol import Fold, composite, cross_dataset, inner_folds, leav
 DATASETS = ["a", "b"]
 # Names that look alike, hold the separator, are blank, or are another spelling of the same person.
 ALIKE = ["1", "01", "s1", "S1", "s01", "s 1", "s10", "1/1", "\uff11", "", " "]
+ALIKE += ["1.0", "s.1", "s_1", "s-01", "s1\ufe0f", "\u0661"]
 PLAIN = [f"p{i}" for i in range(6)]
 
 
