@@ -21,7 +21,8 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from .cache import Cache, Kind, Made, digest, load_items
+from .cache import Cache, Made, load_items
+from .chunks import Kind, digest
 from .clips import KEPT_APEX, KEY, MIDDLE_APEX, MOTION_APEX, ClipTable, fault_of
 from .flow import PARAMETERS, pixel_flow
 from .frames import by_file, content_keys, read_frames

@@ -18,13 +18,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import math
 import os
 import sys
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,40 +31,17 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from ..files import EXHAUSTED, write_atomically, write_text
+from .chunks import Kind, chunk_head, map_arrays, open_chunk
 
-FORMAT = 1  # of the chunks
 CHUNK_BYTES = 16 * 2**20  # what a killed writer loses at most
 COUNT_EVERY = 10.0  # seconds for which a writer trusts what it knows of the folder's size
-_PAGE = 4096  # where the arrays begin in a chunk: a multiple of it, for the memory map
 
 Made = np.ndarray | ValueError
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kind:
-    """Arrays of one sort. `recipe`: plain values, everything that their bytes depend on beside the key."""
-
-    name: str
-    recipe: dict[str, Any]
-    shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def digest(self) -> str:
-        """Identifies the recipe, 16 hexadecimal digits."""
-        text = json.dumps([FORMAT, self.recipe, self.shape, self.dtype], sort_keys=True)
-        return digest(text.encode())[:16]
-
-    @property
-    def bytes_each(self) -> int:
-        """Bytes of one array."""
-        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(kw_only=True, eq=False)
@@ -136,11 +111,6 @@ class Items:
     def in_memory(self) -> int:
         """How many of the arrays could not be kept on disk."""
         return sum(part >= 0 and not self.on_disk[part] for part, _ in set(self.places))
-
-
-def digest(data: bytes) -> str:
-    """The key of some bytes: 128 bits of BLAKE2b, hexadecimal."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def load_items(
@@ -320,15 +290,12 @@ class _Shelf:
     def write(self, names: list[str], part: np.ndarray) -> Path | None:
         """Write a chunk; None where there is no room for it."""
         assert self.cache is not None and self.folder is not None
-        header = {"recipe": self.kind.digest, "keys": names, "sums": [zlib.crc32(array) for array in part]}
-        text = json.dumps(header).encode()
-        start = f"hsta-fast cache {digest(text)} {len(text)}\n".encode() + text
-        start += b"\0" * (-len(start) % _PAGE)
+        start, name = chunk_head(self.kind, names, part)
         if not self.cache.make_room(len(start) + part.nbytes):
             self.writable = False
             self.say(f"is full ({self.cache.limit / 1e9:g} GB); what is not in it is kept in memory")
             return None
-        path = self.folder / f"{digest(text)}.chunk"
+        path = self.folder / name
 
         def fill(file: Any) -> None:
             file.write(start)
@@ -336,65 +303,6 @@ class _Shelf:
 
         write_atomically(path, fill)
         return path
-
-
-def open_chunk(path: Path, kind: Kind, wanted: set[str]) -> tuple[np.ndarray, dict[str, int]]:
-    """A chunk's arrays (n, *shape), mapped read-only, and the row of each wanted key in it.
-
-    Raises:
-        ValueError: header or a wanted array is not what was written, or the file is no chunk of this kind.
-        OSError: the file cannot be read.
-    """
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        words = file.readline(200).split()
-        if len(words) != 4 or words[:2] != [b"hsta-fast", b"cache"] or not words[3].isdigit():
-            raise ValueError("it does not begin as a chunk does")
-        text = file.read(min(int(words[3]), size))
-        if digest(text).encode() != words[2]:
-            raise ValueError("its header is damaged")
-        recipe, keys, sums = _read_header(text)
-        if recipe != kind.digest:
-            raise ValueError("it belongs to another recipe")
-        begin = file.tell() + -file.tell() % _PAGE
-        if size != begin + len(keys) * kind.bytes_each:
-            raise ValueError("its length is wrong")
-        part = map_arrays(path, kind, begin, len(keys))
-    rows = {key: row for row, key in enumerate(keys) if key in wanted}
-    for key, row in rows.items():
-        if zlib.crc32(part[row]) != sums[row]:
-            raise ValueError(f"array {row} ({key}) is damaged")
-    return part, rows
-
-
-def _read_header(text: bytes) -> tuple[str, list[str], list[int]]:
-    """Recipe, keys and check sums; ValueError where they are not such."""
-    try:
-        header = json.loads(text)
-        recipe, keys, sums = header["recipe"], header["keys"], header["sums"]
-        whole = isinstance(recipe, str) and all(isinstance(key, str) for key in keys)
-        whole = whole and all(isinstance(number, int) for number in sums)
-        if whole and len(set(keys)) == len(keys) == len(sums) > 0:
-            return recipe, keys, sums
-    except (ValueError, KeyError, TypeError, RecursionError):
-        pass
-    raise ValueError("its header is none of this format")
-
-
-def map_arrays(path: Path, kind: Kind, begin: int, count: int) -> np.ndarray:
-    """The arrays (count, *shape) that begin at byte `begin` of a file, mapped read-only.
-
-    By torch, which does not keep the file open: numpy would, and a large cache has more chunks than a process
-    may have open files. Raises OSError where that fails.
-    """
-    end = begin + count * kind.bytes_each
-    try:
-        whole = torch.from_file(str(path), shared=False, size=end, dtype=torch.uint8).numpy()
-    except RuntimeError as error:
-        raise OSError(0, f"cannot be mapped: {' '.join(str(error).split())}") from error
-    part = whole[begin:].view(kind.dtype).reshape(count, *kind.shape)
-    part.flags.writeable = False
-    return part
 
 
 def _in_order(

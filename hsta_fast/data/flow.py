@@ -14,7 +14,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from .cache import Cache, Items, Kind, Made, digest, load_items
+from .cache import Cache, Items, Made, load_items
+from .chunks import Kind, digest
 from .frames import FrameStore, frame_recipe
 from .sampling import FlowMethod
 

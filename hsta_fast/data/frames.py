@@ -19,7 +19,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ..files import open_plain
-from .cache import Cache, Items, Kind, Made, digest, load_items
+from .cache import Cache, Items, Made, load_items
+from .chunks import Kind, digest
 from .clips import KEY, LEFT_OUT, ClipTable, FaultLog, fault_of, identity, inside
 from .sampling import Sampling, needed_positions
 from .video import read_video, split_video

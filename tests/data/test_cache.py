@@ -19,7 +19,8 @@ import pytest
 
 from hsta_fast.data import cache as cache_module
 from hsta_fast.data import frames as frames_module
-from hsta_fast.data.cache import Cache, Items, Kind, digest, load_items
+from hsta_fast.data.cache import Cache, Items, load_items
+from hsta_fast.data.chunks import Kind, digest
 from hsta_fast.data.clips import ClipTable
 from hsta_fast.data.frames import FrameStore, frame_kind, load_frames
 from hsta_fast.data.sampling import Sampling
