@@ -174,6 +174,18 @@ def _(root: Path) -> None:
     assert table.clips["subject"].tolist() == ["sub01"] and len(table.faults) == 5
 
 
+@trap("any", "the same frames under the names of two people", "a run keeps the first of the clips")
+def _(root: Path) -> None:
+    table, _ = load_frames(
+        read_dataset(copies.casme2_copy(root, [casme2_row(), casme2_row(Subject=2)])),
+        Sampling(),
+        8,
+        progress=False,
+    )
+    assert table.clips["subject"].tolist() == ["sub01"]
+    only_fault(table, "they are those of casme2 sub01/EP02_01f onset 46", LEFT_OUT)
+
+
 @trap("any", "a row with more cells than columns (a comma without quotes)", "clip left out")
 def _(root: Path) -> None:
     copies.casme3_copy(root, [casme3_row()])
