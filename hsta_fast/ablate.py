@@ -1,17 +1,17 @@
 """The rows of one of the paper's tables as runs on the data at hand, with the paper's figures beside."""
 
+import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from . import train
 from .ablations import ASSUMED, EXPERIMENTS, PAPER
-from .config import TrainConfig
+from .config import TrainConfig, to_json
 from .files import write_text
 from .protocol import summary_of
-from .run import read_config
+from .run import MAY_CHANGE, read_config
 from .team import team
 
 _WARNING = (
@@ -60,16 +60,17 @@ def _part(cfg: TrainConfig, table: str, row: str) -> TrainConfig:
 
 
 def _collect(cfg: TrainConfig, table: str, wanted: Sequence[str], remarks: dict[str, str]) -> pd.DataFrame:
-    """A line for each wanted row and for each that an earlier call has finished on the same data."""
+    """A line for each wanted row and for each that an earlier call has finished with the same settings."""
     lines = []
     for row in EXPERIMENTS[table]:
         part = _part(cfg, table, row)
-        names = [f"seed{part.seed + i}" for i in range(part.seeds)] if part.seeds > 1 else ["."]
-        runs = [part.runs / row / name for name in names]
-        same = all((run / "summary.json").is_file() and _on_data_of(cfg, run) for run in runs)
-        if row not in wanted and not same:
+        seeds = range(part.seed, part.seed + part.seeds)
+        parts = [part.part(f"seed{n}", seed=n, seeds=1) for n in seeds] if part.seeds > 1 else [part]
+        now = row in wanted and row not in remarks
+        there = now or all(_is_run_of(one) for one in parts)
+        if row not in wanted and not there:
             continue
-        found = [summary_of(run) for run in runs] if same else []
+        found = [summary_of(one.runs / one.name) for one in parts] if there else []
         means: dict[Any, float] = pd.DataFrame([summary["pooled"] for summary in found]).mean().to_dict()
         paper = dict(zip(("paper_uf1", "paper_uar", "paper_acc"), PAPER[table].get(row, ()), strict=False))
         leaky = " ".join(found[0]["leaky"] if found else part.leaks())
@@ -78,9 +79,14 @@ def _collect(cfg: TrainConfig, table: str, wanted: Sequence[str], remarks: dict[
     return pd.DataFrame(lines).reindex(columns=columns)
 
 
-def _on_data_of(cfg: TrainConfig, run: Path) -> bool:
-    before = read_config(run)
-    return [before.get("data"), *before.get("more_data", ())] == [str(cfg.data), *map(str, cfg.more_data)]
+def _is_run_of(part: TrainConfig) -> bool:
+    """Whether the folder of a run holds one that is finished, with these very settings and data."""
+    run = part.runs / part.name
+    if not (run / "summary.json").is_file():
+        return False
+    before, now = read_config(run), json.loads(json.dumps(to_json(part)))
+    free = set(MAY_CHANGE) - {"data", "more_data"}
+    return all(before.get(name) == value for name, value in now.items() if name not in free)
 
 
 def _text(cfg: TrainConfig, table: str, frame: pd.DataFrame) -> str:

@@ -151,7 +151,7 @@ class TrainConfig:
             want(getattr(self, name) >= 1, name, "a whole number >= 1")
         for name in ("warmup_epochs", "crop", "seed", "weight_decay", "warmup_lr", "min_lr"):
             want(getattr(self, name) >= 0, name, "a number >= 0")
-        want(0 < self.cache_gb < math.inf, "cache_gb", "a number > 0")
+        want(0 < self.cache_gb < math.inf, "cache_gb", "a finite number > 0")
         want(bool(self.cache), "cache", "a folder, auto or none")
         want(self.lr > 0, "lr", "a number > 0")
         want(0 < self.layer_decay <= 1, "layer_decay", "a number in (0, 1]")

@@ -78,7 +78,6 @@ def prepare(cfg: TrainConfig, *, device: str | None = None) -> Experiment:
     picked, dtype, why = pick_device(device or cfg.device, cfg.dtype)
     labels = label_set(cfg.labels, roots_of(cfg))
     found = read_clips(cfg)
-    labels.want_known(found.clips["dataset"])
     clips, dropped = apply_labels(only_datasets(found, cfg.datasets), labels)
     sampling = Sampling(
         num_frames=cfg.num_frames,
@@ -96,6 +95,8 @@ def prepare(cfg: TrainConfig, *, device: str | None = None) -> Experiment:
         clips = ClipTable(clips.root, clips.clips.assign(label=shuffled), clips.faults)
     data = ClipData(clips, frames, sampling, flow)
     folds, remarks = make_folds(cfg, clips)
+    if strangers := labels.strangers(found.clips["dataset"]):
+        remarks.append(f"{cfg.labels} speaks of data sets that are not here: {', '.join(strangers)}.")
     names = [fold.name for fold in folds]
     unknown = sorted(set(cfg.only) - set(names))
     if unknown:

@@ -23,10 +23,10 @@ import torch
 
 from .checkpoint import read_weights
 from .files import write_atomically, write_text
-from .protocol import read_predictions
+from .protocol import FOLD_COLUMNS, read_predictions
 
 # Where things are and how the run is cut up. Whether the data are the same, their clips tell (`same_clips`).
-_MAY_CHANGE = (
+MAY_CHANGE = (
     *("data", "more_data", "annotation", "runs", "name", "only", "save_every", "strict", "device"),
     *("cache", "cache_gb"),
 )
@@ -90,10 +90,12 @@ class RunFolder:
         Raises:
             ValueError: they differ.
         """
-        path, text = self.path / "folds.csv", folds.to_csv(index=False)
+        path, columns = self.path / "folds.csv", list(FOLD_COLUMNS)
         if not path.exists():
-            write_text(path, text)
-        elif path.read_text(encoding="utf-8") != text:
+            self.write_table("folds.csv", folds)
+            return
+        before = pd.read_csv(path, dtype=str, keep_default_na=False)
+        if before[columns].to_numpy().tolist() != folds[columns].astype(str).to_numpy().tolist():
             raise ValueError(f"{self.path} was started on other folds than those made now")
 
     def fold(self, number: int) -> "FoldFolder":
@@ -260,7 +262,7 @@ def _same_settings(config_file: Path, config: dict[str, Any]) -> None:
     """Raise ValueError naming each setting that differs from the run's own."""
     before = read_config(config_file.parent)
     now = json.loads(json.dumps(config))
-    differ = [key for key in now if key not in _MAY_CHANGE and before.get(key) != now[key]]
+    differ = [key for key in now if key not in MAY_CHANGE and before.get(key) != now[key]]
     if differ:
         changes = "; ".join(f"{key} was {_short(before.get(key))}, is {_short(now[key])}" for key in differ)
         raise ValueError(f"{config_file.parent} was started otherwise, so it cannot be continued: {changes}")

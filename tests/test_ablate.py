@@ -67,9 +67,14 @@ def test_rows_are_run_and_the_paper_stands_beside(cfg: TrainConfig, tmp_path: Pa
     assert kept.loc["a1", "uf1"] == frame["uf1"][0] and "exists" in str(kept.loc["a1", "remark"])
     ablate(cfg, "2", ["a5"])
     assert pd.read_csv(folder / "ablation.csv")["row"].tolist() == ["a1", "a5", "a6"]
+    ablate(replace(cfg, epochs=2, name="table"), "2", ["a2"])
+    assert pd.read_csv(folder / "ablation.csv")["row"].tolist() == ["a2"]  # the others were trained otherwise
     moved = shutil.copytree(cfg.data, tmp_path / "elsewhere")
     ablate(replace(cfg, data=moved), "2", ["a3"])
-    assert pd.read_csv(folder / "ablation.csv")["row"].tolist() == ["a3"]
+    table = pd.read_csv(folder / "ablation.csv")
+    assert table["row"].tolist() == ["a3"]
+    ablate(replace(cfg, data=moved, resume=True), "2", ["a1"])  # the data have moved, the run is the same
+    assert pd.read_csv(folder / "ablation.csv").set_index("row").loc["a1", "uf1"] == frame["uf1"][0]
 
 
 def test_what_the_data_do_not_allow_is_listed_and_the_rest_goes_on(cfg: TrainConfig) -> None:

@@ -210,7 +210,7 @@ def test_the_same_frames_under_two_names_are_one_person(
         exp = prepare(make_config(data=faces, more_data=(two_sets["data"],), cache=cache))
         assert set(exp.data.table.clips["dataset"]) == {"casme3"} and len(exp.data) == 24
         assert len(exp.data.table.faults) == 12
-        assert "wanted frames of one person, they are those of casme3" in exp.data.table.faults[0].what
+        assert "one person under two names: the frames of a " in exp.data.table.faults[0].what
 
 
 def test_no_other_run_is_stamped(make_config: MakeConfig) -> None:

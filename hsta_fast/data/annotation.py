@@ -56,13 +56,14 @@ class Row:
     """One row: its number in the file, 1 for the first, and its cells by lower-case column name.
 
     `excess` counts the cells of a csv row beyond those that the row of names has; `short` names the columns
-    with a meaning for which it has none.
+    with a meaning for which it has none, `torn` says whether one of them is required.
     """
 
     number: int
     cells: Mapping[str, str]
     excess: int = 0
     short: tuple[str, ...] = ()
+    torn: bool = False
 
     def __getitem__(self, column: str) -> str:
         """The cell of a column, "" where the table has no such column."""
@@ -78,9 +79,10 @@ def integer(text: str) -> int | None:
 def find_annotation(root: Path, columns: Columns) -> Path:
     """The one csv or xlsx file directly in `root` that has the columns; ValueError where there is no such."""
     found, errors = [], []
-    for path in annotation_files(root):
-        if columns.beside is not None and columns.beside.search(path.stem):
-            continue
+    paths = annotation_files(root)
+    if columns.beside is not None:
+        paths = [path for path in paths if not columns.beside.search(path.stem)] or paths
+    for path in paths:
         try:
             read_annotation(path, columns)
             found.append(path)
@@ -147,6 +149,7 @@ def rows_of(path: Path, sheets: Sheets, columns: Columns) -> list[Row]:
     if twice:
         raise ValueError(f"{path}: wanted each column once, got more of {', '.join(twice)}")
     known = {column.casefold() for column in wanted}
+    required = {column.casefold() for column in columns.required}
 
     def row_of(number: int, cells: Sequence[str]) -> Row:
         excess, short = 0, tuple[str, ...]()
@@ -155,7 +158,8 @@ def rows_of(path: Path, sheets: Sheets, columns: Columns) -> list[Row]:
         if whole[0] == CSV:
             excess = sum(map(bool, cells[len(names) :]))
             short = tuple(name for name in names[len(cells) :] if name in known)
-        return Row(number, dict(zip(names, cells, strict=False)), excess, short)
+        torn = any(name in required for name in short)
+        return Row(number, dict(zip(names, cells, strict=False)), excess, short, torn)
 
     numbered = enumerate(rows[start + 1 :], start=start + 2)
     return [row_of(number, cells) for number, cells in numbered if any(cells)]

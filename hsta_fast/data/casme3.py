@@ -15,13 +15,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from .annotation import Columns, Row, annotated_rows, annotation_files
+from .annotation import (
+    Columns,
+    Row,
+    annotated_rows,
+    annotation_files,
+    find_annotation,
+    missing_columns,
+    read_sheets,
+)
 from .clips import ClipTable
 from .folders import FrameFolders, Names, find_subjects, want_folder
 from .rows import MAX_MICRO_FRAMES, Entry, Expression, expression_type, plain, read_entries, want_clips
 
 DATASET = "casme3"
-_MACRO = re.compile(r"(?<![A-Za-z])MaE(?![A-Za-z])")
+_MACRO = re.compile(r"(?<![A-Za-z])MaE(?![A-Za-z])", re.IGNORECASE)
 COLUMNS = Columns(
     required=("Subject", "Filename", "Onset", "Apex", "Offset", "AU", "emotion"),
     optional=("Objective class", "Expression type"),
@@ -104,19 +112,25 @@ def scan(
 def _rows(
     root: Path, annotation: Path | str | None, expressions: Sequence[Expression]
 ) -> list[tuple[str, Row]]:
-    """The rows of the annotation and, where none was named, of the tables of macro-expressions beside it."""
-    if annotation is not None and _MACRO.search(Path(annotation).stem):
-        return _macro_rows(root, Path(annotation))
-    rows = annotated_rows(root, annotation, COLUMNS)
-    if annotation is None and "macro" in expressions:
-        for path in annotation_files(root):
-            if _MACRO.search(path.stem):
-                rows += _macro_rows(root, path)
+    """The rows of the annotation and, where they are wanted, of the table of macro-expressions beside it."""
+    path = find_annotation(root, COLUMNS) if annotation is None else Path(annotation)
+    if _MACRO.search(path.stem):
+        return _macro_rows(root, path)
+    rows = annotated_rows(root, path, COLUMNS)
+    if "macro" in expressions:
+        named = [table for table in annotation_files(root) if _MACRO.search(table.stem)]
+        tables = [table for table in named if not missing_columns(read_sheets(table), _MACRO_COLUMNS)]
+        if len(tables) > 1:
+            names = ", ".join(table.name for table in tables)
+            raise ValueError(f"{root}: wanted one table of macro-expressions, got {names}")
+        for table in tables:
+            rows += _macro_rows(root, table)
     return rows
 
 
 def _macro_rows(root: Path, path: Path) -> list[tuple[str, Row]]:
+    """The rows of such a table, macro-expressions where they do not say otherwise."""
     return [
-        (where, replace(row, cells={"expression type": "macro", **row.cells}))
+        (where, replace(row, cells={**row.cells, "expression type": row["Expression type"] or "macro"}))
         for where, row in annotated_rows(root, path, _MACRO_COLUMNS)
     ]

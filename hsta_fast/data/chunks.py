@@ -6,16 +6,18 @@ check sum for each array.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
+import mmap
 import os
+import weakref
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 FORMAT = 1
 _PAGE = 4096  # where the arrays begin in a chunk: a multiple of it, for the memory map
@@ -101,14 +103,25 @@ def _read_header(text: bytes) -> tuple[str, list[str], list[int]]:
 def map_arrays(path: Path, kind: Kind, begin: int, count: int) -> np.ndarray:
     """The arrays (count, *shape) that begin at byte `begin` of a file, mapped read-only.
 
-    By torch, which does not keep the file open: numpy would, and a large cache has more chunks than a process
-    may have open files. Raises OSError where that fails.
+    The file is not kept open, as Python's own maps do: a large cache has more chunks than a process may have
+    open files. Raises OSError where it cannot be mapped.
     """
-    end = begin + count * kind.bytes_each
-    try:
-        whole = torch.from_file(str(path), shared=False, size=end, dtype=torch.uint8).numpy()
-    except RuntimeError as error:
-        raise OSError(0, f"cannot be mapped: {' '.join(str(error).split())}") from error
-    part = whole[begin:].view(kind.dtype).reshape(count, *kind.shape)
+    size = begin + count * kind.bytes_each
+    with path.open("rb") as file:
+        address = _libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
+    if address == _FAILED:
+        code = ctypes.get_errno()
+        raise OSError(code, f"cannot be mapped: {os.strerror(code)}")
+    whole = (ctypes.c_ubyte * size).from_address(address)
+    # Not at the interpreter's end: other threads may still read.
+    weakref.finalize(whole, _libc.munmap, address, size).atexit = False
+    part = np.frombuffer(memoryview(whole), kind.dtype, offset=begin).reshape(count, *kind.shape)
     part.flags.writeable = False
     return part
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_FAILED = ctypes.c_void_p(-1).value

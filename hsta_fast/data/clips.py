@@ -25,6 +25,7 @@ LEFT_OUT = "clip left out"
 MIDDLE_APEX = "apex taken as the middle frame"
 MOTION_APEX = "apex found by motion"
 KEPT_APEX = "apex taken as annotated"
+AS_BLANK = "taken as blank"
 CLASS_BY_UNITS = "objective class taken from the action units"
 UNREADABLE = "clip left out of a run that samples such a frame"
 

@@ -138,9 +138,9 @@ def is_there(root: Path, folder: str, entry: os.DirEntry[str], is_kind: Callable
     """
     path = below(folder, entry.name)
     try:
-        path.encode()
         if not is_kind():
             return False
+        path.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"{os.fsencode(path)!r}: wanted a name in UTF-8") from error
     except OSError as error:

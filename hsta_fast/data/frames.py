@@ -81,8 +81,8 @@ def load_frames(
 
     They come from `cache` where they are in it, and are decoded and put into it otherwise; None keeps them in
     memory. A clip with a frame that is missing, unreadable, truncated or too large is left out of the
-    returned table and listed in its faults, and so is one whose frames are, to the byte, those of an earlier
-    clip of another person; with `strict` the first such clip raises ValueError.
+    returned table and listed in its faults. So are all clips of a person of whom one has, to the byte, the
+    frames of an earlier person's. With `strict` the first such clip raises ValueError.
     Raises ValueError where no clip is left.
     """
     if size < 1:
@@ -97,6 +97,7 @@ def load_frames(
 
     log = FaultLog(strict=strict)
     owners: dict[tuple[str, ...], Mapping[Any, Any]] = {}
+    doubles: dict[tuple[str, str], tuple[Mapping[Any, Any], Mapping[Any, Any]]] = {}
     kept = np.ones(len(clips), dtype=bool)
     for position, (clip, row) in enumerate(zip(needed, clips.to_dict("records"), strict=True)):
         broken = [path for path in clip if path in errors]
@@ -106,12 +107,14 @@ def load_frames(
             log.add(fault_of(row, what, LEFT_OUT))
             kept[position] = False
             continue
-        # One person under two names would be in training and test at once.
         owner = owners.setdefault(tuple(store.keys[path] for path in clip), row)
-        if any(owner[name] != row[name] for name in ("dataset", "subject")):
-            what = (
-                f"wanted frames of one person, they are those of {identity(*(owner[name] for name in KEY))}"
-            )
+        if _person(owner) != _person(row):
+            doubles.setdefault(_person(row), (row, owner))
+    # One person under two names would be in training and test at once.
+    for position, row in enumerate(clips.to_dict("records")):
+        if kept[position] and _person(row) in doubles:
+            own, other = (identity(*(clip[name] for name in KEY)) for clip in doubles[_person(row)])
+            what = f"one person under two names: the frames of {own} are those of {other}"
             log.add(fault_of(row, what, LEFT_OUT))
             kept[position] = False
     if not kept.any():
@@ -119,6 +122,10 @@ def load_frames(
         raise ValueError(f"{table.root}: wanted a clip with readable frames, got none of {len(clips)}{first}")
     left = clips[kept].reset_index(drop=True)
     return replace(table, clips=left, faults=(*table.faults, *log.faults)), store
+
+
+def _person(clip: Mapping[Any, Any]) -> tuple[str, str]:
+    return clip["dataset"], clip["subject"]
 
 
 def _load(

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..files import open_plain
 from .annotation import CSV, Columns, read_csv, rows_of
-from .labels import LABEL_SETS, LabelSet
+from .labels import LABEL_SETS, LabelSet, dataset_id
 from .megc2019 import composite_labels, is_official_list, official_labels
 
 _COLUMNS = Columns(required=("word", "class"), optional=("dataset",))
@@ -117,6 +117,8 @@ def _checked(
     own: Mapping[str, Mapping[str, str | None]],
     column: Any = "emotion",
 ) -> LabelSet:
+    if len({dataset_id(name) for name in own}) < len(own):
+        raise ValueError(f"{path}: wanted each data set once, got {', '.join(own)}")
     if len(set(classes)) != len(classes) or len(classes) < 2:
         raise ValueError(f"{path}: wanted two different classes or more, got {list(classes)}")
     return LabelSet(name=str(path), classes=classes, column=column, mapping=mapping, of_dataset=own)

@@ -56,7 +56,8 @@ def objective_class(action_units: str) -> int:
     """
     words = re.sub(r"\.0+\b", "", action_units.casefold())  # a lone unit is a number, 12.0, to some programs
     units = frozenset(map(int, re.findall(r"[0-9]{1,9}", words)))
-    if not units or max(units) > 99 or any(mark in words for mark in ("?", "/", "or")):
+    choice = re.search(r"\?|(?<![a-z])or(?![a-z])|[0-9]\s*/\s*[0-9]", words)
+    if not units or max(units) > 99 or choice:
         return 0
     return _CLASS_OF_UNITS.get(units, 7)
 
@@ -102,14 +103,10 @@ class LabelSet:
         own = {dataset_id(name): mapping for name, mapping in self.of_dataset.items()}
         return own.get(dataset_id(dataset), self.mapping)
 
-    def want_known(self, datasets: Iterable[str]) -> None:
-        """Raise ValueError where the set names a dataset that is neither published nor in `datasets`."""
+    def strangers(self, datasets: Iterable[str]) -> list[str]:
+        """The datasets that the set speaks of which are neither published ones nor in `datasets`."""
         known = {dataset_id(name) for name in datasets} | set(_DATASETS.values())
-        unknown = sorted(name for name in self.of_dataset if dataset_id(name) not in known)
-        if unknown:
-            raise ValueError(
-                f"label set {self.name!r}: wanted data sets among {', '.join(sorted(known))}, got {unknown}"
-            )
+        return sorted(name for name in self.of_dataset if dataset_id(name) not in known)
 
     def by_word(self, clip: Mapping[Any, Any]) -> str | None:
         """The class of a row of the clip table by its word, None where it has none; KeyError if unknown."""

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from .annotation import Row, integer
 from .clips import (
+    AS_BLANK,
     CLASS_BY_UNITS,
     LEFT_OUT,
     MIDDLE_APEX,
@@ -103,13 +104,15 @@ def read_entries(
         try:
             if row.excess:
                 raise ValueError(f"{row.excess} more cells than columns; a comma inside a cell wants quotes")
-            if row.short:
+            if row.torn:
                 raise ValueError(f"fewer cells than columns, none for {', '.join(row.short)}")
             entry = interpret(row)
             name = (entry.dataset, entry.subject, entry.clip, integer(entry.onset))
             if entry.expression not in expressions:
                 continue
             clip, notes = _build(entry)
+            if row.short:
+                notes.append((f"fewer cells than columns, none for {', '.join(row.short)}", AS_BLANK))
             if name in clips:
                 raise ValueError("wanted each subject, file name and onset once, an earlier row has the same")
         except ValueError as error:

@@ -106,7 +106,7 @@ def _folders_as_rows(root: Path, base: str) -> Iterator[tuple[str, Row]]:
     yield from closed([(name, why) for name, why in shut if _SUBJECT.fullmatch(name)], "")
     for subject in filter(_SUBJECT.fullmatch, subjects):
         kinds, shut = look_into(root, below(base, subject))
-        yield from closed(shut, subject)
+        yield from closed([(name, why) for name, why in shut if name.casefold() in ("", "micro")], subject)
         for micro in (below(base, subject, kind) for kind in kinds if kind.casefold() == "micro"):
             emotions, shut = look_into(root, micro)
             yield from closed(shut, subject)

@@ -13,7 +13,6 @@ from .metrics import class_names, read_text_table
 NAMES = ("dataset", "subject", "clip", "onset", "fold")
 MOST_CLASSES = 1000  # a larger number is no class
 _NUMBER = re.compile(r"[+-]?[0-9]{1,15}(?:\.0*)?")
-_NO_WORDS = ("nan", "none", "null", "na", "n/a")
 
 
 @dataclass(frozen=True)
@@ -37,13 +36,13 @@ def read_answers(path: Path) -> Answers:
     raw, cells = (table[(cells != "").any(axis=1)] for table in (raw, cells))
     if raw.empty:
         raise ValueError(f"{path}: wanted a row for each test clip, got none")
-    rows = cells.reset_index().rename(columns={"index": "line"})
+    lines, rows = cells.index.to_numpy() + 2, cells.reset_index(drop=True)
     words = pd.concat([rows["label"], rows["predicted"]])
     numeric = words.map(lambda word: _NUMBER.fullmatch(word) is not None)
     for at, word in enumerate(words):
-        wrong = not word or word.casefold() in _NO_WORDS or not word.isprintable()
+        wrong = not word or word.casefold() == "nan" or not word.isprintable()
         if wrong or (numeric.any() and not numeric.iloc[at]):
-            line = rows["line"].iloc[at % len(rows)] + 2
+            line = lines[at % len(rows)]
             got = repr(word) if word else "a blank"
             wanted = "a label and an answer in each row"
             raise ValueError(

@@ -24,11 +24,9 @@ from .metrics import (
 )
 from .published import read_folds
 
-CLEAN, LEAKS, UNTOLD = (
-    0,
-    1,
-    2,
-)  # exit statuses: no shared subject found; one found, or stamped; not to be told
+CLEAN = 0  # exit statuses: no shared subject was found
+LEAKS = 1  # one was found, or the file is stamped
+UNTOLD = 2  # the clips cannot tell
 _CLIP = ["dataset", "subject", "clip", "onset"]
 _SHOWN = 5  # names of each kind that a line lists
 _NO_STAMP = ("", "false", "0", "no", "none", "nan")
@@ -84,7 +82,8 @@ def _notes(answers: Answers, absent: Absent) -> Iterator[str]:
         what = {"zero": "counted as 0 in UF1 and UAR", "skip": "left out of UF1 and UAR"}
         yield f"no clip of {_some(missing)}: {what.get(absent, absent)}"
     if {"subject", "clip", "onset"} <= given:
-        twice = int(_keys(rows).duplicated().sum())
+        named = rows[["clip", "onset"]].assign(person=_people(rows))
+        twice = int(named.duplicated().sum())
         if twice:
             yield f"{twice} rows answer a clip that an earlier row has answered; each counts"
     if "fold" not in given:
@@ -161,7 +160,7 @@ def _compare(answers: Answers, path: Path, folds: Path | None) -> tuple[list[str
             f"{strangers.sum()} predicted clips are not in {path.name}: {_some(rows['key'][strangers])}"
         )
         if folds is None:  # their clips may stand in the table under other names, as if trained on
-            found, status = _surely_shared(rows, table[~macro], path.name)
+            found, status = _surely_shared(rows, table[~macro], path.name, set(rows["person"][strangers]))
             return [*lines, *found], status
     untested = ~table["key"].isin(set(rows["key"])) & ~macro
     if untested.any():
@@ -190,13 +189,16 @@ def _compare(answers: Answers, path: Path, folds: Path | None) -> tuple[list[str
     return [*lines, f"No subject is in training and test of the same fold, {basis}."], CLEAN
 
 
-def _surely_shared(rows: pd.DataFrame, table: pd.DataFrame, name: str) -> tuple[list[str], int]:
-    """Whose clips in the table outnumber those that a fold tests: some of them were trained on."""
+def _surely_shared(
+    rows: pd.DataFrame, table: pd.DataFrame, name: str, unsure: set[str]
+) -> tuple[list[str], int]:
+    """Whose clips in the table outnumber those that a fold tests: some were trained on; not of `unsure`."""
     clips = table["person"].value_counts()
     named, count = [], 0
     for fold, part in rows.groupby("fold", sort=False):
         tested = part["person"].value_counts()
         more = part[part["person"].map(clips).fillna(0) > part["person"].map(tested)]
+        more = more[~more["person"].isin(unsure)]
         count += len(more)
         named += _line(str(fold), more)
     if not named:

@@ -38,7 +38,11 @@ def person(subject: str) -> str:
     which of . _ - stands between, the script of digits, and marks that are not seen.
     """
     plain = unicodedata.normalize("NFKC", subject).casefold()
-    seen = [letter for letter in plain if unicodedata.category(letter) not in ("Mn", "Me", "Cf")]
+    seen = [
+        letter
+        for letter in plain
+        if unicodedata.category(letter) != "Cf" and not "\ufe00" <= letter <= "\ufe0f"
+    ]
     plain = "".join(str(unicodedata.decimal(letter)) if letter.isdecimal() else letter for letter in seen)
     plain = re.sub(r"(?<=[0-9])\.0+(?=/|$)", "", "".join(plain.split()))
     plain = re.sub(r"[._-]+", ".", plain)

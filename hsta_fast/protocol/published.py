@@ -48,17 +48,18 @@ def read_folds(path: Path, clips: pd.DataFrame, *, macro: bool) -> tuple[list[Fo
     """
     rows = _read_lists(path, macro) if path.is_dir() else _read_table(path)
     keys = ["dataset", "subject", "clip", "onset"]
+    exact: dict[tuple[str, ...], list[int]] = {}
     place: dict[str, list[int]] = {}
     for position, clip in enumerate(clips[keys].astype(str).itertuples(index=False, name=None)):
-        names = {clip_key(*clip), clip_key("", *clip[1:])}  # published lists name no data set
-        for known in names:
-            place.setdefault(known, []).append(position)
+        for known in {clip, ("", *clip[1:])}:  # published lists name no data set
+            exact.setdefault(known, []).append(position)
+            place.setdefault(clip_key(*known), []).append(position)
     folds, missing = [], 0
     for name, part in sorted(rows.groupby("fold", sort=False), key=lambda item: natural_key(str(item[0]))):
         found: dict[str, list[int]] = {"train": [], "test": [], "out": []}
         for row in part[[*keys, "part"]].itertuples(index=False, name=None):
             clip, kind = row[:-1], row[-1]
-            positions = place.get(clip_key(*clip), [])
+            positions = exact.get(clip) or place.get(clip_key(*clip), [])
             if len(positions) > 1:
                 where = "several clips" if clip[0] else "clips of several data sets; name the data set"
                 raise ValueError(f"{path}: fold {name}: {clip[1:]} is the name of {where}")

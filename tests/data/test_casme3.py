@@ -320,6 +320,19 @@ def test_macro_expressions_in_a_table_of_their_own(tmp_path: Path) -> None:
     (found,) = examine([root], progress=False).diagnoses
     assert (found.annotation, found.status) == ("cas(me)3_part_A_ME_label.csv", 0)
     assert [count.found for count in found.counts[:2]] == [1, 1]
-    copies.sheet(macro, header[:-1], [row])
-    with pytest.raises(ValueError, match="MaE_label.*missing columns emotion; found sub, seq, onset"):
+    named = read_casme3(root, annotation=root / found.annotation, expressions=("micro", "macro"))
+    assert len(named) == 2
+    copies.sheet(root / "mae.xlsx", header, [row])
+    with pytest.raises(ValueError, match="wanted one table of macro-expressions, got cas.*, mae.xlsx"):
         read_casme3(root, expressions=("micro", "macro"))
+    copies.sheet(root / "mae.xlsx", header[:-1], [row])  # something else
+    assert len(read_casme3(root, expressions=("micro", "macro"))) == 2
+    # One table of both, whatever its name.
+    (root / found.annotation).unlink()
+    macro.unlink()
+    kinds = [
+        copies.casme3_row(Onset=n, **{"Expression type": kind}) for n, kind in ((175, "micro"), (176, None))
+    ]
+    copies.table(root / "ME_MaE.csv", [*copies.CASME3_HEADER, "Expression type"], kinds)
+    both = read_casme3(root, expressions=("micro", "macro"))
+    assert both.clips["expression"].tolist() == ["micro", "macro"]

@@ -92,6 +92,11 @@ def test_a_json_file_of_objective_classes(tmp_path: Path) -> None:
             '{"classes": ["a", "b"], "mapping": {"x": "a", "X": "b"}}',
             "each name once, got 'x' again",
         ),
+        (
+            "a.json",
+            '{"classes": ["a", "b"], "mapping": {}, "datasets": {"SMIC": {}, "SMIC-HS": {}}}',
+            "SMIC-HS",
+        ),
         ("a.json", '{"classes": ["a", "b"], "mapping": {"x": ' + "9" * 5000 + "}}", "a label file in json"),
     ],
 )

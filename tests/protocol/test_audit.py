@@ -127,7 +127,8 @@ def test_one_stranger_hides_no_leak(tmp_path: Path, predictions: pd.DataFrame) -
     by_clip.to_csv(tmp_path / "theirs.csv", index=False)
     text, status = audit(tmp_path / "theirs.csv", clips)
     assert status == LEAKS and "1 predicted clips are not in clips.csv" in text
-    assert "LEAK: 61 of 61 test clips (100%)" in text and text.count("  fold ") == 4
+    known = int((by_clip["subject"] != by_clip["subject"].iloc[0]).sum())
+    assert f"LEAK: {known} of 61 test clips" in text and text.count("  fold ") == 4
 
 
 @pytest.mark.parametrize("spelling", ["spno.03", "SPNO_3", "spNO.3\ufe0f", "spNO.\u0663", "spNO.3.0"])
@@ -227,7 +228,7 @@ def test_the_stamp_of_a_leaky_run_is_kept(tmp_path: Path, predictions: pd.DataFr
         ("label,predicted\n1,\n0,1\n", "a label and an answer in each row, got a blank"),
         ("label,predicted\n0,0\n", "two or more classes, got 0"),
         ("label,predicted\n0,0\n1,nan\n", "got 'nan' in row 3"),
-        ("label,predicted\na,b\n\nb,None\n", "got 'None' in row 4"),
+        ("index,line,label,predicted\n1,1,a,b\n\n1,1,b,NaN\n", "got 'NaN' in row 4"),
         ("label,predicted\n0,0\n1,-1\n", "labels from 0 to 999, got -1"),
         ("label,predicted\n0,0\n1,1000\n", "labels from 0 to 999, got 1000"),
         ("label,predicted\n0,happy\n1,1\n", "got 'happy' in row 2; all must be numbers"),
