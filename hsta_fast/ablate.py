@@ -40,12 +40,13 @@ def ablate(cfg: TrainConfig, table: str, rows: Sequence[str] = ()) -> str:
     for row in wanted:
         try:
             train.main(_part(cfg, table, row))
+            remarks[row] = ""
         except (ValueError, train.NonFiniteLossError) as error:
             remarks[row] = f"not run: {error}"
         if team().leads:
             frame = _collect(cfg, table, wanted, remarks)
             write_text(cfg.runs / cfg.name / "ablation.csv", frame.to_csv(index=False))
-    if len(remarks) == len(wanted):
+    if all(remarks.values()):
         row = wanted[0]
         raise ValueError(f"table {table}: no row could be run; {row} was {remarks[row]}")
     return _text(cfg, table, frame) if team().leads else ""
@@ -66,8 +67,7 @@ def _collect(cfg: TrainConfig, table: str, wanted: Sequence[str], remarks: dict[
         part = _part(cfg, table, row)
         seeds = range(part.seed, part.seed + part.seeds)
         parts = [part.part(f"seed{n}", seed=n, seeds=1) for n in seeds] if part.seeds > 1 else [part]
-        now = row in wanted and row not in remarks
-        there = now or all(_is_run_of(one) for one in parts)
+        there = remarks.get(row) == "" or all(_is_run_of(one) for one in parts)
         if row not in wanted and not there:
             continue
         found = [summary_of(one.runs / one.name) for one in parts] if there else []

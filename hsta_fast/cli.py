@@ -112,7 +112,7 @@ def _audit(args: Sequence[str]) -> None:
         folds: Path | None = None,
         absent: Literal["zero", "skip", "raise"] = "zero",
     ) -> None:
-        """Score predictions again; exit status 1: they are known to leak; 2: it cannot be told, or an error.
+        """Score predictions again; exit status 1: they are known to leak, or an error; 2: it cannot be told.
 
         Args:
             path: a csv with the columns label and predicted; dataset, subject, clip, onset, fold where known.
@@ -120,11 +120,7 @@ def _audit(args: Sequence[str]) -> None:
             folds: a csv or folder of what each fold trained on, such as a run's folds.csv.
             absent: a class without a clip in the truth counts as zero, is skipped, or raises.
         """
-        try:
-            text, status = audit(path, clips, folds, absent=absent)
-        except (ValueError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+        text, status = audit(path, clips, folds, absent=absent)
         print(text)
         if status:
             sys.exit(status)

@@ -205,7 +205,9 @@ def test_prepare_fills_the_cache_of_a_run(
     assert "wants the folder to fill, got 'none'" in refusal(
         monkeypatch, "prepare", *words, "--cache", "none"
     )
-    assert "--cache-gb wants a number > 0" in refusal(monkeypatch, "prepare", *words, "--cache-gb", "0")
+    assert "--cache-gb wants a finite number > 0" in refusal(
+        monkeypatch, "prepare", *words, "--cache-gb", "0"
+    )
     (tmp_path / "file").write_text("mine")
     message = refusal(monkeypatch, "prepare", *words, "--cache", str(tmp_path / "file"))
     assert "pictures could not be kept" in message
