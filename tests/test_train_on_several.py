@@ -24,6 +24,8 @@ def config(faces: Path, tmp_path: Path) -> TrainConfig:
     table = table[table["Subject"].isin(table["Subject"].unique()[:2])]
     for subject in table["Subject"].unique():
         shutil.copytree(faces / subject, own / subject)
+    for path in own.rglob("*.jpg"):  # the same file under two people's names would be one person
+        path.write_bytes(path.read_bytes() + b"\0")
     mine = pd.DataFrame(
         {
             "dataset": "lab",
