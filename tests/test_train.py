@@ -394,5 +394,5 @@ def test_evaluate_wants_a_run_with_the_same_clips(
         changed.to_csv(copy / "annotation.csv", index=False)
         with pytest.raises(ValueError, match="other clips, apexes or labels: of its 24 clips"):
             train.evaluate(run)
-        with pytest.raises(ValueError, match=r"other clips or labels|cannot be continued"):
+        with pytest.raises(ValueError, match=r"other clips, apexes or labels|cannot be continued"):
             train.main(make_config(data=copy, epochs=1, name="changed", resume=True))
