@@ -1,6 +1,5 @@
 """The rows of one of the paper's tables as runs on the data at hand, with the paper's figures beside."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from .ablations import ASSUMED, EXPERIMENTS, PAPER
 from .config import TrainConfig, to_json
 from .files import write_text
 from .protocol import summary_of
-from .run import MAY_CHANGE, read_config
+from .run import MAY_CHANGE, as_read, differing, read_config
 from .team import team
 
 _WARNING = (
@@ -84,9 +83,8 @@ def _is_run_of(part: TrainConfig) -> bool:
     run = part.runs / part.name
     if not (run / "summary.json").is_file():
         return False
-    before, now = read_config(run), json.loads(json.dumps(to_json(part)))
     free = set(MAY_CHANGE) - {"data", "more_data"}
-    return all(before.get(name) == value for name, value in now.items() if name not in free)
+    return not differing(read_config(run), as_read(to_json(part)), free)
 
 
 def _text(cfg: TrainConfig, table: str, frame: pd.DataFrame) -> str:

@@ -13,7 +13,7 @@ runs/<name>/config.json        the resolved configuration, classes, folds and no
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -258,11 +258,20 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def as_read(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as it comes back from config.json: tuples as lists."""
+    return json.loads(json.dumps(config))
+
+
+def differing(before: dict[str, Any], now: dict[str, Any], free: Collection[str] = MAY_CHANGE) -> list[str]:
+    """The settings of `now` that differ from those on record, but for `free`, which may."""
+    return [name for name, value in now.items() if name not in free and before.get(name) != value]
+
+
 def _same_settings(config_file: Path, config: dict[str, Any]) -> None:
     """Raise ValueError naming each setting that differs from the run's own."""
-    before = read_config(config_file.parent)
-    now = json.loads(json.dumps(config))
-    differ = [key for key in now if key not in MAY_CHANGE and before.get(key) != now[key]]
+    before, now = read_config(config_file.parent), as_read(config)
+    differ = differing(before, now)
     if differ:
         changes = "; ".join(f"{key} was {_short(before.get(key))}, is {_short(now[key])}" for key in differ)
         raise ValueError(f"{config_file.parent} was started otherwise, so it cannot be continued: {changes}")

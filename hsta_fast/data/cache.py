@@ -277,7 +277,8 @@ class _Shelf:
         if self.writable and self.cache is not None and self.folder is not None:
             try:
                 if path := self.write(names, part):
-                    part = map_arrays(path, self.kind, path.stat().st_size - part.nbytes, len(part))
+                    with path.open("rb") as file:
+                        part = map_arrays(file, self.kind, path.stat().st_size - part.nbytes, len(part))
                     mapped = True
                     self.cache.in_use.add(path)
             except OSError as error:

@@ -15,7 +15,7 @@ import weakref
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -78,7 +78,7 @@ def open_chunk(path: Path, kind: Kind, wanted: set[str]) -> tuple[np.ndarray, di
         begin = file.tell() + -file.tell() % _PAGE
         if size != begin + len(keys) * kind.bytes_each:
             raise ValueError("its length is wrong")
-        part = map_arrays(path, kind, begin, len(keys))
+        part = map_arrays(file, kind, begin, len(keys))
     rows = {key: row for row, key in enumerate(keys) if key in wanted}
     for key, row in rows.items():
         if zlib.crc32(part[row]) != sums[row]:
@@ -100,15 +100,14 @@ def _read_header(text: bytes) -> tuple[str, list[str], list[int]]:
     raise ValueError("its header is none of this format")
 
 
-def map_arrays(path: Path, kind: Kind, begin: int, count: int) -> np.ndarray:
+def map_arrays(file: BinaryIO, kind: Kind, begin: int, count: int) -> np.ndarray:
     """The arrays (count, *shape) that begin at byte `begin` of a file, mapped read-only.
 
-    The file is not kept open, as Python's own maps do: a large cache has more chunks than a process may have
-    open files. Raises OSError where it cannot be mapped.
+    The file may be closed then, where Python's own maps keep it open: a large cache has more chunks than a
+    process may have open files. Raises OSError where it cannot be mapped.
     """
     size = begin + count * kind.bytes_each
-    with path.open("rb") as file:
-        address = _libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
+    address = _libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
     if address == _FAILED:
         code = ctypes.get_errno()
         raise OSError(code, f"cannot be mapped: {os.strerror(code)}")

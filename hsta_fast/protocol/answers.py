@@ -38,10 +38,11 @@ def read_answers(path: Path) -> Answers:
         raise ValueError(f"{path}: wanted a row for each test clip, got none")
     lines, rows = cells.index.to_numpy() + 2, cells.reset_index(drop=True)
     words = pd.concat([rows["label"], rows["predicted"]])
-    numeric = words.map(lambda word: _NUMBER.fullmatch(word) is not None)
-    for at, word in enumerate(words):
+    are_numbers = words.map(lambda word: _NUMBER.fullmatch(word) is not None).to_numpy()
+    numeric = are_numbers.any()
+    for at, (word, is_number) in enumerate(zip(words, are_numbers, strict=True)):
         wrong = not word or word.casefold() == "nan" or not word.isprintable()
-        if wrong or (numeric.any() and not numeric.iloc[at]):
+        if wrong or (numeric and not is_number):
             line = lines[at % len(rows)]
             got = repr(word) if word else "a blank"
             wanted = "a label and an answer in each row"
@@ -49,7 +50,7 @@ def read_answers(path: Path) -> Answers:
                 f"{path}: wanted {wanted}, got {got} in row {line}; all must be numbers, or all words"
             )
     classes = class_names(raw)
-    if numeric.any():
+    if numeric:
         values = words.map(lambda word: int(word.partition(".")[0])).to_numpy(dtype=np.int64)
         numbers, classes = _number_classes(path, values, classes)
         codes = values - numbers[0]
