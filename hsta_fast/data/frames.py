@@ -95,11 +95,11 @@ def load_frames(
     paths = list(dict.fromkeys(path for clip in needed for path in clip))
     store, errors = _load(table.root, paths, size, cache, progress=progress)
 
-    log = FaultLog(strict=strict)
+    log, records = FaultLog(strict=strict), clips.to_dict("records")
     owners: dict[tuple[str, ...], Mapping[Any, Any]] = {}
     doubles: dict[tuple[str, str], tuple[Mapping[Any, Any], Mapping[Any, Any]]] = {}
     kept = np.ones(len(clips), dtype=bool)
-    for position, (clip, row) in enumerate(zip(needed, clips.to_dict("records"), strict=True)):
+    for position, (clip, row) in enumerate(zip(needed, records, strict=True)):
         broken = [path for path in clip if path in errors]
         if broken:
             more = f" (and {len(broken) - 1} more of its frames)" if len(broken) > 1 else ""
@@ -111,7 +111,7 @@ def load_frames(
         if _person(owner) != _person(row):
             doubles.setdefault(_person(row), (row, owner))
     # One person under two names would be in training and test at once.
-    for position, row in enumerate(clips.to_dict("records")):
+    for position, row in enumerate(records):
         if kept[position] and _person(row) in doubles:
             own, other = (identity(*(clip[name] for name in KEY)) for clip in doubles[_person(row)])
             what = f"one person under two names: the frames of {own} are those of {other}"
