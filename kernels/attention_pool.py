@@ -301,7 +301,7 @@ def attention_pool_fwd(
 
     with _on(tokens):
         if splits:
-            launch_within(device, "attention_pool fwd", config, smaller(config), launch)
+            launch_within(device, f"attention_pool fwd, C={C}", config, smaller(config), launch)
         combined = splits
         if second is not None:
             combined, share_of_sums = second
@@ -374,7 +374,7 @@ def attention_pool_bwd(
             **meta("bwd rows", C, config, normalize=normalize, precision=precision),
         )  # fmt: skip
         for group in range(groups if splits else 0):
-            what = "attention_pool bwd" + ("" if second is None else ", two steps")
+            what = f"attention_pool bwd{'' if second is None else ', two steps'}, C={C}"
             launch_within(device, what, config, smaller(config), functools.partial(launch, group))
         combined = splits
         if second is not None:

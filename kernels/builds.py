@@ -9,8 +9,8 @@ import torch
 from . import attention_pool as pool
 from . import attention_pool_configs as pool_configs
 from . import space_time_attention as sta
-from .resources import Build
 from .launch import Device, of_capability
+from .resources import Build
 from .space_time_attention_configs import (
     FLOAT32_PRECISIONS,
     WIDTHS,
@@ -173,7 +173,7 @@ def shipped(capability: int = 90) -> Iterator[Build]:
 
 
 def of_the_model(build: Build) -> bool:
-    """Whether it is at HSTA's widths, in bfloat16, or attention in float32 that torch's settings leave alone."""
+    """Whether it is at HSTA's widths, in bfloat16, or attention in float32 as torch's settings come."""
     at_width = bool({32, 64, 384, 768} & {build.constants.get(name) for name in ("D", "C")})
     in_parts = "D" in build.constants and build.constants["PRECISION"] == "bf16x6"
     return at_width and ("*bf16" in build.signature.values() or in_parts)
@@ -181,12 +181,12 @@ def of_the_model(build: Build) -> bool:
 
 def attention_variants(kernel: str, width: int, device: Device = HOPPER) -> list[Config]:
     """What is weighed against the shipped configuration of 16 bits, the forms of the forward included."""
-    blocks = [(64, 64, 3, 4, None), (64, 64, 3, 4, 168), (128, 64, 3, 8, None), (128, 64, 3, 8, 128)]
-    blocks += {
+    more: dict[str, list[tuple[int, int, int, int, int | None]]] = {
         "fwd": [(128, 128, 2, 8, None), (128, 128, 3, 8, None), (256, 64, 2, 8, None), (64, 128, 3, 4, 168)],
         "dq": [(64, 32, 3, 4, None), (128, 64, 2, 8, None), (128, 32, 3, 8, 128)],
         "dkv": [(64, 32, 3, 4, None), (128, 64, 2, 8, None), (128, 32, 3, 8, None)],
-    }[kernel]
+    }
+    blocks = [(64, 64, 3, 4, None), (64, 64, 3, 4, 168), (128, 64, 3, 8, None), (128, 64, 3, 8, 128)]
     forms = [(False, False), (True, False), (True, True)] if kernel == "fwd" else [(False, False)]
     tried = [
         Config(
@@ -198,7 +198,7 @@ def attention_variants(kernel: str, width: int, device: Device = HOPPER) -> list
             frozen=frozen,
             polynomial=polynomial,
         )
-        for rows, cols, stages, warps, registers in blocks
+        for rows, cols, stages, warps, registers in blocks + more[kernel]
         for frozen, polynomial in forms
     ]
     return list(dict.fromkeys([config_for(kernel, width, torch.bfloat16, device=device), *tried]))

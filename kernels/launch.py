@@ -51,7 +51,7 @@ def of_capability(capability: int) -> Device:
 
 @cache
 def device_of(device: torch.device) -> Device:
-    """What `device` is; on the CPU, where kernels are interpreted, two processors of compute capability 9.0."""
+    """What `device` is; on the CPU, where kernels are interpreted, two processors of sm_90."""
     if device.type != "cuda":
         return of_capability(90)._replace(processors=2)
     found = torch.cuda.get_device_properties(device)
@@ -59,7 +59,7 @@ def device_of(device: torch.device) -> Device:
         found.name,
         10 * found.major + found.minor,
         found.multi_processor_count,
-        found.shared_memory_per_block_optin,
+        found.shared_memory_per_block_optin,  # type: ignore[attr-defined]  # the stubs lack it
     )
 
 
@@ -70,7 +70,7 @@ def tuned_path(name: str) -> Path:
 
 @cache
 def tuned_table(name: str) -> dict[str, dict[str, Any]]:
-    """What `benchmarks/tune.py` found fastest on a device with the Triton at hand, by `tuned_key`; {} if nothing.
+    """What `benchmarks/tune.py` found fastest on a device with this Triton, by `tuned_key`; {} if nothing.
 
     Raises:
         ValueError: the device's file holds something else.

@@ -319,7 +319,7 @@ def space_time_attention_fwd(
 
     config = config or config_for("fwd", padded(D), q.dtype, precision=precision, device=device)
     with _on(q):
-        launch_within(device, "space_time_attention fwd", config, smaller(config), launch)
+        launch_within(device, f"space_time_attention fwd, D={D}", config, smaller(config), launch)
     return out, lse
 
 
@@ -350,4 +350,4 @@ def space_time_attention_bwd(
         for kernel in backward_kernels(padded(D), precision):
             launch = launch_dq if kernel == "dq" else partial(launch_dkv, kernel)
             config = config_for(kernel, padded(D), q.dtype, precision=precision, device=device)
-            launch_within(device, f"space_time_attention {kernel}", config, smaller(config), launch)
+            launch_within(device, f"space_time_attention {kernel}, D={D}", config, smaller(config), launch)

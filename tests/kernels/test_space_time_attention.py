@@ -32,7 +32,7 @@ POLYNOMIAL_ERROR = 1.02e-4
 
 @pytest.fixture(autouse=True)
 def true_float32() -> Iterator[None]:
-    """float32 stands for bfloat16 here: one product, whose overflow is an infinity, not the NaN of its parts."""
+    """float32 stands for bfloat16 here: one product, whose overflow is an infinity and not NaN."""
     with float32_products("ieee"):
         yield
 
@@ -248,7 +248,7 @@ def test_the_precision_of_float32_products_is_torchs_setting(
 
 @pytest.mark.parametrize("width", [32, 64])
 def test_float32_in_parts_is_float32(width: int) -> None:
-    """Three bfloat16 parts hold all 24 bits. Of two parts, or of tf32, the errors would be 2^-16 and 2^-11."""
+    """Three bfloat16 parts hold all 24 bits; with two, or in tf32, errors would be 2^-16 and 2^-11."""
     torch.manual_seed(0)
     q, k, v, dout = (torch.randn(1, 70, 2, width, device=DEVICE) * 2 for _ in range(4))
     exact = with_gradients(reference.space_time_attention, [x.double() for x in (q, k, v)], dout)
