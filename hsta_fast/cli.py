@@ -149,8 +149,8 @@ def _build(args: Sequence[str]) -> None:
     def run() -> None:
         """Compile the C++ extension, and its CUDA part where nvcc and a CUDA build of torch are.
 
-        What failed before is tried again. Exit status 1: there is no C++ compiler, or a part cannot be built or
-        loaded; the end of its log is printed.
+        What failed before is tried again. Exit status 1: there is no C++ compiler, or a part cannot be built
+        or loaded; the end of its log is printed.
         """
         try:
             for part in PARTS:

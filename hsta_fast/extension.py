@@ -1,8 +1,8 @@
 """The C++ and CUDA extension: built from csrc/ on first use, kept in a cache, loaded once per process.
 
-It has two parts, each a library of its own: "cpu" with the schemas of all ops, and "cuda", which needs it. A part that
-cannot be built or loaded is left out: the log of the failure stands in the cache under the part's key, so that neither
-this process nor another tries again until the key changes or `hsta-fast build` asks for it.
+It has two parts, each a library of its own: "cpu" with the schemas of all ops, and "cuda", which needs it.
+A part that cannot be built or loaded is left out: the log of the failure stands in the cache under the part's
+key, and neither this process nor another tries again until the key changes or `hsta-fast build` asks for it.
 
 Nothing is compiled or loaded by an import. The code is built for the processor at hand (-march=native): it is
 never carried to another machine, every loop is vectorised without variants and their dispatch, and the cache
@@ -84,7 +84,7 @@ def missing(part: str) -> str | None:
 
 
 def obstacle(part: str) -> str | None:
-    """Why "cpu" or "cuda" cannot run: what is missing, or how it failed, now or before; None if it is not known to.
+    """Why "cpu" or "cuda" cannot run: what is missing, or how it failed, now or before; None if nothing is known.
 
     Builds and loads nothing. What the cache remembers is not looked up while torch.compile traces.
     """
@@ -120,7 +120,7 @@ def usable(part: str, impl: str) -> bool:
 
 
 def load(part: str, *, again: bool = False) -> Path:
-    """Load "cpu" or "cuda" and what it needs, building what the cache does not hold; returns the part's library.
+    """Load "cpu" or "cuda", building what the cache does not hold; returns the part's library.
 
     Args:
         part: "cpu" or "cuda".
@@ -173,7 +173,7 @@ class _Plan(NamedTuple):
 
 @functools.cache
 def _plan(part: str) -> _Plan:
-    """How a part is built, and where the library belongs: named after a hash of all that decides what it holds."""
+    """How a part is built, and its place in the cache: named after a hash of all that decides what it holds."""
     files = sorted(path for path in SOURCES.iterdir() if path.suffix in (".cpp", ".h", ".cu", ".cuh"))
     of_cuda = {path for path in files if path.suffix in (".cu", ".cuh") or path.stem.endswith("_cuda")}
     headers = {path for path in files if path.suffix == ".h"}
@@ -208,7 +208,7 @@ def _load(part: str, again: bool) -> Path:
 
 
 def _settled(library: Path, again: bool) -> bool:
-    """Whether the library is there and now loaded; raises BuildError where it failed before, if not to try `again`."""
+    """Whether the library is there and loads; raises BuildError where it failed before, unless `again`."""
     if _whole(library):
         try:
             torch.ops.load_library(library)
@@ -242,7 +242,7 @@ def _whole(library: Path) -> bool:
 
 
 def _build(part: str, library: Path, recipe: toolchain.Recipe) -> None:
-    """Compile into a folder of its own, load, and move into place: the library is there whole, or not at all."""
+    """Compile into a folder of its own, load, move into place: the library is there whole, or not at all."""
     start = time.perf_counter()
     long = ": some minutes" if part == "cuda" else ""
     print(f"hsta_fast: building {library}, once{long} ... ", end="", file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
 """The compilers at hand, and the commands that make a library of C++ and CUDA sources with them.
 
-What torch.utils.cpp_extension would do, but for three things: it needs ninja, it takes the folder above nvcc for CUDA's
-even where nvcc is a link or a script, and it links -lcudart, which torch's wheels hold under its versioned name alone.
+What torch.utils.cpp_extension would do, but for three things: it needs ninja; it takes the folder above nvcc
+for CUDA's, even where nvcc is a script; it links -lcudart, which torch's wheels hold as libcudart.so.13 alone.
 """
 
 import os
@@ -56,12 +56,12 @@ def find_tools() -> Tools:
 
 
 def cpp_recipe(sources: list[Path], compiler: str) -> Recipe:
-    """C++ against torch. OpenMP's own library is not linked: torch has loaded one, and two would not share threads."""
+    """C++ against torch. No OpenMP library is linked: torch has loaded one, and two would not share threads."""
     return Recipe(sources, {".cpp": [compiler, *FLAGS]}, [compiler, "-lc10", "-ltorch_cpu"])
 
 
 def cuda_recipe(sources: list[Path], compiler: str, nvcc: str) -> Recipe:
-    """CUDA and its bindings in C++, for every architecture that nvcc knows; `compiler` is nvcc's host compiler too."""
+    """CUDA and its bindings, for every architecture that nvcc knows; `compiler` is nvcc's host compiler, too."""
     nvcc_command = [nvcc, f"-ccbin={compiler}", *_CUDA_FLAGS, *gencode(nvcc)]
     # libtorch names the libraries of this torch, CUDA's among them.
     link = [compiler, "-Wl,--no-as-needed", "-lc10", "-ltorch", *link_cudart(nvcc)]
@@ -69,7 +69,7 @@ def cuda_recipe(sources: list[Path], compiler: str, nvcc: str) -> Recipe:
 
 
 def facts(recipe: Recipe) -> list[str]:
-    """All that decides what a recipe makes but the text of its sources: commands, versions, what nvcc reads, the processor."""
+    """All that decides what a recipe makes, but for the sources: commands, versions, processor."""
     commands = [*recipe.compile.values(), recipe.link]
     found = [torch.__version__, *(word for command in commands for word in command)]
     found += [output(tool, "--version") for tool in dict.fromkeys(command[0] for command in commands)]
@@ -122,9 +122,9 @@ def gencode(nvcc: str) -> list[str]:
 
 
 def link_cudart(nvcc: str) -> list[str]:
-    """The flags that link the CUDA runtime of nvcc's own release, and find it again when the library is loaded.
+    """The flags that link the CUDA runtime of nvcc's own release, for the loader to find it, too.
 
-    It is given as a file: torch's wheels hold libcudart.so.13 without the libcudart.so that -lcudart looks for.
+    It is given as a file: -lcudart would look for libcudart.so, which torch's wheels lack.
     """
     release = _release(nvcc)
     for folder in _library_folders(nvcc):

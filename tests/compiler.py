@@ -1,6 +1,7 @@
 """What tests of the extension's build share: small sources, compilers that fail, processes of their own.
 
-Tests that build the extension are skipped where a tool is missing, and only there: a build that fails is a failed test.
+Tests that build the extension are skipped where a tool is missing, and only there: a build that fails is a
+failed test.
 """
 
 import os

@@ -124,6 +124,7 @@ def test_the_key_follows_sources_flags_and_tools(
     """Each part has its own."""
     monkeypatch.setattr(extension, "SOURCES", sources)
     nvcc = write_nvcc(tmp_path / "nvcc")
+    before: dict[str, str] = {}
 
     def tools(compiler: object, nvcc: object) -> None:
         monkeypatch.setattr(extension, "_TOOLS", toolchain.Tools(str(compiler), str(nvcc)))

@@ -75,7 +75,7 @@ print(hsta_fast.info()["ops"]["cpu"]["attention_pool"])
 
 @pytest.mark.parametrize("order", [("eager", "compiled"), ("compiled", "compiled"), ("autocast",)])
 def test_a_cpp_compiler_that_refuses_a_flag(order: tuple[str, ...], tmp_path: Path) -> None:
-    """Right values whether the failure comes before an op is traced, while its graph runs, or in another process."""
+    """Right values, whether the failure comes before a trace, while a graph runs, or in another process."""
     environment = {
         "CXX": str(script(tmp_path / "clang++", NO_OPENMP)),
         "HSTA_FAST_CACHE": str(tmp_path / "cache"),
@@ -147,30 +147,35 @@ def failing_cuda(trigger: str, folder: Path) -> dict[str, str]:
     return {"CUDA_HOME": str(folder / "toolkit"), "HSTA_FAST_CACHE": str(folder / "cache")}
 
 
-# That the CPU part is loaded, and what info() and a CUDA tensor's dispatcher would say of the CUDA part.
+# Asks what a CUDA tensor would run on, embeds one as far as that goes without a device, uses both parts.
 AFTERWARDS = f"""
 {WITH_CUDA}
-import sys, hsta_fast.extension as e; from pathlib import Path
-e.SOURCES = Path(sys.argv[1])
+import sys, hsta_fast, hsta_fast.extension as e; from pathlib import Path
+from torch._subclasses.fake_tensor import FakeTensorMode
 from hsta_fast.ops.tubelet_embed import auto_choice
-if sys.argv[2] == "use":
-    assert not e.usable("cuda", "auto") and not e.usable("cuda", "auto")
+e.SOURCES = Path(sys.argv[1])
+if sys.argv[2] == "first":
+    assert not e.usable("cuda", "auto")
 print(auto_choice(torch.device("cuda"), torch.bfloat16))
-assert e.usable("cpu", "auto")
+with FakeTensorMode():
+    video, weight = (torch.empty(1, 3, 2, 8, 8, device="cuda") for _ in range(2))
+    print(hsta_fast.tubelet_embed(video, weight, torch.empty(1, device="cuda")).shape)
+assert not e.usable("cuda", "auto") and e.usable("cpu", "auto")
 """
 
 
 @pytest.mark.parametrize("trigger", TRIGGERS)
 def test_a_cuda_part_that_fails(trigger: str, tmp_path: Path) -> None:
-    """The CPU part is there all the same; the failure is remembered for processes that only ask, too."""
+    """The CPU part is there all the same; another process learns of the failure from the cache."""
     sources, environment = write_sources(tmp_path / "csrc"), failing_cuda(trigger, tmp_path)
-    for word, builds, warnings in (("use", 2, 1), ("use", 0, 1), ("ask", 0, 0)):
-        out, err = finish(start(AFTERWARDS, sources, word, **environment))
+    for process, builds in (("first", 2), ("second", 0)):
+        out, err = finish(start(AFTERWARDS, sources, process, **environment))
         assert err.count("hsta_fast: building") == builds, err
-        assert err.count("Warning: hsta_fast runs on torch") == warnings
+        assert err.count("Warning: hsta_fast runs on torch") == 1
         (log,) = (tmp_path / "cache").glob("*.log")
         assert log.name.startswith("hsta_fast-cuda-") and TRIGGERS[trigger] in log.read_text()
-        assert f"see {log}" in out and "impl='torch'" in out
+        choice, shape = out.splitlines()
+        assert f"see {log}" in choice and "impl='torch'" in choice and shape == "torch.Size([1, 1, 1])"
 
 
 def test_build_shows_the_end_of_the_log(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Finding the compilers and the CUDA runtime, on trees laid out as toolkits, wheels and conda lay theirs out."""
+"""Finding the compilers and the CUDA runtime, on trees laid out as those of toolkits, wheels and conda."""
 
 import ctypes
 import platform

@@ -50,8 +50,7 @@ def auto_choice(device: torch.device, dtype: torch.dtype, width: int = 768) -> C
 def choose(op: str, impl: str, tokens: Tensor) -> str:
     """The implementation to run on `tokens` (B, N, C) where `impl` is asked for.
 
-    "auto" stays where that is the extension: whether it can be built shows when the op runs, which torch.compile
-    puts off.
+    "auto" stays where that is the extension: whether it can be built shows when the op runs.
 
     Raises:
         ValueError: an unknown `impl`, or one that cannot take such tokens.

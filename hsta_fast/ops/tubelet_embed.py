@@ -1,8 +1,8 @@
 """tubelet_embed: checks, autograd and choice of implementation. The specification is in `reference`.
 
 The extension's path is two registered ops, forward and weight gradient, so that torch.compile sees each as
-one node. The C++ and CUDA code is built and loaded when such an op first runs. Where that fails and nobody asked
-for the extension by name, the ops do with torch what they were called for.
+one node. The C++ and CUDA code is built and loaded when such an op first runs. Where that fails and nobody
+asked for the extension by name, the op does the same on torch.
 
 Bytes become (x - shift) * scale by channel, shift = 255 mean and scale = 1 / (255 std). On the CPU that is
 done in float32 as the patches are gathered. Elsewhere, and in float64, the bytes themselves are multiplied,
@@ -300,7 +300,7 @@ def tubelet_embed(
         layout: "BCTHW" or "BTHWC".
         impl: "auto", "extension" or "torch". The extension gives float32, bfloat16 and float16 on the CPU and
             on CUDA devices of compute capability 8.0 on, float64 on the CPU, where a C++ compiler can
-            build it (for CUDA nvcc, too). "auto" is the extension where it can run, and torch's conv3d otherwise.
+            build it (for CUDA nvcc, too). "auto" is the extension where it can run, else torch's conv3d.
 
     Returns:
         (B, N, C), or (B, N + 1, C) with a CLS, in the weight's dtype or autocast's. Tokens run over t, then
