@@ -84,7 +84,7 @@ def missing(part: str) -> str | None:
 
 
 def obstacle(part: str) -> str | None:
-    """Why "cpu" or "cuda" cannot run: what is missing, or how it failed, now or before; None if nothing is known.
+    """Why "cpu" or "cuda" cannot run: what is missing, or how it failed; None if nothing is known.
 
     Builds and loads nothing. What the cache remembers is not looked up while torch.compile traces.
     """
@@ -173,7 +173,7 @@ class _Plan(NamedTuple):
 
 @functools.cache
 def _plan(part: str) -> _Plan:
-    """How a part is built, and its place in the cache: named after a hash of all that decides what it holds."""
+    """How a part is built, and its place in the cache: named after a hash of all that decides on it."""
     files = sorted(path for path in SOURCES.iterdir() if path.suffix in (".cpp", ".h", ".cu", ".cuh"))
     of_cuda = {path for path in files if path.suffix in (".cu", ".cuh") or path.stem.endswith("_cuda")}
     headers = {path for path in files if path.suffix == ".h"}

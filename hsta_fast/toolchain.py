@@ -1,7 +1,7 @@
 """The compilers at hand, and the commands that make a library of C++ and CUDA sources with them.
 
 What torch.utils.cpp_extension would do, but for three things: it needs ninja; it takes the folder above nvcc
-for CUDA's, even where nvcc is a script; it links -lcudart, which torch's wheels hold as libcudart.so.13 alone.
+for CUDA's, even where nvcc is a script; it links -lcudart, which is not in torch's wheels under that name.
 """
 
 import os
@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,8 @@ import torch
 FLAGS = ("-O3", "-march=native", "-std=c++20", "-fopenmp", "-Wall", "-Wextra", "-Wno-psabi")
 _CUDA_FLAGS = ("-O3", "-std=c++20", "--threads=4", "-Xcompiler=-fPIC")
 _ARCHITECTURES = (80, 90, 100, 120)  # a build for 80 also runs on 86 and 89, one for 100 on 103, 120 on 121
+# On macOS torch's OpenMP, which is not linked, would be missed.
+_SHARED = ("-shared", *(("-undefined", "dynamic_lookup") if sys.platform == "darwin" else ()))
 _TORCH = Path(torch.__file__).parent
 
 
@@ -56,12 +59,12 @@ def find_tools() -> Tools:
 
 
 def cpp_recipe(sources: list[Path], compiler: str) -> Recipe:
-    """C++ against torch. No OpenMP library is linked: torch has loaded one, and two would not share threads."""
+    """C++ against torch. OpenMP is not linked: torch has loaded one, and two share no threads."""
     return Recipe(sources, {".cpp": [compiler, *FLAGS]}, [compiler, "-lc10", "-ltorch_cpu"])
 
 
 def cuda_recipe(sources: list[Path], compiler: str, nvcc: str) -> Recipe:
-    """CUDA and its bindings, for every architecture that nvcc knows; `compiler` is nvcc's host compiler, too."""
+    """CUDA and its bindings, for every architecture that nvcc knows; nvcc's host compiler is `compiler`."""
     nvcc_command = [nvcc, f"-ccbin={compiler}", *_CUDA_FLAGS, *gencode(nvcc)]
     # libtorch names the libraries of this torch, CUDA's among them.
     link = [compiler, "-Wl,--no-as-needed", "-lc10", "-ltorch", *link_cudart(nvcc)]
@@ -93,7 +96,7 @@ def make(recipe: Recipe, folder: Path) -> Path:
     )
     library = folder / "library.so"
     compiler, *flags = recipe.link
-    _run([[compiler, "-shared", *objects, "-o", str(library), f"-L{_TORCH / 'lib'}", *flags]])
+    _run([[compiler, *_SHARED, *objects, "-o", str(library), f"-L{_TORCH / 'lib'}", *flags]])
     return library
 
 
@@ -137,9 +140,8 @@ def link_cudart(nvcc: str) -> list[str]:
 
 def _library_folders(nvcc: str) -> Iterator[Path]:
     said = re.search(r"^#\$ LIBRARIES=(.*)", output(nvcc, "--dryrun", "-x", "cu", os.devnull), re.M)
-    for word in shlex.split(said[1]) if said else ():
-        if word.startswith("-L"):
-            yield Path(os.path.normpath(word[2:]))
+    for quoted, bare in re.findall(r'"-L([^"]+)"|-L(\S+)', said[1]) if said else ():
+        yield Path(quoted or bare).resolve()
     machine = platform.machine()
     targets = [f"targets/{name}-linux/lib" for name in (machine, *(["sbsa"] if machine == "aarch64" else []))]
     if home := _cuda_home():
