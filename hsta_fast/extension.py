@@ -47,7 +47,7 @@ class BuildError(RuntimeError):
     def tail(self) -> str:
         """The last lines of the log, which say what failed; empty where there is none."""
         try:
-            lines = self.log.read_text().splitlines() if self.log else []
+            lines = self.log.read_text("utf-8", "replace").splitlines() if self.log else []
         except OSError:
             lines = []
         return "\n".join(lines[-_TAIL:])
@@ -199,9 +199,8 @@ def _load(part: str, again: bool) -> Path:
     with library.with_suffix(".lock").open("w") as lock:
         flock(lock, LOCK_EX)  # given back by the system however this process ends
         if not _settled(library, again):  # by another process, meanwhile
-            for litter in library.parent.glob(
-                f".{library.stem}-*"
-            ):  # of a process that was killed while building
+            # What a process left that was killed while building.
+            for litter in library.parent.glob(f".{library.stem}-*"):
                 shutil.rmtree(litter, ignore_errors=True)
             _build(part, library, recipe)
     return library
@@ -223,10 +222,10 @@ def _settled(library: Path, again: bool) -> bool:
 def _failed_before(library: Path) -> BuildError | None:
     log = library.with_suffix(".log")
     try:
-        first, _, _ = log.read_text().partition("\n")
+        first, _, _ = log.read_text("utf-8", "replace").partition("\n")
     except OSError:
         return None
-    return BuildError(f"{first}; see {log}", log)
+    return BuildError(f"{first}; see {log}", log) if first else None  # empty: killed before it was written
 
 
 def _digest_of(library: Path) -> Path:
@@ -236,7 +235,7 @@ def _digest_of(library: Path) -> Path:
 def _whole(library: Path) -> bool:
     """Whether the library is there as it was built: a damaged one would end the process when loaded."""
     try:
-        return hashlib.sha256(library.read_bytes()).hexdigest() == _digest_of(library).read_text()
+        return hashlib.sha256(library.read_bytes()).digest() == _digest_of(library).read_bytes()
     except OSError:
         return False
 
@@ -259,12 +258,12 @@ def _build(part: str, library: Path, recipe: toolchain.Recipe) -> None:
             summary = f"the extension's {part.upper()} part could not be {did} with {tools}"
             # Of a library that does not load torch gives the path, and the loader's reason as the cause.
             said = f"{error}\n{error.__cause__}" if error.__cause__ else str(error)
-            log.write_text(f"{summary}\n{said}\n")
+            log.write_text(f"{summary}\n{said}\n", "utf-8")
             raise BuildError(f"{summary}; see {log}", log) from error
         with built.open("rb") as file:
             os.fsync(file.fileno())
         digest = Path(work) / "digest"
-        digest.write_text(hashlib.sha256(built.read_bytes()).hexdigest())
+        digest.write_bytes(hashlib.sha256(built.read_bytes()).digest())
         digest.replace(_digest_of(library))
         built.replace(library)
     log.unlink(missing_ok=True)  # of an earlier failure
