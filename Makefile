@@ -15,10 +15,10 @@ TRAIN_FLAGS ?= --model hsta_tiny --num-layers 2 --n-video 1 --image-size 112 --l
 	--protocol kfold --folds 4 --epochs 12 --warmup-epochs 1 --lr 5e-4 --batch-size 18 --clip-grad 1.0 \
 	--balance matched --flip --crop 2
 
-.PHONY: env train test test-full check lint bench gpu resources compat clean help
+.PHONY: env train test test-full check lint bench gpu resources compat cuda-build clean help
 
 help:
-	@grep -E '^# make' Makefile | sed 's/^# //'; echo "also: test-full check bench gpu resources compat clean"
+	@grep -E '^# make' Makefile | sed 's/^# //'; echo "also: test-full check bench gpu resources compat cuda-build clean"
 
 env: $(READY)
 
@@ -63,6 +63,14 @@ compat: $(READY)
 	    --target build/triton-$$version triton==$$version; \
 	  PYTHONPATH=build/triton-$$version:. $(BIN)/python -m hsta_fast.kernels.report --check 80 86 89 90 100 120; \
 	done
+
+# The extension against the CUDA build of torch, 5 GB of it in an environment of its own; wants nvcc, and no GPU.
+cuda-build:
+	$(PYTHON) -m venv build/cuda
+	build/cuda/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir \
+	  torch==2.11.0 numpy einops safetensors
+	rm -rf build/cuda/cache
+	HSTA_FAST_CACHE=build/cuda/cache PYTHONPATH=. build/cuda/bin/python benchmarks/cuda_build.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

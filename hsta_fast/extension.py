@@ -1,70 +1,65 @@
 """The C++ and CUDA extension: built from csrc/ on first use, kept in a cache, loaded once per process.
 
+It has two parts, each a library of its own: "cpu" with the schemas of all ops, and "cuda", which needs it.
+A part that cannot be built or loaded is left out: the log of the failure stands in the cache under the part's
+key, and neither this process nor another tries again until the key changes or `hsta-fast build` asks for it.
+
 Nothing is compiled or loaded by an import. The code is built for the processor at hand (-march=native): it is
 never carried to another machine, every loop is vectorised without variants and their dispatch, and the cache
 key holds the processor's instruction sets, so that a home folder shared by different machines holds one each.
 """
 
 import atexit
-import contextlib
-import fcntl
+import functools
 import hashlib
 import os
-import re
 import shutil
-import subprocess
 import sys
-import sysconfig
 import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+try:
+    from fcntl import LOCK_EX, flock
+except ImportError:  # Windows, whose build of torch takes no library of a compiler that knows our flags
+    flock = None  # type: ignore[assignment]
+
 import torch
 
+from . import toolchain
+
+PARTS = ("cpu", "cuda")
 SOURCES = Path(__file__).parent / "csrc"
-# Vectors are passed to nobody outside: how, where the processor has none of their size, does not matter.
-FLAGS = ("-O3", "-march=native", "-std=c++20", "-fopenmp", "-Wall", "-Wextra", "-Wno-psabi")
-_CUDA_FLAGS = ("-O3", "-std=c++20", "--threads=4")
-_ARCHITECTURES = (80, 90, 100, 120)  # a build for 80 also runs on 86 and 89, one for 100 on 103, 120 on 121
+_NEEDS = {"cpu": ("cpu",), "cuda": ("cpu", "cuda")}  # in the order of loading
+_TAIL = 20  # lines
 
 
 class BuildError(RuntimeError):
-    """The compiler is there and failed; the message names its log."""
+    """A part cannot be built or loaded; the message is one line, and names the log where there is one."""
 
+    def __init__(self, message: str, log: Path | None = None) -> None:
+        super().__init__(message)
+        self.log = log
 
-class Tools(NamedTuple):
-    """Where the compilers are; None for one that is not there."""
-
-    compiler: str | None
-    ninja: str | None
-    nvcc: str | None
-
-
-def find_tools() -> Tools:
-    """The compilers that the environment names, CXX and CUDA_HOME before what is on PATH.
-
-    CXX is one program, as torch takes it: not one with arguments.
-    """
-    wished = os.environ.get("CXX")
-    compiler = shutil.which(wished) if wished else shutil.which("c++") or shutil.which("g++")
-    # pip puts ninja beside the interpreter, which need not be on PATH.
-    ninja = shutil.which("ninja") or shutil.which("ninja", path=sysconfig.get_path("scripts"))
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    nvcc = shutil.which(f"{home}/bin/nvcc") if home else shutil.which("nvcc")
-    return Tools(compiler, ninja, nvcc or (None if home else shutil.which("/usr/local/cuda/bin/nvcc")))
+    def tail(self) -> str:
+        """The last lines of the log, which say what failed; empty where there is none."""
+        try:
+            lines = self.log.read_text("utf-8", "replace").splitlines() if self.log else []
+        except OSError:
+            lines = []
+        return "\n".join(lines[-_TAIL:])
 
 
 # Looked up once: torch.compile then sees constants.
-_TOOLS = find_tools()
+_TOOLS = toolchain.find_tools()
 _NO_COMPILER = (
-    "no C++ compiler was found (CXX, which names one program, or else c++ or g++ on PATH)"
+    "it is built on Linux and macOS only"
+    if flock is None
+    else "no C++ compiler was found (CXX, which names one program, or else c++ or g++ on PATH)"
     if _TOOLS.compiler is None
-    else "ninja was not found (pip install ninja)"
-    if _TOOLS.ninja is None
     else None
 )
 _NO_CUDA = (
@@ -75,69 +70,162 @@ _NO_CUDA = (
     else None
 )
 
-
-def obstacle(device_type: str) -> str | None:
-    """What the extension lacks to run on "cpu" or "cuda"; None if nothing. Builds and loads nothing."""
-    if device_type not in ("cpu", "cuda"):
-        return f"{device_type} is neither CPU nor CUDA"
-    return _NO_COMPILER or (_NO_CUDA if device_type == "cuda" else None)
+_mutex = threading.RLock()
+_libraries: dict[str, Path] = {}
+_failures: dict[str, str] = {}  # part -> reason: what torch.compile watches
+_warned: set[str] = set()
 
 
-_mutex = threading.Lock()
-_library: Path | None = None
-_warned = False
+def missing(part: str) -> str | None:
+    """What "cpu" or "cuda" lacks to be built: a tool, or a build of torch; None if nothing."""
+    if part not in PARTS:
+        return f"{part} is neither CPU nor CUDA"
+    return _NO_COMPILER or (_NO_CUDA if part == "cuda" else None)
+
+
+def obstacle(part: str) -> str | None:
+    """Why "cpu" or "cuda" cannot run: what is missing, or how it failed; None if nothing is known.
+
+    Builds and loads nothing. What the cache remembers is not looked up while torch.compile traces.
+    """
+    lacks = missing(part)
+    if lacks is not None:
+        return lacks
+    if not torch.compiler.is_compiling():
+        _recall(part)
+    return _failures.get("cpu") or _failures.get(part)
 
 
 def warn_of(reason: str) -> None:
-    """Say once per process why ops run on torch where the extension would be the faster one."""
-    global _warned
-    if not _warned:
-        _warned = True
+    """Say once per process and reason why ops run on torch where the extension would be the faster one."""
+    if reason not in _warned:
+        _warned.add(reason)
         warnings.warn(f"hsta_fast runs on torch without its C++ extension: {reason}", stacklevel=3)
 
 
-def load() -> Path:
-    """Load the extension, building it before if the cache does not hold it; returns the library's path.
+def usable(part: str, impl: str) -> bool:
+    """Load a part for an op that runs: False, with a warning, where that fails and `impl` is "auto".
 
     Raises:
-        BuildError: a compiler is missing, or fails.
+        BuildError: it fails and `impl` is "extension".
     """
-    global _library
+    try:
+        load(part)
+    except BuildError:
+        if impl == "extension":
+            raise
+        warn_of(str(obstacle(part)))
+        return False
+    return True
+
+
+def load(part: str, *, again: bool = False) -> Path:
+    """Load "cpu" or "cuda", building what the cache does not hold; returns the part's library.
+
+    Args:
+        part: "cpu" or "cuda".
+        again: try again what failed before.
+
+    Raises:
+        BuildError: something is missing, the build or the loading fails, or failed before.
+    """
+    lacks = missing(part)
+    if lacks is not None:
+        raise BuildError(f"the extension cannot be built: {lacks}")
     with _mutex:
-        if _library is None:
-            if _NO_COMPILER is not None:
-                raise BuildError(f"the extension cannot be built: {_NO_COMPILER}")
-            _library = _load()
-        return _library
+        for needed in _NEEDS[part]:
+            if needed in _libraries:
+                continue
+            if needed in _failures and not again:
+                raise BuildError(_failures[needed])
+            try:
+                _libraries[needed] = _load(needed, again)
+            except BuildError as error:
+                _remember(needed, error)
+                raise
+            except OSError as error:
+                problem = BuildError(f"the extension's {needed.upper()} part could not be built: {error}")
+                _remember(needed, problem)
+                raise problem from error
+            _failures.pop(needed, None)
+        return _libraries[part]
 
 
-def _load() -> Path:
-    compiler, nvcc = str(_TOOLS.compiler), None if _NO_CUDA else _TOOLS.nvcc
-    sources = sorted(path for path in SOURCES.iterdir() if path.suffix in (".cpp", ".h", ".cu", ".cuh"))
-    if nvcc is None:
-        sources = [path for path in sources if path.suffix != ".cu" and not path.stem.endswith("_cuda")]
-    cuda_flags = [] if nvcc is None else [*_CUDA_FLAGS, *gencode(nvcc)]
-    key = _key(sources, compiler, nvcc, cuda_flags)
-    cache = _cache()
-    library = cache / f"hsta_fast-{key}.so"
-    if not _whole(library) and not _writable(cache):
-        wanted, cache = cache, Path(tempfile.mkdtemp(prefix="hsta_fast-"))
-        atexit.register(shutil.rmtree, cache, ignore_errors=True)
-        warnings.warn(
-            f"{wanted} cannot be written: the extension is built for this process alone "
-            "(HSTA_FAST_CACHE names another folder)",
-            stacklevel=4,
-        )
-        library = cache / library.name
-    if not _whole(library):
-        with (cache / f".{key}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # given back by the system however this process ends
-            if not _whole(library):
-                for litter in cache.glob(f".{key}-*"):  # of a process that was killed while building
-                    shutil.rmtree(litter, ignore_errors=True)
-                _build(library, sources, compiler, cuda_flags)
-    torch.ops.load_library(library)
+@functools.cache
+def _recall(part: str) -> None:
+    """Look whether a build has failed before under the same key; once, for after that `load` knows."""
+    with _mutex:
+        for needed in _NEEDS[part]:
+            library = _plan(needed).library
+            known = needed in _libraries or needed in _failures or library.exists()
+            if not known and (error := _failed_before(library)):
+                _remember(needed, error)
+
+
+def _remember(part: str, error: BuildError) -> None:
+    _failures[part] = f"{error} (`hsta-fast build` tries again)"
+
+
+class _Plan(NamedTuple):
+    recipe: toolchain.Recipe
+    library: Path
+
+
+@functools.cache
+def _plan(part: str) -> _Plan:
+    """How a part is built, and its place in the cache: named after a hash of all that decides on it."""
+    files = sorted(path for path in SOURCES.iterdir() if path.suffix in (".cpp", ".h", ".cu", ".cuh"))
+    of_cuda = {path for path in files if path.suffix in (".cu", ".cuh") or path.stem.endswith("_cuda")}
+    headers = {path for path in files if path.suffix == ".h"}
+    read = [path for path in files if path in headers or (path in of_cuda) == (part == "cuda")]
+    sources = [path for path in read if path.suffix in (".cpp", ".cu")]
+    recipe = (
+        toolchain.cpp_recipe(sources, str(_TOOLS.compiler))
+        if part == "cpu"
+        else toolchain.cuda_recipe(sources, str(_TOOLS.compiler), str(_TOOLS.nvcc))
+    )
+    digest = hashlib.sha256("\0".join(toolchain.facts(recipe)).encode())
+    for path in read:
+        digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
+    return _Plan(recipe, _cache() / f"hsta_fast-{part}-{digest.hexdigest()[:16]}.so")
+
+
+def _load(part: str, again: bool) -> Path:
+    recipe, library = _plan(part)
+    if _settled(library, again):
+        return library
+    if not _writable(library.parent):
+        library = _private_folder(library.parent) / library.name
+    with library.with_suffix(".lock").open("w") as lock:
+        flock(lock, LOCK_EX)  # given back by the system however this process ends
+        if not _settled(library, again):  # by another process, meanwhile
+            # What a process left that was killed while building.
+            for litter in library.parent.glob(f".{library.stem}-*"):
+                shutil.rmtree(litter, ignore_errors=True)
+            _build(part, library, recipe)
     return library
+
+
+def _settled(library: Path, again: bool) -> bool:
+    """Whether the library is there and loads; raises BuildError where it failed before, unless `again`."""
+    if _whole(library):
+        try:
+            torch.ops.load_library(library)
+            return True
+        except OSError:  # something that it needs has gone: built anew, it may find it elsewhere
+            pass
+    if not again and (error := _failed_before(library)):
+        raise error
+    return False
+
+
+def _failed_before(library: Path) -> BuildError | None:
+    log = library.with_suffix(".log")
+    try:
+        first, _, _ = log.read_text("utf-8", "replace").partition("\n")
+    except OSError:
+        return None
+    return BuildError(f"{first}; see {log}", log) if first else None  # empty: killed before it was written
 
 
 def _digest_of(library: Path) -> Path:
@@ -147,85 +235,39 @@ def _digest_of(library: Path) -> Path:
 def _whole(library: Path) -> bool:
     """Whether the library is there as it was built: a damaged one would end the process when loaded."""
     try:
-        return hashlib.sha256(library.read_bytes()).hexdigest() == _digest_of(library).read_text()
+        return hashlib.sha256(library.read_bytes()).digest() == _digest_of(library).read_bytes()
     except OSError:
         return False
 
 
-def _build(library: Path, sources: list[Path], compiler: str, cuda_flags: list[str]) -> None:
-    """Compile into a folder of its own and move the library into place: it is there whole, or not at all."""
+def _build(part: str, library: Path, recipe: toolchain.Recipe) -> None:
+    """Compile into a folder of its own, load, move into place: the library is there whole, or not at all."""
     start = time.perf_counter()
-    with_cuda = ", with CUDA: some minutes" if cuda_flags else ""
-    print(f"hsta_fast: building {library}, once{with_cuda} ... ", end="", file=sys.stderr, flush=True)
-    key = library.stem.removeprefix("hsta_fast-")
-    with tempfile.TemporaryDirectory(dir=library.parent, prefix=f".{key}-") as work, _environment(compiler):
-        from torch.utils import cpp_extension
-
+    long = ": some minutes" if part == "cuda" else ""
+    print(f"hsta_fast: building {library}, once{long} ... ", end="", file=sys.stderr, flush=True)
+    log = library.with_suffix(".log")
+    with tempfile.TemporaryDirectory(dir=library.parent, prefix=f".{library.stem}-") as work:
+        did = "built"
         try:
-            # Loads what it built, too: a library that does not load is never moved into place.
-            cpp_extension.load(
-                name="hsta_fast_ops",
-                sources=[str(path) for path in sources if path.suffix in (".cpp", ".cu")],
-                extra_cflags=list(FLAGS),
-                extra_cuda_cflags=cuda_flags,
-                build_directory=work,
-                with_cuda=bool(cuda_flags),
-                is_python_module=False,
-            )
-        except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+            built = toolchain.make(recipe, Path(work))
+            did = "loaded"
+            torch.ops.load_library(built)
+        except (toolchain.ToolError, OSError) as error:
             print("failed", file=sys.stderr)
-            log = library.with_suffix(".log")
-            log.write_text(f"{error}\n")
-            raise BuildError(f"the extension could not be built with {compiler}; see {log}") from error
-        (built,) = Path(work).glob("*.so")
+            tools = " and ".join(dict.fromkeys(command[0] for command in recipe.compile.values()))
+            summary = f"the extension's {part.upper()} part could not be {did} with {tools}"
+            # Of a library that does not load torch gives the path, and the loader's reason as the cause.
+            said = f"{error}\n{error.__cause__}" if error.__cause__ else str(error)
+            log.write_text(f"{summary}\n{said}\n", "utf-8")
+            raise BuildError(f"{summary}; see {log}", log) from error
         with built.open("rb") as file:
             os.fsync(file.fileno())
         digest = Path(work) / "digest"
-        digest.write_text(hashlib.sha256(built.read_bytes()).hexdigest())
+        digest.write_bytes(hashlib.sha256(built.read_bytes()).digest())
         digest.replace(_digest_of(library))
         built.replace(library)
-    library.with_suffix(".log").unlink(missing_ok=True)  # of an earlier failure
+    log.unlink(missing_ok=True)  # of an earlier failure
     print(f"{time.perf_counter() - start:.1f} s", file=sys.stderr)
-
-
-@contextlib.contextmanager
-def _environment(compiler: str) -> Iterator[None]:
-    """What cpp_extension reads from the environment: the compiler, and ninja on PATH."""
-    before = {name: os.environ.get(name) for name in ("CXX", "PATH")}
-    os.environ["CXX"] = compiler
-    os.environ["PATH"] = os.pathsep.join([os.path.dirname(str(_TOOLS.ninja)), before["PATH"] or os.defpath])
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def gencode(nvcc: str) -> list[str]:
-    """The -gencode flags for every architecture that this nvcc knows, Hopper with its own instructions."""
-    known = _output(nvcc, "--list-gpu-code").split()
-    release = re.search(r"release (\d+)", _output(nvcc, "--version"))
-    has_90a = release is not None and int(release[1]) >= 12
-    names = [f"{n}a" if n == 90 and has_90a else str(n) for n in _ARCHITECTURES if f"sm_{n}" in known]
-    # And what the driver can compile for any other device from sm_80 on.
-    names_and_codes = [(name, f"sm_{name}") for name in names] + [("80", "compute_80")]
-    return [f"-gencode=arch=compute_{name},code={code}" for name, code in names_and_codes]
-
-
-def _key(sources: list[Path], compiler: str, nvcc: str | None, cuda_flags: list[str]) -> str:
-    """A hash of all that decides what the library holds."""
-    facts = [torch.__version__, *FLAGS, *cuda_flags]
-    for tool in (compiler, *([nvcc] if nvcc else ())):
-        facts += [tool, _output(tool, "--version")]
-    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    facts += sorted(set(re.findall(r"^(?:model name|flags|Features|CPU part)\s*:.*", cpuinfo, re.M)))
-    digest = hashlib.sha256("\0".join(facts).encode())
-    for path in sources:
-        digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _cache() -> Path:
@@ -238,13 +280,21 @@ def _cache() -> Path:
     return (home / "hsta_fast").absolute()
 
 
+@functools.cache
+def _private_folder(wanted: Path) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="hsta_fast-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    warnings.warn(
+        f"{wanted} cannot be written: the extension is built for this process alone "
+        "(HSTA_FAST_CACHE names another folder)",
+        stacklevel=4,
+    )
+    return folder
+
+
 def _writable(folder: Path) -> bool:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return False
     return os.access(folder, os.W_OK | os.X_OK)
-
-
-def _output(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout

@@ -24,8 +24,9 @@ def open_plain(path: Path, wanted: str) -> Iterator[BufferedReader]:
         OSError: the process has no room for another file.
     """
     try:
-        # Without O_NONBLOCK a pipe of that name would be waited on for ever.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        # Without O_NONBLOCK, which Windows lacks, a pipe of that name would be waited on for ever.
+        nonblock = getattr(os, "O_NONBLOCK", 0)
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | nonblock)) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise ValueError(f"wanted {wanted}, it is no plain file")
             yield file

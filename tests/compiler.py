@@ -1,10 +1,90 @@
-"""Tests that build the extension are skipped where it cannot be built, and only there."""
+"""What tests of the extension's build share: small sources, compilers that fail, processes of their own.
+
+Tests that build the extension are skipped where a tool is missing, and only there: a build that fails is a
+failed test.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from hsta_fast.extension import obstacle
+from hsta_fast.extension import missing
 
 from .yardstick import DEVICE
 
-needs_compiler = pytest.mark.skipif(obstacle("cpu") is not None, reason=str(obstacle("cpu")))
-needs_extension = pytest.mark.skipif(obstacle(DEVICE) is not None, reason=str(obstacle(DEVICE)))
+needs_compiler = pytest.mark.skipif(missing("cpu") is not None, reason=str(missing("cpu")))
+needs_extension = pytest.mark.skipif(missing(DEVICE) is not None, reason=str(missing(DEVICE)))
+
+ROOT = Path(__file__).parent.parent
+# A process to whom this torch is one for CUDA.
+WITH_CUDA = "import torch; torch.version.cuda = '99.0'\n"
+# Loads a part of what stands in a folder, and says where the library is.
+LOAD = (
+    "import sys, hsta_fast.extension as e; from pathlib import Path\n"
+    "e.SOURCES = Path(sys.argv[1]); print(e.load('cpu'))"
+)
+LOAD_CUDA = WITH_CUDA + LOAD.replace("'cpu'", "'cuda'")
+
+
+def start(code: str, *args: object, **environment: str) -> subprocess.Popen[str]:
+    """A process that runs `code`."""
+    command = [sys.executable, "-c", code, *map(str, args)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    env = {**os.environ, **environment}
+    return subprocess.Popen(command, text=True, env=env, cwd=ROOT, start_new_session=True, **pipes)  # type: ignore[call-overload]
+
+
+def finish(process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
+    """(stdout, stderr) of a process that must end with this status."""
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == status, err
+    return out.strip(), err
+
+
+def script(path: Path, body: str) -> Path:
+    """A shell script in the place of a program."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return path
+
+
+def write_sources(folder: Path) -> Path:
+    """A csrc that compiles in a moment: a CPU part, and a CUDA part that calls the CUDA runtime."""
+    folder.mkdir()
+    (folder / "one.cpp").write_text('extern "C" int one() { return 1; }\n')
+    (folder / "two.cu").write_text(
+        'extern "C" int cudart_release();\nextern "C" int two() { return cudart_release(); }\n'
+    )
+    (folder / "two_cuda.cpp").write_text('extern "C" int three() { return 3; }\n')
+    return folder
+
+
+def write_cudart(file: Path, release: int, soname: str | None = None) -> Path:
+    """A CUDA runtime of one function, which returns its release."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    source = file.parent / "cudart.cpp"
+    source.write_text(f'extern "C" int cudart_release() {{ return {release}; }}\n')
+    name = f"-Wl,-soname,{soname or f'libcudart.so.{release}'}"
+    subprocess.run(["c++", "-shared", "-fPIC", name, str(source), "-o", str(file)], check=True)
+    source.unlink()
+    return file
+
+
+def write_nvcc(
+    path: Path, *, release: int = 99, libraries: tuple[Path, ...] = (), compiling: str = ""
+) -> Path:
+    """An nvcc: answers as nvcc does, compiles as C++; `compiling` is what it does before that."""
+    flags = " ".join(f'"-L{folder}"' for folder in libraries)
+    return script(
+        path,
+        f'case "$1" in\n'
+        f'--version) echo "Cuda compilation tools, release {release}.0, V{release}.0.1"; exit;;\n'
+        f'--list-gpu-code) echo "sm_80 sm_90"; exit;;\n'
+        f"--dryrun) echo '#$ LIBRARIES=  {flags}' >&2; exit;;\n"
+        f"esac\n{compiling}\n"
+        'while [ "$1" != -c ]; do shift; done\nexec c++ -fPIC -x c++ -c "$2" -o "$4"',
+    )

@@ -16,39 +16,14 @@ from pathlib import Path
 import pytest
 from torch.utils.cpp_extension import include_paths, library_paths
 
-from hsta_fast import extension
+from hsta_fast import extension, toolchain
 
-from .compiler import needs_compiler
-
-ROOT = Path(__file__).parent.parent
-# Loads an extension of one small file, and says where it is.
-LOAD = (
-    "import sys, hsta_fast.extension as e; from pathlib import Path\n"
-    "e.SOURCES = Path(sys.argv[1]); print(e.load())"
-)
+from .compiler import LOAD, ROOT, finish, needs_compiler, script, start, write_nvcc, write_sources
 
 
 @pytest.fixture
 def sources(tmp_path: Path) -> Path:
-    """A csrc that compiles in a moment."""
-    folder = tmp_path / "csrc"
-    folder.mkdir()
-    (folder / "one.cpp").write_text('extern "C" int one() { return 1; }\n')
-    return folder
-
-
-def start(code: str, *args: object, **environment: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", code, *map(str, args)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    env = {**os.environ, **environment}
-    return subprocess.Popen(command, text=True, env=env, cwd=ROOT, start_new_session=True, **pipes)  # type: ignore[call-overload]
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """(stdout, stderr) of a process that must succeed."""
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return out.strip(), err
+    return write_sources(tmp_path / "csrc")
 
 
 @needs_compiler
@@ -65,14 +40,12 @@ def test_two_processes_at_once_build_once(sources: Path, tmp_path: Path) -> None
 
 def slow_compiler(folder: Path) -> Path:
     """A compiler that says when it starts compiling, and takes its time until the file `go` is there."""
-    script = folder / "slow++"
     real = shutil.which("c++") or shutil.which("g++")
-    script.write_text(
-        f'#!/bin/sh\ncase "$*" in *one.cpp*) touch {folder}/started\n'
-        f'while [ ! -e {folder}/go ]; do sleep 0.05; done;; esac\nexec {real} "$@"\n'
+    return script(
+        folder / "slow++",
+        f'case "$*" in *one.cpp*) touch {folder}/started\n'
+        f'while [ ! -e {folder}/go ]; do sleep 0.05; done;; esac\nexec {real} "$@"',
     )
-    script.chmod(0o755)
-    return script
 
 
 @needs_compiler
@@ -145,44 +118,48 @@ def test_the_cuda_binding_implements_what_the_schemas_name() -> None:
 
 
 @needs_compiler
-def test_a_compiler_that_fails_is_an_error_that_names_its_log(sources: Path, tmp_path: Path) -> None:
-    (sources / "one.cpp").write_text("this is no C++\n")
-    process = start(LOAD, sources, HSTA_FAST_CACHE=str(tmp_path / "cache"))
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 1
-    last = err.strip().splitlines()[-1]
-    assert last.startswith("hsta_fast.extension.BuildError: the extension could not be built")
-    assert "this is no C++" in Path(last.split("see ")[1]).read_text()
-    assert not list((tmp_path / "cache").glob("*.so"))
+def test_the_key_follows_sources_flags_and_tools(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part has its own."""
+    monkeypatch.setattr(extension, "SOURCES", sources)
+    nvcc = write_nvcc(tmp_path / "nvcc")
+    before: dict[str, str] = {}
 
+    def tools(compiler: object, nvcc: object) -> None:
+        monkeypatch.setattr(extension, "_TOOLS", toolchain.Tools(str(compiler), str(nvcc)))
 
-@needs_compiler
-@pytest.mark.parametrize("answers", [True, False])
-def test_a_program_that_is_no_compiler(sources: Path, tmp_path: Path, answers: bool) -> None:
-    fake = tmp_path / "fake++"
-    fake.write_text(
-        '#!/bin/sh\n[ "$1" = --version ] && exit 0\nexit 1\n' if answers else "#!/bin/sh\nexit 1\n"
-    )
-    fake.chmod(0o755)
-    process = start(LOAD, sources, HSTA_FAST_CACHE=str(tmp_path / "cache"), CXX=str(fake))
-    _, err = process.communicate(timeout=300)
-    assert "BuildError" in err.strip().splitlines()[-1]
+    def keys() -> dict[str, str]:
+        return {part: extension._plan.__wrapped__(part).library.name for part in extension.PARTS}
 
+    def changed() -> list[str]:
+        nonlocal before
+        after = keys()
+        parts = [part for part in extension.PARTS if after[part] != before[part]]
+        before = after
+        return parts
 
-@needs_compiler
-def test_the_key_follows_sources_flags_and_compiler(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, compiler = [sources / "one.cpp"], str(extension.find_tools().compiler)
-    keys = [extension._key(one, compiler, None, [])]
-    assert extension._key(one, compiler, None, []) == keys[0]
-    keys.append(extension._key(one, compiler, None, ["-gencode=x"]))
-    keys.append(extension._key(one, "/bin/sh", None, []))
-    monkeypatch.setattr(extension, "FLAGS", ("-O0",))
-    keys.append(extension._key(one, compiler, None, []))
-    (sources / "one.cpp").write_text("")
-    keys.append(extension._key(one, compiler, None, []))
+    tools(shutil.which("c++"), nvcc)
+    before = keys()
+    assert changed() == []
+    for name, parts in {"one.cpp": ["cpu"], "two.cu": ["cuda"], "two_cuda.cpp": ["cuda"]}.items():
+        (sources / name).write_text("")
+        assert changed() == parts
+    (sources / "shared.h").write_text("")
+    assert changed() == ["cpu", "cuda"]
+    write_nvcc(nvcc, release=100)
+    assert changed() == ["cuda"]
+    write_nvcc(nvcc, release=100, libraries=(tmp_path,))
+    (tmp_path / "libcudart.so.100").touch()
+    assert changed() == ["cuda"]
+    monkeypatch.setenv("NVCC_APPEND_FLAGS", "-allow-unsupported-compiler")
+    assert changed() == ["cuda"]
+    tools("/bin/sh", nvcc)
+    assert changed() == ["cpu", "cuda"]
+    monkeypatch.setattr(toolchain, "FLAGS", ("-O0",))
+    assert changed() == ["cpu", "cuda"]
     monkeypatch.setattr("torch.__version__", "0.0")
-    keys.append(extension._key(one, compiler, None, []))
-    assert len(set(keys)) == len(keys)
+    assert changed() == ["cpu", "cuda"]
 
 
 def test_build_says_what_is_missing(tmp_path: Path) -> None:
@@ -192,44 +169,6 @@ def test_build_says_what_is_missing(tmp_path: Path) -> None:
     assert (process.returncode, out) == (1, "")
     assert err.startswith("error: the extension cannot be built: no C++ compiler was found (CXX, ")
     assert err.count("\n") == 1
-
-
-def test_tools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """CXX goes before PATH, CUDA_HOME before an nvcc on PATH; ninja may stand beside the interpreter."""
-    for name in ("c++", "g++", "my++", "nvcc", "bin/nvcc", "ninja"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("#!/bin/sh\n")
-        (tmp_path / name).chmod(0o755)
-    for name in ("CXX", "CUDA_HOME", "CUDA_PATH"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    expected = (tmp_path / "c++", tmp_path / "ninja", tmp_path / "nvcc")
-    assert extension.find_tools() == tuple(map(str, expected))
-    monkeypatch.setenv("CXX", "my++")
-    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
-    (tmp_path / "ninja").unlink()
-    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path / "scripts"))
-    assert extension.find_tools() == (str(tmp_path / "my++"), None, str(tmp_path / "bin/nvcc"))
-    monkeypatch.setenv("CUDA_HOME", "/nowhere")
-    for none in ("no++", "my++ -pipe", "'x", " "):
-        monkeypatch.setenv("CXX", none)
-        assert extension.find_tools() == (None, None, None)
-
-
-def test_gencode(tmp_path: Path) -> None:
-    """Architectures that nvcc does not know are left out; 90a only from release 12 on."""
-    nvcc = tmp_path / "nvcc"
-    for release, known, expected in (
-        ("13.0", "sm_80 sm_90 sm_100 sm_120", ["80", "90a", "100", "120"]),
-        ("12.4", "sm_80 sm_90", ["80", "90a"]),
-        ("11.8", "sm_80 sm_90", ["80", "90"]),
-    ):
-        nvcc.write_text(
-            f'#!/bin/sh\n[ "$1" = --list-gpu-code ] && echo "{known}" || echo "release {release}, V"\n'
-        )
-        nvcc.chmod(0o755)
-        flags = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in expected]
-        assert extension.gencode(str(nvcc)) == [*flags, "-gencode=arch=compute_80,code=compute_80"]
 
 
 def test_a_wheel_holds_the_sources(tmp_path: Path) -> None:
@@ -263,7 +202,7 @@ def test_under_the_sanitizers(tmp_path: Path, driver: str, target: str) -> None:
     """With the processor's own instructions, and without them where these are those of AVX-512."""
     if target == "x86-64" and platform.machine() != "x86_64":
         target = "native"
-    flags = [flag for flag in extension.FLAGS if flag not in ("-O3", "-march=native", "-fopenmp")]
+    flags = [flag for flag in toolchain.FLAGS if flag not in ("-O3", "-march=native", "-fopenmp")]
     strict = [
         "-O0",
         "-g",
@@ -273,7 +212,7 @@ def test_under_the_sanitizers(tmp_path: Path, driver: str, target: str) -> None:
         "-fno-sanitize-recover",
     ]
     program = tmp_path / "driver"
-    compiler = shlex.split(str(extension.find_tools().compiler))
+    compiler = shlex.split(str(toolchain.find_tools().compiler))
     includes = [word for folder in include_paths() for word in ("-isystem", folder)]
     libraries = [word for folder in library_paths() for word in (f"-L{folder}", f"-Wl,-rpath,{folder}")]
     files = ["-I", str(ROOT / "csrc"), str(ROOT / "tests" / driver), "-o", str(program)]
@@ -286,11 +225,11 @@ def test_under_the_sanitizers(tmp_path: Path, driver: str, target: str) -> None:
 @needs_compiler
 @pytest.mark.parametrize("source", sorted(path.name for path in (ROOT / "csrc").glob("*.cpp")))
 def test_no_warnings(source: str) -> None:
-    compiler = shlex.split(str(extension.find_tools().compiler))
+    compiler = shlex.split(str(toolchain.find_tools().compiler))
     includes = [word for folder in include_paths() for word in ("-isystem", folder)]
     command = [
         *compiler,
-        *extension.FLAGS,
+        *toolchain.FLAGS,
         "-Werror",
         "-fsyntax-only",
         *includes,

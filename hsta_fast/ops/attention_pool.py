@@ -50,6 +50,8 @@ def auto_choice(device: torch.device, dtype: torch.dtype, width: int = 768) -> C
 def choose(op: str, impl: str, tokens: Tensor) -> str:
     """The implementation to run on `tokens` (B, N, C) where `impl` is asked for.
 
+    "auto" stays where that is the extension: whether it can be built shows when the op runs.
+
     Raises:
         ValueError: an unknown `impl`, or one that cannot take such tokens.
     """
@@ -61,12 +63,11 @@ def choose(op: str, impl: str, tokens: Tensor) -> str:
         missing = extension.obstacle("cpu")
         if missing is not None:
             extension.warn_of(missing)
-    return chosen
+    return "auto" if impl == "auto" and chosen == "extension" else chosen
 
 
 def _launchers(impl: str) -> tuple[Any, Any]:
-    if impl == "extension":
-        extension.load()
+    if impl in ("auto", "extension") and extension.usable("cpu", impl):
         return torch.ops.hsta_fast.attention_pool_fwd, torch.ops.hsta_fast.attention_pool_bwd
     if impl == "triton":
         from ..kernels.attention_pool import attention_pool_bwd, attention_pool_fwd
@@ -277,7 +278,7 @@ def attention_pool(
         return_weights: also return the softmax weights, for looking at; they carry no gradient.
         impl: "auto", "triton", "extension" or "torch". Triton takes float32, float16 and bfloat16 with
             C <= 1024 on CUDA devices of compute capability 8.0 on, and on the CPU under TRITON_INTERPRET=1.
-            The extension takes float32 and float64 on the CPU, where there is a C++ compiler. "auto" is
+            The extension takes float32 and float64 on the CPU, where a C++ compiler can build it. "auto" is
             Triton on CUDA devices and the extension on the CPU where they can run, else plain PyTorch.
 
     Returns:
@@ -288,7 +289,7 @@ def attention_pool(
     Raises:
         ValueError: shapes, dtypes or devices that do not belong together, an unknown `impl`, or one that
             cannot run.
-        BuildError: the extension's compiler fails.
+        BuildError: impl="extension", and it cannot be built or loaded.
     """
     want_shape(_OP, "tokens", tokens, (None, None, None), "(B, N, C)")
     B, N, C = tokens.shape

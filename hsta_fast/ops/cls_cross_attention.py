@@ -105,7 +105,7 @@ def cls_cross_attention(
     Raises:
         ValueError: shapes, dtypes or devices that do not belong together, an unknown `impl`, or one that
             cannot run.
-        BuildError: the extension's compiler fails.
+        BuildError: impl="extension", and it cannot be built or loaded.
     """
     want_shape(_OP, "tokens", tokens, (None, None, None), "(B, N, C)")
     B, _, C = tokens.shape

@@ -1,7 +1,8 @@
 """tubelet_embed: checks, autograd and choice of implementation. The specification is in `reference`.
 
 The extension's path is two registered ops, forward and weight gradient, so that torch.compile sees each as
-one node. The C++ and CUDA code is built and loaded when such an op first runs.
+one node. The C++ and CUDA code is built and loaded when such an op first runs. Where that fails and nobody
+asked for the extension by name, the op does the same on torch.
 
 Bytes become (x - shift) * scale by channel, shift = 255 mean and scale = 1 / (255 std). On the CPU that is
 done in float32 as the patches are gathered. Elsewhere, and in float64, the bytes themselves are multiplied,
@@ -18,7 +19,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .. import extension, reference
-from .checks import autocast_dtype, want, want_shape
+from .checks import autocast_dtype, no_autocast, want, want_shape
 from .choice import Choice, resolve
 from .registration import register
 
@@ -92,9 +93,11 @@ def _forward(
     shift: Sequence[float],
     scale: Sequence[float],
     dtype: torch.dtype,
+    impl: str,
 ) -> Tensor:
     """(B, N, C), or (B, N + 1, C) with a CLS, of video (B, 3, T, H, W), in `dtype`."""
-    extension.load()
+    if not extension.usable(video.device.type, impl):
+        return _forward_on_torch(video, weight, bias, cls_token, pos_embed, shift, scale, dtype)
     ops = torch.ops.hsta_fast
     cls_row = None if cls_token is None else cls_token.reshape(-1)
     positions = None if pos_embed is None else pos_embed[0]
@@ -109,7 +112,7 @@ def _forward(
     return ops.tubelet_tokens(video, weight, bias, cls_row, positions)
 
 
-def _fake_forward(
+def _forward_on_torch(
     video: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -119,6 +122,31 @@ def _fake_forward(
     scale: Sequence[float],
     dtype: torch.dtype,
 ) -> Tensor:
+    plain = (tuple(shift), tuple(scale)) == _PLAIN
+    with no_autocast(video):
+        tokens = reference.tubelet_embed(
+            video,
+            weight.to(dtype),
+            bias.to(dtype),
+            mean=None if plain else [s / 255 for s in shift],
+            std=None if plain else [1 / (255 * s) for s in scale],
+            cls_token=cls_token,
+            pos_embed=pos_embed,
+        )
+    return tokens.to(dtype).contiguous()
+
+
+def _fake_forward(
+    video: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    cls_token: Tensor | None,
+    pos_embed: Tensor | None,
+    shift: Sequence[float],
+    scale: Sequence[float],
+    dtype: torch.dtype,
+    impl: str,
+) -> Tensor:
     rows = int(cls_token is not None)
     grid = [size // p for size, p in zip(video.shape[2:], weight.shape[2:], strict=True)]
     return weight.new_empty(
@@ -126,11 +154,24 @@ def _fake_forward(
     )
 
 
+def _patches_on_torch(video: Tensor, patch: Sequence[int], dtype: torch.dtype, shift: float) -> Tensor:
+    """`tubelet_patches` of csrc/schemas.cpp."""
+    t, p, q = patch
+    T, H, W = (size - size % n for size, n in zip(video.shape[2:], patch, strict=True))
+    pattern = "b c (gt t) (gh p) (gw q) -> (b gt gh gw) (c t p q)"
+    return rearrange(video[:, :, :T, :H, :W].to(dtype) - shift, pattern, t=t, p=p, q=q)
+
+
 def _weight_gradient(
-    dout: Tensor, video: Tensor, patch: Sequence[int], shift: Sequence[float], scale: Sequence[float]
+    dout: Tensor,
+    video: Tensor,
+    patch: Sequence[int],
+    shift: Sequence[float],
+    scale: Sequence[float],
+    impl: str,
 ) -> Tensor:
     """The weight's gradient (C, 3, t, p, p) from dout (B, N, C), summed in float32 or float64."""
-    extension.load()
+    built = extension.usable(video.device.type, impl)
     ops = torch.ops.hsta_fast
     wide = _wide(dout.dtype)
     if video.dtype not in (torch.uint8, torch.float32):
@@ -144,13 +185,15 @@ def _weight_gradient(
         dout = dout.to(torch.float32)
         if dout.stride(2) != 1:  # a row of one element counts as contiguous with any stride
             dout = dout.clone(memory_format=torch.contiguous_format)
-        return ops.tubelet_weight_grad(dout, video, patch, shift, scale)
+        if built:
+            return ops.tubelet_weight_grad(dout, video, patch, shift, scale)
+    patches_of = ops.tubelet_patches if built else _patches_on_torch
     middle = _MIDDLE if video.dtype == torch.uint8 else 0.0
     total = dout.new_zeros((C, 3 * patch[0] * patch[1] * patch[2]), dtype=wide)
     step = max(1, _PATCH_BYTES // (dout.shape[1] * total.shape[1] * dout.element_size()))
     for b in range(0, B, step):
         rows = dout[b : b + step].reshape(-1, C)
-        patches = ops.tubelet_patches(video[b : b + step], patch, dout.dtype, middle)
+        patches = patches_of(video[b : b + step], patch, dout.dtype, middle)
         # Float32 out of the product: rounded before it is unfolded, the gradient would lose the most.
         total += rows.T @ patches if dout.dtype == wide else torch.mm(rows.T, patches, out_dtype=wide)
     grad = total.view(C, 3, *patch)
@@ -161,7 +204,12 @@ def _weight_gradient(
 
 
 def _fake_weight_gradient(
-    dout: Tensor, video: Tensor, patch: Sequence[int], shift: Sequence[float], scale: Sequence[float]
+    dout: Tensor,
+    video: Tensor,
+    patch: Sequence[int],
+    shift: Sequence[float],
+    scale: Sequence[float],
+    impl: str,
 ) -> Tensor:
     return dout.new_empty((dout.shape[2], 3, *patch), dtype=_wide(dout.dtype))
 
@@ -178,7 +226,7 @@ def _dvideo(dout: Tensor, weight: Tensor, video: Tensor) -> Tensor:
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    video, weight, bias, cls_token, pos_embed, ctx.shift, ctx.scale, _ = inputs
+    video, weight, bias, cls_token, pos_embed, ctx.shift, ctx.scale, _, ctx.impl = inputs
     ctx.save_for_backward(video, weight)
     ctx.bias_dtype = bias.dtype
     ctx.cls_dtype = None if cls_token is None else cls_token.dtype
@@ -194,14 +242,14 @@ def _autograd(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
     dweight = dbias = dcls = dpos = None
     if wants_weight:
         patch = list(weight.shape[2:])
-        dweight = _dweight(rows, video, patch, ctx.shift, ctx.scale).to(weight.dtype)
+        dweight = _dweight(rows, video, patch, ctx.shift, ctx.scale, ctx.impl).to(weight.dtype)
     if wants_bias:
         dbias = rows.sum((0, 1), dtype=wide).to(ctx.bias_dtype)
     if wants_cls:
         dcls = dout[:, :1].sum(0, keepdim=True, dtype=wide).to(ctx.cls_dtype)
     if wants_pos:
         dpos = dout.sum(0, keepdim=True, dtype=wide).to(ctx.pos_dtype)
-    return dvideo, dweight, dbias, dcls, dpos, None, None, None
+    return dvideo, dweight, dbias, dcls, dpos, None, None, None, None
 
 
 _fwd = register(_OP, _forward, _fake_forward, backward=_autograd, setup_context=_setup_context)
@@ -251,8 +299,8 @@ def tubelet_embed(
         pos_embed: (1, N, C), or (1, N + 1, C) with a CLS; added to the tokens.
         layout: "BCTHW" or "BTHWC".
         impl: "auto", "extension" or "torch". The extension gives float32, bfloat16 and float16 on the CPU and
-            on CUDA devices of compute capability 8.0 on, float64 on the CPU, where there is a C++ compiler
-            (for CUDA nvcc, too). "auto" is the extension where it can run, and torch's conv3d otherwise.
+            on CUDA devices of compute capability 8.0 on, float64 on the CPU, where a C++ compiler can
+            build it (for CUDA nvcc, too). "auto" is the extension where it can run, else torch's conv3d.
 
     Returns:
         (B, N, C), or (B, N + 1, C) with a CLS, in the weight's dtype or autocast's. Tokens run over t, then
@@ -261,7 +309,7 @@ def tubelet_embed(
     Raises:
         ValueError: shapes or dtypes that do not belong together, mean and std with float video or one without
             the other, tensors on several devices, an unknown `impl`, or "extension" where it cannot run.
-        BuildError: the extension's compiler fails.
+        BuildError: impl="extension", and it cannot be built or loaded.
     """
     want(layout in ("BCTHW", "BTHWC"), _OP, 'layout "BCTHW" or "BTHWC"', repr(layout))
     want_shape(_OP, "weight", weight, (None, 3, None, None, None), "(C, 3, t, p, p)")
@@ -299,7 +347,7 @@ def tubelet_embed(
     if chosen == "extension":
         want(obstacle is None, _OP, 'inputs that impl="extension" can take', obstacle)
         frames = video if layout == "BCTHW" else video.permute(0, 4, 1, 2, 3)
-        return _fwd(frames, weight, bias, cls_token, pos_embed, *affine, dtype)
+        return _fwd(frames, weight, bias, cls_token, pos_embed, *affine, dtype, impl)
     if impl == "auto" and video.device.type in _DTYPES and not torch.compiler.is_compiling():
         missing = extension.obstacle(video.device.type)
         if missing is not None:

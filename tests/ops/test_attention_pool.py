@@ -403,7 +403,7 @@ def test_triton_on_the_cpu_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch
 def test_auto_on_the_cpu() -> None:
     """The extension where it can be built; never the interpreter, which the tests have turned on."""
     choice = auto_choice(torch.device("cpu"), torch.float32)
-    assert choice.impl == ("torch" if extension.obstacle("cpu") else "extension")
+    assert choice.impl == ("torch" if extension.missing("cpu") else "extension")
     choice = auto_choice(torch.device("cpu"), torch.float16)
     assert choice.impl == "torch" and choice.reason
 

@@ -274,7 +274,7 @@ def small(dtype: torch.dtype = torch.float32, *, floats: bool = False) -> tuple[
     (weight, bias), named = parameters(24, (2, 8, 8), 12, dtype, True, True)
     leaves = [x.requires_grad_() for x in (weight, bias, *named.values())]
     shift, scale = ([0.0] * 3, [1.0] * 3) if floats else (SHIFT, SCALE)
-    return video.requires_grad_(floats), *leaves, shift, scale, dtype
+    return video.requires_grad_(floats), *leaves, shift, scale, dtype, "extension"
 
 
 @needs_extension
@@ -283,7 +283,7 @@ def test_opcheck(floats: bool) -> None:
     arguments = small(floats=floats)
     torch.library.opcheck(_fwd, arguments)
     dout = torch.randn(2, 12, 24, device=DEVICE)
-    torch.library.opcheck(_dweight, (dout, arguments[0].detach(), [2, 8, 8], *arguments[5:7]))
+    torch.library.opcheck(_dweight, (dout, arguments[0].detach(), [2, 8, 8], *arguments[5:7], "extension"))
 
 
 def call(video: Tensor, weight: Tensor, bias: Tensor, cls_token: Tensor, pos_embed: Tensor) -> Tensor:
