@@ -1,6 +1,7 @@
 """Every kernel configuration that ships, to be compiled without a GPU. Later kernels join `shipped`."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -207,12 +208,11 @@ def attention_variants(kernel: str, width: int, device: Device = HOPPER) -> list
 def pool_variants(kernel: str, width: int, device: Device = HOPPER) -> list[pool_configs.Config]:
     """The same of attention pooling's "fwd", "bwd" and "bwd, two steps"."""
     shipped = pool_configs.config_for(kernel, width, torch.bfloat16, device=device)
-    return [shipped] + [
-        pool_configs.Config(
-            tokens=tokens, chunk=chunk, slices=warps, stages=stages, warps=warps, residents=shipped.residents
-        )
+    tried = [
+        replace(shipped, tokens=tokens, chunk=chunk, slices=warps, stages=stages, warps=warps)
         for tokens, chunk, warps, stages in _POOL_VARIANTS
     ]
+    return list(dict.fromkeys([shipped, *tried]))
 
 
 def tried() -> Iterator[Build]:

@@ -159,7 +159,8 @@ def space_time_attention(
         want_shape(_OP, "v", v, (B, k.shape[1], H, D), "(B, M, H, D)")
     width = qkv.shape[-1]
     want(width > 0, _OP, "a head width D of at least 1", width)
-    scale = width**-0.5 if scale is None else scale
+    # A whole number as a float: Triton would compile the kernels anew for a scale of 1.
+    scale = width**-0.5 if scale is None else float(scale) if isinstance(scale, int) else scale
     if not isinstance(scale, (float, int, torch.SymFloat, torch.SymInt)):
         want(False, _OP, "a number as scale (fold a learned one into q)", type(scale).__name__)
     cast = autocast_dtype(qkv)

@@ -1,0 +1,247 @@
+"""Time the configurations of every kernel on the device at hand; from then on the fastest run there.
+
+    PYTHONPATH=. python benchmarks/tune.py --limit 150
+
+Writes kernels/tuned/<device>.json, keyed by Triton's version, which goes before the tables of configurations.
+One is tried by the launcher itself, in place of what it would choose: what is timed is what will run. It counts
+if it gives the numbers of the shipped one, and is taken if it is faster by more than noise.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton.runtime.driver import driver
+
+from hsta_fast.files import write_text
+from hsta_fast.kernels import attention_pool_configs as pool_configs
+from hsta_fast.kernels import space_time_attention_configs as attention_configs
+from hsta_fast.kernels.attention_pool import attention_pool_bwd, attention_pool_fwd
+from hsta_fast.kernels.builds import attention_variants, pool_variants
+from hsta_fast.kernels.launch import TRITON, Device, device_of, tuned_key, tuned_path, tuned_table
+from hsta_fast.kernels.space_time_attention import space_time_attention_bwd, space_time_attention_fwd
+
+HEADS = 12
+GAIN = 1.03  # by which a configuration must be faster than the shipped one
+_ROUNDS = 10
+_FLUSH = 1 << 28  # bytes, several times any second-level cache
+
+Run = Callable[[], Sequence[Tensor]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """A kernel at a width: what may launch it, the shipped configuration first, and a step that does.
+
+    Attributes:
+        key: of the tuned table.
+        configs: what is tried.
+        make: allocates, and returns a step that launches the kernel; its results are compared.
+    """
+
+    key: str
+    configs: Sequence[Any]
+    make: Callable[[], Run]
+
+
+def _attention(kernel: str, D: int, B: int, N: int, device: str) -> Run:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(B, N, 3, HEADS, D, device=device).bfloat16().unbind(2)
+    forward = partial(space_time_attention_fwd, q, k, v, D**-0.5)
+    if kernel == "fwd":
+        return forward
+    out, lse = forward()
+    dout = torch.randn_like(out)
+
+    def backward() -> Sequence[Tensor]:
+        gradients = [torch.empty_like(out) for _ in range(3)]
+        space_time_attention_bwd(dout, q, k, v, out, lse, D**-0.5, *gradients)
+        return gradients
+
+    return backward
+
+
+def _pool(kernel: str, C: int, B: int, N: int, device: str) -> Run:
+    torch.manual_seed(0)
+    query, dpooled = (torch.randn(B, HEADS, C, device=device).bfloat16() / C**0.5 for _ in range(2))
+    tokens, extra = (torch.randn(B, *shape, device=device).bfloat16() for shape in ((N, C), (C,)))
+    forward = partial(attention_pool_fwd, query, tokens, extra, True, 1e-6)
+    if kernel == "fwd":
+        return lambda: [x for x in forward() if x is not None]
+    saved = forward()
+
+    def backward() -> Sequence[Tensor]:
+        dtokens = torch.empty_like(tokens)
+        dquery, dextra = attention_pool_bwd(
+            dpooled, query, tokens, extra, True, 1e-6, *saved, dtokens=dtokens
+        )
+        return [dquery, dtokens, *([] if dextra is None else [dextra])]
+
+    return backward
+
+
+def cases(device: Device, place: str = "cuda") -> Iterator[Case]:
+    """The kernels of HSTA in bfloat16 at its widths; a batch of 32 clips of 16 frames."""
+    for D in (64, 32):
+        for kernel in ("fwd", "dq", "dkv"):
+            yield Case(
+                key=tuned_key(attention_configs.OP, kernel, D),
+                configs=attention_variants(kernel, D, device),
+                make=partial(_attention, kernel, D, 32, 1569, place),
+            )
+    for C, N in ((768, 1568), (384, 324)):
+        # A batch of 1 leaves the sums over rows to a second step where the device has many multiprocessors.
+        for kernel, B in (("fwd", 32), ("bwd", 32), ("bwd, two steps", 1)):
+            yield Case(
+                key=tuned_key(pool_configs.OP, kernel, C),
+                configs=pool_variants(kernel, C, device),
+                make=partial(_pool, kernel, C, B, N, place),
+            )
+
+
+def tried(name: str, case: Case, config: Any, run: Run) -> Sequence[Tensor]:
+    """What `run` gives with `config` in the place of what the launcher would choose.
+
+    Raises:
+        Exception: it does not compile, or does not fit the device.
+    """
+    table = tuned_table(name)
+    before = table.get(case.key)
+    table[case.key] = dataclasses.asdict(config)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # such as that it does not fit
+            return run()
+    finally:
+        if before is None:
+            del table[case.key]
+        else:
+            table[case.key] = before
+
+
+def alike(came: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    """Whether two configurations gave the same numbers, but for the order in which bfloat16 was rounded."""
+    return all(
+        float((a.double() - b.double()).abs().max()) <= 0.02 * float(b.double().abs().max())
+        for a, b in zip(came, expected, strict=True)
+    )
+
+
+def seconds_of(run: Run) -> float:
+    """The median time of a step on the device, with its second-level cache overwritten before each."""
+    if not torch.cuda.is_available():
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+    flush = torch.empty(_FLUSH, dtype=torch.uint8, device="cuda")
+    times = []
+    for _ in range(_ROUNDS):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        flush.zero_()
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) / 1e3)
+    return statistics.median(times)
+
+
+def best(name: str, case: Case, until: float) -> tuple[Any, dict[str, float]]:
+    """The fastest configuration and {configuration: seconds} of those that run and give the right numbers."""
+    run = case.make()
+    shipped, times = case.configs[0], {}
+    expected = tried(name, case, shipped, run)
+    for config in case.configs:
+        if config is not shipped and time.monotonic() > until:
+            break
+        try:
+            if not alike(tried(name, case, config, run), expected):
+                print(f"  {config}: other numbers than {shipped}", flush=True)
+                continue
+            times[config] = seconds_of(lambda config=config: tried(name, case, config, run))  # type: ignore[misc]
+        except Exception as error:
+            print(f"  {config}: {type(error).__name__}: {str(error).splitlines()[0][:100]}", flush=True)
+    fastest = min(times, key=times.__getitem__)
+    winner = fastest if times[fastest] * GAIN < times[shipped] else shipped
+    return winner, {str(config): seconds for config, seconds in times.items()}
+
+
+def write(name: str, found: dict[str, Any], times: dict[str, dict[str, float]]) -> str:
+    """Put what was found into the device's file, beside what it holds for other versions of Triton."""
+    path = tuned_path(name)
+    held: dict[str, Any] = {"device": name, "triton": {}, "milliseconds": {}}
+    held |= json.loads(path.read_text()) if path.exists() else {}
+    held["triton"][TRITON] = held["triton"].get(TRITON, {}) | found
+    milliseconds = {
+        key: {config: round(seconds * 1e3, 4) for config, seconds in by_config.items()}
+        for key, by_config in times.items()
+    }
+    held["milliseconds"][TRITON] = held["milliseconds"].get(TRITON, {}) | milliseconds
+    write_text(path, json.dumps(held, indent=1) + "\n")
+    tuned_table.cache_clear()
+    return str(path)
+
+
+def tune(name: str, given: Sequence[Case], limit: float) -> dict[str, Any]:
+    """Time `given` one after the other for `limit` seconds; each is written as it is found."""
+    until = time.monotonic() + limit
+    found: dict[str, Any] = {}
+    for case in given:
+        if time.monotonic() > until:
+            print(f"{case.key}: not tried in the {limit:.0f} s", flush=True)
+            continue
+        winner, times = best(name, case, until)
+        shipped = times[str(case.configs[0])]
+        found[case.key] = dataclasses.asdict(winner)
+        path = write(name, {case.key: found[case.key]}, {case.key: times})
+        print(
+            f"{case.key}: {times[str(winner)] * 1e3:.3f} ms, shipped {shipped * 1e3:.3f}; {winner}",
+            flush=True,
+        )
+    if found:
+        print(path)
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--limit", type=float, default=150.0, help="seconds, compilation included")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        print(f"no CUDA device: torch {torch.__version__} finds none", file=sys.stderr)
+        return 1
+    start = time.monotonic()
+    device = device_of(torch.device("cuda"))
+    given = list(cases(device))
+    compile_ahead(device.name, given)
+    tune(device.name, given, arguments.limit - (time.monotonic() - start))
+    return 0
+
+
+def compile_ahead(name: str, given: Sequence[Case]) -> None:
+    """Compile all that will be tried in as many processes as there are cores."""
+    from tests.gpu.compile_ahead import compile_all, gather
+
+    def launches() -> Iterator[Callable[[], None]]:
+        for case in given:
+            run = case.make()
+            for config in case.configs:
+                yield partial(tried, name, case, config, run)
+
+    compile_all(gather(launches()), driver.active.get_current_target(), os.cpu_count() or 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""Tuning, with interpreted kernels in the device's place: real launches, times and files."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks import tune
+from benchmarks.tune import Case
+from hsta_fast.kernels import attention_pool, launch, space_time_attention
+from hsta_fast.kernels.attention_pool_configs import Config as PoolConfig
+from hsta_fast.kernels.launch import SHARED, TRITON, Device, of_capability, tuned_key
+from hsta_fast.kernels.space_time_attention_configs import Config, config_for
+
+CARD = Device("NVIDIA Test Card", 90, 2, SHARED[90])
+KEY = tuned_key("space_time_attention", "fwd", 16)
+SLOW = Config(rows=16, cols=16, stages=1, warps=4)  # sixteen times the tiles of FAST, each interpreted
+FAST = Config(rows=64, cols=64, stages=1, warps=4)
+
+
+@pytest.fixture(autouse=True)
+def card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for module in (space_time_attention, attention_pool):
+        monkeypatch.setattr(module, "device_of", lambda device: CARD)
+    monkeypatch.setattr(launch, "TUNED", tmp_path)
+    monkeypatch.setattr(tune, "HEADS", 2)
+    launch.tuned_table.cache_clear()
+    yield
+    launch.tuned_table.cache_clear()
+
+
+def attention_case(kernel: str = "fwd", *configs: Config) -> Case:
+    key = tuned_key("space_time_attention", kernel, 16)
+    return Case(key=key, configs=configs, make=lambda: tune._attention(kernel, 16, 1, 100, "cpu"))
+
+
+@pytest.mark.parametrize("kernel", ["fwd", "dq", "dkv"])
+def test_the_fastest_is_what_runs_from_then_on(kernel: str, tmp_path: Path) -> None:
+    found = tune.tune(CARD.name, [attention_case(kernel, SLOW, FAST)], limit=600)
+    assert found[tuned_key("space_time_attention", kernel, 16)]["rows"] == 64
+    assert config_for(kernel, 16, torch.bfloat16, device=CARD) == FAST
+    held = json.loads((tmp_path / "nvidia-test-card.json").read_text())
+    assert held["device"] == CARD.name
+    assert set(held["milliseconds"][TRITON][f"space_time_attention {kernel} 16"]) == {str(SLOW), str(FAST)}
+
+
+def test_what_is_held_for_others_stays(tmp_path: Path) -> None:
+    path = tmp_path / "nvidia-test-card.json"
+    path.write_text(
+        json.dumps({"device": "x", "triton": {"3.0": {"a": 1}, TRITON: {"b": 2}}, "milliseconds": {}})
+    )
+    tune.tune(CARD.name, [attention_case("fwd", SLOW, FAST)], limit=600)
+    held = json.loads(path.read_text())["triton"]
+    assert held["3.0"] == {"a": 1} and held[TRITON]["b"] == 2 and held[TRITON][KEY]["rows"] == 64
+
+
+def test_the_shipped_one_stays_unless_another_is_clearly_faster() -> None:
+    found = tune.tune(CARD.name, [attention_case("fwd", FAST, SLOW)], limit=600)
+    assert found[KEY]["rows"] == 64
+
+
+@pytest.mark.parametrize("wrong", ["numbers", "does not run"])
+def test_what_is_wrong_is_not_taken(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def run() -> Sequence[Tensor]:
+        rows = launch.tuned_table(CARD.name)[KEY]["rows"]
+        if rows == 16:
+            time.sleep(0.05)
+        elif wrong == "does not run":
+            raise RuntimeError("no")
+        return [torch.full((3,), 1.0 if rows == 16 else 2.0)]
+
+    found = tune.tune(CARD.name, [Case(key=KEY, configs=[SLOW, FAST], make=lambda: run)], limit=600)
+    assert found[KEY]["rows"] == 16
+    assert ("other numbers" if wrong == "numbers" else "RuntimeError: no") in capsys.readouterr().out
+
+
+def test_time_runs_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tune.tune(CARD.name, [attention_case("fwd", SLOW, FAST)], limit=-1.0) == {}
+    assert f"{KEY}: not tried" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kernel", ["fwd", "bwd"])
+def test_pooling_is_launched_as_it_is_tried(kernel: str) -> None:
+    shipped = PoolConfig(tokens=16, chunk=64, slices=4, stages=1, warps=4, residents=1)
+    other = PoolConfig(tokens=32, chunk=64, slices=4, stages=1, warps=4, residents=1)
+    key = tuned_key("attention_pool", kernel, 384)
+    case = Case(key=key, configs=[shipped, other], make=lambda: tune._pool(kernel, 96, 1, 40, "cpu"))
+    found = tune.tune(CARD.name, [case], limit=600)
+    assert found[key]["tokens"] in (16, 32)
+
+
+@pytest.mark.parametrize("capability", SHARED)
+def test_every_kernel_of_the_model_is_tried(capability: int) -> None:
+    given = list(tune.cases(of_capability(capability)))
+    assert len({case.key for case in given}) == 12
+    assert all(len(case.configs) >= 5 and len(set(case.configs)) == len(case.configs) for case in given)
+    assert sum(len(case.configs) for case in given) <= 150  # a second of 16 cores each to compile
+
+
+def test_without_a_device() -> None:
+    command = [sys.executable, "benchmarks/tune.py"]
+    ran = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": ".", "PATH": "/usr/bin"})
+    if not torch.cuda.is_available():
+        assert (ran.returncode, ran.stdout) == (1, "") and ran.stderr.startswith("no CUDA device: torch ")
