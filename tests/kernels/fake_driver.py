@@ -24,6 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton import knobs
 from triton.backends.compiler import GPUTarget
+from triton.compiler import compiler
 from triton.runtime import jit
 from triton.runtime.driver import driver
 
@@ -98,7 +99,7 @@ class Launch:
 
 @dataclass
 class Launches:
-    """What went to the card: `launches` in order, and `compiled`, each kernel with Triton's key of what it is for.
+    """What went to the card: `launches` in order, and `compiled`, each kernel with Triton's key for it.
 
     `device` is where tensors must be made: torch.empty(..., device=launches.device).
     """
@@ -182,7 +183,9 @@ class _OurOps(TorchDispatchMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if func.namespace == "hsta_fast" and "torch" not in args:  # where `impl` says so, nothing is launched
-            return func.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA), *args, **(kwargs or {}))
+            return func.redispatch(
+                torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA), *args, **(kwargs or {})
+            )
         return func(*args, **(kwargs or {}))
 
 
@@ -235,6 +238,7 @@ def fake_driver(capability: int, *, shared: int | None = None) -> Iterator[Launc
     }
     for kernel in jit._triton_jit_function_registry.values():
         kernel.device_caches.clear()  # each is loaded, and so checked, anew: `shared` may be another
+    compiler.max_shared_mem.cache_clear()
     before = driver._active
     with (
         mock.patch.multiple(torch.cuda, **cuda),
