@@ -14,13 +14,14 @@ from hsta_fast.checkpoint import load_model
 from hsta_fast.config import TrainConfig, recipe_config
 from hsta_fast.experiment import pick_device
 from hsta_fast.model import HSTA
+from hsta_fast.run import FoldFolder
 
 SETTINGS: dict[str, Any] = {
     **{"model": "hsta_tiny", "num_layers": 1, "n_video": 1, "image_size": 48, "num_frames": 2},
-    **{"labels": "emotion3", "protocol": "kfold", "folds": 2, "only": ("1",), "batch_size": 6, "lr": 1e-3},
+    **{"labels": "emotion3", "protocol": "kfold", "folds": 2, "only": ("1",), "batch_size": 6, "lr": 2e-4},
     **{"warmup_epochs": 1, "device": "cpu", "dtype": "float16", "save_every": 1, "clip_grad": 1.0},
 }
-TOO_LARGE = 2.0**40  # a loss scale at which every gradient overflows float16; it is halved at each
+TOO_LARGE = 2.0**20  # a loss scale at which gradients overflow float16, until it was halved some times
 
 
 @pytest.fixture
@@ -45,12 +46,13 @@ def weights(run: Path) -> dict[str, Tensor]:
 
 
 def test_the_loss_falls_as_in_float32(config: partial[TrainConfig]) -> None:
+    settings = {"epochs": 3, "warmup_epochs": 3, "lr": 1e-4, "batch_size": 12}
     half, single = (
-        [line["train_loss"] for line in metrics(train.main(config(name=dtype, dtype=dtype, epochs=6)))]
+        [line["train_loss"] for line in metrics(train.main(config(name=dtype, dtype=dtype, **settings)))]
         for dtype in ("float16", "float32")
     )
-    assert half[-1] < 0.8 * half[0]
-    assert half != single and half == pytest.approx(single, rel=0.05)
+    assert half[-1] < half[0] - 0.01
+    assert half != single and half == pytest.approx(single, abs=1e-3)
 
 
 def test_a_step_that_overflows_is_left_out(config: partial[TrainConfig], large_scale: None) -> None:
@@ -75,31 +77,30 @@ def test_a_step_that_overflows_is_left_out(config: partial[TrainConfig], large_s
     assert all(torch.equal(value, fresh[name]) for name, value in weights(run).items())
 
 
-@pytest.mark.parametrize("stop", [2, 14])
 def test_a_run_that_stopped_goes_on_with_its_scale(
-    config: partial[TrainConfig], large_scale: None, monkeypatch: pytest.MonkeyPatch, stop: int
+    config: partial[TrainConfig], large_scale: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped while steps are left out, and when they are not any more."""
-    settings = {"epochs": 18}
+    """Begun anew with the first scale, it would leave out steps that were not left out."""
+    settings, stop = {"epochs": 4}, 3
     whole = train.main(config(name="whole", **settings))
-    saves = train.FoldFolder.save_state
+    saves = FoldFolder.save_state
 
     def save(folder: Any, state: dict[str, Any]) -> None:
         saves(folder, state)
         if state["epoch"] == stop:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train.FoldFolder, "save_state", save)
+    monkeypatch.setattr(FoldFolder, "save_state", save)
     with pytest.raises(KeyboardInterrupt):
         train.main(config(name="stopped", **settings))
-    monkeypatch.setattr(train.FoldFolder, "save_state", saves)
+    monkeypatch.setattr(FoldFolder, "save_state", saves)
     again = train.main(config(name="stopped", **settings, resume=True))
     assert metrics(again) == metrics(whole)
     assert (again / "predictions.csv").read_bytes() == (whole / "predictions.csv").read_bytes()
     ours, theirs = weights(again), weights(whole)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     losses = [line["train_loss"] for line in metrics(whole)]
-    assert losses[-1] < losses[0]  # its last steps were taken
+    assert abs(losses[1] - losses[0]) < 1e-3 < abs(losses[-1] - losses[0])  # left out at first, then taken
 
 
 def test_a_loss_that_is_no_number_stops_it(

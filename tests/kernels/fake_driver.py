@@ -221,12 +221,12 @@ def fake_driver(capability: int, *, shared: int | None = None) -> Iterator[Launc
     def address(tensor: Tensor) -> int:
         """Storages lie far apart and start at multiples of 512, as torch's allocator has them."""
         base = bases.setdefault(tensor.untyped_storage()._cdata, (len(bases) + 1) << 44)
-        return base + tensor.storage_offset() * tensor.element_size()
+        return base + int(tensor.storage_offset()) * tensor.element_size()
 
     def compiled(**known: Any) -> None:
         seen.compiled.append(f"{known['fn'].name.rpartition('.')[2]} {known['key']}")
 
-    cuda = {
+    cuda: dict[str, Any] = {
         "is_available": lambda: True,
         "device_count": lambda: len(cards),
         "current_device": lambda: current[0],
