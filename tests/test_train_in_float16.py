@@ -1,6 +1,8 @@
 """Training in float16 with a loss scale, on the CPU: what a GPU without bfloat16 (T4, V100) does."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hsta_fast import environment, train
+from hsta_fast import environment, experiment, train
 from hsta_fast.checkpoint import load_model
 from hsta_fast.config import TrainConfig, recipe_config
 from hsta_fast.experiment import pick_device
@@ -39,6 +41,21 @@ def large_scale(monkeypatch: pytest.MonkeyPatch) -> None:
 def metrics(run: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in ("seconds", "clips_per_second")} for line in lines]
+
+
+@contextmanager
+def stopping(after: int) -> Iterator[None]:
+    """Training stops once the state of epoch `after` is saved."""
+    saves = FoldFolder.save_state
+
+    def save(folder: FoldFolder, state: dict[str, Any]) -> None:
+        saves(folder, state)
+        if state["epoch"] == after:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FoldFolder, "save_state", save)
+        yield
 
 
 def weights(run: Path) -> dict[str, Tensor]:
@@ -77,23 +94,12 @@ def test_a_step_that_overflows_is_left_out(config: partial[TrainConfig], large_s
     assert all(torch.equal(value, fresh[name]) for name, value in weights(run).items())
 
 
-def test_a_run_that_stopped_goes_on_with_its_scale(
-    config: partial[TrainConfig], large_scale: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_stopped_goes_on_with_its_scale(config: partial[TrainConfig], large_scale: None) -> None:
     """Begun anew with the first scale, it would leave out steps that were not left out."""
-    settings, stop = {"epochs": 4}, 3
+    settings = {"epochs": 4}
     whole = train.main(config(name="whole", **settings))
-    saves = FoldFolder.save_state
-
-    def save(folder: Any, state: dict[str, Any]) -> None:
-        saves(folder, state)
-        if state["epoch"] == stop:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(FoldFolder, "save_state", save)
-    with pytest.raises(KeyboardInterrupt):
+    with stopping(after=3), pytest.raises(KeyboardInterrupt):
         train.main(config(name="stopped", **settings))
-    monkeypatch.setattr(FoldFolder, "save_state", saves)
     again = train.main(config(name="stopped", **settings, resume=True))
     assert metrics(again) == metrics(whole)
     assert (again / "predictions.csv").read_bytes() == (whole / "predictions.csv").read_bytes()
@@ -101,6 +107,19 @@ def test_a_run_that_stopped_goes_on_with_its_scale(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     losses = [line["train_loss"] for line in metrics(whole)]
     assert abs(losses[1] - losses[0]) < 1e-3 < abs(losses[-1] - losses[0])  # left out at first, then taken
+
+
+def test_a_run_goes_on_where_only_float16_is_fast(
+    config: partial[TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state from a device without a loss scale has none to go on from."""
+    settings = {"name": "moved", "dtype": "auto", "epochs": 2}
+    with stopping(after=1), pytest.raises(KeyboardInterrupt):
+        train.main(config(**settings))
+    picked = torch.device("cpu"), torch.float16, "for this test"
+    monkeypatch.setattr(experiment, "pick_device", lambda device, dtype: picked)
+    run = train.main(config(**settings, resume=True))
+    assert [line["epoch"] for line in metrics(run)] == [1, 2]
 
 
 def test_a_loss_that_is_no_number_stops_it(
