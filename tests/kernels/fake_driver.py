@@ -182,7 +182,8 @@ class _OurOps(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func.namespace == "hsta_fast" and "torch" not in args:  # where `impl` says so, nothing is launched
+        on_torch = any(isinstance(given, str) and given == "torch" for given in args)  # `impl`: no launches
+        if func.namespace == "hsta_fast" and not on_torch:
             return func.redispatch(
                 torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA), *args, **(kwargs or {})
             )
