@@ -57,11 +57,11 @@ resources: $(READY)
 
 # Every shipped kernel in the oldest and the newest Triton, beside the pinned one; no GPU.
 compat: $(READY)
-	$(BIN)/python -m hsta_fast.kernels.report --check 80 90 100 120
+	$(BIN)/python -m hsta_fast.kernels.report --check 80 86 89 90 100 120
 	set -e; for version in 3.6.0 3.9.0; do \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps \
 	    --target build/triton-$$version triton==$$version; \
-	  PYTHONPATH=build/triton-$$version:. $(BIN)/python -m hsta_fast.kernels.report --check 80 90 100 120; \
+	  PYTHONPATH=build/triton-$$version:. $(BIN)/python -m hsta_fast.kernels.report --check 80 86 89 90 100 120; \
 	done
 
 clean:

@@ -20,7 +20,7 @@ Softmax weights are computed with base 2: log2(e) goes into the exponent's fused
 # mypy: disable-error-code="assignment, misc"
 
 import contextlib
-from functools import cache
+import functools
 from typing import Any
 
 import torch
@@ -29,7 +29,8 @@ import triton.language as tl
 from torch import Tensor
 
 from . import attention_pool_backward as backward
-from .attention_pool_configs import Config, chunk_for, config_for, leaving_sums
+from .attention_pool_configs import SUMS, Config, chunk_for, config_for, smaller
+from .attention_pool_plan import plan
 from .attention_pool_sums import attention_pool_sums_kernel
 from .attention_pool_tiles import (
     LOG2_E,
@@ -47,11 +48,10 @@ from .attention_pool_tiles import (
     row_statistics,
     row_sums,
 )
+from .launch import device_of, launch_within, precision_of
 from .tiles import dot, finite, rounded
 
 _SPLITS, _COLUMNS = 32, 128  # of one tile of the combining kernels
-# Two tiles of 4 KiB in flight, 16 x 64 sums in the registers of 4 warps.
-SUMS = {"TOKENS": 32, "COLUMNS": 64, "num_warps": 4, "num_stages": 3}
 
 
 @jit
@@ -59,7 +59,7 @@ def _attention_pool_fwd_kernel(
     query_ptr, tokens_ptr, partial_ptr, max_ptr, sum_ptr, mean_ptr, rstd_ptr, remainder_ptr, scores_ptr,
     query_strides, tokens_strides, eps, N, M, R, splits, share,
     C: tl.constexpr, CHUNK: tl.constexpr, SLICES: tl.constexpr, TOKENS: tl.constexpr, HOLD: tl.constexpr,
-    NORMALIZE: tl.constexpr,
+    NORMALIZE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A group of queries over `share` tokens: unnormalised sums, and maxima (base 2) and sums of weights.
 
@@ -114,7 +114,7 @@ def _attention_pool_fwd_kernel(
         s = tl.zeros([SLICES, QUERIES, TOKENS], tl.float32)
         for k in tl.static_range(CHUNKS):
             u = held(us[k], query_ptr, query_strides[1], queries, R, k, C, CHUNK, HOLD)
-            s = dot(u, tl.permute(zs[k], (0, 2, 1)), s, "ieee")
+            s = dot(u, tl.permute(zs[k], (0, 2, 1)), s, PRECISION)
         s = tl.sum(s, 0)  # [16, TOKENS]
         if scores_ptr is not None:
             place = (batch * R + queries)[:, None] * M + (M - N) + tokens[None, :]
@@ -130,7 +130,7 @@ def _attention_pool_fwd_kernel(
             p = over_slices(rounded(p, tokens_ptr.dtype.element_ty), SLICES)
             before, accs = accs, ()
             for k in tl.static_range(CHUNKS):
-                accs += (dot(p, zs[k], before[k] * factor[None, :, None], "ieee"),)
+                accs += (dot(p, zs[k], before[k] * factor[None, :, None], PRECISION),)
     if partial_ptr is not None:
         rows = (batch * splits + split) * R + queries
         tl.store(max_ptr + rows, largest, mask=queries < R)
@@ -204,11 +204,24 @@ JITTED = {
 }
 
 
-def meta(kernel: str, width: int, config: Config, *, normalize: bool) -> dict[str, Any]:
+PRECISIONS = (
+    "bf16x6",
+    "ieee",
+)  # of float32; the one is as good as tf32, which device memory would not let pay
+
+
+def _precision(tokens: Tensor) -> str:
+    """How products are made: torch's "tf32" allows float32 as well."""
+    asked = precision_of(tokens.dtype)
+    return PRECISIONS[0] if asked == "tf32" else asked
+
+
+def meta(kernel: str, width: int, config: Config, *, normalize: bool, precision: str) -> dict[str, Any]:
     """The constants and launch options of one kernel, by keyword."""
     shared: dict[str, Any] = {"C": width, "NORMALIZE": normalize, "enable_fp_fusion": True}
     if kernel in ("fwd", "bwd"):
         return shared | {
+            "PRECISION": precision,
             "CHUNK": chunk_for(width, config),
             "SLICES": config.slices,
             "TOKENS": config.tokens,
@@ -217,7 +230,7 @@ def meta(kernel: str, width: int, config: Config, *, normalize: bool) -> dict[st
             "num_stages": config.stages,
         }
     if kernel == "sums":
-        return shared | SUMS
+        return shared | SUMS | {"PRECISION": precision}
     shared |= {"BLOCK_C": triton.next_power_of_2(width), "num_warps": 8}
     return shared | ({} if kernel == "bwd rows" else {"COLUMNS": _COLUMNS, "SPLITS": _SPLITS})
 
@@ -230,42 +243,6 @@ def _strides(*tensors: Tensor) -> tuple[tuple[int, int], ...]:
 def _on(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
     """The tensor's device made current: Triton launches on the current one."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
-
-
-@cache
-def _device(device: torch.device) -> tuple[int, bool]:
-    """(multiprocessors, whether shared memory is small); interpreted, enough to split N."""
-    if device.type != "cuda":
-        return 2, False
-    properties = torch.cuda.get_device_properties(device)
-    version = (properties.major, properties.minor)
-    return properties.multi_processor_count, version[0] == 12 or version in ((8, 6), (8, 9))
-
-
-def _config(kernel: str, tokens: Tensor) -> Config:
-    return config_for(kernel, tokens.shape[-1], tokens.dtype, small=_device(tokens.device)[1])
-
-
-def _split(N: int, tile: int, most: int) -> tuple[int, int]:
-    """(programs that N is split over, at most `most`; tokens of each, whole tiles)."""
-    tiles = triton.cdiv(N, tile)
-    share = triton.cdiv(tiles, max(1, most)) * tile
-    return triton.cdiv(N, max(1, share)), share
-
-
-def _plan(config: Config, tokens: Tensor, owners: int) -> tuple[tuple[int, int], tuple[int, int] | None]:
-    """How the pass splits N, and how its second step does, where it takes one; `owners` share the device.
-
-    Over as many programs as run at once, as far as their sums (R, C) stay within 6 R N numbers a sample. If
-    that leaves most of the multiprocessors idle, in two steps.
-    """
-    N, C = tokens.shape[1:]
-    processors = _device(tokens.device)[0]
-    most, filling = max(1, 6 * N // C), config.residents * processors // owners
-    one = _split(N, config.tokens, min(most, filling))
-    if 2 * owners * one[0] >= processors or one[0] == triton.cdiv(N, config.tokens):
-        return one, None
-    return _split(N, config.tokens, filling), _split(N, SUMS["TOKENS"], most)
 
 
 def _sums(query: Tensor, splits: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -301,39 +278,43 @@ def attention_pool_fwd(
     B, R, C = query.shape
     N = tokens.shape[1]
     M = N + (extra is not None)
-    config = _config("fwd", tokens)
+    device, precision = device_of(tokens.device), _precision(tokens)
+    config = config_for("fwd", C, tokens.dtype, precision=precision, device=device)
     groups = triton.cdiv(R, QUERIES.value)
-    (splits, share), second = _plan(config, tokens, B * groups)
+    (splits, share), second = plan(config, tokens, B * groups, device.processors)
     pooled = query.new_empty((B, R, C))
     lse = query.new_empty((B, R), dtype=torch.float32)
     mean, rstd = (query.new_empty((B, M), dtype=torch.float32) if normalize else None for _ in range(2))
+    partial = largest = total = remainder = None
+    if second is None:
+        partial, largest, total = _sums(query, splits)
+    else:
+        scores = query.new_empty((B, R, M), dtype=torch.float32) if scores is None else scores
+        remainder = _remainder(tokens, mean)
+
+    def launch(config: Config) -> None:
+        _attention_pool_fwd_kernel[(B * groups * splits,)](
+            query, tokens, partial, largest, total, mean, rstd, remainder, scores,
+            *_strides(query, tokens), eps, N, M, R, splits, share,
+            **meta("fwd", C, config, normalize=normalize, precision=precision),
+        )  # fmt: skip
+
     with _on(tokens):
-        if second is None:
-            partial, largest, total = _sums(query, splits)
-            if splits:
-                _attention_pool_fwd_kernel[(B * groups * splits,)](
-                    query, tokens, partial, largest, total, mean, rstd, None, scores,
-                    *_strides(query, tokens), eps, N, M, R, splits, share,
-                    **meta("fwd", C, config, normalize=normalize),
-                )  # fmt: skip
-        else:
-            scores = query.new_empty((B, R, M), dtype=torch.float32) if scores is None else scores
-            remainder = _remainder(tokens, mean)
-            _attention_pool_fwd_kernel[(B * groups * splits,)](
-                query, tokens, None, None, None, mean, rstd, remainder, scores,
-                *_strides(query, tokens), eps, N, M, R, splits, share,
-                **meta("fwd", C, config, normalize=normalize),
-            )  # fmt: skip
-            splits, share = second
-            partial, largest, total = _sums(query, splits)
-            attention_pool_sums_kernel[(B * groups * splits, triton.cdiv(C, SUMS["COLUMNS"]))](
+        if splits:
+            launch_within(device, f"attention_pool fwd, C={C}", config, smaller(config), launch)
+        combined = splits
+        if second is not None:
+            combined, share_of_sums = second
+            partial, largest, total = _sums(query, combined)
+            attention_pool_sums_kernel[(B * groups * combined, triton.cdiv(C, SUMS["COLUMNS"]))](
                 scores, tokens, mean, rstd, remainder, partial, largest, total, *_strides(tokens),
-                N, M, R, splits, share, **meta("sums", C, config, normalize=normalize),
+                N, M, R, combined, share_of_sums,
+                **meta("sums", C, config, normalize=normalize, precision=precision),
             )  # fmt: skip
         _attention_pool_combine_kernel[(B * R, triton.cdiv(C, _COLUMNS))](
             query, extra, partial, largest, total, pooled, lse, mean, rstd, scores, *_strides(query),
-            0 if extra is None else extra.stride(0), eps, M, R, splits,
-            **meta("combine", C, config, normalize=normalize),
+            0 if extra is None else extra.stride(0), eps, M, R, combined,
+            **meta("combine", C, config, normalize=normalize, precision=precision),
         )  # fmt: skip
     return pooled, lse, mean, rstd
 
@@ -362,9 +343,10 @@ def attention_pool_bwd(
     B, R, C = query.shape
     N = tokens.shape[1]
     M = N + (extra is not None)
-    config = _config("bwd", tokens)
+    device, precision = device_of(tokens.device), _precision(tokens)
+    config = config_for("bwd", C, tokens.dtype, precision=precision, device=device)
     groups = triton.cdiv(R, QUERIES.value)
-    (splits, share), second = _plan(config, tokens, B)
+    (splits, share), second = plan(config, tokens, B, device.processors)
     dquery = query.new_empty((B, R, C))
     dextra = None if extra is None else query.new_empty((B, C))
     rows = query.new_empty((B, 4, R), dtype=torch.float32)
@@ -372,31 +354,39 @@ def attention_pool_bwd(
     if second is None:
         partial = _sums(query, splits)[0]
     else:
-        config = leaving_sums(config, C)
+        config = config_for("bwd, two steps", C, tokens.dtype, precision=precision, device=device)
         weights = query.new_empty((B, R, M), dtype=torch.float32)
         remainder = _remainder(tokens, mean)
     extra_stride = 0 if extra is None else extra.stride(0)
+
+    def launch(group: int, config: Config) -> None:
+        base = accumulate if group == 0 else dtokens
+        backward.attention_pool_bwd_kernel[(B * splits,)](
+            query, dpooled, tokens, dtokens, base, partial, weights, remainder, rows, lse, mean, rstd,
+            *_strides(query, dpooled, tokens, dtokens, dtokens if base is None else base),
+            N, M, R, splits, share, group,
+            **meta("bwd", C, config, normalize=normalize, precision=precision),
+        )  # fmt: skip
+
     with _on(tokens):
         backward.attention_pool_bwd_rows_kernel[(B,)](
             query, dpooled, pooled, lse, extra, dextra, rows, *_strides(query, dpooled), extra_stride, eps, R,
-            **meta("bwd rows", C, config, normalize=normalize),
+            **meta("bwd rows", C, config, normalize=normalize, precision=precision),
         )  # fmt: skip
         for group in range(groups if splits else 0):
-            base = accumulate if group == 0 else dtokens
-            backward.attention_pool_bwd_kernel[(B * splits,)](
-                query, dpooled, tokens, dtokens, base, partial, weights, remainder, rows, lse, mean, rstd,
-                *_strides(query, dpooled, tokens, dtokens, dtokens if base is None else base),
-                N, M, R, splits, share, group, **meta("bwd", C, config, normalize=normalize),
-            )  # fmt: skip
+            what = f"attention_pool bwd{'' if second is None else ', two steps'}, C={C}"
+            launch_within(device, what, config, smaller(config), functools.partial(launch, group))
+        combined = splits
         if second is not None:
-            splits, share = second
-            partial = _sums(query, splits)[0]
-            attention_pool_sums_kernel[(B * groups * splits, triton.cdiv(C, SUMS["COLUMNS"]))](
+            combined, share_of_sums = second
+            partial = _sums(query, combined)[0]
+            attention_pool_sums_kernel[(B * groups * combined, triton.cdiv(C, SUMS["COLUMNS"]))](
                 weights, tokens, mean, rstd, remainder, partial, None, None, *_strides(tokens),
-                N, M, R, splits, share, **meta("sums", C, config, normalize=normalize),
+                N, M, R, combined, share_of_sums,
+                **meta("sums", C, config, normalize=normalize, precision=precision),
             )  # fmt: skip
         backward.attention_pool_bwd_combine_kernel[(B * R, triton.cdiv(C, _COLUMNS))](
-            extra, partial, rows, dquery, extra_stride, eps, R, splits,
-            **meta("bwd combine", C, config, normalize=normalize),
+            extra, partial, rows, dquery, extra_stride, eps, R, combined,
+            **meta("bwd combine", C, config, normalize=normalize, precision=precision),
         )  # fmt: skip
     return dquery, dextra

@@ -78,7 +78,7 @@ def attention_pool_bwd_kernel(
     query_strides, dpooled_strides, tokens_strides, dtokens_strides, accumulate_strides,
     N, M, R, splits, share, group,
     C: tl.constexpr, CHUNK: tl.constexpr, SLICES: tl.constexpr, TOKENS: tl.constexpr, HOLD: tl.constexpr,
-    NORMALIZE: tl.constexpr,
+    NORMALIZE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradient of `share` tokens from one group of queries, and these tokens' part of the group's own.
 
@@ -129,8 +129,8 @@ def attention_pool_bwd_kernel(
         for k in tl.static_range(CHUNKS):
             u = held(us[k], query_ptr, query_strides[1], queries, R, k, C, CHUNK, HOLD)
             d = held(ds[k], dpooled_ptr, dpooled_strides[1], queries, R, k, C, CHUNK, HOLD)
-            s = dot(zs[k], tl.permute(u, (0, 2, 1)), s, "ieee")
-            t = dot(zs[k], tl.permute(d, (0, 2, 1)), t, "ieee")
+            s = dot(zs[k], tl.permute(u, (0, 2, 1)), s, PRECISION)
+            t = dot(zs[k], tl.permute(d, (0, 2, 1)), t, PRECISION)
         s, t = tl.sum(s, 0), tl.sum(t, 0)  # [TOKENS, 16]
         # Numbers per query are read anew for every tile: held, they cost the registers that then spill.
         real = queries < R
@@ -152,11 +152,11 @@ def attention_pool_bwd_kernel(
         before, accs = accs, ()
         for k in tl.static_range(CHUNKS):
             if partial_ptr is not None:
-                accs += (dot(tl.permute(zs[k], (0, 2, 1)), g, before[k], "ieee"),)
+                accs += (dot(tl.permute(zs[k], (0, 2, 1)), g, before[k], PRECISION),)
             u = held(us[k], query_ptr, query_strides[1], queries, R, k, C, CHUNK, HOLD)
             d = held(ds[k], dpooled_ptr, dpooled_strides[1], queries, R, k, C, CHUNK, HOLD)
-            dx = dot(p, d, tl.zeros(zs[k].shape, tl.float32), "ieee")
-            dx = dot(g, u, dx, "ieee")
+            dx = dot(p, d, tl.zeros(zs[k].shape, tl.float32), PRECISION)
+            dx = dot(g, u, dx, PRECISION)
             if NORMALIZE:
                 dx -= dz_mean[None, :, None] + zs[k].to(tl.float32) * along_z[None, :, None]
                 dx *= rstd[None, :, None]

@@ -1,19 +1,23 @@
-"""How the attention-pooling kernels are launched, by kernel, width and dtype.
+"""How the attention-pooling kernels are launched, by kernel, width, dtype and device.
 
-Chosen by resource table (docs/resources.md: clocks per 16 tokens on sm_90, bfloat16), not by timing. A
-token passes through shared memory as it comes and, normalised, twice more: at C = 384 and 768 that pipe
-stays within 1.12 x the clocks that device memory takes for the same tokens. What ranks higher fetches
-nothing ahead (1 stage: the table sees no latency), spills in one of Triton 3.6.0, 3.7.1 and 3.9.0, or has
-twice the programs and so twice the partial sums (2 warps).
+Chosen by resource table (docs/resources.md: clocks per 16 tokens on sm_90, bfloat16), not by timing. Where
+`benchmarks/tune.py` has timed a device, its file in tuned/ goes before these tables. A token passes through
+shared memory as it comes and, normalised, twice more: at C = 384 and 768 that pipe stays within 1.12 x the
+clocks that device memory takes for the same tokens. What ranks higher fetches nothing ahead (1 stage: the
+table sees no latency), spills in one of Triton 3.6.0, 3.7.1 and 3.9.0, or has twice the programs and so twice
+the partial sums (2 warps).
 """
 
 from dataclasses import dataclass, replace
 
 import torch
 
+from .launch import Device, of_capability, tuned_key, tuned_table
+
+OP = "attention_pool"
 MAX_WIDTH = 1024
-# Bytes of shared memory per program: on sm_86, sm_89 and sm_120; on all others from sm_80 on.
-SMALL, LARGE = 99 * 1024, 163 * 1024
+# Of the kernel that sums rows: two tiles of 4 KiB in flight, 16 x 64 sums in the registers of 4 warps.
+SUMS = {"TOKENS": 32, "COLUMNS": 64, "num_warps": 4, "num_stages": 3}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +30,7 @@ class Config:
         slices: parts that a chunk of columns falls into, one per warp.
         stages: depth of the software pipeline.
         warps: warps of 32 threads per program.
-        residents: programs that share a multiprocessor of sm_90.
+        residents: programs that share a multiprocessor.
         hold: whether queries stay in shared memory over the loop, once per product; or are read per tile.
     """
 
@@ -39,7 +43,8 @@ class Config:
     hold: bool = True
 
 
-# Keyed by the largest width.
+# Keyed by the largest width. "bwd, two steps" leaves the sums over the rows to a step of their own; without
+# them the compiler keeps more of a tile in shared memory.
 _HALF = {
     "fwd": {
         384: Config(tokens=32, chunk=256, slices=4, stages=3, warps=4, residents=2),
@@ -52,10 +57,47 @@ _HALF = {
         768: Config(tokens=16, chunk=64, slices=4, stages=3, warps=4, residents=2),
         MAX_WIDTH: Config(tokens=16, chunk=128, slices=8, stages=3, warps=8, residents=1),
     },
+    "bwd, two steps": {
+        384: Config(tokens=16, chunk=128, slices=4, stages=3, warps=4, residents=2),
+        768: Config(tokens=16, chunk=64, slices=4, stages=3, warps=4, residents=2),
+        # With tokens fetched ahead, more shared memory than sm_80 has.
+        MAX_WIDTH: Config(tokens=16, chunk=128, slices=8, stages=1, warps=8, residents=1),
+    },
 }
-# Bound by shared memory, through which multiply-adds take their operands, at about 4 x the clocks of device
-# memory; the backward spills. Queries held would take 240 KiB at a width of 768.
-_FLOAT32 = {
+# For 99 KiB of shared memory (sm_86, sm_89, sm_120).
+_HALF_SMALL = {
+    "fwd": {
+        384: Config(tokens=32, chunk=256, slices=4, stages=3, warps=4, residents=1),  # 92 KiB
+        768: Config(tokens=16, chunk=256, slices=4, stages=2, warps=4, residents=1),  # 80 KiB
+        MAX_WIDTH: Config(tokens=16, chunk=256, slices=8, stages=1, warps=8, residents=1, hold=False),
+    },
+    "bwd": {
+        384: Config(tokens=16, chunk=128, slices=4, stages=3, warps=4, residents=1),  # 53 KiB
+        # Queries held take 100 KiB, whatever else.
+        768: Config(tokens=16, chunk=64, slices=4, stages=2, warps=4, residents=1, hold=False),  # 96 KiB
+        MAX_WIDTH: Config(tokens=16, chunk=128, slices=8, stages=1, warps=8, residents=1, hold=False),
+    },
+    "bwd, two steps": {
+        384: Config(tokens=16, chunk=128, slices=4, stages=3, warps=4, residents=1),  # 61 KiB
+        768: Config(tokens=16, chunk=64, slices=4, stages=1, warps=4, residents=2, hold=False),
+        MAX_WIDTH: Config(tokens=16, chunk=128, slices=8, stages=2, warps=8, residents=1, hold=False),
+    },
+}
+# float32 by six bfloat16 products: instructions issued bind, within 1.5 (forward) and 1.9 (backward) x the
+# clocks of device memory. Queries held would take three parts of them in registers or shared memory.
+_PARTS = {
+    "fwd": {
+        384: Config(tokens=16, chunk=128, slices=4, stages=1, warps=4, residents=2, hold=False),
+        MAX_WIDTH: Config(tokens=16, chunk=128, slices=8, stages=1, warps=8, residents=1, hold=False),
+    },
+    "bwd": {
+        # In one step, from C = 768 on, some spill within the loop.
+        MAX_WIDTH: Config(tokens=16, chunk=128, slices=8, stages=1, warps=8, residents=1, hold=False),
+    },
+}
+# float32 on the multiply-add pipes: bound by shared memory, through which they take their operands, at about
+# 4 x the clocks of device memory; the backward spills. Queries held would take 240 KiB at a width of 768.
+_WHOLE = {
     384: Config(tokens=16, chunk=64, slices=4, stages=1, warps=8, residents=1, hold=False),
     768: Config(tokens=16, chunk=256, slices=8, stages=1, warps=8, residents=1, hold=False),
     MAX_WIDTH: Config(tokens=16, chunk=128, slices=8, stages=1, warps=8, residents=1, hold=False),
@@ -68,21 +110,26 @@ def chunk_for(width: int, config: Config) -> int:
     return min(chunks, key=lambda chunk: -width % chunk)
 
 
-def config_for(kernel: str, width: int, dtype: torch.dtype, *, small: bool = False) -> Config:
-    """The configuration of kernel "fwd" or "bwd" for a width up to `MAX_WIDTH`.
+def config_for(
+    kernel: str, width: int, dtype: torch.dtype, *, precision: str = "ieee", device: Device | None = None
+) -> Config:
+    """The configuration of "fwd", "bwd" or "bwd, two steps" for a width up to `MAX_WIDTH`.
 
-    small: for devices of `SMALL` shared memory, where neither queries nor tokens fetched ahead fit.
+    `device` is an H100 when None.
     """
-    table = _FLOAT32 if dtype == torch.float32 else _HALF[kernel]
-    if small:
-        return replace(table[MAX_WIDTH], stages=1, hold=False)
-    return next(config for widest, config in table.items() if width <= widest)
+    device = device or of_capability(90)
+    if dtype == torch.float32:
+        table = _PARTS[kernel.removesuffix(", two steps")] if precision == "bf16x6" else _WHOLE
+    else:
+        table = (_HALF_SMALL if device.small else _HALF)[kernel]
+    widest = next(widest for widest in table if width <= widest)
+    if dtype != torch.float32:
+        tuned = tuned_table(device.name).get(tuned_key(OP, kernel, widest))
+        if tuned is not None:
+            return Config(**tuned)
+    return table[widest]
 
 
-def leaving_sums(config: Config, width: int) -> Config:
-    """`config` of the backward where sums over the rows are a step of their own.
-
-    Without the sums the compiler keeps more of a tile in shared memory: above a width of 768, with tokens
-    fetched ahead, more than sm_80 has.
-    """
-    return replace(config, stages=1) if width > 768 else config
+def smaller(config: Config) -> Config:
+    """What fits where `config` does not: nothing fetched ahead, no queries held."""
+    return replace(config, stages=1, hold=False)

@@ -17,6 +17,7 @@ def attention_pool_sums_kernel(
     weights_ptr, tokens_ptr, mean_ptr, rstd_ptr, remainder_ptr, partial_ptr, max_ptr, sum_ptr,
     tokens_strides, N, M, R, splits, share,
     C: tl.constexpr, COLUMNS: tl.constexpr, TOKENS: tl.constexpr, NORMALIZE: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """sum_j w_rj z_j over `share` tokens, for a group of queries r and COLUMNS columns.
 
@@ -62,7 +63,7 @@ def attention_pool_sums_kernel(
             acc *= factor[:, None]
         else:
             w = tl.load(weights_ptr + place, mask=real, other=0.0)
-        acc = dot(rounded(w, DTYPE), z, acc, "ieee")
+        acc = dot(rounded(w, DTYPE), z, acc, PRECISION)
     rows = (batch * splits + split) * R + queries
     if max_ptr is not None:
         mask = (queries < R) & (tl.program_id(1) == 0)

@@ -1,6 +1,7 @@
 """Every kernel configuration that ships, to be compiled without a GPU. Later kernels join `shipped`."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,9 +9,17 @@ import torch
 from . import attention_pool as pool
 from . import attention_pool_configs as pool_configs
 from . import space_time_attention as sta
+from .launch import Device, of_capability
 from .resources import Build
-from .space_time_attention_configs import KERNELS, WIDTHS, Config, config_for
+from .space_time_attention_configs import (
+    FLOAT32_PRECISIONS,
+    WIDTHS,
+    Config,
+    backward_kernels,
+    config_for,
+)
 
+HOPPER = of_capability(90)
 _TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
 _FLOATS = ("c", "limit", "scale", "eps")
 _POOL_WIDTHS = (384, 768, 1024)  # one of each configuration
@@ -39,18 +48,25 @@ def _type(argument: str, dtype: torch.dtype, strides: int = 3) -> Any:
 
 
 def space_time_attention_build(
-    kernel: str, width: int, dtype: torch.dtype, config: Config | None = None, *, tf32: bool = False
+    kernel: str,
+    width: int,
+    dtype: torch.dtype,
+    config: Config | None = None,
+    *,
+    precision: str = "ieee",
+    device: Device = HOPPER,
 ) -> Build:
-    """One kernel ("fwd", "dq", "dkv") as launched on the packed projection: strides are multiples of 16."""
-    config = config or config_for(kernel, sta.padded(width), dtype)
+    """One kernel of `sta.JITTED` as launched on the packed projection: strides are multiples of 16."""
+    config = config or config_for(kernel, sta.padded(width), dtype, precision=precision, device=device)
     function = sta.JITTED[kernel]
-    settings = sta.meta(kernel, width, dtype, config, tf32=tf32)
+    settings = sta.meta(kernel, width, config, precision)
+    settings |= {"dk": {"dv_ptr": None}, "dv": {"dk_ptr": None}}.get(kernel, {})
     options = {name: settings.pop(name) for name in _OPTIONS}
     arguments = [name for name in function.arg_names if name not in settings]
     pointers = tuple((name, None) for name in arguments if name.endswith("_ptr"))
     strides = tuple((name, i) for name in arguments if name.endswith("_strides") for i in range(3))
     form = "".join(f", {flag}" for flag in ("frozen", "polynomial") if getattr(config, flag))
-    form += ", tf32" if tf32 else ""
+    form += f", {precision}" if dtype == torch.float32 else ""
     return Build(
         name=f"space_time_attention {kernel}, D={width}, {str(dtype).removeprefix('torch.')}, "
         f"{config.rows} x {config.cols}, {config.stages} stages, {config.warps} warps"
@@ -61,6 +77,8 @@ def space_time_attention_build(
         divisible=pointers + strides,
         options=options,
         tile=config.rows * config.cols,
+        cached=2 * config.cols * width * dtype.itemsize,
+        capability=device.capability,
     )
 
 
@@ -72,17 +90,19 @@ def attention_pool_build(
     *,
     accumulate: bool = False,
     two_steps: bool = False,
+    precision: str = "bf16x6",
+    device: Device = HOPPER,
 ) -> Build:
     """One kernel of `pool.JITTED` on contiguous, normalised tokens after an extra row.
 
     accumulate: whether the backward adds to what is there.
     two_steps: whether sums over the rows are left to "sums"; of "sums", whether the backward leaves them.
     """
-    config = config or pool_configs.config_for("fwd" if kernel == "fwd" else "bwd", width, dtype)
-    if kernel == "bwd" and two_steps:
-        config = pool_configs.leaving_sums(config, width)
+    precision = precision if dtype == torch.float32 else "ieee"
+    of = "fwd" if kernel == "fwd" else "bwd, two steps" if kernel == "bwd" and two_steps else "bwd"
+    config = config or pool_configs.config_for(of, width, dtype, precision=precision, device=device)
     function = pool.JITTED[kernel]
-    settings = pool.meta(kernel, width, config, normalize=True)
+    settings = pool.meta(kernel, width, config, normalize=True, precision=precision)
     absent = [] if accumulate else ["accumulate_ptr"]
     if two_steps:
         absent += ["partial_ptr"] if kernel in ("fwd", "bwd") else []
@@ -99,6 +119,7 @@ def attention_pool_build(
     whole = tuple((name, None) for name in arguments if name.endswith(("_ptr", "_stride")))
     looped = kernel in ("fwd", "bwd")
     passes = {"fwd": 1, "bwd": 3 if accumulate else 2}.get(kernel, 0)
+    read = passes - (kernel == "bwd")
     name = f"attention_pool {kernel}, C={width}, {str(dtype).removeprefix('torch.')}"
     if looped:
         name += f", {config.tokens} tokens, {config.slices} x {settings['CHUNK'] // config.slices} columns"
@@ -108,6 +129,8 @@ def attention_pool_build(
         name += ", two steps" if two_steps else ""
     elif kernel == "sums":
         name += ", of the backward" if two_steps else ""
+    if "PRECISION" in settings and dtype == torch.float32:
+        name += f", {precision}"
     return Build(
         name=name,
         kernel=function,
@@ -115,70 +138,90 @@ def attention_pool_build(
         constants=settings,
         divisible=whole + strides,
         options=options,
-        tile=config.tokens if looped else pool.SUMS["TOKENS"] if kernel == "sums" else 16,
+        tile=config.tokens if looped else pool_configs.SUMS["TOKENS"] if kernel == "sums" else 16,
         unit=16,
+        cached=read * config.tokens * width * dtype.itemsize,
         traffic=passes * config.tokens * width * dtype.itemsize,
-        limit=pool_configs.LARGE if config.hold else pool_configs.SMALL,
+        capability=device.capability,
     )
 
 
-def _attention_pool_shipped() -> Iterator[Build]:
+def _attention_pool_shipped(device: Device) -> Iterator[Build]:
     for dtype in _TYPES:
+        precisions = pool.PRECISIONS if dtype == torch.float32 else ("ieee",)
         for width in _POOL_WIDTHS:
-            for kernel in pool.JITTED:
-                yield attention_pool_build(kernel, width, dtype)
-            yield attention_pool_build("bwd", width, dtype, accumulate=True)
-            for kernel in ("fwd", "sums", "bwd"):
-                yield attention_pool_build(kernel, width, dtype, two_steps=True)
-            yield attention_pool_build("bwd", width, dtype, accumulate=True, two_steps=True)
-    for width in _POOL_WIDTHS:
-        for kernel in ("fwd", "bwd"):
-            config = pool_configs.config_for(kernel, width, torch.bfloat16, small=True)
-            for two_steps in (False, True):
-                yield attention_pool_build(kernel, width, torch.bfloat16, config, two_steps=two_steps)
-            if kernel == "bwd":
-                yield attention_pool_build(kernel, width, torch.bfloat16, config, accumulate=True)
+            for precision in precisions:
+                build = partial(attention_pool_build, precision=precision, device=device)
+                for kernel in pool.JITTED:
+                    if kernel in ("fwd", "sums", "bwd") or precision == precisions[0]:
+                        yield build(kernel, width, dtype)
+                yield build("bwd", width, dtype, accumulate=True)
+                for kernel in ("fwd", "sums", "bwd"):
+                    yield build(kernel, width, dtype, two_steps=True)
+                yield build("bwd", width, dtype, accumulate=True, two_steps=True)
 
 
-def shipped() -> Iterator[Build]:
-    """Every configuration that a launcher can choose by itself."""
+def shipped(capability: int = 90) -> Iterator[Build]:
+    """Every configuration that a launcher can choose by itself on a device of this compute capability."""
+    device = of_capability(capability)
     for dtype in _TYPES:
         for width in WIDTHS:
-            for kernel in KERNELS:
-                yield space_time_attention_build(kernel, width, dtype)
-                if dtype == torch.float32:
-                    yield space_time_attention_build(kernel, width, dtype, tf32=True)
-    yield from _attention_pool_shipped()
+            for precision in FLOAT32_PRECISIONS if dtype == torch.float32 else ("ieee",):
+                for kernel in ("fwd", *backward_kernels(width, precision)):
+                    yield space_time_attention_build(kernel, width, dtype, precision=precision, device=device)
+    yield from _attention_pool_shipped(device)
 
 
-def _variants(kernel: str, width: int) -> Iterator[Config]:
-    """What was weighed against the shipped configuration, forward forms included."""
+def of_the_model(build: Build) -> bool:
+    """Whether it is at HSTA's widths, in bfloat16, or attention in float32 as torch's settings come."""
+    at_width = bool({32, 64, 384, 768} & {build.constants.get(name) for name in ("D", "C")})
+    in_parts = "D" in build.constants and build.constants["PRECISION"] == "bf16x6"
+    return at_width and ("*bf16" in build.signature.values() or in_parts)
+
+
+def attention_variants(kernel: str, width: int, device: Device = HOPPER) -> list[Config]:
+    """What is weighed against the shipped configuration of 16 bits, the forms of the forward included."""
+    more: dict[str, list[tuple[int, int, int, int, int | None]]] = {
+        "fwd": [(128, 128, 2, 8, None), (128, 128, 3, 8, None), (256, 64, 2, 8, None), (64, 128, 3, 4, 168)],
+        "dq": [(64, 32, 3, 4, None), (128, 64, 2, 8, None), (128, 32, 3, 8, 128)],
+        "dkv": [(64, 32, 3, 4, None), (128, 64, 2, 8, None), (128, 32, 3, 8, None)],
+    }
     blocks = [(64, 64, 3, 4, None), (64, 64, 3, 4, 168), (128, 64, 3, 8, None), (128, 64, 3, 8, 128)]
-    blocks += [(128, 128, 2, 8, None), (64, 128, 3, 4, 168)] if kernel == "fwd" else [(64, 32, 3, 4, None)]
     forms = [(False, False), (True, False), (True, True)] if kernel == "fwd" else [(False, False)]
-    for rows, cols, stages, warps, registers in blocks:
-        for frozen, polynomial in forms:
-            yield Config(
-                rows=rows,
-                cols=cols,
-                stages=stages,
-                warps=warps,
-                registers=registers,
-                frozen=frozen,
-                polynomial=polynomial,
-            )
+    tried = [
+        Config(
+            rows=rows,
+            cols=cols,
+            stages=stages,
+            warps=warps,
+            registers=registers,
+            frozen=frozen,
+            polynomial=polynomial,
+        )
+        for rows, cols, stages, warps, registers in blocks + more[kernel]
+        for frozen, polynomial in forms
+    ]
+    return list(dict.fromkeys([config_for(kernel, width, torch.bfloat16, device=device), *tried]))
+
+
+def pool_variants(kernel: str, width: int, device: Device = HOPPER) -> list[pool_configs.Config]:
+    """The same of attention pooling's "fwd", "bwd" and "bwd, two steps"."""
+    shipped = pool_configs.config_for(kernel, width, torch.bfloat16, device=device)
+    return [shipped] + [
+        pool_configs.Config(
+            tokens=tokens, chunk=chunk, slices=warps, stages=stages, warps=warps, residents=shipped.residents
+        )
+        for tokens, chunk, warps, stages in _POOL_VARIANTS
+    ]
 
 
 def tried() -> Iterator[Build]:
-    """The variants that the tables rank, in bfloat16 at the head widths of HSTA."""
+    """The variants that the tables rank, in bfloat16 at the widths of HSTA."""
     for width in (32, 64):
-        for kernel in KERNELS:
-            for config in _variants(kernel, width):
+        for kernel in ("fwd", "dq", "dkv"):
+            for config in attention_variants(kernel, width):
                 yield space_time_attention_build(kernel, width, torch.bfloat16, config)
     for width in (384, 768):
         for kernel in ("fwd", "bwd"):
-            for tokens, chunk, warps, stages in _POOL_VARIANTS:
-                pooled = pool_configs.Config(
-                    tokens=tokens, chunk=chunk, slices=warps, stages=stages, warps=warps, residents=1
-                )
+            for pooled in pool_variants(kernel, width):
                 yield attention_pool_build(kernel, width, torch.bfloat16, pooled)

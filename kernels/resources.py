@@ -7,7 +7,7 @@ multiprocessor and clock.
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from .launch import SHARED
+
 _BIN = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-_REGISTERS, _THREADS, _SHARED = 65536, 2048, 227 * 1024  # of one multiprocessor of sm_90
-_RESERVED_SHARED = 1024  # that every CTA takes on top
+_REGISTERS = 65536  # of one multiprocessor
+_THREADS = {86: 1536, 89: 1536, 120: 1536}  # likewise, 2048 elsewhere
+_RESERVED_SHARED = (
+    1024  # bytes of shared memory that every CTA takes on top, and that a CTA alone cannot have
+)
 
 # Clocks that one warp instruction holds its pipe for: 32 lanes over the pipe's lanes per clock.
 _PIPES = {
@@ -31,7 +36,8 @@ _PIPES = {
     "shuffle": (1.0, r"SHFL"),
 }
 _ISSUED = 4  # warp instructions per clock
-_MATRIX_FLOP, _SHARED_BYTES, _DEVICE_BYTES = 4096, 128, 18
+# The L2 of an H100 gives 5.5 to 7 TB/s by public measurements: 26 bytes a clock on 132 multiprocessors are 6.
+_MATRIX_FLOP, _SHARED_BYTES, _L2_BYTES, _DEVICE_BYTES = 4096, 128, 26, 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +53,9 @@ class Build:
         options: launch options such as num_warps.
         tile: scores, or whatever the loop goes over, per iteration of the loop and program.
         unit: how many of these the table's clocks are for.
+        cached: bytes that such a tile reads from the L2.
         traffic: bytes of device memory that such a tile takes, where they could bind.
-        limit: bytes of shared memory that it must fit.
+        capability: compute capability times ten of the device that it is built for.
     """
 
     name: str
@@ -59,24 +66,29 @@ class Build:
     options: Mapping[str, Any]
     tile: int
     unit: int = 128 * 64
+    cached: int = 0
     traffic: int = 0
-    limit: int = _SHARED
+    capability: int = 90
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """`clocks` has one entry (pipe -> clocks) per innermost loop with arithmetic, in order of the code."""
+    """`clocks` has one entry (pipe -> clocks) per innermost loop with arithmetic, in order of the code.
+
+    Spills are instructions: those within loops, and those outside, which are run once and cost nothing.
+    """
 
     registers: int
     spills: int
+    spills_outside: int
     shared: int
     ctas: int
     wgmma: bool
     clocks: tuple[dict[str, float], ...]
 
 
-def compile_for(build: Build, capability: int) -> Any:
-    """The compiled kernel for `capability` (90 is sm_90); no driver and no GPU needed."""
+def compiled(build: Build) -> Any:
+    """The compiled kernel; no driver and no GPU needed."""
     names = build.kernel.arg_names
     signature = {name: build.signature.get(name, "constexpr") for name in names}
     constants = {(names.index(name),): value for name, value in build.constants.items()}
@@ -85,7 +97,7 @@ def compile_for(build: Build, capability: int) -> Any:
         for name, place in build.divisible
     }
     source = ASTSource(fn=build.kernel, signature=signature, constexprs=constants, attrs=attrs)
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=dict(build.options))
+    return triton.compile(source, target=GPUTarget("cuda", build.capability, 32), options=dict(build.options))
 
 
 def _run(tool: str, *arguments: str) -> str:
@@ -142,29 +154,38 @@ def _clocks(loop: list[str], warps: int, per_tile: float) -> dict[str, float]:
     return {pipe: count * per_tile for pipe, count in clocks.items()}
 
 
+def _spills(lines: Iterable[str]) -> int:
+    return sum(bool(re.search(r"\b(?:STL|LDL)\b", line)) for line in lines)
+
+
 def measure(build: Build) -> Resources:
-    """Compile for sm_90 and read off what it needs; clocks are per `build.unit`."""
-    compiled = compile_for(build, 90)
+    """Compile and read off what it needs; clocks are per `build.unit`, at the rates of Hopper."""
+    kernel = compiled(build)
     warps = build.options["num_warps"]
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-        cubin.write(compiled.asm["cubin"])
+        cubin.write(kernel.asm["cubin"])
         cubin.flush()
         usage = _run("cuobjdump", "--dump-resource-usage", cubin.name)
         code = _run("nvdisasm", "-c", cubin.name)
     registers = int(re.findall(r"REG:(\d+)", usage)[-1])
-    shared = compiled.metadata.shared
+    shared = kernel.metadata.shared
     allocated = -(-registers // 8) * 8 * 32 * warps
-    ctas = min(_REGISTERS // allocated, _THREADS // (32 * warps), _SHARED // (shared + _RESERVED_SHARED))
-    loops = [loop for loop in _loops(code) if any(re.search(r"HGMMA|HMMA|FFMA|FADD", line) for line in loop)]
+    threads = _THREADS.get(build.capability, 2048)
+    room = SHARED[build.capability] + _RESERVED_SHARED
+    ctas = min(_REGISTERS // allocated, threads // (32 * warps), room // (shared + _RESERVED_SHARED))
+    loops = _loops(code)
+    spilling = sum(_spills(loop) for loop in loops)
+    working = [loop for loop in loops if any(re.search(r"HGMMA|HMMA|FFMA|FADD|UTC", line) for line in loop)]
+    memory = {
+        "L2": build.cached * build.unit / build.tile / _L2_BYTES,
+        "device memory": build.traffic * build.unit / build.tile / _DEVICE_BYTES,
+    }
     return Resources(
         registers=registers,
-        spills=len(re.findall(r"\b(?:STL|LDL)\b", code)),
+        spills=spilling,
+        spills_outside=_spills(code.splitlines()) - spilling,
         shared=shared,
         ctas=ctas,
         wgmma="HGMMA" in code,
-        clocks=tuple(
-            _clocks(loop, warps, build.unit / build.tile)
-            | {"device memory": build.traffic * build.unit / build.tile / _DEVICE_BYTES}
-            for loop in loops
-        ),
+        clocks=tuple(_clocks(loop, warps, build.unit / build.tile) | memory for loop in working),
     )

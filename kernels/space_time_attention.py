@@ -13,6 +13,7 @@ the loop: inside, no load and no weight carries a mask.
 
 import contextlib
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .space_time_attention_configs import Config, config_for
+from .launch import device_of, launch_within, precision_of
+from .space_time_attention_configs import Config, backward_kernels, config_for, smaller
 from .tiles import advance, dot, dot_transposed, exp2, finite, load, pointers, store
 
 _LOG2_E = math.log2(math.e)
@@ -202,9 +204,9 @@ def _space_time_attention_bwd_dq_kernel(
 @triton.jit
 def _dkv_tile(
     dk, dv, k, v, q_ptrs, dout_ptrs, lse_ptrs, delta_ptrs, c, rows,
-    D: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+    D: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr,
 ):  # fmt: skip
-    """(dk + ds' q, dv + p' dout) over one tile of queries, of which `rows` count."""
+    """(dk + ds' q, dv + p' dout), each if asked for, over one tile of queries, of which `rows` count."""
     q = load(q_ptrs, rows, D, WHOLE)
     dout = load(dout_ptrs, rows, D, WHOLE)
     if WHOLE:
@@ -215,9 +217,12 @@ def _dkv_tile(
         delta = tl.load(delta_ptrs, mask=within, other=0.0)
     # Transposed from the start, [BLOCK_M, BLOCK_N]: Triton 3.4 to 3.7.0 gets tl.trans of a product wrong.
     p = tl.exp2(c * dot_transposed(k, q, PRECISION) - lse[None, :])
-    dv = dot(p.to(dout.dtype), dout, dv, PRECISION)
-    ds = p * (dot_transposed(v, dout, PRECISION) - delta[None, :])
-    return dot(ds.to(q.dtype), q, dk, PRECISION), dv
+    if DV:
+        dv = dot(p.to(dout.dtype), dout, dv, PRECISION)
+    if DK:
+        ds = p * (dot_transposed(v, dout, PRECISION) - delta[None, :])
+        dk = dot(ds.to(q.dtype), q, dk, PRECISION)
+    return dk, dv
 
 
 @_jit
@@ -227,7 +232,9 @@ def _space_time_attention_bwd_dkv_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of one block of keys and values."""
+    """The gradients of one block of keys and values, or that of the two which has a pointer."""
+    DK: tl.constexpr = dk_ptr is not None
+    DV: tl.constexpr = dv_ptr is not None
     batch, head, start = _place(M, H, BLOCK_M)
     left = M - start
     k = load(pointers(k_ptr, k_strides, batch, head, start, BLOCK_M, BLOCK_D), left, D, WHOLE=False)
@@ -239,20 +246,27 @@ def _space_time_attention_bwd_dkv_kernel(
     ragged = _ragged(N, BLOCK_N)
     dk = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    dk, dv = _dkv_tile(dk, dv, k, v, q_ptrs, dout_ptrs, lse_ptrs, delta_ptrs, c, ragged, D, False, PRECISION)
+    dk, dv = _dkv_tile(
+        dk, dv, k, v, q_ptrs, dout_ptrs, lse_ptrs, delta_ptrs, c, ragged, D, False, PRECISION, DK, DV
+    )
     for row in range(ragged, N, BLOCK_N):
         q_tile, dout_tile = advance(q_ptrs, row, q_strides[1]), advance(dout_ptrs, row, dout_strides[1])
+        lse_tile, delta_tile = lse_ptrs + row, delta_ptrs + row
         dk, dv = _dkv_tile(
-            dk, dv, k, v, q_tile, dout_tile, lse_ptrs + row, delta_ptrs + row, c, BLOCK_N, D, True, PRECISION
+            dk, dv, k, v, q_tile, dout_tile, lse_tile, delta_tile, c, BLOCK_N, D, True, PRECISION, DK, DV
         )
-    store(pointers(dk_ptr, dk_strides, batch, head, start, BLOCK_M, BLOCK_D), dk * scale, left, D)
-    store(pointers(dv_ptr, dv_strides, batch, head, start, BLOCK_M, BLOCK_D), dv, left, D)
+    if DK:
+        store(pointers(dk_ptr, dk_strides, batch, head, start, BLOCK_M, BLOCK_D), dk * scale, left, D)
+    if DV:
+        store(pointers(dv_ptr, dv_strides, batch, head, start, BLOCK_M, BLOCK_D), dv, left, D)
 
 
 JITTED = {
     "fwd": _space_time_attention_fwd_kernel,
     "dq": _space_time_attention_bwd_dq_kernel,
     "dkv": _space_time_attention_bwd_dkv_kernel,
+    "dk": _space_time_attention_bwd_dkv_kernel,
+    "dv": _space_time_attention_bwd_dkv_kernel,
 }
 
 
@@ -261,14 +275,15 @@ def padded(width: int) -> int:
     return max(16, triton.next_power_of_2(width))
 
 
-def meta(kernel: str, width: int, dtype: torch.dtype, config: Config, *, tf32: bool) -> dict[str, Any]:
+def meta(kernel: str, width: int, config: Config, precision: str) -> dict[str, Any]:
     """The constants and launch options of one kernel, by keyword."""
+    owns_keys = kernel in ("dkv", "dk", "dv")
     shared = {
         "D": width,
         "BLOCK_D": padded(width),
-        "BLOCK_N": config.cols if kernel == "dkv" else config.rows,
-        "BLOCK_M": config.rows if kernel == "dkv" else config.cols,
-        "PRECISION": "tf32" if tf32 and dtype == torch.float32 else "ieee",
+        "BLOCK_N": config.cols if owns_keys else config.rows,
+        "BLOCK_M": config.rows if owns_keys else config.cols,
+        "PRECISION": precision,
         "num_warps": config.warps,
         "num_stages": config.stages,
         "maxnreg": config.registers,
@@ -282,11 +297,6 @@ def _strides(*tensors: Tensor) -> tuple[tuple[int, ...], ...]:
     return tuple(tensor.stride()[:3] for tensor in tensors)
 
 
-def _tf32() -> bool:
-    """Torch's switch for float32 products. Reading its older name raises where the newer one was set."""
-    return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
-
-
 def _on(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
     """The tensor's device made current: Triton launches on the current one."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
@@ -297,14 +307,19 @@ def space_time_attention_fwd(
 ) -> tuple[Tensor, Tensor]:
     """(B, N, H, D), (B, M, H, D) twice -> out (B, N, H, D) contiguous, lse (B, H, N) float32, base 2."""
     B, N, H, D = q.shape
-    config = config or config_for("fwd", padded(D), q.dtype)
+    device, precision = device_of(q.device), precision_of(q.dtype)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     lse = torch.empty((B, H, N), dtype=torch.float32, device=q.device)
-    with _on(q):
+
+    def launch(config: Config) -> None:
         _space_time_attention_fwd_kernel[(triton.cdiv(N, config.rows) * B * H,)](
             q, k, v, out, lse, *_strides(q, k, v, out), scale * _LOG2_E, _LIMITS[q.dtype], N, k.shape[1], H,
-            **meta("fwd", D, q.dtype, config, tf32=_tf32()),
+            **meta("fwd", D, config, precision),
         )  # fmt: skip
+
+    config = config or config_for("fwd", padded(D), q.dtype, precision=precision, device=device)
+    with _on(q):
+        launch_within(device, f"space_time_attention fwd, D={D}", config, smaller(config), launch)
     return out, lse
 
 
@@ -315,17 +330,24 @@ def space_time_attention_bwd(
     """Fill dq (B, N, H, D), dk and dv (B, M, H, D), views of one packed gradient or not. Deterministic."""
     B, N, H, D = q.shape
     M = k.shape[1]
-    dq_config = config_for("dq", padded(D), q.dtype)
-    dkv_config = config_for("dkv", padded(D), q.dtype)
-    tf32 = _tf32()
+    device, precision = device_of(q.device), precision_of(q.dtype)
     delta = torch.empty_like(lse)
     sizes = (scale * _LOG2_E, scale, N, M, H)
-    with _on(q):
-        _space_time_attention_bwd_dq_kernel[(triton.cdiv(N, dq_config.rows) * B * H,)](
+
+    def launch_dq(config: Config) -> None:
+        _space_time_attention_bwd_dq_kernel[(triton.cdiv(N, config.rows) * B * H,)](
             q, k, v, out, dout, dq, lse, delta, *_strides(q, k, v, out, dout, dq), *sizes,
-            **meta("dq", D, q.dtype, dq_config, tf32=tf32),
+            **meta("dq", D, config, precision),
         )  # fmt: skip
-        _space_time_attention_bwd_dkv_kernel[(triton.cdiv(M, dkv_config.rows) * B * H,)](
-            q, k, v, dout, dk, dv, lse, delta, *_strides(q, k, v, dout, dk, dv), *sizes,
-            **meta("dkv", D, q.dtype, dkv_config, tf32=tf32),
+
+    def launch_dkv(kernel: str, config: Config) -> None:
+        _space_time_attention_bwd_dkv_kernel[(triton.cdiv(M, config.rows) * B * H,)](
+            q, k, v, dout, dk if "k" in kernel else None, dv if "v" in kernel else None, lse, delta,
+            *_strides(q, k, v, dout, dk, dv), *sizes, **meta(kernel, D, config, precision),
         )  # fmt: skip
+
+    with _on(q):
+        for kernel in backward_kernels(padded(D), precision):
+            launch = launch_dq if kernel == "dq" else partial(launch_dkv, kernel)
+            config = config_for(kernel, padded(D), q.dtype, precision=precision, device=device)
+            launch_within(device, f"space_time_attention {kernel}, D={D}", config, smaller(config), launch)

@@ -1,16 +1,20 @@
-"""How the space-time attention kernels are launched, by kernel, head width and dtype.
+"""How the space-time attention kernels are launched, by kernel, head width, dtype and device.
 
-Chosen by resource table (docs/resources.md: clocks per 128 x 64 scores on sm_90, bfloat16), not by timing.
-In 16 bits the frozen maximum takes a quarter to a third of the instructions off the forward's loop at D = 32
-and 64, which then waits for exponentials and products. In true float32 operands come from shared memory one
-by one, and that binds, so there the online form stays. One table serves all architectures and Triton
-versions: every entry builds for sm_80 to sm_120 in Triton 3.6, 3.7 and 3.9, and until a GPU has timed them
-there is nothing by which to tell them apart.
+Chosen by resource table (docs/resources.md: clocks per 128 x 64 scores, bfloat16), not by timing. Where
+`benchmarks/tune.py` has timed a device, its file in tuned/ goes before these tables.
+
+Keys and values are read from the L2 once per block of queries: 64 rows ask 1260 clocks of it where products
+take 512 (D = 64), so blocks have 128 rows. In 16 bits the frozen maximum takes a quarter to a third of the
+instructions off the forward's loop. Every entry builds in Triton 3.6, 3.7 and 3.9.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+
+from .launch import Device, of_capability, tuned_key, tuned_table
+
+OP = "space_time_attention"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,45 +40,99 @@ class Config:
     polynomial: bool = False
 
 
-# Keyed by padded head width. Every entry fits the 99 KiB of shared memory that sm_86, sm_89 and sm_120 have.
+# 16 bits, keyed by padded head width; Hopper (`wgmma`) and Blackwell's sm_100.
 _HALF = {
     "fwd": {
-        # Exponentials bind (512 clocks, matrix 256): a quarter by polynomial leaves 384, and issue at 468.
+        # Exponentials bind (512 clocks, matrix 256): a quarter by polynomial leaves 384, and issue at 506.
+        # 128 x 128 would take 448, with 8 warps a multiprocessor instead of 16 to hide what they wait for.
         16: Config(rows=64, cols=128, stages=3, warps=4, registers=168, frozen=True, polynomial=True),
-        32: Config(rows=64, cols=128, stages=3, warps=4, registers=168, frozen=True, polynomial=True),
-        # Matrix and exponentials at 512 each: a polynomial would raise issue from 438 to 566. Three programs
+        32: Config(rows=128, cols=64, stages=3, warps=8, registers=128, frozen=True, polynomial=True),
+        # Matrix and exponentials at 512 each: a polynomial would raise issue from 408 to 542. Two programs
         # share a multiprocessor, so that one's products run under another's exponentials.
-        64: Config(rows=64, cols=64, stages=3, warps=4, registers=168, frozen=True),
+        64: Config(rows=128, cols=64, stages=3, warps=8, registers=128, frozen=True),
         128: Config(rows=128, cols=64, stages=2, warps=8, frozen=True),
     },
     "dq": {
         16: Config(rows=64, cols=64, stages=3, warps=4, registers=128),
-        32: Config(rows=64, cols=64, stages=3, warps=4, registers=128),
+        32: Config(rows=128, cols=64, stages=3, warps=8, registers=128),
         # Shared memory binds (wgmma operands): 824 clocks, where 64 x 64 needs 952.
         64: Config(rows=128, cols=64, stages=3, warps=8, registers=128),
         128: Config(rows=64, cols=32, stages=3, warps=4),
     },
     "dkv": {
         16: Config(rows=64, cols=64, stages=3, warps=4, registers=168),
+        # Shared memory binds at 840; three programs of 4 warps, where 128 x 64 has one of 8 and needs 776.
         32: Config(rows=64, cols=64, stages=3, warps=4, registers=168),
-        # Two programs of 4 warps, of which one computes while the other waits at its barrier, before one
-        # program of 8 warps on 128 x 64 that needs 10 % fewer clocks.
-        64: Config(rows=64, cols=64, stages=3, warps=4),
+        # Shared memory 1224 and L2 630, where 64 x 64 needs 1352 and 1260 of the two.
+        64: Config(rows=128, cols=64, stages=3, warps=8),
         128: Config(rows=64, cols=32, stages=2, warps=4),
     },
 }
-# Products on the multiply-add pipes keep whole tiles in registers: 8 warps where 4 spill by the hundred. At
-# D = 64 and 128 some still spill (docs/resources.md).
-_FLOAT32 = {
+# 16 bits where products are `mma.sync` (sm_80, 86, 89, 120): operands go through registers, of which the caps
+# above would leave too few, and products take twice the clocks and more, so that exponentials never bind.
+_HALF_MMA_SYNC = {
+    "fwd": {
+        16: Config(rows=128, cols=64, stages=3, warps=8, frozen=True),
+        32: Config(rows=128, cols=64, stages=3, warps=8, frozen=True),
+        64: Config(rows=128, cols=64, stages=3, warps=8, frozen=True),
+        128: Config(rows=128, cols=32, stages=3, warps=8, frozen=True),
+    },
+    "dq": {
+        16: Config(rows=128, cols=64, stages=3, warps=8),
+        32: Config(rows=128, cols=64, stages=3, warps=8),
+        64: Config(rows=128, cols=64, stages=3, warps=8),
+        128: Config(rows=64, cols=32, stages=3, warps=4),
+    },
+    "dkv": {
+        16: Config(rows=64, cols=64, stages=3, warps=4),
+        32: Config(rows=64, cols=64, stages=3, warps=4),
+        64: Config(rows=128, cols=64, stages=3, warps=8),
+        128: Config(rows=64, cols=32, stages=2, warps=4),
+    },
+}
+# float32 by six bfloat16 products: three parts of every operand. From D = 64 on, dk and dv together would
+# need more registers than there are, so each has a launch of its own and scores are computed twice.
+_PARTS = {
+    "fwd": {w: Config(rows=128, cols=32, stages=2, warps=8) for w in (16, 32, 64, 128)},
+    "dq": {w: Config(rows=128, cols=32, stages=2, warps=8) for w in (16, 32, 64, 128)},
+    "dkv": {w: Config(rows=128, cols=32, stages=2, warps=8) for w in (16, 32)},
+    "dk": {w: Config(rows=128, cols=32, stages=2, warps=8) for w in (64, 128)},
+    "dv": {w: Config(rows=128, cols=32, stages=2, warps=8) for w in (64, 128)},
+}
+# float32 on the multiply-add pipes, or in tf32. The former keep whole tiles in registers: 8 warps where 4
+# spill by the hundred. At D = 64 and 128 some still spill (docs/resources.md).
+_WHOLE = {
     16: Config(rows=32, cols=32, stages=2, warps=4),
     32: Config(rows=32, cols=32, stages=2, warps=4),
     64: Config(rows=32, cols=32, stages=2, warps=8),
     128: Config(rows=32, cols=32, stages=2, warps=8),
 }
 KERNELS = tuple(_HALF)
-WIDTHS = tuple(_FLOAT32)
+WIDTHS = tuple(_WHOLE)
+FLOAT32_PRECISIONS = ("bf16x6", "tf32", "ieee")
 
 
-def config_for(kernel: str, width: int, dtype: torch.dtype) -> Config:
-    """The configuration of kernel "fwd", "dq" or "dkv" for a padded head width in `WIDTHS`."""
-    return _FLOAT32[width] if dtype == torch.float32 else _HALF[kernel][width]
+def backward_kernels(width: int, precision: str) -> tuple[str, ...]:
+    """The kernels of the backward for a padded head width, in the order in which they are launched."""
+    together = precision != "bf16x6" or width in _PARTS["dkv"]
+    return ("dq", "dkv") if together else ("dq", "dk", "dv")
+
+
+def config_for(
+    kernel: str, width: int, dtype: torch.dtype, *, precision: str = "ieee", device: Device | None = None
+) -> Config:
+    """The configuration of a kernel for a padded head width in `WIDTHS`; `device` is an H100 when None."""
+    device = device or of_capability(90)
+    if dtype == torch.float32:
+        return _PARTS[kernel][width] if precision == "bf16x6" else _WHOLE[width]
+    tuned = tuned_table(device.name).get(tuned_key(OP, kernel, width))
+    if tuned is not None:
+        return Config(**tuned)
+    table = _HALF if device.capability in (90, 100, 103, 110) else _HALF_MMA_SYNC
+    return table[kernel][width]
+
+
+def smaller(config: Config) -> Config:
+    """What fits where `config` does not: nothing fetched ahead, smaller tiles."""
+    cols = max(16, min(32, config.cols // 2))
+    return replace(config, rows=min(64, config.rows), cols=cols, stages=1, warps=4, registers=None)

@@ -82,22 +82,56 @@ def store(ptrs, tile, rows, D: tl.constexpr):
 
 
 @triton.jit
-def dot(a, b, acc, PRECISION: tl.constexpr):
-    """`acc + a b` in fp32. Interpreted, bfloat16 products are garbage (Triton 3.6 to 3.9): upcast there."""
-    if INTERPRETED:
-        acc = tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision=PRECISION)
-    else:
-        acc = tl.dot(a, b, acc, input_precision=PRECISION)
-    return acc
+def _bfloat16(x):
+    """float32 rounded to the nearest number of bfloat16, still in float32. For the interpreter alone."""
+    bits = x.to(tl.int32, bitcast=True)
+    bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -65536
+    return tl.where(x == x, bits.to(tl.float32, bitcast=True), x)
 
 
 @triton.jit
 def rounded(x, DTYPE: tl.constexpr):
     """float32 in DTYPE, to nearest even. Interpreted, the cast to bfloat16 cuts bits off: round before it."""
     if INTERPRETED and tl.bfloat16 == DTYPE:
-        bits = x.to(tl.int32, bitcast=True)
-        x = (bits + 0x7FFF + ((bits >> 16) & 1)).to(tl.float32, bitcast=True)
+        x = _bfloat16(x)
     return x.to(DTYPE)
+
+
+@triton.jit
+def _parts(x):
+    """float32 as a sum of three numbers of bfloat16's 8 bits, in float32."""
+    high = _bfloat16(x)
+    middle = _bfloat16(x - high)
+    return high, middle, _bfloat16(x - high - middle)
+
+
+@triton.jit
+def _dot_in_parts(a, b, acc):
+    """What the compiler makes of "bf16x6": the products of parts above 2^-24 of the whole, smallest first.
+
+    Of an infinite part the others are NaN, and count for nothing.
+    """
+    ah, am, al = _parts(a)
+    bh, bm, bl = _parts(b)
+    low = tl.dot(am, bm, input_precision="ieee")
+    low = tl.dot(al, bh, low, input_precision="ieee")
+    low = tl.dot(ah, bl, low, input_precision="ieee")
+    low = tl.dot(am, bh, low, input_precision="ieee")
+    low = tl.dot(ah, bm, low, input_precision="ieee")
+    return acc + tl.dot(ah, bh, tl.where(low == low, low, 0.0), input_precision="ieee")
+
+
+@triton.jit
+def dot(a, b, acc, PRECISION: tl.constexpr):
+    """`acc + a b` in fp32. Interpreted, bfloat16 products are garbage (Triton 3.6 to 3.9): upcast there."""
+    if INTERPRETED:
+        if PRECISION == "bf16x6" and a.dtype == tl.float32:
+            acc = _dot_in_parts(a, b, acc)
+        else:
+            acc = tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision="ieee")
+    else:
+        acc = tl.dot(a, b, acc, input_precision=PRECISION)
+    return acc
 
 
 @triton.jit

@@ -1,6 +1,7 @@
 """How wrong an implementation may be: twice the error of the plain path in its dtype, plus a band."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -17,6 +18,17 @@ def with_gradients(function: Function, inputs: Sequence[Tensor], dout: Tensor) -
     leaves = [x.detach().requires_grad_() for x in inputs]  # views keep their strides
     out = function(*leaves)
     return [out.detach(), *torch.autograd.grad(out, leaves, dout.to(out.dtype))]
+
+
+@contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """Torch's setting for float32 products on CUDA devices: "none" (its default), "tf32" or "ieee"."""
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = precision
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
 
 
 def worst(came: Tensor, exact: Tensor) -> float:

@@ -33,6 +33,8 @@ def _obstacle(device: torch.device, dtype: torch.dtype, width: int, *, interpret
 def auto_choice(device: torch.device, dtype: torch.dtype, width: int = 64) -> Choice:
     """The implementation that `impl="auto"` takes for inputs of this device, dtype and head width."""
     obstacle = _obstacle(device, dtype, width, interpret=False)
+    if obstacle is None and dtype == torch.float32:
+        obstacle = "in float32 the kernels are not known to be faster"
     if obstacle is None:
         return Choice("triton", "fused kernels, forward and backward")
     return Choice("torch", f"torch's own attention: {obstacle}")
@@ -134,9 +136,11 @@ def space_time_attention(
         v: (B, M, H, D).
         scale: factor of the scores, a number of either sign; D ** -0.5 when None.
         impl: "auto", "triton" or "torch". Triton takes float32, float16 and bfloat16 with D <= 128 on CUDA
-            devices of compute capability 8.0 on, and on the CPU under TRITON_INTERPRET=1. "auto" is Triton on
-            CUDA devices where it can run, and torch's own attention otherwise ("torch": on the CPU two
-            matrix products and a softmax for short sequences, scaled_dot_product_attention for the rest).
+            devices of compute capability 8.0 on, and on the CPU under TRITON_INTERPRET=1. "auto" is Triton in
+            16 bits on CUDA devices where it can run, and torch's own attention otherwise ("torch": on the
+            CPU two matrix products and a softmax for short sequences, scaled_dot_product_attention for the
+            rest). Triton's float32 is exact to float32's rounding, on tensor cores;
+            torch.backends.cuda.matmul.fp32_precision = "ieee" or "tf32" asks for something else.
 
     Returns:
         (B, N, H, D), in the dtype of the input (float16, bfloat16, float32 or float64) or autocast's.

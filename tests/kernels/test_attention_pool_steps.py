@@ -6,6 +6,8 @@ import torch
 from hsta_fast.kernels import attention_pool as module
 from hsta_fast.kernels.attention_pool import attention_pool_bwd, attention_pool_fwd
 from hsta_fast.kernels.attention_pool_configs import config_for
+from hsta_fast.kernels.attention_pool_plan import plan
+from hsta_fast.kernels.launch import of_capability
 from tests.kernels.test_attention_pool import (
     EPS,
     check,
@@ -25,13 +27,14 @@ from tests.kernels.test_attention_pool import (
 from tests.memory import peak_bytes
 from tests.yardstick import DEVICE, DTYPES, assert_close
 
-PROCESSORS = 132  # of an H100 or H200
+HOPPER = of_capability(90)
+PROCESSORS = HOPPER.processors
 
 
 @pytest.fixture(autouse=True)
 def many_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     """N is split as on such a device, whatever runs the kernels."""
-    monkeypatch.setattr(module, "_device", lambda device: (PROCESSORS, False))
+    monkeypatch.setattr(module, "device_of", lambda device: HOPPER)
 
 
 def steps(B: int, R: int, N: int, C: int, kernel: str = "fwd", dtype: torch.dtype = torch.bfloat16) -> int:
@@ -39,7 +42,7 @@ def steps(B: int, R: int, N: int, C: int, kernel: str = "fwd", dtype: torch.dtyp
     tokens = torch.empty((B, N, C), dtype=dtype, device="meta")
     config = config_for(kernel, C, dtype)
     owners = B * (-(-R // 16) if kernel == "fwd" else 1)
-    (splits, share), second = module._plan(config, tokens, owners)
+    (splits, share), second = plan(config, tokens, owners, PROCESSORS)
     assert splits * share >= N > (splits - 1) * share
     if second is None:
         assert splits * C <= max(6 * N, C)
@@ -59,7 +62,7 @@ def test_one_step_or_two(N: int, C: int, kernel: str) -> None:
     for B in range(1, 65):
         tokens = torch.empty((B, N, C), dtype=torch.bfloat16, device="meta")
         config = config_for(kernel, C, torch.bfloat16)
-        (splits, _), _ = module._plan(config, tokens, B)
+        (splits, _), _ = plan(config, tokens, B, PROCESSORS)
         steps(B, 12, N, C, kernel)
         assert 2 * B * splits >= min(PROCESSORS, B * -(-N // config.tokens))
 

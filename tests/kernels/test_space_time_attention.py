@@ -15,8 +15,8 @@ from hsta_fast.kernels.space_time_attention import (
     space_time_attention_bwd,
     space_time_attention_fwd,
 )
-from hsta_fast.kernels.space_time_attention_configs import Config, config_for
-from tests.yardstick import DEVICE, assert_close, with_gradients
+from hsta_fast.kernels.space_time_attention_configs import Config, backward_kernels, config_for
+from tests.yardstick import DEVICE, assert_close, float32_products, with_gradients
 
 LN2 = math.log(2.0)  # as the scale it makes q k' the exponent of 2
 TILE = 16
@@ -28,6 +28,13 @@ FORMS = [
     *([pytest.param(torch.bfloat16, True, id="bfloat16-polynomial")] if DEVICE == "cuda" else []),
 ]
 POLYNOMIAL_ERROR = 1.02e-4
+
+
+@pytest.fixture(autouse=True)
+def true_float32() -> Iterator[None]:
+    """float32 stands for bfloat16 here: one product, whose overflow is an infinity and not NaN."""
+    with float32_products("ieee"):
+        yield
 
 
 def config(polynomial: bool, *, frozen: bool = True) -> Config:
@@ -216,29 +223,44 @@ def test_beyond_two_to_the_31_elements(axis: str) -> None:
         assert torch.equal(a, b)
 
 
-@pytest.fixture(params=["tf32", "ieee"])
-def precision(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Torch's precision of float32 products, set as torch recommends."""
-    before = torch.backends.cuda.matmul.fp32_precision
-    torch.backends.cuda.matmul.fp32_precision = request.param
-    yield request.param
-    torch.backends.cuda.matmul.fp32_precision = before
+PRECISIONS = {"none": "bf16x6", "tf32": "tf32", "ieee": "ieee"}  # torch's setting -> ours
 
 
-def test_the_switch_for_float32_products_is_torchs(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    launched: list[bool] = []
+@pytest.mark.parametrize("asked", PRECISIONS)
+def test_the_precision_of_float32_products_is_torchs_setting(
+    asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched: list[str] = []
 
-    def recorded(*arguments: Any, tf32: bool, **rest: Any) -> dict[str, Any]:
-        launched.append(tf32)
-        return meta(*arguments, tf32=tf32, **rest)
+    def recorded(kernel: str, width: int, config: Config, precision: str) -> dict[str, Any]:
+        launched.append(precision)
+        return meta(kernel, width, config, precision)
 
     monkeypatch.setattr(kernel, "meta", recorded)
-    q, k, v = ordinary(torch.float32)
-    out, lse = space_time_attention_fwd(q, k, v, LN2)
-    space_time_attention_bwd(out, q, k, v, out, lse, LN2, *(torch.empty_like(x) for x in (q, k, v)))
-    assert launched == [precision == "tf32"] * 3
-    settings = [meta("fwd", 16, dtype, config(False), tf32=True) for dtype in (torch.float32, torch.float16)]
-    assert [setting["PRECISION"] for setting in settings] == ["tf32", "ieee"]
+    for dtype, expected in ((torch.float32, PRECISIONS[asked]), (torch.float16, "ieee")):
+        q, k, v = ordinary(dtype)
+        with float32_products(asked):
+            out, lse = space_time_attention_fwd(q, k, v, LN2)
+            space_time_attention_bwd(out, q, k, v, out, lse, LN2, *(torch.empty_like(x) for x in (q, k, v)))
+        assert launched == [expected] * 3
+        launched.clear()
+
+
+@pytest.mark.parametrize("width", [32, 64])
+def test_float32_in_parts_is_float32(width: int) -> None:
+    """Three bfloat16 parts hold all 24 bits; with two, or in tf32, errors would be 2^-16 and 2^-11."""
+    torch.manual_seed(0)
+    q, k, v, dout = (torch.randn(1, 70, 2, width, device=DEVICE) * 2 for _ in range(4))
+    exact = with_gradients(reference.space_time_attention, [x.double() for x in (q, k, v)], dout)
+    plain = with_gradients(reference.space_time_attention, [q, k, v], dout)
+    scale = width**-0.5
+    gradients = [torch.empty_like(x) for x in (q, k, v)]
+    with float32_products("none"):
+        out, lse = space_time_attention_fwd(q, k, v, scale)
+        space_time_attention_bwd(dout, q, k, v, out, lse, scale, *gradients)
+    assert_close([out, *gradients], plain, exact, band=4 * torch.finfo(torch.float32).eps)
+    # dk and dv come in two launches at the greater width.
+    assert ("dk" in backward_kernels(width, "bf16x6")) == (width == 64)
 
 
 @pytest.mark.parametrize("M", [5, 37])

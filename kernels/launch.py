@@ -1,0 +1,129 @@
+"""What decides how a kernel is launched: the device, torch's precision, what was tuned; and a way out.
+
+Nothing here asks a driver for anything when imported.
+"""
+
+import json
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import triton
+from triton.runtime.errors import OutOfResources
+
+TUNED = Path(__file__).parent / "tuned"
+TRITON = ".".join(triton.__version__.split(".")[:2])
+# Bytes of shared memory that one program may take, by compute capability, as CUDA documents it.
+SHARED = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
+
+Config = TypeVar("Config")
+Result = TypeVar("Result")
+
+
+class Device(NamedTuple):
+    """A device, as far as launches depend on it.
+
+    Attributes:
+        name: as the driver gives it; "" for none in particular.
+        capability: compute capability times ten: 90 for 9.0.
+        processors: number of multiprocessors.
+        shared: bytes of shared memory that one program may take.
+    """
+
+    name: str
+    capability: int
+    processors: int
+    shared: int
+
+    @property
+    def small(self) -> bool:
+        """Whether shared memory is that of a consumer card (99 KiB)."""
+        return self.shared < SHARED[80]
+
+
+def of_capability(capability: int) -> Device:
+    """A device of a compute capability in `SHARED`, with the multiprocessors of an H100, to compile for."""
+    return Device("", capability, 132, SHARED[capability])
+
+
+@cache
+def device_of(device: torch.device) -> Device:
+    """What `device` is; on the CPU, where kernels are interpreted, two processors of sm_90."""
+    if device.type != "cuda":
+        return of_capability(90)._replace(processors=2)
+    found = torch.cuda.get_device_properties(device)
+    return Device(
+        found.name,
+        10 * found.major + found.minor,
+        found.multi_processor_count,
+        found.shared_memory_per_block_optin,  # type: ignore[attr-defined]  # the stubs lack it
+    )
+
+
+def tuned_path(name: str) -> Path:
+    """The file of what was tuned on the device of this name."""
+    return TUNED / f"{name.lower().replace(' ', '-').replace('/', '-')}.json"
+
+
+@cache
+def tuned_table(name: str) -> dict[str, dict[str, Any]]:
+    """What `benchmarks/tune.py` found fastest on a device with this Triton, by `tuned_key`; {} if nothing.
+
+    Raises:
+        ValueError: the device's file holds something else.
+    """
+    path = tuned_path(name)
+    if not name or not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text())["triton"].get(TRITON, {}))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"expected a table of benchmarks/tune.py in {path}, got {error!r}") from error
+
+
+def tuned_key(op: str, kernel: str, width: int) -> str:
+    """The name of an entry, for both dtypes of 16 bits: "space_time_attention fwd 64"."""
+    return f"{op} {kernel} {width}"
+
+
+def precision_of(dtype: torch.dtype) -> str:
+    """How products of this dtype are made; that of float32 is torch's own setting for them.
+
+    "bf16x6" is float32 by six bfloat16 products of three parts: exact to float32's rounding on tensor cores.
+    Torch's "tf32" asks for one product of rounded operands, its "ieee" for true float32 and no tensor cores.
+    """
+    if dtype != torch.float32:
+        return "ieee"  # as they are
+    # Reading the older name of the setting raises where the newer one was set.
+    asked = torch.backends.cuda.matmul.fp32_precision
+    return asked if asked in ("tf32", "ieee") else "bf16x6"
+
+
+_smaller: dict[tuple[object, ...], Any] = {}
+
+
+def launch_within(
+    device: Device, what: str, config: Config, smaller: Config, launch: Callable[[Config], Result]
+) -> Result:
+    """`launch(config)`; where the device lacks the shared memory for it, `launch(smaller)`, from then on.
+
+    Raises:
+        OutOfResources: `smaller` does not fit either.
+    """
+    key = (device, what, config)
+    if key not in _smaller:
+        try:
+            return launch(config)
+        except OutOfResources as error:
+            if smaller == config:
+                raise
+            _smaller[key] = smaller
+            warnings.warn(
+                f"{what} does not fit {device.name or 'this device'} as configured ({error}); it runs with "
+                f"{smaller} instead, slower (benchmarks/tune.py finds what fits)",
+                stacklevel=2,
+            )
+    return launch(_smaller[key])

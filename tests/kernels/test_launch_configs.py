@@ -1,0 +1,112 @@
+"""Which configuration a launcher takes: the device's table, what was tuned on it, what fits."""
+
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from triton.runtime.errors import OutOfResources
+
+from hsta_fast.kernels import attention_pool_configs as pool
+from hsta_fast.kernels import launch
+from hsta_fast.kernels import space_time_attention_configs as attention
+from hsta_fast.kernels.launch import SHARED, Device, launch_within, of_capability, tuned_key
+from hsta_fast.kernels.space_time_attention_configs import Config
+
+CARD = Device("NVIDIA Test Card", 86, 82, SHARED[86])
+BF16 = torch.bfloat16
+
+
+@pytest.fixture
+def tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of tuned files with one for CARD, of this Triton and of another."""
+    monkeypatch.setattr(launch, "TUNED", tmp_path)
+    attended = {"rows": 64, "cols": 32, "stages": 2, "warps": 4, "frozen": True}
+    pooled = {"tokens": 16, "chunk": 64, "slices": 4, "stages": 1, "warps": 4, "residents": 1}
+    here = {
+        tuned_key("space_time_attention", "fwd", 64): attended,
+        tuned_key("attention_pool", "bwd", 768): pooled,
+    }
+    elsewhere = {tuned_key("space_time_attention", "dq", 64): attended}
+    path = tmp_path / "nvidia-test-card.json"
+    path.write_text(json.dumps({"triton": {launch.TRITON: here, "2.0": elsewhere}}))
+    launch.tuned_table.cache_clear()
+    yield path
+    launch.tuned_table.cache_clear()
+
+
+def test_what_was_tuned_goes_before_the_tables(tuned: Path) -> None:
+    expected = Config(rows=64, cols=32, stages=2, warps=4, frozen=True)
+    for dtype in (BF16, torch.float16):
+        assert attention.config_for("fwd", 64, dtype, device=CARD) == expected
+        assert pool.config_for("bwd", 640, dtype, device=CARD).chunk == 64  # served by the width of 768
+    plain = CARD._replace(name="another")
+    for kernel, width in (("fwd", 32), ("dq", 64)):  # nothing tuned; tuned with another Triton
+        shipped = attention.config_for(kernel, width, BF16, device=plain)
+        assert attention.config_for(kernel, width, BF16, device=CARD) == shipped
+    in_parts = attention.config_for("fwd", 64, torch.float32, precision="bf16x6", device=plain)
+    assert attention.config_for("fwd", 64, torch.float32, precision="bf16x6", device=CARD) == in_parts
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"triton": 3}', "{}"])
+def test_a_file_that_is_no_table(tuned: Path, text: str) -> None:
+    tuned.write_text(text)
+    with pytest.raises(
+        ValueError, match=r"expected a table of benchmarks/tune.py in .*nvidia-test-card.json"
+    ):
+        attention.config_for("fwd", 64, BF16, device=CARD)
+
+
+def test_an_architecture_has_its_own() -> None:
+    """Nothing that is held for `wgmma` or 163 KiB goes to a consumer card."""
+    ada, hopper = of_capability(89), of_capability(90)
+    assert attention.config_for("dq", 64, BF16, device=hopper).registers == 128
+    assert attention.config_for("dq", 64, BF16, device=ada).registers is None
+    for width in (384, 768, 1024):
+        assert pool.config_for("bwd", width, BF16, device=hopper).hold
+    assert pool.config_for("fwd", 768, BF16, device=ada).hold
+    assert not pool.config_for("bwd", 768, BF16, device=ada).hold
+
+
+def out_of_resources(config: object) -> object:
+    raise OutOfResources(120000, 101376, "shared memory")
+
+
+def test_what_does_not_fit_runs_smaller_from_then_on() -> None:
+    """One warning, one failed launch; a smaller one that does not fit either is an error."""
+    launched: list[object] = []
+
+    def fits(config: int) -> int:
+        launched.append(config)
+        return config if config < 5 else out_of_resources(config)  # type: ignore[return-value]
+
+    with pytest.warns(
+        UserWarning, match="op fwd does not fit NVIDIA Test Card as configured .*shared memory"
+    ):
+        assert launch_within(CARD, "op fwd", 9, 3, fits) == 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert launch_within(CARD, "op fwd", 9, 3, fits) == 3
+        assert launch_within(CARD, "op fwd", 4, 3, fits) == 4
+    assert launched == [9, 3, 3, 4]
+    with pytest.raises(OutOfResources), pytest.warns(UserWarning):
+        launch_within(CARD, "op bwd", 9, 7, fits)
+    with pytest.raises(OutOfResources):
+        launch_within(CARD, "op dq", 9, 9, fits)
+
+
+@pytest.mark.parametrize("capability", SHARED)
+def test_smaller_is_smaller(capability: int) -> None:
+    device = of_capability(capability)
+    for width in attention.WIDTHS:
+        for kernel in ("fwd", "dq", "dkv"):
+            config = attention.config_for(kernel, width, BF16, device=device)
+            less = attention.smaller(config)
+            assert less.rows <= config.rows and less.cols < config.cols and less.stages == 1
+            assert less.frozen == config.frozen
+    for width in (384, 768, 1024):
+        config_of_pool = pool.config_for("bwd", width, BF16, device=device)
+        assert not pool.smaller(config_of_pool).hold and pool.smaller(config_of_pool).stages == 1
+        assert pool.smaller(config_of_pool).tokens == config_of_pool.tokens  # what the plan was made with
