@@ -10,6 +10,7 @@ from .model import BRANCHES, Head, HSTAConfig, model_config
 
 Protocol = Literal["loso", "kfold", "composite", "cross-dataset", "published-folds"]
 Select = Literal["last", "inner", "best-test-epoch"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +138,8 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the matrix products (autocast); parameters stay float32."""
+    dtype: Dtype = "auto"
+    """Of the matrix products (autocast); parameters stay float32. float16 trains with a loss scale."""
 
     def check(self) -> None:
         """Raise ValueError, naming the flag, for a setting that does not fit."""
@@ -163,7 +164,8 @@ class TrainConfig:
         plain = self.name.isprintable() and 0 < len(self.name) <= 100
         plain = plain and Path(self.name).name == self.name and self.name not in (".", "..")
         want(plain, "name", "one folder name of at most 100 characters")
-        for name, choices in (("protocol", get_args(Protocol)), ("select", get_args(Select))):
+        for name, kind in (("protocol", Protocol), ("select", Select), ("dtype", Dtype)):
+            choices = get_args(kind)
             want(getattr(self, name) in choices, name, f"one of {', '.join(choices)}")
         want(self.inner_folds >= 2, "inner_folds", "a whole number >= 2")
         crosses, by_clip = self.protocol == "cross-dataset", self.protocol == "published-folds"

@@ -18,11 +18,21 @@ def _version(package: str) -> str | None:
         return None
 
 
+def cuda_dtype(device: torch.device) -> tuple[torch.dtype, str]:
+    """The dtype that matrix products take on a CUDA device under autocast, and the reason."""
+    major = torch.cuda.get_device_properties(device).major
+    if major >= 8:
+        return torch.bfloat16, "its matrix units take bfloat16"
+    if major == 7:
+        return torch.float16, "its matrix units take float16, not bfloat16"
+    return torch.float32, "it has no matrix units"
+
+
 def info(dtype: torch.dtype | None = None) -> dict[str, Any]:
     """Versions, devices, and for each device which implementation `impl="auto"` takes for each op, and why.
 
     Args:
-        dtype: of the tensors, or autocast's; bfloat16 on CUDA devices and float32 on the CPU when None.
+        dtype: of the tensors, or autocast's; `cuda_dtype` on CUDA devices and float32 on the CPU when None.
 
     Returns:
         {"python": str, "versions": {package: version or None}, "threads": int,
@@ -36,12 +46,11 @@ def info(dtype: torch.dtype | None = None) -> dict[str, Any]:
         devices[f"cuda:{i}"] = f"{torch.cuda.get_device_name(i)}, compute capability {capability}"
     modules = {op: importlib.import_module(f"hsta_fast.ops.{op}") for op in OPS}
     ops = {}
-    for device in devices:
-        usual = torch.bfloat16 if device.startswith("cuda") else torch.float32
-        choices = {
-            op: module.auto_choice(torch.device(device), dtype or usual) for op, module in modules.items()
-        }
-        ops[device] = {op: choice._asdict() for op, choice in choices.items()}
+    for name in devices:
+        device = torch.device(name)
+        usual = cuda_dtype(device)[0] if device.type == "cuda" else torch.float32
+        choices = {op: module.auto_choice(device, dtype or usual) for op, module in modules.items()}
+        ops[name] = {op: choice._asdict() for op, choice in choices.items()}
     return {
         "python": platform.python_version(),
         "versions": {package: _version(package) for package in _PACKAGES},

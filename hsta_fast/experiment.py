@@ -24,6 +24,7 @@ from .data import (
     picture_recipe,
     read_datasets,
 )
+from .environment import cuda_dtype
 from .protocol import (
     FOLD_COLUMNS,
     Fold,
@@ -267,9 +268,7 @@ def pick_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype, str
     if dtype != "auto":
         return picked, getattr(torch, dtype), "as asked for"
     if picked.type == "cuda":
-        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        why = "its matrix units take bfloat16" if bf16 else "it has no matrix units for bfloat16"
-        return picked, torch.bfloat16 if bf16 else torch.float32, why
+        return picked, *cuda_dtype(picked)
     # AVX-512 alone runs bfloat16 products at about half the float32 rate.
     amx = torch.cpu._is_amx_tile_supported()
     why = "AMX multiplies bfloat16" if amx else "without AMX bfloat16 is the slower one on a CPU"

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from tqdm import tqdm
 
 from .checkpoint import load_model, save_model
@@ -188,6 +189,8 @@ def fit(
     model = HSTA(cfg.architecture(len(exp.labels.classes))).to(device)
     optimizer = torch.optim.AdamW(parameter_groups(model, cfg), lr=cfg.lr, betas=(0.9, 0.999), fused=True)
     counts = exp.class_counts(fold.train) if cfg.class_weights else None
+    # Gradients too small for float16 would vanish; in other dtypes it hands everything on as it is.
+    scaler = GradScaler(device.type, enabled=exp.dtype == torch.float16)
     loss_of = Loss(cfg.loss, smoothing=cfg.label_smoothing, counts=counts).to(device)
     truth = torch.from_numpy(data.labels[fold.test]).to(device)
     done, answers, best = 0, torch.empty(0, len(truth), dtype=torch.int64), None
@@ -195,6 +198,8 @@ def fit(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         done, answers, best = state["epoch"], state["answers"], state["best"]
+        if state.get("scaler"):
+            scaler.load_state_dict(state["scaler"])
     folder.keep_metrics(done)
     per_epoch = steps(len(fold.train), cfg.batch_size)
     augment = Augment(flip=cfg.flip, crop=cfg.crop) if cfg.flip or cfg.crop else None
@@ -227,10 +232,12 @@ def fit(
             if device.type == "cpu" or step % 50 == 0:
                 want_finite(loss.item(), f"fold {fold.name}, epoch {epoch + 1}, step {step + 1}", folder)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            scaler.scale(loss).backward()
             if cfg.clip_grad is not None:
+                scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(model.parameters(), cfg.clip_grad)
-            optimizer.step()
+            scaler.step(optimizer)  # leaves out a step whose gradients overflowed, and halves the scale
+            scaler.update()
             total += torch.stack([loss.detach() * len(label), (logits.argmax(1) == label).sum()])
         train_loss, train_acc = (total / len(fold.train)).tolist()
         seconds = time.perf_counter() - start
@@ -248,7 +255,7 @@ def fit(
         progress.set_postfix(loss=f"{train_loss:.3f}", train=f"{train_acc:.2f}", test=f"{test_acc:.2f}")
         if (epoch + 1) % cfg.save_every == 0 or epoch + 1 == epochs:
             state = {"epoch": epoch + 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            folder.save_state(state | {"answers": answers, "best": best})
+            folder.save_state(state | {"scaler": scaler.state_dict(), "answers": answers, "best": best})
     if best is not None:
         model.load_state_dict(best)
     return model, answers.numpy()

@@ -26,7 +26,7 @@ ARROWS = {
     "protocol": {"files"},
     "config": {"model", "data"},
     "optim": {"model", "config"},
-    "experiment": {"config", "data", "protocol"},
+    "experiment": {"config", "data", "environment", "protocol"},
     "team": set(),
     "run": {"files", "checkpoint", "protocol"},
     "train": {

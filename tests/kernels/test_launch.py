@@ -1,0 +1,148 @@
+"""The path to a launch on every kind of card: what `fake_driver` refuses, and a walk of the ops."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+
+import hsta_fast
+from hsta_fast import extension
+
+from .fake_driver import CARDS, Launch, fake_driver
+from .walk import CAPABILITIES, QUICK, walk
+
+
+def apart(cache: Path, *arguments: str) -> str:
+    """What python says with such arguments in a process of its own, where @triton.jit compiles."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(cache)
+    ran = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return ran.stdout
+
+
+def call_apart(cache: Path, function: Callable[[], None]) -> None:
+    """Call a function of a module's top level there."""
+    module, name = function.__module__, function.__name__
+    apart(cache, "-c", f"import {module}; {module}.{name}()")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the processes of these tests share what they compile."""
+    return tmp_path_factory.mktemp("triton")
+
+
+def test_a_few_cases_of_every_kernel(cache: Path) -> None:
+    assert "0 faults" in apart(cache, "-m", "tests.kernels.walk", "--quick")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_every_case(cache: Path, capability: int) -> None:
+    assert "0 faults" in apart(cache, "-m", "tests.kernels.walk", "--capability", str(capability))
+
+
+@triton.jit
+def _total(x_ptr, total_ptr, n, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    places = tl.arange(0, BLOCK)
+    tl.store(total_ptr, tl.sum(tl.load(x_ptr + places, mask=places < n, other=0.0), 0))
+
+
+def refusals() -> None:
+    """Runs apart: the fake driver refuses what a driver would, and sees what compiles anew."""
+    with fake_driver(90) as seen:
+        x = torch.empty(1024, device=seen.device)
+        for grid in ((2**31,), (1, 65536), (1, 1, 65536), (0,)):
+            with pytest.raises(RuntimeError, match="grid"):
+                _total[grid](x, x, 7, BLOCK=128)
+        for elsewhere in (torch.empty(1), torch.empty(1, device="cuda:0")):
+            with pytest.raises(RuntimeError, match=f"a tensor on {elsewhere.device}"):
+                _total[(1,)](x, elsewhere, 7, BLOCK=128)
+        assert len(seen.compiled) == 1 and seen.launches == []
+        _total[(2, 3)](x, x, 9, BLOCK=128)
+        [launch] = seen.launches
+        assert (launch.kernel, launch.grid, launch.threads) == ("_total", (2, 3, 1), 128)
+        assert 0 < launch.registers <= 255 and launch.shared > 0 and len(seen.compiled) == 1
+        for n in (1, 16):  # a constant of the machine code, a multiple of 16
+            _total[(1,)](x, x, n, BLOCK=128)
+        assert len(seen.compiled) == 3
+        _total[(1,)](x.narrow(0, 1, 64), x, 9, BLOCK=128)  # an address that is none
+        assert len(seen.compiled) == 4
+        with torch.cuda.device(0):
+            assert torch.cuda.get_device_properties().name == CARDS[70].name
+        assert torch.cuda.get_device_capability() == (9, 0)
+    with fake_driver(90, shared=launch.shared - 1) as seen:
+        with pytest.raises(triton.runtime.errors.OutOfResources, match="shared memory"):
+            _total[(1,)](x, x, 9, BLOCK=128)
+        assert seen.launches == []
+    assert not torch.cuda.is_available() or torch.cuda.device_count() != len(CARDS)
+
+
+def test_what_a_driver_refuses(cache: Path) -> None:
+    call_apart(cache, refusals)
+
+
+def test_limits_of_a_block() -> None:
+    fine = Launch(kernel="k", grid=(1, 1, 1), threads=256, shared=99 * 1024, registers=255, stack=0)
+    assert fine.faults(CARDS[86]) == []
+    assert "threads 512 above 256" in replace(fine, threads=512).faults(CARDS[86])
+    assert "threads 1056 above 1024" in replace(fine, threads=1056, registers=32).faults(CARDS[86])
+    assert "shared memory 101377 above 101376" in replace(fine, shared=101377).faults(CARDS[86])
+
+
+def too_little() -> None:
+    """Runs apart: a walk on a card of 8 KiB finds faults in every case."""
+    for case in QUICK:
+        card = replace(CARDS[case.capability], shared_memory_per_block_optin=8 * 1024)
+        with mock.patch.dict(CARDS, {case.capability: card}):
+            assert walk(case).faults
+
+
+def test_a_walk_finds_faults(cache: Path) -> None:
+    call_apart(cache, too_little)
+
+
+OLD = (70, 75)
+
+
+def old_cards() -> None:
+    """Runs apart: below 8.0 every op takes torch's path, whatever the extension could do, and says why."""
+    with mock.patch.object(extension, "obstacle", lambda *_: None):
+        for capability in OLD:
+            with fake_driver(capability) as seen:
+                reason = f"compute capability {capability / 10} is below 8.0"
+                device = str(seen.device)
+                for choice in hsta_fast.info()["ops"][device].values():
+                    assert choice["impl"] == "torch" and reason in choice["reason"]
+                for dtype in (torch.float16, torch.float32):
+                    qkv = torch.empty(2, 589, 3, 12, 64, device=device, dtype=dtype)
+                    tokens = torch.empty(2, 589, 768, device=device, dtype=dtype)
+                    query = torch.empty(2, 12, 768, device=device, dtype=dtype)
+                    hsta_fast.space_time_attention(qkv)
+                    hsta_fast.attention_pool(query, tokens)
+                    for op, given in (
+                        (hsta_fast.space_time_attention, (qkv,)),
+                        (hsta_fast.attention_pool, (query, tokens)),
+                    ):
+                        with pytest.raises(ValueError, match=reason):
+                            op(*given, impl="triton")
+                video = torch.empty(2, 3, 6, 224, 224, device=device, dtype=torch.uint8)
+                weight = torch.empty(768, 3, 2, 16, 16, device=device)
+                bias = torch.empty(768, device=device)
+                hsta_fast.tubelet_embed(video, weight, bias)
+                with pytest.raises(ValueError, match=reason):
+                    hsta_fast.tubelet_embed(video, weight, bias, impl="extension")
+                assert not seen.launches and not seen.compiled
+
+
+def test_cards_below_8_take_torch(cache: Path) -> None:
+    call_apart(cache, old_cards)
