@@ -3,8 +3,8 @@
     PYTHONPATH=. python benchmarks/tune.py --limit 150
 
 Writes kernels/tuned/<device>.json, keyed by Triton's version, which goes before the tables of configurations.
-One is tried by the launcher itself, in place of what it would choose: what is timed is what will run. It counts
-if it gives the numbers of the shipped one, and is taken if it is faster by more than noise.
+One is tried by the launcher itself, in place of what it would choose: what is timed is what will run. It
+counts if it gives the numbers of the shipped one, and is taken if it is faster by more than noise.
 """
 
 import argparse
@@ -140,9 +140,9 @@ def alike(came: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
 def seconds_of(run: Run) -> float:
     """The median time of a step on the device, with its second-level cache overwritten before each."""
     if not torch.cuda.is_available():
-        start = time.perf_counter()
+        began = time.perf_counter()
         run()
-        return time.perf_counter() - start
+        return time.perf_counter() - began
     flush = torch.empty(_FLUSH, dtype=torch.uint8, device="cuda")
     times = []
     for _ in range(_ROUNDS):
@@ -234,7 +234,7 @@ def compile_ahead(name: str, given: Sequence[Case]) -> None:
     """Compile all that will be tried in as many processes as there are cores."""
     from tests.gpu.compile_ahead import compile_all, gather
 
-    def launches() -> Iterator[Callable[[], None]]:
+    def launches() -> Iterator[Callable[[], object]]:
         for case in given:
             run = case.make()
             for config in case.configs:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,46 @@ def too_little() -> None:
 
 def test_a_walk_finds_faults(cache: Path) -> None:
     call_apart(cache, too_little)
+
+
+def too_large() -> None:
+    """Runs apart: on a card with too little for the shipped tiles smaller ones run, with one warning."""
+    with fake_driver(90, shared=60 * 1024) as seen:
+        qkv = torch.empty(2, 589, 3, 12, 64, device=seen.device, dtype=torch.bfloat16)
+        with pytest.warns(UserWarning, match="fwd, D=64 does not fit NVIDIA H100 80GB HBM3 as configured"):
+            hsta_fast.space_time_attention(qkv)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            hsta_fast.space_time_attention(qkv)
+        assert len(seen.launches) == 2 and all(launch.shared <= 60 * 1024 for launch in seen.launches)
+    with fake_driver(90, shared=8 * 1024) as seen:
+        qkv = torch.empty(2, 589, 3, 12, 64, device=seen.device, dtype=torch.bfloat16)
+        with pytest.raises(triton.runtime.errors.OutOfResources, match="shared memory"):
+            hsta_fast.space_time_attention(qkv)
+        assert not seen.launches
+
+
+def test_what_does_not_fit_runs_smaller(cache: Path) -> None:
+    call_apart(cache, too_large)
+
+
+def float32() -> None:
+    """Runs apart: float32 goes to torch's attention, which info() says, unless Triton is asked for."""
+    with fake_driver(90) as seen:
+        choice = hsta_fast.info(torch.float32)["ops"][str(seen.device)]["space_time_attention"]
+        assert choice["impl"] == "torch" and "float32" in choice["reason"]
+        qkv = torch.empty(2, 589, 3, 12, 64, device=seen.device)
+        hsta_fast.space_time_attention(qkv)
+        assert not seen.launches
+        hsta_fast.space_time_attention(qkv, impl="triton")
+        assert len(seen.launches) == 1
+        with torch.autocast("cuda", torch.bfloat16):
+            hsta_fast.space_time_attention(qkv)
+        assert len(seen.launches) == 2
+
+
+def test_float32_takes_torch(cache: Path) -> None:
+    call_apart(cache, float32)
 
 
 OLD = (70, 75)
