@@ -1,0 +1,116 @@
+"""Compile every kernel that the GPU tests launch before they do, in as many processes as there are cores.
+
+    python -m tests.gpu.compile_ahead
+
+What the launches in `shapes` would compile is taken from Triton's own hook, with all that Triton's binder makes
+of the arguments, and nothing is launched; each is then compiled in a process that sees no driver, into the
+cache on disk that the launches read.
+"""
+
+import argparse
+import importlib
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+
+MOST = 80  # specialisations of all tests together: a compilation is about a second of one core
+
+
+class NoLaunch:
+    """A driver for compiling alone: it knows its target, and launches nothing."""
+
+    def __init__(self, target: GPUTarget) -> None:
+        self.target = target
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def gather(launches: Iterable[Callable[[], None]]) -> dict[str, Any]:
+    """{specialisation: its kernel and arguments} of all that `launches` would launch; launches nothing.
+
+    What the launches return was never written. Kernels that this process has launched before are left out.
+    """
+    found: dict[str, Any] = {}
+
+    def note(*, compile: dict[str, Any], **_: Any) -> bool:
+        found[compile["specialization_data"]] = json.loads(compile["specialization_data"])
+        return True  # neither compiled nor launched
+
+    before = triton.knobs.runtime.jit_cache_hook
+    triton.knobs.runtime.jit_cache_hook = note
+    try:
+        for launch in launches:
+            launch()
+    finally:
+        triton.knobs.runtime.jit_cache_hook = before
+    return found
+
+
+def _compile(job: tuple[GPUTarget, str]) -> float:
+    """Seconds that one specialisation took."""
+    target, data = job
+    start = time.perf_counter()
+    driver.set_active(NoLaunch(target))
+    module, _, name = json.loads(data)["name"].rpartition(".")
+    getattr(importlib.import_module(module), name).preload(data)
+    return time.perf_counter() - start
+
+
+def compile_all(specialisations: Iterable[str], target: GPUTarget, processes: int) -> list[float]:
+    """Compile them for `target`; seconds of each."""
+    jobs = [(target, data) for data in specialisations]
+    # Spawned, not forked: this process may have a CUDA context.
+    with multiprocessing.get_context("spawn").Pool(min(processes, len(jobs))) as pool:
+        return pool.map(_compile, jobs, chunksize=1)
+
+
+def stand_in(capability: int, processors: int) -> GPUTarget:
+    """Launches of CPU tensors are prepared from now on as for such a device, and not carried out."""
+    target = GPUTarget("cuda", capability, 32)
+    driver.set_active(NoLaunch(target))
+    from hsta_fast.kernels import attention_pool
+
+    attention_pool._device = lambda device: (processors, False)
+    os.environ["TRITON_INTERPRET"] = "1"  # the ops let CPU tensors pass; kernels imported before are compiled
+    return target
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--stand-in", action="store_true", help="count them for sm_90 without a device")
+    arguments = parser.parse_args()
+    start = time.perf_counter()
+    if arguments.stand_in:
+        os.environ.pop("TRITON_INTERPRET", None)
+        from hsta_fast.kernels import space_time_attention  # noqa: F401 - before kernels are interpreted
+
+        stand_in(90, 132)
+    from tests.gpu.shapes import launches
+
+    found = gather(launches())
+    print(f"{len(found)} kernel specialisations, at most {MOST}", flush=True)
+    if arguments.stand_in:
+        return 0
+    target = driver.active.get_current_target()
+    seconds = compile_all(found, target, os.cpu_count() or 1)
+    print(f"compiled ahead in {time.perf_counter() - start:.1f} s: {sum(seconds):.0f} s of all cores")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
