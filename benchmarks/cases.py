@@ -86,12 +86,19 @@ def own_compilation() -> Iterator[None]:
         raise RuntimeError("no graph was compiled: this would be the time of the eager function")
 
 
+def device_is_dead() -> bool:
+    """Whether the CUDA device answers this process no more, as after an illegal access."""
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
 def refusal(error: BaseException) -> str | None:
     """The first line of torch's refusal to run a shape; None where the error is another."""
-    message = str(error)
-    if isinstance(error, RuntimeError) and any(words in message for words in _REFUSALS):
-        return message.splitlines()[0]
-    return None
+    refused = isinstance(error, NotImplementedError) or any(words in str(error) for words in _REFUSALS)
+    return str(error).strip().splitlines()[0] if refused else None
 
 
 def measure(case: Case, place: Place) -> dict[str, Any]:
@@ -106,7 +113,7 @@ def measure(case: Case, place: Place) -> dict[str, Any]:
             step()
             figures = _times_on_cuda(step) if place.device == "cuda" else _times_on_the_cpu(step)
     except Exception as error:  # whatever one case does, the others are timed
-        refused = refusal(error) if case.forced is not None else None
+        refused = refusal(error) if case.peer else None
         if refused is not None:
             return entry | {"refuses": refused}
         return entry | {"failed": f"{type(error).__name__}: {str(error).strip() or 'no message'}"[:400]}

@@ -4,6 +4,7 @@ What torch.compile takes part in comes last: a stage cut short has answered for 
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import bench_attention_pool, bench_space_time_attention, bench_train_step, bench_tubelet_embed
-from benchmarks.cases import Case, Place, Step, measure
+from benchmarks.cases import Case, Place, Step, device_is_dead, measure
 from benchmarks.entries import DEVICE_FAULT, append, read
 
 SIDE, COPIED = 8192, 1 << 30  # of the matrix product, and bytes of the copy, that give the ceilings
@@ -24,9 +25,8 @@ def _product(place: Place) -> Step:
 
 
 def _copy(place: Place) -> Step:
-    source = torch.randint(
-        0, 256, (1 << 16 if place.tiny else COPIED,), dtype=torch.uint8, device=place.device
-    )
+    size = 1 << 16 if place.tiny else COPIED
+    source = torch.randint(0, 256, (size,), dtype=torch.uint8, device=place.device)
     target = torch.empty_like(source)
     return lambda: target.copy_(source)
 
@@ -46,27 +46,16 @@ def cases() -> list[Case]:
     return sorted(found(), key=lambda case: case.compiled)
 
 
-def dead(place: Place) -> bool:
-    """Whether the device answers no more, as after an illegal access."""
-    if place.device != "cuda":
-        return False
-    try:
-        torch.cuda.synchronize()
-    except RuntimeError:
-        return True
-    return False
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--entries", type=Path, required=True, help="file that entries are appended to")
     parser.add_argument("--stand-in", action="store_true", help="on the CPU, tiny, compiling nothing")
     arguments = parser.parse_args()
-    place = Place(device="cpu", tiny=True, backend="eager") if arguments.stand_in else Place()
+    place = Place()
+    if arguments.stand_in:
+        os.environ["TRITON_INTERPRET"] = "1"  # read when the first kernel is imported
+        place = Place(device="cpu", tiny=True, backend="eager")
     before = read(arguments.entries)
-    for entry in before:
-        if entry.get("failed") and "group" not in entry:  # of a process that ended within the case
-            append(arguments.entries, entry)
     done = {entry["case"] for entry in before}
     failed = any("failed" in entry for entry in before)
     for case in cases():
@@ -78,7 +67,7 @@ def main() -> int:
         failed |= "failed" in entry
         if "failed" in entry:
             print(f"{case}: {entry['failed']}", flush=True)
-            if dead(place):
+            if place.device == "cuda" and device_is_dead():
                 return DEVICE_FAULT
     return int(failed)
 

@@ -2,9 +2,9 @@
 
     python -m tests.gpu.compile_ahead
 
-What the launches in `shapes` would compile is taken from Triton's own hook, with all that Triton's binder makes
-of the arguments, and nothing is launched; each is then compiled in a process that sees no driver, into the
-cache on disk that the launches read.
+What the launches in `shapes` would compile is taken from Triton's own hook, with all that its binder makes of
+the arguments, and nothing is launched; each is then compiled in a process that sees no driver, into the cache
+on disk that the launches read.
 """
 
 import argparse
