@@ -58,11 +58,13 @@ def step(model: nn.Module, given: dict[str, Tensor], train: bool) -> Step:
 def _maker(name: str, T: int, train: bool) -> Callable[[Place], Step]:
     def make(place: Place) -> Step:
         torch.manual_seed(0)
-        model = hsta_fast.create_model("hsta_tiny" if place.tiny else "hsta_base").to(place.device)
+        with torch.device(place.device):
+            model = hsta_fast.create_model("hsta_tiny" if place.tiny else "hsta_base")
         given = clips(*(1, T, 32) if place.tiny else (BATCH, T, 224), place.device)
         if name == "ours":
             return step(model, given, train)
-        peer = PublishedHSTA(model).to(place.device)
+        with torch.device(place.device):
+            peer = PublishedHSTA(model)
         if name.endswith("compiled"):
             peer.compile_blocks(place.backend)
         return step(peer, given, train)

@@ -118,9 +118,9 @@ def measure(case: Case, place: Place) -> dict[str, Any]:
             return entry | {"refuses": refused}
         return entry | {"failed": f"{type(error).__name__}: {str(error).strip() or 'no message'}"[:400]}
     seconds = figures["ms"] / 1e3
-    if case.flop:
+    if case.flop and not place.tiny:
         figures["TFLOP/s"] = case.flop / seconds / 1e12
-    if case.size:
+    if case.size and not place.tiny:
         figures["GB/s"] = case.size / seconds / 1e9
     return entry | figures | {"seconds": round(time.perf_counter() - start, 2)}
 

@@ -4,7 +4,6 @@ What torch.compile takes part in comes last: a stage cut short has answered for 
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,12 +48,9 @@ def cases() -> list[Case]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--entries", type=Path, required=True, help="file that entries are appended to")
-    parser.add_argument("--stand-in", action="store_true", help="on the CPU, tiny, compiling nothing")
+    parser.add_argument("--stand-in", action="store_true", help="on the CPU, tiny, under TRITON_INTERPRET=1")
     arguments = parser.parse_args()
-    place = Place()
-    if arguments.stand_in:
-        os.environ["TRITON_INTERPRET"] = "1"  # read when the first kernel is imported
-        place = Place(device="cpu", tiny=True, backend="eager")
+    place = Place(device="cpu", tiny=True, backend="eager") if arguments.stand_in else Place()
     before = read(arguments.entries)
     done = {entry["case"] for entry in before}
     failed = any("failed" in entry for entry in before)

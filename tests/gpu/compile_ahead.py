@@ -1,6 +1,6 @@
 """Compile every kernel that the GPU tests launch before they do, in as many processes as there are cores.
 
-    python -m tests.gpu.compile_ahead
+    python -m tests.gpu.compile_ahead --entries FILE
 
 What the launches in `shapes` would compile is taken from Triton's own hook, with all that its binder makes of
 the arguments, and nothing is launched; each is then compiled in a process that sees no driver, into the cache
@@ -14,12 +14,15 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
+
+from benchmarks.entries import append
 
 MOST = 80  # specialisations of all tests together: a compilation is about a second of one core
 
@@ -61,6 +64,21 @@ def gather(launches: Iterable[Callable[[], None]]) -> dict[str, Any]:
     return found
 
 
+def each(launches: Iterable[Callable[[], None]], failures: list[str]) -> Iterator[Callable[[], None]]:
+    """`launches`, of which one that raises is noted in `failures`: the others are compiled nevertheless."""
+
+    def caught(launch: Callable[[], None]) -> Callable[[], None]:
+        def run() -> None:
+            try:
+                launch()
+            except Exception as error:
+                failures.append(f"{type(error).__name__}: {error}"[:400])
+
+        return run
+
+    return map(caught, launches)
+
+
 def _compile(job: tuple[GPUTarget, str]) -> float:
     """Seconds that one specialisation took."""
     target, data = job
@@ -92,6 +110,7 @@ def stand_in(capability: int, processors: int) -> GPUTarget:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--entries", type=Path, required=True, help="file that entries are appended to")
     parser.add_argument("--stand-in", action="store_true", help="count them for sm_90 without a device")
     arguments = parser.parse_args()
     start = time.perf_counter()
@@ -102,14 +121,17 @@ def main() -> int:
         stand_in(90, 132)
     from tests.gpu.shapes import launches
 
-    found = gather(launches())
-    print(f"{len(found)} kernel specialisations, at most {MOST}", flush=True)
-    if arguments.stand_in:
-        return 0
-    target = driver.active.get_current_target()
-    seconds = compile_all(found, target, os.cpu_count() or 1)
-    print(f"compiled ahead in {time.perf_counter() - start:.1f} s: {sum(seconds):.0f} s of all cores")
-    return 0
+    failures: list[str] = []
+    found = gather(each(launches(), failures))
+    note = f"{len(found)} kernel specialisations"
+    if not arguments.stand_in:
+        seconds = compile_all(found, driver.active.get_current_target(), os.cpu_count() or 1)
+        note += f", compiled in {time.perf_counter() - start:.1f} s, {sum(seconds):.0f} s of all cores"
+    print(note, *failures, sep="\n", flush=True)
+    append(arguments.entries, {"case": "kernels compiled ahead", "note": note})
+    for failure in failures:
+        append(arguments.entries, {"case": "a launch", "failed": failure})
+    return int(bool(failures))
 
 
 if __name__ == "__main__":

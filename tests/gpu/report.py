@@ -1,7 +1,7 @@
 """A pytest plugin for `make gpu`: each test's outcome is an entry in a file as soon as it is known.
 
-Where the device stops answering, the run ends with DEVICE_FAULT; run again with the same file, it goes on after
-the test in which that happened. The last entry counts the kernels that were not compiled ahead.
+Where the device stops answering, the run ends with DEVICE_FAULT; run again with the same file, it goes on
+after the test in which that happened. The last entry counts the kernels that were not compiled ahead.
 """
 
 from pathlib import Path
@@ -13,8 +13,6 @@ import triton
 
 from benchmarks.cases import device_is_dead
 from benchmarks.entries import DEVICE_FAULT, append, read
-
-KERNELS = "kernels of this run"
 
 
 class Reporter:
@@ -56,8 +54,12 @@ class Reporter:
         if "failed" in entry and torch.cuda.is_available() and device_is_dead():
             pytest.exit("the CUDA device answers no more", returncode=DEVICE_FAULT)
 
-    def pytest_sessionfinish(self) -> None:
-        append(self.path, {"case": KERNELS, "compiled ahead": self.hits, "missed": sorted(self.missed)})
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if session.config.option.collectonly:
+            append(self.path, {"case": "tests", "note": f"{session.testscollected} collected"})
+            return
+        note = f"{self.hits} compiled ahead, {len(self.missed)} not: {', '.join(sorted(self.missed)) or '-'}"
+        append(self.path, {"case": "kernels", "note": note})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
