@@ -92,9 +92,14 @@ def _compile(job: tuple[GPUTarget, str]) -> float:
 def compile_all(specialisations: Iterable[str], target: GPUTarget, processes: int) -> list[float]:
     """Compile them for `target`; seconds of each."""
     jobs = [(target, data) for data in specialisations]
-    # Spawned, not forked: this process may have a CUDA context.
-    with multiprocessing.get_context("spawn").Pool(min(processes, len(jobs))) as pool:
-        return pool.map(_compile, jobs, chunksize=1)
+    interpreted = os.environ.pop("TRITON_INTERPRET", None)  # of a stand-in: there kernels would not compile
+    try:
+        # Spawned, not forked: this process may have a CUDA context.
+        with multiprocessing.get_context("spawn").Pool(min(processes, len(jobs))) as pool:
+            return pool.map(_compile, jobs, chunksize=1)
+    finally:
+        if interpreted is not None:
+            os.environ["TRITON_INTERPRET"] = interpreted
 
 
 def stand_in(capability: int, processors: int) -> GPUTarget:
@@ -103,7 +108,7 @@ def stand_in(capability: int, processors: int) -> GPUTarget:
     driver.set_active(NoLaunch(target))
     from hsta_fast.kernels import attention_pool
 
-    attention_pool._device = lambda device: (processors, False)
+    attention_pool._device = lambda device: (processors, False)  # type: ignore[assignment]
     os.environ["TRITON_INTERPRET"] = "1"  # the ops let CPU tensors pass; kernels imported before are compiled
     return target
 

@@ -1,12 +1,13 @@
 """What the GPU tests run on, and the launches that come of it, so that kernels can be compiled ahead of them.
 
 A kernel is compiled anew for a width, a dtype, an extra row and the like, not for a length: draws take those
-from small fixed sets, and batches, lengths, heads and layouts freely. `LAUNCHES` stands for every kernel that
+from small fixed sets, and batches, lengths, heads and layouts freely. `launches` stands for every kernel that
 smoke, tests and draws launch; `tests/benchmarks/test_compile_ahead.py` holds the draws against it.
 """
 
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -125,12 +126,11 @@ def model_launch(dtype: torch.dtype) -> None:
 def launches() -> Iterator[Callable[[], None]]:
     """For each kernel that is launched at least one launch, of few rows."""
     for D, dtype in ATTENTION:
-        yield lambda D=D, dtype=dtype: attention_launch(D, dtype)  # type: ignore[misc]
+        yield partial(attention_launch, D, dtype)
     for kind in POOLS:
-        shapes = [(1, 12, 600)]
-        if kind in POOLS[:2]:
-            shapes += [(2, ACCUMULATING, 600), (40, ACCUMULATING, 400)]
-        for shape in shapes:
-            yield lambda shape=shape, kind=kind: pool_launch(*shape, kind)  # type: ignore[misc]
+        yield partial(pool_launch, 1, 12, 600, kind)
+    for kind in POOLS[:2]:
+        yield partial(pool_launch, 2, ACCUMULATING, 600, kind)
+        yield partial(pool_launch, 40, ACCUMULATING, 400, kind)
     for dtype in (BF16, FP32):
-        yield lambda dtype=dtype: model_launch(dtype)  # type: ignore[misc]
+        yield partial(model_launch, dtype)

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -202,14 +203,13 @@ def checks() -> Iterator[tuple[str, Callable[[], Found]]]:
     for D in (64, 32):
         for dtype in DTYPES:
             if D == 64 or dtype != torch.float32:
-                yield name(f"attention D={D}", dtype), lambda D=D, dtype=dtype: attention(D, dtype)  # type: ignore[misc]
-    ops = {"attention pool": pool, "CLS cross-attention": cross_attention}
-    for op, check in ops.items():
+                yield name(f"attention D={D}", dtype), partial(attention, D, dtype)
+    for op, check in {"attention pool": pool, "CLS cross-attention": cross_attention}.items():
         for dtype in DTYPES:
-            yield name(op, dtype), lambda check=check, dtype=dtype: check(dtype)  # type: ignore[misc]
+            yield name(op, dtype), partial(check, dtype)
     yield "first call in a new process", first_call
     for dtype in DTYPES:  # here and below the extension is built, which may take the longest
-        yield name("tubelets", dtype), lambda dtype=dtype: tubelets(dtype)  # type: ignore[misc]
+        yield name("tubelets", dtype), partial(tubelets, dtype)
     yield "model in bfloat16", model_in_bfloat16
     yield "training step in bfloat16", training_step
     yield "model in float32", model_in_float32

@@ -36,8 +36,8 @@ def test_repeats_are_bit_equal(dtype: torch.dtype) -> None:
     tensors, named = parameters(768, (2, 16, 16), 3 * 14 * 14, dtype, True, True)
     dout = torch.randn(4, 3 * 14 * 14 + 1, 768, device="cuda").to(dtype)
 
-    def run(*x: torch.Tensor) -> torch.Tensor:
-        return tubelet_embed(video, *x, **named, **NORM, impl="extension")
+    def run(weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return tubelet_embed(video, weight, bias, **named, **NORM, impl="extension")
 
     first, again = (with_gradients(run, tensors, dout) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
