@@ -154,7 +154,7 @@ class PublishedHSTA(nn.Module):
             mean, std = (
                 torch.tensor(x, device=frames.device).view(3, 1, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD)
             )
-            pixels = (frames.float() / 255 - mean) / std
+            pixels = (frames.to(self.head.weight.dtype) / 255 - mean) / std
             embed = cast(nn.ModuleDict, self.patch_embed[str(d)])
             tokens = embed["proj"](pixels).flatten(2).transpose(1, 2)
             cls = self.cls_token[str(d)].expand(len(tokens), -1, -1)

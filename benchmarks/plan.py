@@ -5,8 +5,6 @@ The counts are held against what is collected by tests/benchmarks/test_plan.py, 
 
 from collections.abc import Mapping
 
-from benchmarks.gpu_bench import cases
-
 # Assumed seconds. Triton compiles a kernel in 0.2 to 4 s of a core, 1.0 in the mean; the others are guesses.
 PROCESS = 10.0  # imports and a CUDA context
 SPECIALISATION = 2.0  # of one core
@@ -27,6 +25,8 @@ COMPILED_TESTS = 2  # of ops
 
 def estimates() -> dict[str, tuple[float, str]]:
     """{stage: (seconds, what of)}."""
+    from benchmarks.gpu_bench import cases  # takes seconds: not for a table, nor where there is no device
+
     found = cases()
     compiled = sum(case.compiled for case in found)
     eager = len(found) - compiled
