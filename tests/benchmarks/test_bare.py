@@ -69,7 +69,7 @@ def test_the_plan_and_the_wheels_are_printed(python: Path) -> None:
 
 @pytest.mark.full
 def test_every_stage_runs_with_the_cpu_in_the_devices_place(python: Path, tmp_path: Path) -> None:
-    """Smoke interpreted, tests collected, every benchmark case tiny, compiled ones by a backend that is eager."""
+    """Smoke interpreted, tests collected, every benchmark case tiny, compiled ones by an eager backend."""
     said = output(python, "benchmarks/gpu.py", "--stand-in", "--results", str(tmp_path))
     stages = json.loads((tmp_path / "stand-in.json").read_text())["stages"]
     assert list(stages) == ["ahead", "smoke", "ops", "kernels", "bench", "tune"]
