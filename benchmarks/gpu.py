@@ -304,7 +304,7 @@ def go(run: Run, chosen: Sequence[Stage]) -> int:
     def ended(number: int, frame: Any) -> NoReturn:
         raise SystemExit(128 + number)  # so that what is running is ended, too
 
-    signal.signal(signal.SIGTERM, ended)
+    before = signal.signal(signal.SIGTERM, ended)
     print(f"{run.device}\n{plan({stage.name: stage.budget for stage in chosen})}", flush=True)
     stages = stored(run.results)
     extension = build_extension(run)
@@ -319,6 +319,7 @@ def go(run: Run, chosen: Sequence[Stage]) -> int:
     finally:
         if extension is not None:
             _end(extension)
+        signal.signal(signal.SIGTERM, before)
     print(f"\n{table(run.device, stages)}\n{run.results}")
     return int(any(stages[stage.name]["status"] != "passed" for stage in chosen))
 

@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.entries import Entry
 
 Stages = dict[str, dict[str, Any]]
+_RATES = ("TFLOP/s", "GB/s")
 
 
 def beside_the_best_peer(entries: Sequence[Entry]) -> list[Entry]:
@@ -91,22 +92,21 @@ GOALS = (
 
 
 def _over_the_floor(ours: Entry, entries: Iterable[Entry]) -> float | None:
-    """Ours over the larger of the times that the measured product and copy rates ask for."""
-    ceilings = {
-        entry["name"]: entry for entry in entries if entry.get("group") == "ceilings" and "ms" in entry
-    }
-    if len(ceilings) < 2:
+    """Ours over the larger of the times that the measured rates of a product and a copy ask for."""
+    ceilings: Entry = {}
+    for entry in entries:
+        if entry.get("group") == "ceilings":
+            ceilings |= {unit: entry[unit] for unit in _RATES if unit in entry}
+    if not all(unit in ceilings and unit in ours for unit in _RATES):
         return None
-    return min(
-        ceilings["product"]["TFLOP/s"] / ours["TFLOP/s"],
-        ceilings["copy"]["GB/s"] / ours["GB/s"],
-    )
+    return min(ceilings[unit] / ours[unit] for unit in _RATES)
 
 
 def measured(goal: Goal, entries: Sequence[Entry]) -> list[tuple[str, float]]:
     """(group, ratio) of every group of the goal in which both sides were timed."""
     found = []
-    timed = [entry for entry in entries if "ms" in entry and re.fullmatch(goal.groups, entry["group"])]
+    found_in = [entry for entry in entries if re.fullmatch(goal.groups, entry.get("group", ""))]
+    timed = [entry for entry in found_in if "ms" in entry and entry["L2 flushed"]]
     for ours in (entry for entry in timed if not entry["peer"]):
         peers = [entry["ms"] for entry in timed if entry["group"] == ours["group"] and entry["peer"]]
         if goal.peer is not None:
@@ -142,11 +142,10 @@ def _benchmark_lines(entries: Sequence[Entry]) -> list[str]:
             lines.append(f"  {group}")
         name = f"    {'' if entry.get('peer') else '* '}{entry.get('name', entry['case']):<24}"
         if "ms" not in entry:
-            word = "refuses" if "refuses" in entry else "failed"
-            lines.append(f"{name} {word}: {entry[word]}")
+            lines += [f"{name} {word}: {entry[word]}" for word in ("refuses", "failed") if word in entry]
             continue
         figures = [f"{entry['ms']:10.3f} ms"]
-        figures += [f"{entry[unit]:8.1f} {unit}" for unit in ("TFLOP/s", "GB/s") if unit in entry]
+        figures += [f"{entry[unit]:8.1f} {unit}" for unit in _RATES if unit in entry]
         figures += [f"{entry['x best peer']:6.2f} x best peer"] if "x best peer" in entry else []
         figures += [] if entry["L2 flushed"] else ["L2 not flushed"]
         lines.append(f"{name} {'  '.join(figures)}")

@@ -135,6 +135,46 @@ def test_what_is_a_refusal(error: Exception, peer: bool, word: str) -> None:
     assert not {"refuses", "failed", "ms"} - {word} & entry.keys()
 
 
+def test_the_cache_is_flushed_before_each_timed_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With events and memory that stand in for a device's; a step takes 2 ms by these events."""
+    happened: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            happened.append("event")
+
+        def synchronize(self) -> None:
+            happened.append("wait")
+
+        def elapsed_time(self, end: object) -> float:
+            return 2.0
+
+    class Flush:
+        def zero_(self) -> None:
+            happened.append("flush")
+
+    def empty(size: int, **how: Any) -> Flush:
+        assert size >= 256 * 2**20 and how == {"dtype": torch.uint8, "device": "cuda"}
+        return Flush()
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch, "empty", empty)
+    for name in ("synchronize", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 1 << 20)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5 << 20)
+    entry = measure(
+        case(lambda place: lambda: happened.append("step"), compiled=False, flop=4e9, size=6e6), Place()
+    )
+    assert (entry["ms"], entry["rounds"], entry["peak MiB"], entry["L2 flushed"]) == (2.0, 30, 4, True)
+    assert entry["TFLOP/s"] == pytest.approx(2.0)
+    assert entry["GB/s"] == pytest.approx(3.0)
+    assert happened == ["step"] * 2 + ["flush", "event", "step", "event", "wait"] * 31
+
+
 def test_every_group_has_ours_and_a_peer() -> None:
     groups: dict[str, list[Case]] = {}
     for found in cases():
