@@ -313,8 +313,10 @@ def go(run: Run, chosen: Sequence[Stage]) -> int:
             print(f"\n== {stage.name}", flush=True)
             stages[stage.name] = perform(stage, run)
             write(run, stages)
+            found = stages[stage.name]
+            print(f"{stage.name}: {found['status']}, {found['seconds']} s", flush=True)
             run.partial(stage.name).unlink(missing_ok=True)
-            if stage.name == "smoke" and not any("failed" not in e for e in stages["smoke"]["entries"]):
+            if stage.name == "smoke" and not any("failed" not in e for e in found["entries"]):
                 print(f"NOTHING WORKS on {run.device}: no check of the smoke stage passed", flush=True)
     finally:
         if extension is not None:

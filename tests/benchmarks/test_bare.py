@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import OPS_TESTS, ROOT
+from benchmarks.gpu import OPS_TESTS, ROOT, SANITIZED
 from benchmarks.gpu_bench import cases
 from benchmarks.plan import CHECKS, DRAWS, TESTS
 from benchmarks.wheels import BUILD, DATA
 from tests.benchmarks import bare
+from tests.gpu import smoke
 from tests.gpu.shapes import DRAWS as DRAWS_OF_A_SEED
 from tests.gpu.shapes import SEEDS
 
@@ -65,6 +66,14 @@ def test_the_plan_and_the_wheels_are_printed(python: Path) -> None:
     assert said.count("pip download") == 1
     for package in {**DATA, **BUILD}.values():
         assert package in said
+
+
+def test_the_checks_of_the_smoke_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as are counted; those that compute-sanitizer watches are among them."""
+    monkeypatch.setattr(smoke, "DTYPES", tuple(smoke.BOUNDS))  # as on a device
+    names = [name for name, _ in smoke.checks()]
+    assert len(set(names)) == len(names) == CHECKS
+    assert set(SANITIZED) <= set(names)
 
 
 @pytest.mark.full

@@ -13,6 +13,7 @@ import triton
 
 from benchmarks.cases import device_is_dead
 from benchmarks.entries import DEVICE_FAULT, append, read
+from tests.gpu.compile_ahead import fix_keys
 
 
 class Reporter:
@@ -30,6 +31,10 @@ class Reporter:
             self.hits += 1
         else:
             self.missed.append(src.name)
+
+    def pytest_sessionstart(self) -> None:
+        if torch.cuda.is_available():  # otherwise kernels are interpreted
+            fix_keys()
 
     @pytest.hookimpl(trylast=True)  # after -m has chosen
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
