@@ -46,8 +46,8 @@ class NoLaunch:
 def fix_keys() -> None:
     """Give every kernel the key on disk that it has where all are hashed in one order.
 
-    Up to 3.7 at least, Triton's hash of a kernel holds the constants of a helper only if that was hashed before,
-    for another kernel: the key depends on what the process launched first.
+    Up to 3.7 at least, Triton's hash of a kernel holds a helper's constants only if the helper was hashed
+    before, for another kernel: the key depends on what the process launched first.
     """
     from hsta_fast.kernels import attention_pool, space_time_attention
 
