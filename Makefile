@@ -1,5 +1,6 @@
 # make train   environment, a rendered data set, a trained and scored model, a report
 # make test    environment, the tests
+# make gpu STAGE=bench   checks and benchmarks on a CUDA device, all stages or one (docs/gpu.md)
 # make train RUN=shuffled EXTRA=--shuffle-labels   a control: the score must be that of chance
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -49,7 +50,7 @@ bench: $(READY)
 
 # With the interpreter at hand and nothing installed: for a machine that has its own CUDA build of torch.
 gpu:
-	PYTHONPATH=. $(PYTHON) benchmarks/gpu.py
+	@PYTHONPATH=. $(PYTHON) benchmarks/gpu.py $(if $(STAGE),--stage $(STAGE))
 
 # What each kernel needs of a multiprocessor, read off the machine code; no GPU.
 resources: $(READY)

@@ -1,26 +1,27 @@
-"""Space-time attention against its peers, forward and forward + backward, at the lengths of HSTA.
+"""Space-time attention against its peers, forward and backward, at the lengths of HSTA.
 
-On a CUDA device: every scaled_dot_product_attention backend forced in turn, FlexAttention compiled and
-the plain formula, in bfloat16 at B = 32, H = 12. On the CPU: `auto` and the plain formula, small. Each
-result carries TFLOP/s (4 N^2 D a head forward, 14 with the backward) and, on CUDA, the peak of memory.
+On a CUDA device (`cuda_cases`, for `make gpu`): every scaled_dot_product_attention backend forced in turn,
+cuDNN first, and FlexAttention compiled for its own case, in bfloat16 at B = 32, H = 12; forward without a
+gradient, and the backward alone. On the CPU: `auto` and the plain formula, small, forward and forward +
+backward. Each result carries TFLOP/s (4 N^2 D a head forward; 10 backward, 14 both).
 """
 
-import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import SDPBackend
 from torch.nn.attention.flex_attention import flex_attention
 
+from benchmarks.cases import Case, Place, Step
 from hsta_fast import reference, space_time_attention
 
-LENGTHS = (325, 589, 1569, 3137, 6273, 12545)
-SHORT = (325, 589)  # where launches take as long as kernels: also as one CUDA graph
-WIDTHS = (32, 64)
-HEADS = 12
+LENGTHS = (589, 1569, 3137, 6273)
+FLEX = (1569,)  # each takes two compilations
+WIDTHS = (64, 32)
+BATCH, HEADS = 32, 12
 Attention = Callable[[Tensor], Tensor]
 
 
@@ -30,9 +31,12 @@ def torch_default(qkv: Tensor) -> Tensor:
     return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
-def flex() -> Attention:
-    torch._dynamo.reset()  # each length compiled for itself
-    compiled = torch.compile(flex_attention, dynamic=False)
+def triton(qkv: Tensor) -> Tensor:
+    return space_time_attention(qkv, impl="triton")
+
+
+def flex(place: Place) -> Attention:
+    compiled = place.compile(flex_attention)
 
     def run(qkv: Tensor) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in qkv.unbind(2))
@@ -45,29 +49,45 @@ BACKENDS = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "flash": SDPBackend.FLASH_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "math": SDPBackend.MATH,
 }
-PEERS: dict[str, Callable[[], Attention]] = {
-    "triton": lambda: lambda qkv: space_time_attention(qkv, impl="triton"),
-    "auto": lambda: space_time_attention,
-    "default": lambda: torch_default,
-    **dict.fromkeys(BACKENDS, lambda: torch_default),
-    "flex": flex,
-    "formula": lambda: reference.space_time_attention,
+PEERS: dict[str, Attention] = {
+    "auto": space_time_attention,
+    "default": torch_default,
+    "formula": reference.space_time_attention,
+    "triton": triton,
 }
-FUSED = ("triton", "cudnn", "flash", "efficient", "flex")
-# B H N^2 of them: 12 GiB a tensor in bfloat16 at N = 4096, so no longer ones.
-WRITES_SCORES = ("math", "formula")
 
 
-def cuda_cases() -> list[tuple[str, int, int, bool]]:
-    return [
-        (peer, N, D, graphed)
-        for N in LENGTHS
-        for D in WIDTHS
-        for peer in (*FUSED, *(WRITES_SCORES if N <= 1569 else ()))
-        for graphed in ((False, True) if N in SHORT else (False,))
-    ]
+def _maker(name: str, N: int, D: int, backward: bool) -> Callable[[Place], Step]:
+    def make(place: Place) -> Step:
+        torch.manual_seed(0)
+        shape = (1, 33, 3, 2, D) if place.tiny else (BATCH, N, 3, HEADS, D)
+        dtype = torch.float32 if place.tiny else torch.bfloat16
+        qkv = torch.randn(shape, device=place.device, dtype=dtype, requires_grad=backward)
+        attention = flex(place) if name == "flex" else PEERS.get(name, torch_default)
+        if not backward:
+            return lambda: attention(qkv)
+        out = attention(qkv)
+        dout = torch.randn_like(out)
+        return lambda: torch.autograd.grad(out, qkv, dout, retain_graph=True)
+
+    return make
+
+
+def cuda_cases() -> Iterator[Case]:
+    for D in WIDTHS:
+        for N in LENGTHS:
+            for backward in (False, True):
+                for name in ("triton", *BACKENDS, *(("flex",) if N in FLEX else ())):
+                    yield Case(
+                        group=f"attention D={D} N={N} B={BATCH} {'backward' if backward else 'forward'}",
+                        name=name,
+                        peer=name != "triton",
+                        make=_maker(name, N, D, backward),
+                        compiled=name == "flex",
+                        forced=BACKENDS.get(name),
+                        flop=(10 if backward else 4) * N * N * D * BATCH * HEADS,
+                    )
 
 
 def step(attention: Attention, qkv: Tensor, backward: bool) -> Callable[[], object]:
@@ -79,72 +99,23 @@ def step(attention: Attention, qkv: Tensor, backward: bool) -> Callable[[], obje
     return lambda: torch.autograd.grad(attention(qkv), qkv, dout)
 
 
-def record(benchmark: Any, run: Callable[[], object], qkv: Tensor, backward: bool, rounds: int) -> None:
-    B, N, _, H, D = qkv.shape
-    benchmark.group = f"{qkv.device.type} N={N} D={D} {'forward + backward' if backward else 'forward'}"
-    benchmark.pedantic(run, rounds=rounds, warmup_rounds=2)
-    flop = (14 if backward else 4) * N * N * D * B * H
-    benchmark.extra_info["TFLOP/s"] = round(flop / benchmark.stats.stats.median / 1e12, 3)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("backward", [False, True])
-@pytest.mark.parametrize(("peer", "N", "D", "graphed"), cuda_cases())
-def test_cuda(benchmark: Any, peer: str, N: int, D: int, graphed: bool, backward: bool) -> None:
-    """`graphed` replays ten steps recorded as one CUDA graph; the others pay for their launches."""
-    torch.manual_seed(0)
-    qkv = torch.randn(32, N, 3, HEADS, D, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-    run = step(PEERS[peer](), qkv, backward)
-    forced = sdpa_kernel(BACKENDS[peer]) if peer in BACKENDS else contextlib.nullcontext()
-    with forced:  # around all rounds: entering it takes as long as a launch
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        benchmark.extra_info["peak MiB"] = (torch.cuda.max_memory_allocated() - before) >> 20
-        if graphed:
-            run = replay(run)
-
-        def timed() -> None:
-            run()
-            torch.cuda.synchronize()
-
-        record(benchmark, timed, qkv, backward, rounds=20)
-    benchmark.group += ", graphed" if graphed else ""
-    benchmark.extra_info["peer"] = peer != "triton"
-    if graphed:
-        benchmark.extra_info["TFLOP/s"] *= 10
-        benchmark.extra_info["steps"] = 10
-
-
-def replay(run: Callable[[], object]) -> Callable[[], object]:
-    """Ten runs as one CUDA graph."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            run()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(10):
-            run()
-    return graph.replay
-
-
 @pytest.mark.parametrize("peer", ["auto", "formula"])  # one right after the other
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("N", [325, 589, 1569])
-def test_cpu(benchmark: Any, peer: str, N: int, backward: bool) -> None:
+def bench_cpu(benchmark: Any, peer: str, N: int, backward: bool) -> None:
     torch.manual_seed(0)
     qkv = torch.randn(1, N, 3, HEADS, 64, requires_grad=True)
-    record(benchmark, step(PEERS[peer](), qkv, backward), qkv, backward, rounds=100 if N in SHORT else 10)
+    benchmark.group = f"cpu N={N} D=64 {'forward + backward' if backward else 'forward'}"
+    benchmark.pedantic(step(PEERS[peer], qkv, backward), rounds=100 if N < 1000 else 10, warmup_rounds=2)
+    flop = (14 if backward else 4) * N * N * 64 * HEADS
+    benchmark.extra_info["TFLOP/s"] = round(flop / benchmark.stats.stats.median / 1e12, 3)
 
 
 @pytest.mark.parametrize("peer", ["triton", "default"])
 @pytest.mark.parametrize("backward", [False, True])
-def test_dispatch(benchmark: Any, monkeypatch: pytest.MonkeyPatch, peer: str, backward: bool) -> None:
+def bench_dispatch(benchmark: Any, monkeypatch: pytest.MonkeyPatch, peer: str, backward: bool) -> None:
     """What a call costs on the CPU before any kernel: an empty batch launches none."""
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     qkv = torch.zeros(0, 325, 3, HEADS, 64, requires_grad=True)
     benchmark.group = f"dispatch, {'forward + backward' if backward else 'forward'}"
-    benchmark.pedantic(step(PEERS[peer](), qkv, backward), rounds=500, iterations=10, warmup_rounds=20)
+    benchmark.pedantic(step(PEERS[peer], qkv, backward), rounds=500, iterations=10, warmup_rounds=20)

@@ -1,11 +1,12 @@
 """Tubelet embedding from bytes against its peers: forward, and forward with the weight's gradient.
 
-Conv3d and unfold + linear, eager and compiled, with the normalisation of the bytes that they need; "alone"
-they are given floats. Positions and CLS are added by ours only. On a CUDA device at B = 32 in bfloat16 and
-float32; on the CPU small batches in float32. Each result carries TFLOP/s of the product.
+Conv3d and unfold + linear with the normalisation of the bytes that they need; "alone" they are given floats.
+Positions and CLS are added by ours only. On a CUDA device (`cuda_cases`, for `make gpu`) at B = 32 in
+bfloat16, unfold + linear also compiled; on the CPU small batches in float32. Each result carries TFLOP/s of
+the product.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,12 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.cases import Case, Place, Step
 from hsta_fast import tubelet_embed
 from hsta_fast.model import IMAGENET_MEAN, IMAGENET_STD
 
 BRANCHES = {"video": (16, 768), "special": (12, 384)}  # patch, width
 FRAMES = (6, 16, 32, 64)
 SIDE, DEPTH = 224, 2
+# Branch, frames. Compiled are the longer clips alone: two compilations.
+CUDA_SHAPES = [("video", 6), ("video", 16), ("special", 2)]
+COMPILED = [("video", 16)]
+BATCH = 32
 Embed = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -47,7 +53,7 @@ def ours(impl: str) -> Callable[[], Embed]:
 
         def run(video: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             if not rows:
-                N = (video.shape[2] // DEPTH) * (SIDE // weight.shape[-1]) ** 2
+                N = (video.shape[2] // DEPTH) * (video.shape[-1] // weight.shape[-1]) ** 2
                 rows["cls_token"] = weight.new_zeros(1, 1, weight.shape[0])
                 rows["pos_embed"] = weight.new_zeros(1, N + 1, weight.shape[0])
             norm: dict[str, Any] = (
@@ -62,50 +68,69 @@ def ours(impl: str) -> Callable[[], Embed]:
 
 PEERS: dict[str, Callable[[], Embed]] = {
     "extension": ours("extension"),
+    "torch": ours("torch"),
     "normalise + conv3d": lambda: conv3d,
     "normalise + linear": lambda: linear,
-    "normalise + conv3d compiled": lambda: torch.compile(conv3d),
-    "normalise + linear compiled": lambda: torch.compile(linear),
     "conv3d alone": lambda: conv3d,
     "linear alone": lambda: linear,
 }
 
 
-def record(
-    benchmark: Any, peer: str, branch: str, B: int, T: int, dtype: torch.dtype, backward: bool, device: str
-) -> None:
+def make_inputs(
+    branch: str, B: int, T: int, side: int, dtype: torch.dtype, device: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(video, weight, bias), of bytes."""
     torch.manual_seed(0)
     p, C = BRANCHES[branch]
-    video = torch.randint(0, 256, (B, 3, T, SIDE, SIDE), dtype=torch.uint8, device=device)
-    if peer.endswith("alone"):
-        video = normalised(video, dtype)
-    weight = (torch.randn(C, 3, DEPTH, p, p, device=device) / 40).to(dtype).requires_grad_(backward)
-    bias = torch.zeros(C, device=device, dtype=dtype)
-    embed = PEERS[peer]()
-    dout = torch.randn_like(embed(video, weight, bias)) if backward else None
-
-    def run() -> None:
-        out = embed(video, weight, bias)
-        if dout is not None:
-            torch.autograd.grad(out, weight, dout)
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    what = "forward + weight gradient" if backward else "forward"
-    benchmark.group = f"{device} {branch}, B {B}, T {T}, {str(dtype).removeprefix('torch.')}, {what}"
-    benchmark.pedantic(run, rounds=7, warmup_rounds=2)
-    flop = 2 * B * (T // DEPTH) * (SIDE // p) ** 2 * weight[0].numel() * C * (2 if backward else 1)
-    benchmark.extra_info["TFLOP/s"] = round(flop / benchmark.stats.stats.median / 1e12, 3)
+    video = torch.randint(0, 256, (B, 3, T, side, side), dtype=torch.uint8, device=device)
+    weight = (torch.randn(C, 3, DEPTH, p, p, device=device) / 40).to(dtype)
+    return video, weight, torch.zeros(C, device=device, dtype=dtype)
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("backward", [False, True])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("branch", BRANCHES)
-@pytest.mark.parametrize("T", FRAMES)
-@pytest.mark.parametrize("peer", PEERS)
-def bench_cuda(benchmark: Any, peer: str, T: int, branch: str, dtype: torch.dtype, backward: bool) -> None:
-    record(benchmark, peer, branch, 32, T, dtype, backward, "cuda")
+def product_flop(branch: str, B: int, T: int, backward: bool) -> int:
+    p, C = BRANCHES[branch]
+    return 2 * B * (T // DEPTH) * (SIDE // p) ** 2 * 3 * DEPTH * p * p * C * (2 if backward else 1)
+
+
+def step(embed: Embed, video: Tensor, weight: Tensor, bias: Tensor, backward: bool) -> Step:
+    if not backward:
+        return lambda: embed(video, weight, bias)
+    weight.requires_grad_()
+    dout = torch.randn_like(embed(video, weight, bias))
+    return lambda: torch.autograd.grad(embed(video, weight, bias), weight, dout)
+
+
+def _maker(name: str, branch: str, T: int, backward: bool) -> Callable[[Place], Step]:
+    def make(place: Place) -> Step:
+        if name.endswith("compiled"):
+            embed = place.compile(linear)
+        else:  # in the device's place no compiler is asked for
+            embed = PEERS["torch" if place.tiny and name == "extension" else name]()
+        B, side = (1, 48) if place.tiny else (BATCH, SIDE)
+        dtype = torch.float32 if place.tiny else torch.bfloat16
+        return step(embed, *make_inputs(branch, B, T, side, dtype, place.device), backward)
+
+    return make
+
+
+def cuda_cases() -> Iterator[Case]:
+    for branch, T in CUDA_SHAPES:
+        C = BRANCHES[branch][1]
+        rows = BATCH * (T // DEPTH) * (SIDE // BRANCHES[branch][0]) ** 2
+        for backward in (False, True):
+            names = ["extension", "normalise + conv3d", "normalise + linear"]
+            for name in names + ["normalise + linear compiled"] * ((branch, T) in COMPILED):
+                yield Case(
+                    group=f"tubelets {branch} T={T} B={BATCH} "
+                    f"{'forward + weight gradient' if backward else 'forward'}",
+                    name=name,
+                    peer=name != "extension",
+                    make=_maker(name, branch, T, backward),
+                    compiled=name.endswith("compiled"),
+                    flop=product_flop(branch, BATCH, T, backward),
+                    # Bytes of the video and tokens in 16 bits, once each way.
+                    size=(BATCH * 3 * T * SIDE * SIDE + 2 * rows * C) * (2 if backward else 1),
+                )
 
 
 @pytest.mark.parametrize("backward", [False, True])
@@ -113,6 +138,13 @@ def bench_cuda(benchmark: Any, peer: str, T: int, branch: str, dtype: torch.dtyp
     ("branch", "B", "T"),
     [*(("video", 1, T) for T in FRAMES), *(("special", B, 2) for B in (1, 8)), ("special", 1, 16)],
 )
-@pytest.mark.parametrize("peer", [peer for peer in PEERS if "compiled" not in peer])
+@pytest.mark.parametrize("peer", [peer for peer in PEERS if peer != "torch"])
 def bench_cpu(benchmark: Any, peer: str, branch: str, B: int, T: int, backward: bool) -> None:
-    record(benchmark, peer, branch, B, T, torch.float32, backward, "cpu")
+    video, weight, bias = make_inputs(branch, B, T, SIDE, torch.float32, "cpu")
+    if peer.endswith("alone"):
+        video = normalised(video, torch.float32)
+    what = "forward + weight gradient" if backward else "forward"
+    benchmark.group = f"cpu {branch}, B {B}, T {T}, float32, {what}"
+    benchmark.pedantic(step(PEERS[peer](), video, weight, bias, backward), rounds=7, warmup_rounds=2)
+    flop = product_flop(branch, B, T, backward)
+    benchmark.extra_info["TFLOP/s"] = round(flop / benchmark.stats.stats.median / 1e12, 3)

@@ -1,111 +1,329 @@
-"""`make gpu`: tests and benchmarks with the interpreter at hand; a table, and a JSON file in results/.
+"""`make gpu`: what a CUDA device shows, in stages, each within its time, with a JSON file after each.
 
-The tests of ops and kernels run compiled there, in bfloat16 too, beside those that want a GPU; a few of them
-once more under compute-sanitizer, where that is installed.
+    PYTHONPATH=. python benchmarks/gpu.py                  smoke, ops, kernels, bench, tune
+    PYTHONPATH=. python benchmarks/gpu.py --stage bench    one of them; the file keeps the others
+    PYTHONPATH=. python benchmarks/gpu.py --table          what has been found so far, also after a kill
+    PYTHONPATH=. python benchmarks/gpu.py --plan           what would run, and how long by count; no device
+    PYTHONPATH=. python benchmarks/gpu.py --wheels         the command that fetches what a bare machine lacks
 
-Installs nothing: run from the repository's root with PYTHONPATH=. where there is a CUDA build of torch.
+Installs nothing. It takes torch, Triton, numpy, einops, safetensors and pytest; what else is missing is said.
 """
 
+import argparse
+import dataclasses
 import datetime
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 import hsta_fast
+from benchmarks import entries as entry_file
+from benchmarks.entries import DEVICE_FAULT, Entry
+from benchmarks.plan import TUNE_SECONDS, plan
+from benchmarks.table import Stages, table
+from benchmarks.wheels import BUILD, DATA, command, missing
+from hsta_fast.files import write_text
 
+ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
-TESTS = (
-    "tests/gpu",
-    "tests/ops",
-    "tests/kernels",
-    "tests/test_model_on_triton.py",
-    "tests/test_crossmodal.py",
-    "-m",
-    "not full",
-)
-SANITIZED = ("tests/ops", "-m", "not full", "-k", "lengths or test_cases")
+RESTARTS = 3  # of a stage whose process ended with the device
+TUNE = Path(__file__).parent / "tune.py"
+
+OPS = ("space_time_attention", "attention_pool", "cls_cross_attention", "model_on_cuda", "tubelet_embed")
+OPS_TESTS = [f"tests/gpu/test_{name}.py" for name in (*OPS, "loading_on_cuda", "training_on_cuda")]
+KERNEL_TESTS = ["tests/gpu/test_random_shapes.py"]
+SANITIZED = ("attention D=32, bfloat16", "attention pool, bfloat16")
+
+Command = list[str]
+PYTHON = sys.executable
 
 
-def pytest_run(*args: str) -> int:
-    """Run pytest in its own process; returns its exit status."""
-    return subprocess.run([sys.executable, "-m", "pytest", "-q", *args], check=False).returncode
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """Where the stages run and what they leave.
+
+    Attributes:
+        folder: of the results.
+        device: its name, or "stand-in": the CPU in its place, to show that every stage starts.
+        stand_in: whether it is that.
+    """
+
+    folder: Path
+    device: str
+    stand_in: bool = False
+
+    @property
+    def slug(self) -> str:
+        return self.device.lower().replace(" ", "-")
+
+    @property
+    def results(self) -> Path:
+        return self.folder / f"{self.slug}.json"
+
+    def partial(self, stage: str) -> Path:
+        """The entries of a stage that has not ended."""
+        return self.folder / f"{self.slug}.{stage}.jsonl"
 
 
-def sanitized() -> str:
-    """Memory checks of the kernels at every length: "clean", "FAILED" or "not installed"."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A part of the whole that is cut at its budget.
+
+    Attributes:
+        name: how it is asked for.
+        budget: seconds.
+        commands: what it runs one after the other, of the run and the file for entries.
+        after: what follows them if time is left, of the file and the seconds.
+    """
+
+    name: str
+    budget: int
+    commands: Callable[[Run, Path], list[Command]]
+    after: Callable[[Path, float], None] | None = None
+
+
+def _ahead(run: Run, entries: Path) -> list[Command]:
+    stand_in = ["--stand-in"] if run.stand_in else []
+    return [[PYTHON, "-m", "tests.gpu.compile_ahead", f"--entries={entries}", *stand_in]]
+
+
+def _smoke(run: Run, entries: Path) -> list[Command]:
+    return [[PYTHON, "-m", "tests.gpu.smoke", f"--entries={entries}"]]
+
+
+def _pytest(tests: Sequence[str]) -> Callable[[Run, Path], list[Command]]:
+    def commands(run: Run, entries: Path) -> list[Command]:
+        collect = ["--collect-only"] if run.stand_in else []
+        options = ["-q", "-m", "gpu", "-p", "tests.gpu.report", f"--entries={entries}", *collect]
+        return [[PYTHON, "-m", "pytest", *options, *tests]]
+
+    return commands
+
+
+def _bench(run: Run, entries: Path) -> list[Command]:
+    stand_in = ["--stand-in"] if run.stand_in else []
+    return [[PYTHON, "benchmarks/gpu_bench.py", f"--entries={entries}", *stand_in]]
+
+
+def _tune(run: Run, entries: Path) -> list[Command]:
+    if run.stand_in or not TUNE.exists():
+        reason = "there is no device to tune for" if run.stand_in else f"there is no {TUNE.relative_to(ROOT)}"
+        entry_file.append(entries, {"case": "tune", "skipped": reason})
+        return []
+    return [[PYTHON, str(TUNE), "--limit", str(TUNE_SECONDS)]]
+
+
+def _sanitize(entries: Path, seconds: float) -> None:
+    """Two kernels under compute-sanitizer's memory check, where it is installed."""
     tool = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
+    entry: Entry = {"case": "compute-sanitizer"}
     if tool is None:
-        return "not installed"
-    command = [tool, "--tool", "memcheck", "--error-exitcode", "1", sys.executable, "-m", "pytest", "-q"]
-    # Each tensor an allocation of its own, so that the tool sees where it ends.
-    environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    ran = subprocess.run([*command, *SANITIZED], env=environment, check=False)
-    return "FAILED" if ran.returncode else "clean"
-
-
-def beside_the_best_peer(entries: list[dict[str, Any]]) -> None:
-    """Give each entry of a group the ratio of the group's best foreign time to its own: above 1 is faster."""
-    foreign = {
-        entry["group"]: min(e["median_ms"] for e in entries if e["group"] == entry["group"] and e.get("peer"))
-        for entry in entries
-        if entry.get("peer")
-    }
-    for entry in entries:
-        if entry["group"] in foreign:
-            entry["x best peer"] = foreign[entry["group"]] / entry["median_ms"]
-
-
-def benchmarks() -> tuple[int, list[dict[str, Any]]]:
-    """Run every benchmark; returns pytest's exit status and one entry per case, times in milliseconds."""
+        entry_file.append(entries, entry | {"skipped": "compute-sanitizer is not installed"})
+        return
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "benchmark.json"
-        status = pytest_run(
-            "benchmarks", "--benchmark-only", f"--benchmark-json={report}", "--benchmark-quiet"
-        )
-        found = json.loads(report.read_text())["benchmarks"] if report.exists() else []
-    return status, [
-        {"case": entry["name"], "group": entry["group"], "median_ms": entry["stats"]["median"] * 1e3}
-        | entry["extra_info"]
-        for entry in found
-    ]
+        check = [PYTHON, "-m", "tests.gpu.smoke", f"--entries={folder}/entries.jsonl", "--only", *SANITIZED]
+        # Each tensor an allocation of its own, so that the tool sees where it ends.
+        environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+        status = execute([tool, "--tool", "memcheck", "--error-exitcode", "1", *check], seconds, environment)
+    if status is None:
+        entry["skipped"] = f"not done in the {seconds:.0f} s that were left"
+    elif status:
+        entry["failed"] = f"status {status}: see its output above"
+    entry_file.append(entries, entry)
+
+
+# What comes before the first of the next three; all together below nine minutes.
+AHEAD = Stage(name="ahead", budget=30, commands=_ahead)
+STAGES = (
+    Stage(name="smoke", budget=45, commands=_smoke),
+    Stage(name="ops", budget=85, commands=_pytest(OPS_TESTS)),
+    Stage(name="kernels", budget=60, commands=_pytest(KERNEL_TESTS), after=_sanitize),
+    Stage(name="bench", budget=165, commands=_bench),
+    Stage(name="tune", budget=150, commands=_tune),
+)
+AFTER_AHEAD = ("smoke", "ops", "kernels")
+
+
+def execute(given: Command, seconds: float, environment: dict[str, str] | None = None) -> int | None:
+    """The exit status of a command, or None where it was ended, and all that it started, after `seconds`."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    merged = (
+        os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"} | (environment or {})
+    )
+    process = subprocess.Popen(given, cwd=ROOT, env=merged, process_group=0)
+    try:
+        return process.wait(timeout=max(seconds, 0.1))
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    """End a process and what it has started; a kernel that hangs leaves nothing but SIGKILL."""
+    for signal_number, patience in ((signal.SIGTERM, 3), (signal.SIGKILL, 10)):
+        try:
+            os.killpg(process.pid, signal_number)
+            process.wait(timeout=patience)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def perform(stage: Stage, run: Run) -> dict[str, Any]:
+    """Run one stage within its budget: its status, seconds and entries."""
+    start = time.monotonic()
+    partial = run.partial(stage.name)
+    partial.unlink(missing_ok=True)
+    statuses: list[int | None] = []
+
+    def left() -> float:
+        # Budgets are of a device: in its place a CPU may take ten times as long.
+        return stage.budget * (10 if run.stand_in else 1) - (time.monotonic() - start)
+
+    interpreted = run.stand_in and stage.name in ("smoke", "bench")
+    environment = {"TRITON_INTERPRET": "1"} if interpreted else None
+    for given in stage.commands(run, partial):
+        for _ in range(1 + RESTARTS):
+            status = execute(given, left(), environment)
+            died = status is not None and (status == DEVICE_FAULT or status < 0)
+            if not died or left() <= 0:
+                break
+        statuses.append(status)
+        if status is None:
+            break
+    if stage.after is not None and not run.stand_in and None not in statuses:
+        stage.after(partial, left())
+    found = entry_file.read(partial)
+    failed = any(statuses) or any("failed" in entry for entry in found)
+    return {
+        "status": "cut" if None in statuses else "failed" if failed else "passed",
+        "seconds": round(time.monotonic() - start, 1),
+        "budget": stage.budget,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "entries": found,
+    }
+
+
+def write(run: Run, stages: Stages) -> None:
+    """The results file, whole, with the stages in their order."""
+    ordered = {stage.name: stages[stage.name] for stage in (AHEAD, *STAGES) if stage.name in stages}
+    result = {"device": run.device, "info": hsta_fast.info(), "stages": ordered}
+    write_text(run.results, json.dumps(result, indent=1) + "\n")
+
+
+def stored(path: Path) -> Stages:
+    return json.loads(path.read_text())["stages"] if path.exists() else {}
+
+
+def tables(folder: Path) -> str:
+    """The table of each device: its file, and the entries of stages that a kill has left unfinished."""
+    slugs = {path.name.split(".")[0] for pattern in ("*.json", "*.jsonl") for path in folder.glob(pattern)}
+    texts = []
+    for slug in sorted(slugs):
+        stages = stored(folder / f"{slug}.json")
+        for stage in (AHEAD, *STAGES):
+            partial = folder / f"{slug}.{stage.name}.jsonl"
+            if partial.exists():
+                found = entry_file.read(partial)
+                unfinished = {"status": "unfinished", "seconds": "?", "budget": stage.budget}
+                stages[stage.name] = unfinished | {"entries": found}
+        texts.append(table(slug, stages))
+    return "\n\n".join(texts) or f"no results in {folder}"
+
+
+def build_extension(run: Run) -> subprocess.Popen[Any] | None:
+    """Start what builds the extension beside the first stages: it takes as long as they do."""
+    if run.stand_in:
+        return None
+    code = (
+        "import torch, hsta_fast\n"
+        "video = torch.zeros(1, 3, 2, 16, 16, dtype=torch.uint8, device='cuda')\n"
+        "weight = torch.zeros(8, 3, 2, 16, 16, device='cuda')\n"
+        "hsta_fast.tubelet_embed(video, weight, weight.new_zeros(8))"
+    )
+    return subprocess.Popen([PYTHON, "-c", code], cwd=ROOT, process_group=0)
 
 
 def main() -> int:
-    """Tests, then benchmarks; the results file is written even where a test failed, and says so."""
-    if not torch.cuda.is_available():
-        print(f"make gpu wants a CUDA device, torch {torch.__version__} finds none", file=sys.stderr)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--stage", choices=[stage.name for stage in STAGES], help="only this one")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--table", action="store_true", help="print what has been found, and run nothing")
+    parser.add_argument("--plan", action="store_true", help="print what would run, and run nothing")
+    parser.add_argument(
+        "--wheels", action="store_true", help="print how to fetch packages that may be missing"
+    )
+    parser.add_argument("--python", default="3.12", help="the Python that wheels are fetched for")
+    parser.add_argument(
+        "--stand-in", action="store_true", help="the CPU in the device's place: collects, tiny cases"
+    )
+    arguments = parser.parse_args()
+    if arguments.table:
+        print(tables(arguments.results))
+        return 0
+    if arguments.wheels:
+        absent = missing([*DATA, *BUILD])
+        print(f"# not installed here: {', '.join(absent) or 'nothing'}\n{command(arguments.python)}")
+        return 0
+    chosen = selected(arguments.stage)
+    if arguments.plan:
+        print(plan({stage.name: stage.budget for stage in chosen}))
+        return 0
+    if not (torch.cuda.is_available() or arguments.stand_in):
+        print(f"no CUDA device: torch {torch.__version__} finds none", file=sys.stderr)
         return 1
-    tests = pytest_run(*TESTS)
-    sanitizer = sanitized()
-    status, entries = benchmarks()
-    beside_the_best_peer(entries)
-    properties = torch.cuda.get_device_properties(0)
-    device = properties.name.lower().replace(" ", "-")
-    result = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "device": properties.name,
-        "tests_passed": tests == 0,
-        "compute_sanitizer": sanitizer,
-        "info": hsta_fast.info(),
-        "benchmarks": entries,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{device}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    width = max((len(entry["case"]) for entry in entries), default=0)
-    for entry in entries:
-        rest = {k: v for k, v in entry.items() if k not in ("case", "group", "median_ms")}
-        extras = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in rest.items())
-        print(f"{entry['case']:<{width}}  {entry['median_ms']:10.3f} ms  {extras}")
-    print(f"GPU tests {'passed' if tests == 0 else 'FAILED'}; compute-sanitizer: {sanitizer}; {path}")
-    return tests or status
+    device = "stand-in" if arguments.stand_in else torch.cuda.get_device_name(0)
+    run = Run(folder=arguments.results, device=device, stand_in=arguments.stand_in)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    return go(run, chosen)
+
+
+def selected(name: str | None) -> list[Stage]:
+    """The stages to run, all or one, after the compilations that they need."""
+    chosen = [stage for stage in STAGES if name in (None, stage.name)]
+    return [AHEAD, *chosen] if chosen[0].name in AFTER_AHEAD else chosen
+
+
+def go(run: Run, chosen: Sequence[Stage]) -> int:
+    """Every stage in order; the exit status says whether all passed."""
+
+    def ended(number: int, frame: Any) -> NoReturn:
+        raise SystemExit(128 + number)  # so that what is running is ended, too
+
+    before = signal.signal(signal.SIGTERM, ended)
+    print(f"{run.device}\n{plan({stage.name: stage.budget for stage in chosen})}", flush=True)
+    stages = stored(run.results)
+    extension = build_extension(run)
+    try:
+        for stage in chosen:
+            print(f"\n== {stage.name}", flush=True)
+            stages[stage.name] = perform(stage, run)
+            write(run, stages)
+            found = stages[stage.name]
+            print(f"{stage.name}: {found['status']}, {found['seconds']} s", flush=True)
+            run.partial(stage.name).unlink(missing_ok=True)
+            if stage.name == "smoke" and not any("failed" not in e for e in found["entries"]):
+                print(f"NOTHING WORKS on {run.device}: no check of the smoke stage passed", flush=True)
+    finally:
+        if extension is not None:
+            _end(extension)
+        signal.signal(signal.SIGTERM, before)
+    print(f"\n{table(run.device, stages)}\n{run.results}")
+    return int(any(stages[stage.name]["status"] != "passed" for stage in chosen))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Imports flow one way: cli -> train -> model, data, protocol; model -> layers -> ops -> reference."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -102,3 +103,20 @@ def test_import_does_no_work() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_training_needs_no_package_of_the_command_line_or_of_excel_files(tmp_path: Path) -> None:
+    """An Excel file without openpyxl says which package is missing, and is not called broken."""
+    code = (
+        "import sys, zipfile; from pathlib import Path\n"
+        "sys.modules |= dict.fromkeys(('tyro', 'openpyxl'))\n"
+        "import hsta_fast.train, hsta_fast.data\n"
+        "from hsta_fast.data.annotation import read_sheets\n"
+        "zipfile.ZipFile('a.xlsx', 'w').close()\n"
+        "try: read_sheets(Path('a.xlsx'))\n"
+        "except ImportError as error: print('openpyxl' in str(error))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import openpyxl
-
 from ..files import open_plain
 from .clips import brief
 
@@ -202,6 +200,8 @@ def read_sheets(path: Path) -> Sheets:
     if path.suffix.lower() == ".xlsx":
         try:
             return _read_workbook(path)
+        except ImportError:
+            raise  # openpyxl is not installed: that is no fault of the file
         except Exception as error:  # openpyxl raises anything from KeyError to BadZipFile on a broken file
             raise ValueError(f"{path}: wanted an Excel workbook, {_one_line(error)}") from error
     if path.suffix.lower() != ".csv":
@@ -215,6 +215,8 @@ def _read_workbook(path: Path) -> Sheets:
         size = sum(part.file_size for part in parts.infolist())
     if size > MAX_WORKBOOK_BYTES:
         raise ValueError(f"at most {MAX_WORKBOOK_BYTES} bytes unpacked, it has {size}")
+    import openpyxl  # needed for Excel files alone
+
     book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     try:
         sheets = {}

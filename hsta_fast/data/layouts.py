@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from openpyxl import Workbook
 
 from ..files import write_atomically, write_text
 from .smic import clip_id, subject_id
@@ -72,6 +71,8 @@ class Layout:
             table = pd.DataFrame(cells, columns=[str(name) for name in self.header])
             write_text(out / self.annotation, table.to_csv(index=False))
             return
+        from openpyxl import Workbook  # needed for Excel files alone
+
         book = Workbook()
         own = book.active
         assert own is not None

@@ -15,7 +15,7 @@ from hsta_fast.data import loading
 from hsta_fast.data.dataset import Augment
 from hsta_fast.data.loading import Draw, ahead, move, on_cpu
 from hsta_fast.data.sampling import FlowMethod, Sampling
-from tests.data.test_dataset import data_of, epoch, same
+from tests.data.batches import data_of, epoch, same
 
 
 @settings(max_examples=40, deadline=None)

@@ -5,17 +5,20 @@ from typing import Any
 import pytest
 import torch
 
-from hsta_fast.data.dataset import Augment
-from hsta_fast.data.sampling import FlowMethod, Sampling
-from tests.data.test_dataset import data_of, epoch, same
+from tests.gpu.needs import needs_data_packages
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, needs_data_packages]
 
 
 @pytest.mark.parametrize("flow", [None, "dis"])
-@pytest.mark.parametrize("augment", [None, Augment(flip=True, crop=3)])
-def test_the_bytes_are_those_of_the_cpu(flow: FlowMethod | None, augment: Augment | None) -> None:
+@pytest.mark.parametrize("augmented", [False, True])
+def test_the_bytes_are_those_of_the_cpu(flow: Any, augmented: bool) -> None:
+    from hsta_fast.data.dataset import Augment
+    from hsta_fast.data.sampling import Sampling
+    from tests.data.batches import data_of, epoch, same
+
     data = data_of([0, 1, 2, 1] * 8, Sampling(num_frames=4, video="random", flow=flow), size=32)
+    augment = Augment(flip=True, crop=3) if augmented else None
     for train in (True, False):
         for number in range(3):
             more: dict[str, Any] = {"augment": augment, "train": train, "seed": (number,), "batch_size": 5}
@@ -27,6 +30,9 @@ def test_the_bytes_are_those_of_the_cpu(flow: FlowMethod | None, augment: Augmen
 
 def test_a_batch_is_not_overwritten_while_it_is_used() -> None:
     """Slow work on each batch, freed at once: its memory must not be given to a batch loaded meanwhile."""
+    from hsta_fast.data.sampling import Sampling
+    from tests.data.batches import data_of, epoch
+
     data = data_of([0, 1] * 32, Sampling(num_frames=8), size=64)
     sums = []
     work = torch.randn(4096, 4096, device="cuda")

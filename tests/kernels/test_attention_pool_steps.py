@@ -8,13 +8,8 @@ from hsta_fast.kernels.attention_pool import attention_pool_bwd, attention_pool_
 from hsta_fast.kernels.attention_pool_configs import config_for
 from hsta_fast.kernels.attention_pool_plan import plan
 from hsta_fast.kernels.launch import of_capability
+from tests.kernels.pool_checks import EPS, check, inputs, kernels, randn, specified
 from tests.kernels.test_attention_pool import (
-    EPS,
-    check,
-    inputs,
-    kernels,
-    randn,
-    specified,
     strided,
     test_a_nan_in_a_token_reaches_every_query,  # noqa: F401
     test_constant_tokens,  # noqa: F401

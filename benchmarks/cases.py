@@ -1,0 +1,163 @@
+"""One benchmark case on a CUDA device: how it is compiled, timed, and what counts as a refusal.
+
+Times are medians of CUDA events around one step, with the second-level cache overwritten before each: what a
+step reads comes from device memory. Launches queue up behind that, so a step's dispatch on the CPU is hidden.
+"""
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._dynamo.utils import counters
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+Step = Callable[[], object]
+_FLUSH = 1 << 28  # bytes, several times any second-level cache
+_SECONDS = 0.25  # of a case's timed rounds, which are 5 to 30
+# Torch's words where a forced backend, or all of them, cannot take the shape, dtype or device.
+_REFUSALS = (
+    "No available kernel",
+    "No viable backend",
+    "cuDNN Frontend error",
+    "no valid execution plans",
+    "No valid engine configs",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where cases run: on a CUDA device, or `tiny` on the CPU in its place, to show that all of them run."""
+
+    device: str = "cuda"
+    tiny: bool = False
+    backend: str = "inductor"
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return torch.compile(function, dynamic=False, backend=self.backend)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One function at one shape.
+
+    Attributes:
+        group: the shape and the direction, which its peers share.
+        name: the function.
+        peer: whether it is somebody else's.
+        make: what allocates the inputs and returns the step that is timed.
+        compiled: whether torch.compile must have taken part.
+        forced: the backend of scaled_dot_product_attention that is forced.
+        flop: operations of one step.
+        size: bytes of device memory that one step must move.
+    """
+
+    group: str
+    name: str
+    peer: bool
+    make: Callable[[Place], Step]
+    compiled: bool = False
+    forced: SDPBackend | None = None
+    flop: float = 0.0
+    size: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.group}, {self.name}"
+
+
+@contextlib.contextmanager
+def own_compilation() -> Iterator[None]:
+    """Nothing compiled before is used, a function past its recompile limit raises; so does one not compiled.
+
+    Dynamo turns a function that was compiled for several shapes dynamic, and past a limit runs it eagerly,
+    with no word: its times would be called those of a compiled peer.
+    """
+    torch._dynamo.reset()
+    counters.clear()
+    # Donated buffers are freed by a backward, and could not be timed again on the same graph.
+    donated = torch._functorch.config.patch(donated_buffer=False)
+    with donated, torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        yield
+    if not counters["stats"]["unique_graphs"]:
+        raise RuntimeError("no graph was compiled: this would be the time of the eager function")
+
+
+def device_is_dead() -> bool:
+    """Whether the CUDA device answers this process no more, as after an illegal access."""
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
+def refusal(error: BaseException) -> str | None:
+    """The first line of torch's refusal to run a shape; None where the error is another."""
+    refused = isinstance(error, NotImplementedError) or any(words in str(error) for words in _REFUSALS)
+    return str(error).strip().splitlines()[0] if refused else None
+
+
+def measure(case: Case, place: Place) -> dict[str, Any]:
+    """The entry of one case: "ms" and what follows from it, or why there is none."""
+    entry: dict[str, Any] = {"case": str(case), "group": case.group, "name": case.name, "peer": case.peer}
+    compilation = own_compilation() if case.compiled else contextlib.nullcontext()
+    forced = sdpa_kernel(case.forced) if case.forced is not None else contextlib.nullcontext()
+    start = time.perf_counter()
+    try:
+        with compilation, forced:
+            step = case.make(place)
+            step()
+            figures = _times_on_cuda(step) if place.device == "cuda" else _times_on_the_cpu(step)
+    except Exception as error:  # whatever one case does, the others are timed
+        refused = refusal(error) if case.peer else None
+        if refused is not None:
+            return entry | {"refuses": refused}
+        return entry | {"failed": f"{type(error).__name__}: {str(error).strip() or 'no message'}"[:400]}
+    seconds = figures["ms"] / 1e3
+    if case.flop and not place.tiny:
+        figures["TFLOP/s"] = case.flop / seconds / 1e12
+    if case.size and not place.tiny:
+        figures["GB/s"] = case.size / seconds / 1e9
+    return entry | figures | {"seconds": round(time.perf_counter() - start, 2)}
+
+
+def _times_on_cuda(step: Step) -> dict[str, Any]:
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    torch.cuda.synchronize()
+    peak = (torch.cuda.max_memory_allocated() - before) >> 20
+    flush = torch.empty(_FLUSH, dtype=torch.uint8, device="cuda")
+    once = _round(step, flush)
+    rounds = max(5, min(30, int(_SECONDS * 1e3 / once)))
+    times = [_round(step, flush) for _ in range(rounds)]
+    quarters = statistics.quantiles(times, n=4)
+    return {
+        "ms": statistics.median(times),
+        "quartiles_ms": [quarters[0], quarters[2]],
+        "rounds": rounds,
+        "peak MiB": peak,
+        "L2 flushed": True,
+    }
+
+
+def _round(step: Step, flush: Tensor) -> float:
+    """Milliseconds of one step after the cache was overwritten."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    flush.zero_()
+    start.record()
+    step()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end)
+
+
+def _times_on_the_cpu(step: Step) -> dict[str, Any]:
+    start = time.perf_counter()
+    step()
+    return {"ms": (time.perf_counter() - start) * 1e3, "rounds": 1, "L2 flushed": False}

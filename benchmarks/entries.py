@@ -1,0 +1,33 @@
+"""Entries, one JSON object a line: what a stage of `make gpu` has found so far, there when it is killed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+DEVICE_FAULT = (
+    3  # exit status of a process whose device answers no more; a new process goes on after the fault
+)
+Entry = dict[str, Any]
+
+
+def append(path: Path, entry: Entry) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def read(path: Path) -> list[Entry]:
+    """The finished entries; what was started and has no end counts as failed, for its process died in it."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    found: list[Entry] = []
+    started: dict[str, None] = {}
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:  # the writer was killed within this line
+            continue
+        if "started" in entry:
+            started[entry["started"]] = None
+        else:
+            started.pop(entry.get("case", ""), None)
+            found.append(entry)
+    return found + [{"case": case, "failed": "the process ended within it"} for case in started]

@@ -1,0 +1,72 @@
+"""The bench stage of `make gpu`: every case of the benchmarks, one entry each as it is measured.
+
+What torch.compile takes part in comes last: a stage cut short has answered for the rest.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from benchmarks import bench_attention_pool, bench_space_time_attention, bench_train_step, bench_tubelet_embed
+from benchmarks.cases import Case, Place, Step, device_is_dead, measure
+from benchmarks.entries import DEVICE_FAULT, append, read
+
+SIDE, COPIED = 8192, 1 << 30  # of the matrix product, and bytes of the copy, that give the ceilings
+
+
+def _product(place: Place) -> Step:
+    side, dtype = (64, torch.float32) if place.tiny else (SIDE, torch.bfloat16)
+    a, b = (torch.randn(side, side, device=place.device).to(dtype) for _ in range(2))
+    return lambda: a @ b
+
+
+def _copy(place: Place) -> Step:
+    size = 1 << 16 if place.tiny else COPIED
+    source = torch.randint(0, 256, (size,), dtype=torch.uint8, device=place.device)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)
+
+
+def cases() -> list[Case]:
+    def found() -> Iterator[Case]:
+        yield Case(group="ceilings", name="product", peer=False, make=_product, flop=2.0 * SIDE**3)
+        yield Case(group="ceilings", name="copy", peer=False, make=_copy, size=2.0 * COPIED)
+        for module in (
+            bench_space_time_attention,
+            bench_attention_pool,
+            bench_tubelet_embed,
+            bench_train_step,
+        ):
+            yield from module.cuda_cases()
+
+    return sorted(found(), key=lambda case: case.compiled)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--entries", type=Path, required=True, help="file that entries are appended to")
+    parser.add_argument("--stand-in", action="store_true", help="on the CPU, tiny, under TRITON_INTERPRET=1")
+    arguments = parser.parse_args()
+    place = Place(device="cpu", tiny=True, backend="eager") if arguments.stand_in else Place()
+    before = read(arguments.entries)
+    done = {entry["case"] for entry in before}
+    failed = any("failed" in entry for entry in before)
+    for case in cases():
+        if str(case) in done:
+            continue
+        append(arguments.entries, {"started": str(case)})
+        entry = measure(case, place)
+        append(arguments.entries, entry)
+        failed |= "failed" in entry
+        if "failed" in entry:
+            print(f"{case}: {entry['failed']}", flush=True)
+            if place.device == "cuda" and device_is_dead():
+                return DEVICE_FAULT
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""HSTA as it is published, of torch's ordinary modules: the peer of whole-model benchmarks.
+
+Conv3d for the tubelets, scaled_dot_product_attention for the attention, and in CSTA keys and values of every
+token. The keys of its state dict are the published ones, so that it takes the weights of ours. It has no
+dropout and no drop path, as the models that are timed.
+"""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hsta_fast.model import HSTA, IMAGENET_MEAN, IMAGENET_STD, HSTAConfig, position_table
+
+_EPS = 1e-6
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv = F.linear(x, self.qkv.weight, bias).unflatten(-1, (3, self.heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block (Eq. 1-6)."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=_EPS)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=_EPS)
+        self.mlp = Mlp(width, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class CrossAttention(nn.Module):
+    """One query over all rows."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.wq, self.wk, self.wv, self.proj = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, y: Tensor) -> Tensor:
+        """(B, N + 1, C) -> (B, 1, C): the first row attends to all."""
+        rows = {"q": self.wq(y[:, :1]), "k": self.wk(y), "v": self.wv(y)}
+        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in rows.values())
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Fusion(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=_EPS)
+        self.attn = CrossAttention(width, heads)
+
+    def forward(self, cls: Tensor, tokens: Tensor) -> Tensor:
+        """cls (B, 1, C), tokens (B, N, C) -> (B, 1, C) (Eq. 9, 10)."""
+        return cls + self.attn(self.norm1(torch.cat([cls, tokens], 1)))
+
+
+def _projection(width_in: int, width_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(width_in, eps=_EPS), nn.GELU(), nn.Linear(width_in, width_out))
+
+
+class Layer(nn.Module):
+    """Blocks of each branch, then CSTA (Eq. 14)."""
+
+    def __init__(self, config: HSTAConfig) -> None:
+        super().__init__()
+        widths, heads, depths = config.widths, config.num_heads, (config.n_special, config.n_video)
+        self.blocks = nn.ModuleDict(
+            {
+                str(d): nn.ModuleList(
+                    Block(widths[d], heads[d], int(widths[d] * config.mlp_ratio)) for _ in range(depths[d])
+                )
+                for d in (0, 1)
+            }
+        )
+        self.projs = nn.ModuleList(_projection(widths[a], widths[1 - a]) for a in (0, 1))
+        self.fusion = nn.ModuleList(Fusion(widths[1 - a], heads[1 - a]) for a in (0, 1))
+        self.revert_projs = nn.ModuleList(_projection(widths[1 - a], widths[a]) for a in (0, 1))
+
+    def forward(self, states: list[Tensor]) -> list[Tensor]:
+        for d, blocks in enumerate(self.blocks.values()):
+            for block in cast(nn.ModuleList, blocks):
+                states[d] = block(states[d])
+        new = []
+        for a in (0, 1):
+            cls = self.fusion[a](self.projs[a](states[a][:, :1]), states[1 - a][:, 1:])
+            new.append(torch.cat([self.revert_projs[a](cls), states[a][:, 1:]], 1))
+        return new
+
+
+class PublishedHSTA(nn.Module):
+    """The published model in eager torch, with the weights of `model`."""
+
+    def __init__(self, model: HSTA) -> None:
+        super().__init__()
+        config = model.config
+        self.cls_token = nn.ParameterDict({str(d): torch.zeros(1, 1, config.widths[d]) for d in (0, 1)})
+        self.patch_embed = nn.ModuleDict()
+        for d in (0, 1):
+            size = (config.tubelet_depth, config.patch_sizes[d], config.patch_sizes[d])
+            proj = nn.Conv3d(3, config.widths[d], size, stride=size)
+            self.patch_embed[str(d)] = nn.ModuleDict({"proj": proj})
+        self.blocks = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.norm = nn.ModuleDict({str(d): nn.LayerNorm(config.widths[d], eps=_EPS) for d in (0, 1)})
+        self.head = nn.Linear(sum(config.widths), config.num_classes)
+        self.load_state_dict(model.published_state_dict())
+        self._tables: dict[tuple[int, int], Tensor] = {}
+
+    def compile_blocks(self, backend: str) -> None:
+        """Compile every block for its own shape: alike blocks share what is compiled."""
+        for module in self.modules():
+            if isinstance(module, Block | Fusion):
+                module.compile(backend=backend, dynamic=False)
+
+    def _positions(self, x: Tensor) -> Tensor:
+        key = (x.shape[1], x.shape[2])
+        if key not in self._tables:
+            self._tables[key] = position_table(*key).to(x.device, self.head.weight.dtype)
+        return self._tables[key]
+
+    def forward(self, video: Tensor, special: Tensor) -> Tensor:
+        """uint8 video (B, 3, T, H, W) and special (B, 3, 2, H, W) -> logits (B, classes)."""
+        states = []
+        for d, frames in enumerate((special, video)):
+            mean, std = (
+                torch.tensor(x, device=frames.device).view(3, 1, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD)
+            )
+            pixels = (frames.to(self.head.weight.dtype) / 255 - mean) / std
+            embed = cast(nn.ModuleDict, self.patch_embed[str(d)])
+            tokens = embed["proj"](pixels).flatten(2).transpose(1, 2)
+            cls = self.cls_token[str(d)].expand(len(tokens), -1, -1)
+            x = torch.cat([cls.to(tokens.dtype), tokens], 1)
+            states.append(x + self._positions(x).to(x.dtype))
+        for layer in self.blocks:
+            states = layer(states)
+        features = [norm(x)[:, 0] for norm, x in zip(self.norm.values(), states, strict=True)]
+        return self.head(torch.cat(features, 1))

@@ -1,0 +1,61 @@
+"""How long the stages of `make gpu` take by count, on 16 cores and one H100.
+
+The counts are held against what is collected by tests/benchmarks/test_plan.py, so that what is added shows.
+"""
+
+from collections.abc import Mapping
+
+# Assumed seconds. Triton compiles a kernel in 0.2 to 4 s of a core, 1.0 in the mean; the others are guesses.
+PROCESS = 10.0  # imports and a CUDA context
+SPECIALISATION = 2.0  # of one core
+CORES = 16
+CHECK = 0.5  # of the smoke stage
+FIRST_CALL = 12.0
+TEST = 0.35
+DRAW = 0.025  # of a random shape
+SANITIZER = 25.0
+CASE = 0.4
+COMPILED = 8.0  # a case that torch.compile takes part in
+TUNE_SECONDS = 140
+
+SPECIALISATIONS = 76  # of kernels, in all stages but bench and tune
+CHECKS, TESTS, DRAWS = 18, {"ops": 128, "kernels": 16}, 800
+COMPILED_TESTS = 2  # of ops
+
+
+def estimates() -> dict[str, tuple[float, str]]:
+    """{stage: (seconds, what of)}."""
+    from benchmarks.gpu_bench import cases  # takes seconds: not for a table, nor where there is no device
+
+    found = cases()
+    compiled = sum(case.compiled for case in found)
+    eager = len(found) - compiled
+    ops = PROCESS + TESTS["ops"] * TEST + COMPILED_TESTS * COMPILED
+    return {
+        "ahead": (
+            1.5 * PROCESS + SPECIALISATIONS * SPECIALISATION / CORES,  # the pool's processes take no context
+            f"{SPECIALISATIONS} kernel specialisations",
+        ),
+        "smoke": (PROCESS + CHECKS * CHECK + FIRST_CALL, f"{CHECKS} checks"),
+        "ops": (ops, f"{TESTS['ops']} tests"),
+        "kernels": (
+            PROCESS + DRAWS * DRAW + SANITIZER,
+            f"{TESTS['kernels']} tests of {DRAWS} random shapes, 2 checks under compute-sanitizer",
+        ),
+        "bench": (
+            PROCESS + eager * CASE + compiled * COMPILED,
+            f"{len(found)} cases, {compiled} of them compiled by torch",
+        ),
+        "tune": (PROCESS + TUNE_SECONDS, f"tune.py --limit {TUNE_SECONDS}"),
+    }
+
+
+def plan(budgets: Mapping[str, int]) -> str:
+    """A line a stage: its budget, the estimate, what it consists of."""
+    found = estimates()
+    lines = [
+        f"{name:<8} {budget:4d} s, by count {found[name][0]:4.0f} s: {found[name][1]}"
+        for name, budget in budgets.items()
+    ]
+    total = sum(found[name][0] for name in budgets)
+    return "\n".join([*lines, f"{'all':<8} {sum(budgets.values()):4d} s, by count {total:4.0f} s"])

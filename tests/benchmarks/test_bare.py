@@ -1,0 +1,92 @@
+"""`make gpu` where nothing but torch, Triton, numpy, einops, safetensors and pytest is installed."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu import OPS_TESTS, ROOT, SANITIZED
+from benchmarks.gpu_bench import cases
+from benchmarks.plan import CHECKS, DRAWS, TESTS
+from benchmarks.wheels import BUILD, DATA
+from tests.benchmarks import bare
+from tests.gpu import smoke
+from tests.gpu.shapes import DRAWS as DRAWS_OF_A_SEED
+from tests.gpu.shapes import SEEDS
+
+LACKING = {*DATA, *BUILD, "openpyxl", "tyro", "hypothesis", "pytest_benchmark", "scipy", "PIL"}
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bare.make(tmp_path_factory.mktemp("bare"))
+
+
+@pytest.fixture(autouse=True)
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("PATH", os.defpath)
+    yield
+
+
+def output(python: Path, *arguments: str) -> str:
+    ran = subprocess.run(
+        [str(python), *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, (ran.stdout + ran.stderr)[-3000:]
+    return ran.stdout
+
+
+def test_it_is_bare(python: Path) -> None:
+    code = f"import importlib.util as u; print(*[m for m in {sorted(LACKING)!r} if u.find_spec(m)])"
+    assert output(python, "-c", code).strip() == ""
+
+
+def test_all_tests_of_the_stages_are_collected(python: Path) -> None:
+    """As many as the estimate of their time counts; and no others are asked for."""
+    command = ("-m", "pytest", "--collect-only", "-q", "-m", "gpu")
+    found = [line for line in output(python, *command, "tests/gpu").splitlines() if "::" in line]
+    kernels = [line for line in found if "test_random_shapes.py" in line]
+    assert {"ops": len(found) - len(kernels), "kernels": len(kernels)} == TESTS
+    assert {line.split("::")[0] for line in found} - {kernels[0].split("::")[0]} == set(OPS_TESTS)
+    assert 2 * len(SEEDS) * DRAWS_OF_A_SEED == DRAWS
+    assert 2 * len(SEEDS) == TESTS["kernels"]
+
+
+def test_the_plan_and_the_wheels_are_printed(python: Path) -> None:
+    assert f"{len(cases())} cases" in output(python, "benchmarks/gpu.py", "--plan")
+    said = output(python, "benchmarks/gpu.py", "--wheels")
+    assert said.count("pip download") == 1
+    for package in {**DATA, **BUILD}.values():
+        assert package in said
+
+
+def test_the_checks_of_the_smoke_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as are counted; those that compute-sanitizer watches are among them."""
+    monkeypatch.setattr(smoke, "DTYPES", tuple(smoke.BOUNDS))  # as on a device
+    names = [name for name, _ in smoke.checks()]
+    assert len(set(names)) == len(names) == CHECKS
+    assert set(SANITIZED) <= set(names)
+
+
+@pytest.mark.full
+def test_every_stage_runs_with_the_cpu_in_the_devices_place(python: Path, tmp_path: Path) -> None:
+    """Smoke interpreted, tests collected, every benchmark case tiny, compiled ones by an eager backend."""
+    said = output(python, "benchmarks/gpu.py", "--stand-in", "--results", str(tmp_path))
+    stages = json.loads((tmp_path / "stand-in.json").read_text())["stages"]
+    assert list(stages) == ["ahead", "smoke", "ops", "kernels", "bench", "tune"]
+    assert {stage["status"] for stage in stages.values()} == {"passed"}
+    assert "kernel specialisations" in stages["ahead"]["entries"][0]["note"]
+    assert [stages[name]["entries"][-1]["note"] for name in TESTS] == [
+        f"{n} collected" for n in TESTS.values()
+    ]
+    assert {entry["case"] for entry in stages["bench"]["entries"]} == {str(case) for case in cases()}
+    assert len(stages["smoke"]["entries"]) <= CHECKS
+    assert said.index("== smoke") < said.index("== ops") < said.index("== bench") < said.index("== tune")

@@ -1,0 +1,222 @@
+"""One benchmark case: compiled for its own shape or failed, a refusal told from a failure, its peers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend
+
+from benchmarks.bench_space_time_attention import BACKENDS, torch_default
+from benchmarks.cases import Case, Place, Step, measure, own_compilation
+from benchmarks.gpu_bench import cases
+from benchmarks.peer_model import PublishedHSTA
+from hsta_fast import create_model
+
+Backend = Callable[[torch.fx.GraphModule, list[Tensor]], Callable[..., Any]]
+
+
+class Counting:
+    """A backend that runs graphs eagerly and notes the shapes that each was compiled for."""
+
+    def __init__(self) -> None:
+        self.shapes: list[list[Any]] = []
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        self.shapes.append([tuple(x.shape) for x in inputs if isinstance(x, Tensor)])
+        return graph.forward
+
+
+def function(x: Tensor) -> Tensor:
+    return (x * 2).sum(0)
+
+
+def case(make: Callable[[Place], Step], **more: Any) -> Case:
+    given: dict[str, Any] = {"group": "g", "name": "n", "peer": True, "compiled": True, "make": make} | more
+    return Case(**given)
+
+
+def at_length(N: int) -> Callable[[Place], Step]:
+    def make(place: Place) -> Step:
+        x, compiled = torch.randn(N, 3), place.compile(function)
+        return lambda: compiled(x)
+
+    return make
+
+
+def test_each_case_is_compiled_for_its_own_shape() -> None:
+    """More shapes than dynamo recompiles for: with the counts of before, the last ones would run eagerly."""
+    backend = Counting()
+    lengths = range(2, 2 + torch._dynamo.config.recompile_limit + 4)
+    for N in lengths:
+        entry = measure(case(at_length(N)), Place(device="cpu", tiny=True, backend=backend))  # type: ignore[arg-type]
+        assert "failed" not in entry, entry
+    assert backend.shapes == [[(N, 3)] for N in lengths]
+
+
+def test_the_recompile_limit_is_a_failure() -> None:
+    def make(place: Place) -> Step:
+        compiled = place.compile(function)
+
+        def step() -> None:
+            for N in range(2, 2 + torch._dynamo.config.recompile_limit + 2):
+                compiled(torch.randn(N, 3))
+
+        return step
+
+    entry = measure(case(make), Place(device="cpu", tiny=True, backend="eager"))
+    assert "RecompileLimit" in entry["failed"]
+    assert "ms" not in entry
+
+
+def test_no_graph_is_a_failure() -> None:
+    def make(place: Place) -> Step:
+        x = torch.randn(2, 3)
+        return lambda: function(x)  # not what was compiled
+
+    entry = measure(case(make), Place(device="cpu", tiny=True, backend="eager"))
+    assert "no graph was compiled" in entry["failed"]
+
+
+def test_a_compilation_that_fails_is_named() -> None:
+    def broken(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        raise ValueError("this compiler is broken")
+
+    entry = measure(case(at_length(3)), Place(device="cpu", tiny=True, backend=broken))  # type: ignore[arg-type]
+    assert "this compiler is broken" in entry["failed"]
+
+
+def test_settings_of_the_compiler_end_with_the_case() -> None:
+    before = torch._dynamo.config.fail_on_recompile_limit_hit, torch._functorch.config.donated_buffer
+    with own_compilation():
+        torch.compile(function, backend="eager")(torch.randn(2, 3))
+        assert torch._dynamo.config.fail_on_recompile_limit_hit
+    assert before == (
+        torch._dynamo.config.fail_on_recompile_limit_hit,
+        torch._functorch.config.donated_buffer,
+    )
+
+
+def forced(backend: SDPBackend, peer: bool = True) -> Case:
+    def make(place: Place) -> Step:
+        qkv = torch.randn(1, 5, 3, 2, 8)
+        return lambda: torch_default(qkv)
+
+    return case(make, compiled=False, forced=backend, peer=peer)
+
+
+def test_a_backend_that_cannot_take_the_shape_refuses() -> None:
+    """Cuda's backends on the CPU: what they say is torch's own message."""
+    place = Place(device="cpu", tiny=True)
+    for name in ("cudnn", "efficient"):
+        entry = measure(forced(BACKENDS[name]), place)
+        assert "No viable backend" in entry["refuses"]
+        assert "failed" not in entry and "ms" not in entry
+    assert "ms" in measure(forced(BACKENDS["flash"]), place)
+
+
+@pytest.mark.parametrize(
+    ("error", "peer", "word"),
+    [
+        (RuntimeError("No available kernel. Aborting execution."), True, "refuses"),
+        (NotImplementedError("no backward on this device"), True, "refuses"),
+        (RuntimeError("No available kernel. Aborting execution."), False, "failed"),  # ours must run
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), True, "failed"),
+        (torch.OutOfMemoryError("CUDA out of memory."), True, "failed"),
+    ],
+)
+def test_what_is_a_refusal(error: Exception, peer: bool, word: str) -> None:
+    def make(place: Place) -> Step:
+        raise error
+
+    entry = measure(case(make, compiled=False, peer=peer), Place(device="cpu", tiny=True))
+    assert entry[word].endswith(str(error))
+    assert not {"refuses", "failed", "ms"} - {word} & entry.keys()
+
+
+def test_the_cache_is_flushed_before_each_timed_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With events and memory that stand in for a device's; a step takes 2 ms by these events."""
+    happened: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            happened.append("event")
+
+        def synchronize(self) -> None:
+            happened.append("wait")
+
+        def elapsed_time(self, end: object) -> float:
+            return 2.0
+
+    class Flush:
+        def zero_(self) -> None:
+            happened.append("flush")
+
+    def empty(size: int, **how: Any) -> Flush:
+        assert size >= 256 * 2**20 and how == {"dtype": torch.uint8, "device": "cuda"}
+        return Flush()
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch, "empty", empty)
+    for name in ("synchronize", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 1 << 20)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5 << 20)
+    entry = measure(
+        case(lambda place: lambda: happened.append("step"), compiled=False, flop=4e9, size=6e6), Place()
+    )
+    assert (entry["ms"], entry["rounds"], entry["peak MiB"], entry["L2 flushed"]) == (2.0, 30, 4, True)
+    assert entry["TFLOP/s"] == pytest.approx(2.0)
+    assert entry["GB/s"] == pytest.approx(3.0)
+    assert happened == ["step"] * 2 + ["flush", "event", "step", "event", "wait"] * 31
+
+
+def test_every_group_has_ours_and_a_peer() -> None:
+    groups: dict[str, list[Case]] = {}
+    for found in cases():
+        groups.setdefault(found.group, []).append(found)
+    del groups["ceilings"]
+    for group, members in groups.items():
+        assert sum(not member.peer for member in members) == 1, group
+        assert sum(member.peer and not member.compiled for member in members) >= 1, group
+    attention = [[c.name for c in members] for group, members in groups.items() if "attention" in group]
+    assert all(names[:2] == ["triton", "cudnn"] for names in attention)
+    for D in (64, 32):
+        for N in (589, 1569, 3137, 6273):
+            for what in ("forward", "backward"):
+                assert f"attention D={D} N={N} B=32 {what}" in groups
+
+
+def test_what_is_compiled_comes_last() -> None:
+    compiled = [found.compiled for found in cases()]
+    assert compiled == sorted(compiled)
+    assert len({str(found) for found in cases()}) == len(compiled)
+
+
+def test_the_peer_model_is_the_published_one() -> None:
+    """Same weights, same logits, same gradients; compiled by block, too."""
+    torch.manual_seed(0)
+    model = create_model("hsta_tiny", num_layers=2).double()
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    video = torch.randint(0, 256, (2, 3, 4, 32, 40), dtype=torch.uint8)
+    special = torch.randint(0, 256, (2, 3, 2, 32, 40), dtype=torch.uint8)
+    exact = model(video, special)
+    exact.sum().backward()
+    for compiled in (False, True):
+        peer = PublishedHSTA(model).double()
+        if compiled:
+            peer.compile_blocks("eager")
+        logits = peer(video, special)
+        torch.testing.assert_close(logits, exact, rtol=1e-6, atol=1e-6)
+        logits.sum().backward()
+        gradients = dict(peer.named_parameters())
+        for name, p in model.named_parameters():
+            theirs = gradients[name.replace(".csta.", ".")].grad
+            assert p.grad is not None and theirs is not None
+            scale = max(1.0, float(p.grad.abs().max()))
+            torch.testing.assert_close(theirs, p.grad, rtol=0, atol=1e-6 * scale)

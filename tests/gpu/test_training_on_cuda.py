@@ -1,0 +1,32 @@
+"""A training run in bfloat16 on a CUDA device."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.gpu.needs import needs_data_packages
+
+pytestmark = [pytest.mark.gpu, needs_data_packages]
+
+
+def test_a_training_run_in_bfloat16(faces: Path, tmp_path: Path) -> None:
+    from hsta_fast import train
+    from hsta_fast.config import recipe_config
+    from hsta_fast.protocol import read_predictions
+
+    cfg = recipe_config(
+        "paper",
+        data=faces,
+        runs=tmp_path,
+        model="hsta_base",  # whose kernels the other tests compile
+        num_layers=1,
+        image_size=48,
+        labels="emotion3",
+        protocol="kfold",
+        folds=2,
+        epochs=2,
+        device="cuda",
+    )
+    run = train.main(cfg)
+    assert len(read_predictions(run / "predictions.csv")) == 24
+    assert "0 answers differ" in train.evaluate(run)
