@@ -48,9 +48,9 @@ check: lint test
 bench: $(READY)
 	$(PYTEST) benchmarks --benchmark-only -m "not gpu"
 
-# With the interpreter at hand and nothing installed: for a machine that has its own CUDA build of torch.
+# Installs nothing: in the environment that was made, or with the interpreter at hand and its own CUDA build of torch.
 gpu:
-	@PYTHONPATH=. $(PYTHON) benchmarks/gpu.py $(if $(STAGE),--stage $(STAGE))
+	@PYTHONPATH=. $(firstword $(wildcard $(BIN)/python) $(PYTHON)) benchmarks/gpu.py $(if $(STAGE),--stage $(STAGE))
 
 # What each kernel needs of a multiprocessor, read off the machine code; no GPU.
 resources: $(READY)
