@@ -147,7 +147,7 @@ def main() -> int:
     found = gather(each(launches(), failures))
     note = f"{len(found)} kernel specialisations"
     if not arguments.stand_in:
-        seconds = compile_all(found, driver.active.get_current_target(), os.cpu_count() or 1)
+        seconds = compile_all(found, driver.active.get_current_target(), len(os.sched_getaffinity(0)))
         note += f", compiled in {time.perf_counter() - start:.1f} s, {sum(seconds):.0f} s of all cores"
     print(note, *failures, sep="\n", flush=True)
     append(arguments.entries, {"case": "kernels compiled ahead", "note": note})

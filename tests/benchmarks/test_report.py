@@ -1,0 +1,70 @@
+"""The pytest plugin of `make gpu`: an entry a test, and a run that goes on after a device was lost."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.entries import DEVICE_FAULT, read
+from benchmarks.gpu import ROOT
+
+TESTS = """
+import pytest
+def test_passes(): pass
+def test_fails(): assert 1 == 2, "not equal"
+@pytest.mark.skip(reason="no card")
+def test_skipped(): pass
+def test_last(): pass
+"""
+DEAD = """
+import torch
+from tests.gpu import report
+torch.cuda.is_available = lambda: True  # a device, and it answers no more
+report.device_is_dead = lambda: True
+"""
+
+
+def run(folder: Path, *options: str) -> tuple[int, list[dict[str, Any]]]:
+    (folder / "test_some.py").write_text(TESTS)
+    (folder / "dead.py").write_text(DEAD)
+    entries = folder / "entries.jsonl"
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "tests.gpu.report", f"--entries={entries}", *options],
+        cwd=folder,
+        env=environment | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return ran.returncode, read(entries)
+
+
+def names(entries: list[dict[str, Any]]) -> list[str]:
+    return [entry["case"].removeprefix("test_some.py::") for entry in entries]
+
+
+def test_each_outcome_is_an_entry(tmp_path: Path) -> None:
+    status, entries = run(tmp_path)
+    assert status == 1
+    assert names(entries) == ["test_passes", "test_fails", "test_skipped", "test_last", "kernels"]
+    assert "not equal" in entries[1]["failed"]
+    assert "no card" in entries[2]["skipped"]
+    assert not {"failed", "skipped"} & (entries[0].keys() | entries[3].keys())
+    assert entries[4]["note"] == "0 compiled ahead, 0 not: -"
+
+
+def test_after_a_lost_device_the_next_run_takes_the_tests_that_are_left(tmp_path: Path) -> None:
+    status, entries = run(tmp_path, "-p", "dead")
+    assert status == DEVICE_FAULT
+    assert names(entries) == ["test_passes", "test_fails", "kernels"]
+    status, entries = run(tmp_path)
+    assert status == 0
+    assert names(entries)[3:] == ["test_skipped", "test_last", "kernels"]
+
+
+def test_what_is_collected_is_counted(tmp_path: Path) -> None:
+    status, entries = run(tmp_path, "--collect-only")
+    assert status == 0
+    assert entries == [{"case": "tests", "note": "4 collected"}]
