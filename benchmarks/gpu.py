@@ -31,7 +31,7 @@ from benchmarks import entries as entry_file
 from benchmarks.entries import DEVICE_FAULT, Entry
 from benchmarks.plan import TUNE_SECONDS, plan
 from benchmarks.table import Stages, table
-from benchmarks.wheels import BUILD, DATA, command, missing
+from benchmarks.wheels import DATA, command, missing
 from hsta_fast.files import write_text
 
 ROOT = Path(__file__).parent.parent
@@ -276,7 +276,7 @@ def main() -> int:
         print(tables(arguments.results))
         return 0
     if arguments.wheels:
-        absent = missing([*DATA, *BUILD])
+        absent = missing(DATA)
         print(f"# not installed here: {', '.join(absent) or 'nothing'}\n{command(arguments.python)}")
         return 0
     chosen = selected(arguments.stage)

@@ -230,17 +230,20 @@ def main() -> int:
     return 0
 
 
+def launches(name: str, given: Sequence[Case]) -> Iterator[Callable[[], object]]:
+    """A launch of everything that will be tried."""
+    for case in given:
+        run = case.make()
+        for config in case.configs:
+            yield partial(tried, name, case, config, run)
+
+
 def compile_ahead(name: str, given: Sequence[Case]) -> None:
     """Compile all that will be tried in as many processes as there are cores."""
-    from tests.gpu.compile_ahead import compile_all, gather
+    from tests.gpu.compile_ahead import compile_all, fix_keys, gather
 
-    def launches() -> Iterator[Callable[[], object]]:
-        for case in given:
-            run = case.make()
-            for config in case.configs:
-                yield partial(tried, name, case, config, run)
-
-    compile_all(gather(launches()), driver.active.get_current_target(), os.cpu_count() or 1)
+    fix_keys()
+    compile_all(gather(launches(name, given)), driver.active.get_current_target(), os.cpu_count() or 1)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import importlib.util
 import sys
 from collections.abc import Iterable
 
-# Module -> package. Without them a training run and batches loaded ahead are not tried,
+# Module -> package. Without them a training run and batches loaded ahead are not tried.
 DATA = {
     "cv2": "opencv-python-headless",
     "pandas": "pandas",
@@ -12,8 +12,6 @@ DATA = {
     "matplotlib": "matplotlib",
     "sklearn": "scikit-learn",
 }
-# and the extension is not built.
-BUILD = {"ninja": "ninja"}
 
 
 def missing(packages: Iterable[str]) -> list[str]:
@@ -25,7 +23,7 @@ def command(python: str) -> str:
     """The pip command that fetches every package for x86-64 Linux and a Python such as "3.12"."""
     tags = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014", "manylinux1")
     platforms = " ".join(f"--platform {tag}_x86_64" for tag in tags)
-    names = " ".join({**DATA, **BUILD}.values())
+    names = " ".join(DATA.values())
     return (
         f"{sys.executable} -m pip download --only-binary=:all: --implementation cp --python-version {python} "
         f"{platforms} --dest wheels {names}"

@@ -11,13 +11,13 @@ import pytest
 from benchmarks.gpu import OPS_TESTS, ROOT, SANITIZED
 from benchmarks.gpu_bench import cases
 from benchmarks.plan import CHECKS, DRAWS, TESTS
-from benchmarks.wheels import BUILD, DATA
+from benchmarks.wheels import DATA
 from tests.benchmarks import bare
 from tests.gpu import smoke
 from tests.gpu.shapes import DRAWS as DRAWS_OF_A_SEED
 from tests.gpu.shapes import SEEDS
 
-LACKING = {*DATA, *BUILD, "openpyxl", "tyro", "hypothesis", "pytest_benchmark", "scipy", "PIL"}
+LACKING = {*DATA, "ninja", "openpyxl", "tyro", "hypothesis", "pytest_benchmark", "scipy", "PIL"}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_the_plan_and_the_wheels_are_printed(python: Path) -> None:
     assert f"{len(cases())} cases" in output(python, "benchmarks/gpu.py", "--plan")
     said = output(python, "benchmarks/gpu.py", "--wheels")
     assert said.count("pip download") == 1
-    for package in {**DATA, **BUILD}.values():
+    for package in DATA.values():
         assert package in said
 
 

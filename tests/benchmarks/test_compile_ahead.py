@@ -38,6 +38,12 @@ drawn = compile_ahead.gather(
 )
 print(json.dumps([len(ahead), len(drawn), [json.loads(data)["name"] for data in set(drawn) - set(ahead)]]))
 """
+TRIED = """
+from benchmarks import tune
+from hsta_fast.kernels.launch import of_capability
+given = list(tune.cases(of_capability(90), "cpu"))
+print(json.dumps([len(compile_ahead.gather(tune.launches("", given)))]))
+"""
 HITS = """
 if __name__ == "__main__":
     chosen = [
@@ -79,6 +85,12 @@ def test_few_kernels_are_compiled_and_the_draws_need_no_others(seeds: int, tmp_p
     assert missed == []
     assert ahead == SPECIALISATIONS <= MOST
     assert drawn >= SPECIALISATIONS - 20  # type: ignore[operator]  # the draws do reach most
+
+
+def test_what_tuning_compiles(tmp_path: Path) -> None:
+    """By count 20 of its 140 seconds, on 16 cores."""
+    [count] = output(PREPARE + TRIED, tmp_path)
+    assert 100 <= count <= 150  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(("when", "hit"), [("ahead", True), ("never", False)])

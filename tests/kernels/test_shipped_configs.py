@@ -1,4 +1,4 @@
-"""Every configuration that a launcher takes by itself, on every kind of card, against float64; interpreted."""
+"""Every configuration that a launcher takes by itself, on every kind of card, interpreted."""
 
 import pytest
 import torch
