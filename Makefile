@@ -32,11 +32,12 @@ train: $(READY)
 	$(BIN)/hsta-fast synth --out $(DATA)
 	$(BIN)/hsta-fast train --data $(DATA) --name $(RUN) --resume $(TRAIN_FLAGS) $(EXTRA)
 
+# Two at a time: interpreted kernels take one core each. A file's tests stay together, as does what they share.
 test: $(READY)
-	$(PYTEST) -m "not full and not gpu"
+	$(PYTEST) -n 2 --dist loadfile -m "not full and not gpu"
 
 test-full: $(READY)
-	$(PYTEST) -m "not gpu"
+	$(PYTEST) -n 2 --dist loadfile -m "not gpu"
 
 lint: $(READY)
 	$(BIN)/ruff check .

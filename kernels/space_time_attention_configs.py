@@ -99,8 +99,11 @@ _PARTS = {
     "dk": {w: Config(rows=128, cols=32, stages=2, warps=8) for w in (64, 128)},
     "dv": {w: Config(rows=128, cols=32, stages=2, warps=8) for w in (64, 128)},
 }
-# float32 on the multiply-add pipes, or in tf32. The former keep whole tiles in registers: 8 warps where 4
-# spill by the hundred. At D = 64 and 128 some still spill (docs/resources.md).
+# float32 in tf32. At D = 128 larger tiles take 192 KiB.
+_TF32 = {w: Config(rows=128, cols=32, stages=2, warps=8) for w in (16, 32, 64)}
+_TF32 |= {128: Config(rows=32, cols=32, stages=2, warps=8)}
+# float32 on the multiply-add pipes, which keep whole tiles in registers: 8 warps where 4 spill by the hundred.
+# At D = 64 and 128 some still spill (docs/resources.md).
 _WHOLE = {
     16: Config(rows=32, cols=32, stages=2, warps=4),
     32: Config(rows=32, cols=32, stages=2, warps=4),
@@ -124,7 +127,7 @@ def config_for(
     """The configuration of a kernel for a padded head width in `WIDTHS`; `device` is an H100 when None."""
     device = device or of_capability(90)
     if dtype == torch.float32:
-        return _PARTS[kernel][width] if precision == "bf16x6" else _WHOLE[width]
+        return {"bf16x6": _PARTS[kernel], "tf32": _TF32, "ieee": _WHOLE}[precision][width]
     tuned = tuned_table(device.name).get(tuned_key(OP, kernel, width))
     if tuned is not None:
         return Config(**tuned)
