@@ -17,7 +17,7 @@ from torch._dynamo.utils import counters
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Step = Callable[[], object]
-_FLUSH = 1 << 28  # bytes, several times any second-level cache
+_FLUSH = 1 << 29  # bytes: several times any second-level cache, and longer than a launch takes to dispatch
 _SECONDS = 0.25  # of a case's timed rounds, which are 5 to 30
 # Torch's words where a forced backend, or all of them, cannot take the shape, dtype or device.
 _REFUSALS = (

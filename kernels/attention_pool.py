@@ -281,7 +281,7 @@ def attention_pool_fwd(
     device, precision = device_of(tokens.device), _precision(tokens)
     config = config_for("fwd", C, tokens.dtype, precision=precision, device=device)
     groups = triton.cdiv(R, QUERIES.value)
-    (splits, share), second = plan(config, tokens, B * groups, device.processors)
+    (splits, share), second = plan(config, config, tokens, B * groups, device.processors)
     pooled = query.new_empty((B, R, C))
     lse = query.new_empty((B, R), dtype=torch.float32)
     mean, rstd = (query.new_empty((B, M), dtype=torch.float32) if normalize else None for _ in range(2))
@@ -346,7 +346,8 @@ def attention_pool_bwd(
     device, precision = device_of(tokens.device), _precision(tokens)
     config = config_for("bwd", C, tokens.dtype, precision=precision, device=device)
     groups = triton.cdiv(R, QUERIES.value)
-    (splits, share), second = plan(config, tokens, B, device.processors)
+    of_two = config_for("bwd, two steps", C, tokens.dtype, precision=precision, device=device)
+    (splits, share), second = plan(config, of_two, tokens, B, device.processors)
     dquery = query.new_empty((B, R, C))
     dextra = None if extra is None else query.new_empty((B, C))
     rows = query.new_empty((B, 4, R), dtype=torch.float32)
@@ -354,7 +355,7 @@ def attention_pool_bwd(
     if second is None:
         partial = _sums(query, splits)[0]
     else:
-        config = config_for("bwd, two steps", C, tokens.dtype, precision=precision, device=device)
+        config = of_two
         weights = query.new_empty((B, R, M), dtype=torch.float32)
         remainder = _remainder(tokens, mean)
     extra_stride = 0 if extra is None else extra.stride(0)

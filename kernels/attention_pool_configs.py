@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .launch import Device, of_capability, tuned_key, tuned_table
+from .launch import Device, of_capability, tuned_config, tuned_key
 
 OP = "attention_pool"
 MAX_WIDTH = 1024
@@ -59,7 +59,7 @@ _HALF = {
     },
     "bwd, two steps": {
         384: Config(tokens=16, chunk=128, slices=4, stages=3, warps=4, residents=2),
-        768: Config(tokens=16, chunk=64, slices=4, stages=3, warps=4, residents=2),
+        768: Config(tokens=16, chunk=64, slices=4, stages=3, warps=4, residents=1),
         # With tokens fetched ahead, more shared memory than sm_80 has.
         MAX_WIDTH: Config(tokens=16, chunk=128, slices=8, stages=1, warps=8, residents=1),
     },
@@ -123,11 +123,9 @@ def config_for(
     else:
         table = (_HALF_SMALL if device.small else _HALF)[kernel]
     widest = next(widest for widest in table if width <= widest)
-    if dtype != torch.float32:
-        tuned = tuned_table(device.name).get(tuned_key(OP, kernel, widest))
-        if tuned is not None:
-            return Config(**tuned)
-    return table[widest]
+    if dtype == torch.float32:
+        return table[widest]
+    return tuned_config(Config, device.name, tuned_key(OP, kernel, widest)) or table[widest]
 
 
 def smaller(config: Config) -> Config:

@@ -15,15 +15,17 @@ def _split(N: int, tile: int, most: int) -> Split:
     return triton.cdiv(N, max(1, share)), share
 
 
-def plan(config: Config, tokens: Tensor, owners: int, processors: int) -> tuple[Split, Split | None]:
+def plan(
+    config: Config, of_two: Config, tokens: Tensor, owners: int, processors: int
+) -> tuple[Split, Split | None]:
     """How the pass splits N, and how its second step does, where it takes one; `owners` share the device.
 
     Over as many programs as run at once, as far as their sums (R, C) stay within 6 R N numbers a sample. If
-    that leaves most of the multiprocessors idle, in two steps.
+    that leaves most of the multiprocessors idle, in two steps, the first of them launched by `of_two`.
     """
     N, C = tokens.shape[1:]
-    most, filling = max(1, 6 * N // C), config.residents * processors // owners
-    one = _split(N, config.tokens, min(most, filling))
+    most = max(1, 6 * N // C)
+    one = _split(N, config.tokens, min(most, config.residents * processors // owners))
     if 2 * owners * one[0] >= processors or one[0] == triton.cdiv(N, config.tokens):
         return one, None
-    return _split(N, config.tokens, filling), _split(N, SUMS["TOKENS"], most)
+    return _split(N, of_two.tokens, of_two.residents * processors // owners), _split(N, SUMS["TOKENS"], most)

@@ -78,7 +78,6 @@ def space_time_attention_build(
         divisible=pointers + strides,
         options=options,
         tile=config.rows * config.cols,
-        cached=2 * config.cols * width * dtype.itemsize,
         capability=device.capability,
     )
 
@@ -120,7 +119,6 @@ def attention_pool_build(
     whole = tuple((name, None) for name in arguments if name.endswith(("_ptr", "_stride")))
     looped = kernel in ("fwd", "bwd")
     passes = {"fwd": 1, "bwd": 3 if accumulate else 2}.get(kernel, 0)
-    read = passes - (kernel == "bwd")
     name = f"attention_pool {kernel}, C={width}, {str(dtype).removeprefix('torch.')}"
     if looped:
         name += f", {config.tokens} tokens, {config.slices} x {settings['CHUNK'] // config.slices} columns"
@@ -141,7 +139,6 @@ def attention_pool_build(
         options=options,
         tile=config.tokens if looped else pool_configs.SUMS["TOKENS"] if kernel == "sums" else 16,
         unit=16,
-        cached=read * config.tokens * width * dtype.itemsize,
         traffic=passes * config.tokens * width * dtype.itemsize,
         capability=device.capability,
     )

@@ -70,18 +70,41 @@ def tuned_path(name: str) -> Path:
 
 @cache
 def tuned_table(name: str) -> dict[str, dict[str, Any]]:
-    """What `benchmarks/tune.py` found fastest on a device with this Triton, by `tuned_key`; {} if nothing.
-
-    Raises:
-        ValueError: the device's file holds something else.
-    """
+    """What `benchmarks/tune.py` found fastest on a device with this Triton, by `tuned_key`; {} if nothing."""
     path = tuned_path(name)
     if not name or not path.exists():
         return {}
     try:
         return dict(json.loads(path.read_text())["triton"].get(TRITON, {}))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"expected a table of benchmarks/tune.py in {path}, got {error!r}") from error
+        _ignored(path, "a table", repr(error))
+        return {}
+
+
+def _ignored(path: Path, expected: str, got: object) -> None:
+    warnings.warn(
+        f"expected {expected} of benchmarks/tune.py in {path}, got {got}: ignored; tune again, or delete it",
+        stacklevel=4,
+    )
+
+
+def tuned_config(kind: type[Config], name: str, key: str) -> Config | None:
+    """The configuration tuned for a kernel on a device; None without one that this version can launch."""
+    entry = tuned_table(name).get(key)
+    if entry is None:
+        return None
+    try:
+        config = kind(**entry)
+        sizes = [
+            entry[field] for field in ("rows", "cols", "tokens", "chunk", "slices", "warps") if field in entry
+        ]
+        if not all(type(size) is int and size > 0 and size & (size - 1) == 0 for size in sizes):
+            raise TypeError("a size that is no power of two")
+    except TypeError as error:
+        _ignored(tuned_path(name), f'a configuration under "{key}"', error)
+        tuned_table(name).pop(key)
+        return None
+    return config
 
 
 def tuned_key(op: str, kernel: str, width: int) -> str:
@@ -120,10 +143,10 @@ def launch_within(
         except OutOfResources as error:
             if smaller == config:
                 raise
-            _smaller[key] = smaller
             warnings.warn(
                 f"{what} does not fit {device.name or 'this device'} as configured ({error}); it runs with "
                 f"{smaller} instead, slower (benchmarks/tune.py finds what fits)",
                 stacklevel=2,
             )
+            _smaller[key] = smaller
     return launch(_smaller[key])

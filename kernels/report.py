@@ -24,10 +24,11 @@ It ranks variants and shows regressions; it is no timing, and nothing here was m
 Clocks are those that each pipe of one multiprocessor needs for 128 x 64 scores of the loop, in attention
 pooling for 16 tokens. Per clock: 4096 matrix operations; 16 exponentials; 128 multiply-adds; 64 min / max,
 shifts and conversions; 32 shuffles; 128 bytes of shared memory, operands of `wgmma` among them; 4 warp
-instructions issued; 26 bytes of the L2 (5.5 to 7 TB/s on an H100 by public measurements); 18 bytes of device
-memory, counted where it is near. The largest binds. A frozen forward has two loops: the fast one, and below
-it the online one that is its way out. The small kernels of attention pooling (rows, combine) run once over
-what the loops leave. Spills count instructions, within loops + outside them; those outside run once.
+instructions issued; 26 bytes of the L2 (5.5 to 7 TB/s on an H100 by public measurements), from which all
+loads are counted, as if no first-level cache served any; 18 bytes of device memory, counted where it is near.
+The largest binds. A frozen forward has two loops: the fast one, and below it the online one that is its way
+out. The small kernels of attention pooling (rows, combine) run once over what the loops leave. Spills count
+instructions, within loops + outside them; those outside run once.
 """
 _PIPES = (
     "matrix",

@@ -53,7 +53,6 @@ class Build:
         options: launch options such as num_warps.
         tile: scores, or whatever the loop goes over, per iteration of the loop and program.
         unit: how many of these the table's clocks are for.
-        cached: bytes that such a tile reads from the L2.
         traffic: bytes of device memory that such a tile takes, where they could bind.
         capability: compute capability times ten of the device that it is built for.
     """
@@ -66,7 +65,6 @@ class Build:
     options: Mapping[str, Any]
     tile: int
     unit: int = 128 * 64
-    cached: int = 0
     traffic: int = 0
     capability: int = 90
 
@@ -122,9 +120,9 @@ def _loops(code: str) -> list[list[str]]:
 
 
 def _access_bytes(modifiers: str) -> int:
-    """Bytes per thread of a shared access: .64 and .128 bits, or .2 and .4 matrices of 4 bytes each."""
-    size = re.search(r"\.(128|64|4|2)(?:\.|$)", modifiers)
-    return {"128": 16, "64": 8, "4": 16, "2": 8}[size[1]] if size else 4
+    """Bytes per thread: .64 and .128 bits, .U16 and .U8, or .2 and .4 matrices of 4 bytes each; else 4."""
+    size = re.search(r"\.(128|64|4|2|[US]16|[US]8)(?:\.|$)", modifiers)
+    return {"128": 16, "64": 8, "4": 16, "2": 8, "16": 2, "8": 1}[size[1].lstrip("US")] if size else 4
 
 
 def _halved(product: str) -> int:
@@ -139,17 +137,20 @@ def _clocks(loop: list[str], warps: int, per_tile: float) -> dict[str, float]:
         pipe: rate * warps * sum(bool(re.match(pattern, op)) for op in opcodes)
         for pipe, (rate, pattern) in _PIPES.items()
     }
-    flop = shared = 0.0
+    flop = shared = read = 0.0
     for op in opcodes:
         if product := re.match(r"HGMMA\.(\d+)x(\d+)x(\d+)\.\S+ \S+, (\S+),", op):
             m, n, k = (int(size) for size in product.groups()[:3])
             flop += 2 * m * n * k * warps / 4 * _halved(op)  # four warps work on one product
-            shared += 2 * (n * k + (m * k if product[4].startswith("gdesc") else 0)) * warps / 4
+            size = 4 if "TF32" in op else 2
+            shared += size * (n * k + (m * k if product[4].startswith("gdesc") else 0)) * warps / 4
         elif product := re.match(r"HMMA\.168(\d+)\.", op):
             flop += 2 * 16 * 8 * int(product[1]) * warps * _halved(op)
-        elif access := re.match(r"(?:LDS|STS|LDSM|STSM|LDGSTS)\b(\S*)", op):
-            shared += 32 * warps * _access_bytes(access[1])
-    clocks |= {"matrix": flop / _MATRIX_FLOP, "shared memory": shared / _SHARED_BYTES}
+        elif access := re.match(r"(LDS|STS|LDSM|STSM|LDGSTS|LDG)\b(\S*)", op):
+            moved = 32 * warps * _access_bytes(access[2])
+            shared += moved if access[1] != "LDG" else 0
+            read += moved if access[1] in ("LDG", "LDGSTS") else 0
+    clocks |= {"matrix": flop / _MATRIX_FLOP, "shared memory": shared / _SHARED_BYTES, "L2": read / _L2_BYTES}
     clocks["issue"] = len(opcodes) * warps / _ISSUED
     return {pipe: count * per_tile for pipe, count in clocks.items()}
 
@@ -176,10 +177,7 @@ def measure(build: Build) -> Resources:
     loops = _loops(code)
     spilling = sum(_spills(loop) for loop in loops)
     working = [loop for loop in loops if any(re.search(r"HGMMA|HMMA|FFMA|FADD|UTC", line) for line in loop)]
-    memory = {
-        "L2": build.cached * build.unit / build.tile / _L2_BYTES,
-        "device memory": build.traffic * build.unit / build.tile / _DEVICE_BYTES,
-    }
+    memory = {"device memory": build.traffic * build.unit / build.tile / _DEVICE_BYTES}
     return Resources(
         registers=registers,
         spills=spilling,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .launch import Device, of_capability, tuned_key, tuned_table
+from .launch import Device, of_capability, tuned_config, tuned_key
 
 OP = "space_time_attention"
 
@@ -57,7 +57,8 @@ _HALF = {
         32: Config(rows=128, cols=64, stages=3, warps=8, registers=128),
         # Shared memory binds (wgmma operands): 824 clocks, where 64 x 64 needs 952.
         64: Config(rows=128, cols=64, stages=3, warps=8, registers=128),
-        128: Config(rows=64, cols=32, stages=3, warps=4),
+        # 1592 clocks of shared memory, where 64 x 32 needs 2416, and 2521 of the L2.
+        128: Config(rows=128, cols=64, stages=2, warps=8),
     },
     "dkv": {
         16: Config(rows=64, cols=64, stages=3, warps=4, registers=168),
@@ -65,11 +66,11 @@ _HALF = {
         32: Config(rows=64, cols=64, stages=3, warps=4, registers=168),
         # Shared memory 1224 and L2 630, where 64 x 64 needs 1352 and 1260 of the two.
         64: Config(rows=128, cols=64, stages=3, warps=8),
-        128: Config(rows=64, cols=32, stages=2, warps=4),
+        128: Config(rows=128, cols=32, stages=2, warps=8),
     },
 }
 # 16 bits where products are `mma.sync` (sm_80, 86, 89, 120): operands go through registers, of which the caps
-# above would leave too few, and products take twice the clocks and more, so that exponentials never bind.
+# above would leave too few, and products take twice the clocks and more: from D = 64 on they bind.
 _HALF_MMA_SYNC = {
     "fwd": {
         16: Config(rows=128, cols=64, stages=3, warps=8, frozen=True),
@@ -99,11 +100,13 @@ _PARTS = {
     "dk": {w: Config(rows=128, cols=32, stages=2, warps=8) for w in (64, 128)},
     "dv": {w: Config(rows=128, cols=32, stages=2, warps=8) for w in (64, 128)},
 }
+# On `mma.sync` 32 columns would spill within the loop.
+_PARTS_MMA_SYNC = {k: {64: Config(rows=128, cols=16, stages=2, warps=8)} for k in ("dq", "dk")}
 # float32 in tf32. At D = 128 larger tiles take 192 KiB.
 _TF32 = {w: Config(rows=128, cols=32, stages=2, warps=8) for w in (16, 32, 64)}
 _TF32 |= {128: Config(rows=32, cols=32, stages=2, warps=8)}
-# float32 on the multiply-add pipes, which keep whole tiles in registers: 8 warps where 4 spill by the hundred.
-# At D = 64 and 128 some still spill (docs/resources.md).
+# float32 on the multiply-add pipes, which keep whole tiles in registers: 8 warps where 4 spill by the
+# hundred. At D = 64 and 128 some still spill (docs/resources.md).
 _WHOLE = {
     16: Config(rows=32, cols=32, stages=2, warps=4),
     32: Config(rows=32, cols=32, stages=2, warps=4),
@@ -126,13 +129,14 @@ def config_for(
 ) -> Config:
     """The configuration of a kernel for a padded head width in `WIDTHS`; `device` is an H100 when None."""
     device = device or of_capability(90)
+    mma_sync = device.capability not in (90, 100, 103, 110)
     if dtype == torch.float32:
-        return {"bf16x6": _PARTS[kernel], "tf32": _TF32, "ieee": _WHOLE}[precision][width]
-    tuned = tuned_table(device.name).get(tuned_key(OP, kernel, width))
-    if tuned is not None:
-        return Config(**tuned)
-    table = _HALF if device.capability in (90, 100, 103, 110) else _HALF_MMA_SYNC
-    return table[kernel][width]
+        if precision != "bf16x6":
+            return (_TF32 if precision == "tf32" else _WHOLE)[width]
+        exception = _PARTS_MMA_SYNC.get(kernel, {}).get(width) if mma_sync else None
+        return exception or _PARTS[kernel][width]
+    tuned = tuned_config(Config, device.name, tuned_key(OP, kernel, width))
+    return tuned or (_HALF_MMA_SYNC if mma_sync else _HALF)[kernel][width]
 
 
 def smaller(config: Config) -> Config:

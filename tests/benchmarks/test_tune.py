@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -85,14 +87,55 @@ def test_time_runs_out(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{KEY}: not tried" in capsys.readouterr().out
 
 
+def test_what_writes_nothing_is_not_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its memory is that of the right one before it, which is freed."""
+
+    def run() -> Sequence[Tensor]:
+        out = torch.empty(1 << 16)
+        if launch.tuned_table(CARD.name)[KEY]["rows"] == 16:
+            time.sleep(0.05)
+            out.fill_(1.0)
+        return [out]
+
+    found = tune.tune(CARD.name, [Case(key=KEY, configs=[SLOW, FAST], make=lambda: run)], limit=600)
+    assert found[KEY]["rows"] == 16 and "other numbers" in capsys.readouterr().out
+
+
+def test_a_shipped_one_that_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    """The launcher's warning sends people here: the others are held against the first that runs."""
+
+    def run() -> Sequence[Tensor]:
+        if launch.tuned_table(CARD.name).get(KEY, {"rows": 16})["rows"] == 16:
+            warnings.warn("it does not fit", stacklevel=2)
+        return [torch.ones(3)]
+
+    given = [
+        Case(key="a kernel", configs=[SLOW], make=lambda: run),  # none runs
+        Case(key="another", configs=[SLOW], make=lambda: 1 // 0),  # type: ignore[arg-type, return-value]
+        Case(key=KEY, configs=[SLOW, FAST], make=lambda: run),
+    ]
+    assert list(tune.tune(CARD.name, given, limit=600)) == [KEY]
+    said = capsys.readouterr().out
+    assert "UserWarning: it does not fit" in said
+    assert "a kernel: RuntimeError: no configuration runs" in said and "another: ZeroDivisionError" in said
+
+
 @pytest.mark.parametrize("kernel", ["fwd", "bwd"])
-def test_pooling_is_launched_as_it_is_tried(kernel: str) -> None:
+def test_pooling_is_launched_as_it_is_tried(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = set()
+    meta = attention_pool.meta
+
+    def recorded(name: str, width: int, config: PoolConfig, **how: Any) -> dict[str, Any]:
+        launched.add((name, config.tokens))
+        return meta(name, width, config, **how)
+
+    monkeypatch.setattr(attention_pool, "meta", recorded)
     shipped = PoolConfig(tokens=16, chunk=64, slices=4, stages=1, warps=4, residents=1)
     other = PoolConfig(tokens=32, chunk=64, slices=4, stages=1, warps=4, residents=1)
     key = tuned_key("attention_pool", kernel, 384)
     case = Case(key=key, configs=[shipped, other], make=lambda: tune._pool(kernel, 96, 1, 40, "cpu"))
     found = tune.tune(CARD.name, [case], limit=600)
-    assert found[key]["tokens"] in (16, 32)
+    assert {(kernel, 16), (kernel, 32)} <= launched and found[key]["tokens"] in (16, 32)
 
 
 @pytest.mark.parametrize("capability", SHARED)

@@ -8,6 +8,7 @@ on disk that the launches read.
 """
 
 import argparse
+import contextlib
 import importlib
 import json
 import multiprocessing
@@ -99,18 +100,25 @@ def _compile(job: tuple[GPUTarget, str]) -> float:
     driver.set_active(NoLaunch(target))
     fix_keys()
     module, _, name = json.loads(data)["name"].rpartition(".")
-    getattr(importlib.import_module(module), name).preload(data)
+    with contextlib.suppress(Exception):
+        getattr(importlib.import_module(module), name).preload(data)
     return time.perf_counter() - start
 
 
-def compile_all(specialisations: Iterable[str], target: GPUTarget, processes: int) -> list[float]:
-    """Compile them for `target`; seconds of each."""
+def compile_all(
+    specialisations: Iterable[str], target: GPUTarget, processes: int, limit: float | None = None
+) -> list[float]:
+    """Compile them for `target`; seconds of each. What does not compile is left to its launch to say.
+
+    Raises:
+        multiprocessing.TimeoutError: it takes more than `limit` seconds; what is compiled by then stays.
+    """
     jobs = [(target, data) for data in specialisations]
     interpreted = os.environ.pop("TRITON_INTERPRET", None)  # of a stand-in: there kernels would not compile
     try:
         # Spawned, not forked: this process may have a CUDA context.
         with multiprocessing.get_context("spawn").Pool(min(processes, len(jobs))) as pool:
-            return pool.map(_compile, jobs, chunksize=1)
+            return pool.map_async(_compile, jobs, chunksize=1).get(limit)
     finally:
         if interpreted is not None:
             os.environ["TRITON_INTERPRET"] = interpreted

@@ -1,5 +1,8 @@
 """Attention pooling in two steps, as a device of many multiprocessors takes small batches; its memory."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 
@@ -32,12 +35,17 @@ def many_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "device_of", lambda device: HOPPER)
 
 
+def first_of_two(kernel: str) -> str:
+    """What launches the first of two steps."""
+    return "bwd, two steps" if kernel == "bwd" else kernel
+
+
 def steps(B: int, R: int, N: int, C: int, kernel: str = "fwd", dtype: torch.dtype = torch.bfloat16) -> int:
     """1 or 2, and both within the bounds that they are chosen by."""
     tokens = torch.empty((B, N, C), dtype=dtype, device="meta")
-    config = config_for(kernel, C, dtype)
+    config, of_two = (config_for(name, C, dtype) for name in (kernel, first_of_two(kernel)))
     owners = B * (-(-R // 16) if kernel == "fwd" else 1)
-    (splits, share), second = plan(config, tokens, owners, PROCESSORS)
+    (splits, share), second = plan(config, of_two, tokens, owners, PROCESSORS)
     assert splits * share >= N > (splits - 1) * share
     if second is None:
         assert splits * C <= max(6 * N, C)
@@ -56,8 +64,8 @@ def test_one_step_or_two(N: int, C: int, kernel: str) -> None:
     assert steps(32, 12, N, C, kernel) == 1
     for B in range(1, 65):
         tokens = torch.empty((B, N, C), dtype=torch.bfloat16, device="meta")
-        config = config_for(kernel, C, torch.bfloat16)
-        (splits, _), _ = plan(config, tokens, B, PROCESSORS)
+        config, of_two = (config_for(name, C, torch.bfloat16) for name in (kernel, first_of_two(kernel)))
+        (splits, _), _ = plan(config, of_two, tokens, B, PROCESSORS)
         steps(B, 12, N, C, kernel)
         assert 2 * B * splits >= min(PROCESSORS, B * -(-N // config.tokens))
 
@@ -103,6 +111,19 @@ def test_accumulate_and_strides(R: int) -> None:
     same = strided(base)
     came = kernels(query, strided(tokens), extra, True, dpooled, same, same)
     assert_close(came, plain, exact, band=4 * torch.finfo(torch.float32).eps)
+
+
+@pytest.mark.parametrize("tokens", [16, 32])
+def test_the_first_step_has_tiles_of_its_own(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where it was tuned: no row belongs to two programs, which would add to it twice."""
+    tiles = replace(config_for("bwd, two steps", 96, torch.float16), tokens=tokens)
+
+    def tuned(kernel: str, *arguments: Any, **rest: Any) -> Any:
+        return tiles if kernel == "bwd, two steps" else config_for(kernel, *arguments, **rest)
+
+    monkeypatch.setattr(module, "config_for", tuned)
+    torch.manual_seed(0)
+    check(*inputs(1, 17, 130, 96, torch.float16))
 
 
 def nbytes(*tensors: torch.Tensor | None) -> int:
