@@ -10,7 +10,6 @@ counts if it gives the numbers of the shipped one, and is taken if it is faster 
 import argparse
 import dataclasses
 import json
-import math
 import multiprocessing
 import os
 import statistics
@@ -19,12 +18,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from triton.runtime.driver import driver
 
+from benchmarks.entries import append
 from hsta_fast.files import write_text
 from hsta_fast.kernels import attention_pool_configs as pool_configs
 from hsta_fast.kernels import space_time_attention_configs as attention_configs
@@ -194,9 +195,9 @@ def best(name: str, case: Case, until: float) -> tuple[Any, dict[str, float]]:
     return fastest if times[fastest] * GAIN < times[first] else first, times
 
 
-def write(name: str, key: str, found: dict[str, Any], times: dict[Any, float]) -> str:
+def write(folder: Path, name: str, key: str, found: dict[str, Any], times: dict[Any, float]) -> Path:
     """Put what was found into the device's file, beside what it holds for other versions of Triton."""
-    path = tuned_path(name)
+    path = folder / tuned_path(name).name
     held: dict[str, Any] = {"device": name, "triton": {}, "milliseconds": {}}
     held |= json.loads(path.read_text()) if path.exists() else {}
     held["triton"].setdefault(TRITON, {})[key] = found
@@ -204,26 +205,38 @@ def write(name: str, key: str, found: dict[str, Any], times: dict[Any, float]) -
     held["milliseconds"].setdefault(TRITON, {})[key] = milliseconds
     write_text(path, json.dumps(held, indent=1) + "\n")
     tuned_table.cache_clear()
-    return str(path)
+    return path
 
 
-def tune(name: str, given: Sequence[Case], limit: float) -> dict[str, Any]:
-    """Time `given` one after the other for `limit` seconds; each is written as it is found."""
+def tune(
+    name: str, given: Sequence[Case], limit: float, *, folder: Path | None = None, entries: Path | None = None
+) -> dict[str, Any]:
+    """Time `given` one after the other for `limit` seconds; each is written as it is found.
+
+    Into the device's file in `folder` (that which launchers read when None) and the entries of `make gpu`.
+    """
+
+    def note(case: Case, **what: Any) -> None:
+        print(f"{case.key}: {', '.join(f'{name} {value}' for name, value in what.items())}", flush=True)
+        if entries is not None:
+            append(entries, {"case": f"tune {case.key}"} | what)
+
     until = time.monotonic() + limit
     found: dict[str, Any] = {}
     for case in given:
         if time.monotonic() > until:
-            print(f"{case.key}: not tried in the {limit:.0f} s", flush=True)
+            note(case, skipped=f"not tried in the {limit:.0f} s")
             continue
         try:
             winner, times = best(name, case, until)
         except Exception as error:  # whatever one kernel does, the others are timed
-            print(f"{case.key}: {said(error)}", flush=True)
+            note(case, failed=said(error))
             continue
         found[case.key] = dataclasses.asdict(winner)
-        path = write(name, case.key, found[case.key], times)
-        shipped = times.get(case.configs[0], math.nan)
-        print(f"{case.key}: {times[winner] * 1e3:.3f} ms, shipped {shipped * 1e3:.3f}; {winner}", flush=True)
+        path = write(folder or tuned_path(name).parent, name, case.key, found[case.key], times)
+        before = times.get(case.configs[0])
+        shipped_ms = "does not run" if before is None else round(before * 1e3, 4)
+        note(case, ms=round(times[winner] * 1e3, 4), shipped_ms=shipped_ms, config=str(winner))
     if found:
         print(path)
     return found
@@ -234,6 +247,10 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--limit", type=float, default=150.0, help="seconds, compilation included")
+    parser.add_argument(
+        "--folder", type=Path, help="of the file that is written (default: what launchers read)"
+    )
+    parser.add_argument("--entries", type=Path, help="file that entries are appended to")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print(f"no CUDA device: torch {torch.__version__} finds none", file=sys.stderr)
@@ -242,7 +259,8 @@ def main() -> int:
     device = device_of(torch.device("cuda"))
     given = list(cases(device))
     compile_ahead(device.name, given, limit=arguments.limit / 2)
-    found = tune(device.name, given, arguments.limit - (time.monotonic() - start))
+    left = arguments.limit - (time.monotonic() - start)
+    found = tune(device.name, given, left, folder=arguments.folder, entries=arguments.entries)
     return int(not found)
 
 

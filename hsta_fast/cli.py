@@ -17,7 +17,7 @@ from .config import RECIPES, TrainConfig, recipe_config
 from .data import DatasetName, SynthConfig, doctor, render
 from .environment import info_text
 from .experiment import fill_cache
-from .extension import PARTS, BuildError, load, missing
+from .extension import PARTS, BuildError, kept, load, missing
 from .protocol import audit
 from .team import team
 from .train import NonFiniteLossError, evaluate
@@ -149,15 +149,17 @@ def _build(args: Sequence[str]) -> None:
     def run() -> None:
         """Compile the C++ extension, and its CUDA part where nvcc and a CUDA build of torch are.
 
-        What failed before is tried again. Exit status 1: there is no C++ compiler, or a part cannot be built
-        or loaded; the end of its log is printed.
+        What failed before is tried again. Exit status 1: there is no C++ compiler, or a part cannot be built,
+        loaded or kept; the end of its log is printed.
         """
         try:
             for part in PARTS:
                 if part == "cuda" and (lacks := missing(part)) is not None:
                     print(f"the extension has no CUDA part: {lacks}")
+                elif kept(library := load(part, again=True)):
+                    print(f"the extension's {part.upper()} part is {library}")
                 else:
-                    print(f"the extension's {part.upper()} part is {load(part, again=True)}")
+                    raise BuildError(f"the extension's {part.upper()} part builds, but cannot be kept")
         except BuildError as error:
             sys.exit(f"error: {error}\n{error.tail()}".strip())
 

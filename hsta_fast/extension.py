@@ -190,6 +190,11 @@ def _plan(part: str) -> _Plan:
     return _Plan(recipe, _cache() / f"hsta_fast-{part}-{digest.hexdigest()[:16]}.so")
 
 
+def kept(library: Path) -> bool:
+    """Whether other processes will find the library: not where the cache cannot be written."""
+    return library.parent == _cache()
+
+
 def _load(part: str, again: bool) -> Path:
     recipe, library = _plan(part)
     if _settled(library, again):
@@ -223,8 +228,10 @@ def _failed_before(library: Path) -> BuildError | None:
     log = library.with_suffix(".log")
     try:
         first, _, _ = log.read_text("utf-8", "replace").partition("\n")
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:  # of another user, as in a shared cache: there it is, all the same
+        first = f"the extension could not be built before, and why cannot be read ({error.strerror})"
     return BuildError(f"{first}; see {log}", log) if first else None  # empty: killed before it was written
 
 
@@ -258,7 +265,11 @@ def _build(part: str, library: Path, recipe: toolchain.Recipe) -> None:
             summary = f"the extension's {part.upper()} part could not be {did} with {tools}"
             # Of a library that does not load torch gives the path, and the loader's reason as the cause.
             said = f"{error}\n{error.__cause__}" if error.__cause__ else str(error)
-            log.write_text(f"{summary}\n{said}\n", "utf-8")
+            try:
+                log.write_text(f"{summary}\n{said}\n", "utf-8")
+            except OSError:
+                print(said, file=sys.stderr)
+                raise BuildError(f"{summary}; its log {log} cannot be written") from error
             raise BuildError(f"{summary}; see {log}", log) from error
         with built.open("rb") as file:
             os.fsync(file.fileno())

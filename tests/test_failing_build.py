@@ -268,3 +268,27 @@ def test_where_there_is_no_fcntl(tmp_path: Path) -> None:
     assert total == "16.0" and reason.endswith("it is built on Linux and macOS only")
     assert err.count("Warning: hsta_fast runs on torch without its C++ extension") == 1
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_log_of_another_user(tmp_path: Path) -> None:
+    """That cannot be read or written, as in a shared cache: here a folder, for root may read every file."""
+    sources, environment = write_sources(tmp_path / "csrc"), {"HSTA_FAST_CACHE": str(tmp_path / "cache")}
+    (sources / "one.cpp").write_text("this is no C++\n")
+    finish(start(LOAD, sources, **environment), status=1)
+    (log,) = (tmp_path / "cache").glob("*.log")
+    log.unlink()
+    log.mkdir()
+    _, err = finish(start(LOAD, sources, **environment), status=1)
+    assert "building" not in err and "why cannot be read (Is a directory)" in err.splitlines()[-1]
+    again = LOAD.replace("e.load('cpu')", "e.load('cpu', again=True)")
+    _, err = finish(start(again, sources, **environment), status=1)
+    assert "this is no C++" in err and f"its log {log} cannot be written" in err.splitlines()[-1]
+
+
+def test_build_fails_where_the_library_cannot_be_kept(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    sources, environment = write_sources(tmp_path / "csrc"), {"HSTA_FAST_CACHE": str(tmp_path / "file/cache")}
+    out, err = finish(start(LOAD + BUILD, sources, **environment), status=1)
+    assert "part is" not in out and err.endswith(
+        "error: the extension's CPU part builds, but cannot be kept\n"
+    )

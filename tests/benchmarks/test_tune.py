@@ -52,6 +52,17 @@ def test_the_fastest_is_what_runs_from_then_on(kernel: str, tmp_path: Path) -> N
     assert set(held["milliseconds"][TRITON][f"space_time_attention {kernel} 16"]) == {str(SLOW), str(FAST)}
 
 
+def test_where_results_go(tmp_path: Path) -> None:
+    """To a folder that is named, and into the entries of `make gpu`."""
+    entries, elsewhere = tmp_path / "entries.jsonl", tmp_path / "elsewhere"
+    case = attention_case("fwd", SLOW, FAST)
+    tune.tune(CARD.name, [case], limit=600, folder=elsewhere, entries=entries)
+    assert [path.name for path in elsewhere.iterdir()] == ["nvidia-test-card.json"]
+    [entry] = [json.loads(line) for line in entries.read_text().splitlines()]
+    assert entry["case"] == f"tune {KEY}" and entry["config"] == str(FAST)
+    assert entry["ms"] < entry["shipped_ms"]
+
+
 def test_what_is_held_for_others_stays(tmp_path: Path) -> None:
     path = tmp_path / "nvidia-test-card.json"
     path.write_text(
@@ -84,7 +95,7 @@ def test_what_is_wrong_is_not_taken(wrong: str, capsys: pytest.CaptureFixture[st
 
 def test_time_runs_out(capsys: pytest.CaptureFixture[str]) -> None:
     assert tune.tune(CARD.name, [attention_case("fwd", SLOW, FAST)], limit=-1.0) == {}
-    assert f"{KEY}: not tried" in capsys.readouterr().out
+    assert f"{KEY}: skipped not tried" in capsys.readouterr().out
 
 
 def test_what_writes_nothing_is_not_taken(capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,7 +128,8 @@ def test_a_shipped_one_that_does_not_fit(capsys: pytest.CaptureFixture[str]) -> 
     assert list(tune.tune(CARD.name, given, limit=600)) == [KEY]
     said = capsys.readouterr().out
     assert "UserWarning: it does not fit" in said
-    assert "a kernel: RuntimeError: no configuration runs" in said and "another: ZeroDivisionError" in said
+    assert "a kernel: failed RuntimeError: no configuration runs" in said
+    assert "another: failed ZeroDivisionError" in said
 
 
 @pytest.mark.parametrize("kernel", ["fwd", "bwd"])
