@@ -1,4 +1,4 @@
-"""Every configuration that a launcher takes by itself, on every kind of card, interpreted."""
+"""Every configuration that a launcher takes by itself, float32 as torch comes, on every card; interpreted."""
 
 import pytest
 import torch
