@@ -147,6 +147,8 @@ def _benchmark_lines(entries: Sequence[Entry]) -> list[str]:
         figures = [f"{entry['ms']:10.3f} ms"]
         figures += [f"{entry[unit]:8.1f} {unit}" for unit in _RATES if unit in entry]
         figures += [f"{entry['x best peer']:6.2f} x best peer"] if "x best peer" in entry else []
+        if entry.get("dispatch shows"):
+            figures.append(f"dispatch of {entry['dispatch ms']:.1f} ms shows")
         figures += [] if entry["L2 flushed"] else ["L2 not flushed"]
         lines.append(f"{name} {'  '.join(figures)}")
     return lines

@@ -1,5 +1,6 @@
 """One benchmark case: compiled for its own shape or failed, a refusal told from a failure, its peers."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -7,11 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend
+from torch.overrides import TorchFunctionMode
 
 from benchmarks.bench_space_time_attention import BACKENDS, torch_default
 from benchmarks.cases import Case, Place, Step, measure, own_compilation
 from benchmarks.gpu_bench import cases
 from benchmarks.peer_model import PublishedHSTA
+from benchmarks.table import table
 from hsta_fast import create_model
 
 Backend = Callable[[torch.fx.GraphModule, list[Tensor]], Callable[..., Any]]
@@ -135,44 +138,103 @@ def test_what_is_a_refusal(error: Exception, peer: bool, word: str) -> None:
     assert not {"refuses", "failed", "ms"} - {word} & entry.keys()
 
 
+class Stream:
+    """Events, memory and a clock that stand in for a device's: it takes 3 ms of head start, 2 ms of a step."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.happened: list[str] = []
+        stream = self
+
+        class Event:
+            def __init__(self, enable_timing: bool) -> None:
+                assert enable_timing
+
+            def record(self) -> None:
+                self.at = len(stream.happened)
+                stream.happened.append("event")
+
+            def synchronize(self) -> None:
+                stream.happened.append("wait")
+
+            def elapsed_time(self, end: "Event") -> float:
+                between = stream.happened[self.at : end.at]
+                return 3.0 * between.count("spin") + 2.0 * between.count("step")
+
+        class Flush:
+            def zero_(self) -> None:
+                stream.happened.append("flush")
+
+        def empty(size: int, **how: Any) -> Flush:
+            assert size >= 256 * 2**20 and how == {"dtype": torch.uint8, "device": "cuda"}
+            return Flush()
+
+        def sleep(clocks: int) -> None:
+            assert clocks >= 3e-3 * 1.98e9  # of an H100 at its highest clock
+            stream.happened.append("spin")
+
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        monkeypatch.setattr(torch, "empty", empty)
+        monkeypatch.setattr(torch.cuda, "_sleep", sleep)
+        for name in ("synchronize", "reset_peak_memory_stats"):
+            monkeypatch.setattr(torch.cuda, name, lambda: None)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 1 << 20)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5 << 20)
+
+
 def test_the_cache_is_flushed_before_each_timed_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With events and memory that stand in for a device's; a step takes 2 ms by these events."""
-    happened: list[str] = []
-
-    class Event:
-        def __init__(self, enable_timing: bool) -> None:
-            assert enable_timing
-
-        def record(self) -> None:
-            happened.append("event")
-
-        def synchronize(self) -> None:
-            happened.append("wait")
-
-        def elapsed_time(self, end: object) -> float:
-            return 2.0
-
-    class Flush:
-        def zero_(self) -> None:
-            happened.append("flush")
-
-    def empty(size: int, **how: Any) -> Flush:
-        assert size >= 256 * 2**20 and how == {"dtype": torch.uint8, "device": "cuda"}
-        return Flush()
-
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch, "empty", empty)
-    for name in ("synchronize", "reset_peak_memory_stats"):
-        monkeypatch.setattr(torch.cuda, name, lambda: None)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 1 << 20)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5 << 20)
+    stream = Stream(monkeypatch)
     entry = measure(
-        case(lambda place: lambda: happened.append("step"), compiled=False, flop=4e9, size=6e6), Place()
+        case(lambda place: lambda: stream.happened.append("step"), compiled=False, flop=4e9, size=6e6),
+        Place(),
     )
     assert (entry["ms"], entry["rounds"], entry["peak MiB"], entry["L2 flushed"]) == (2.0, 30, 4, True)
     assert entry["TFLOP/s"] == pytest.approx(2.0)
     assert entry["GB/s"] == pytest.approx(3.0)
-    assert happened == ["step"] * 2 + ["flush", "event", "step", "event", "wait"] * 31
+    head_start = ["flush", "spin", "event", "flush", "spin", "event", "wait"]
+    assert stream.happened == ["step"] * 2 + head_start + [
+        "flush",
+        "spin",
+        "event",
+        "step",
+        "event",
+        "wait",
+    ] * 31
+
+
+@pytest.mark.parametrize(("seconds", "shows"), [(0.0, False), (0.004, True)])
+def test_a_dispatch_above_the_head_start_is_marked(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, shows: bool
+) -> None:
+    """The time of the CPU is recorded either way, and the table says where it shows."""
+    stream = Stream(monkeypatch)
+
+    def step() -> None:
+        time.sleep(seconds)
+        stream.happened.append("step")
+
+    entry = measure(case(lambda place: step, compiled=False), Place())
+    assert entry["dispatch ms"] >= seconds * 1e3
+    assert entry.get("dispatch shows", False) == shows
+    said = table("card", {"bench": {"status": "passed", "seconds": 1, "budget": 2, "entries": [entry]}})
+    assert ("ms shows" in said) == shows
+
+
+def test_what_is_timed_makes_no_constants() -> None:
+    """A constant made on a device is a copy that waits for it: in a step it would be timed."""
+
+    class Seen(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            assert func not in (torch.tensor, torch.as_tensor)
+            return func(*args, **(kwargs or {}))
+
+    eager = [case for case in cases() if not case.compiled and case.forced is None and case.peer]
+    chosen = {case.name: case for case in eager}
+    assert {"published", "normalise + conv3d", "normalise + linear"} <= set(chosen)
+    for case_ in chosen.values():
+        step = case_.make(Place(device="cpu", tiny=True))
+        step()
+        with Seen():
+            step()
 
 
 def test_every_group_has_ours_and_a_peer() -> None:
