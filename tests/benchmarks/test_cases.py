@@ -191,14 +191,20 @@ def test_the_cache_is_flushed_before_each_timed_step(monkeypatch: pytest.MonkeyP
     assert entry["TFLOP/s"] == pytest.approx(2.0)
     assert entry["GB/s"] == pytest.approx(3.0)
     head_start = ["flush", "spin", "event", "flush", "spin", "event", "wait"]
-    assert stream.happened == ["step"] * 2 + head_start + [
-        "flush",
-        "spin",
-        "event",
-        "step",
-        "event",
-        "wait",
-    ] * 31
+    assert (
+        stream.happened
+        == ["step"] * 2
+        + head_start
+        + [
+            "flush",
+            "spin",
+            "event",
+            "step",
+            "event",
+            "wait",
+        ]
+        * 31
+    )
 
 
 @pytest.mark.parametrize(("seconds", "shows"), [(0.0, False), (0.004, True)])
