@@ -140,6 +140,7 @@ def cuda_cases() -> Iterator[Case]:
                     peer=name != "extension",
                     make=_maker(name, branch, T, backward),
                     compiled=name.endswith("compiled"),
+                    extension=name == "extension",
                     flop=product_flop(branch, BATCH, T, backward),
                     # Bytes of the video and tokens in 16 bits, once each way.
                     size=(BATCH * 3 * T * SIDE * SIDE + 2 * rows * C) * (2 if backward else 1),

@@ -17,6 +17,8 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from hsta_fast.extension import missing
+
 Step = Callable[[], object]
 FLUSH = 1 << 29  # bytes: several times any second-level cache
 _SPIN = 6_000_000  # clocks of the device: 3 ms at 2 GHz, where CSTA and its backward take 1.1 ms to dispatch
@@ -53,6 +55,7 @@ class Case:
         peer: whether it is somebody else's.
         make: what allocates the inputs and returns the step that is timed.
         compiled: whether torch.compile must have taken part.
+        extension: whether it is skipped where the extension cannot be built for the device.
         forced: the backend of scaled_dot_product_attention that is forced.
         flop: operations of one step.
         size: bytes of device memory that one step must move.
@@ -63,6 +66,7 @@ class Case:
     peer: bool
     make: Callable[[Place], Step]
     compiled: bool = False
+    extension: bool = False
     forced: SDPBackend | None = None
     flop: float = 0.0
     size: float = 0.0
@@ -106,6 +110,9 @@ def refusal(error: BaseException) -> str | None:
 def measure(case: Case, place: Place) -> dict[str, Any]:
     """The entry of one case: "ms" and what follows from it, or why there is none."""
     entry: dict[str, Any] = {"case": str(case), "group": case.group, "name": case.name, "peer": case.peer}
+    lacks = missing(place.device) if case.extension and not place.tiny else None
+    if lacks is not None:
+        return entry | {"skipped": f"no extension: {lacks}"}
     compilation = own_compilation() if case.compiled else contextlib.nullcontext()
     forced = sdpa_kernel(case.forced) if case.forced is not None else contextlib.nullcontext()
     start = time.perf_counter()

@@ -142,7 +142,9 @@ def _benchmark_lines(entries: Sequence[Entry]) -> list[str]:
             lines.append(f"  {group}")
         name = f"    {'' if entry.get('peer') else '* '}{entry.get('name', entry['case']):<24}"
         if "ms" not in entry:
-            lines += [f"{name} {word}: {entry[word]}" for word in ("refuses", "failed") if word in entry]
+            lines += [
+                f"{name} {word}: {entry[word]}" for word in ("refuses", "skipped", "failed") if word in entry
+            ]
             continue
         figures = [f"{entry['ms']:10.3f} ms"]
         figures += [f"{entry[unit]:8.1f} {unit}" for unit in _RATES if unit in entry]

@@ -12,6 +12,7 @@ from benchmarks.gpu import OPS_TESTS, ROOT, SANITIZED
 from benchmarks.gpu_bench import cases
 from benchmarks.plan import CHECKS, DRAWS, TESTS
 from benchmarks.wheels import DATA
+from hsta_fast import extension
 from tests.benchmarks import bare
 from tests.gpu import smoke
 from tests.gpu.shapes import DRAWS as DRAWS_OF_A_SEED
@@ -74,6 +75,20 @@ def test_the_checks_of_the_smoke_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [name for name, _ in smoke.checks()]
     assert len(set(names)) == len(names) == CHECKS
     assert set(SANITIZED) <= set(names)
+    waits = [name.startswith("tubelets") or name == "model in float32" for name in names]
+    assert waits == sorted(waits)  # for the extension: last
+
+
+def test_what_comes_first_in_smoke_loads_no_extension(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(part: str) -> None:
+        raise AssertionError(f"the {part} part was asked for")
+
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(extension, "load", load)
+    checks = dict(smoke.checks())
+    found = checks["model in bfloat16"]()
+    assert found["error"] <= found["bound"]
+    assert checks["training step in bfloat16"]()["error"] == 0.0
 
 
 @pytest.mark.full

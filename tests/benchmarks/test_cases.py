@@ -15,7 +15,7 @@ from benchmarks.cases import Case, Place, Step, measure, own_compilation
 from benchmarks.gpu_bench import cases
 from benchmarks.peer_model import PublishedHSTA
 from benchmarks.table import table
-from hsta_fast import create_model
+from hsta_fast import create_model, extension
 
 Backend = Callable[[torch.fx.GraphModule, list[Tensor]], Callable[..., Any]]
 
@@ -117,6 +117,18 @@ def test_a_backend_that_cannot_take_the_shape_refuses() -> None:
         assert "No viable backend" in entry["refuses"]
         assert "failed" not in entry and "ms" not in entry
     assert "ms" in measure(forced(BACKENDS["flash"]), place)
+
+
+def test_without_the_extension_its_case_is_skipped() -> None:
+    lacks = extension.missing("cuda")
+    if lacks is None:
+        pytest.skip("the CUDA part can be built here")
+    [ours, *_] = [case for case in cases() if case.name == "extension"]
+    entry = measure(ours, Place())
+    assert lacks in entry["skipped"]
+    assert not {"failed", "ms"} & entry.keys()
+    said = table("card", {"bench": {"status": "passed", "seconds": 1, "budget": 2, "entries": [entry]}})
+    assert f"skipped: {entry['skipped']}" in said
 
 
 @pytest.mark.parametrize(
