@@ -29,7 +29,7 @@ Embed = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def normaliser(device: str) -> Callable[[Tensor, torch.dtype], Tensor]:
-    """What normalises bytes and lets floats pass. Its constants are on the device before anything is timed."""
+    """What normalises bytes and lets floats pass; its constants are on the device before a step is timed."""
     mean, std = (torch.tensor(x, device=device).view(3, 1, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
 
     def normalised(video: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,8 +1,8 @@
 """One benchmark case on a CUDA device: how it is compiled, timed, and what counts as a refusal.
 
 Times are medians of CUDA events around one step, with the second-level cache overwritten before each: what a
-step reads comes from device memory. The device then spins, and launches queue up behind that: a step's dispatch
-on the CPU is hidden as long as it takes less than this head start. Where it takes more, the figure is marked.
+step reads comes from device memory. The device then spins, and launches queue up behind that: a step's
+dispatch on the CPU is hidden as long as it takes less than this head start. Else the figure is marked.
 """
 
 import contextlib

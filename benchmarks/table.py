@@ -174,11 +174,19 @@ def _check_lines(entries: Sequence[Entry]) -> list[str]:
     return lines
 
 
+def last_line(tail: Sequence[str]) -> str:
+    """The last that says something of what a process printed."""
+    return next((line for line in reversed(tail) if line.strip()), "nothing was printed")
+
+
 def table(device: str, stages: Stages) -> str:
     """Every stage that has run, and the goals."""
     lines = [device]
     for name, stage in stages.items():
         lines.append(f"{name}: {stage['status']}, {stage['seconds']} s of {stage['budget']} s")
+        if "tail" in stage:
+            ended = "cut" if stage["exit"] is None else f"exit status {stage['exit']}"
+            lines.append(f"  {ended}, last line: {last_line(stage['tail'])}")
         lines += (_benchmark_lines if name == "bench" else _check_lines)(stage["entries"])
     lines.append("goals (* is ours; ratios of medians, the worst group counts)")
     entries = stages.get("bench", {}).get("entries", [])

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.gpu import OPS_TESTS, ROOT, SANITIZED
 from benchmarks.gpu_bench import cases
-from benchmarks.plan import CHECKS, DRAWS, TESTS
+from benchmarks.plan import CASES, CHECKS, COMPILED_CASES, DRAWS, TESTS
 from benchmarks.wheels import DATA
 from hsta_fast import extension
 from tests.benchmarks import bare
@@ -62,9 +62,10 @@ def test_all_tests_of_the_stages_are_collected(python: Path) -> None:
 
 
 def test_the_plan_and_the_wheels_are_printed(python: Path) -> None:
-    assert f"{len(cases())} cases" in output(python, "benchmarks/gpu.py", "--plan")
+    assert f"{CASES} cases" in output(python, "benchmarks/gpu.py", "--plan")
+    assert (len(cases()), sum(case.compiled for case in cases())) == (CASES, COMPILED_CASES)
     said = output(python, "benchmarks/gpu.py", "--wheels")
-    assert said.count("pip download") == 1
+    assert said.count("pip download") == said.count("pip install --no-index --find-links wheels") == 1
     for package in DATA.values():
         assert package in said
 

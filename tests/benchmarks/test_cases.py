@@ -151,7 +151,7 @@ def test_what_is_a_refusal(error: Exception, peer: bool, word: str) -> None:
 
 
 class Stream:
-    """Events, memory and a clock that stand in for a device's: it takes 3 ms of head start, 2 ms of a step."""
+    """Events, memory and a clock in a device's place: a spin takes 3 ms, a step 2 ms."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.happened: list[str] = []

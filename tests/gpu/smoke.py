@@ -3,7 +3,8 @@
     python -m tests.gpu.smoke --entries FILE
 
 One entry a check: the largest relative error (of the norms, over the result and its gradients) against
-float64, its bound, and the seconds it took. What needs the extension, which is built meanwhile, comes last. Exit status 0 where all passed.
+float64, its bound, and the seconds it took. What needs the extension, which is built meanwhile, comes last.
+Exit status 0 where all passed.
 """
 
 import argparse
