@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import OPS_TESTS, ROOT, SANITIZED
+from benchmarks.gpu import OPS_TESTS, SANITIZED
 from benchmarks.gpu_bench import cases
 from benchmarks.plan import CASES, CHECKS, COMPILED_CASES, DRAWS, TESTS
+from benchmarks.processes import ROOT
 from benchmarks.wheels import DATA
 from hsta_fast import extension
 from tests.benchmarks import bare

@@ -1,7 +1,10 @@
 """One benchmark case: compiled for its own shape or failed, a refusal told from a failure, its peers."""
 
+import re
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +13,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 from torch.overrides import TorchFunctionMode
 
+from benchmarks import gpu_bench
 from benchmarks.bench_space_time_attention import BACKENDS, torch_default
 from benchmarks.cases import Case, Place, Step, measure, own_compilation
+from benchmarks.entries import append
 from benchmarks.gpu_bench import cases
 from benchmarks.peer_model import PublishedHSTA
 from benchmarks.table import table
@@ -269,6 +274,28 @@ def test_every_group_has_ours_and_a_peer() -> None:
         for N in (589, 1569, 3137, 6273):
             for what in ("forward", "backward"):
                 assert f"attention D={D} N={N} B=32 {what}" in groups
+
+
+def test_a_line_a_group_as_it_goes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A case that an earlier process has done is not done again."""
+    some = [found for found in cases() if found.group == "ceilings"]
+    monkeypatch.setattr(gpu_bench, "cases", lambda: [*some, case(at_length(3), compiled=False), failing()])
+    monkeypatch.setattr(sys, "argv", ["", f"--entries={tmp_path / 'entries'}", "--stand-in"])
+    append(tmp_path / "entries", {"case": "g, n"})
+    assert gpu_bench.main() == 1
+    first, failure, last = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"ceilings: product \d+\.\d{3} ms, copy \d+\.\d{3} ms", first)
+    assert failure == "g, broken: ValueError: no such shape"
+    assert last == "g: broken failed"
+
+
+def failing() -> Case:
+    def make(place: Place) -> Step:
+        raise ValueError("no such shape")
+
+    return case(make, name="broken", compiled=False)
 
 
 def test_what_is_compiled_comes_last() -> None:

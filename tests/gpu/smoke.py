@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -151,7 +151,7 @@ class EmbedOnTorch(TubeletEmbed):
         return hsta_fast.tubelet_embed(
             video,
             self.proj.weight,
-            self.proj.bias,
+            cast(Tensor, self.proj.bias),
             mean=self.mean,
             std=self.std,
             cls_token=cls_token,
