@@ -1,6 +1,6 @@
 # make train   environment, a rendered data set, a trained and scored model, a report
 # make test    environment, the tests
-# make gpu STAGE=bench   checks and benchmarks on a CUDA device, all stages or one (docs/gpu.md)
+# make gpu STAGE=bench RESULTS=folder   checks and benchmarks on a CUDA device, all stages or one (docs/gpu.md)
 # make train RUN=shuffled EXTRA=--shuffle-labels   a control: the score must be that of chance
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -49,9 +49,11 @@ check: lint test
 bench: $(READY)
 	$(PYTEST) benchmarks --benchmark-only -m "not gpu"
 
-# Installs nothing: in the environment that was made, or with the interpreter at hand and its own CUDA build of torch.
+# Installs nothing: with the PYTHON that is named, in the environment that was made, or else with the interpreter at hand;
+# each brings its own CUDA build of torch.
+gpu: AT_HAND := $(if $(filter file,$(origin PYTHON)),$(firstword $(wildcard $(BIN)/python) $(PYTHON)),$(PYTHON))
 gpu:
-	@PYTHONPATH=. $(firstword $(wildcard $(BIN)/python) $(PYTHON)) benchmarks/gpu.py $(if $(STAGE),--stage $(STAGE))
+	@PYTHONPATH=. $(AT_HAND) benchmarks/gpu.py $(if $(STAGE),--stage $(STAGE)) $(if $(RESULTS),--results "$(RESULTS)")
 
 # What each kernel needs of a multiprocessor, read off the machine code; no GPU.
 resources: $(READY)

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-DEVICE_FAULT = (
-    3  # exit status of a process whose device answers no more; a new process goes on after the fault
-)
+# Exit status of a process whose device answers no more: a new process goes on after the fault. No status of
+# Python's or pytest's own.
+DEVICE_FAULT = 75
 Entry = dict[str, Any]
 
 

@@ -4,7 +4,7 @@
     PYTHONPATH=. python benchmarks/gpu.py --stage bench    one of them; the file keeps the others
     PYTHONPATH=. python benchmarks/gpu.py --table          what has been found so far, also after a kill
     PYTHONPATH=. python benchmarks/gpu.py --plan           what would run, and how long by count; no device
-    PYTHONPATH=. python benchmarks/gpu.py --wheels         the command that fetches what a bare machine lacks
+    PYTHONPATH=. python benchmarks/gpu.py --wheels         the commands that bring what a bare machine lacks
 
 Installs nothing. It takes torch, Triton, numpy, einops, safetensors and pytest; what else is missing is said.
 """
@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import datetime
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -30,11 +29,11 @@ import hsta_fast
 from benchmarks import entries as entry_file
 from benchmarks.entries import DEVICE_FAULT, Entry
 from benchmarks.plan import TUNE_SECONDS, plan
-from benchmarks.table import Stages, table
-from benchmarks.wheels import DATA, command, missing
+from benchmarks.processes import ROOT, Command, end, execute, start
+from benchmarks.table import Stages, last_line, table
+from benchmarks.wheels import DATA, download, install, missing
 from hsta_fast.files import write_text
 
-ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 RESTARTS = 3  # of a stage whose process ended with the device
 TUNE = Path(__file__).parent / "tune.py"
@@ -44,7 +43,18 @@ OPS_TESTS = [f"tests/gpu/test_{name}.py" for name in (*OPS, "loading_on_cuda", "
 KERNEL_TESTS = ["tests/gpu/test_random_shapes.py"]
 SANITIZED = ("attention D=32, bfloat16", "attention pool, bfloat16")
 
-Command = list[str]
+# The CPU part first: checks on the CPU wait for it, also where there is no nvcc.
+BUILD = """
+import sys
+from hsta_fast import extension
+try:
+    for part in extension.PARTS:
+        if extension.missing(part) is None:
+            extension.load(part)
+except extension.BuildError as error:
+    sys.exit(str(error))
+"""
+
 PYTHON = sys.executable
 
 
@@ -55,16 +65,18 @@ class Run:
     Attributes:
         folder: of the results.
         device: its name, or "stand-in": the CPU in its place, to show that every stage starts.
+        tuned: the folder for what is tuned; None is that of the package.
         stand_in: whether it is that.
     """
 
     folder: Path
     device: str
+    tuned: Path | None = None
     stand_in: bool = False
 
     @property
     def slug(self) -> str:
-        return self.device.lower().replace(" ", "-")
+        return self.device.lower().replace(" ", "-").replace("/", "-")
 
     @property
     def results(self) -> Path:
@@ -120,7 +132,8 @@ def _tune(run: Run, entries: Path) -> list[Command]:
         reason = "there is no device to tune for" if run.stand_in else f"there is no {TUNE.relative_to(ROOT)}"
         entry_file.append(entries, {"case": "tune", "skipped": reason})
         return []
-    return [[PYTHON, str(TUNE), "--limit", str(TUNE_SECONDS)]]
+    folder = [f"--folder={run.tuned}"] if run.tuned is not None else []
+    return [[PYTHON, str(TUNE), f"--limit={TUNE_SECONDS}", f"--entries={entries}", *folder]]
 
 
 def _sanitize(entries: Path, seconds: float) -> None:
@@ -134,11 +147,13 @@ def _sanitize(entries: Path, seconds: float) -> None:
         check = [PYTHON, "-m", "tests.gpu.smoke", f"--entries={folder}/entries.jsonl", "--only", *SANITIZED]
         # Each tensor an allocation of its own, so that the tool sees where it ends.
         environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-        status = execute([tool, "--tool", "memcheck", "--error-exitcode", "1", *check], seconds, environment)
+        status, tail = execute(
+            [tool, "--tool", "memcheck", "--error-exitcode", "1", *check], seconds, environment
+        )
     if status is None:
         entry["skipped"] = f"not done in the {seconds:.0f} s that were left"
     elif status:
-        entry["failed"] = f"status {status}: see its output above"
+        entry |= {"failed": f"exit status {status}: {last_line(tail)}", "tail": tail}
     entry_file.append(entries, entry)
 
 
@@ -146,57 +161,33 @@ def _sanitize(entries: Path, seconds: float) -> None:
 AHEAD = Stage(name="ahead", budget=30, commands=_ahead)
 STAGES = (
     Stage(name="smoke", budget=45, commands=_smoke),
-    Stage(name="ops", budget=85, commands=_pytest(OPS_TESTS)),
+    Stage(name="ops", budget=80, commands=_pytest(OPS_TESTS)),
     Stage(name="kernels", budget=60, commands=_pytest(KERNEL_TESTS), after=_sanitize),
-    Stage(name="bench", budget=165, commands=_bench),
+    Stage(name="bench", budget=172, commands=_bench),
     Stage(name="tune", budget=150, commands=_tune),
 )
 AFTER_AHEAD = ("smoke", "ops", "kernels")
 
 
-def execute(given: Command, seconds: float, environment: dict[str, str] | None = None) -> int | None:
-    """The exit status of a command, or None where it was ended, and all that it started, after `seconds`."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    merged = (
-        os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"} | (environment or {})
-    )
-    process = subprocess.Popen(given, cwd=ROOT, env=merged, process_group=0)
-    try:
-        return process.wait(timeout=max(seconds, 0.1))
-    except subprocess.TimeoutExpired:
-        return None
-    finally:
-        _end(process)
-
-
-def _end(process: subprocess.Popen[Any]) -> None:
-    """End a process and what it has started; a kernel that hangs leaves nothing but SIGKILL."""
-    for signal_number, patience in ((signal.SIGTERM, 3), (signal.SIGKILL, 10)):
-        try:
-            os.killpg(process.pid, signal_number)
-            process.wait(timeout=patience)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
-
-
 def perform(stage: Stage, run: Run) -> dict[str, Any]:
     """Run one stage within its budget: its status, seconds and entries."""
-    start = time.monotonic()
+    began = time.monotonic()
     partial = run.partial(stage.name)
     partial.unlink(missing_ok=True)
     statuses: list[int | None] = []
+    ends_badly: dict[str, Any] = {}
 
     def left() -> float:
         # Budgets are of a device: in its place a CPU may take ten times as long.
-        return stage.budget * (10 if run.stand_in else 1) - (time.monotonic() - start)
+        return stage.budget * (10 if run.stand_in else 1) - (time.monotonic() - began)
 
     interpreted = run.stand_in and stage.name in ("smoke", "bench")
     environment = {"TRITON_INTERPRET": "1"} if interpreted else None
     for given in stage.commands(run, partial):
         for _ in range(1 + RESTARTS):
-            status = execute(given, left(), environment)
+            status, tail = execute(given, left(), environment)
+            if status != 0:
+                ends_badly = {"exit": status, "tail": tail}
             died = status is not None and (status == DEVICE_FAULT or status < 0)
             if not died or left() <= 0:
                 break
@@ -209,30 +200,75 @@ def perform(stage: Stage, run: Run) -> dict[str, Any]:
     failed = any(statuses) or any("failed" in entry for entry in found)
     return {
         "status": "cut" if None in statuses else "failed" if failed else "passed",
-        "seconds": round(time.monotonic() - start, 1),
+        "seconds": round(time.monotonic() - began, 1),
         "budget": stage.budget,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "entries": found,
-    }
+    } | ends_badly
 
 
-def write(run: Run, stages: Stages) -> None:
+def write(run: Run, stages: Stages, info: dict[str, Any]) -> None:
     """The results file, whole, with the stages in their order."""
     ordered = {stage.name: stages[stage.name] for stage in (AHEAD, *STAGES) if stage.name in stages}
-    result = {"device": run.device, "info": hsta_fast.info(), "stages": ordered}
+    result = {"device": run.device, "info": info, "stages": ordered}
     write_text(run.results, json.dumps(result, indent=1) + "\n")
 
 
+def info_anew() -> dict[str, Any]:
+    """`hsta_fast.info()` of a new process: this one remembers how the extension stood at first."""
+    code = "import json, hsta_fast; print(json.dumps(hsta_fast.info()))"
+    with start([PYTHON, "-c", code], stdout=subprocess.PIPE) as process:
+        try:
+            said, _ = process.communicate(timeout=60)
+            found: dict[str, Any] = json.loads(said.splitlines()[-1])
+        except (subprocess.TimeoutExpired, IndexError, ValueError):  # what it met is on the terminal
+            return {"failed": "hsta_fast.info() gave no answer in a new process"}
+        finally:
+            end(process)
+    return found
+
+
 def stored(path: Path) -> Stages:
-    return json.loads(path.read_text())["stages"] if path.exists() else {}
+    """The stages of a results file.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not path.exists():
+        return {}
+    try:
+        stages: Stages = json.loads(path.read_text())["stages"]
+        if all({"status", "seconds", "budget", "entries"} <= stages[name].keys() for name in stages):
+            return stages
+    except (KeyError, TypeError, AttributeError, ValueError):
+        pass
+    raise ValueError(f"{path}: expected the results of make gpu, got something else")
+
+
+def stored_or_set_aside(path: Path) -> Stages:
+    """The stages of a results file; one that is damaged is renamed, with a line, and stops no run."""
+    try:
+        return stored(path)
+    except ValueError as error:
+        aside = path.with_name(f"{path.name}.damaged")
+        path.replace(aside)
+        print(f"{error}; it is {aside.name} now", flush=True)
+        return {}
 
 
 def tables(folder: Path) -> str:
     """The table of each device: its file, and the entries of stages that a kill has left unfinished."""
-    slugs = {path.name.split(".")[0] for pattern in ("*.json", "*.jsonl") for path in folder.glob(pattern)}
+    slugs = {path.name.removesuffix(".json") for path in folder.glob("*.json")}
+    for stage in (AHEAD, *STAGES):  # a device's name may have dots, too
+        suffix = f".{stage.name}.jsonl"
+        slugs |= {path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}")}
     texts = []
     for slug in sorted(slugs):
-        stages = stored(folder / f"{slug}.json")
+        try:
+            stages = stored(folder / f"{slug}.json")
+        except ValueError as error:
+            stages = {}
+            texts.append(str(error))
         for stage in (AHEAD, *STAGES):
             partial = folder / f"{slug}.{stage.name}.jsonl"
             if partial.exists():
@@ -247,13 +283,7 @@ def build_extension(run: Run) -> subprocess.Popen[Any] | None:
     """Start what builds the extension beside the first stages: it takes as long as they do."""
     if run.stand_in:
         return None
-    code = (
-        "import torch, hsta_fast\n"
-        "video = torch.zeros(1, 3, 2, 16, 16, dtype=torch.uint8, device='cuda')\n"
-        "weight = torch.zeros(8, 3, 2, 16, 16, device='cuda')\n"
-        "hsta_fast.tubelet_embed(video, weight, weight.new_zeros(8))"
-    )
-    return subprocess.Popen([PYTHON, "-c", code], cwd=ROOT, process_group=0)
+    return start([PYTHON, "-c", BUILD])
 
 
 def main() -> int:
@@ -261,23 +291,29 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--stage", choices=[stage.name for stage in STAGES], help="only this one")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        help=f"folder of the results and of what is tuned; else {RESULTS.relative_to(ROOT)} and the package",
+    )
     parser.add_argument("--table", action="store_true", help="print what has been found, and run nothing")
     parser.add_argument("--plan", action="store_true", help="print what would run, and run nothing")
     parser.add_argument(
-        "--wheels", action="store_true", help="print how to fetch packages that may be missing"
+        "--wheels", action="store_true", help="print how to fetch and install packages that may be missing"
     )
     parser.add_argument("--python", default="3.12", help="the Python that wheels are fetched for")
     parser.add_argument(
         "--stand-in", action="store_true", help="the CPU in the device's place: collects, tiny cases"
     )
     arguments = parser.parse_args()
+    folder = (arguments.results or RESULTS).absolute()  # stages run elsewhere
     if arguments.table:
-        print(tables(arguments.results))
+        print(tables(folder))
         return 0
     if arguments.wheels:
-        absent = missing(DATA)
-        print(f"# not installed here: {', '.join(absent) or 'nothing'}\n{command(arguments.python)}")
+        absent = ", ".join(missing(DATA)) or "nothing"
+        print(f"# not installed here: {absent}; where there is a network:\n{download(arguments.python)}")
+        print(f"# then here:\n{install()}")
         return 0
     chosen = selected(arguments.stage)
     if arguments.plan:
@@ -287,9 +323,23 @@ def main() -> int:
         print(f"no CUDA device: torch {torch.__version__} finds none", file=sys.stderr)
         return 1
     device = "stand-in" if arguments.stand_in else torch.cuda.get_device_name(0)
-    run = Run(folder=arguments.results, device=device, stand_in=arguments.stand_in)
-    run.folder.mkdir(parents=True, exist_ok=True)
+    problem = unwritable(folder)
+    if problem is not None:
+        print(f"the results cannot be written: {problem}; --results names another folder", file=sys.stderr)
+        return 1
+    tuned = folder / "tuned" if arguments.results is not None else None
+    run = Run(folder=folder, device=device, tuned=tuned, stand_in=arguments.stand_in)
     return go(run, chosen)
+
+
+def unwritable(folder: Path) -> OSError | None:
+    """What keeps files out of the folder, which is made; None if nothing does."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return error
 
 
 def selected(name: str | None) -> list[Stage]:
@@ -306,13 +356,13 @@ def go(run: Run, chosen: Sequence[Stage]) -> int:
 
     before = signal.signal(signal.SIGTERM, ended)
     print(f"{run.device}\n{plan({stage.name: stage.budget for stage in chosen})}", flush=True)
-    stages = stored(run.results)
+    stages, info = stored_or_set_aside(run.results), hsta_fast.info()
     extension = build_extension(run)
     try:
         for stage in chosen:
             print(f"\n== {stage.name}", flush=True)
             stages[stage.name] = perform(stage, run)
-            write(run, stages)
+            write(run, stages, info)
             found = stages[stage.name]
             print(f"{stage.name}: {found['status']}, {found['seconds']} s", flush=True)
             run.partial(stage.name).unlink(missing_ok=True)
@@ -320,8 +370,9 @@ def go(run: Run, chosen: Sequence[Stage]) -> int:
                 print(f"NOTHING WORKS on {run.device}: no check of the smoke stage passed", flush=True)
     finally:
         if extension is not None:
-            _end(extension)
+            end(extension)
         signal.signal(signal.SIGTERM, before)
+    write(run, stages, info_anew())
     print(f"\n{table(run.device, stages)}\n{run.results}")
     return int(any(stages[stage.name]["status"] != "passed" for stage in chosen))
 

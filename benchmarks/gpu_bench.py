@@ -4,6 +4,7 @@ What torch.compile takes part in comes last: a stage cut short has answered for 
 """
 
 import argparse
+import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 from benchmarks import bench_attention_pool, bench_space_time_attention, bench_train_step, bench_tubelet_embed
 from benchmarks.cases import Case, Place, Step, device_is_dead, measure
-from benchmarks.entries import DEVICE_FAULT, append, read
+from benchmarks.entries import DEVICE_FAULT, Entry, append, read
 
 SIDE, COPIED = 8192, 1 << 30  # of the matrix product, and bytes of the copy, that give the ceilings
 
@@ -45,6 +46,12 @@ def cases() -> list[Case]:
     return sorted(found(), key=lambda case: case.compiled)
 
 
+def short(entry: Entry) -> str:
+    """A case in a word or two: its time, or what came in its place."""
+    word = next((word for word in ("refuses", "skipped", "failed") if word in entry), None)
+    return f"{entry['name']} {word or format(entry['ms'], '.3f') + ' ms'}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--entries", type=Path, required=True, help="file that entries are appended to")
@@ -54,17 +61,19 @@ def main() -> int:
     before = read(arguments.entries)
     done = {entry["case"] for entry in before}
     failed = any("failed" in entry for entry in before)
-    for case in cases():
-        if str(case) in done:
-            continue
-        append(arguments.entries, {"started": str(case)})
-        entry = measure(case, place)
-        append(arguments.entries, entry)
-        failed |= "failed" in entry
-        if "failed" in entry:
-            print(f"{case}: {entry['failed']}", flush=True)
-            if place.device == "cuda" and device_is_dead():
-                return DEVICE_FAULT
+    left = (case for case in cases() if str(case) not in done)
+    for group, members in itertools.groupby(left, key=lambda case: case.group):
+        found = []
+        for case in members:
+            append(arguments.entries, {"started": str(case)})
+            found.append(measure(case, place))
+            append(arguments.entries, found[-1])
+            if "failed" in found[-1]:
+                failed = True
+                print(f"{case}: {found[-1]['failed']}", flush=True)
+                if place.device == "cuda" and device_is_dead():
+                    return DEVICE_FAULT
+        print(f"{group}: {', '.join(map(short, found))}", flush=True)
     return int(failed)
 
 

@@ -142,11 +142,15 @@ def _benchmark_lines(entries: Sequence[Entry]) -> list[str]:
             lines.append(f"  {group}")
         name = f"    {'' if entry.get('peer') else '* '}{entry.get('name', entry['case']):<24}"
         if "ms" not in entry:
-            lines += [f"{name} {word}: {entry[word]}" for word in ("refuses", "failed") if word in entry]
+            lines += [
+                f"{name} {word}: {entry[word]}" for word in ("refuses", "skipped", "failed") if word in entry
+            ]
             continue
         figures = [f"{entry['ms']:10.3f} ms"]
         figures += [f"{entry[unit]:8.1f} {unit}" for unit in _RATES if unit in entry]
         figures += [f"{entry['x best peer']:6.2f} x best peer"] if "x best peer" in entry else []
+        if entry.get("dispatch shows"):
+            figures.append(f"dispatch of {entry['dispatch ms']:.1f} ms shows")
         figures += [] if entry["L2 flushed"] else ["L2 not flushed"]
         lines.append(f"{name} {'  '.join(figures)}")
     return lines
@@ -170,11 +174,19 @@ def _check_lines(entries: Sequence[Entry]) -> list[str]:
     return lines
 
 
+def last_line(tail: Sequence[str]) -> str:
+    """The last that says something of what a process printed."""
+    return next((line for line in reversed(tail) if line.strip()), "nothing was printed")
+
+
 def table(device: str, stages: Stages) -> str:
     """Every stage that has run, and the goals."""
     lines = [device]
     for name, stage in stages.items():
         lines.append(f"{name}: {stage['status']}, {stage['seconds']} s of {stage['budget']} s")
+        if "tail" in stage:
+            ended = "cut" if stage["exit"] is None else f"exit status {stage['exit']}"
+            lines.append(f"  {ended}, last line: {last_line(stage['tail'])}")
         lines += (_benchmark_lines if name == "bench" else _check_lines)(stage["entries"])
     lines.append("goals (* is ours; ratios of medians, the worst group counts)")
     entries = stages.get("bench", {}).get("entries", [])

@@ -1,4 +1,4 @@
-"""Packages that the stages of `make gpu` can do without, and the command that fetches them."""
+"""Packages that the stages of `make gpu` can do without, and the commands that fetch and install them."""
 
 import importlib.util
 import sys
@@ -19,7 +19,7 @@ def missing(packages: Iterable[str]) -> list[str]:
     return [module for module in packages if importlib.util.find_spec(module) is None]
 
 
-def command(python: str) -> str:
+def download(python: str) -> str:
     """The pip command that fetches every package for x86-64 Linux and a Python such as "3.12"."""
     tags = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014", "manylinux1")
     platforms = " ".join(f"--platform {tag}_x86_64" for tag in tags)
@@ -28,3 +28,8 @@ def command(python: str) -> str:
         f"{sys.executable} -m pip download --only-binary=:all: --implementation cp --python-version {python} "
         f"{platforms} --dest wheels {names}"
     )
+
+
+def install() -> str:
+    """The pip command that installs them where they were carried to."""
+    return f"{sys.executable} -m pip install --no-index --find-links wheels {' '.join(DATA.values())}"

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import OPS_TESTS, ROOT, SANITIZED
+from benchmarks.gpu import OPS_TESTS, SANITIZED
 from benchmarks.gpu_bench import cases
-from benchmarks.plan import CHECKS, DRAWS, TESTS
+from benchmarks.plan import CASES, CHECKS, COMPILED_CASES, DRAWS, TESTS
+from benchmarks.processes import ROOT
 from benchmarks.wheels import DATA
+from hsta_fast import extension
 from tests.benchmarks import bare
 from tests.gpu import smoke
 from tests.gpu.shapes import DRAWS as DRAWS_OF_A_SEED
@@ -61,9 +63,10 @@ def test_all_tests_of_the_stages_are_collected(python: Path) -> None:
 
 
 def test_the_plan_and_the_wheels_are_printed(python: Path) -> None:
-    assert f"{len(cases())} cases" in output(python, "benchmarks/gpu.py", "--plan")
+    assert f"{CASES} cases" in output(python, "benchmarks/gpu.py", "--plan")
+    assert (len(cases()), sum(case.compiled for case in cases())) == (CASES, COMPILED_CASES)
     said = output(python, "benchmarks/gpu.py", "--wheels")
-    assert said.count("pip download") == 1
+    assert said.count("pip download") == said.count("pip install --no-index --find-links wheels") == 1
     for package in DATA.values():
         assert package in said
 
@@ -74,6 +77,20 @@ def test_the_checks_of_the_smoke_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [name for name, _ in smoke.checks()]
     assert len(set(names)) == len(names) == CHECKS
     assert set(SANITIZED) <= set(names)
+    waits = [name.startswith("tubelets") or name == "model in float32" for name in names]
+    assert waits == sorted(waits)  # for the extension: last
+
+
+def test_what_comes_first_in_smoke_loads_no_extension(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(part: str) -> None:
+        raise AssertionError(f"the {part} part was asked for")
+
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(extension, "load", load)
+    checks = dict(smoke.checks())
+    found = checks["model in bfloat16"]()
+    assert found["error"] <= found["bound"]
+    assert checks["training step in bfloat16"]()["error"] == 0.0
 
 
 @pytest.mark.full

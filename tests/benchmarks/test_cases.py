@@ -1,18 +1,26 @@
 """One benchmark case: compiled for its own shape or failed, a refusal told from a failure, its peers."""
 
+import re
+import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend
+from torch.overrides import TorchFunctionMode
 
+from benchmarks import gpu_bench
 from benchmarks.bench_space_time_attention import BACKENDS, torch_default
 from benchmarks.cases import Case, Place, Step, measure, own_compilation
+from benchmarks.entries import append
 from benchmarks.gpu_bench import cases
 from benchmarks.peer_model import PublishedHSTA
-from hsta_fast import create_model
+from benchmarks.table import table
+from hsta_fast import create_model, extension
 
 Backend = Callable[[torch.fx.GraphModule, list[Tensor]], Callable[..., Any]]
 
@@ -116,6 +124,18 @@ def test_a_backend_that_cannot_take_the_shape_refuses() -> None:
     assert "ms" in measure(forced(BACKENDS["flash"]), place)
 
 
+def test_without_the_extension_its_case_is_skipped() -> None:
+    lacks = extension.missing("cuda")
+    if lacks is None:
+        pytest.skip("the CUDA part can be built here")
+    [ours, *_] = [case for case in cases() if case.name == "extension"]
+    entry = measure(ours, Place())
+    assert lacks in entry["skipped"]
+    assert not {"failed", "ms"} & entry.keys()
+    said = table("card", {"bench": {"status": "passed", "seconds": 1, "budget": 2, "entries": [entry]}})
+    assert f"skipped: {entry['skipped']}" in said
+
+
 @pytest.mark.parametrize(
     ("error", "peer", "word"),
     [
@@ -135,44 +155,109 @@ def test_what_is_a_refusal(error: Exception, peer: bool, word: str) -> None:
     assert not {"refuses", "failed", "ms"} - {word} & entry.keys()
 
 
+class Stream:
+    """Events, memory and a clock in a device's place: a spin takes 3 ms, a step 2 ms."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.happened: list[str] = []
+        stream = self
+
+        class Event:
+            def __init__(self, enable_timing: bool) -> None:
+                assert enable_timing
+
+            def record(self) -> None:
+                self.at = len(stream.happened)
+                stream.happened.append("event")
+
+            def synchronize(self) -> None:
+                stream.happened.append("wait")
+
+            def elapsed_time(self, end: "Event") -> float:
+                between = stream.happened[self.at : end.at]
+                return 3.0 * between.count("spin") + 2.0 * between.count("step")
+
+        class Flush:
+            def zero_(self) -> None:
+                stream.happened.append("flush")
+
+        def empty(size: int, **how: Any) -> Flush:
+            assert size >= 256 * 2**20 and how == {"dtype": torch.uint8, "device": "cuda"}
+            return Flush()
+
+        def sleep(clocks: int) -> None:
+            assert clocks >= 3e-3 * 1.98e9  # of an H100 at its highest clock
+            stream.happened.append("spin")
+
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        monkeypatch.setattr(torch, "empty", empty)
+        monkeypatch.setattr(torch.cuda, "_sleep", sleep)
+        for name in ("synchronize", "reset_peak_memory_stats"):
+            monkeypatch.setattr(torch.cuda, name, lambda: None)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 1 << 20)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5 << 20)
+
+
 def test_the_cache_is_flushed_before_each_timed_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With events and memory that stand in for a device's; a step takes 2 ms by these events."""
-    happened: list[str] = []
-
-    class Event:
-        def __init__(self, enable_timing: bool) -> None:
-            assert enable_timing
-
-        def record(self) -> None:
-            happened.append("event")
-
-        def synchronize(self) -> None:
-            happened.append("wait")
-
-        def elapsed_time(self, end: object) -> float:
-            return 2.0
-
-    class Flush:
-        def zero_(self) -> None:
-            happened.append("flush")
-
-    def empty(size: int, **how: Any) -> Flush:
-        assert size >= 256 * 2**20 and how == {"dtype": torch.uint8, "device": "cuda"}
-        return Flush()
-
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch, "empty", empty)
-    for name in ("synchronize", "reset_peak_memory_stats"):
-        monkeypatch.setattr(torch.cuda, name, lambda: None)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 1 << 20)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5 << 20)
+    stream = Stream(monkeypatch)
     entry = measure(
-        case(lambda place: lambda: happened.append("step"), compiled=False, flop=4e9, size=6e6), Place()
+        case(lambda place: lambda: stream.happened.append("step"), compiled=False, flop=4e9, size=6e6),
+        Place(),
     )
     assert (entry["ms"], entry["rounds"], entry["peak MiB"], entry["L2 flushed"]) == (2.0, 30, 4, True)
     assert entry["TFLOP/s"] == pytest.approx(2.0)
     assert entry["GB/s"] == pytest.approx(3.0)
-    assert happened == ["step"] * 2 + ["flush", "event", "step", "event", "wait"] * 31
+    head_start = ["flush", "spin", "event", "flush", "spin", "event", "wait"]
+    assert (
+        stream.happened
+        == ["step"] * 2
+        + head_start
+        + [
+            "flush",
+            "spin",
+            "event",
+            "step",
+            "event",
+            "wait",
+        ]
+        * 31
+    )
+
+
+@pytest.mark.parametrize(("seconds", "shows"), [(0.0, False), (0.004, True)])
+def test_a_dispatch_above_the_head_start_is_marked(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, shows: bool
+) -> None:
+    """The time of the CPU is recorded either way, and the table says where it shows."""
+    stream = Stream(monkeypatch)
+
+    def step() -> None:
+        time.sleep(seconds)
+        stream.happened.append("step")
+
+    entry = measure(case(lambda place: step, compiled=False), Place())
+    assert entry["dispatch ms"] >= seconds * 1e3
+    assert entry.get("dispatch shows", False) == shows
+    said = table("card", {"bench": {"status": "passed", "seconds": 1, "budget": 2, "entries": [entry]}})
+    assert ("ms shows" in said) == shows
+
+
+def test_what_is_timed_makes_no_constants() -> None:
+    """A constant made on a device is a copy that waits for it: in a step it would be timed."""
+
+    class Seen(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            assert func not in (torch.tensor, torch.as_tensor)
+            return func(*args, **(kwargs or {}))
+
+    eager = [case for case in cases() if not case.compiled and case.forced is None and case.peer]
+    chosen = {case.name: case for case in eager}
+    assert {"published", "normalise + conv3d", "normalise + linear"} <= set(chosen)
+    for case_ in chosen.values():
+        step = case_.make(Place(device="cpu", tiny=True))
+        step()
+        with Seen():
+            step()
 
 
 def test_every_group_has_ours_and_a_peer() -> None:
@@ -189,6 +274,28 @@ def test_every_group_has_ours_and_a_peer() -> None:
         for N in (589, 1569, 3137, 6273):
             for what in ("forward", "backward"):
                 assert f"attention D={D} N={N} B=32 {what}" in groups
+
+
+def test_a_line_a_group_as_it_goes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A case that an earlier process has done is not done again."""
+    some = [found for found in cases() if found.group == "ceilings"]
+    monkeypatch.setattr(gpu_bench, "cases", lambda: [*some, case(at_length(3), compiled=False), failing()])
+    monkeypatch.setattr(sys, "argv", ["", f"--entries={tmp_path / 'entries'}", "--stand-in"])
+    append(tmp_path / "entries", {"case": "g, n"})
+    assert gpu_bench.main() == 1
+    first, failure, last = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"ceilings: product \d+\.\d{3} ms, copy \d+\.\d{3} ms", first)
+    assert failure == "g, broken: ValueError: no such shape"
+    assert last == "g: broken failed"
+
+
+def failing() -> Case:
+    def make(place: Place) -> Step:
+        raise ValueError("no such shape")
+
+    return case(make, name="broken", compiled=False)
 
 
 def test_what_is_compiled_comes_last() -> None:

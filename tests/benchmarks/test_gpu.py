@@ -13,12 +13,16 @@ from typing import Any
 import pytest
 import torch
 
+import hsta_fast
 from benchmarks import entries as entry_file
 from benchmarks import gpu
 from benchmarks.entries import DEVICE_FAULT
 from benchmarks.gpu import AHEAD, STAGES, Run, Stage, go, perform, selected, tables
 from benchmarks.plan import TUNE_SECONDS, estimates, plan
+from benchmarks.processes import ROOT, TAIL
 from benchmarks.table import GOALS, beside_the_best_peer, goal_line, table
+from tests.compiler import WITH_CUDA, finish, needs_compiler, write_cudart, write_nvcc, write_sources
+from tests.compiler import start as start_process
 
 PRELUDE = "import sys, time, os; from pathlib import Path; from benchmarks.entries import append, read\n"
 
@@ -151,7 +155,7 @@ def test_the_table_after_a_kill_in_the_middle_of_a_stage(tmp_path: Path) -> None
         "bench += '; append(path, dict(case=3, pid=os.getpid())); time.sleep(600)'\n"
         "go(run, [stage('smoke', 'append(path, dict(case=0))'), stage('bench', bench)])"
     )
-    environment = os.environ | {"PYTHONPATH": str(gpu.ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for number in (signal.SIGKILL, signal.SIGTERM):
         process = subprocess.Popen([sys.executable, "-c", code], env=environment)
         partial = tmp_path / "a-card-1.bench.jsonl"
@@ -166,10 +170,125 @@ def test_the_table_after_a_kill_in_the_middle_of_a_stage(tmp_path: Path) -> None
         assert "bench: unfinished" in said
         assert "* ours" in said and "1.50 x best peer" in said
         pid = entry_file.read(partial)[2]["pid"]
-        if number == signal.SIGKILL:
-            os.kill(pid, signal.SIGKILL)
-        assert ended(pid)
+        assert ended(pid)  # what was running would write into the file of the next run
         partial.unlink()
+
+
+def test_the_reason_of_a_process_that_dies_outside_a_case_is_kept(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its exit status and last lines; they are shown as well."""
+    code = "print('\\n'.join(map(str, range(100)))); raise ImportError('no such module')"
+    found = perform(stage("bench", code), run)
+    assert (found["status"], found["exit"], len(found["tail"])) == ("failed", 1, TAIL)
+    assert found["tail"][-1] == "ImportError: no such module"
+    assert "exit status 1, last line: ImportError: no such module" in table("card", {"bench": found})
+    assert "\n0\n1\n" in "\n" + capsys.readouterr().out
+    found = perform(stage("bench", "print('so far'); time.sleep(600)", budget=6), run)
+    assert (found["status"], found["exit"], found["tail"]) == ("cut", None, ["so far"])
+    assert "cut, last line: so far" in table("card", {"bench": found})
+    assert "tail" not in perform(stage("bench", "print('fine')"), run)
+
+
+def test_names_of_devices_with_dots(tmp_path: Path) -> None:
+    run = Run(folder=tmp_path, device="NVIDIA H100 MIG 1g.10gb")
+    run.results.write_text(json.dumps({"stages": {"ops": perform(stage("ops", ""), run)}}))
+    entry_file.append(run.partial("bench"), timed("g", "ours", 1.0))
+    said = tables(tmp_path)
+    assert said.count("goals") == 1
+    assert said.startswith("nvidia-h100-mig-1g.10gb\n")
+    assert "ops: passed" in said and "bench: unfinished" in said
+
+
+@pytest.mark.parametrize("damaged", ['{"device": "A', "[]", '{"stages": {"ops": 3}}', "\x00"])
+def test_a_damaged_file_of_results_is_set_aside(
+    run: Run, capsys: pytest.CaptureFixture[str], damaged: str
+) -> None:
+    run.results.write_text(damaged)
+    assert "expected the results of make gpu" in tables(run.folder)
+    assert go(run, [stage("ops", "")]) == 0
+    assert list(stored(run)) == ["ops"]
+    assert (run.folder / "a-card-1.json.damaged").read_text() == damaged
+    assert "it is a-card-1.json.damaged now" in capsys.readouterr().out
+
+
+def test_results_that_cannot_be_written_are_said_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ran = subprocess.run(
+        [sys.executable, "benchmarks/gpu.py", "--stand-in", "--results", str(tmp_path / "file")],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr.startswith("the results cannot be written: ") and ran.stderr.count("\n") == 1
+
+
+def test_what_is_tuned_goes_where_results_go(tmp_path: Path) -> None:
+    [tune] = [s for s in STAGES if s.name == "tune"]
+    entries = tmp_path / "entries.jsonl"
+    [command] = tune.commands(Run(folder=tmp_path, device="card"), entries)
+    assert command[-1] == f"--entries={entries}"
+    [command] = tune.commands(Run(folder=tmp_path, device="card", tuned=tmp_path / "tuned"), entries)
+    assert command[-2:] == [f"--entries={entries}", f"--folder={tmp_path / 'tuned'}"]
+
+
+def test_the_results_end_with_what_a_new_process_finds(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process has asked before, and remembers; a build may have failed since."""
+    before = hsta_fast.info()
+    monkeypatch.setenv("CXX", "/nowhere")
+    assert go(run, [stage("ops", "")]) == 0
+    assert hsta_fast.info() == before
+    found = json.loads(run.results.read_text())["info"]
+    assert "no C++ compiler was found" in found["ops"]["cpu"]["tubelet_embed"]["reason"]
+
+
+@needs_compiler
+@pytest.mark.parametrize(("prelude", "parts"), [("", ["cpu"]), (WITH_CUDA, ["cpu", "cuda"])])
+def test_the_extension_is_built_ahead(tmp_path: Path, prelude: str, parts: list[str]) -> None:
+    """Each part for which there are the tools: without nvcc the CPU's."""
+    sources = write_sources(tmp_path / "csrc")
+    environment = {"HSTA_FAST_CACHE": str(tmp_path / "cache"), "CUDA_HOME": str(tmp_path / "cuda")}
+    if prelude:
+        cudart = write_cudart(tmp_path / "cuda" / "lib64" / "libcudart.so.99", 99)
+        (cudart.parent / "libcudart.so").symlink_to(cudart)
+        write_nvcc(tmp_path / "cuda" / "bin" / "nvcc", libraries=(cudart.parent,))
+    where = f"import hsta_fast.extension as e; from pathlib import Path; e.SOURCES = Path({str(sources)!r})\n"
+    finish(start_process(prelude + where + gpu.BUILD, **environment))
+    built = sorted(path.name.split("-")[1] for path in (tmp_path / "cache").glob("*.so"))
+    assert built == parts
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], ".venv/bin/python benchmarks/gpu.py"),
+        (["PYTHON=other"], "other benchmarks/gpu.py"),
+        (
+            ["STAGE=bench", "RESULTS=a folder"],
+            '.venv/bin/python benchmarks/gpu.py --stage bench --results "a folder"',
+        ),
+    ],
+)
+def test_make_gpu(tmp_path: Path, given: list[str], said: str) -> None:
+    """In the environment that was made, unless a Python is named."""
+    interpreter = tmp_path / ".venv" / "bin" / "python"
+    interpreter.parent.mkdir(parents=True)
+    interpreter.touch()
+    command = ["make", "-n", "-f", str(ROOT / "Makefile"), "gpu", *given]
+    ran = subprocess.check_output(command, cwd=tmp_path, env={"PATH": os.environ["PATH"]}, text=True)
+    assert ran.split() == f"PYTHONPATH=. {said}".split()
+
+
+def test_smoke_does_without_pytest() -> None:
+    code = (
+        "import sys; sys.modules['pytest'] = None\n"
+        "import benchmarks.gpu, tests.gpu.smoke, tests.gpu.shapes\n"
+        "print(benchmarks.gpu.plan({'bench': 1}))"
+    )
+    assert "cases" in finish(start_process(code))[0]
 
 
 def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
@@ -292,7 +411,7 @@ def test_the_table_names_what_failed_was_skipped_or_refused() -> None:
 def test_without_a_device_it_ends_with_one_line() -> None:
     ran = subprocess.run(
         [sys.executable, "benchmarks/gpu.py"],
-        cwd=gpu.ROOT,
+        cwd=ROOT,
         env=os.environ | {"PYTHONPATH": "."},
         capture_output=True,
         text=True,

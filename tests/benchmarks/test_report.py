@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.entries import DEVICE_FAULT, read
-from benchmarks.gpu import ROOT
+from benchmarks.processes import ROOT
 
 TESTS = """
 import pytest
