@@ -83,8 +83,8 @@ _HALF_SMALL = {
         MAX_WIDTH: Config(tokens=16, chunk=128, slices=8, stages=2, warps=8, residents=1, hold=False),
     },
 }
-# float32 by six bfloat16 products: instructions issued bind, within 1.5 (forward) and 1.9 (backward) x the
-# clocks of device memory. Queries held would take three parts of them in registers or shared memory.
+# float32 by six bfloat16 products: instructions issued and queries read anew, from the caches, bind at 1.5
+# (forward) and 1.9 (backward) x the clocks of device memory. Queries held would be held in three parts.
 _PARTS = {
     "fwd": {
         384: Config(tokens=16, chunk=128, slices=4, stages=1, warps=4, residents=2, hold=False),
