@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from triton.runtime.driver import driver
 
+from benchmarks.cases import FLUSH, round_on_cuda
 from benchmarks.entries import append
 from hsta_fast.files import write_text
 from hsta_fast.kernels import attention_pool_configs as pool_configs
@@ -37,7 +38,6 @@ from hsta_fast.kernels.space_time_attention import space_time_attention_bwd, spa
 HEADS = 12
 GAIN = 1.03  # by which a configuration must be faster than the shipped one
 _ROUNDS = 10
-_FLUSH = 1 << 29  # bytes: several times any second-level cache, and longer than a launch takes to dispatch
 
 Run = Callable[[], Sequence[Tensor]]
 
@@ -141,22 +141,13 @@ def alike(came: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
 
 
 def seconds_of(run: Run) -> float:
-    """The median time of a step on the device, with its second-level cache overwritten before each."""
+    """The median time of a step on the device, with its caches overwritten and its dispatch hidden."""
     if not torch.cuda.is_available():
         began = time.perf_counter()
         run()
         return time.perf_counter() - began
-    flush = torch.empty(_FLUSH, dtype=torch.uint8, device="cuda")
-    times = []
-    for _ in range(_ROUNDS):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        flush.zero_()
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) / 1e3)
-    return statistics.median(times)
+    flush = torch.empty(FLUSH, dtype=torch.uint8, device="cuda")
+    return statistics.median(round_on_cuda(run, flush)[0] for _ in range(_ROUNDS)) / 1e3
 
 
 def said(error: Exception) -> str:
