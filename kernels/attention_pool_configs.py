@@ -80,7 +80,7 @@ _HALF_SMALL = {
     "bwd, two steps": {
         384: Config(tokens=16, chunk=128, slices=4, stages=3, warps=4, residents=1),  # 61 KiB
         768: Config(tokens=16, chunk=64, slices=4, stages=1, warps=4, residents=2, hold=False),
-        MAX_WIDTH: Config(tokens=16, chunk=128, slices=8, stages=2, warps=8, residents=1, hold=False),
+        MAX_WIDTH: Config(tokens=16, chunk=128, slices=8, stages=1, warps=8, residents=1, hold=False),
     },
 }
 # float32 by six bfloat16 products: instructions issued and queries read anew, from the caches, bind at 1.5
