@@ -9,6 +9,7 @@ the partial sums (2 warps).
 """
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 
@@ -128,6 +129,7 @@ def config_for(
     return tuned_config(Config, device.name, tuned_key(OP, kernel, widest)) or table[widest]
 
 
+@cache  # asked for at every launch
 def smaller(config: Config) -> Config:
     """What fits where `config` does not: nothing fetched ahead, no queries held."""
     return replace(config, stages=1, hold=False)

@@ -3,6 +3,7 @@
 Nothing here asks a driver for anything when imported.
 """
 
+import contextlib
 import json
 import warnings
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 import triton
+from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
 TUNED = Path(__file__).parent / "tuned"
@@ -61,6 +63,11 @@ def device_of(device: torch.device) -> Device:
         found.multi_processor_count,
         found.shared_memory_per_block_optin,  # type: ignore[attr-defined]  # the stubs lack it
     )
+
+
+def made_current(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
+    """The tensor's device made current: Triton launches on the current one."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
 
 
 def tuned_path(name: str) -> Path:

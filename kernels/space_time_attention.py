@@ -11,7 +11,6 @@ Of the tiles that a loop runs over only one is ragged, with 1 row to a whole til
 the loop: inside, no load and no weight carries a mask.
 """
 
-import contextlib
 import math
 from functools import partial
 from typing import Any
@@ -21,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import device_of, launch_within, precision_of
+from .launch import device_of, launch_within, made_current, precision_of
 from .space_time_attention_configs import Config, backward_kernels, config_for, smaller
 from .tiles import advance, dot, dot_transposed, exp2, finite, load, pointers, store
 
@@ -297,11 +296,6 @@ def _strides(*tensors: Tensor) -> tuple[tuple[int, ...], ...]:
     return tuple(tensor.stride()[:3] for tensor in tensors)
 
 
-def _on(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
-    """The tensor's device made current: Triton launches on the current one."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
-
-
 def space_time_attention_fwd(
     q: Tensor, k: Tensor, v: Tensor, scale: float, *, config: Config | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -318,7 +312,7 @@ def space_time_attention_fwd(
         )  # fmt: skip
 
     config = config or config_for("fwd", padded(D), q.dtype, precision=precision, device=device)
-    with _on(q):
+    with made_current(q):
         launch_within(device, f"space_time_attention fwd, D={D}", config, smaller(config), launch)
     return out, lse
 
@@ -346,7 +340,7 @@ def space_time_attention_bwd(
             *_strides(q, k, v, dout, dk, dv), *sizes, **meta(kernel, D, config, precision),
         )  # fmt: skip
 
-    with _on(q):
+    with made_current(q):
         for kernel in backward_kernels(padded(D), precision):
             launch = launch_dq if kernel == "dq" else partial(launch_dkv, kernel)
             config = config_for(kernel, padded(D), q.dtype, precision=precision, device=device)

@@ -9,6 +9,7 @@ instructions off the forward's loop. Every entry builds in Triton 3.6, 3.7 and 3
 """
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 
@@ -139,6 +140,7 @@ def config_for(
     return tuned or (_HALF_MMA_SYNC if mma_sync else _HALF)[kernel][width]
 
 
+@cache  # asked for at every launch
 def smaller(config: Config) -> Config:
     """What fits where `config` does not: nothing fetched ahead, smaller tiles."""
     cols = max(16, min(32, config.cols // 2))
