@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import BinaryIO
 
 # Errors that say nothing about the file: the process has too many open, or no memory.
@@ -80,3 +80,18 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` as UTF-8, whole or not at all."""
     write_bytes(path, text.encode())
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether `name` is one file or folder name: no separator, no drive, no `..`, on any system."""
+    path = PureWindowsPath(name)
+    return path.parts == (name,) and not path.anchor and name != ".." and "\0" not in name
+
+
+def inside(root: Path, relative: str) -> Path:
+    """`root / relative`, or ValueError where that, links followed, is not below `root`."""
+    path = root / relative
+    # realpath, not Path.resolve: the latter raises RuntimeError on a loop of links.
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        raise ValueError(f"wanted a path inside the root, {relative!r} leads out of it")
+    return path
