@@ -19,7 +19,7 @@ ARROWS: dict[str, str] = {
     "reference": "",
     "kernels": "",
     "toolchain": "",
-    "extension": "toolchain",
+    "extension": "files toolchain",
     "ops": "reference kernels extension",
     "layers": "ops",
     "model": "layers",
