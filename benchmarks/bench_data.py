@@ -20,10 +20,12 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import hsta_fast
-from hsta_fast.data import Augment, Cache, ClipData, ClipTable, Sampling, SynthConfig, load_frames, render
-from hsta_fast.data.casme3 import read_casme3
-from hsta_fast.data.frames import FrameStore, fit, read_frames
+from hsta_fast.data import Augment, Cache, ClipData, ClipTable, Sampling, load_frames
+from hsta_fast.data.frames.decode import read_frames, resize_to_planes
+from hsta_fast.data.frames.store import FrameStore
 from hsta_fast.data.loading import ahead
+from hsta_fast.data.readers.casme3 import read_casme3
+from hsta_fast.synth import SynthConfig, render
 
 SAMPLING = Sampling()
 CORES = os.cpu_count() or 1
@@ -77,7 +79,7 @@ class Decoded:
         self.made: dict[int, Future[np.ndarray]] = {}
 
     def decode(self, path: str) -> np.ndarray:
-        made = read_frames(self.table.root, [path], lambda image: fit(image, self.shape[1]))[0]
+        made = read_frames(self.table.root, [path], lambda image: resize_to_planes(image, self.shape[1]))[0]
         assert isinstance(made, np.ndarray)
         return made
 
@@ -98,7 +100,7 @@ def decoding(table: ClipTable, size: int, pool: ThreadPoolExecutor) -> ClipData:
 def decode_alone(paths: list[str], size: int) -> None:
     """RGB planes of these files by OpenCV and nothing else."""
     for path in paths:
-        fit(cv2.cvtColor(np.asarray(cv2.imread(path)), cv2.COLOR_BGR2RGB), size)
+        resize_to_planes(cv2.cvtColor(np.asarray(cv2.imread(path)), cv2.COLOR_BGR2RGB), size)
 
 
 def least_of_decoding(table: ClipTable, store: FrameStore, rounds: int) -> float:

@@ -11,17 +11,19 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from .ablate import ablate
-from .ablations import EXPERIMENTS
-from .config import RECIPES, TrainConfig, recipe_config
-from .data import DatasetName, SynthConfig, doctor, render
+from .data import DatasetName, doctor
 from .environment import info_text
-from .experiment import fill_cache
 from .extension import PARTS, BuildError, kept, load, missing
 from .protocol import audit
-from .team import team
-from .train import NonFiniteLossError, evaluate
-from .train import main as train_main
+from .synth import SynthConfig, render
+from .training.ablate import ablate
+from .training.config import RECIPES, TrainConfig, recipe_config
+from .training.evaluate import evaluate
+from .training.loop import NonFiniteLossError
+from .training.paper_tables import EXPERIMENTS
+from .training.runner import main as train_main
+from .training.setup import fill_cache
+from .training.workers import team
 
 _USAGE = """hsta-fast: Hierarchical Space-Time Attention for micro-expression recognition
 

@@ -1,4 +1,4 @@
-"""Reading plain files and nothing else; writing files whole or not at all."""
+"""Plain files: read, written whole or not at all, locked, and kept inside a root."""
 
 import errno
 import os
@@ -8,8 +8,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
-from pathlib import Path
-from typing import BinaryIO
+from pathlib import Path, PureWindowsPath
+from typing import IO, Any, BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+CAN_LOCK = fcntl is not None  # whether this operating system has the locks of `lock_file`
 
 # Errors that say nothing about the file: the process has too many open, or no memory.
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -80,3 +87,41 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` as UTF-8, whole or not at all."""
     write_bytes(path, text.encode())
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether `name` is one file or folder name: no separator, no drive, no `..`, on any system."""
+    path = PureWindowsPath(name)
+    return path.parts == (name,) and not path.anchor and name != ".." and "\0" not in name
+
+
+def inside(root: Path, relative: str) -> Path:
+    """`root / relative`, or ValueError where that, links followed, is not below `root`."""
+    path = root / relative
+    # realpath, not Path.resolve: the latter raises RuntimeError on a loop of links.
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        raise ValueError(f"wanted a path inside the root, {relative!r} leads out of it")
+    return path
+
+
+def lock_file(file: IO[Any], *, shared: bool = False, wait: bool = True) -> bool:
+    """Lock an open file against other processes until it is closed or this process ends, kill -9 included.
+
+    Args:
+        file: the open file.
+        shared: several processes may hold a shared lock at once, none beside an exclusive one.
+        wait: wait for the lock; otherwise return False at once where another process holds it.
+
+    Raises:
+        OSError: the file system, or the operating system, has no such locks.
+    """
+    if fcntl is None:
+        raise OSError(f"{file.name} cannot be locked: this operating system has no flock")
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise OSError(f"{file.name} cannot be locked on this file system: {error.strerror}") from error
+    return True

@@ -1,63 +1,84 @@
-"""Imports flow one way: cli -> train -> model, data, protocol; model -> layers -> ops -> reference."""
+"""Imports flow one way: cli -> training -> model, data, protocol; model -> layers -> ops -> reference."""
 
 import ast
 import os
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "hsta_fast"
 
-# Part -> the parts of the package that it may import.
-ARROWS = {
-    "files": set(),
-    "reference": set(),
-    "kernels": set(),
-    "toolchain": set(),
-    "extension": {"toolchain"},
-    "ops": {"reference", "kernels", "extension"},
-    "layers": {"ops"},
-    "model": {"layers"},
-    "ablations": set(),
-    "environment": {"ops"},
-    "checkpoint": {"files", "model"},
-    "data": {"files"},
-    "protocol": {"files"},
-    "config": {"model", "data"},
-    "optim": {"model", "config"},
-    "experiment": {"config", "data", "environment", "protocol"},
-    "team": set(),
-    "run": {"files", "checkpoint", "protocol"},
-    "train": {
-        "model",
-        "checkpoint",
-        "config",
-        "data",
-        "environment",
-        "optim",
-        "experiment",
-        "files",
-        "run",
-        "team",
-        "protocol",
-    },
-    "ablate": {"ablations", "config", "files", "protocol", "team", "run", "train"},
-    "cli": {
-        "ablate",
-        "ablations",
-        "config",
-        "data",
-        "environment",
-        "experiment",
-        "extension",
-        "protocol",
-        "team",
-        "train",
-    },
-    "__main__": {"cli"},
-    "__init__": {"reference", "layers", "ops", "model", "checkpoint", "environment"},
+# Room -> the rooms that it may import. A room is a file, or a folder that this table names.
+ARROWS: dict[str, str] = {
+    "files": "",
+    "clips": "",
+    # The model, from the ground up.
+    "reference": "",
+    "kernels": "",
+    "toolchain": "",
+    "extension": "files toolchain",
+    "ops": "reference kernels extension",
+    "layers": "ops",
+    "model": "layers",
+    "environment": "ops",
+    "checkpoint": "files model",
+    # Data.
+    "data.action_units": "",
+    "data.sampling": "",
+    "data.clips": "clips",
+    "data.frames": "files clips data.clips data.sampling",
+    "data.readers": "files clips data.clips data.action_units data.frames",
+    "data.labels": "files clips data.clips data.action_units data.readers",
+    "data.loading": "data.frames",
+    "data.dataset": "clips data.clips data.frames data.loading data.sampling",
+    "data.doctor": "data.clips data.frames data.labels data.readers",
+    "data": "data.action_units data.clips data.dataset data.frames data.labels data.loading data.readers "
+    "data.sampling",
+    # Rendered faces.
+    "synth.face": "",
+    "synth.painter": "synth.face",
+    "synth.layouts": "files data.readers",
+    "synth.faults": "files data.clips synth.layouts",
+    "synth.render": "files synth.face synth.faults synth.layouts synth.painter",
+    "synth": "synth.render",
+    # Evaluation: of ours it knows clips and files, nothing else.
+    "protocol.plots": "",
+    "protocol.page": "",
+    "protocol.folds": "clips",
+    "protocol.metrics": "clips",
+    "protocol.predictions": "clips",
+    "protocol.fold_files": "clips protocol.folds protocol.predictions",
+    "protocol.report": "clips files protocol.metrics protocol.page protocol.plots protocol.predictions",
+    "protocol.audit": "clips protocol.fold_files protocol.metrics protocol.predictions",
+    "protocol.seeds": "files protocol.report",
+    "protocol": "protocol.audit protocol.fold_files protocol.folds protocol.metrics protocol.predictions "
+    "protocol.report protocol.seeds",
+    # Training.
+    "training": "",
+    "training.workers": "",
+    "training.paper_tables": "",
+    "training.config": "model data",
+    "training.optim": "model training.config",
+    "training.splits": "clips data.clips protocol training.config",
+    "training.run_folder": "files clips checkpoint protocol",
+    "training.setup": "environment data protocol training.config training.splits",
+    "training.loop": "clips model data protocol training.config training.optim "
+    "training.run_folder training.setup",
+    "training.evaluate": "clips checkpoint protocol training.config training.loop "
+    "training.run_folder training.setup",
+    "training.runner": "clips files checkpoint environment data protocol training.config training.loop "
+    "training.run_folder training.setup training.splits training.workers",
+    "training.ablate": "files protocol training.config training.loop training.paper_tables "
+    "training.run_folder training.runner training.workers",
+    # The top.
+    "cli": "environment extension data data.doctor synth synth.render protocol.audit training.ablate "
+    "training.config training.evaluate training.loop training.paper_tables training.runner training.setup "
+    "training.workers",
+    "__main__": "cli",
+    "__init__": "reference ops layers model checkpoint environment",
 }
 
 
@@ -65,8 +86,14 @@ def modules() -> list[Path]:
     return sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
 
 
-def imported_parts(path: Path) -> set[str]:
-    """The parts of hsta_fast that a file imports, relative imports resolved."""
+def room_of(parts: tuple[str, ...]) -> str:
+    """The longest beginning of a dotted name that the table names; "__init__" for the package itself."""
+    named = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((name for name in named if name in ARROWS), ".".join(parts))
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """The rooms of hsta_fast that a file imports, relative imports resolved."""
     here = ("hsta_fast", *path.relative_to(PACKAGE).with_suffix("").parts)
     names: list[str] = []
     for node in ast.walk(ast.parse(path.read_text())):
@@ -76,13 +103,25 @@ def imported_parts(path: Path) -> set[str]:
             base = list(here[: len(here) - node.level]) if node.level else []
             module = base + (node.module.split(".") if node.module else [])
             names += [".".join([*module, alias.name]) for alias in node.names]
-    return {name.split(".")[1] for name in names if name.startswith("hsta_fast.")}
+    return {room_of(tuple(name.split(".")[1:])) for name in names if name.startswith("hsta_fast.")}
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_follow_the_arrows(path: Path) -> None:
-    part = path.relative_to(PACKAGE).with_suffix("").parts[0]
-    assert imported_parts(path) - {part} <= ARROWS[part]
+    room = room_of(path.relative_to(PACKAGE).with_suffix("").parts)
+    assert imported_rooms(path) - {room} <= set(ARROWS[room].split())
+
+
+def test_the_arrows_make_no_circle() -> None:
+    graph = {room: arrows.split() for room, arrows in ARROWS.items()}
+    assert {arrow for arrows in graph.values() for arrow in arrows} <= graph.keys()
+    TopologicalSorter(graph).prepare()
+
+
+def test_the_table_names_no_room_that_is_gone() -> None:
+    for room in ARROWS:
+        path = PACKAGE.joinpath(*room.split("."))
+        assert path.is_dir() or path.with_suffix(".py").exists(), room
 
 
 @pytest.mark.parametrize(("part", "forbidden"), [("protocol", "torch"), ("kernels", "hsta_fast")])
@@ -110,8 +149,8 @@ def test_training_needs_no_package_of_the_command_line_or_of_excel_files(tmp_pat
     code = (
         "import sys, zipfile; from pathlib import Path\n"
         "sys.modules |= dict.fromkeys(('tyro', 'openpyxl'))\n"
-        "import hsta_fast.train, hsta_fast.data\n"
-        "from hsta_fast.data.annotation import read_sheets\n"
+        "import hsta_fast.data, hsta_fast.training.runner\n"
+        "from hsta_fast.data.readers.annotation import read_sheets\n"
         "zipfile.ZipFile('a.xlsx', 'w').close()\n"
         "try: read_sheets(Path('a.xlsx'))\n"
         "except ImportError as error: print('openpyxl' in str(error))"

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 import hsta_fast
-from hsta_fast.ablations import TABLE_3, TABLES
 from hsta_fast.layers import DropPath
 from hsta_fast.model import HSTA, HSTAConfig, position_table
+from hsta_fast.training.paper_tables import TABLE_3, TABLES
 
 from .published_formulation import published_logits, published_state
 

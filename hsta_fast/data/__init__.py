@@ -1,19 +1,19 @@
-"""Clips from disk: readers, labels, sampling, frames and flow in a cache, batches, and rendered data."""
+"""Clips from disk: readers, labels, sampling, frames and flow in a cache and batches."""
 
-from .apex import Apex
-from .cache import Cache, Items
-from .casme3 import read_casme3
+from .action_units import objective_class
 from .clips import ClipTable, Fault
 from .dataset import Augment, Balance, ClipData, steps
-from .frames import FrameStore, load_frames
-from .labelfile import label_set
-from .labels import LABEL_SETS, LabelSet, apply_labels, objective_class
+from .frames.apex import Apex
+from .frames.cache import Cache, Items
+from .frames.load import load_pictures, picture_recipe
+from .frames.store import FrameStore, load_frames
+from .labels.files import label_set
+from .labels.sets import LABEL_SETS, LabelSet, apply_labels
 from .loading import Batch
-from .pictures import load_pictures, picture_recipe
-from .readers import READERS, DatasetName, read_dataset, read_datasets, recognise
-from .rows import Expression
+from .readers.base import Expression
+from .readers.casme3 import read_casme3
+from .readers.registry import READERS, DatasetName, read_dataset, read_datasets, recognise
 from .sampling import FlowMethod, Sampling, SpecialFrame, random_frames, uniform_frames
-from .synthetic import SynthConfig, render
 
 __all__ = [
     "LABEL_SETS",
@@ -34,7 +34,6 @@ __all__ = [
     "LabelSet",
     "Sampling",
     "SpecialFrame",
-    "SynthConfig",
     "apply_labels",
     "label_set",
     "load_frames",
@@ -46,7 +45,6 @@ __all__ = [
     "read_dataset",
     "read_datasets",
     "recognise",
-    "render",
     "steps",
     "uniform_frames",
 ]

@@ -7,15 +7,15 @@ clips of one recording, and rows move when a file is filtered.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-KEY = ("dataset", "subject", "clip", "onset")
+from ..clips import KEY, identity
+
 COLUMNS = (
     *(*KEY, "apex", "apex_annotated", "offset", "frames"),
     *("expression", "emotion", "action_units", "objective_class"),
@@ -90,28 +90,8 @@ def brief(text: str, limit: int = 100) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
-def identity(dataset: str, subject: str, clip: str, onset: int | None) -> str:
-    """The one-line name of a clip in messages, and the text its test-time randomness is seeded from."""
-    return f"{dataset} {subject}/{clip} onset {'?' if onset is None else onset}"
-
-
 def clip_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """The table of `rows`, one dict of `COLUMNS` each, numbers as int64, `apex_annotated` bool."""
     frame = pd.DataFrame(list(rows), columns=list(COLUMNS))
     numbers = ("onset", "apex", "offset", "objective_class")
     return frame.astype({column: "int64" for column in numbers} | {"apex_annotated": "bool"})
-
-
-def is_plain_name(name: str) -> bool:
-    """Whether `name` is one file or folder name: no separator, no drive, no `..`, on any system."""
-    path = PureWindowsPath(name)
-    return path.parts == (name,) and not path.anchor and name != ".." and "\0" not in name
-
-
-def inside(root: Path, relative: str) -> Path:
-    """`root / relative`, or ValueError where that, links followed, is not below `root`."""
-    path = root / relative
-    # realpath, not Path.resolve: the latter raises RuntimeError on a loop of links.
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
-        raise ValueError(f"wanted a path inside the root, {relative!r} leads out of it")
-    return path

@@ -14,12 +14,13 @@ from typing import Literal
 import numpy as np
 import torch
 
+from ..clips import KEY, identity, subject_ids
 from . import loading
-from .cache import Items
-from .clips import KEY, ClipTable, identity
-from .frames import FrameStore
+from .clips import ClipTable
+from .frames.cache import Items
+from .frames.store import FrameStore
 from .loading import Batch, Draw
-from .sampling import Sampling, flow_positions, special_positions, video_positions
+from .sampling import Sampling, special_positions, video_positions
 
 Balance = Literal["matched", "even", "weighted", "none"]
 
@@ -66,7 +67,7 @@ class ClipData:
         self.flow = flow
         self.labels: np.ndarray = clips["label"].to_numpy(dtype=np.int64)
         # A subject's number means another person in another data set.
-        self.subjects: np.ndarray = (clips["dataset"] + "/" + clips["subject"]).to_numpy(dtype=str)
+        self.subjects: np.ndarray = subject_ids(clips).to_numpy(dtype=str)
 
         self._names: list[str] = []
         self._rows: list[np.ndarray] = []  # a clip's rows in the store, -1 for a frame that is not decoded
@@ -148,16 +149,6 @@ class ClipData:
             path = self.table.clips["frames"].iloc[index][positions[picked < 0][0]]
             raise ValueError(f"{self._names[index]}: frame {path} is not in the frame store")
         return picked
-
-
-def flow_pairs(table: ClipTable, sampling: Sampling) -> list[tuple[str, str]]:
-    """The paths that the flows of each clip go from and to, two pairs a clip, one clip after another."""
-    pairs = []
-    for clip in table.clips.to_dict("records"):
-        frames = clip["frames"]
-        for before, after in flow_positions(sampling, len(frames), clip["apex"] - clip["onset"]):
-            pairs.append((frames[before], frames[after]))
-    return pairs
 
 
 def epoch_order(

@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .annotation import find_annotation
 from .clips import UNREADABLE, ClipTable, Fault, fault_of
-from .frames import by_file, read_frames
-from .labels import LABEL_SETS, THREE_CLASSES, LabelSet, apply_labels
-from .megc2019 import PUBLISHED as COMPOSITE
-from .megc2019 import composite_labels, official_labels
-from .readers import READERS, join, recognise, scan, version_of
-from .rows import EXPRESSIONS
+from .frames.decode import by_file, read_frames
+from .labels.megc2019 import PUBLISHED as COMPOSITE
+from .labels.megc2019 import composite_labels, official_labels
+from .labels.sets import LABEL_SETS, THREE_CLASSES, LabelSet, apply_labels
+from .readers.annotation import find_annotation
+from .readers.base import EXPRESSIONS
+from .readers.registry import READERS, join, recognise, scan, version_of
 
 CLEAN, FAULTS, UNUSABLE = 0, 1, 2  # exit statuses
 _SEEN = np.empty(0)  # in the place of the pixels of a whole frame

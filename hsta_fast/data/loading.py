@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cache import Items
-from .frames import FrameStore
+from .frames.cache import Items
+from .frames.store import FrameStore
 
 T = TypeVar("T")
 

@@ -1,6 +1,7 @@
 """Evaluation that can be believed: folds by subject, pooled scores and the report of a run, without torch."""
 
 from .audit import audit
+from .fold_files import FOLD_COLUMNS, folds_by_clip, read_folds, shared
 from .folds import (
     Fold,
     assert_disjoint,
@@ -10,17 +11,8 @@ from .folds import (
     k_folds_by_subject,
     leave_one_subject_out,
 )
-from .metrics import (
-    Scores,
-    best_epoch,
-    bootstrap_interval,
-    majority_baseline,
-    per_dataset,
-    per_fold,
-    read_predictions,
-    score,
-)
-from .published import FOLD_COLUMNS, folds_by_clip, read_folds, shared
+from .metrics import Scores, best_epoch, bootstrap_interval, majority_baseline, per_dataset, per_fold, score
+from .predictions import read_predictions
 from .report import summary_of, table, write_report
 from .seeds import write_seeds
 

@@ -10,24 +10,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .answers import Answers, read_answers
-from .folds import clip_key, natural_key, person
-from .metrics import (
-    Absent,
-    Scores,
-    bootstrap_interval,
-    majority_baseline,
-    per_dataset,
-    per_fold,
-    read_text_table,
-    score,
-)
-from .published import read_folds
+from ..clips import KEY, clip_key, natural_key, person_key, subject_ids
+from .fold_files import read_folds
+from .metrics import Absent, Scores, bootstrap_interval, majority_baseline, per_dataset, per_fold, score
+from .predictions import Answers, read_answers, read_text_table
 
 CLEAN = 0  # exit statuses: no shared subject was found
 LEAKS = 1  # one was found, or the file is stamped
 UNTOLD = 2  # the clips cannot tell
-_CLIP = ["dataset", "subject", "clip", "onset"]
 _SHOWN = 5  # names of each kind that a line lists
 _NO_STAMP = ("", "false", "0", "no", "none", "nan")
 
@@ -90,7 +80,7 @@ def _notes(answers: Answers, absent: Absent) -> Iterator[str]:
         yield "no column fold: taken as one test set; no means of folds"
     elif "subject" in given:
         people = _people(rows)
-        spelled = dict(zip(people, rows["dataset"] + "/" + rows["subject"], strict=True))
+        spelled = dict(zip(people, subject_ids(rows), strict=True))
         folds_of = rows.groupby(people)["fold"].nunique()
         several = sorted((spelled[who] for who in folds_of.index[folds_of > 1]), key=natural_key)
         if several:
@@ -145,9 +135,9 @@ def _compare(answers: Answers, path: Path, folds: Path | None) -> tuple[list[str
     rows, table = answers.rows, read_text_table(path, ("subject", "clip"))
     if not {"subject", "clip"} <= answers.given:
         raise ValueError(f"{path}: wanted predictions with the columns subject and clip to compare with it")
-    both = [name for name in _CLIP if name in table and name in answers.given]
-    table = table.assign(**{name: table[name].str.strip() if name in both else "" for name in _CLIP})
-    rows = rows.assign(**{name: rows[name] if name in both else "" for name in _CLIP})
+    both = [name for name in KEY if name in table and name in answers.given]
+    table = table.assign(**{name: table[name].str.strip() if name in both else "" for name in KEY})
+    rows = rows.assign(**{name: rows[name] if name in both else "" for name in KEY})
     rows, table = rows.assign(key=_keys(rows), person=_people(rows)), table.assign(key=_keys(table))
     table = table.assign(person=_people(table))
     macro = (
@@ -227,7 +217,7 @@ def _shared(
 
 
 def _line(fold: str, rows: pd.DataFrame) -> list[str]:
-    names = sorted(set(rows["dataset"] + "/" + rows["subject"]), key=natural_key)
+    names = sorted(set(subject_ids(rows)), key=natural_key)
     return [f"  fold {fold or '-'}: {len(names)} subjects, {_some(names)}"] if names else []
 
 
@@ -263,11 +253,11 @@ def _other_labels(answers: Answers, rows: pd.DataFrame, table: pd.DataFrame, nam
 
 
 def _people(rows: pd.DataFrame) -> pd.Series:
-    return (rows["dataset"] + "/" + rows["subject"]).map(person)
+    return subject_ids(rows).map(person_key)
 
 
 def _keys(rows: pd.DataFrame) -> pd.Series:
-    names = zip(*(rows[name].astype(str) for name in _CLIP), strict=True)
+    names = zip(*(rows[name].astype(str) for name in KEY), strict=True)
     return pd.Series([clip_key(*name) for name in names], index=rows.index, dtype=object)
 
 

@@ -5,8 +5,6 @@ two data sets may both have a subject "s01", and these are two people. `extra` m
 tested, such as macro-expressions: they train, but in no fold that tests their subject.
 """
 
-import re
-import unicodedata
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.model_selection import StratifiedGroupKFold
+
+from ..clips import natural_key, person_key
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,45 +25,15 @@ class Fold:
     test: np.ndarray
 
 
-def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
-    """Sort key that reads digits as numbers: spNO.2 comes before spNO.10. Equal only for equal texts."""
-    parts = re.split(r"([0-9]+)", text)
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part], text
-
-
-def person(subject: str) -> str:
-    """What two spellings of one person have in common.
-
-    Left aside are case, spaces, leading zeros, a decimal point that a program has put behind a number (1.0),
-    which of . _ - stands between, the script of digits, and marks that are not seen.
-    """
-    plain = unicodedata.normalize("NFKC", subject).casefold()
-    seen = [
-        letter
-        for letter in plain
-        if unicodedata.category(letter) != "Cf" and not "\ufe00" <= letter <= "\ufe0f"
-    ]
-    plain = "".join(str(unicodedata.decimal(letter)) if letter.isdecimal() else letter for letter in seen)
-    plain = re.sub(r"(?<=[0-9])\.0+(?=/|$)", "", "".join(plain.split()))
-    plain = re.sub(r"[._-]+", ".", plain)
-    return re.sub(r"[0-9]+", lambda number: number[0].lstrip("0") or "0", plain)
-
-
-def clip_key(dataset: str, subject: str, clip: str, onset: str) -> str:
-    """A clip's name, the same however its words are spelled, by the rule of `person`."""
-    words = [f"{dataset}/{subject}", *clip.split(), "|", *onset.split()]
-    return " ".join(map(person, words))
-
-
 def assert_disjoint(fold: Fold, subjects: ArrayLike) -> None:
     """Raise ValueError, naming the subjects, if any person has clips in both parts of the fold.
 
     subjects: (num_clips,) strings "dataset/subject".
     """
     subjects = np.asarray(subjects)
-    trained = {person(subject) for subject in subjects[fold.train].tolist()}
+    trained = {person_key(subject) for subject in subjects[fold.train].tolist()}
     tested = set(subjects[fold.test].tolist())
-    shared = sorted((subject for subject in tested if person(subject) in trained), key=natural_key)
+    shared = sorted((subject for subject in tested if person_key(subject) in trained), key=natural_key)
     if shared:
         names = ", ".join(shared)
         raise ValueError(f"fold {fold.name}: wanted no subject in both training and test, got {names}")
@@ -179,7 +149,7 @@ def _subjects(subjects: ArrayLike) -> np.ndarray:
         raise ValueError(f"subjects: wanted one string a clip, got shape {array.shape} of {array.dtype}")
     spelling: dict[str, str] = {}
     for subject in sorted(set(array.tolist())):
-        key = person(subject)
+        key = person_key(subject)
         if not key or key.endswith("/"):
             raise ValueError(f"subjects: wanted a name for the subject of each clip, got {subject!r}")
         if spelling.setdefault(key, subject) != subject:

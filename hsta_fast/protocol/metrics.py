@@ -6,7 +6,6 @@ each class in the order of the labels, a column p_<class name> with its probabil
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -14,9 +13,9 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-Absent = Literal["raise", "zero", "skip"]
+from ..clips import subject_ids
 
-COLUMNS = ("dataset", "subject", "clip", "onset", "fold", "label", "predicted")
+Absent = Literal["raise", "zero", "skip"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,16 +75,6 @@ def score(truth: ArrayLike, predicted: ArrayLike, num_classes: int, *, absent: A
         confusion=confusion,
         num_clips=len(truth),
     )
-
-
-def class_names(predictions: pd.DataFrame) -> list[str]:
-    """Names of the classes 0..K - 1, from the columns p_<class name>."""
-    return [str(column)[2:] for column in predictions.columns if str(column).startswith("p_")]
-
-
-def subject_ids(predictions: pd.DataFrame) -> pd.Series:
-    """One string a row, "dataset/subject": what identifies a person."""
-    return predictions["dataset"] + "/" + predictions["subject"]
 
 
 def per_fold(predictions: pd.DataFrame, num_classes: int) -> tuple[pd.DataFrame, dict[str, float]]:
@@ -176,69 +165,3 @@ def majority_baseline(
         answer[fold] = int(np.argmax(counts))
     answers = predictions["fold"].map(answer).astype(np.int64)
     return score(predictions["label"], answers, num_classes, absent="zero")
-
-
-def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read a csv with these columns, more allowed, every cell as str: subject "007" stays itself.
-
-    ValueError names the file and what is wrong with it: not a csv, a missing column, more cells than columns.
-    """
-    wanted = f"{path}: wanted a csv with columns {', '.join(columns)}"
-    try:
-        raw = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{wanted}, got: {str(error).strip()}") from error
-    missing = [column for column in columns if column not in raw.columns]
-    if missing:
-        raise ValueError(f"{wanted}; missing: {', '.join(missing)}")
-    if not isinstance(raw.index, pd.RangeIndex):  # pandas takes a cell too many in every row for row names
-        raise ValueError(
-            f"{wanted}, got rows of more cells than the {len(raw.columns)} columns of the header"
-        )
-    return raw.fillna("")
-
-
-def read_predictions(path: Path) -> pd.DataFrame:
-    """Read and check a predictions csv: columns as this module describes, names as str, all others numbers.
-
-    ValueError names the file, the row (a line number where no cell has a line break; the header is row 1) and
-    the column: a missing column, fewer than two classes, no rows, an empty name, a cell that is no whole
-    number, a label that is no class, a probability outside 0..1, a clip that occurs twice.
-    """
-    raw = read_text_table(path, COLUMNS)
-    classes = class_names(raw)
-    if len(classes) < 2:
-        raise ValueError(f"{path}: wanted two or more columns p_<class name>, got {len(classes)}")
-    if raw.empty:
-        raise ValueError(f"{path}: wanted a row for each test clip, got none")
-    for column in ("dataset", "subject", "clip", "fold"):
-        _raise_at_first(path, raw[column], raw[column] == "", "a name")
-    table = raw.copy()
-    table["onset"] = _whole_numbers(path, raw["onset"], None)
-    for column in ("label", "predicted"):
-        table[column] = _whole_numbers(path, raw[column], len(classes))
-    for column in (f"p_{name}" for name in classes):
-        values = pd.to_numeric(raw[column], errors="coerce").astype(np.float64)
-        # A float32 softmax may end one rounding above 1.
-        _raise_at_first(path, raw[column], ~values.between(0.0, 1.0 + 1e-6), "a probability from 0 to 1")
-        table[column] = values
-    twice = table.duplicated(subset=["dataset", "subject", "clip", "onset"])
-    _raise_at_first(path, raw["clip"], twice, "each (dataset, subject, clip, onset) once")
-    return table
-
-
-def _whole_numbers(path: Path, cells: pd.Series, below: int | None) -> pd.Series:
-    wanted = "a whole number" if below is None else f"a whole number from 0 to {below - 1}"
-    good = cells.str.fullmatch(r"-?[0-9]{1,18}")
-    _raise_at_first(path, cells, ~good, wanted)
-    values = cells.astype(np.int64)
-    if below is not None:
-        _raise_at_first(path, cells, ~values.between(0, below - 1), wanted)
-    return values
-
-
-def _raise_at_first(path: Path, cells: pd.Series, bad: pd.Series, wanted: str) -> None:
-    if bad.any():
-        at = int(np.argmax(bad.to_numpy()))
-        got = f"row {at + 2}, column {cells.name}: wanted {wanted}, got {cells.iloc[at]!r}"
-        raise ValueError(f"{path}: {got}")

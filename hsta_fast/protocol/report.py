@@ -13,21 +13,11 @@ from typing import Any
 
 import pandas as pd
 
+from ..clips import natural_key, subject_ids
 from ..files import write_bytes, write_text
 from . import page, plots
-from .folds import natural_key
-from .metrics import (
-    Scores,
-    bootstrap_interval,
-    class_names,
-    majority_baseline,
-    per_dataset,
-    per_fold,
-    read_predictions,
-    read_text_table,
-    score,
-    subject_ids,
-)
+from .metrics import Scores, bootstrap_interval, majority_baseline, per_dataset, per_fold, score
+from .predictions import class_names, read_predictions, read_text_table
 
 # Keys of config.json that the report understands; all others are shown as they are.
 _NOTES, _NUM_FOLDS, _TRAIN_COUNTS, _LEAKY = "notes", "num_folds", "train_counts", "leaky"

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from hsta_fast.data.cache import Items
 from hsta_fast.data.clips import ClipTable, clip_frame
 from hsta_fast.data.dataset import ClipData
-from hsta_fast.data.frames import FrameStore
+from hsta_fast.data.frames.cache import Items
+from hsta_fast.data.frames.store import FrameStore
 from hsta_fast.data.loading import Batch
 from hsta_fast.data.sampling import Sampling
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hsta_fast.data.dataset import Augment, ClipData, epoch_order, steps
-from hsta_fast.data.frames import FrameStore
+from hsta_fast.data.frames.store import FrameStore
 from hsta_fast.data.sampling import Sampling
 from tests.data.batches import LENGTH, SIZE, data_of, epoch, everything, same
 

@@ -15,10 +15,10 @@ import pytest
 from hsta_fast import cli
 from hsta_fast.data.clips import UNREADABLE
 from hsta_fast.data.doctor import as_text, check_frames, examine
-from hsta_fast.data.readers import read_dataset
+from hsta_fast.data.readers.registry import read_dataset
 
-from . import copies
-from .copies import casme2_row, casme3_row, csv_row, samm_row, smic_row
+from . import fake_datasets
+from .fake_datasets import casme2_row, casme3_row, csv_row, samm_row, smic_row
 
 
 def doctor(
@@ -36,7 +36,7 @@ def doctor(
 def test_a_clean_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    copies.samm_copy(tmp_path, [samm_row()])
+    fake_datasets.samm_copy(tmp_path, [samm_row()])
     status, out, err = doctor(monkeypatch, capsys, tmp_path)
     assert status == 0
     assert out.startswith(f"{tmp_path}: SAMM, grey frames, SAMM_Micro_FACS_Codes_v2.xlsx\n")
@@ -57,7 +57,7 @@ def test_faults_are_listed_with_what_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [casme2_row(ApexFrame="/"), casme2_row(OnsetFrame="x"), casme2_row(Subject=2)]
-    copies.casme2_copy(tmp_path, rows)
+    fake_datasets.casme2_copy(tmp_path, rows)
     for number in (47, 49):
         path = tmp_path / f"sub02/EP02_01f/img{number}.jpg"
         path.unlink()
@@ -76,9 +76,9 @@ def test_faults_are_listed_with_what_is_done(
 
 
 def test_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    copies.casme2_copy(tmp_path / "a", [casme2_row(ApexFrame="/")])
+    fake_datasets.casme2_copy(tmp_path / "a", [casme2_row(ApexFrame="/")])
     (tmp_path / "a/sub01/EP02_01f/img50.jpg").unlink()
-    (tmp_path / "a/sub01/EP02_01f/img50.jpg").write_bytes(copies.PICTURE[:50])
+    (tmp_path / "a/sub01/EP02_01f/img50.jpg").write_bytes(fake_datasets.PICTURE[:50])
     status, out, _ = doctor(monkeypatch, capsys, tmp_path / "a", tmp_path / "nowhere", "--json")
     found: dict[str, Any] = json.loads(out)
     assert status == found["status"] == 2
@@ -104,7 +104,7 @@ def test_unusable_copies(
 ) -> None:
     status, out, _ = doctor(monkeypatch, capsys, tmp_path)
     assert status == 2 and "not recognised" in out and "it holds no csv or xlsx file" in out
-    copies.casme2_copy(tmp_path, [casme2_row(OffsetFrame=0), casme2_row(OffsetFrame="x")])
+    fake_datasets.casme2_copy(tmp_path, [casme2_row(OffsetFrame=0), casme2_row(OffsetFrame="x")])
     status, out, _ = doctor(monkeypatch, capsys, tmp_path)
     assert status == 2 and "unusable: " in out and "2 faults" in out and out.count("clip left out") == 2
     status, out, err = doctor(monkeypatch, capsys)
@@ -114,11 +114,11 @@ def test_unusable_copies(
 
 
 def test_the_frames_of_videos_are_decoded(tmp_path: Path) -> None:
-    copies.csv_copy(tmp_path, [csv_row()])
+    fake_datasets.csv_copy(tmp_path, [csv_row()])
     for name in ("whole", "cut"):
-        copies.video(tmp_path / f"{name}.avi", 30)
+        fake_datasets.video(tmp_path / f"{name}.avi", 30)
     rows = [csv_row(clip=name, path=f"{name}.avi", onset=2, apex=3, offset=29) for name in ("whole", "cut")]
-    copies.table(tmp_path / "clips.csv", copies.CSV_HEADER, rows)
+    fake_datasets.table(tmp_path / "clips.csv", fake_datasets.CSV_HEADER, rows)
     table = read_dataset(tmp_path)
     assert check_frames(table, progress=False) == ({}, 56)
     data = (tmp_path / "cut.avi").read_bytes()
@@ -136,7 +136,7 @@ def test_the_frames_of_videos_are_decoded(tmp_path: Path) -> None:
 
 def test_macro_expressions_are_checked_and_counted_apart(tmp_path: Path) -> None:
     rows = [casme3_row(**{"Expression type": "micro"}), casme3_row(Onset=176, **{"Expression type": "macro"})]
-    copies.casme3_copy(tmp_path, rows)
+    fake_datasets.casme3_copy(tmp_path, rows)
     (diagnosis,) = examine([tmp_path], progress=False).diagnoses
     found = {count.what: (count.found, count.published) for count in diagnosis.counts}
     assert found["micro-expressions"] == (1, 860) and found["macro-expressions"] == (1, 3346)
@@ -145,30 +145,30 @@ def test_macro_expressions_are_checked_and_counted_apart(tmp_path: Path) -> None
 
 
 def test_an_emotion_that_the_composite_does_not_know_is_said(tmp_path: Path) -> None:
-    copies.samm_copy(tmp_path, [samm_row(**{"Estimated Emotion": "Awe"})])
+    fake_datasets.samm_copy(tmp_path, [samm_row(**{"Estimated Emotion": "Awe"})])
     examination = examine([tmp_path], progress=False)
     assert examination.status == 1 and "does not know emotion 'awe'" in examination.differences[0].what
 
 
 def test_an_annotation_of_smic_is_that_of_the_long_recordings(tmp_path: Path) -> None:
-    both = copies.smic_cropped_copy(tmp_path / "both", [("s20", "negative", "s20_ne_01")])
-    copies.smic_long_copy(both, [smic_row()])
+    both = fake_datasets.smic_cropped_copy(tmp_path / "both", [("s20", "negative", "s20_ne_01")])
+    fake_datasets.smic_long_copy(both, [smic_row()])
     (found,) = examine([both], annotation=both / "SMIC-HS-E_annotation.xlsx", progress=False).diagnoses
     assert (found.version, found.annotation, found.frames) == ("long", "SMIC-HS-E_annotation.xlsx", 5)
     (found,) = examine([both], progress=False).diagnoses
     assert (found.version, found.annotation, found.frames) == ("cropped", "no annotation needed", 3)
-    cropped = copies.smic_cropped_copy(tmp_path / "cropped", [("s20", "negative", "s20_ne_01")])
+    cropped = fake_datasets.smic_cropped_copy(tmp_path / "cropped", [("s20", "negative", "s20_ne_01")])
     (found,) = examine([cropped], annotation=cropped / "typo.xlsx", progress=False).diagnoses
     assert "cropped, are read without an annotation, got" in found.error
 
 
 def test_an_official_list_that_is_none_costs_the_composite_and_no_more(tmp_path: Path) -> None:
-    root = copies.samm_copy(tmp_path, [samm_row()])
+    root = fake_datasets.samm_copy(tmp_path, [samm_row()])
     (root / "combined_3class_gt.csv").write_text("dataset,subject,clip,label\n")
     found = examine([root], progress=False)
     assert found.diagnoses[0].status == 0 and found.status == 1 and not found.composite
     assert "combined_3class_gt.csv row 1: dataset must be" in found.differences[0].what
-    other = copies.casme3_copy(tmp_path / "other", [casme3_row()])
+    other = fake_datasets.casme3_copy(tmp_path / "other", [casme3_row()])
     (root / "combined_3class_gt.csv").write_text("samm,6,006_1_2,1\n")
     with pytest.raises(ValueError, match="--official wants folders of casme2, samm, smic, got none"):
         examine([other], official=root / "combined_3class_gt.csv", progress=False)
@@ -176,10 +176,10 @@ def test_an_official_list_that_is_none_costs_the_composite_and_no_more(tmp_path:
 
 def test_pipes_are_no_tables_and_no_videos(tmp_path: Path) -> None:
     """Nobody writes into them: whoever opens one to read waits for ever."""
-    root = copies.casme3_copy(tmp_path / "a", [casme3_row()])
+    root = fake_datasets.casme3_copy(tmp_path / "a", [casme3_row()])
     os.mkfifo(root / "pipe.csv")
     assert examine([root], progress=False).status == 0
-    own = copies.csv_copy(tmp_path / "b", [csv_row(), csv_row(clip="film", path="film.mp4")])
+    own = fake_datasets.csv_copy(tmp_path / "b", [csv_row(), csv_row(clip="film", path="film.mp4")])
     os.mkfifo(own / "film.mp4")
     (found,) = examine([own], progress=False).diagnoses
     assert found.table is not None and len(found.table) == 1
@@ -187,7 +187,7 @@ def test_pipes_are_no_tables_and_no_videos(tmp_path: Path) -> None:
 
 
 def test_a_workbook_that_unpacks_to_too_much_is_refused(tmp_path: Path) -> None:
-    root = copies.samm_copy(tmp_path, [samm_row()])
+    root = fake_datasets.samm_copy(tmp_path, [samm_row()])
     with zipfile.ZipFile(root / "SAMM_Micro_FACS_Codes_v2.xlsx", "a", zipfile.ZIP_DEFLATED) as book:
         book.writestr("xl/worksheets/sheet9.xml", bytes(100_000_001))
     (found,) = examine([root], progress=False).diagnoses
@@ -195,7 +195,7 @@ def test_a_workbook_that_unpacks_to_too_much_is_refused(tmp_path: Path) -> None:
 
 
 def test_names_that_are_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = copies.smic_cropped_copy(tmp_path, [("s1", "negative", "s1_ne_01")])
+    root = fake_datasets.smic_cropped_copy(tmp_path, [("s1", "negative", "s1_ne_01")])
     os.mkdir(os.fsencode(root) + b"/HS/s1/micro/negative/bad\xff")
     found = examine([root], progress=False)
     assert found.diagnoses[0].faults[0].clip == "bad?" and found.status == 1

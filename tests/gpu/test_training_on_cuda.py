@@ -10,9 +10,10 @@ pytestmark = [pytest.mark.gpu, needs_data_packages]
 
 
 def test_a_training_run_in_bfloat16(faces: Path, tmp_path: Path) -> None:
-    from hsta_fast import train
-    from hsta_fast.config import recipe_config
     from hsta_fast.protocol import read_predictions
+    from hsta_fast.training import runner
+    from hsta_fast.training.config import recipe_config
+    from hsta_fast.training.evaluate import evaluate
 
     cfg = recipe_config(
         "paper",
@@ -27,6 +28,6 @@ def test_a_training_run_in_bfloat16(faces: Path, tmp_path: Path) -> None:
         epochs=2,
         device="cuda",
     )
-    run = train.main(cfg)
+    run = runner.main(cfg)
     assert len(read_predictions(run / "predictions.csv")) == 24
-    assert "0 answers differ" in train.evaluate(run)
+    assert "0 answers differ" in evaluate(run)

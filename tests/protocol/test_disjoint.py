@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hsta_fast.config import TrainConfig
+from hsta_fast.clips import subject_ids
 from hsta_fast.data import ClipTable
-from hsta_fast.experiment import is_macro, make_folds, subject_ids
 from hsta_fast.protocol import Fold, composite, cross_dataset, inner_folds, leave_one_subject_out
+from hsta_fast.training.config import TrainConfig
+from hsta_fast.training.splits import is_macro, make_folds
 
 DATASETS = ["a", "b"]
 # Names that look alike, hold the separator, are blank, or are another spelling of the same person.
@@ -88,7 +89,7 @@ def test_no_settings_make_a_protocol_share_a_person(
         labels = table.clips["label"].to_numpy()
         try:
             inner = inner_folds(
-                fold, subject_ids(table), labels, cfg.inner_folds, seed, extra=is_macro(table)
+                fold, subject_ids(table.clips), labels, cfg.inner_folds, seed, extra=is_macro(table)
             )
         except ValueError:
             continue

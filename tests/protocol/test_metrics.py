@@ -16,9 +16,9 @@ from hsta_fast.protocol.metrics import (
     majority_baseline,
     per_dataset,
     per_fold,
-    read_predictions,
     score,
 )
+from hsta_fast.protocol.predictions import read_predictions
 
 _CLASS = st.integers(0, 3)
 

@@ -1,0 +1,58 @@
+"""What names a clip, what names a person, when two spellings mean the same, and natural order.
+
+A clip is known by (dataset, subject, clip, onset), never by a row number: annotation files hold several
+clips of one recording, and rows move when a file is filtered. A person is known by "dataset/subject": two
+data sets may both have a subject "s01", and these are two people.
+"""
+
+import re
+import unicodedata
+
+import pandas as pd
+
+KEY = ("dataset", "subject", "clip", "onset")
+
+
+def identity(dataset: str, subject: str, clip: str, onset: int | None) -> str:
+    """The one-line name of a clip in messages, and the text that seeds its randomness at test time."""
+    return f"{dataset} {subject}/{clip} onset {'?' if onset is None else onset}"
+
+
+def spelling_key(name: str) -> str:
+    """What all spellings of one name have in common; the only such rule, for subjects, clips and folders.
+
+    Ignores case, whitespace, leading zeros, a trailing ".0", which of . _ - separates, the script of digits,
+    and invisible characters.
+    """
+    plain = unicodedata.normalize("NFKC", name).casefold()
+    visible = [
+        letter
+        for letter in plain
+        if unicodedata.category(letter) != "Cf" and not "\ufe00" <= letter <= "\ufe0f"
+    ]
+    plain = "".join(str(unicodedata.decimal(letter)) if letter.isdecimal() else letter for letter in visible)
+    plain = re.sub(r"(?<=[0-9])\.0+(?=/|$)", "", "".join(plain.split()))
+    plain = re.sub(r"[._-]+", ".", plain)
+    return re.sub(r"[0-9]+", lambda number: number[0].lstrip("0") or "0", plain)
+
+
+def person_key(subject_id: str) -> str:
+    """The key of a person, equal for all spellings of the id "dataset/subject" (see `subject_ids`)."""
+    return spelling_key(subject_id)
+
+
+def clip_key(dataset: str, subject: str, clip: str, onset: str) -> str:
+    """The key of a clip, equal for all spellings of its names by the rule of `spelling_key`."""
+    words = [f"{dataset}/{subject}", *clip.split(), "|", *onset.split()]
+    return " ".join(map(spelling_key, words))
+
+
+def subject_ids(clips: pd.DataFrame) -> pd.Series:
+    """The id of each row's person, "dataset/subject", from the columns dataset and subject."""
+    return clips["dataset"] + "/" + clips["subject"]
+
+
+def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Sort key that reads digits as numbers: spNO.2 comes before spNO.10. Equal only for equal texts."""
+    parts = re.split(r"([0-9]+)", text)
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part], text

@@ -1,0 +1,45 @@
+"""Action units and the objective classes that sets of them make (Davison et al. 2018)."""
+
+import re
+
+# Davison et al. 2018: the class of an exact set of action units; every other set is class VII.
+_OBJECTIVE_CLASSES = {
+    1: "6 12 6+12 6+7+12 7+12",
+    2: "1+2 5 25 1+2+25 25+26 5+24",
+    3: "23 4 4+7 4+5 4+5+7 17+24 4+6+7 4+38",
+    4: "10 9 4+9 4+40 4+5+40 4+7+9 4+9+17 4+7+10 4+5+7+9 7+10",
+    5: "1 15 1+4 6+15 15+17",
+    6: "1+2+4 20",
+}
+_CLASS_OF_UNITS = {
+    frozenset(int(unit) for unit in units.split("+")): number
+    for number, sets in _OBJECTIVE_CLASSES.items()
+    for units in sets.split()
+}
+_ROMAN = ("I", "II", "III", "IV", "V", "VI", "VII")
+
+
+def objective_class(action_units: str) -> int:
+    """The objective class 1..7 of a set of action units such as "4+L7" or "R12B"; 0 where it is unknown.
+
+    Laterality and intensity letters are ignored. Unknown means no unit at all, one annotated as "?", a choice
+    such as "4 or 7" or "4/7", or numbers that are no units, such as those of a date.
+    """
+    words = re.sub(r"\.0+\b", "", action_units.casefold())  # a lone unit is a number, 12.0, to some programs
+    units = frozenset(map(int, re.findall(r"[0-9]{1,9}", words)))
+    choice = re.search(r"\?|(?<![a-z])or(?![a-z])|[0-9]\s*/\s*[0-9]", words)
+    if not units or max(units) > 99 or choice:
+        return 0
+    return _CLASS_OF_UNITS.get(units, 7)
+
+
+def parse_objective_class(text: str) -> int:
+    """The class written as I..VII or 1..7; 0 for a blank; ValueError for anything else."""
+    word = text.strip().upper()
+    if not word:
+        return 0
+    if word in _ROMAN:
+        return _ROMAN.index(word) + 1
+    if match := re.fullmatch(r"([1-7])(?:\.0*)?", word):
+        return int(match[1])
+    raise ValueError(f"objective class must be I..VII or 1..7, got {text!r}")

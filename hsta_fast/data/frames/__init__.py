@@ -1,0 +1,1 @@
+"""Frames, optical flow and apexes: decoded once, kept in a cache."""

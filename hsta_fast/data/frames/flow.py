@@ -1,0 +1,168 @@
+"""Dense optical flow in the place of the special frames: onset -> apex, then apex -> offset.
+
+Three channels: u (to the right), v (down) and their magnitude, float32, in hundredths of the picture's side.
+A micro-expression moves the skin by about 1 % of the side of a cropped face, so values are of order one at
+any size and the model takes them as they are.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ..clips import ClipTable
+from ..sampling import FlowMethod, Sampling, flow_positions
+from .cache import Cache, Items, Made, load_items
+from .chunks import Kind, digest
+from .store import FrameStore, frame_recipe
+
+SCALE = 100.0  # the value of a movement as long as the picture's side
+SMALLEST = 32  # pixels; the pyramids of the methods need about that much
+
+# Grey pictures (H, W) uint8, from and to -> displacement in pixels (H, W, 2) float32.
+Method = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+# What a method is made with. DIS: the finest scale is the whole picture, because the movement sought is
+# about a pixel long, and patches overlap more than in OpenCV's presets.
+PARAMETERS: dict[FlowMethod, dict[str, Any]] = {
+    "dis": {"preset": "medium", "finest_scale": 0, "patch_size": 12, "patch_stride": 4},
+    "farneback": {
+        "pyr_scale": 0.5,
+        "levels": 4,
+        "winsize": 15,
+        "iterations": 5,
+        "poly_n": 5,
+        "poly_sigma": 1.1,
+    },
+    "tvl1": {"preset": "default"},
+}
+
+
+def flow_recipe(method: FlowMethod) -> dict[str, Any]:
+    """What a flow was made with; version goes up when the code changes its values."""
+    how = {"method": method, **PARAMETERS[method], "scale": SCALE, "unit": "100 = the picture's side"}
+    return {**how, "pictures": "grey, at the size of the frames", "version": 1}
+
+
+def _dis() -> Method:
+    chosen = PARAMETERS["dis"]
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    flow.setFinestScale(chosen["finest_scale"])
+    flow.setPatchSize(chosen["patch_size"])
+    flow.setPatchStride(chosen["patch_stride"])
+    # A flow given as the third argument would be taken as a first guess.
+    return lambda a, b: flow.calc(a, b, None)  # type: ignore[call-overload]
+
+
+def _farneback() -> Method:
+    chosen = PARAMETERS["farneback"]
+
+    def calc(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        out = np.empty((*before.shape, 2), np.float32)
+        return cv2.calcOpticalFlowFarneback(before, after, out, flags=0, **chosen)
+
+    return calc
+
+
+def _tvl1() -> Method:
+    if not hasattr(cv2, "optflow"):
+        raise ValueError(
+            "flow tvl1 wants OpenCV's extra modules: install opencv-contrib-python-headless in the place of "
+            "opencv-python-headless, or take dis or farneback"
+        )
+    flow = cv2.optflow.DualTVL1OpticalFlow_create()
+    return lambda a, b: flow.calc(a, b, None)
+
+
+_METHODS: dict[FlowMethod, Callable[[], Method]] = {"dis": _dis, "farneback": _farneback, "tvl1": _tvl1}
+_OF_THREAD = threading.local()  # OpenCV's flow objects keep buffers: one for each thread
+
+
+def _method(method: FlowMethod) -> Method:
+    made = _OF_THREAD.__dict__
+    if method not in made:
+        made[method] = _METHODS[method]()
+    return made[method]
+
+
+def grey(picture: np.ndarray) -> np.ndarray:
+    """RGB planes (3, H, W) uint8 -> (H, W) uint8."""
+    return cv2.cvtColor(np.ascontiguousarray(picture.transpose(1, 2, 0)), cv2.COLOR_RGB2GRAY)
+
+
+def pixel_flow(method: FlowMethod, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Displacement in pixels (H, W, 2) float32, from grey pictures (H, W) uint8."""
+    return np.asarray(_method(method)(before, after), dtype=np.float32)
+
+
+def dense_flow(method: FlowMethod, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """u, v and magnitude, float32 (3, H, W), in hundredths of the side, of what `before` has to move to be
+    `after`.
+
+    `before`, `after`: uint8 RGB planes (3, H, W), H = W.
+    Raises ValueError where OpenCV finds none or one that is not finite.
+    """
+    size = before.shape[-1]
+    try:
+        moved = pixel_flow(method, grey(before), grey(after)) * np.float32(SCALE / size)
+    except cv2.error as error:
+        raise ValueError(f"wanted optical flow, OpenCV says {error.err}") from error
+    if not np.isfinite(moved).all():
+        raise ValueError(f"wanted optical flow, {method} gave values that are not finite")
+    u, v = moved[..., 0], moved[..., 1]
+    return np.stack([u, v, np.hypot(u, v)])
+
+
+def load_flow(
+    store: FrameStore,
+    pairs: Sequence[tuple[str, str]],
+    method: FlowMethod,
+    *,
+    cache: Cache | None = None,
+    progress: bool = False,
+) -> Items:
+    """`dense_flow` of each pair of paths of the store, float32 (3, size, size) each; computed once where
+    cached.
+
+    Raises:
+        ValueError: the method is not installed, the pictures are too small, or a flow cannot be computed.
+    """
+    if store.size < SMALLEST:
+        raise ValueError(f"optical flow wants pictures of at least {SMALLEST} pixels, got {store.size}")
+    _METHODS[method]()  # is it installed?
+    kind = Kind(
+        name="flow",
+        recipe={**flow_recipe(method), "frames": frame_recipe(store.size), "opencv": cv2.__version__},
+        shape=(3, store.size, store.size),
+        dtype="float32",
+    )
+    keys = [digest(f"{store.keys[a]} -> {store.keys[b]}".encode()) for a, b in pairs]
+
+    def make(numbers: list[int]) -> list[Made]:
+        flows: list[Made] = []
+        for before, after in (pairs[number] for number in numbers):
+            try:
+                rows = store.rows[before], store.rows[after]
+                flows.append(dense_flow(method, *(store.pixels[row] for row in rows)))
+            except ValueError as error:
+                flows.append(error)
+        return flows
+
+    items = load_items(kind, keys, make, cache=cache, progress=progress)
+    for number, what in items.errors.items():
+        raise ValueError(f"{' -> '.join(pairs[number])}: {what}")
+    return items
+
+
+def flow_pairs(table: ClipTable, sampling: Sampling) -> list[tuple[str, str]]:
+    """The paths that the flows of each clip go from and to, two pairs a clip, one clip after another."""
+    pairs = []
+    for clip in table.clips.to_dict("records"):
+        frames = clip["frames"]
+        for before, after in flow_positions(sampling, len(frames), clip["apex"] - clip["onset"]):
+            pairs.append((frames[before], frames[after]))
+    return pairs

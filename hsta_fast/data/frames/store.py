@@ -1,0 +1,133 @@
+"""Every frame that a run needs, decoded once, in parallel, as uint8 RGB, and kept in a cache."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ...clips import KEY, identity
+from ..clips import LEFT_OUT, ClipTable, FaultLog, fault_of
+from ..sampling import Sampling, needed_positions
+from .cache import Cache, Items, Made, load_items
+from .chunks import Kind
+from .decode import by_file, content_keys, read_frames, resize_to_planes
+
+
+@dataclass(frozen=True)
+class FrameStore:
+    """Decoded frames: `pixels[row]` is uint8 RGB (3, size, size), `rows` the row of each path.
+
+    `keys`: what identifies the content of each path, from which the keys of what is computed are made.
+    """
+
+    pixels: np.ndarray | Items
+    rows: dict[str, int]
+    keys: dict[str, str]
+
+    @property
+    def size(self) -> int:
+        """Height and width of the frames in pixels."""
+        return int(self.pixels.shape[-1])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def frame_recipe(size: int) -> dict[str, object]:
+    """All that the bytes of a frame depend on beside its file; version goes up when the code changes them."""
+    how = "RGB, resized to a square, cv2.INTER_AREA where it shrinks, else cv2.INTER_LINEAR"
+    return {"size": size, "interpolation": how, "version": 1}
+
+
+def frame_kind(size: int) -> Kind:
+    """The cache's folder for frames of this size. Another OpenCV may decode a JPEG to other bytes."""
+    recipe = {**frame_recipe(size), "opencv": cv2.__version__}
+    return Kind(name="frames", recipe=recipe, shape=(3, size, size), dtype="uint8")
+
+
+def load_frames(
+    table: ClipTable,
+    sampling: Sampling,
+    size: int,
+    *,
+    cache: Cache | None = None,
+    strict: bool = False,
+    progress: bool = True,
+) -> tuple[ClipTable, FrameStore]:
+    """The frames that `sampling` can ask for, resized to (size, size), which ignores the aspect.
+
+    They come from `cache` where they are in it, and are decoded and put into it otherwise; None keeps them in
+    memory. A clip with a frame that is missing, unreadable, truncated or too large is left out of the
+    returned table and listed in its faults. So are all clips of a person of whom one has, to the byte, the
+    frames of an earlier person's. With `strict` the first such clip raises ValueError.
+    Raises ValueError where no clip is left.
+    """
+    if size < 1:
+        raise ValueError(f"size must be at least 1 pixel, got {size}")
+    clips = table.clips
+    needed = [
+        [frames[position] for position in needed_positions(sampling, len(frames), apex - onset)]
+        for frames, onset, apex in zip(clips["frames"], clips["onset"], clips["apex"], strict=True)
+    ]
+    paths = list(dict.fromkeys(path for clip in needed for path in clip))
+    store, errors = _load(table.root, paths, size, cache, progress=progress)
+
+    log, records = FaultLog(strict=strict), clips.to_dict("records")
+    owners: dict[tuple[str, ...], Mapping[Any, Any]] = {}
+    doubles: dict[tuple[str, str], tuple[Mapping[Any, Any], Mapping[Any, Any]]] = {}
+    kept = np.ones(len(clips), dtype=bool)
+    for position, (clip, row) in enumerate(zip(needed, records, strict=True)):
+        broken = [path for path in clip if path in errors]
+        if broken:
+            more = f" (and {len(broken) - 1} more of its frames)" if len(broken) > 1 else ""
+            what = f"{broken[0]}: {errors[broken[0]]}{more}"
+            log.add(fault_of(row, what, LEFT_OUT))
+            kept[position] = False
+            continue
+        owner = owners.setdefault(tuple(store.keys[path] for path in clip), row)
+        if _person(owner) != _person(row):
+            doubles.setdefault(_person(row), (row, owner))
+    # One person under two names would be in training and test at once.
+    for position, row in enumerate(records):
+        if kept[position] and _person(row) in doubles:
+            own, other = (identity(*(clip[name] for name in KEY)) for clip in doubles[_person(row)])
+            what = f"one person under two names: the frames of {own} are those of {other}"
+            log.add(fault_of(row, what, LEFT_OUT))
+            kept[position] = False
+    if not kept.any():
+        first = f"; the first fault is: {log.faults[0]}" if log.faults else ""
+        raise ValueError(f"{table.root}: wanted a clip with readable frames, got none of {len(clips)}{first}")
+    left = clips[kept].reset_index(drop=True)
+    return replace(table, clips=left, faults=(*table.faults, *log.faults)), store
+
+
+def _person(clip: Mapping[Any, Any]) -> tuple[str, str]:
+    return clip["dataset"], clip["subject"]
+
+
+def _load(
+    root: Path, paths: Sequence[str], size: int, cache: Cache | None, *, progress: bool
+) -> tuple[FrameStore, dict[str, str]]:
+    """The store of all readable `paths`, and path -> what is wrong with each of the others."""
+    found = content_keys(root, paths, progress=progress)
+    errors = {path: str(key) for path, key in found.items() if isinstance(key, ValueError)}
+    keys = {path: key for path, key in found.items() if not isinstance(key, ValueError)}
+    names = list(keys)
+
+    def make(numbers: list[int]) -> Iterable[Made]:
+        wanted = [names[number] for number in numbers]
+        key = keys[wanted[0]].split("#")[0]
+        return read_frames(root, wanted, functools.partial(resize_to_planes, size=size), file_key=key)
+
+    items = load_items(
+        frame_kind(size), list(keys.values()), make, groups=by_file(names), cache=cache, progress=progress
+    )
+    errors |= {names[number]: what for number, what in items.errors.items()}
+    rows = {name: number for number, name in enumerate(names) if name not in errors}
+    return FrameStore(items, rows, keys), errors

@@ -1,0 +1,1 @@
+"""Label sets: from annotated words and action units to class numbers."""

@@ -1,0 +1,136 @@
+"""CAS(ME)3 part A: `root/<Subject>/<Filename>/color/<number>.jpg` and one annotation table in the root.
+
+The table has the columns Subject, Filename, Onset, Apex, Offset, AU and emotion. It may have Objective class
+(I..VII) and Expression type (Micro-expression, Macro-expression; without it every row is a micro-expression).
+Macro-expressions may stand in a table of their own whose name has MaE in it, such as
+`cas(me)3_part_A_MaE_label_JpgIndex_v2_emotion.xlsx`; AU may lack in it, and sub and seq be the
+names of subject and recording.
+Several clips share one (Subject, Filename) folder. Folders may differ from the table in upper and lower case.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..clips import ClipTable
+from .annotation import (
+    Columns,
+    Row,
+    annotated_rows,
+    annotation_files,
+    find_annotation,
+    missing_columns,
+    read_sheets,
+)
+from .base import MAX_MICRO_FRAMES, Entry, Expression, expression_type, plain, read_entries, want_clips
+from .folders import FrameFolders, Names, find_subjects, want_folder
+
+DATASET = "casme3"
+_MACRO = re.compile(r"(?<![A-Za-z])MaE(?![A-Za-z])", re.IGNORECASE)
+COLUMNS = Columns(
+    required=("Subject", "Filename", "Onset", "Apex", "Offset", "AU", "emotion"),
+    optional=("Objective class", "Expression type"),
+    aliases={"sub": "subject", "seq": "filename"},
+    beside=_MACRO,
+)
+_MACRO_COLUMNS = replace(
+    COLUMNS,
+    required=tuple(name for name in COLUMNS.required if name != "AU"),
+    optional=(*COLUMNS.optional, "AU"),
+)
+_SUBJECT = re.compile(r"spNO\.[0-9]+", re.IGNORECASE)
+_NUMBER = re.compile(r"([0-9]{1,15})")
+
+
+def versions(root: Path) -> dict[str, str]:
+    """Version -> folder of the subjects, for what there is."""
+    return {"part A": ""} if "" in find_subjects(root, _SUBJECT, depth=0) else {}
+
+
+def read_casme3(
+    root: Path | str,
+    *,
+    annotation: Path | str | None = None,
+    expressions: Sequence[Expression] = ("micro",),
+    strict: bool = False,
+) -> ClipTable:
+    """Read the clips of CAS(ME)3, or of anything in its layout, under `root`.
+
+    annotation: the table; default: the one csv or xlsx file in `root` that has the columns, and those of
+        macro-expressions beside it.
+    expressions: which kinds of row are wanted; the others are passed over.
+    strict: raise the first fault instead of listing it.
+
+    Every wanted row becomes one clip of the table or one fault with the action "clip left out".
+
+    Raises ValueError for a missing root, no (or no single) annotation, a missing column, or no usable clip.
+    """
+    return want_clips(scan(want_folder(root), annotation, expressions, strict=strict))
+
+
+def scan(
+    root: Path, annotation: Path | str | None, expressions: Sequence[Expression], *, strict: bool
+) -> ClipTable:
+    """`read_casme3`, possibly without a clip."""
+    folders, names = FrameFolders(root, _NUMBER), Names(root)
+
+    def interpret(row: Row) -> Entry:
+        kind = expression_type(row["Expression type"])
+        subject, clip = row["Subject"], row["Filename"]
+        if kind in expressions:
+            subject = names.on_disk("", plain(row, "Subject"))
+            clip = names.on_disk(subject, plain(row, "Filename"))
+        folder = f"{subject}/{clip}/color"
+        return Entry(
+            dataset=DATASET,
+            subject=subject,
+            clip=clip,
+            onset=row["Onset"],
+            apex=row["Apex"],
+            offset=row["Offset"],
+            frames=lambda onset, offset: folders.frames(folder, onset, offset),
+            expression=kind,
+            emotion=row["emotion"],
+            action_units=row["AU"],
+            objective=row["Objective class"],
+            longest=MAX_MICRO_FRAMES if kind == "micro" else None,
+        )
+
+    return read_entries(
+        root,
+        _rows(root, annotation, expressions),
+        interpret,
+        identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["Onset"]),
+        expressions=expressions,
+        strict=strict,
+    )
+
+
+def _rows(
+    root: Path, annotation: Path | str | None, expressions: Sequence[Expression]
+) -> list[tuple[str, Row]]:
+    """The rows of the annotation and, where they are wanted, of the table of macro-expressions beside it."""
+    path = find_annotation(root, COLUMNS) if annotation is None else Path(annotation)
+    if _MACRO.search(path.stem):
+        return _macro_rows(root, path)
+    rows = annotated_rows(root, path, COLUMNS)
+    if "macro" in expressions:
+        named = [table for table in annotation_files(root) if _MACRO.search(table.stem)]
+        tables = [table for table in named if not missing_columns(read_sheets(table), _MACRO_COLUMNS)]
+        if len(tables) > 1:
+            names = ", ".join(table.name for table in tables)
+            raise ValueError(f"{root}: wanted one table of macro-expressions, got {names}")
+        for table in tables:
+            rows += _macro_rows(root, table)
+    return rows
+
+
+def _macro_rows(root: Path, path: Path) -> list[tuple[str, Row]]:
+    """The rows of such a table, macro-expressions where they do not say otherwise."""
+    return [
+        (where, replace(row, cells={**row.cells, "expression type": row["Expression type"] or "macro"}))
+        for where, row in annotated_rows(root, path, _MACRO_COLUMNS)
+    ]

@@ -1,0 +1,265 @@
+"""Where frames lie: folders of numbered images, video files, the folders that hold a dataset's subjects."""
+
+from __future__ import annotations
+
+import os
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+
+from ...clips import spelling_key
+from ...files import inside
+from ..frames.video import check_container
+
+# What a frame's file name may be, without its type; group 1 is the frame number.
+ANY_NUMBERED = re.compile(r"(?:.*[^0-9])?([0-9]{1,15})", re.DOTALL)
+_IMAGE_TYPE = re.compile(r"\.(?:jpg|jpeg|png|bmp)", re.IGNORECASE)
+
+
+def want_folder(root: Path | str) -> Path:
+    """`root` as a path; ValueError where it is no folder."""
+    if not os.path.isdir(root):
+        raise ValueError(f"{root}: wanted the folder of a dataset, no such folder")
+    return Path(root)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The numbered images of one folder: frame number -> file name, and why others cannot be used."""
+
+    files: dict[int, str]
+    unusable: dict[int, str]
+
+    @cached_property
+    def numbers(self) -> list[int]:
+        """All usable numbers, ascending."""
+        return sorted(self.files)
+
+
+class FrameFolders:
+    """The folders of numbered images below `root`, each listed once.
+
+    number: matches a whole file name without its type; its group 1 is the frame number.
+    """
+
+    def __init__(self, root: Path, number: re.Pattern[str]) -> None:
+        self.root, self.number = root, number
+        self._listed: dict[str, Listing | ValueError] = {}
+
+    def listing(self, folder: str) -> Listing:
+        """What is in `folder`, a path relative to the root; ValueError where it cannot be listed."""
+        if folder not in self._listed:
+            try:
+                self._listed[folder] = self._list(folder)
+            except ValueError as error:
+                self._listed[folder] = error
+        listing = self._listed[folder]
+        if isinstance(listing, ValueError):
+            raise listing
+        return listing
+
+    def all_files(self, folder: str) -> dict[int, str]:
+        """Frame number -> file name, where a whole folder is the clip; ValueError also for no or an unusable
+        image in it.
+        """
+        listing = self.listing(folder)
+        for what in listing.unusable.values():
+            raise ValueError(what)
+        if not listing.files:
+            raise ValueError(f"{folder}: wanted numbered images, found none")
+        return listing.files
+
+    def frames(self, folder: str, onset: int, offset: int) -> tuple[str, ...]:
+        """The paths of frames onset..offset, relative to the root; ValueError where some are not there."""
+        listing = self.listing(folder)
+        for number, what in listing.unusable.items():
+            if onset <= number <= offset:
+                raise ValueError(what)
+        # Counted without walking onset..offset, which a slip of the annotation can make billions long.
+        numbers = listing.numbers
+        found = numbers[bisect_left(numbers, onset) : bisect_right(numbers, offset)]
+        missing = offset - onset + 1 - len(found)
+        if missing:
+            first = next(
+                (onset + i for i, number in enumerate(found) if number != onset + i), onset + len(found)
+            )
+            raise ValueError(
+                f"frames missing on disk: {missing} of {offset - onset + 1}, "
+                f"first {folder}/{self._likely_name(first, listing)} "
+                f"(the folder holds {len(numbers)} numbered images)"
+            )
+        return tuple(f"{folder}/{listing.files[number]}" for number in found)
+
+    def _likely_name(self, number: int, listing: Listing) -> str:
+        """What the file of a missing frame would be called, going by its neighbours."""
+        if not listing.files:
+            return f"{number}.jpg"
+        nearest = min(listing.numbers, key=lambda other: abs(other - number))
+        stem, suffix = os.path.splitext(listing.files[nearest])
+        match = self.number.fullmatch(stem)
+        assert match is not None
+        width = len(match[1]) if match[1].startswith("0") else 0
+        return f"{stem[: match.start(1)]}{number:0{width}d}{suffix}"
+
+    def _list(self, folder: str) -> Listing:
+        listing = Listing({}, {})
+        try:
+            with os.scandir(inside(self.root, folder)) as entries:
+                for entry in entries:
+                    stem, suffix = os.path.splitext(entry.name)
+                    match = self.number.fullmatch(stem)
+                    if match is None or not _IMAGE_TYPE.fullmatch(suffix) or stem.startswith("."):
+                        continue
+                    number = int(match[1])
+                    try:
+                        if not is_there(self.root, folder, entry, entry.is_file):
+                            continue
+                    except ValueError as error:
+                        listing.unusable[number] = str(error)
+                        continue
+                    if number in listing.files:
+                        both = f"{listing.files[number]} and {entry.name}"
+                        raise ValueError(f"{folder}: frame {number} is both {both}")
+                    listing.files[number] = entry.name
+        except OSError as error:
+            raise ValueError(f"{folder}: wanted a folder of images, {error.strerror or error}") from error
+        return listing
+
+
+def is_there(root: Path, folder: str, entry: os.DirEntry[str], is_kind: Callable[[], bool]) -> bool:
+    """Whether an entry of `folder` is of the kind that `is_kind` tells.
+
+    Raises ValueError where that cannot be told, it is a link that leads out of the root, or its name is no
+    text.
+    """
+    path = below(folder, entry.name)
+    try:
+        if not is_kind():
+            return False
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{os.fsencode(path)!r}: wanted a name in UTF-8") from error
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from error
+    if entry.is_symlink():
+        inside(root, path)
+    return True
+
+
+class VideoFiles:
+    """The video files below `root`, each opened once; their frames are 0, 1, 2, ..."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._lengths: dict[str, int | ValueError] = {}
+
+    def length(self, path: str) -> int:
+        """The number of frames that the file declares; ValueError where OpenCV cannot open it."""
+        if path not in self._lengths:
+            try:
+                self._lengths[path] = self._open(path)
+            except ValueError as error:
+                self._lengths[path] = error
+        length = self._lengths[path]
+        if isinstance(length, ValueError):
+            raise length
+        return length
+
+    def frames(self, path: str, onset: int, offset: int) -> tuple[str, ...]:
+        """Frames onset..offset as "path#number"; ValueError where the file has fewer."""
+        length = self.length(path)
+        if onset < 0 or offset >= length:
+            raise ValueError(f"{path}: wanted frames {onset}..{offset} of a video that has 0..{length - 1}")
+        return tuple(f"{path}#{number}" for number in range(onset, offset + 1))
+
+    def _open(self, path: str) -> int:
+        file = inside(self.root, path)
+        try:
+            check_container(file)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        video = cv2.VideoCapture(str(file), cv2.CAP_FFMPEG)
+        try:
+            length = int(video.get(cv2.CAP_PROP_FRAME_COUNT)) if video.isOpened() else 0
+        finally:
+            video.release()
+        if length < 1:
+            raise ValueError(f"{path}: wanted a video, OpenCV finds no frame in it")
+        return length
+
+
+class Names:
+    """Folder names as they are on disk, where annotations spell them otherwise (see `spelling_key`)."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._children: dict[str, list[str]] = {}
+
+    def on_disk(self, folder: str, name: str) -> str:
+        """The folder in `folder` called `name`, or else the only other spelling of it; `name` where none is.
+
+        Raises ValueError where there are several spellings and none is called `name`.
+        """
+        if folder not in self._children:
+            self._children[folder] = subfolders(self.root, folder)
+        names = self._children[folder]
+        if name in names:
+            return name
+        found = [other for other in names if spelling_key(other) == spelling_key(name)]
+        if len(found) > 1:
+            raise ValueError(f"{folder or '.'}: wanted one folder for {name!r}, got {', '.join(found)}")
+        return found[0] if found else name
+
+
+def subfolders(root: Path, folder: str) -> list[str]:
+    """Names of the folders in `folder` that lie inside the root, sorted; none where it cannot be read."""
+    return look_into(root, folder)[0]
+
+
+def look_into(root: Path, folder: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """Names of the folders in `folder`, sorted, and (name, why) of what in it cannot be looked into.
+
+    Where that is `folder` itself, its name is "".
+    """
+    names: list[str] = []
+    closed: list[tuple[str, str]] = []
+    try:
+        with os.scandir(inside(root, folder)) as entries:
+            for entry in entries:
+                try:
+                    if is_there(root, folder, entry, entry.is_dir):
+                        names.append(entry.name)
+                except ValueError as error:
+                    closed.append((entry.name.encode(errors="replace").decode(), str(error)))
+    except OSError as error:
+        closed.append(("", f"{folder or '.'}: wanted a folder to look into, {error.strerror or error}"))
+    except ValueError as error:
+        closed.append(("", str(error)))
+    return sorted(names), sorted(closed)
+
+
+def find_subjects(root: Path, subject: re.Pattern[str], *, depth: int = 2) -> list[str]:
+    """The folders, at most `depth` below the root, with a folder whose whole name matches `subject`.
+
+    Paths relative to the root, "" for itself, nearest first.
+    """
+    found, level = [], [""]
+    for _ in range(depth + 1):
+        deeper = []
+        for folder in level:
+            names = subfolders(root, folder)
+            if any(subject.fullmatch(name) for name in names):
+                found.append(folder)
+            deeper += [below(folder, name) for name in names if not subject.fullmatch(name)]
+        level = deeper
+    return found
+
+
+def below(folder: str, *names: str) -> str:
+    """`folder/name/...`, where "" is the root itself."""
+    return "/".join((folder, *names) if folder else names)

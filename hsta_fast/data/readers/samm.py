@@ -1,0 +1,93 @@
+"""SAMM: `006/006_1_2/006_05562.jpg`, the number's width differing by clip, and one table.
+
+The table, `SAMM_Micro_FACS_Codes_v2.xlsx`, has its column names in row 14: Subject, Filename, Inducement
+Code, Onset Frame, Apex Frame, Offset Frame, Duration, Micro, Action Units, Estimated Emotion, Objective
+Classes (1..7) and Notes. The folders of the subjects are looked for in the root and two levels below.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..clips import ClipTable
+from .annotation import Columns, Row, annotated_rows
+from .base import Entry, Expression, plain, read_entries
+from .folders import FrameFolders, Names, below, find_subjects, subfolders
+
+DATASET = "samm"
+COLUMNS = Columns(
+    required=(
+        "Subject",
+        "Filename",
+        "Onset Frame",
+        "Apex Frame",
+        "Offset Frame",
+        "Action Units",
+        "Estimated Emotion",
+    ),
+    optional=("Objective Classes",),
+)
+_SUBJECT = re.compile(r"[0-9]{3}")
+_CLIP = re.compile(r"[0-9]{1,4}_[0-9]+_[0-9]+")
+_NUMBER = re.compile(r"(?:[0-9]+_)?([0-9]{1,15})")
+
+
+def versions(root: Path) -> dict[str, str]:
+    """Version -> folder of the subjects, for what there is."""
+    for folder in find_subjects(root, _SUBJECT):
+        for subject in filter(_SUBJECT.fullmatch, subfolders(root, folder)):
+            if any(map(_CLIP.fullmatch, subfolders(root, below(folder, subject)))):
+                return {"grey frames": folder}
+    return {}
+
+
+def subject_id(text: str) -> str:
+    """The subject's folder name, "006", from "6" or "006"; ValueError for anything else."""
+    match = re.fullmatch(r"0*([0-9]{1,4})(?:\.0)?", text)
+    if match is None:
+        raise ValueError(f"subject must be a number such as 006, got {text!r}")
+    return f"{int(match[1]):03d}"
+
+
+def clip_id(text: str) -> str:
+    """The clip's folder name, its first number of three digits."""
+    first, bar, rest = text.partition("_")
+    return f"{int(first):03d}_{rest}" if bar and re.fullmatch(r"[0-9]{1,4}", first) else text
+
+
+def scan(
+    root: Path, annotation: Path | str | None, expressions: Sequence[Expression], *, strict: bool
+) -> ClipTable:
+    """The clips, possibly none, and faults of the copy at `root`; ValueError where it cannot be read."""
+    base = next(iter(versions(root).values()), "")
+    folders, names = FrameFolders(root, _NUMBER), Names(root)
+
+    def interpret(row: Row) -> Entry:
+        subject, clip = subject_id(row["Subject"]), clip_id(plain(row, "Filename"))
+        if _CLIP.fullmatch(clip) and not clip.startswith(f"{subject}_"):
+            raise ValueError(f"wanted a file name of subject {subject}, got {clip!r}")
+        holder = below(base, names.on_disk(base, subject))
+        folder = below(holder, names.on_disk(holder, clip))
+        return Entry(
+            dataset=DATASET,
+            subject=subject,
+            clip=clip,
+            onset=row["Onset Frame"],
+            apex=row["Apex Frame"],
+            offset=row["Offset Frame"],
+            frames=lambda onset, offset: folders.frames(folder, onset, offset),
+            emotion=row["Estimated Emotion"],
+            action_units=row["Action Units"],
+            objective=row["Objective Classes"],
+        )
+
+    return read_entries(
+        root,
+        annotated_rows(root, annotation, COLUMNS),
+        interpret,
+        identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["Onset Frame"]),
+        expressions=expressions,
+        strict=strict,
+    )

@@ -1,0 +1,200 @@
+"""SMIC-HS: cropped `HS/s1/micro/negative/<clip>/*.jpg` or long `SMIC_HS_E/s20/s20_ne_01/image17581039.jpg`.
+
+Cropped needs no annotation: the folder says the emotion, and all its images are the clip. The long recordings
+come with `SMIC-HS-E_annotation.xlsx`, sheet HS: Subject, Filename, OnsetF, OffsetF, Emotion, and Onset2F,
+Offset2F where a row holds a second expression. Where both versions are there, the cropped one is read.
+
+Nobody annotated an apex: it is the middle frame. Subject and clip are written with two digits, s01 and
+s01_ne_01, as in the official list of MEGC 2019, however files and tables pad them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from ..clips import ClipTable
+from .annotation import Columns, Row, annotated_rows, integer
+from .base import MAX_MICRO_FRAMES, Entry, Expression, plain, read_entries
+from .folders import ANY_NUMBERED, FrameFolders, Names, below, find_subjects, look_into, subfolders
+
+DATASET = "smic"
+COLUMNS = Columns(
+    required=("Subject", "Filename", "OnsetF", "OffsetF", "Emotion"),
+    optional=("Onset2F", "Offset2F", "Onset3F", "Offset3F"),
+    sheet="HS",
+)
+_SUBJECT = re.compile(r"s[0-9]{1,3}", re.IGNORECASE)
+_CLIP = re.compile(r"s([0-9]{1,4})_([a-z]+)_?([0-9]{1,4})")
+_CODES = {"ne": "negative", "po": "positive", "sur": "surprise"}
+
+
+def versions(root: Path) -> dict[str, str]:
+    """Version ("cropped", "long") -> folder of the subjects, for what there is, the one to read first."""
+    found: dict[str, str] = {}
+    for folder in find_subjects(root, _SUBJECT):
+        if {"VIS", "NIR"} & set(Path(folder).parts):  # the other two cameras, not part of HS
+            continue
+        subjects = filter(_SUBJECT.fullmatch, subfolders(root, folder))
+        inner = (subfolders(root, below(folder, subject)) for subject in subjects)
+        cropped = any(name.casefold() == "micro" for names in inner for name in names)
+        found.setdefault("cropped" if cropped else "long", folder)
+    return {version: found[version] for version in ("cropped", "long") if version in found}
+
+
+def subject_id(text: str) -> str:
+    """The subject, "s01", from "1", "s1" or "s01"; ValueError for anything else."""
+    match = re.fullmatch(r"s?0*([0-9]{1,4})(?:\.0)?", text.casefold())
+    if match is None:
+        raise ValueError(f"subject must be a number such as 1, or s01, got {text!r}")
+    return f"s{int(match[1]):02d}"
+
+
+def clip_id(text: str) -> str:
+    """The clip, "s01_ne_01", from any padding; other names as they are."""
+    match = _CLIP.fullmatch(text.casefold())
+    return f"s{int(match[1]):02d}_{match[2]}_{int(match[3]):02d}" if match else text
+
+
+def scan(
+    root: Path, annotation: Path | str | None, expressions: Sequence[Expression], *, strict: bool
+) -> ClipTable:
+    """The clips, possibly none, and faults of the copy at `root`; ValueError where it cannot be read."""
+    folders = FrameFolders(root, ANY_NUMBERED)
+    found = versions(root)
+    if annotation is not None and "cropped" in found:
+        if "long" not in found:
+            raise ValueError(
+                f"{root}: the clips of SMIC-HS, cropped, are read without an annotation, got {annotation}"
+            )
+        del found["cropped"]
+    if "cropped" in found:
+        rows = list(_folders_as_rows(root, found["cropped"]))
+        interpret = _cropped(folders)
+    else:
+        rows = annotated_rows(root, annotation, COLUMNS)
+        interpret = _long(folders, found.get("long", ""))
+    return read_entries(
+        root,
+        rows,
+        interpret,
+        identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["OnsetF"]),
+        expressions=expressions,
+        strict=strict,
+    )
+
+
+def _folders_as_rows(root: Path, base: str) -> Iterator[tuple[str, Row]]:
+    """The clips by their folders, and as rows with a "problem" all that may hold clips and stays shut."""
+
+    def closed(found: list[tuple[str, str]], subject: str, clip: str = "?") -> Iterator[tuple[str, Row]]:
+        for name, why in found:
+            cells = {"subject": subject or name, "filename": name or clip, "problem": why}
+            yield f"folder {base or '.'}", Row(0, cells)
+
+    subjects, shut = look_into(root, base)
+    yield from closed([(name, why) for name, why in shut if _SUBJECT.fullmatch(name)], "")
+    for subject in filter(_SUBJECT.fullmatch, subjects):
+        kinds, shut = look_into(root, below(base, subject))
+        yield from closed([(name, why) for name, why in shut if name.casefold() in ("", "micro")], subject)
+        for micro in (below(base, subject, kind) for kind in kinds if kind.casefold() == "micro"):
+            emotions, shut = look_into(root, micro)
+            yield from closed(shut, subject)
+            for emotion in emotions:
+                clips, shut = look_into(root, below(micro, emotion))
+                yield from closed(shut, subject)
+                for clip in clips:
+                    folder = below(micro, emotion, clip)
+                    cells = {"subject": subject, "filename": clip, "emotion": emotion, "folder": folder}
+                    yield f"folder {folder}", Row(0, cells)
+
+
+def _cropped(folders: FrameFolders) -> Callable[[Row], Entry]:
+    def interpret(row: Row) -> Entry:
+        if row["problem"]:
+            raise ValueError(row["problem"])
+        folder = row["folder"]
+        numbers = sorted(folders.all_files(folder))
+        onset, offset = numbers[0], numbers[-1]
+        notes = []
+        if offset - onset + 1 > len(numbers):
+            missing = (
+                f"{offset - onset + 1 - len(numbers)} of {offset - onset + 1} frame numbers have no image"
+            )
+            notes.append((missing, "the image before stands in"))
+        return _entry(row, str(onset), str(offset), _with_stand_ins(folders, folder), notes)
+
+    return interpret
+
+
+def _with_stand_ins(folders: FrameFolders, folder: str) -> Callable[[int, int], tuple[str, ...]]:
+    """The frames of a folder that is one clip; where a number has no image, the one before it."""
+
+    def frames(onset: int, offset: int) -> tuple[str, ...]:
+        files = folders.all_files(folder)
+        paths: list[str] = []
+        for number in range(onset, offset + 1):
+            paths.append(f"{folder}/{files[number]}" if number in files else paths[-1])
+        return tuple(paths)
+
+    return frames
+
+
+def _long(folders: FrameFolders, base: str) -> Callable[[Row], Entry]:
+    names = Names(folders.root)
+
+    def interpret(row: Row) -> Entry:
+        holder = below(base, names.on_disk(base, subject_id(row["Subject"])))
+        folder = below(holder, names.on_disk(holder, plain(row, "Filename")))
+        also = []
+        for number in ("2", "3"):
+            onset, offset = row[f"Onset{number}F"], row[f"Offset{number}F"]
+            if onset or offset:
+                span = f"{onset or '?'}..{offset or '?'}"
+                what = f"expression {number} of the row, {span}, has no emotion of its own"
+                also.append((integer(onset), what))
+        return _entry(
+            row,
+            row["OnsetF"],
+            row["OffsetF"],
+            lambda onset, offset: folders.frames(folder, onset, offset),
+            also=also,
+        )
+
+    return interpret
+
+
+def _entry(
+    row: Row,
+    onset: str,
+    offset: str,
+    frames: Callable[[int, int], tuple[str, ...]],
+    notes: Sequence[tuple[str, str]] = (),
+    also: Sequence[tuple[int | None, str]] = (),
+) -> Entry:
+    """The entry of a row, its ids padded alike, and its emotion that of the clip's name where they differ."""
+    subject, clip = subject_id(row["Subject"]), clip_id(plain(row, "Filename"))
+    emotion = row["Emotion"].casefold()
+    parts = _CLIP.fullmatch(clip)
+    notes = list(notes)
+    if parts is not None:
+        if f"s{parts[1]}" != subject:
+            raise ValueError(f"wanted a file name of subject {subject}, got {row['Filename']!r}")
+        named = _CODES.get(parts[2], emotion)
+        if emotion and emotion != named:
+            notes.append((f"emotion {emotion!r} of a clip named {clip}", f"taken as {named}, by its name"))
+            emotion = named
+    return Entry(
+        dataset=DATASET,
+        subject=subject,
+        clip=clip,
+        onset=onset,
+        apex=None,
+        offset=offset,
+        frames=frames,
+        emotion=emotion,
+        longest=MAX_MICRO_FRAMES,
+        notes=tuple(notes),
+        also=tuple(also),
+    )

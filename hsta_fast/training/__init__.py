@@ -1,0 +1,1 @@
+"""Training and testing under a subject-disjoint protocol; loop.py is the training script."""

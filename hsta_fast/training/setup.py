@@ -1,0 +1,231 @@
+"""What a run works on: the clips, their labels, the folds, the device."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data import (
+    Cache,
+    ClipData,
+    ClipTable,
+    Expression,
+    Items,
+    LabelSet,
+    Sampling,
+    apply_labels,
+    label_set,
+    load_pictures,
+    picture_recipe,
+    read_datasets,
+)
+from ..environment import cuda_dtype
+from ..protocol import (
+    Fold,
+)
+from .config import TrainConfig, to_json
+from .splits import make_folds
+
+RENDERED = "Rendered faces: these scores prove the machinery and say nothing about people."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A configuration, and what it became on its data and this machine.
+
+    `dropped`: clips outside the label set, by emotion; `remarks`: what a reader of the scores must know about
+    the folds; `why`: the reason for device and dtype.
+    """
+
+    cfg: TrainConfig
+    data: ClipData
+    labels: LabelSet
+    dropped: dict[str, int]
+    folds: list[Fold]
+    remarks: list[str]
+    device: torch.device
+    dtype: torch.dtype
+    why: str
+
+    def autocast(self) -> torch.autocast:
+        """The context in which the model runs."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def class_counts(self, indices: np.ndarray) -> np.ndarray:
+        """Clips of each class among `indices`; int64 (classes,)."""
+        return np.bincount(self.data.labels[indices], minlength=len(self.labels.classes))
+
+
+def prepare(cfg: TrainConfig, *, device: str | None = None) -> Experiment:
+    """Pick the device (`device`, or else that of `cfg`), read annotation and frames, make the folds.
+
+    Raises:
+        ValueError: a setting that does not fit, a device that is not there, data that cannot be used, a fold
+            that does not exist.
+    """
+    cfg.check()
+    picked, dtype, why = pick_device(device or cfg.device, cfg.dtype)
+    labels = label_set(cfg.labels, roots_of(cfg))
+    found = read_clips(cfg)
+    clips, dropped = apply_labels(only_datasets(found, cfg.datasets), labels)
+    sampling = Sampling(
+        num_frames=cfg.num_frames,
+        video=cfg.sampling,
+        offset_cap=cfg.offset_cap,
+        special=cfg.special,
+        flow=cfg.flow,
+        onset_only=cfg.onset_only,
+    )
+    clips, frames, flow = load_pictures(
+        clips, sampling, cfg.image_size, apex=cfg.apex, cache=cache_of(cfg), strict=cfg.strict
+    )
+    if cfg.shuffle_labels:
+        shuffled = np.random.default_rng(cfg.seed).permutation(clips.clips["label"].to_numpy())
+        clips = ClipTable(clips.root, clips.clips.assign(label=shuffled), clips.faults)
+    data = ClipData(clips, frames, sampling, flow)
+    folds, remarks = make_folds(cfg, clips)
+    if strangers := labels.strangers(found.clips["dataset"]):
+        remarks.append(f"{cfg.labels} speaks of data sets that are not here: {', '.join(strangers)}.")
+    names = [fold.name for fold in folds]
+    unknown = sorted(set(cfg.only) - set(names))
+    if unknown:
+        raise ValueError(f"--only wants folds among {names}, got {unknown}")
+    return Experiment(
+        cfg=cfg,
+        data=data,
+        labels=labels,
+        dropped=dropped,
+        folds=folds,
+        remarks=remarks,
+        device=picked,
+        dtype=dtype,
+        why=why,
+    )
+
+
+def cache_of(cfg: TrainConfig) -> Cache | None:
+    """The cache that `cfg` names; None for "none"."""
+    folder = cfg.cache_folder()
+    return None if folder is None else Cache(folder=folder, limit=int(cfg.cache_gb * 1e9))
+
+
+def fill_cache(cfg: TrainConfig) -> str:
+    """Put all that the run `cfg` would show into the cache; returns what is there, and what was left out.
+
+    Raises:
+        ValueError: as `prepare`; no cache is asked for; or something could not be written to it.
+    """
+    cache = cache_of(cfg)
+    if cache is None:
+        raise ValueError("--cache wants the folder to fill, got 'none'")
+    data = prepare(cfg, device="cpu").data  # the run's own device may be on another machine
+    parts = {"frames": data.store.pixels, "flows": data.flow}
+    kept = {name: items for name, items in parts.items() if isinstance(items, Items)}
+    lost = sum(items.in_memory for items in kept.values())
+    if lost:
+        raise ValueError(f"{cache.folder}: {lost} pictures could not be kept, see above")
+    counts = ", ".join(f"{len(set(items.places))} {name}" for name, items in kept.items())
+    size = sum(sum(part.nbytes for part in items.parts) for items in kept.values())
+    said = f"{cache.folder}: {len(data)} clips, {counts}, {size / 1e6:.0f} MB, checked"
+    return "\n".join([said, *first_faults(data.table)])
+
+
+def first_faults(clips: ClipTable, where: str = "") -> list[str]:
+    """Lines that say how many faults there are and show the first ones; where: in which file they all are."""
+    if not clips.faults:
+        return []
+    head = f"{len(clips.faults)} faults of the data set{where}; the first ones:"
+    return [head, *(f"  {fault}" for fault in clips.faults[:5])]
+
+
+def roots_of(cfg: TrainConfig) -> tuple[Path, ...]:
+    """All folders of data."""
+    return (cfg.data, *cfg.more_data)
+
+
+def moved(cfg: TrainConfig, data: Sequence[Path]) -> TrainConfig:
+    """`cfg` with its folders of data at `data`, in the same order; an annotation in the first goes with it.
+
+    Raises:
+        ValueError: there are more or fewer folders than before.
+    """
+    before = roots_of(cfg)
+    if len(data) != len(before):
+        names = ", ".join(map(str, before))
+        raise ValueError(f"--data wants a folder for each of {names}, got {len(data)} for {len(before)}")
+    annotation = cfg.annotation
+    if annotation is not None and annotation.is_relative_to(cfg.data):
+        annotation = data[0] / annotation.relative_to(cfg.data)
+    return replace(cfg, data=data[0], more_data=tuple(data[1:]), annotation=annotation)
+
+
+def read_clips(cfg: TrainConfig) -> ClipTable:
+    """The clips that `cfg` asks for, macro-expressions among them where they are to train."""
+    kinds: tuple[Expression, ...] = ("micro", "macro") if cfg.macro else ("micro",)
+    return read_datasets(
+        roots_of(cfg), cfg.dataset, annotation=cfg.annotation, expressions=kinds, strict=cfg.strict
+    )
+
+
+def only_datasets(clips: ClipTable, names: Sequence[str]) -> ClipTable:
+    """The clips of the data sets `names`; all where none is named.
+
+    Raises:
+        ValueError: there is no clip of one of them.
+    """
+    if not names:
+        return clips
+    known = sorted(set(clips.clips["dataset"]))
+    if set(names) - set(known):
+        raise ValueError(f"--datasets wants some of {', '.join(known)}, got {list(names)}")
+    kept = clips.clips[clips.clips["dataset"].isin(list(names))].reset_index(drop=True)
+    return replace(clips, clips=kept, faults=tuple(f for f in clips.faults if f.dataset in names))
+
+
+def pick_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype, str]:
+    """The device and the dtype of the matrix products for "auto" or an explicit wish, and the reason.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    cuda = torch.cuda.is_available()
+    try:
+        picked = torch.device(("cuda" if cuda else "cpu") if device == "auto" else device)
+    except RuntimeError as error:
+        raise ValueError(f"--device wants auto, cpu, cuda or cuda:0, got {device!r}") from error
+    known = 1 if picked.type == "cpu" else torch.cuda.device_count() if picked.type == "cuda" else 0
+    if (picked.index or 0) >= known:
+        raise ValueError(f"--device {device} cannot be used: torch {torch.__version__} finds no such device")
+    if dtype != "auto":
+        return picked, getattr(torch, dtype), "as asked for"
+    if picked.type == "cuda":
+        return picked, *cuda_dtype(picked)
+    # AVX-512 alone runs bfloat16 products at about half the float32 rate.
+    amx = torch.cpu._is_amx_tile_supported()
+    why = "AMX multiplies bfloat16" if amx else "without AMX bfloat16 is the slower one on a CPU"
+    return picked, torch.bfloat16 if amx else torch.float32, why
+
+
+def describe(exp: Experiment) -> dict[str, Any]:
+    """What config.json holds: the settings, and what they became on these data."""
+    cfg, notes = exp.cfg, []
+    if any((root / "synthetic.json").exists() for root in roots_of(cfg)):
+        notes.append(RENDERED)
+    if cfg.shuffle_labels:
+        notes.append("Control: labels shuffled among all clips.")
+    if cfg.onset_only:
+        notes.append("Control: every frame is the onset frame.")
+    if cfg.macro:
+        notes.append("Macro-expressions of the training subjects were training data; none was tested.")
+    return to_json(cfg) | {
+        "classes": list(exp.labels.classes),
+        "architecture": asdict(cfg.architecture(len(exp.labels.classes))),
+        "pictures": picture_recipe(exp.data.sampling, cfg.image_size, cfg.apex),
+        "num_folds": len(exp.folds),
+        "train_counts": {fold.name: exp.class_counts(fold.train).tolist() for fold in exp.folds},
+        "notes": [*notes, *exp.remarks],
+        "leaky": cfg.leaks(),
+    }

@@ -1,0 +1,74 @@
+"""The folds of a run."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from ..clips import KEY, subject_ids
+from ..data.clips import ClipTable
+from ..protocol import (
+    FOLD_COLUMNS,
+    Fold,
+    composite,
+    cross_dataset,
+    folds_by_clip,
+    inner_folds,
+    k_folds_by_subject,
+    leave_one_subject_out,
+    read_folds,
+    shared,
+)
+from .config import TrainConfig
+
+
+def make_folds(cfg: TrainConfig, clips: ClipTable) -> tuple[list[Fold], list[str]]:
+    """The folds of `cfg.protocol` on labelled clips, and what a reader of the scores must know about them.
+
+    Raises:
+        ValueError: these clips cannot be cut so.
+    """
+    table = clips.clips
+    people = subject_ids(table)
+    extra, labels = is_macro(clips), table["label"].to_numpy()
+    if cfg.macro and not extra.any():
+        raise ValueError("--macro wants macro-expressions in the data set, found none")
+    if cfg.protocol == "loso":
+        return leave_one_subject_out(people, extra=extra), []
+    if cfg.protocol == "composite":
+        return composite(people, table["dataset"], extra=extra), []
+    if cfg.protocol == "cross-dataset":
+        return cross_dataset(people, table["dataset"], cfg.train_on, cfg.test_on, extra=extra), []
+    if cfg.protocol == "kfold":
+        return k_folds_by_subject(people, labels, cfg.folds, cfg.seed, extra=extra), []
+    missing = 0
+    if cfg.fold_files is None:
+        folds = folds_by_clip(len(clips), cfg.folds, cfg.seed, extra=extra)
+    else:
+        folds, missing = read_folds(cfg.fold_files, table, macro=cfg.macro)
+    known, tested = sum(shared(fold, people).sum() for fold in folds), sum(len(fold.test) for fold in folds)
+    remarks = [f"Of {tested} test clips {known} ({known / tested:.0%}) are of people who are in training."]
+    if missing:
+        remarks.append(f"{missing} rows of {cfg.fold_files} name no clip of the data used.")
+    return folds, remarks
+
+
+def inner_of(cfg: TrainConfig, clips: ClipTable, fold: Fold) -> list[Fold]:
+    """The inner folds, by subject, of the training part of `fold`."""
+    people, labels = subject_ids(clips.clips), clips.clips["label"]
+    return inner_folds(fold, people, labels, cfg.inner_folds, cfg.seed, extra=is_macro(clips))
+
+
+def fold_parts(clips: ClipTable, folds: Sequence[Fold]) -> pd.DataFrame:
+    """One row (FOLD_COLUMNS) for each clip that a fold tests, or leaves out; it trains on all others."""
+    names, parts = clips.clips[list(KEY)], []
+    for fold in folds:
+        part = np.full(len(names), "out", dtype=object)
+        part[fold.train], part[fold.test] = "train", "test"
+        parts.append(names.assign(fold=fold.name, part=part)[part != "train"])
+    return pd.concat(parts, ignore_index=True)[list(FOLD_COLUMNS)]
+
+
+def is_macro(clips: ClipTable) -> np.ndarray:
+    """(num_clips,) bool: clips that only ever train."""
+    return (clips.clips["expression"] == "macro").to_numpy()

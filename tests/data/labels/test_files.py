@@ -1,0 +1,158 @@
+"""Label sets of one's own, in csv and in json, and the official list of the composite."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hsta_fast.data import LABEL_SETS, apply_labels, label_set, read_dataset
+
+from .. import fake_datasets
+from ..fake_datasets import casme2_row, casme3_row, samm_row
+
+CSV = "word,class,dataset\nHappiness,good,\ndisgust,bad,\nsurprise,,\ndisgust,good,casme2\n"
+JSON: dict[str, Any] = {
+    "classes": ["bad", "good"],
+    "mapping": {"Happiness": "good", "disgust": "bad", "surprise": None},
+    "datasets": {"casme2": {"happiness": "good", "disgust": "good"}},
+}
+
+
+def test_names() -> None:
+    assert label_set("emotion3") is LABEL_SETS["emotion3"]
+    with pytest.raises(ValueError, match=r"--labels wants one of emotion7, .*megc2019, or .* got 'emotion5'"):
+        label_set("emotion5")
+    with pytest.raises(ValueError, match=r"nowhere.csv: wanted a table, No such file"):
+        label_set("nowhere.csv")
+    with pytest.raises(ValueError, match=r"nowhere.json: wanted a label file, No such file"):
+        label_set("nowhere.json")
+
+
+def test_a_csv_file(tmp_path: Path) -> None:
+    path = tmp_path / "own.csv"
+    path.write_text(CSV)
+    labels = label_set(str(path))
+    assert labels.classes == ("good", "bad") and labels.column == "emotion"
+    assert labels.words("samm") == {"happiness": "good", "disgust": "bad", "surprise": None}
+    assert labels.words("casme2") == {"happiness": "good", "disgust": "good", "surprise": None}
+
+
+def test_a_json_file_labels_clips(tmp_path: Path) -> None:
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps(JSON))
+    rows = [casme2_row(), casme2_row(OnsetFrame=47, **{"Estimated Emotion": "disgust"})]
+    table = read_dataset(fake_datasets.casme2_copy(tmp_path / "copy", rows))
+    labelled, dropped = apply_labels(table, label_set(str(path)))
+    assert labelled.clips["label"].tolist() == [1, 1] and dropped == {}
+    samm = read_dataset(
+        fake_datasets.samm_copy(tmp_path / "samm", [samm_row(**{"Estimated Emotion": "Disgust"})])
+    )
+    assert apply_labels(samm, label_set(str(path)))[0].clips["label"].tolist() == [0]
+    # What a dataset's own mapping leaves out is that of all.
+    assert label_set(str(path)).words("casme2")["surprise"] is None
+
+
+def test_a_json_file_of_objective_classes(tmp_path: Path) -> None:
+    path = tmp_path / "own.json"
+    classes = {str(number): "some" if number else None for number in range(8)} | {"3": "third"}
+    path.write_text(
+        json.dumps({"classes": ["some", "third"], "column": "objective_class", "mapping": classes})
+    )
+    table = read_dataset(fake_datasets.casme3_copy(tmp_path / "copy", [casme3_row()]))
+    assert apply_labels(table, label_set(str(path)))[0].clips["label"].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.csv", "word,class\nx,a\nx,b\n", "row 3: wanted each word once, got 'x' again"),
+        ("a.csv", "word,class\n,a\n", "row 2: wanted a word and its class"),
+        ("a.csv", "word,class\nx,a,b\n", "row 2: wanted a word and its class"),
+        ("a.csv", "word,class\nx,a\ny,a\n", "wanted two different classes or more, got ['a']"),
+        ("a.csv", "emotion,class\nx,a\n", "missing columns word; found emotion, class"),
+        ("a.json", "{", "wanted a label file in json"),
+        ("a.json", "[]", 'wanted an object with "classes" and "mapping", got list'),
+        ("a.json", '{"classes": []}', "got 'classes'"),
+        ("a.json", '{"classes": ["a", "b"], "mapping": {}, "more": 1}', "'more'"),
+        ("a.json", '{"classes": "ab", "mapping": {}}', '"classes" must be a list of names'),
+        ("a.json", '{"classes": ["a", "a"], "mapping": {}}', "wanted two different classes"),
+        ("a.json", '{"classes": ["a", "b"], "mapping": []}', "a mapping must be an object"),
+        ("a.json", '{"classes": ["a", "b"], "mapping": {"x": 1}}', "a mapping must be an object"),
+        ("a.json", '{"classes": ["a", "b"], "mapping": {"x": "c"}}', "got ['c']"),
+        ("a.json", '{"classes": ["a", "b"], "mapping": {}, "column": "subject"}', '"column" must be'),
+        ("a.json", '{"classes": ["a", "b"], "mapping": {}, "datasets": []}', '"datasets" must be'),
+        (
+            "a.json",
+            '{"classes": ["a", "b"], "mapping": {"x": "a", "x": "b"}}',
+            "each name once, got 'x' again",
+        ),
+        (
+            "a.json",
+            '{"classes": ["a", "b"], "mapping": {"x": "a", "X": "b"}}',
+            "each name once, got 'x' again",
+        ),
+        (
+            "a.json",
+            '{"classes": ["a", "b"], "mapping": {}, "datasets": {"SMIC": {}, "SMIC-HS": {}}}',
+            "SMIC-HS",
+        ),
+        ("a.json", '{"classes": ["a", "b"], "mapping": {"x": ' + "9" * 5000 + "}}", "a label file in json"),
+    ],
+)
+def test_a_file_that_is_no_label_set(tmp_path: Path, name: str, text: str, words: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(ValueError) as error:
+        label_set(str(path))
+    assert words in str(error.value) and str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_official_list_by_its_path_and_beside_the_data(tmp_path: Path) -> None:
+    path = tmp_path / "combined_3class_gt.csv"
+    path.write_text("CASME2,sub1,EP02_01f,0\nSAMM,6,006_1_2,1\nsmic,s1,s1_ne_1,2\n\n")
+    listed = {
+        ("casme2", "sub01", "EP02_01f"): "negative",
+        ("samm", "006", "006_1_2"): "positive",
+        ("smic", "s01", "s01_ne_01"): "surprise",
+    }
+    assert label_set(str(path)).listed == label_set("megc2019", [tmp_path]).listed == listed
+    assert label_set("megc2019").listed == {}
+    copy = read_dataset(fake_datasets.casme2_copy(tmp_path / "copy", [casme2_row(Filename="EP02_1F")]))
+    assert apply_labels(copy, label_set(str(path)))[0].clips["label"].tolist() == [0]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / path.name).write_text("samm,6,006_1_2,1\n")
+    with pytest.raises(ValueError, match="wanted one official list, got"):
+        label_set("megc2019", [tmp_path, other])
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("casme2,sub01,EP02_01f,3", "label must be 0, 1 or 2, got '3'"),
+        ("casme4,sub01,EP02_01f,1", "dataset must be casme2, samm or smic, got 'casme4'"),
+        ("casme2,nobody,EP02_01f,1", "subject must be a number"),
+        ("casme2,sub01,EP02_01f", "wanted dataset, subject, clip and label, got 3 cells"),
+        ("samm,006,006_1_2,2", "wanted one label of samm/006/006_1_2, got two"),
+    ],
+)
+def test_a_row_that_the_official_list_cannot_have(tmp_path: Path, row: str, words: str) -> None:
+    path = tmp_path / "combined_3class_gt.csv"
+    path.write_text(f"samm,006,006_1_2,1\n{row}\n")
+    with pytest.raises(ValueError) as error:
+        label_set(str(path))
+    assert f"{path} row 2: " in str(error.value) and words in str(error.value)
+
+
+def test_what_the_composite_does_not_know(tmp_path: Path) -> None:
+    table = read_dataset(fake_datasets.casme3_copy(tmp_path / "a", [casme3_row()]))
+    with pytest.raises(
+        ValueError, match="'megc2019' does not know emotion 'disgust'; it knows no clip of this"
+    ):
+        apply_labels(table, label_set("megc2019"))
+    awe = read_dataset(fake_datasets.samm_copy(tmp_path / "b", [samm_row(**{"Estimated Emotion": "Awe"})]))
+    with pytest.raises(ValueError, match="does not know emotion 'awe'; it knows anger, contempt"):
+        apply_labels(awe, label_set("megc2019"))

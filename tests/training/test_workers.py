@@ -1,0 +1,223 @@
+"""Folds shared among processes: the numbers of one process, no fold twice, also when one is killed."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from hsta_fast.synth import SynthConfig, render
+from hsta_fast.training import runner
+from hsta_fast.training.config import recipe_config
+from hsta_fast.training.run_folder import FoldFolder, RunFolder
+from hsta_fast.training.setup import describe, prepare
+from hsta_fast.training.workers import Team, team
+
+SUBJECTS = 12
+FLAGS = (
+    *("--model", "hsta_tiny", "--num-layers", "1", "--n-video", "1", "--image-size", "32"),
+    *("--num-frames", "2", "--labels", "emotion3", "--protocol", "loso", "--epochs", "3"),
+    *("--warmup-epochs", "1", "--batch-size", "6", "--lr", "1e-3", "--save-every", "1"),
+)
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("people")
+    return render(SynthConfig(out=out, subjects=SUBJECTS, clips_per_subject=3, size=32, processes=1))
+
+
+def words(people: Path, runs: Path, name: str, *more: str) -> list[str]:
+    return ["train", "--data", str(people), "--runs", str(runs), "--name", name, *FLAGS, *more]
+
+
+@pytest.fixture(scope="module")
+def alone(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a single process."""
+    runs = tmp_path_factory.mktemp("alone")
+    args = [sys.executable, "-m", "hsta_fast", *words(people, runs, "alone")]
+    subprocess.run(args, check=True, capture_output=True, env=ONE_THREAD)
+    return runs / "alone"
+
+
+def same_outcome(run: Path, alone: Path) -> None:
+    """The same bytes of predictions, the same scores, every epoch of every fold trained once."""
+    assert (run / "predictions.csv").read_bytes() == (alone / "predictions.csv").read_bytes()
+    ours, theirs = (json.loads((r / "summary.json").read_text()) for r in (run, alone))
+    assert {**ours, "run": ""} == {**theirs, "run": ""}
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    epochs = [(line["fold"], line["epoch"]) for line in lines]
+    assert len(epochs) == len(set(epochs)) == 3 * SUBJECTS
+    assert not list(run.rglob("state.pt")) and not list(run.rglob("*.tmp"))
+
+
+def begun(run: Path) -> list[Path]:
+    return [path for path in run.glob("folds/*/metrics.jsonl") if path.read_text()]
+
+
+def finished(run: Path) -> dict[str, int]:
+    return {path.parent.name: path.stat().st_mtime_ns for path in run.glob("folds/*/predictions.csv")}
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def wait_for(run: Path, folds: int, process: subprocess.Popen[bytes]) -> None:
+    """Until so many folds are finished and at least one more is in the middle."""
+    while not (len(finished(run)) >= folds and len(begun(run)) > len(finished(run))):
+        assert process.poll() is None, "ended before it could be killed"
+        time.sleep(0.005)
+
+
+def test_two_processes_give_the_predictions_of_one(people: Path, alone: Path, tmp_path: Path) -> None:
+    args = [*TORCHRUN, "-m", "hsta_fast", *words(people, tmp_path, "two")]
+    done = subprocess.run(args, capture_output=True, text=True, env=ONE_THREAD)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("report.html") == 1, "one process speaks"
+    same_outcome(tmp_path / "two", alone)
+
+
+def test_torchrun_starts_the_workers_again_after_a_kill(people: Path, alone: Path, tmp_path: Path) -> None:
+    """kill -9 of a worker half-way: the agent stops the other, starts both again, and nothing is repeated."""
+    args = [*TORCHRUN, "--max-restarts", "1", "-m", "hsta_fast", *words(people, tmp_path, "killed")]
+    agent = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ONE_THREAD)
+    run = tmp_path / "killed"
+    wait_for(run, SUBJECTS // 2, agent)
+    before = finished(run)
+    os.kill(children(agent.pid)[-1], signal.SIGKILL)
+    assert agent.wait() == 0
+    assert before.items() <= finished(run).items(), "a finished fold was trained again"
+    same_outcome(run, alone)
+
+
+def test_without_an_agent_the_other_worker_finishes_alone(people: Path, alone: Path, tmp_path: Path) -> None:
+    """The fold of the killed worker goes to the other, though the dead one led and hosted the store."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    args = [sys.executable, "-m", "hsta_fast", *words(people, tmp_path, "orphan")]
+    team = {**ONE_THREAD, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    both = [subprocess.Popen(args, env={**team, "RANK": str(rank)}) for rank in range(2)]
+    run = tmp_path / "orphan"
+    wait_for(run, SUBJECTS // 2, both[0])
+    both[0].kill()
+    assert both[1].wait() == 0
+    same_outcome(run, alone)
+
+
+def test_a_worker_without_a_fold_leaves_the_table_to_the_lead(people: Path, tmp_path: Path) -> None:
+    table = ["ablate", "--table", "2", "--rows", "a1", *words(people, tmp_path, "table")[1:]]
+    table[table.index("loso")] = "kfold"
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
+    done = subprocess.run(
+        [*run, "-m", "hsta_fast", *table, "--folds", "2"], capture_output=True, text=True, env=ONE_THREAD
+    )
+    assert done.returncode == 0, done.stderr
+    assert pd.read_csv(tmp_path / "table" / "ablation.csv")["uf1"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, "RANK in the environment must be a number, got ''"),
+        ({"RANK": "0", "LOCAL_RANK": "x"}, "LOCAL_RANK in"),
+    ],
+)
+def test_an_environment_that_names_no_worker(
+    monkeypatch: pytest.MonkeyPatch, more: dict[str, str], said: str
+) -> None:
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", **more}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=said):
+        team.__wrapped__()
+
+
+def test_the_workers_fail_together_where_the_run_exists(people: Path, alone: Path) -> None:
+    args = [*TORCHRUN, "-m", "hsta_fast", *words(people, alone.parent, alone.name)]
+    done = subprocess.run(args, capture_output=True, text=True, env=ONE_THREAD)
+    assert done.returncode != 0
+    assert f"{alone} exists: give --resume" in done.stderr
+    assert "hsta_fast/cli.py" not in done.stderr, "a traceback of ours"
+
+
+def test_a_team_shares_its_run_and_keeps_others_out(people: Path, tmp_path: Path) -> None:
+    settings = {
+        "data": people,
+        "runs": tmp_path,
+        "model": "hsta_tiny",
+        "image_size": 32,
+        "labels": "emotion3",
+    }
+    config = describe(prepare(recipe_config("paper", **settings)))
+    lead = RunFolder(tmp_path / "run", config, resume=False, team=True)
+    member = RunFolder(tmp_path / "run", config, resume=True, team=True, leads=False)
+    with pytest.raises(ValueError, match="is in use"):
+        RunFolder(tmp_path / "run", config, resume=True, team=True)
+    with pytest.raises(ValueError, match=r"cannot be continued: lr was 5e-05, is 1"):
+        RunFolder(tmp_path / "run", {**config, "lr": 1}, resume=True, team=True, leads=False)
+    with lead.fold(0).take() as mine, member.fold(0).take() as theirs, member.fold(1).take() as other:
+        assert mine and not theirs and other
+    with member.fold(0).take() as theirs:
+        assert theirs
+
+
+def test_each_worker_has_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    workers = [object.__new__(Team) for _ in range(3)]
+    for rank, worker in enumerate(workers):
+        worker.size, worker.local_rank = 3, rank
+    assert [worker.device("auto") for worker in workers] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert [worker.device("cpu") for worker in workers] == ["cpu"] * 3
+    assert Team(0, 1, 0, 0).device("auto") == "auto"
+
+
+def test_several_seeds(people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {"data": people, "model": "hsta_tiny", "num_layers": 1, "n_video": 1, "image_size": 32}
+    settings |= {"num_frames": 2, "labels": "emotion3", "protocol": "kfold", "folds": 2, "warmup_epochs": 1}
+    cfg = recipe_config("paper", runs=tmp_path, name="many", epochs=2, seed=5, seeds=2, lr=1e-3, **settings)
+    folder = runner.main(cfg)
+    table = pd.read_csv(folder / "seeds.csv")
+    assert table["seed"].tolist() == [5, 6]
+    own = [json.loads((folder / f"seed{seed}" / "summary.json").read_text())["pooled"] for seed in (5, 6)]
+    assert table[["uf1", "uar", "acc"]].to_dict("records") == own
+    out = capsys.readouterr().out
+    for name, row in (("mean", table.mean()), ("standard deviation", table.std(ddof=1))):
+        cells = [f"{row[key]:.3f}" for key in ("uf1", "uar", "acc")]
+        assert " ".join([name, *cells]) in " ".join(out.split())
+    with pytest.raises(ValueError, match="exists: give --resume"):
+        runner.main(cfg)
+
+
+def test_a_fold_folder_knows_a_cut_line(tmp_path: Path) -> None:
+    folder = FoldFolder(tmp_path)
+    folder.add_metrics({"epoch": 1})
+    folder.add_metrics({"epoch": 2})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"epo')
+    assert [json.loads(line)["epoch"] for line in folder.metrics()] == [1, 2]
+    folder.keep_metrics(1)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"epoch": 1}\n'
+
+
+def test_a_fold_that_is_taken_holds_no_half_written_file(tmp_path: Path) -> None:
+    folder = FoldFolder(tmp_path / "fold")
+    folder.path.mkdir()
+    (folder.path / ".state.pt.x.tmp").write_bytes(b"half")
+    with folder.take() as mine:
+        assert mine and not list(folder.path.glob("*.tmp"))
+        (folder.path / ".state.pt.y.tmp").write_bytes(b"half")
+        with FoldFolder(folder.path).take() as theirs:
+            assert not theirs and list(folder.path.glob(".*.tmp"))
