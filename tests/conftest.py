@@ -1,10 +1,13 @@
 """What must be so before any test imports a kernel, and rendered data shared by the tests that train."""
 
 import os
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for each worker has a core of its own; torch reads it once
 import torch
 
 # Triton decides when imported whether @triton.jit compiles or interprets. Without a CUDA device kernels are
@@ -15,6 +18,36 @@ if not torch.cuda.is_available():
         from tests.interpreter import quicken
 
         quicken()
+
+
+# What takes longest, first: a worker that came to it last would end alone.
+SLOW = (
+    "training/test_learning.py",
+    "training/",
+    "test_failing_build.py",
+    "test_extension.py",
+    "kernels/",
+    "ops/",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files as in SLOW, the others after them; xdist hands them out in this order (Makefile)."""
+
+    def place(item: pytest.Item) -> int:
+        path = item.path.as_posix()
+        return next((i for i, slow in enumerate(SLOW) if f"/tests/{slow}" in path), len(SLOW))
+
+    items.sort(key=place)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """For code of ours that shares its work among threads: each has a tile of rows of its own."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

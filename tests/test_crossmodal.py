@@ -1,7 +1,6 @@
 """CSTA: the same numbers and gradients in place; what may not be done in place; the memory it takes."""
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -147,7 +146,7 @@ def test_anomaly_detection_finds_nothing() -> None:
     module, given = csta(inplace=True), leaves()
     torch.use_deterministic_algorithms(True)
     try:
-        with torch.autograd.detect_anomaly():
+        with pytest.warns(UserWarning, match="Anomaly Detection"), torch.autograd.detect_anomaly():
             loss(module(*(x.clone() for x in given))).backward()
     finally:
         torch.use_deterministic_algorithms(False)
@@ -288,15 +287,6 @@ def nbytes(*tensors: Tensor | None) -> int:
 def allowed(B: int, *shapes: tuple[int, int, int]) -> int:
     """8 B H N floats: of the tokens an eighth (the video's) to a quarter (the special's)."""
     return sum(8 * B * H * N * 4 for N, _, H in shapes)
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    """Each thread has a tile of rows of its own."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("two_threads")

@@ -18,6 +18,8 @@ from hsta_fast.ops.attention_pool import _bwd, _fwd, auto_choice
 from tests.compiler import needs_compiler
 from tests.yardstick import DEVICE, DTYPES, assert_close, with_gradients
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 EXTENSION = pytest.param("extension", marks=needs_compiler)
 IMPLS = ("torch", "triton", EXTENSION)
 # With the dtypes that each is held to its yardstick in.
