@@ -30,7 +30,7 @@ from ..clips import (
     brief,
     clip_frame,
 )
-from .annotation import Row, integer
+from .annotation import Columns, Row, integer
 
 Expression = Literal["micro", "macro"]
 EXPRESSIONS: tuple[Expression, ...] = ("micro", "macro")
@@ -73,10 +73,44 @@ class Entry:
     also: tuple[tuple[int | None, str], ...] = ()
 
 
+Rows = Iterable[tuple[str, Row]]  # each row with the words that say where it is found
+Interpret = Callable[[Row], Entry]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """One dataset: its annotation's columns, how folders tell its version, and how it is read.
+
+    name: the name in the clip table and on the command line; `title` is the one for people.
+    versions: version -> folder of the subjects, the version to read first at the front; {} where no frames
+        are found.
+    open(root, annotation, expressions): the rows of the copy at `root`, and the function that turns one row
+        into an `Entry`. It raises ValueError where the copy cannot be read.
+    identify: (dataset, subject, clip, onset) as the cells of a row have them, for a row that `open`'s
+        function cannot understand.
+    """
+
+    name: str
+    title: str
+    columns: Columns
+    versions: Callable[[Path], dict[str, str]]
+    open: Callable[[Path, Path | str | None, Sequence[Expression]], tuple[Rows, Interpret]]
+    identify: Callable[[Row], tuple[str, str, str, str]]
+
+    def scan(
+        self, root: Path, annotation: Path | str | None, expressions: Sequence[Expression], *, strict: bool
+    ) -> ClipTable:
+        """The clips, possibly none, and faults of the copy at `root`; ValueError where it cannot be read."""
+        rows, interpret = self.open(root, annotation, expressions)
+        return read_entries(
+            root, rows, interpret, identify=self.identify, expressions=expressions, strict=strict
+        )
+
+
 def read_entries(
     root: Path,
-    rows: Iterable[tuple[str, Row]],
-    interpret: Callable[[Row], Entry],
+    rows: Rows,
+    interpret: Interpret,
     *,
     identify: Callable[[Row], tuple[str, str, str, str]],
     expressions: Sequence[Expression],

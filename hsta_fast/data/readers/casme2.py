@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from ..clips import ClipTable
 from .annotation import Columns, Row, annotated_rows
-from .base import Entry, Expression, plain, read_entries
+from .base import Entry, Expression, Interpret, Reader, Rows, plain
 from .folders import FrameFolders, Names, below, find_subjects, subfolders
 
 DATASET = "casme2"
@@ -59,17 +59,15 @@ def subject_id(text: str) -> str:
     return f"sub{int(match[1]):02d}"
 
 
-def scan(
-    root: Path, annotation: Path | str | None, expressions: Sequence[Expression], *, strict: bool
-) -> ClipTable:
-    """The clips, possibly none, and faults of the copy at `root`; ValueError where it cannot be read."""
+def _open(
+    root: Path, annotation: Path | str | None, expressions: Sequence[Expression]
+) -> tuple[Rows, Interpret]:
     base = next(iter(versions(root).values()), "")
     folders, names = FrameFolders(root, _NUMBER), Names(root)
 
     def interpret(row: Row) -> Entry:
         subject, clip = subject_id(row["Subject"]), plain(row, "Filename")
-        holder = below(base, names.on_disk(base, subject))
-        folder = below(holder, names.on_disk(holder, clip))
+        folder = names.path(base, subject, clip)
         return Entry(
             dataset=DATASET,
             subject=subject,
@@ -77,17 +75,20 @@ def scan(
             onset=row["OnsetFrame"],
             apex=row["ApexFrame"],
             offset=row["OffsetFrame"],
-            frames=lambda onset, offset: folders.frames(folder, onset, offset),
+            frames=partial(folders.frames, folder),
             emotion=row["Estimated Emotion"],
             action_units=row["Action Units"],
             objective=row["Objective Class"],
         )
 
-    return read_entries(
-        root,
-        annotated_rows(root, annotation, COLUMNS),
-        interpret,
-        identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["OnsetFrame"]),
-        expressions=expressions,
-        strict=strict,
-    )
+    return annotated_rows(root, annotation, COLUMNS), interpret
+
+
+READER = Reader(
+    name=DATASET,
+    title="CASME II",
+    columns=COLUMNS,
+    versions=versions,
+    open=_open,
+    identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["OnsetFrame"]),
+)

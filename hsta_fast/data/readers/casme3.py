@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ..clips import ClipTable
@@ -25,7 +26,17 @@ from .annotation import (
     missing_columns,
     read_sheets,
 )
-from .base import MAX_MICRO_FRAMES, Entry, Expression, expression_type, plain, read_entries, want_clips
+from .base import (
+    MAX_MICRO_FRAMES,
+    Entry,
+    Expression,
+    Interpret,
+    Reader,
+    Rows,
+    expression_type,
+    plain,
+    want_clips,
+)
 from .folders import FrameFolders, Names, find_subjects, want_folder
 
 DATASET = "casme3"
@@ -68,13 +79,12 @@ def read_casme3(
 
     Raises ValueError for a missing root, no (or no single) annotation, a missing column, or no usable clip.
     """
-    return want_clips(scan(want_folder(root), annotation, expressions, strict=strict))
+    return want_clips(READER.scan(want_folder(root), annotation, expressions, strict=strict))
 
 
-def scan(
-    root: Path, annotation: Path | str | None, expressions: Sequence[Expression], *, strict: bool
-) -> ClipTable:
-    """`read_casme3`, possibly without a clip."""
+def _open(
+    root: Path, annotation: Path | str | None, expressions: Sequence[Expression]
+) -> tuple[Rows, Interpret]:
     folders, names = FrameFolders(root, _NUMBER), Names(root)
 
     def interpret(row: Row) -> Entry:
@@ -91,7 +101,7 @@ def scan(
             onset=row["Onset"],
             apex=row["Apex"],
             offset=row["Offset"],
-            frames=lambda onset, offset: folders.frames(folder, onset, offset),
+            frames=partial(folders.frames, folder),
             expression=kind,
             emotion=row["emotion"],
             action_units=row["AU"],
@@ -99,14 +109,7 @@ def scan(
             longest=MAX_MICRO_FRAMES if kind == "micro" else None,
         )
 
-    return read_entries(
-        root,
-        _rows(root, annotation, expressions),
-        interpret,
-        identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["Onset"]),
-        expressions=expressions,
-        strict=strict,
-    )
+    return _rows(root, annotation, expressions), interpret
 
 
 def _rows(
@@ -134,3 +137,13 @@ def _macro_rows(root: Path, path: Path) -> list[tuple[str, Row]]:
         (where, replace(row, cells={**row.cells, "expression type": row["Expression type"] or "macro"}))
         for where, row in annotated_rows(root, path, _MACRO_COLUMNS)
     ]
+
+
+READER = Reader(
+    name=DATASET,
+    title="CAS(ME)3",
+    columns=COLUMNS,
+    versions=versions,
+    open=_open,
+    identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["Onset"]),
+)

@@ -10,12 +10,12 @@ the apex is the middle one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
-from ..clips import ClipTable
 from ..frames.video import VIDEO_TYPES
 from .annotation import Columns, Row, annotated_rows
-from .base import Entry, Expression, expression_type, read_entries
+from .base import Entry, Expression, Interpret, Reader, Rows, expression_type
 from .folders import ANY_NUMBERED, FrameFolders, VideoFiles
 
 DATASET = "csv"
@@ -36,17 +36,15 @@ COLUMNS = Columns(
 MAX_FRAMES = 100_000
 
 
-def scan(
-    root: Path, annotation: Path | str | None, expressions: Sequence[Expression], *, strict: bool
-) -> ClipTable:
-    """The clips and faults of the table, possibly without a clip; ValueError where it cannot be read."""
+def _open(
+    root: Path, annotation: Path | str | None, expressions: Sequence[Expression]
+) -> tuple[Rows, Interpret]:
     folders, videos = FrameFolders(root, ANY_NUMBERED), VideoFiles(root)
 
     def interpret(row: Row) -> Entry:
         kind = expression_type(row["expression type"])
         path = _relative(row["path"])
         is_video = path.lower().endswith(VIDEO_TYPES)
-        frames = videos.frames if is_video else folders.frames
         onset, offset = row["onset"], row["offset"]
         if not onset or not offset:
             numbers = range(videos.length(path)) if is_video else sorted(folders.all_files(path))
@@ -58,7 +56,7 @@ def scan(
             onset=onset,
             apex=row["apex"] or None,
             offset=offset,
-            frames=lambda onset, offset: frames(path, onset, offset),
+            frames=partial(videos.frames if is_video else folders.frames, path),
             expression=kind,
             emotion=row["emotion"],
             action_units=row["action units"],
@@ -66,14 +64,7 @@ def scan(
             longest=MAX_FRAMES,
         )
 
-    return read_entries(
-        root,
-        annotated_rows(root, annotation, COLUMNS),
-        interpret,
-        identify=lambda row: (row["dataset"] or DATASET, row["subject"], row["clip"], row["onset"]),
-        expressions=expressions,
-        strict=strict,
-    )
+    return annotated_rows(root, annotation, COLUMNS), interpret
 
 
 def _relative(text: str) -> str:
@@ -88,3 +79,13 @@ def _word(row: Row, column: str) -> str:
     if not row[column] or not row[column].isprintable():
         raise ValueError(f"{column} must be one printable word or more, got {row[column]!r}")
     return row[column]
+
+
+READER = Reader(
+    name=DATASET,
+    title="clips of a plain table",
+    columns=COLUMNS,
+    versions=lambda root: {"folders and videos": ""},
+    open=_open,
+    identify=lambda row: (row["dataset"] or DATASET, row["subject"], row["clip"], row["onset"]),
+)

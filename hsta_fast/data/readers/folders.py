@@ -215,6 +215,12 @@ class Names:
             raise ValueError(f"{folder or '.'}: wanted one folder for {name!r}, got {', '.join(found)}")
         return found[0] if found else name
 
+    def path(self, folder: str, *names: str) -> str:
+        """`folder/name/...` with each name as it is on disk; ValueError as `on_disk`."""
+        for name in names:
+            folder = below(folder, self.on_disk(folder, name))
+        return folder
+
 
 def subfolders(root: Path, folder: str) -> list[str]:
     """Names of the folders in `folder` that lie inside the root, sorted; none where it cannot be read."""

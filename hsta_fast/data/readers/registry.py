@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,37 +11,16 @@ import pandas as pd
 
 from ...clips import KEY
 from ..clips import LEFT_OUT, ClipTable, fault_of
-from . import casme2, casme3, samm, smic
-from . import custom as csvtable
-from .annotation import Columns, Sheets, annotation_files, missing_columns, no_table, read_sheets, rows_of
-from .base import Expression, want_clips
+from . import casme2, casme3, custom, samm, smic
+from .annotation import Sheets, annotation_files, missing_columns, no_table, read_sheets, rows_of
+from .base import Expression, Reader, want_clips
 from .folders import want_folder
 
 DatasetName = Literal["auto", "casme2", "samm", "smic", "casme3", "csv"]
 
 
-@dataclass(frozen=True)
-class Reader:
-    """One dataset: its title, its annotation's columns, how folders tell its version, and how it is read.
-
-    versions: version -> folder of the subjects, the one that is read first; {} where no frames are found.
-    scan(root, annotation, expressions, strict=): the clips and faults, possibly without a clip.
-    """
-
-    title: str
-    columns: Columns
-    versions: Callable[[Path], dict[str, str]]
-    scan: Callable[..., ClipTable]
-
-
 READERS: dict[str, Reader] = {
-    "casme2": Reader("CASME II", casme2.COLUMNS, casme2.versions, casme2.scan),
-    "samm": Reader("SAMM", samm.COLUMNS, samm.versions, samm.scan),
-    "smic": Reader("SMIC-HS", smic.COLUMNS, smic.versions, smic.scan),
-    "casme3": Reader("CAS(ME)3", casme3.COLUMNS, casme3.versions, casme3.scan),
-    "csv": Reader(
-        "clips of a plain table", csvtable.COLUMNS, lambda root: {"folders and videos": ""}, csvtable.scan
-    ),
+    module.READER.name: module.READER for module in (casme2, samm, smic, casme3, custom)
 }
 
 

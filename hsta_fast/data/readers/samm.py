@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from ..clips import ClipTable
 from .annotation import Columns, Row, annotated_rows
-from .base import Entry, Expression, plain, read_entries
+from .base import Entry, Expression, Interpret, Reader, Rows, plain
 from .folders import FrameFolders, Names, below, find_subjects, subfolders
 
 DATASET = "samm"
@@ -57,10 +57,9 @@ def clip_id(text: str) -> str:
     return f"{int(first):03d}_{rest}" if bar and re.fullmatch(r"[0-9]{1,4}", first) else text
 
 
-def scan(
-    root: Path, annotation: Path | str | None, expressions: Sequence[Expression], *, strict: bool
-) -> ClipTable:
-    """The clips, possibly none, and faults of the copy at `root`; ValueError where it cannot be read."""
+def _open(
+    root: Path, annotation: Path | str | None, expressions: Sequence[Expression]
+) -> tuple[Rows, Interpret]:
     base = next(iter(versions(root).values()), "")
     folders, names = FrameFolders(root, _NUMBER), Names(root)
 
@@ -68,8 +67,7 @@ def scan(
         subject, clip = subject_id(row["Subject"]), clip_id(plain(row, "Filename"))
         if _CLIP.fullmatch(clip) and not clip.startswith(f"{subject}_"):
             raise ValueError(f"wanted a file name of subject {subject}, got {clip!r}")
-        holder = below(base, names.on_disk(base, subject))
-        folder = below(holder, names.on_disk(holder, clip))
+        folder = names.path(base, subject, clip)
         return Entry(
             dataset=DATASET,
             subject=subject,
@@ -77,17 +75,20 @@ def scan(
             onset=row["Onset Frame"],
             apex=row["Apex Frame"],
             offset=row["Offset Frame"],
-            frames=lambda onset, offset: folders.frames(folder, onset, offset),
+            frames=partial(folders.frames, folder),
             emotion=row["Estimated Emotion"],
             action_units=row["Action Units"],
             objective=row["Objective Classes"],
         )
 
-    return read_entries(
-        root,
-        annotated_rows(root, annotation, COLUMNS),
-        interpret,
-        identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["Onset Frame"]),
-        expressions=expressions,
-        strict=strict,
-    )
+    return annotated_rows(root, annotation, COLUMNS), interpret
+
+
+READER = Reader(
+    name=DATASET,
+    title="SAMM",
+    columns=COLUMNS,
+    versions=versions,
+    open=_open,
+    identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["Onset Frame"]),
+)

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-from ..clips import ClipTable
 from .annotation import Columns, Row, annotated_rows, integer
-from .base import MAX_MICRO_FRAMES, Entry, Expression, plain, read_entries
+from .base import Entry, Expression, Interpret, Reader, Rows, plain
 from .folders import ANY_NUMBERED, FrameFolders, Names, below, find_subjects, look_into, subfolders
 
 DATASET = "smic"
@@ -57,10 +57,9 @@ def clip_id(text: str) -> str:
     return f"s{int(match[1]):02d}_{match[2]}_{int(match[3]):02d}" if match else text
 
 
-def scan(
-    root: Path, annotation: Path | str | None, expressions: Sequence[Expression], *, strict: bool
-) -> ClipTable:
-    """The clips, possibly none, and faults of the copy at `root`; ValueError where it cannot be read."""
+def _open(
+    root: Path, annotation: Path | str | None, expressions: Sequence[Expression]
+) -> tuple[Rows, Interpret]:
     folders = FrameFolders(root, ANY_NUMBERED)
     found = versions(root)
     if annotation is not None and "cropped" in found:
@@ -70,19 +69,8 @@ def scan(
             )
         del found["cropped"]
     if "cropped" in found:
-        rows = list(_folders_as_rows(root, found["cropped"]))
-        interpret = _cropped(folders)
-    else:
-        rows = annotated_rows(root, annotation, COLUMNS)
-        interpret = _long(folders, found.get("long", ""))
-    return read_entries(
-        root,
-        rows,
-        interpret,
-        identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["OnsetF"]),
-        expressions=expressions,
-        strict=strict,
-    )
+        return _folders_as_rows(root, found["cropped"]), _cropped(folders)
+    return annotated_rows(root, annotation, COLUMNS), _long(folders, found.get("long", ""))
 
 
 def _folders_as_rows(root: Path, base: str) -> Iterator[tuple[str, Row]]:
@@ -110,7 +98,7 @@ def _folders_as_rows(root: Path, base: str) -> Iterator[tuple[str, Row]]:
                     yield f"folder {folder}", Row(0, cells)
 
 
-def _cropped(folders: FrameFolders) -> Callable[[Row], Entry]:
+def _cropped(folders: FrameFolders) -> Interpret:
     def interpret(row: Row) -> Entry:
         if row["problem"]:
             raise ValueError(row["problem"])
@@ -141,12 +129,11 @@ def _with_stand_ins(folders: FrameFolders, folder: str) -> Callable[[int, int], 
     return frames
 
 
-def _long(folders: FrameFolders, base: str) -> Callable[[Row], Entry]:
+def _long(folders: FrameFolders, base: str) -> Interpret:
     names = Names(folders.root)
 
     def interpret(row: Row) -> Entry:
-        holder = below(base, names.on_disk(base, subject_id(row["Subject"])))
-        folder = below(holder, names.on_disk(holder, plain(row, "Filename")))
+        folder = names.path(base, subject_id(row["Subject"]), plain(row, "Filename"))
         also = []
         for number in ("2", "3"):
             onset, offset = row[f"Onset{number}F"], row[f"Offset{number}F"]
@@ -158,7 +145,7 @@ def _long(folders: FrameFolders, base: str) -> Callable[[Row], Entry]:
             row,
             row["OnsetF"],
             row["OffsetF"],
-            lambda onset, offset: folders.frames(folder, onset, offset),
+            partial(folders.frames, folder),
             also=also,
         )
 
@@ -194,7 +181,16 @@ def _entry(
         offset=offset,
         frames=frames,
         emotion=emotion,
-        longest=MAX_MICRO_FRAMES,
         notes=tuple(notes),
         also=tuple(also),
     )
+
+
+READER = Reader(
+    name=DATASET,
+    title="SMIC-HS",
+    columns=COLUMNS,
+    versions=versions,
+    open=_open,
+    identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["OnsetF"]),
+)

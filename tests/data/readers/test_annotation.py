@@ -15,8 +15,7 @@ from openpyxl import Workbook
 
 from hsta_fast.data import read_dataset
 from hsta_fast.data.clips import LEFT_OUT
-from hsta_fast.data.readers import casme2, casme3, samm, smic
-from hsta_fast.data.readers import custom as csvtable
+from hsta_fast.data.readers import casme2, casme3, custom, samm, smic
 from hsta_fast.data.readers.annotation import Columns
 
 from .. import fake_datasets
@@ -77,7 +76,7 @@ LAYOUTS = {
         ),
         Layout(
             "csv",
-            csvtable.COLUMNS,
+            custom.COLUMNS,
             fake_datasets.CSV_HEADER,
             fake_datasets.csv_row,
             "onset",
