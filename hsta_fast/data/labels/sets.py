@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from ...clips import KEY, identity, spelling_key
 from ..action_units import _ROMAN
@@ -27,9 +28,14 @@ def dataset_id(name: str) -> str:
     return _DATASETS.get("".join(filter(str.isalnum, name.casefold())), name)
 
 
-def alike(name: ClipName) -> ClipName:
-    """What a clip's name has in common with its other spellings: case and leading zeros are left aside."""
-    return name[0], spelling_key(name[1]), spelling_key(name[2])
+def name_key(dataset: str, subject: str, clip: str) -> ClipName:
+    """The key of a clip's name, equal for all spellings of its subject and clip (see `spelling_key`)."""
+    return dataset, spelling_key(subject), spelling_key(clip)
+
+
+def _key_of(clip: Mapping[Any, Any]) -> ClipName:
+    """`name_key` of a row of the clip table."""
+    return name_key(clip["dataset"], clip["subject"], clip["clip"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,21 +67,21 @@ class LabelSet:
         own = {dataset_id(name): mapping for name, mapping in self.of_dataset.items()}
         return own.get(dataset_id(dataset), self.mapping)
 
-    def strangers(self, datasets: Iterable[str]) -> list[str]:
+    @property
+    def listed_datasets(self) -> set[str]:
+        """The datasets of the official list: for their clips it wins over the words."""
+        return {dataset for dataset, _, _ in self.listed}
+
+    def unknown_datasets(self, datasets: Iterable[str]) -> list[str]:
         """The datasets that the set speaks of which are neither published ones nor in `datasets`."""
         known = {dataset_id(name) for name in datasets} | set(_DATASETS.values())
         return sorted(name for name in self.of_dataset if dataset_id(name) not in known)
 
     def by_word(self, clip: Mapping[Any, Any]) -> str | None:
         """The class of a row of the clip table by its word, None where it has none; KeyError if unknown."""
-        if name_of(clip) in map(alike, self.without):
+        if _key_of(clip) in {name_key(*name) for name in self.without}:
             return None
         return self.words(clip["dataset"])[str(clip[self.column])]
-
-
-def name_of(clip: Mapping[Any, Any]) -> ClipName:
-    """`alike` of a row of the clip table."""
-    return alike((clip["dataset"], clip["subject"], clip["clip"]))
 
 
 _EMOTIONS = ("others", "disgust", "surprise", "fear", "anger", "sad", "happy")
@@ -131,48 +137,74 @@ LABEL_SETS: dict[str, LabelSet] = {
 
 
 def apply_labels(table: ClipTable, labels: LabelSet) -> tuple[ClipTable, dict[str, int]]:
-    """The clips that `labels` has a class for, with an int64 column `label`, and what was dropped.
+    """Label the clips: (the clips that have a class, with an int64 column `label`; emotion -> dropped clips).
 
-    The second result counts the dropped clips by emotion. Where an official list and the words differ, the
-    list wins, and each such clip is one more fault of the table. A word that the label set does not know
-    raises ValueError naming the clip and the words it knows; so does a table of which nothing is left.
+    Where the official list and the words differ, the list wins, and each such clip is one more fault of the
+    table.
+
+    Raises ValueError for a word that the label set does not know, naming the clip and the words it knows, and
+    where no clip is left.
     """
-    names: list[str | None] = []
-    faults: list[Fault] = []
-    covered = {dataset for dataset, _, _ in labels.listed}
-    listed = {alike(name): label for name, label in labels.listed.items()}
-    rows = table.clips.to_dict("records")
-    for clip in rows:
-        try:
-            name = labels.by_word(clip)
-        except KeyError as error:
-            if clip["dataset"] not in covered:
-                raise ValueError(
-                    f"{identity(*(clip[key] for key in KEY))}: label set {labels.name!r} does not know "
-                    f"{labels.column} {clip[labels.column]!r}; "
-                    f"it knows {', '.join(labels.words(clip['dataset'])) or 'no clip of this dataset'}"
-                ) from error
-            name = None
-        if clip["dataset"] in covered:
-            official = listed.get(name_of(clip))
-            if official != name:
-                what = f"the official list says {official or 'nothing'}, the rule {name or 'nothing'}"
-                action = "labelled as in the list" if official else LEFT_OUT
-                faults.append(fault_of(clip, what, action))
-            name = official
-        names.append(name)
+    clips = table.clips.to_dict("records")
+    names, faults = _apply_official_list(clips, [_class_by_word(clip, labels) for clip in clips], labels)
     kept = np.array([name is not None for name in names], dtype=bool)
     if not kept.any():
-        raise ValueError(f"label set {labels.name!r}: wanted clips of its classes, got none of {len(rows)}")
-    here = {name_of(clip) for clip in rows}
-    datasets = {clip["dataset"] for clip in rows}
-    faults += [
+        raise ValueError(f"label set {labels.name!r}: wanted clips of its classes, got none of {len(clips)}")
+    numbers = [labels.classes.index(name) for name in names if name is not None]
+    labelled = table.clips[kept].assign(label=np.array(numbers, dtype=np.int64)).reset_index(drop=True)
+    faults += _listed_but_missing(clips, labels)
+    return (
+        replace(table, clips=labelled, faults=(*table.faults, *faults)),
+        _count_emotions(table.clips[~kept]),
+    )
+
+
+def _class_by_word(clip: Mapping[Any, Any], labels: LabelSet) -> str | None:
+    """`LabelSet.by_word`; None for an unknown word where the official list has the last word anyway.
+
+    Raises ValueError for any other unknown word.
+    """
+    try:
+        return labels.by_word(clip)
+    except KeyError as error:
+        if clip["dataset"] in labels.listed_datasets:
+            return None
+        raise ValueError(
+            f"{identity(*(clip[key] for key in KEY))}: label set {labels.name!r} does not know "
+            f"{labels.column} {clip[labels.column]!r}; "
+            f"it knows {', '.join(labels.words(clip['dataset'])) or 'no clip of this dataset'}"
+        ) from error
+
+
+def _apply_official_list(
+    clips: Sequence[Mapping[Any, Any]], by_word: Sequence[str | None], labels: LabelSet
+) -> tuple[list[str | None], list[Fault]]:
+    """The class of each clip, that of the official list where there is one, and a fault where they differ."""
+    datasets = labels.listed_datasets
+    listed = {name_key(*name): label for name, label in labels.listed.items()}
+    names, faults = list(by_word), []
+    for position, clip in enumerate(clips):
+        if clip["dataset"] not in datasets:
+            continue
+        official, rule = listed.get(_key_of(clip)), by_word[position]
+        if official != rule:
+            what = f"the official list says {official or 'nothing'}, the rule {rule or 'nothing'}"
+            faults.append(fault_of(clip, what, "labelled as in the list" if official else LEFT_OUT))
+        names[position] = official
+    return names, faults
+
+
+def _listed_but_missing(clips: Sequence[Mapping[Any, Any]], labels: LabelSet) -> list[Fault]:
+    """A fault for each clip of the official list that is not in the table, for the table's data sets."""
+    datasets = {clip["dataset"] for clip in clips}
+    here = {_key_of(clip) for clip in clips}
+    return [
         Fault(*name, None, "in the official list, not among the clips of this copy", LEFT_OUT)
         for name in labels.listed
-        if name[0] in datasets and alike(name) not in here
+        if name[0] in datasets and name_key(*name) not in here
     ]
-    numbers = [labels.classes.index(name) for name in names if name is not None]
-    clips = table.clips[kept].assign(label=np.array(numbers, dtype=np.int64)).reset_index(drop=True)
-    dropped = table.clips.loc[~kept, "emotion"].value_counts(sort=False)
-    counts = {str(word): int(count) for word, count in dropped.items()}
-    return replace(table, clips=clips, faults=(*table.faults, *faults)), counts
+
+
+def _count_emotions(clips: pd.DataFrame) -> dict[str, int]:
+    """Emotion -> clips, in the order in which the emotions appear."""
+    return {str(word): int(count) for word, count in clips["emotion"].value_counts(sort=False).items()}

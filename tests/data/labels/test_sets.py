@@ -127,9 +127,9 @@ def test_a_mapping_finds_its_dataset_however_it_is_written(name: str, dataset: s
     table = table_of("fear")
     table.clips["dataset"] = dataset
     assert apply_labels(table, own)[0].clips["label"].tolist() == [1]
-    assert own.strangers([dataset]) == []
+    assert own.unknown_datasets([dataset]) == []
 
 
 def test_a_mapping_of_a_dataset_that_is_not_here_is_named() -> None:
     own = LabelSet(name="own", classes=("a", "b"), mapping={}, of_dataset={"casmee2": {}, "SMIC-HS": {}})
-    assert own.strangers(["mine"]) == ["casmee2"]
+    assert own.unknown_datasets(["mine"]) == ["casmee2"]
