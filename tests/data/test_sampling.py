@@ -89,12 +89,12 @@ def test_what_is_asked_for_is_in_what_is_needed(video: Any, cap: int | None) -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_frames": 0}, "num_frames must be at least 1, got 0"),
-        ({"video": "every"}, "video must be .* got 'every'"),
-        ({"offset_cap": 0}, "offset_cap must be .* got 0"),
-        ({"special": ("onset", "peak")}, "special must be two of .* 'peak'"),
-        ({"special": ("onset",)}, "special must be two of"),
-        ({"flow": "lucas-kanade"}, "flow must be None or one of .* got 'lucas-kanade'"),
+        ({"num_frames": 0}, "num_frames expected at least 1, got 0"),
+        ({"video": "every"}, "video expected .* got 'every'"),
+        ({"offset_cap": 0}, "offset_cap expected .* got 0"),
+        ({"special": ("onset", "peak")}, "special expected two of .* 'peak'"),
+        ({"special": ("onset",)}, "special expected two of"),
+        ({"flow": "lucas-kanade"}, "flow expected None or one of .* got 'lucas-kanade'"),
     ],
 )
 def test_wrong_settings_are_named(arguments: dict[str, Any], message: str) -> None:
@@ -103,5 +103,5 @@ def test_wrong_settings_are_named(arguments: dict[str, Any], message: str) -> No
 
 
 def test_random_frames_without_a_generator_raise() -> None:
-    with pytest.raises(ValueError, match="need a random generator"):
+    with pytest.raises(ValueError, match="rng expected a random generator"):
         video_positions(Sampling(video="random"), 10)

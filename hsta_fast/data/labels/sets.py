@@ -1,6 +1,6 @@
 """From annotated words to class numbers, and from action units to objective classes.
 
-`LABEL_SETS` holds the published sets; `labelfile` reads one of the user's own.
+`LABEL_SETS` holds the published sets; `files.py` reads a user's own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ...clips import KEY, identity, spelling_key
-from ..action_units import _ROMAN
+from ..action_units import OBJECTIVE_CLASSES
 from ..clips import LEFT_OUT, ClipTable, Fault, fault_of
 
 ClipName = tuple[str, str, str]  # dataset, subject, clip
@@ -24,7 +24,7 @@ _DATASETS |= {name: name for name in ("casme2", "samm", "smic", "casme3")}
 
 
 def dataset_id(name: str) -> str:
-    """The dataset that a word such as "CASME II", "SMIC-HS" or "CAS(ME)3" means; others mean themselves."""
+    """The dataset's name, "casme2" from "CASME II" or "CASME2"; an unknown name unchanged."""
     return _DATASETS.get("".join(filter(str.isalnum, name.casefold())), name)
 
 
@@ -43,9 +43,9 @@ class LabelSet:
     """A list of classes and the class of every word of one column; None drops the clips of that word.
 
     The label of a clip is the position of its class in `classes`.
-    of_dataset: takes the place of `mapping` for the clips of a dataset.
-    without: clips that are dropped all the same, (dataset, subject, clip).
-    listed: the class of each clip of an official list; where it speaks of a dataset, it wins over the words.
+    of_dataset: replaces `mapping` for the clips of a dataset.
+    without: clips that are dropped whatever their word, (dataset, subject, clip).
+    listed: the class of each clip of an official list; for the datasets in it, it wins over the words.
     """
 
     name: str
@@ -58,12 +58,12 @@ class LabelSet:
 
     def __post_init__(self) -> None:
         used = {*self.listed.values()}.union(*(m.values() for m in (self.mapping, *self.of_dataset.values())))
-        foreign = sorted({name for name in used if name is not None} - set(self.classes))
-        if foreign:
-            raise ValueError(f"label set {self.name!r}: wanted classes of {self.classes}, got {foreign}")
+        unknown = sorted({name for name in used if name is not None} - set(self.classes))
+        if unknown:
+            raise ValueError(f"label set {self.name!r}: expected classes of {self.classes}, got {unknown}")
 
     def words(self, dataset: str) -> Mapping[str, str | None]:
-        """The class of each word, in that dataset, however its name is written."""
+        """The class of each word for a dataset, under any spelling of its name (see `dataset_id`)."""
         own = {dataset_id(name): mapping for name, mapping in self.of_dataset.items()}
         return own.get(dataset_id(dataset), self.mapping)
 
@@ -73,12 +73,12 @@ class LabelSet:
         return {dataset for dataset, _, _ in self.listed}
 
     def unknown_datasets(self, datasets: Iterable[str]) -> list[str]:
-        """The datasets that the set speaks of which are neither published ones nor in `datasets`."""
+        """The datasets named in `of_dataset` that are neither published ones nor in `datasets`."""
         known = {dataset_id(name) for name in datasets} | set(_DATASETS.values())
         return sorted(name for name in self.of_dataset if dataset_id(name) not in known)
 
     def by_word(self, clip: Mapping[Any, Any]) -> str | None:
-        """The class of a row of the clip table by its word, None where it has none; KeyError if unknown."""
+        """The class of a row of the clip table by its word, None if it is dropped; KeyError if unknown."""
         if _key_of(clip) in {name_key(*name) for name in self.without}:
             return None
         return self.words(clip["dataset"])[str(clip[self.column])]
@@ -94,7 +94,7 @@ THREE_CLASSES = ("negative", "positive", "surprise")
 
 
 def _composite(negative: str, dropped: str = "") -> dict[str, str | None]:
-    """The rule of MEGC 2019 for a dataset: its negative words, happiness, surprise, and what is dropped."""
+    """The rule of MEGC 2019 for a dataset, from its negative and its dropped words."""
     kept = dict.fromkeys(negative.split(), "negative") | {"happiness": "positive"} | _SURPRISE
     return kept | dict.fromkeys(dropped.split()) | _OTHERS
 
@@ -117,9 +117,9 @@ LABEL_SETS: dict[str, LabelSet] = {
         ),
         LabelSet(
             name="objective7",
-            classes=_ROMAN,
+            classes=OBJECTIVE_CLASSES,
             column="objective_class",
-            mapping={"0": None, **{str(number + 1): name for number, name in enumerate(_ROMAN)}},
+            mapping={"0": None, **{str(number + 1): name for number, name in enumerate(OBJECTIVE_CLASSES)}},
         ),
         LabelSet(
             name="megc2019",
@@ -142,14 +142,15 @@ def apply_labels(table: ClipTable, labels: LabelSet) -> tuple[ClipTable, dict[st
     Where the official list and the words differ, the list wins, and each such clip is one more fault of the
     table.
 
-    Raises ValueError for a word that the label set does not know, naming the clip and the words it knows, and
-    where no clip is left.
+    Raises ValueError for an unknown word, naming the clip and the known words, and if no clip is left.
     """
     clips = table.clips.to_dict("records")
     names, faults = _apply_official_list(clips, [_class_by_word(clip, labels) for clip in clips], labels)
     kept = np.array([name is not None for name in names], dtype=bool)
     if not kept.any():
-        raise ValueError(f"label set {labels.name!r}: wanted clips of its classes, got none of {len(clips)}")
+        raise ValueError(
+            f"label set {labels.name!r}: expected clips of its classes, got none of {len(clips)}"
+        )
     numbers = [labels.classes.index(name) for name in names if name is not None]
     labelled = table.clips[kept].assign(label=np.array(numbers, dtype=np.int64)).reset_index(drop=True)
     faults += _listed_but_missing(clips, labels)
@@ -160,7 +161,7 @@ def apply_labels(table: ClipTable, labels: LabelSet) -> tuple[ClipTable, dict[st
 
 
 def _class_by_word(clip: Mapping[Any, Any], labels: LabelSet) -> str | None:
-    """`LabelSet.by_word`; None for an unknown word where the official list has the last word anyway.
+    """`LabelSet.by_word`, where an unknown word gives None if the official list covers the clip's dataset.
 
     Raises ValueError for any other unknown word.
     """
@@ -169,17 +170,17 @@ def _class_by_word(clip: Mapping[Any, Any], labels: LabelSet) -> str | None:
     except KeyError as error:
         if clip["dataset"] in labels.listed_datasets:
             return None
+        known = ", ".join(labels.words(clip["dataset"])) or "no clip of this dataset"
         raise ValueError(
-            f"{identity(*(clip[key] for key in KEY))}: label set {labels.name!r} does not know "
-            f"{labels.column} {clip[labels.column]!r}; "
-            f"it knows {', '.join(labels.words(clip['dataset'])) or 'no clip of this dataset'}"
+            f"{identity(*(clip[key] for key in KEY))}: {labels.column} expected a word of label set "
+            f"{labels.name!r} ({known}), got {clip[labels.column]!r}"
         ) from error
 
 
 def _apply_official_list(
     clips: Sequence[Mapping[Any, Any]], by_word: Sequence[str | None], labels: LabelSet
 ) -> tuple[list[str | None], list[Fault]]:
-    """The class of each clip, that of the official list where there is one, and a fault where they differ."""
+    """The classes, from the official list for the datasets in it, and a fault for each that differs."""
     datasets = labels.listed_datasets
     listed = {name_key(*name): label for name, label in labels.listed.items()}
     names, faults = list(by_word), []
@@ -195,7 +196,7 @@ def _apply_official_list(
 
 
 def _listed_but_missing(clips: Sequence[Mapping[Any, Any]], labels: LabelSet) -> list[Fault]:
-    """A fault for each clip of the official list that is not in the table, for the table's data sets."""
+    """A fault for each clip of the official list that is not in the table, for the table's datasets."""
     datasets = {clip["dataset"] for clip in clips}
     here = {_key_of(clip) for clip in clips}
     return [

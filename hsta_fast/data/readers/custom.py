@@ -1,10 +1,10 @@
-"""Anybody's own clips: one csv or xlsx table in the root, frames in folders or in video files below it.
+"""A user's own clips: one csv or xlsx table in the root, frames in folders or in video files below it.
 
-Columns `subject`, `clip`, `path` and `emotion`; optional `dataset` (a word, "csv" where there is none),
-`onset`, `apex`, `offset`, `action units`, `objective class` (I..VII or 1..7) and `expression type` (micro,
-macro). `path`, relative to the root, is a folder of images whose names end in the frame number, or a video
-file, whose frames are 0, 1, 2, ... Where they are blank, onset and offset are the first and the last frame,
-the apex is the middle one.
+Columns `subject`, `clip`, `path` and `emotion`; optional `dataset` (a word, by default "csv"), `onset`,
+`apex`, `offset`, `action units`, `objective class` (I..VII or 1..7) and `expression type` (micro, macro).
+`path`, relative to the root, is a folder of images whose names end in the frame number, or a video file,
+whose frames are 0, 1, 2, ... A blank onset is the first frame, a blank offset the last, a blank apex the
+middle one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from ..frames.video import VIDEO_TYPES
 from .annotation import Columns, Row, annotated_rows
-from .base import Entry, Expression, Interpret, Reader, Rows, expression_type
+from .base import AnnotationRow, Expression, Interpret, Reader, Rows, expression_type
 from .folders import ANY_NUMBERED, FrameFolders, VideoFiles
 
 DATASET = "csv"
@@ -41,7 +41,7 @@ def _open(
 ) -> tuple[Rows, Interpret]:
     folders, videos = FrameFolders(root, ANY_NUMBERED), VideoFiles(root)
 
-    def interpret(row: Row) -> Entry:
+    def interpret(row: Row) -> AnnotationRow:
         kind = expression_type(row["expression type"])
         path = _relative(row["path"])
         is_video = path.lower().endswith(VIDEO_TYPES)
@@ -49,7 +49,7 @@ def _open(
         if not onset or not offset:
             numbers = range(videos.length(path)) if is_video else sorted(folders.all_files(path))
             onset, offset = onset or str(numbers[0]), offset or str(numbers[-1])
-        return Entry(
+        return AnnotationRow(
             dataset=_word(row, "dataset") if row["dataset"] else DATASET,
             subject=_word(row, "subject"),
             clip=_word(row, "clip"),
@@ -68,16 +68,16 @@ def _open(
 
 
 def _relative(text: str) -> str:
-    """A path below the root, with forward slashes; ValueError where it leads elsewhere."""
+    """A path inside the root, with forward slashes; ValueError where it leads elsewhere."""
     path = PurePosixPath(text.replace("\\", "/"))
     if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in text or ":" in path.parts[0]:
-        raise ValueError(f"path must be a folder or video inside the root, got {text!r}")
+        raise ValueError(f"path expected a folder or video inside the root, got {text!r}")
     return str(path)
 
 
 def _word(row: Row, column: str) -> str:
     if not row[column] or not row[column].isprintable():
-        raise ValueError(f"{column} must be one printable word or more, got {row[column]!r}")
+        raise ValueError(f"{column} expected printable text, got {row[column]!r}")
     return row[column]
 
 

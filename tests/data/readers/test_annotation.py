@@ -186,7 +186,7 @@ def check(plan: dict[str, Any], root: Path, folder: Path) -> None:
     except ValueError as error:
         message = str(error)
         assert "\n" not in message and len(message) < 2000
-        assert str(table) in message or "wanted at least one usable clip, got none" in message
+        assert str(table) in message or "expected at least one usable clip, got none" in message
         intact = plan["drop"] is None and plan["rename"] is None and not plan["ragged"]
         assert not (intact and wanted_good and plan["encoding"] in ("xlsx", "utf-8", "utf-8-sig")), message
         return
@@ -265,5 +265,7 @@ def test_a_huge_table(roots: dict[str, Path], tmp_path: Path, columns: int) -> N
 def test_a_cell_too_long_for_csv_is_named(roots: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     write(path, [list(fake_datasets.CASME3_HEADER), ["x" * 200_000]], "utf-8")
-    with pytest.raises(ValueError, match=r"table.csv: wanted a comma-separated table, line 2: field larger"):
+    with pytest.raises(
+        ValueError, match=r"table.csv: expected a comma-separated table, got line 2: field larger"
+    ):
         read_dataset(roots["casme3"], annotation=path)
