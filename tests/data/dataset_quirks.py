@@ -42,14 +42,14 @@ def left_out(table: ClipTable, what: str) -> None:
 # CASME II
 
 
-@quirk("CASME II", "two columns without a name", "passed over")
+@quirk("CASME II", "two columns without a name", "skipped")
 def _(root: Path) -> None:
     assert fake_datasets.CASME2_HEADER.count(None) == 2
     table = read_dataset(fake_datasets.casme2_copy(root, [casme2_row()]))
     assert len(table) == 1 and table.faults == ()
 
 
-@quirk("CASME II", "an apex that is `/` (sub04 EP12_01f)", "the middle frame is taken as apex")
+@quirk("CASME II", "an apex that is `/` (sub04 EP12_01f)", "the middle frame is used as apex")
 def _(root: Path) -> None:
     table = read_dataset(
         fake_datasets.casme2_copy(root, [casme2_row(Subject=4, Filename="EP12_01f", ApexFrame="/")])
@@ -114,7 +114,7 @@ def _(root: Path) -> None:
     assert table.faults == () and table.clips["frames"][1][2] == "006/006_1_3/006_0100.jpg"
 
 
-@quirk("SAMM", "an apex outside onset..offset (028_4_1, 032_3_1)", "the middle frame is taken as apex")
+@quirk("SAMM", "an apex outside onset..offset (028_4_1, 032_3_1)", "the middle frame is used as apex")
 def _(root: Path) -> None:
     rows = [
         samm_row(Subject="028", Filename="028_4_1", **{"Apex Frame": 5561}),
@@ -132,7 +132,7 @@ def _(root: Path) -> None:
     assert table.clips["objective_class"].tolist() == [1]
 
 
-@quirk("SAMM", "action units joined by `or`", "the class is that of the file; without one it is unknown")
+@quirk("SAMM", "action units joined by `or`", "the class comes from the file; without one it is unknown")
 def _(root: Path) -> None:
     units = {"Action Units": "AU12 or AU14", "Objective Classes": None}
     rows = [samm_row(**units | {"Objective Classes": 1}), samm_row(**units | {"Onset Frame": 5563})]
@@ -156,7 +156,7 @@ def _(root: Path) -> None:
 # SMIC-HS
 
 
-@quirk("SMIC-HS", "no apex", "the middle frame is taken; no fault")
+@quirk("SMIC-HS", "no apex", "the middle frame is used as apex; not a fault")
 def _(root: Path) -> None:
     table = read_dataset(fake_datasets.smic_long_copy(root, [smic_row()]))
     assert table.clips["apex"].tolist() == [17581041] and table.faults == ()
@@ -177,7 +177,9 @@ def _(root: Path) -> None:
 
 
 @quirk(
-    "SMIC-HS", "ids padded differently (`s1_ne_01`, `s01_ne_01`)", "one id, s01_ne_01, on whichever folder"
+    "SMIC-HS",
+    "ids with different padding (`s1_ne_01`, `s01_ne_01`)",
+    "one id, s01_ne_01, whatever the folder is called",
 )
 def _(root: Path) -> None:
     rows = [smic_row(Subject="01", Filename="s1_ne_01"), smic_row(Subject="02", Filename="s02_ne_1")]
@@ -197,7 +199,7 @@ def _(root: Path) -> None:
 @quirk(
     "SMIC-HS",
     "s18_sur_03, surprise by name and in the official list, negative in the annotation",
-    "surprise: where name and annotation differ, the name wins, and the clip is listed",
+    "surprise: if name and annotation differ, the name wins and the clip is listed",
 )
 def _(root: Path) -> None:
     table = read_dataset(fake_datasets.smic_long_copy(root, [smic_row(Subject=18, Filename="s18_sur_03")]))
@@ -207,7 +209,7 @@ def _(root: Path) -> None:
 
 @quirk(
     "SMIC-HS",
-    "sheets, folders of the other cameras (VIS, NIR), and non_micro",
+    "sheets and folders of the other cameras (VIS, NIR), and non_micro",
     "only the clips of HS are read",
 )
 def _(root: Path) -> None:
@@ -224,7 +226,7 @@ def _(root: Path) -> None:
     left_out(table, "filename expected a clip of subject s02, got 's20_ne_01'")
 
 
-@quirk("SMIC-HS", "a cropped clip that lacks a frame between others", "the image before stands in")
+@quirk("SMIC-HS", "a cropped clip with a frame missing between others", "the image before it is used")
 def _(root: Path) -> None:
     fake_datasets.smic_cropped_copy(root, [("s3", "positive", "s3_po_08")])
     folder = root / "HS/s3/micro/positive/s3_po_08"
@@ -234,7 +236,7 @@ def _(root: Path) -> None:
     only_fault(table, "1 of 3 frame numbers have no image", "the image before stands in")
 
 
-@quirk("SMIC-HS", "a folder that cannot be looked into", "listed, its clips left out")
+@quirk("SMIC-HS", "a folder that cannot be read", "listed; its clips are left out")
 def _(root: Path) -> None:
     clips = [(f"s{n}", "positive", f"s{n}_po_01") for n in (1, 2, 3, 4, 5)]
     fake_datasets.smic_cropped_copy(root / "copy", clips)
@@ -271,28 +273,28 @@ def _(root: Path) -> None:
 # CAS(ME)3
 
 
-@quirk("CAS(ME)3", "several clips in one recording", "all are read, told apart by their onset")
+@quirk("CAS(ME)3", "several clips in one recording", "all are read; the onset identifies them")
 def _(root: Path) -> None:
     rows = [casme3_row(), casme3_row(Onset=176), casme3_row(Onset=180, Apex=181, Offset=182)]
     table = read_dataset(fake_datasets.casme3_copy(root, rows))
     assert table.clips["onset"].tolist() == [175, 176, 180] and table.faults == ()
 
 
-@quirk("CAS(ME)3", "frames missing on disk", "clip left out, the first missing file named")
+@quirk("CAS(ME)3", "frames missing on disk", "clip left out; the first missing file is named")
 def _(root: Path) -> None:
     fake_datasets.casme3_copy(root, [casme3_row(), casme3_row(Onset=180, Apex=181, Offset=182)])
     (root / "spNO.1/b/color/181.jpg").unlink()
     left_out(read_dataset(root), "1 of 3, first spNO.1/b/color/181.jpg")
 
 
-@quirk("CAS(ME)3", "an apex before the onset", "the middle frame is taken as apex")
+@quirk("CAS(ME)3", "an apex before the onset", "the middle frame is used as apex")
 def _(root: Path) -> None:
     table = read_dataset(fake_datasets.casme3_copy(root, [casme3_row(Apex=170)]))
     assert table.clips["apex"].tolist() == [177]
     only_fault(table, "apex expected a frame in 175..179, got '170'", MIDDLE_APEX)
 
 
-@quirk("CAS(ME)3", "an offset before the apex", "the middle frame is taken as apex")
+@quirk("CAS(ME)3", "an offset before the apex", "the middle frame is used as apex")
 def _(root: Path) -> None:
     table = read_dataset(fake_datasets.casme3_copy(root, [casme3_row(Apex=180)]))
     assert table.clips["apex"].tolist() == [177]
@@ -308,15 +310,13 @@ def _(root: Path) -> None:
         left_out(table, "offset expected a frame after onset")
 
 
-@quirk(
-    "CAS(ME)3", "a micro-expression of 3455 frames", "clip left out: more than 600 frames are not believed"
-)
+@quirk("CAS(ME)3", "a micro-expression of 3455 frames", "clip left out: at most 600 frames are accepted")
 def _(root: Path) -> None:
     table = read_dataset(fake_datasets.casme3_copy(root, [casme3_row(), casme3_row(Onset=100, Offset=3554)]))
     left_out(table, "clip expected at most 600 frames, got 3455")
 
 
-@quirk("CAS(ME)3", "`others` and `Others`", "one word")
+@quirk("CAS(ME)3", "`others` and `Others`", "the same word")
 def _(root: Path) -> None:
     rows = [casme3_row(emotion="others"), casme3_row(Onset=176, emotion="Others")]
     assert read_dataset(fake_datasets.casme3_copy(root, rows)).clips["emotion"].tolist() == [
@@ -325,7 +325,7 @@ def _(root: Path) -> None:
     ]
 
 
-@quirk("CAS(ME)3", "a recording `L` in the table, `l` on disk", "found; the folder's name is the clip's")
+@quirk("CAS(ME)3", "a recording `L` in the table, `l` on disk", "found; the clip gets the folder's name")
 def _(root: Path) -> None:
     fake_datasets.casme3_copy(root, [casme3_row(Filename="l")])
     fake_datasets.casme3_copy(root, [casme3_row(Filename="L")])
@@ -336,7 +336,7 @@ def _(root: Path) -> None:
     assert read_dataset(root).clips["clip"].tolist() == ["l"]
 
 
-@quirk("CAS(ME)3", "macro-expressions in the table", "passed over unless asked for")
+@quirk("CAS(ME)3", "macro-expressions in the table", "skipped unless asked for")
 def _(root: Path) -> None:
     rows = [
         casme3_row(Onset=n, **{"Expression type": f"M{kind}cro-expression"})
@@ -372,7 +372,7 @@ def _(root: Path) -> None:
 @quirk(
     "MEGC 2019",
     "sub04 EP12_01f and sub05 EP09_05f of CASME II",
-    "not part of the composite; dropped and counted",
+    "not part of the composite: dropped and counted",
 )
 def _(root: Path) -> None:
     pairs = ((1, "EP02_01f"), (4, "EP12_01f"), (5, "EP09_05F"))

@@ -26,7 +26,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "data.md"
 # Any of them
 
 
-@quirk("any", "onset or offset missing or no number", "clip left out")
+@quirk("any", "onset or offset missing or not an integer", "clip left out")
 def _(root: Path) -> None:
     for cell in (None, "four", "4.5", "1e3", "NaN"):
         table = read_dataset(fake_datasets.casme2_copy(root, [casme2_row(), casme2_row(OffsetFrame=cell)]))
@@ -53,7 +53,7 @@ def _(root: Path) -> None:
     left_out(table, "got those of an earlier row")
 
 
-@quirk("any", "an unreadable objective class", "taken from the action units")
+@quirk("any", "an unreadable objective class", "the class of the action units is used")
 def _(root: Path) -> None:
     table = read_dataset(fake_datasets.casme3_copy(root, [casme3_row(**{"Objective class": "VIII"})]))
     assert table.clips["objective_class"].tolist() == [3]
@@ -114,7 +114,7 @@ def public_folder() -> Iterator[Path]:
 
 
 @quirk(
-    "any", "a folder or file without permission", "clips that need it are left out, with the system's words"
+    "any", "a folder or file without permission", "clips that need it are left out, with the system's message"
 )
 def _(_: Path) -> None:
     with public_folder() as root:
@@ -200,8 +200,8 @@ def _(root: Path) -> None:
 
 @quirk(
     "any",
-    "a row with fewer cells than columns (a comma missing)",
-    "clip left out; blank where what lacks at the end may be blank, and listed",
+    "a row with fewer cells than columns (a missing comma)",
+    "clip left out; if only optional cells at the end are missing, they are blank and the row is listed",
 )
 def _(root: Path) -> None:
     fake_datasets.csv_copy(root, [csv_row()], header=[*fake_datasets.CSV_HEADER, "notes"])
@@ -224,7 +224,7 @@ def _(root: Path) -> None:
     )
 
 
-@quirk("any", "rows without content, titles, notes and sheets beside", "passed over")
+@quirk("any", "empty rows, titles, notes, other sheets", "skipped")
 def _(root: Path) -> None:
     fake_datasets.samm_copy(
         root, [{"Subject": None, "Filename": ""}, samm_row(Notes="odd"), {"Subject": "", "Filename": ""}]
@@ -251,7 +251,7 @@ def _(root: Path) -> None:
         refused(root, "csv: expected UTF-8 text, .*save the table as UTF-8")
 
 
-@quirk("any", "a missing column", "refused, with the columns wanted and found")
+@quirk("any", "a missing column", "refused, with the missing columns and those found")
 def _(root: Path) -> None:
     fake_datasets.samm_copy(root, [samm_row()])
     header = [name for name in fake_datasets.SAMM_HEADER if name not in ("Apex Frame", "Action Units")]
