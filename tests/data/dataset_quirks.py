@@ -1,4 +1,4 @@
-"""The quirks of each dataset, planted, and what a reader does; test_dataset_quirks.py runs them all."""
+"""The quirks of each dataset, planted in fake copies, and the outcome; run by test_dataset_quirks.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUIRKS: dict[tuple[str, str], tuple[str, Plant]] = {}
 
 
 def quirk(dataset: str, what: str, outcome: str) -> Callable[[Plant], Plant]:
-    """Registers a function that plants a quirk in an empty folder and asserts its outcome."""
+    """Register a function that plants a quirk in an empty folder and asserts its outcome."""
 
     def register(plant: Plant) -> Plant:
         assert (dataset, what) not in QUIRKS
@@ -34,7 +34,7 @@ def only_fault(table: ClipTable, what: str, action: str) -> None:
 
 
 def left_out(table: ClipTable, what: str) -> None:
-    """One clip is in the table, another was left out with this fault."""
+    """One clip is in the table, another is left out with this fault."""
     assert len(table) == 1
     only_fault(table, what, LEFT_OUT)
 

@@ -1,4 +1,4 @@
-"""Every quirk of the datasets, planted, gives the outcome that docs/data.md lists."""
+"""Every quirk of the datasets, planted in a fake copy, has the outcome that docs/data.md lists."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .fake_datasets import casme2_row, casme3_row, csv_row, samm_row
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
 
-# Any of them
+# Any dataset
 
 
 @quirk("any", "onset or offset missing or not an integer", "clip left out")
@@ -126,7 +126,7 @@ def _(_: Path) -> None:
         picture.chmod(0)
         user = os.geteuid()
         try:
-            if user == 0:  # whom permissions do not bind
+            if user == 0:  # permissions do not apply to root
                 os.seteuid(65534)
             table, (diagnosis,) = read_dataset(root), examine([root], progress=False).diagnoses
         finally:
@@ -159,7 +159,7 @@ def _(root: Path) -> None:
     at = huge.index(b"\xff\xc0") + 5  # height and width in the frame header
     huge[at : at + 4] = b"\xc3\x50\xc3\x50"  # 50000 x 50000
     small = fake_datasets.PICTURE[at - 5 : at + 14]  # a frame header
-    twice = bytes(huge).replace(b"\xff\xd9", small + b"\xff\xd9")  # a small size after the one that counts
+    twice = bytes(huge).replace(b"\xff\xd9", small + b"\xff\xd9")  # a small size after the real one
     damage = {2: b"", 3: fake_datasets.PICTURE[:60], 4: b"no image at all", 5: bytes(huge), 6: twice}
     for subject, data in damage.items():
         path = root / f"sub{subject:02d}/EP02_01f/img46.jpg"
@@ -211,7 +211,7 @@ def _(root: Path) -> None:
     table = read_dataset(root)
     assert table.clips["onset"].tolist() == [1, 2]
     only_fault(table, "clips.csv row 4: row expected a cell for each column, got none for emotion", LEFT_OUT)
-    # Excel leaves blanks at a row's end away: what need not be there is blank then, and that is said.
+    # Excel omits blanks at a row's end: missing optional cells are blank, and the row is listed.
     fake_datasets.csv_copy(root / "b", [csv_row()], header=[*fake_datasets.CSV_HEADER, "action units"])
     path = root / "b" / "clips.csv"
     path.write_text(path.read_text().replace("happy,", "happy"))

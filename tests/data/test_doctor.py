@@ -1,4 +1,4 @@
-"""hsta-fast doctor: what it recognises, checks, lists, counts, and how it ends."""
+"""hsta-fast doctor: what it recognises, checks, lists and counts, and its exit status."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_macro_expressions_are_checked_and_counted_apart(tmp_path: Path) -> None
     assert diagnosis.status == 0
 
 
-def test_an_emotion_that_the_composite_does_not_know_is_said(tmp_path: Path) -> None:
+def test_an_emotion_unknown_to_the_composite_is_reported(tmp_path: Path) -> None:
     fake_datasets.samm_copy(tmp_path, [samm_row(**{"Estimated Emotion": "Awe"})])
     examination = examine([tmp_path], progress=False)
     assert (
@@ -166,7 +166,7 @@ def test_an_annotation_of_smic_is_that_of_the_long_recordings(tmp_path: Path) ->
     assert "annotation expected None for the cropped SMIC-HS in" in found.error
 
 
-def test_an_official_list_that_is_none_costs_the_composite_and_no_more(tmp_path: Path) -> None:
+def test_a_wrong_official_list_affects_only_the_composite(tmp_path: Path) -> None:
     root = fake_datasets.samm_copy(tmp_path, [samm_row()])
     (root / "combined_3class_gt.csv").write_text("dataset,subject,clip,label\n")
     found = examine([root], progress=False)
@@ -178,8 +178,8 @@ def test_an_official_list_that_is_none_costs_the_composite_and_no_more(tmp_path:
         examine([other], official=root / "combined_3class_gt.csv", progress=False)
 
 
-def test_pipes_are_no_tables_and_no_videos(tmp_path: Path) -> None:
-    """Nobody writes into them: whoever opens one to read waits for ever."""
+def test_pipes_are_neither_tables_nor_videos(tmp_path: Path) -> None:
+    """A pipe without a writer would block whoever opens it to read."""
     root = fake_datasets.casme3_copy(tmp_path / "a", [casme3_row()])
     os.mkfifo(root / "pipe.csv")
     assert examine([root], progress=False).status == 0
@@ -198,7 +198,7 @@ def test_a_workbook_that_unpacks_to_too_much_is_refused(tmp_path: Path) -> None:
     assert "expected an Excel workbook, got 1000" in found.error
 
 
-def test_names_that_are_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_that_are_not_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = fake_datasets.smic_cropped_copy(tmp_path, [("s1", "negative", "s1_ne_01")])
     os.mkdir(os.fsencode(root) + b"/HS/s1/micro/negative/bad\xff")
     found = examine([root], progress=False)

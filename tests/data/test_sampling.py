@@ -67,7 +67,7 @@ def test_flow_goes_from_onset_to_apex_to_offset() -> None:
 
 
 @pytest.mark.parametrize("video", ["uniform", "random"])
-def test_the_control_sees_the_onset_frame_alone(video: Any) -> None:
+def test_the_control_sees_only_the_onset_frame(video: Any) -> None:
     sampling = Sampling(video=video, special=("apex", "offset"), onset_only=True)
     assert video_positions(sampling, 30, np.random.default_rng(0)).tolist() == [0] * 6
     assert special_positions(sampling, 30, 12).tolist() == [0, 0]
@@ -76,7 +76,7 @@ def test_the_control_sees_the_onset_frame_alone(video: Any) -> None:
 
 @pytest.mark.parametrize("video", ["uniform", "random"])
 @pytest.mark.parametrize("cap", [None, 5])
-def test_what_is_asked_for_is_in_what_is_needed(video: Any, cap: int | None) -> None:
+def test_needed_positions_include_all_sampled_ones(video: Any, cap: int | None) -> None:
     sampling = Sampling(num_frames=4, video=video, offset_cap=cap, special=("apex", "offset"))
     needed = needed_positions(sampling, 40, 20).tolist()
     assert needed == sorted(set(needed)) and {20, 39} <= set(needed)

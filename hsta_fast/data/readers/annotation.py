@@ -34,14 +34,14 @@ class Columns:
 
     sheet: the sheet to read if a workbook has one of this name.
     aliases: other name of a column -> its name, in lower case.
-    beside: matches the file name, without its type, of tables next to the annotation that are not it.
+    companion: matches the file name, without its type, of tables next to the annotation that are not it.
     """
 
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
     sheet: str | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
-    beside: re.Pattern[str] | None = None
+    companion: re.Pattern[str] | None = None
 
     def name(self, cell: str) -> str:
         """The column that a header cell names, in lower case; ignores extra spaces."""
@@ -79,8 +79,8 @@ def find_annotation(root: Path, columns: Columns) -> Path:
     """The one csv or xlsx file directly in `root` that has the columns; ValueError if not exactly one."""
     found, errors = [], []
     paths = annotation_files(root)
-    if columns.beside is not None:
-        paths = [path for path in paths if not columns.beside.search(path.stem)] or paths
+    if columns.companion is not None:
+        paths = [path for path in paths if not columns.companion.search(path.stem)] or paths
     for path in paths:
         try:
             read_annotation(path, columns)

@@ -45,7 +45,7 @@ COLUMNS = Columns(
     required=("Subject", "Filename", "Onset", "Apex", "Offset", "AU", "emotion"),
     optional=("Objective class", "Expression type"),
     aliases={"sub": "subject", "seq": "filename"},
-    beside=_MACRO,
+    companion=_MACRO,
 )
 _MACRO_COLUMNS = replace(
     COLUMNS,

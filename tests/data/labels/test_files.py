@@ -1,4 +1,4 @@
-"""Label sets of one's own, in csv and in json, and the official list of the composite."""
+"""A user's own label sets, in csv and in json, and the official list of the composite."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_json_file_labels_clips(tmp_path: Path) -> None:
         fake_datasets.samm_copy(tmp_path / "samm", [samm_row(**{"Estimated Emotion": "Disgust"})])
     )
     assert apply_labels(samm, label_set(str(path)))[0].clips["label"].tolist() == [0]
-    # What a dataset's own mapping leaves out is that of all.
+    # Words missing from a dataset's own mapping come from the common one.
     assert label_set(str(path)).words("casme2")["surprise"] is None
 
 
@@ -104,7 +104,7 @@ def test_a_json_file_of_objective_classes(tmp_path: Path) -> None:
         ("a.json", '{"classes": ["a", "b"], "mapping": {"x": ' + "9" * 5000 + "}}", "a label file in json"),
     ],
 )
-def test_a_file_that_is_no_label_set(tmp_path: Path, name: str, text: str, words: str) -> None:
+def test_wrong_label_files(tmp_path: Path, name: str, text: str, words: str) -> None:
     path = tmp_path / name
     path.write_text(text)
     with pytest.raises(ValueError) as error:
@@ -141,7 +141,7 @@ def test_the_official_list_by_its_path_and_beside_the_data(tmp_path: Path) -> No
         ("samm,006,006_1_2,2", "expected one label of samm/006/006_1_2, got two"),
     ],
 )
-def test_a_row_that_the_official_list_cannot_have(tmp_path: Path, row: str, words: str) -> None:
+def test_wrong_rows_of_the_official_list(tmp_path: Path, row: str, words: str) -> None:
     path = tmp_path / "combined_3class_gt.csv"
     path.write_text(f"samm,006,006_1_2,1\n{row}\n")
     with pytest.raises(ValueError) as error:

@@ -67,7 +67,7 @@ def test_nothing_left_is_an_error() -> None:
         apply_labels(table_of("others", "others"), LABEL_SETS["emotion3"])
 
 
-def test_a_label_set_of_ones_own() -> None:
+def test_a_label_set_of_the_user() -> None:
     mapping = {"happy": "calm", "fear": "tense", "sad": None}
     own = LabelSet(name="own", classes=("calm", "tense"), mapping=mapping)
     labelled, dropped = apply_labels(table_of("fear", "sad", "happy"), own)

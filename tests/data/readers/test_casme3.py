@@ -70,7 +70,7 @@ def test_several_clips_of_one_recording(tmp_path: Path) -> None:
     assert read_casme3(copy_of(tmp_path, rows)).clips["onset"].tolist() == [3, 10, 4]
 
 
-def test_an_xlsx_file_reads_as_the_csv_does(tmp_path: Path) -> None:
+def test_an_xlsx_file_is_read_like_a_csv_file(tmp_path: Path) -> None:
     rows = [GOOD, changed(onset=10, apex="/", offset=15), changed(onset=4, apex=None, offset=9)]
     from_csv = read_casme3(copy_of(tmp_path, rows))
     (tmp_path / "annotation.csv").unlink()
@@ -287,7 +287,7 @@ junk = st.one_of(
     st.sampled_from(["", "/", "NaN", "..", "spNO.1", "spNO.9", "b", "12.0", "Ⅳ", "a\nb", 'say "x"', "é"]),
     st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=6),
 )
-cells = st.dictionaries(st.integers(0, 7), junk, max_size=2)  # column -> what stands there instead
+cells = st.dictionaries(st.integers(0, 7), junk, max_size=2)  # column -> its new cell
 
 
 @settings(max_examples=30, deadline=None)
@@ -307,13 +307,13 @@ def test_no_row_is_lost_silently(
     assert (table.clips["apex"] <= table.clips["offset"]).all()
     for clip in table.clips.to_dict("records"):
         assert len(clip["frames"]) == clip["offset"] - clip["onset"] + 1
-    # A row that was not touched, and repeats no earlier one, is in the table.
+    # An unchanged row that repeats no earlier one is in the table.
     untouched = {onset for onset, edit in edits if not edit}
     assert untouched <= set(table.clips.loc[table.clips["subject"] == "spNO.1", "onset"])
 
 
 def test_macro_expressions_in_a_table_of_their_own(tmp_path: Path) -> None:
-    """As published: two workbooks, the names of two columns and the one of units differing."""
+    """As published: two workbooks; the second names two columns differently and has no action units."""
     root = fake_datasets.casme3_copy(tmp_path, [fake_datasets.casme3_row()])
     header = ["sub", "seq", "onset", "apex", "offset", "emotion"]
     row = dict(zip(header, ("spNO.1", "b", 176, 177, 179, "happy"), strict=True))

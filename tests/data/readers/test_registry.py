@@ -1,4 +1,4 @@
-"""Each dataset reads as it comes: its headers, sheets, header rows, number widths and folders."""
+"""Each dataset is read in its original form: headers, sheets, header rows, number widths and folders."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def test_faults_of_own_clips(tmp_path: Path, changes: dict[str, Any], what: str)
     assert what in fault.what and fault.what.startswith("clips.csv row 3: ") and fault.action == LEFT_OUT
 
 
-def test_a_video_that_declares_too_much_is_not_believed(
+def test_a_video_that_declares_too_many_frames_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = csv_row(clip="film", path="film.avi", onset="", apex="", offset="")
@@ -306,7 +306,7 @@ def test_a_folder_that_could_be_two_datasets(tmp_path: Path) -> None:
         read_dataset(tmp_path, "casme")
 
 
-def test_a_table_whose_frames_are_elsewhere_gives_way(tmp_path: Path) -> None:
+def test_a_table_with_frames_is_preferred_to_one_without(tmp_path: Path) -> None:
     fake_datasets.casme2_copy(tmp_path, [casme2_row()])
     fake_datasets.sheet(
         tmp_path / "SAMM_Micro_FACS_Codes_v2.xlsx", fake_datasets.SAMM_HEADER, [samm_row()], above=13
@@ -323,8 +323,8 @@ def test_an_annotation_from_elsewhere_is_recognised_too(tmp_path: Path) -> None:
     assert only(read_dataset(tmp_path / "data", annotation=csv))["clip"] == "006_1_2"
 
 
-def test_ids_of_samm_and_smic_are_padded_alike(tmp_path: Path) -> None:
-    """Also third expressions of a row, and the lock file of an open Excel, which is no annotation."""
+def test_ids_of_samm_and_smic_get_the_same_padding(tmp_path: Path) -> None:
+    """Also third expressions of a row, and the lock file of an open Excel, which is not an annotation."""
     samm = fake_datasets.samm_copy(tmp_path / "samm", [samm_row()])
     fake_datasets.sheet(
         samm / "SAMM_Micro_FACS_Codes_v2.xlsx",
