@@ -18,7 +18,8 @@ from torch.utils.cpp_extension import include_paths, library_paths
 
 from hsta_fast import extension, toolchain
 
-from .compiler import LOAD, ROOT, finish, needs_compiler, script, start, write_nvcc, write_sources
+from .compiler import LOAD, finish, needs_compiler, script, start, write_nvcc, write_sources
+from .forked import ROOT
 
 
 @pytest.fixture
