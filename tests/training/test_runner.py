@@ -5,8 +5,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +26,7 @@ from hsta_fast.training.evaluate import evaluate
 from hsta_fast.training.loop import NonFiniteLossError
 from hsta_fast.training.optim import learning_rate
 from hsta_fast.training.setup import RENDERED, describe, fill_cache, pick_device, prepare
+from tests.training.commands import output, start
 
 SMALL: dict[str, Any] = {
     **{"model": "hsta_tiny", "num_layers": 1, "n_video": 1, "image_size": 48, "num_frames": 2},
@@ -139,7 +138,7 @@ def command(cfg: TrainConfig, *flags: str) -> list[str]:
         "warmup-epochs": cfg.warmup_epochs,
     }
     words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-    return [sys.executable, "-c", "from hsta_fast.cli import main; main()", "train", *words, *flags]
+    return ["train", *words, *flags]
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.full)])
@@ -147,34 +146,21 @@ def test_killed_at_random_moments_and_resumed(make_config: MakeConfig, kills: in
     """kill -9, --resume after each: the same numbers as an unbroken run, with all that is random in it."""
     settings = {"epochs": 12, "save_every": 3}
     random_too = ("--dropout", "0.1", "--drop-path", "0.1", "--flip", "--crop", "1")
-    torch_threads = {**os.environ, "OMP_NUM_THREADS": "1"}
     unbroken = make_config(name="unbroken", **settings)
     broken = make_config(name="broken", **settings)
-    subprocess.run(command(unbroken, *random_too), check=True, capture_output=True, env=torch_threads)
+    output(*command(unbroken, *random_too))
     moments = random.Random(time.time())
     for number in range(kills):
         # A part of the 24 epochs each; the last one is not begun, so that there is something to kill.
         goal = 22 * number // kills + moments.randint(0, 22 // kills)
-        process = subprocess.Popen(
-            command(broken, "--resume", *random_too),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=torch_threads,
-        )
+        process = start(*command(broken, "--resume", *random_too))
         while process.poll() is None and lines_of(broken.runs / "broken") < goal:
             time.sleep(0.01)
         time.sleep(moments.random() * 0.2)
         assert process.poll() is None, "the run ended before it could be killed"
-        process.send_signal(signal.SIGKILL)
+        os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    done = subprocess.run(
-        command(broken, "--resume", *random_too),
-        check=True,
-        capture_output=True,
-        text=True,
-        env=torch_threads,
-    )
-    assert "report.html" in done.stdout
+    assert "report.html" in output(*command(broken, "--resume", *random_too))
     assert outcome(broken.runs / "broken") == outcome(unbroken.runs / "unbroken")
     for fold in ("01", "02"):
         ours, theirs = (
@@ -203,7 +189,7 @@ def test_a_run_is_neither_overwritten_nor_continued_otherwise(make_config: MakeC
 
 def test_two_processes_do_not_train_the_same_run(make_config: MakeConfig) -> None:
     cfg = make_config(name="shared", epochs=500)
-    first = subprocess.Popen(command(cfg), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = start(*command(cfg))
     try:
         while not lines_of(cfg.runs / "shared"):
             assert first.poll() is None
@@ -211,7 +197,7 @@ def test_two_processes_do_not_train_the_same_run(make_config: MakeConfig) -> Non
         with pytest.raises(ValueError, match="is in use"):
             runner.main(make_config(name="shared", epochs=500, resume=True))
     finally:
-        first.kill()
+        os.kill(first.pid, signal.SIGKILL)
         first.wait()
 
 
@@ -239,21 +225,21 @@ def test_a_full_disk_while_saving(make_config: MakeConfig) -> None:
     cfg = make_config(name="full", epochs=30, save_every=1, only=("1",))
     state = cfg.runs / "full" / "folds" / "01" / "state.pt"
     args = command(cfg, "--only", "1")
-    first = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = start(*args)
     while not state.exists():
         assert first.poll() is None
         time.sleep(0.01)
-    first.kill()
+    os.kill(first.pid, signal.SIGKILL)
     first.wait()
     before = state.read_bytes()
     limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
     limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000)); "
-    full = [args[0], "-c", limit + args[2], *args[3:], "--resume"]
-    done = subprocess.run(full, capture_output=True, text=True)
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
+    full = start(*args, "--resume", before=limit)
+    _, err = full.communicate()
+    assert full.returncode == 1
+    last = err.strip().splitlines()[-1]
     assert last.startswith("error: could not write") and "state.pt" in last and "untouched" in last
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in err
     assert state.read_bytes() == before
     assert not [p for p in (cfg.runs / "full").rglob("*") if p.name.endswith(".tmp")]
     run = runner.main(make_config(name="full", epochs=30, save_every=1, only=("1",), resume=True))
@@ -267,12 +253,10 @@ def test_killed_right_after_a_file_is_in_place(make_config: MakeConfig, kill_aft
     """kill -9 at the moment that a fold's last file or the pooled one is in place, then --resume."""
     whole = runner.main(make_config(epochs=1, name="whole"))
     cfg = make_config(epochs=1, name="killed")
-    args = command(cfg)
     place = cfg.runs / "killed" / kill_after
     trap = f"import os; move, target = os.replace, {str(place)!r}; "
     trap += "os.replace = lambda a, b: (move(a, b), os.kill(os.getpid(), 9) if str(b) == target else None); "
-    killed = subprocess.run([args[0], "-c", trap + args[2], *args[3:]], capture_output=True)
-    assert killed.returncode == -signal.SIGKILL and place.exists()
+    assert start(*command(cfg), before=trap).wait() == -signal.SIGKILL and place.exists()
     run = runner.main(make_config(epochs=1, name="killed", resume=True))
     assert outcome(run) == outcome(whole)
     pooled = [json.loads((r / "summary.json").read_text())["pooled"] for r in (run, whole)]

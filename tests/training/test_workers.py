@@ -19,8 +19,10 @@ from hsta_fast.training.config import recipe_config
 from hsta_fast.training.run_folder import FoldFolder, RunFolder
 from hsta_fast.training.setup import describe, prepare
 from hsta_fast.training.workers import Team, team
+from tests.forked import Forked
+from tests.training.commands import output, start
 
-SUBJECTS = 12
+SUBJECTS = 8
 FLAGS = (
     *("--model", "hsta_tiny", "--num-layers", "1", "--n-video", "1", "--image-size", "32"),
     *("--num-frames", "2", "--labels", "emotion3", "--protocol", "loso", "--epochs", "3"),
@@ -44,8 +46,7 @@ def words(people: Path, runs: Path, name: str, *more: str) -> list[str]:
 def alone(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of a single process."""
     runs = tmp_path_factory.mktemp("alone")
-    args = [sys.executable, "-m", "hsta_fast", *words(people, runs, "alone")]
-    subprocess.run(args, check=True, capture_output=True, env=ONE_THREAD)
+    output(*words(people, runs, "alone"))
     return runs / "alone"
 
 
@@ -72,11 +73,20 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def wait_for(run: Path, folds: int, process: subprocess.Popen[bytes]) -> None:
+def wait_for(run: Path, folds: int, process: subprocess.Popen[bytes] | Forked) -> None:
     """Until so many folds are finished and at least one more is in the middle."""
     while not (len(finished(run)) >= folds and len(begun(run)) > len(finished(run))):
         assert process.poll() is None, "ended before it could be killed"
         time.sleep(0.005)
+
+
+def without_agent(size: int, *words: str) -> list[Forked]:
+    """So many workers, each with the environment that torchrun's agent would give it."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    team = {"WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    return [start(*words, **team, RANK=str(rank)) for rank in range(size)]
 
 
 def test_two_processes_give_the_predictions_of_one(people: Path, alone: Path, tmp_path: Path) -> None:
@@ -102,27 +112,20 @@ def test_torchrun_starts_the_workers_again_after_a_kill(people: Path, alone: Pat
 
 def test_without_an_agent_the_other_worker_finishes_alone(people: Path, alone: Path, tmp_path: Path) -> None:
     """The fold of the killed worker goes to the other, though the dead one led and hosted the store."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    args = [sys.executable, "-m", "hsta_fast", *words(people, tmp_path, "orphan")]
-    team = {**ONE_THREAD, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    both = [subprocess.Popen(args, env={**team, "RANK": str(rank)}) for rank in range(2)]
+    both = without_agent(2, *words(people, tmp_path, "orphan"))
     run = tmp_path / "orphan"
     wait_for(run, SUBJECTS // 2, both[0])
-    both[0].kill()
+    os.kill(both[0].pid, signal.SIGKILL)
     assert both[1].wait() == 0
     same_outcome(run, alone)
 
 
 def test_a_worker_without_a_fold_leaves_the_table_to_the_lead(people: Path, tmp_path: Path) -> None:
-    table = ["ablate", "--table", "2", "--rows", "a1", *words(people, tmp_path, "table")[1:]]
+    table = ["ablate", "--table", "2", "--rows", "a1", *words(people, tmp_path, "table")[1:], "--folds", "2"]
     table[table.index("loso")] = "kfold"
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
-    done = subprocess.run(
-        [*run, "-m", "hsta_fast", *table, "--folds", "2"], capture_output=True, text=True, env=ONE_THREAD
-    )
-    assert done.returncode == 0, done.stderr
+    for worker in without_agent(3, *table):
+        _, err = worker.communicate()
+        assert worker.returncode == 0, err
     assert pd.read_csv(tmp_path / "table" / "ablation.csv")["uf1"].notna().all()
 
 
@@ -145,11 +148,12 @@ def test_an_environment_that_names_no_worker(
 
 
 def test_the_workers_fail_together_where_the_run_exists(people: Path, alone: Path) -> None:
-    args = [*TORCHRUN, "-m", "hsta_fast", *words(people, alone.parent, alone.name)]
-    done = subprocess.run(args, capture_output=True, text=True, env=ONE_THREAD)
-    assert done.returncode != 0
-    assert f"{alone} exists: give --resume" in done.stderr
-    assert "hsta_fast/cli.py" not in done.stderr, "a traceback of ours"
+    errors = []
+    for worker in without_agent(2, *words(people, alone.parent, alone.name)):
+        errors.append(worker.communicate()[1])
+        assert worker.returncode != 0
+    assert f"{alone} exists: give --resume" in "".join(errors)
+    assert "hsta_fast/cli.py" not in "".join(errors), "a traceback of ours"
 
 
 def test_a_team_shares_its_run_and_keeps_others_out(people: Path, tmp_path: Path) -> None:
