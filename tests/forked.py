@@ -119,15 +119,15 @@ def serve(control: int, imported: Sequence[str]) -> str:
     requests = socket.socket(fileno=control)
     while True:
         _, descriptors, _, _ = socket.recv_fds(requests, 1, 3)
+        with contextlib.suppress(ChildProcessError):  # none is left
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
         if not descriptors:
             sys.exit()
         if os.fork() == 0:
             break
         for descriptor in descriptors:
             os.close(descriptor)
-        with contextlib.suppress(ChildProcessError):  # none is left
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
     requests.close()
     # The process in between waits for the one that runs the code, and says how it has ended.
     outcome = socket.socket(fileno=descriptors[0]).makefile("rw")
