@@ -17,7 +17,7 @@ from ..clips import natural_key, subject_ids
 from ..files import write_bytes, write_text
 from . import page, plots
 from .metrics import Scores, bootstrap_interval, majority_baseline, per_dataset, per_fold, score
-from .predictions import class_names, read_predictions, read_text_table
+from .predictions import load_predictions, read_text_table
 
 # Keys of config.json that the report understands; all others are shown as they are.
 _NOTES, _NUM_FOLDS, _TRAIN_COUNTS, _LEAKY = "notes", "num_folds", "train_counts", "leaky"
@@ -131,9 +131,9 @@ def _read_run(run_dir: Path) -> _Run:
     leaky = config.get(_LEAKY, [])
     if not isinstance(leaky, list) or not all(isinstance(reason, str) for reason in leaky):
         raise ValueError(f"{path}: wanted {_LEAKY!r}, a list of strings, got {leaky!r}")
-    predictions = read_predictions(run_dir / "predictions.csv")
-    predictions = predictions.sort_values("fold", key=lambda folds: folds.map(natural_key), kind="stable")
-    classes = class_names(predictions)
+    loaded = load_predictions(run_dir / "predictions.csv", strict=True)
+    classes = loaded.classes
+    predictions = loaded.rows.sort_values("fold", key=lambda folds: folds.map(natural_key), kind="stable")
     scores = score(predictions["label"], predictions["predicted"], len(classes), absent="zero")
     folds, fold_mean = per_fold(predictions, len(classes))
     return _Run(

@@ -219,7 +219,7 @@ def test_resumed_epoch_counts_once(make_run: MakeRun) -> None:
         (
             "config.json",
             '{"num_folds": 4, "train_counts": {"1": [1, 2, 3]}}',
-            "3 numbers for fold '2', got None",
+            "3 integers for fold '2', got None",
         ),
         (
             "config.json",
