@@ -1,6 +1,6 @@
 """Scores of micro-expression recognition, from counts pooled over all folds.
 
-The functions that take `predictions` want the columns of a prediction table, see predictions.py.
+`predictions` is a prediction table, with the columns described in predictions.py.
 """
 
 from collections.abc import Mapping, Sequence

@@ -144,7 +144,7 @@ def _read_run(run_dir: Path) -> _Run:
     return _Run(
         name=run_dir.resolve().name,
         config=config,
-        notes=[*notes, *_findings(predictions, classes, scores, num_folds, len(folds))],
+        notes=[*notes, *_notes(predictions, classes, scores, num_folds, len(folds))],
         leaky=leaky,
         epoch=_epoch(config, predictions),
         num_folds=num_folds,
@@ -160,7 +160,7 @@ def _read_run(run_dir: Path) -> _Run:
     )
 
 
-def _findings(
+def _notes(
     predictions: pd.DataFrame, classes: Sequence[str], scores: Scores, num_folds: int, done: int
 ) -> list[str]:
     """What a reader of the scores must know, as far as the predictions tell."""
@@ -173,7 +173,7 @@ def _findings(
     folds_of = predictions["fold"].groupby(subject_ids(predictions)).nunique()
     shared = sorted(folds_of.index[folds_of > 1], key=natural_key)
     if shared:
-        # With subject-disjoint folds a subject is tested in one fold only.
+        # A subject tested in two folds is training data of at least one of them.
         notes.append(f"Leak: subjects tested in more than one fold, so also trained on: {', '.join(shared)}.")
     return notes
 
