@@ -120,16 +120,21 @@ def bootstrap_interval(
     zero, as in the pooled score. Returns None with fewer than two subjects.
     """
     people = predictions.groupby(subject_ids(predictions), sort=True)
-    labels = np.arange(num_classes)
-    tables = np.array([confusion_matrix(p["label"], p["predicted"], labels=labels) for _, p in people])
-    if len(tables) < 2:
+    # Per subject and class: correct predictions, clips, predictions. A confusion matrix for each resample
+    # would take `num_classes` times as much memory.
+    columns: dict[str, list[np.ndarray]] = {"right": [], "truth": [], "predicted": []}
+    for _, own in people:
+        label, answer = own["label"].to_numpy(), own["predicted"].to_numpy()
+        for name, values in (("right", label[label == answer]), ("truth", label), ("predicted", answer)):
+            columns[name].append(np.bincount(values, minlength=num_classes))
+    counts = {name: np.array(rows) for name, rows in columns.items()}
+    num_subjects = len(counts["truth"])
+    if num_subjects < 2:
         return None
-    draws = np.random.default_rng(seed).integers(len(tables), size=(samples, len(tables)))
-    weights = np.stack([np.bincount(draw, minlength=len(tables)) for draw in draws])  # [samples, subjects]
-    confusion = np.einsum("ns,skl->nkl", weights, tables)
-    right = confusion.diagonal(axis1=1, axis2=2)
-    truth, predicted = confusion.sum(2), confusion.sum(1)
-    counted = (truth > 0) | (tables.sum((0, 2)) == 0)
+    draws = np.random.default_rng(seed).integers(num_subjects, size=(samples, num_subjects))
+    weights = np.stack([np.bincount(draw, minlength=num_subjects) for draw in draws])  # [samples, subjects]
+    right, truth, predicted = (weights @ counts[name] for name in ("right", "truth", "predicted"))
+    counted = (truth > 0) | (counts["truth"].sum(0) == 0)
     f1 = 2 * right / np.maximum(truth + predicted, 1)
     recall = right / np.maximum(truth, 1)
     values = {

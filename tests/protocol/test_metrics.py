@@ -1,5 +1,6 @@
 """Scores equal their definition and scikit-learn's, are pooled, and bad tables are refused by place."""
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,6 +122,15 @@ def test_the_interval_is_that_of_drawn_subjects(predictions: pd.DataFrame) -> No
     for name in ("uf1", "uar", "acc"):
         expected = np.quantile([getattr(own, name) for own in scores], [0.025, 0.975])
         assert interval[name] == pytest.approx(tuple(expected))
+
+
+def test_the_interval_of_many_classes_takes_little_memory() -> None:
+    table = pd.concat([_table(str(i), [0, i], [0, 999]) for i in range(5)])
+    tracemalloc.start()
+    assert bootstrap_interval(table, 1000, samples=100) is not None
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30e6  # a confusion matrix for each resample would be 800 MB
 
 
 def test_the_interval_of_people_who_are_all_alike_has_no_width() -> None:
