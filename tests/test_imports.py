@@ -53,7 +53,9 @@ ARROWS: dict[str, str] = {
     "protocol.predictions": "clips",
     "protocol.fold_files": "clips protocol.folds protocol.predictions",
     "protocol.report": "clips files protocol.metrics protocol.page protocol.plots protocol.predictions",
-    "protocol.audit": "clips protocol.fold_files protocol.metrics protocol.predictions",
+    "protocol.overlap": "clips protocol.fold_files protocol.predictions",
+    "protocol.findings": "clips protocol.metrics protocol.overlap protocol.predictions",
+    "protocol.audit": "protocol.findings protocol.metrics protocol.overlap",
     "protocol.seeds": "files protocol.report",
     "protocol": "protocol.audit protocol.fold_files protocol.folds protocol.metrics protocol.predictions "
     "protocol.report protocol.seeds",
