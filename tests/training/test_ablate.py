@@ -80,10 +80,12 @@ def test_rows_are_run_and_the_paper_stands_beside(cfg: TrainConfig, tmp_path: Pa
 def test_what_the_data_do_not_allow_is_listed_and_the_rest_goes_on(cfg: TrainConfig) -> None:
     rows = ["special frames, macro, objective", "special frames"]
     text = ablate(cfg, "7", rows)
-    assert "not run: --macro wants macro-expressions in the data set, found none" in text
+    assert "not run: --macro expected macro-expressions in the dataset, got none" in text
     frame = pd.read_csv(cfg.runs / "table" / "ablation.csv")
     assert frame["row"].tolist() == rows[::-1] and frame["uf1"].isna().tolist() == [False, True]
-    with pytest.raises(ValueError, match="table 5: no row could be run; smic was not run: --datasets wants"):
+    with pytest.raises(
+        ValueError, match="table 5: no row could be run; smic was not run: --datasets expected"
+    ):
         ablate(cfg, "5")
 
 

@@ -17,7 +17,8 @@ from hsta_fast.model import HSTA
 from hsta_fast.training import loop, runner
 from hsta_fast.training import setup as experiment
 from hsta_fast.training.config import TrainConfig, recipe_config
-from hsta_fast.training.loop import NonFiniteLossError, fit, seed_torch
+from hsta_fast.training.loop import fit, seed_torch
+from hsta_fast.training.optim import NonFiniteLossError
 from hsta_fast.training.run_folder import FoldFolder
 from hsta_fast.training.setup import pick_device
 
@@ -130,7 +131,7 @@ def test_a_loss_that_is_no_number_stops_it(
 ) -> None:
     """It is the loss before scaling that is looked at: no scale hides it."""
     monkeypatch.setattr(loop, "learning_rate", lambda cfg, epoch: 1e-3 if epoch < 1 else 1e30)
-    with pytest.raises(NonFiniteLossError, match=r"wanted a finite loss, got (nan|inf)"):
+    with pytest.raises(NonFiniteLossError, match=r"loss expected a finite number, got (nan|inf)"):
         runner.main(config(name="diverging", epochs=6))
 
 

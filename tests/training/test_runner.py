@@ -25,9 +25,8 @@ from hsta_fast.protocol import read_predictions
 from hsta_fast.training import loop, runner
 from hsta_fast.training.config import TrainConfig, recipe_config
 from hsta_fast.training.evaluate import evaluate
-from hsta_fast.training.loop import NonFiniteLossError
-from hsta_fast.training.optim import learning_rate
-from hsta_fast.training.setup import RENDERED, describe, fill_cache, pick_device, prepare
+from hsta_fast.training.optim import NonFiniteLossError, learning_rate
+from hsta_fast.training.setup import RENDERED, describe, fill_cache, pick_device, set_up
 
 SMALL: dict[str, Any] = {
     **{"model": "hsta_tiny", "num_layers": 1, "n_video": 1, "image_size": 48, "num_frames": 2},
@@ -85,7 +84,7 @@ def test_a_run_leaves_all_its_files(make_config: MakeConfig) -> None:
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [(m["fold"], m["epoch"]) for m in metrics] == [("1", 1), ("1", 2), ("2", 1), ("2", 2)]
     assert not list(run.rglob("state.pt")) and not list(run.rglob("*.tmp"))
-    assert "on 24 clips; 0 answers differ" in evaluate(run)
+    assert "on 24 clips; 0 predictions differ" in evaluate(run)
 
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not(make_config: MakeConfig) -> None:
@@ -222,7 +221,7 @@ def test_a_nan_loss_stops_and_keeps_the_last_good_checkpoint(
     settings = {"name": "nan", "epochs": 8, "save_every": 1, "only": ("1",)}
     rate = learning_rate
     monkeypatch.setattr(loop, "learning_rate", lambda cfg, epoch: rate(cfg, epoch) if epoch < 2 else 1e30)
-    with pytest.raises(NonFiniteLossError, match=r"epoch \d.*: wanted a finite loss, .*state.pt"):
+    with pytest.raises(NonFiniteLossError, match=r"epoch \d.*: loss expected a finite number, .*state.pt"):
         runner.main(make_config(**settings))
     monkeypatch.undo()
     folder = make_config(**settings).runs / "nan" / "folds" / "01"
@@ -290,8 +289,8 @@ def test_a_run_may_be_moved_and_cut_into_folds(make_config: MakeConfig, tmp_path
 
 
 def test_controls_and_the_published_recipe(make_config: MakeConfig, faces: Path, tmp_path: Path) -> None:
-    exp = prepare(make_config(shuffle_labels=True, onset_only=True))
-    plain = prepare(make_config())
+    exp = set_up(make_config(shuffle_labels=True, onset_only=True))
+    plain = set_up(make_config())
     assert sorted(exp.data.labels) == sorted(plain.data.labels)
     assert not np.array_equal(exp.data.labels, plain.data.labels)
     batch = next(exp.data.batches([0], batch_size=1, seed=(0,), train=False))
@@ -335,7 +334,7 @@ def test_optical_flow_and_apexes_by_motion(
     settings: dict[str, Any] = {"flow": "dis", "apex": "motion-all", "flip": True, "only": ("1",)}
     cfg = make_config(epochs=1, name="flow", **settings)
     assert str(cfg.runs / ".cache") in fill_cache(cfg)
-    batch = next(prepare(cfg).data.batches([0, 5], batch_size=2, seed=(0,), train=False))
+    batch = next(set_up(cfg).data.batches([0, 5], batch_size=2, seed=(0,), train=False))
     assert batch.special.dtype == torch.float32 and batch.special.shape == (2, 3, 2, 48, 48)
     capsys.readouterr()
     run = runner.main(cfg)
@@ -344,7 +343,7 @@ def test_optical_flow_and_apexes_by_motion(
     pictures = json.loads((run / "config.json").read_text())["pictures"]
     assert pictures["special"]["method"] == "dis" and pictures["special"]["scale"] == 100
     assert pictures["frames"]["size"] == 48 and pictures["apex"]["flow"] == "farneback"
-    assert "0 answers differ" in evaluate(run)
+    assert "0 predictions differ" in evaluate(run)
     again = runner.main(make_config(epochs=1, name="again", cache="none", **settings))
     assert outcome(run) == outcome(again)
 
@@ -384,13 +383,13 @@ def test_faulty_clips_are_listed_and_strict_raises(
 def test_evaluate_wants_a_run_with_the_same_clips(
     make_config: MakeConfig, faces: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="is no run"):
+    with pytest.raises(ValueError, match="is not a run"):
         evaluate(tmp_path)
     copy = tmp_path / "copy"
     shutil.copytree(faces, copy)
     run = runner.main(make_config(data=copy, epochs=1, name="changed"))
     table = pd.read_csv(copy / "annotation.csv")
-    assert "0 answers differ" in evaluate(run, [faces])  # the same clips, elsewhere
+    assert "0 predictions differ" in evaluate(run, [faces])  # the same clips, elsewhere
     # As many clips of each class and subject as before, but other ones.
     rotated = table.groupby("Subject")["emotion"].transform(lambda words: np.roll(words, 1))
     for changed in (table.iloc[1:], table.assign(emotion=rotated)):
