@@ -1,4 +1,4 @@
-"""The command line: what a user types, and the one line that bad input gets."""
+"""The command line: what a user types, and the one-line error for bad input."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
 
 
 def refusal(monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
-    """The message that a command ends with; exactly one line."""
+    """The error message of a command, which must be exactly one line."""
     with pytest.raises(SystemExit) as stop:
         run(monkeypatch, *words)
     message = str(stop.value.code)
@@ -82,7 +82,7 @@ def test_the_installed_command_answers() -> None:
 
 @pytest.fixture
 def copy(faces: Path, tmp_path: Path) -> Path:
-    """A data set whose annotation may be spoiled; the frames are the shared ones."""
+    """A dataset whose annotation and frames a test may damage; the frames are links to the shared ones."""
     folder = tmp_path / "copy"
     folder.mkdir()
     for subject in faces.glob("spNO.*"):
@@ -200,7 +200,7 @@ def test_audit_and_its_exit_status(
     assert "nowhere.csv" in refusal(monkeypatch, "audit", str(tmp_path / "nowhere.csv"))
 
 
-def test_ablate_wants_a_table_and_its_rows(monkeypatch: pytest.MonkeyPatch, faces: Path) -> None:
+def test_ablate_expects_a_table_and_its_rows(monkeypatch: pytest.MonkeyPatch, faces: Path) -> None:
     words = ("ablate", "--data", str(faces))
     assert "--table expected one of 1, 2, 3, 4, 5, 6, 7, figure3" in refusal(monkeypatch, *words)
     assert "expected rows of a1, a2" in refusal(monkeypatch, *words, "--table", "2", "--rows", "b1")

@@ -43,7 +43,7 @@ class FoldTraining:
 def fit(
     exp: Experiment, folder: FoldFolder, fold: Fold, stream: tuple[int, ...], epochs: int, title: str
 ) -> tuple[HSTA, np.ndarray]:
-    """Train on a fold for `epochs` of the schedule's `cfg.epochs`, with checkpoints in `folder`.
+    """Train on a fold for `epochs` of the schedule's `cfg.epochs`; checkpoints and metrics go to `folder`.
 
     Returns:
         The model after the last epoch (with --select best-test-epoch: after the best one), and the class

@@ -22,7 +22,7 @@ from .setup import Experiment, describe, first_faults, set_up
 from .splits import fold_parts, inner_of
 from .workers import workers
 
-# Least seconds between two reports of an unfinished run: training a fold may take less time than a report.
+# Seconds between two reports of an unfinished run, at least: a fold may take less time than a report.
 _REPORT_INTERVAL = 30.0
 
 

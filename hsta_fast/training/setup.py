@@ -209,7 +209,10 @@ def pick_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype, str
 
 
 def describe(exp: Experiment) -> dict[str, Any]:
-    """The contents of config.json: the settings, and what follows from them on these data."""
+    """The contents of config.json: the settings, and what follows from them on these data.
+
+    All of it, sentences too, is compared on --resume: with another wording an older run could not continue.
+    """
     cfg, notes = exp.cfg, []
     if any((root / "synthetic.json").exists() for root in roots_of(cfg)):
         notes.append(RENDERED)

@@ -1,4 +1,4 @@
-"""Runs under each protocol: what trains, what is tested, how the epoch is chosen, and what says leaky."""
+"""Runs under each protocol: what is trained and tested, which epoch is chosen, what is marked leaky."""
 
 import json
 import shutil
@@ -45,7 +45,7 @@ def make_config(faces: Path, tmp_path: Path) -> MakeConfig:
 
 @pytest.fixture
 def two_sets(faces: Path, tmp_path: Path) -> dict[str, Any]:
-    """Half of the rendered subjects in a folder of the data set "a", half in one of "b"."""
+    """Half of the rendered subjects as a dataset "a", the other half as "b"."""
     table = pd.read_csv(faces / "annotation.csv")
     subjects = table["Subject"].unique()
     for name, half in (("a", subjects[:2]), ("b", subjects[2:])):
@@ -91,7 +91,7 @@ def test_from_one_data_set_to_another(make_config: MakeConfig, two_sets: dict[st
 
 
 def test_several_seeds_decode_once(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The runs of all seeds, and of an ablation's rows, take their frames out of one cache."""
+    """The runs of all seeds, and of an ablation's rows, read their frames from one cache."""
     runner.main(make_config(epochs=1))
     monkeypatch.setattr(cv2, "imdecode", None)
     cfg = make_config(epochs=1, seeds=2, name="seeds")
@@ -99,7 +99,7 @@ def test_several_seeds_decode_once(make_config: MakeConfig, monkeypatch: pytest.
     assert ablate(make_config(epochs=1, seeds=2, name="table"), "2", ["a1"])
     assert (run / "seed1" / "predictions.csv").exists()
     assert [path.parent for path in cfg.runs.rglob("recipe.json")] == list((cfg.runs / ".cache").iterdir())
-    # Where no cache is wanted none is made, in a seed's run neither.
+    # With --cache none, the run of a seed has no cache either.
     assert make_config(cache="none").child_run("seed0").cache_folder() is None
 
 
@@ -209,7 +209,7 @@ def test_a_prediction_that_was_changed_is_no_prediction_of_the_run(make_config: 
 def test_the_same_frames_under_two_names_are_one_person(
     make_config: MakeConfig, two_sets: dict[str, Any], faces: Path
 ) -> None:
-    """With and without a cache; who is told apart by the name alone would be in training and test at once."""
+    """With and without a cache; by name alone, this person would be in training and test at once."""
     for cache in ("auto", "none"):
         exp = set_up(make_config(data=faces, more_data=(two_sets["data"],), cache=cache))
         assert set(exp.data.table.clips["dataset"]) == {"casme3"} and len(exp.data) == 24
@@ -238,7 +238,7 @@ def test_folds_from_the_file_of_another_run(make_config: MakeConfig) -> None:
 
 
 def test_the_best_test_epoch_is_that_of_the_curve(make_config: MakeConfig) -> None:
-    """The kept model answers as it did after the epoch with the best score on the test clips."""
+    """The saved model predicts what it did after the epoch with the best score on the test clips."""
     run = runner.main(make_config(select="best-test-epoch", epochs=5, only=("1",)))
     predictions = read_predictions(run / "predictions.csv")
     [epoch] = set(predictions["epoch"].astype(int))
@@ -252,23 +252,23 @@ def test_the_best_test_epoch_is_that_of_the_curve(make_config: MakeConfig) -> No
 
 
 def experiment_folder(run: Path) -> FoldFolder:
-    """A fold's folder beside those of a run."""
+    """A fold folder next to those of a run."""
     folder = FoldFolder(run / "beside")
     folder.path.mkdir()
     return folder
 
 
 def test_inner_folds_choose_the_epoch_without_the_test_clips(make_config: MakeConfig) -> None:
-    """Every label of the test clips may change, and the chosen epoch and the model stay the same."""
+    """With every label of the test clips changed, the chosen epoch and the model are the same."""
     cfg = make_config(select="inner", inner_folds=2, epochs=4, only=("1",))
     run = runner.main(cfg)
     [epoch] = set(read_predictions(run / "predictions.csv")["epoch"].astype(int))
     exp = set_up(cfg)
     parts = inner_of(exp.cfg, exp.data.table, exp.folds[0])
-    answers = [np.load(run / "folds" / "01" / "inner" / f"{i + 1:02d}" / "answers.npy") for i in range(2)]
-    assert [a.shape for a in answers] == [(4, len(part.test)) for part in parts]
+    predicted = [np.load(run / "folds" / "01" / "inner" / f"{i + 1:02d}" / "answers.npy") for i in range(2)]
+    assert [array.shape for array in predicted] == [(4, len(part.test)) for part in parts]
     truth = np.concatenate([exp.data.labels[part.test] for part in parts])
-    assert epoch == best_epoch(truth, np.concatenate(answers, axis=1), 3) + 1
+    assert epoch == best_epoch(truth, np.concatenate(predicted, axis=1), 3) + 1
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(1, epoch + 1))
     changed = exp.data.labels.copy()
@@ -281,8 +281,8 @@ def test_inner_folds_choose_the_epoch_without_the_test_clips(make_config: MakeCo
         assert torch.equal(ours, theirs)
 
 
-def test_the_answers_of_all_inner_folds_choose_together(make_config: MakeConfig, tmp_path: Path) -> None:
-    """Planted answers: the first inner fold alone would choose epoch 1, the second 3, both together 2."""
+def test_the_predictions_of_all_inner_folds_choose_together(make_config: MakeConfig, tmp_path: Path) -> None:
+    """Planted predictions: the first inner fold alone would choose epoch 1, the second 3, both together 2."""
     exp = set_up(make_config(select="inner", inner_folds=2))
     folder = FoldFolder(tmp_path / "planted")
     for i, (inner, right) in enumerate(
@@ -290,9 +290,9 @@ def test_the_answers_of_all_inner_folds_choose_together(make_config: MakeConfig,
     ):
         truth = exp.data.labels[inner.test]
         assert len(truth) == 6
-        answers = [np.where(np.arange(6) < n, truth, (truth + 1) % 3) for n in right]
+        predicted = [np.where(np.arange(6) < n, truth, (truth + 1) % 3) for n in right]
         folder.inner(i).path.mkdir(parents=True)
-        np.save(folder.inner(i).path / "answers.npy", np.array(answers))
+        np.save(folder.inner(i).path / "answers.npy", np.array(predicted))
     assert runner.choose_epoch(exp, folder, 0, "") == 2
 
 

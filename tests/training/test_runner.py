@@ -1,4 +1,4 @@
-"""The training loop on rendered data: killed and resumed, stopped by nan or a full disk, its run folder."""
+"""Training on rendered data: killed and resumed, stopped by NaN or a full disk, and its run folder."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def make_config(faces: Path, tmp_path: Path) -> MakeConfig:
 
 
 def outcome(run: Path) -> tuple[str, list[dict[str, Any]]]:
-    """What a run found: its predictions, and its metrics without the times."""
+    """The results of a run: its predictions, and its metrics without the times."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         del line["seconds"], line["clips_per_second"]
@@ -62,7 +62,7 @@ def outcome(run: Path) -> tuple[str, list[dict[str, Any]]]:
 
 
 def lines_of(run: Path) -> int:
-    """How many epochs a run has recorded, finished folds or not."""
+    """The number of epochs that a run has recorded, in finished and unfinished folds."""
     return sum(len(path.read_text().splitlines()) for path in run.glob("folds/*/metrics.jsonl"))
 
 
@@ -143,7 +143,7 @@ def command(cfg: TrainConfig, *flags: str) -> list[str]:
 
 @pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.full)])
 def test_killed_at_random_moments_and_resumed(make_config: MakeConfig, kills: int) -> None:
-    """kill -9, --resume after each: the same numbers as an unbroken run, with all that is random in it."""
+    """kill -9, and --resume after each: the same numbers as an unbroken run, with every random part on."""
     settings = {"epochs": 12, "save_every": 3}
     random_too = ("--dropout", "0.1", "--drop-path", "0.1", "--flip", "--crop", "1")
     torch_threads = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -152,7 +152,7 @@ def test_killed_at_random_moments_and_resumed(make_config: MakeConfig, kills: in
     subprocess.run(command(unbroken, *random_too), check=True, capture_output=True, env=torch_threads)
     moments = random.Random(time.time())
     for number in range(kills):
-        # A part of the 24 epochs each; the last one is not begun, so that there is something to kill.
+        # Each goal lies in its own part of the 24 epochs, before the last one: there is a run to kill.
         goal = 22 * number // kills + moments.randint(0, 22 // kills)
         process = subprocess.Popen(
             command(broken, "--resume", *random_too),
@@ -217,7 +217,7 @@ def test_two_processes_do_not_train_the_same_run(make_config: MakeConfig) -> Non
 def test_a_nan_loss_stops_and_keeps_the_last_good_checkpoint(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A learning rate that overflows, after two good epochs: no nan is planted, training really diverges."""
+    """A learning rate that overflows, after two good epochs: training really diverges, no NaN is planted."""
     settings = {"name": "nan", "epochs": 8, "save_every": 1, "only": ("1",)}
     rate = learning_rate
     monkeypatch.setattr(loop, "learning_rate", lambda cfg, epoch: rate(cfg, epoch) if epoch < 2 else 1e30)
@@ -263,7 +263,7 @@ def test_a_full_disk_while_saving(make_config: MakeConfig) -> None:
     "kill_after", ["folds/01/predictions.csv", "folds/02/predictions.csv", "predictions.csv"]
 )
 def test_killed_right_after_a_file_is_in_place(make_config: MakeConfig, kill_after: str) -> None:
-    """kill -9 at the moment that a fold's last file or the pooled one is in place, then --resume."""
+    """kill -9 at the moment when a fold's last file, or the pooled one, is in place; then --resume."""
     whole = runner.main(make_config(epochs=1, name="whole"))
     cfg = make_config(epochs=1, name="killed")
     args = command(cfg)
@@ -315,7 +315,7 @@ def test_every_loss_and_branch_trains(
 
 
 def test_the_cache_changes_no_number(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without one, filling it, out of it, and without decoding: one and the same run."""
+    """Without a cache, while filling it, and from it without decoding: the same run."""
     settings: dict[str, Any] = {"epochs": 1, "flip": True, "crop": 2}
     plain = runner.main(make_config(name="plain", cache="none", **settings))
     cfg = make_config(name="filling", **settings)
@@ -324,7 +324,7 @@ def test_the_cache_changes_no_number(make_config: MakeConfig, monkeypatch: pytes
     monkeypatch.setattr(cv2, "imdecode", None)
     out_of_it = runner.main(make_config(name="out", cache=str(cfg.runs / ".cache"), **settings))
     assert outcome(plain) == outcome(filling) == outcome(out_of_it)
-    # Where the frames are kept may change when a run is continued.
+    # The cache may change when a run is continued.
     runner.main(make_config(name="out", cache="auto", cache_gb=1.0, resume=True, **settings))
 
 
@@ -380,7 +380,7 @@ def test_faulty_clips_are_listed_and_strict_raises(
         runner.main(make_config(data=copy, epochs=1, name="strict", strict=True))
 
 
-def test_evaluate_wants_a_run_with_the_same_clips(
+def test_evaluate_expects_a_run_with_the_same_clips(
     make_config: MakeConfig, faces: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match="is not a run"):
@@ -390,7 +390,7 @@ def test_evaluate_wants_a_run_with_the_same_clips(
     run = runner.main(make_config(data=copy, epochs=1, name="changed"))
     table = pd.read_csv(copy / "annotation.csv")
     assert "0 predictions differ" in evaluate(run, [faces])  # the same clips, elsewhere
-    # As many clips of each class and subject as before, but other ones.
+    # The second: as many clips of each class and subject as before, but other ones.
     rotated = table.groupby("Subject")["emotion"].transform(lambda words: np.roll(words, 1))
     for changed in (table.iloc[1:], table.assign(emotion=rotated)):
         changed.to_csv(copy / "annotation.csv", index=False)

@@ -1,4 +1,4 @@
-"""Training on several folders of data, of different data sets, with labels from a file."""
+"""Training on several folders of data, of different datasets, with labels from a file."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from hsta_fast.training.setup import RENDERED, describe, set_up
 
 @pytest.fixture
 def config(faces: Path, tmp_path: Path) -> TrainConfig:
-    """The rendered faces as CAS(ME)3, and half of them again as clips of one's own, with their own labels."""
+    """The rendered faces as CAS(ME)3, and half of them again as own clips, with own labels."""
     own = tmp_path / "own"
     table = pd.read_csv(faces / "annotation.csv")
     table = table[table["Subject"].isin(table["Subject"].unique()[:2])]
@@ -65,7 +65,7 @@ def test_a_run_on_two_data_sets(config: TrainConfig) -> None:
     table = read_datasets([config.data, *config.more_data])
     assert exp.data.table.root == table.root and len(exp.data) == 24 + 12
     assert exp.labels.classes == label_set(config.labels).classes == ("bad", "good")
-    # The same names in two data sets are two people.
+    # The same names in two datasets are two people.
     people = set(zip(exp.data.table.clips["dataset"], exp.data.table.clips["subject"], strict=True))
     assert {dataset for dataset, _ in people} == {"casme3", "lab"} and len(people) == 6
     # The same faces: decoded from either folder they are the same pixels.

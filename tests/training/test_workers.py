@@ -1,4 +1,4 @@
-"""Folds shared among processes: the numbers of one process, no fold twice, also when one is killed."""
+"""Several workers: the numbers of a single process, and no fold trained twice, even if a worker is killed."""
 
 import json
 import os
@@ -73,7 +73,7 @@ def children(pid: int) -> list[int]:
 
 
 def wait_for(run: Path, folds: int, process: subprocess.Popen[bytes]) -> None:
-    """Until so many folds are finished and at least one more is in the middle."""
+    """Wait until `folds` folds are finished and at least one more is being trained."""
     while not (len(finished(run)) >= folds and len(begun(run)) > len(finished(run))):
         assert process.poll() is None, "ended before it could be killed"
         time.sleep(0.005)
@@ -88,7 +88,7 @@ def test_two_processes_give_the_predictions_of_one(people: Path, alone: Path, tm
 
 
 def test_torchrun_starts_the_workers_again_after_a_kill(people: Path, alone: Path, tmp_path: Path) -> None:
-    """kill -9 of a worker half-way: the agent stops the other, starts both again, and nothing is repeated."""
+    """kill -9 of a worker half-way: the agent stops the other and starts both again; no fold is repeated."""
     args = [*TORCHRUN, "--max-restarts", "1", "-m", "hsta_fast", *words(people, tmp_path, "killed")]
     agent = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ONE_THREAD)
     run = tmp_path / "killed"
