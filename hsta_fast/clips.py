@@ -1,8 +1,8 @@
-"""What names a clip, what names a person, when two spellings mean the same, and natural order.
+"""How clips and persons are identified, when two spellings are the same name, and natural order.
 
-A clip is known by (dataset, subject, clip, onset), never by a row number: annotation files hold several
-clips of one recording, and rows move when a file is filtered. A person is known by "dataset/subject": two
-data sets may both have a subject "s01", and these are two people.
+A clip is identified by (dataset, subject, clip, onset), never by a row number: annotation files hold several
+clips of one recording, and rows move when a file is filtered. A person is identified by "dataset/subject": if
+two datasets have a subject "s01", these are two people.
 """
 
 import re
@@ -19,10 +19,10 @@ def identity(dataset: str, subject: str, clip: str, onset: int | None) -> str:
 
 
 def spelling_key(name: str) -> str:
-    """What all spellings of one name have in common; the only such rule, for subjects, clips and folders.
+    """The key of a name, equal for all its spellings: the one rule for subjects, clips and folders.
 
-    Ignores case, whitespace, leading zeros, a trailing ".0", which of . _ - separates, the script of digits,
-    and invisible characters.
+    Ignores case, whitespace, leading zeros, a trailing ".0", separators (. _ - are equal), digit script, and
+    invisible characters.
     """
     plain = unicodedata.normalize("NFKC", name).casefold()
     visible = [

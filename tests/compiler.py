@@ -6,19 +6,18 @@ failed test.
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from hsta_fast.extension import missing
 
+from .forked import Forked
 from .yardstick import DEVICE
 
 needs_compiler = pytest.mark.skipif(missing("cpu") is not None, reason=str(missing("cpu")))
 needs_extension = pytest.mark.skipif(missing(DEVICE) is not None, reason=str(missing(DEVICE)))
 
-ROOT = Path(__file__).parent.parent
 # A process to whom this torch is one for CUDA.
 WITH_CUDA = "import torch; torch.version.cuda = '99.0'\n"
 # Loads a part of what stands in a folder, and says where the library is.
@@ -29,15 +28,12 @@ LOAD = (
 LOAD_CUDA = WITH_CUDA + LOAD.replace("'cpu'", "'cuda'")
 
 
-def start(code: str, *args: object, **environment: str) -> subprocess.Popen[str]:
+def start(code: str, *args: object, **environment: str) -> Forked:
     """A process that runs `code`."""
-    command = [sys.executable, "-c", code, *map(str, args)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    env = {**os.environ, **environment}
-    return subprocess.Popen(command, text=True, env=env, cwd=ROOT, start_new_session=True, **pipes)  # type: ignore[call-overload]
+    return Forked(code, args, environment={**os.environ, **environment})
 
 
-def finish(process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
+def finish(process: Forked, status: int = 0) -> tuple[str, str]:
     """(stdout, stderr) of a process that must end with this status."""
     out, err = process.communicate(timeout=300)
     assert process.returncode == status, err

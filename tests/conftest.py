@@ -1,6 +1,7 @@
 """Triton's mode, set before any test imports a kernel, and rendered data shared by the tests that train."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ import torch
 # interpreted, on CPU tensors; with one, the same tests run the compiled kernels.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+    if find_spec("triton"):
+        from tests.interpreter import quicken
+
+        quicken()
 
 
 @pytest.fixture(scope="session")

@@ -161,15 +161,15 @@ def test_strict_names_the_first_fault(monkeypatch: pytest.MonkeyPatch, copy: Pat
         (("--name", "a/b"), "--name expected one folder name"),
         (
             ("--dataset", "samm"),
-            "missing columns Onset Frame, Apex Frame, Offset Frame, Action Units, Estimated",
+            "expected also the columns Onset Frame, Apex Frame, Offset Frame, Action Units, Estimated",
         ),
         (
             ("--labels", "emotion5"),
             "--labels expected one of emotion7, emotion3, objective7, megc2019, or a .json",
         ),
         (("--labels", "no-such.json"), "no-such.json: wanted a label file, No such file"),
-        (("--labels", "megc2019"), "'megc2019' does not know emotion"),
-        (("--more-data", "/nowhere"), "/nowhere: wanted the folder of a dataset, no such folder"),
+        (("--labels", "megc2019"), "emotion expected a word of label set 'megc2019'"),
+        (("--more-data", "/nowhere"), "/nowhere: expected the folder of a dataset, got no such folder"),
         (("--more-data", "/nowhere", "--dataset", "casme3"), "recognised by themselves"),
     ],
 )

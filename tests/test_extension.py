@@ -18,7 +18,8 @@ from torch.utils.cpp_extension import include_paths, library_paths
 
 from hsta_fast import extension, toolchain
 
-from .compiler import LOAD, ROOT, finish, needs_compiler, script, start, write_nvcc, write_sources
+from .compiler import LOAD, finish, needs_compiler, script, start, write_nvcc, write_sources
+from .forked import ROOT
 
 
 @pytest.fixture
@@ -171,7 +172,7 @@ def test_build_says_what_is_missing(tmp_path: Path) -> None:
     assert err.count("\n") == 1
 
 
-def test_a_wheel_holds_the_sources(tmp_path: Path) -> None:
+def test_a_wheel_holds_the_sources_and_the_template(tmp_path: Path) -> None:
     """Built from a copy, as `pip wheel` leaves its build folder behind."""
     copy = tmp_path / "copy"
     shutil.copytree(
@@ -180,12 +181,12 @@ def test_a_wheel_holds_the_sources(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps"]
     subprocess.run([*command, "-w", str(tmp_path), str(copy)], check=True, timeout=300)
     (wheel,) = tmp_path.glob("*.whl")
-    held = {
-        Path(name).name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("hsta_fast/csrc/")
-    }
+    names = zipfile.ZipFile(wheel).namelist()
+    held = {Path(name).name for name in names if name.startswith("hsta_fast/csrc/")}
     assert held == {
         path.name for path in (ROOT / "csrc").iterdir() if path.suffix in (".cpp", ".h", ".cu", ".cuh")
     }
+    assert "hsta_fast/protocol/report.html.j2" in names
 
 
 @needs_compiler

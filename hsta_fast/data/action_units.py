@@ -1,9 +1,9 @@
-"""Action units and the objective classes that sets of them make (Davison et al. 2018)."""
+"""Objective classes of sets of action units (Davison et al. 2018)."""
 
 import re
 
 # Davison et al. 2018: the class of an exact set of action units; every other set is class VII.
-_OBJECTIVE_CLASSES = {
+_UNITS_OF_CLASS = {
     1: "6 12 6+12 6+7+12 7+12",
     2: "1+2 5 25 1+2+25 25+26 5+24",
     3: "23 4 4+7 4+5 4+5+7 17+24 4+6+7 4+38",
@@ -13,19 +13,19 @@ _OBJECTIVE_CLASSES = {
 }
 _CLASS_OF_UNITS = {
     frozenset(int(unit) for unit in units.split("+")): number
-    for number, sets in _OBJECTIVE_CLASSES.items()
+    for number, sets in _UNITS_OF_CLASS.items()
     for units in sets.split()
 }
-_ROMAN = ("I", "II", "III", "IV", "V", "VI", "VII")
+OBJECTIVE_CLASSES = ("I", "II", "III", "IV", "V", "VI", "VII")
 
 
 def objective_class(action_units: str) -> int:
-    """The objective class 1..7 of a set of action units such as "4+L7" or "R12B"; 0 where it is unknown.
+    """The objective class 1..7 of a set of action units such as "4+L7" or "R12B"; 0 if it is unknown.
 
-    Laterality and intensity letters are ignored. Unknown means no unit at all, one annotated as "?", a choice
-    such as "4 or 7" or "4/7", or numbers that are no units, such as those of a date.
+    Letters of side and intensity are ignored. The class is unknown for no unit, for "?", for a choice such as
+    "4 or 7" or "4/7", and for numbers that are not units, such as those of a date.
     """
-    words = re.sub(r"\.0+\b", "", action_units.casefold())  # a lone unit is a number, 12.0, to some programs
+    words = re.sub(r"\.0+\b", "", action_units.casefold())  # some programs write a single unit as 12.0
     units = frozenset(map(int, re.findall(r"[0-9]{1,9}", words)))
     choice = re.search(r"\?|(?<![a-z])or(?![a-z])|[0-9]\s*/\s*[0-9]", words)
     if not units or max(units) > 99 or choice:
@@ -38,8 +38,8 @@ def parse_objective_class(text: str) -> int:
     word = text.strip().upper()
     if not word:
         return 0
-    if word in _ROMAN:
-        return _ROMAN.index(word) + 1
+    if word in OBJECTIVE_CLASSES:
+        return OBJECTIVE_CLASSES.index(word) + 1
     if match := re.fullmatch(r"([1-7])(?:\.0*)?", word):
         return int(match[1])
-    raise ValueError(f"objective class must be I..VII or 1..7, got {text!r}")
+    raise ValueError(f"objective class expected I..VII or 1..7, got {text!r}")

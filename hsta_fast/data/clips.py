@@ -1,8 +1,7 @@
-"""The clip table: one row a clip, and the list of what was wrong with the copy it was read from.
+"""The clip table: one row per clip, and the faults of the copy it was read from.
 
 Every reader returns a `ClipTable`; labels, sampling, frames and batches know nothing else about a dataset.
-A clip is known by (dataset, subject, clip, onset), never by a row number: annotation files hold several
-clips of one recording, and rows move when a file is filtered.
+How a clip is identified: see `hsta_fast.clips`.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ UNREADABLE = "clip left out of a run that samples such a frame"
 class Fault:
     """One thing that is wrong with a copy of a dataset, and what the reader did about it.
 
-    `onset` is None where the annotation holds no integer there. `action` is `LEFT_OUT` for a clip that is
-    not in the table, anything else for one that is.
+    `onset` is None if the annotation has no integer there. `action` is `LEFT_OUT` for a clip that is not in
+    the table, anything else for one that is.
     """
 
     dataset: str
@@ -47,11 +46,11 @@ class Fault:
 
     def __str__(self) -> str:
         text = f"{identity(self.dataset, self.subject, self.clip, self.onset)}: {self.what}; {self.action}"
-        return " ".join(text.split())  # one line, whatever the cells of the table hold
+        return " ".join(text.split())  # one line, even if a cell holds several
 
 
 def fault_of(clip: Mapping[Any, Any], what: str, action: str) -> Fault:
-    """A fault of a clip that is a row of the table."""
+    """A fault of the clip in a row of the table."""
     return Fault(clip["dataset"], clip["subject"], clip["clip"], int(clip["onset"]), what, action)
 
 
@@ -59,8 +58,8 @@ def fault_of(clip: Mapping[Any, Any], what: str, action: str) -> Fault:
 class ClipTable:
     """The usable clips under `root` and the faults.
 
-    `clips` has the columns `COLUMNS`, and `label` once labels are applied. Where `apex_annotated` is false
-    the apex is the middle frame.
+    `clips` has the columns `COLUMNS`, and `label` once labels are applied. If `apex_annotated` is false, the
+    apex is the middle frame.
     """
 
     root: Path
@@ -72,26 +71,26 @@ class ClipTable:
 
 
 class FaultLog:
-    """Collects faults; with `strict` the first one raises ValueError with its one line."""
+    """Collects faults; with `strict` the first one is raised as a ValueError of one line."""
 
     def __init__(self, *, strict: bool) -> None:
         self.strict = strict
         self.faults: list[Fault] = []
 
     def add(self, fault: Fault) -> None:
-        """Record `fault`, or raise it when strict."""
+        """Record `fault`, or raise it if strict."""
         if self.strict:
             raise ValueError(str(fault))
         self.faults.append(fault)
 
 
 def brief(text: str, limit: int = 100) -> str:
-    """`text`, or its beginning where it is longer than `limit`: what a cell may hold has no end."""
+    """`text`, or its beginning if it is longer than `limit` characters."""
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def clip_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """The table of `rows`, one dict of `COLUMNS` each, numbers as int64, `apex_annotated` bool."""
+    """The table of `rows`, dicts with the keys `COLUMNS`; numbers are int64, `apex_annotated` is bool."""
     frame = pd.DataFrame(list(rows), columns=list(COLUMNS))
     numbers = ("onset", "apex", "offset", "objective_class")
     return frame.astype({column: "int64" for column in numbers} | {"apex_annotated": "bool"})

@@ -1,4 +1,4 @@
-"""What `hsta-fast doctor` finds: the dataset, faults of every row and frame, counts beside the published."""
+"""What `hsta-fast doctor` finds: the dataset, faults of every row and frame, counts next to the published."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from .readers.base import EXPRESSIONS
 from .readers.registry import READERS, join, recognise, scan, version_of
 
 CLEAN, FAULTS, UNUSABLE = 0, 1, 2  # exit statuses
-_SEEN = np.empty(0)  # in the place of the pixels of a whole frame
+_SEEN = np.empty(0)  # stands for the pixels of a frame that could be decoded
 
-# What the owners published: clips, subjects, and clips of each emotion. None is not known.
+# What the owners published: clips, subjects, and clips of each emotion. None: not known.
 PUBLISHED: dict[str, dict[str, int | None]] = {
     "casme2": {
         "micro-expressions": 255,
@@ -58,7 +58,7 @@ _CASME3_CLASSES = (449, 54, 184)
 
 @dataclass(frozen=True)
 class Count:
-    """A line of counts: what is counted, how many are here, how many were published (None: not known)."""
+    """One count: what is counted, how many are here, how many were published (None: not known)."""
 
     what: str
     found: int
@@ -67,7 +67,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is to be said of one folder; `error` where it cannot be used, and is in one line then."""
+    """The findings for one folder; `error` is one line if it cannot be used, else empty."""
 
     root: Path
     dataset: str = ""
@@ -88,7 +88,7 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class Examination:
-    """All folders, and the composite that their micro-expressions make."""
+    """The findings for all folders, and for the composite of their micro-expressions."""
 
     diagnoses: tuple[Diagnosis, ...]
     composite: tuple[Count, ...]
@@ -96,7 +96,7 @@ class Examination:
 
     @property
     def status(self) -> int:
-        """The worst of the folders' statuses."""
+        """The worst status of a folder; at least FAULTS if the composite differs from its list."""
         worst = max(diagnosis.status for diagnosis in self.diagnoses)
         return max(worst, FAULTS if self.differences else CLEAN)
 
@@ -111,14 +111,18 @@ def examine(
 ) -> Examination:
     """Check every row and every frame of the copies at `roots`.
 
-    official: the composite's official list; default: the one that a root holds.
+    official: the composite's official list; default: the one in a root.
+
+    Raises ValueError if the arguments do not fit together or the official list cannot be read.
     """
     if len(roots) > 1 and (dataset != "auto" or annotation is not None):
-        raise ValueError("several folders are recognised by themselves: no --dataset, no --annotation")
+        raise ValueError(
+            "--dataset and --annotation expected one folder of data, got several (recognised by themselves)"
+        )
     labels = official_labels(official) if official is not None else None
     diagnoses = tuple(_diagnose(root, dataset, annotation, progress) for root in roots)
     if official is not None and not any(d.dataset in COMPOSITE for d in diagnoses):
-        raise ValueError(f"--official wants folders of {', '.join(COMPOSITE)}, got none")
+        raise ValueError(f"--official expected a folder of {', '.join(COMPOSITE)}, got none")
     return Examination(diagnoses, *_composite(diagnoses, roots, labels))
 
 
@@ -130,7 +134,7 @@ def _diagnose(root: Path, dataset: str, annotation: Path | None, progress: bool)
         table = scan(root, dataset, annotation=annotation, expressions=EXPRESSIONS)
         reader = READERS[dataset]
         version = version or version_of(dataset, root, annotation)
-        if (dataset, version) != ("smic", "cropped"):  # which is read without
+        if (dataset, version) != ("smic", "cropped"):  # which has no annotation
             annotation = annotation or find_annotation(root, reader.columns)
     except (ValueError, OSError) as error:
         return Diagnosis(root, error=" ".join(str(error).split()))
@@ -147,14 +151,14 @@ def _diagnose(root: Path, dataset: str, annotation: Path | None, progress: bool)
         frames,
     )
     if not len(table):
-        found = replace(found, error=f"{root}: wanted at least one usable clip, got none")
+        found = replace(found, error=f"{root}: expected at least one usable clip, got none")
     return found
 
 
 def check_frames(table: ClipTable, *, progress: bool = True) -> tuple[dict[str, str], int]:
-    """Frame path -> what is wrong with it, over all frames of all clips; and how many frames there are.
+    """(frame path -> what is wrong with it, the number of frames), over all frames of all clips.
 
-    Every frame is decoded as a run would; files are read in parallel, each video once.
+    Every frame is decoded as a run would decode it; files are read in parallel, each video once.
     """
     paths = list(dict.fromkeys(path for frames in table.clips["frames"] for path in frames))
 
@@ -166,7 +170,7 @@ def check_frames(table: ClipTable, *, progress: bool = True) -> tuple[dict[str, 
 
     broken: dict[str, str] = {}
     bar = tqdm(total=len(paths), desc=f"check {table.root}", unit="frame", disable=not progress)
-    # Threads, not processes: OpenCV lets go of the interpreter lock while it decodes.
+    # Threads, not processes: OpenCV releases the interpreter lock while it decodes.
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
         for found in pool.map(check_file, by_file(paths)):
             broken |= found
@@ -212,7 +216,7 @@ def _counts(dataset: str, clips: pd.DataFrame) -> list[Count]:
 def _composite(
     diagnoses: Sequence[Diagnosis], roots: Sequence[Path], labels: LabelSet | None
 ) -> tuple[tuple[Count, ...], tuple[Fault, ...]]:
-    """The composite's counts over all folders of its datasets, and where an official list differs."""
+    """The composite's counts over all folders of its datasets, and the differences from an official list."""
     tables = [d.table for d in diagnoses if d.table is not None and len(d.table) and d.dataset in COMPOSITE]
     if not tables:
         return (), ()
@@ -237,7 +241,7 @@ def _composite(
 
 
 def as_text(examination: Examination) -> str:
-    """The examination for a reader."""
+    """The examination as text for people."""
     lines: list[str] = []
     for diagnosis in examination.diagnoses:
         reader = READERS.get(diagnosis.dataset)

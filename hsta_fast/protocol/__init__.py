@@ -1,7 +1,7 @@
-"""Evaluation that can be believed: folds by subject, pooled scores and the report of a run, without torch."""
+"""Evaluation: folds by subject, pooled scores, the report of a run, audits of any predictions. No torch."""
 
 from .audit import audit
-from .fold_files import FOLD_COLUMNS, folds_by_clip, read_folds, shared
+from .fold_files import FOLD_COLUMNS, folds_by_clip, read_folds, subject_overlap
 from .folds import (
     Fold,
     assert_disjoint,
@@ -36,7 +36,7 @@ __all__ = [
     "read_folds",
     "read_predictions",
     "score",
-    "shared",
+    "subject_overlap",
     "summary_of",
     "table",
     "write_report",

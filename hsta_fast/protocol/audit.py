@@ -1,267 +1,155 @@
-"""Score anybody's predictions again and, given the clips, say who was in training and test at once.
+"""Scores anyone's predictions again and, given all clips, looks for subjects in training and test at once.
 
-Of the predictions only the columns label and predicted are needed, as numbers 0, 1, ... or as words. dataset,
-subject, clip, onset and fold are used where they are there; columns p_<class> name the classes.
+The predictions need only the columns label and predicted, as numbers 0, 1, ... or as words. dataset, subject,
+clip, onset and fold are used if present; columns p_<class> name the classes.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
+from .findings import Findings, collect_findings
+from .metrics import Absent, Scores
+from .overlap import Overlap
 
-from ..clips import KEY, clip_key, natural_key, person_key, subject_ids
-from .fold_files import read_folds
-from .metrics import Absent, Scores, bootstrap_interval, majority_baseline, per_dataset, per_fold, score
-from .predictions import Answers, read_answers, read_text_table
-
-CLEAN = 0  # exit statuses: no shared subject was found
-LEAKS = 1  # one was found, or the file is stamped
-UNTOLD = 2  # the clips cannot tell
-_SHOWN = 5  # names of each kind that a line lists
-_NO_STAMP = ("", "false", "0", "no", "none", "nan")
+_MAX_NAMES = 5  # names that a line lists
 
 
 def audit(
     predictions: Path, clips: Path | None = None, folds: Path | None = None, *, absent: Absent = "zero"
 ) -> tuple[str, int]:
-    """The scores of a predictions csv as text, and CLEAN, LEAKS or, where the clips cannot tell, UNTOLD.
+    """Score a csv of predictions and look for shared subjects.
 
-    clips: a csv of all clips that were there to train on (subject and clip; dataset, onset, label, expression
-    where known), such as the clips.csv of a run. Each fold is taken to have trained on all of them that it
-    does not test, macro-expressions apart, about which such a table cannot tell.
-    folds: what each fold really trained on, as `published.read_folds` reads it, such as a run's folds.csv.
-    absent: what becomes of a class without a clip in the truth, see `metrics.score`.
+    Args:
+        predictions: the csv.
+        clips: a csv of all clips that there were to train on, such as the clips.csv of a run: subject and
+            clip; dataset, onset, label and expression if known. Without `folds`, each fold is assumed to have
+            trained on all of them that it does not test, except macro-expressions.
+        folds: what each fold really trained on, such as a run's folds.csv; see `fold_files.read_folds`.
+        absent: how to treat a class without a clip in the truth, see `metrics.score`.
+
+    Returns:
+        The findings as text, and the status CLEAN, LEAKS or UNKNOWN (see overlap.py).
 
     Raises:
-        ValueError: a file that cannot be read, or that does not fit the others; one line naming it.
+        ValueError: a file cannot be read or does not fit the others; one line naming it.
     """
     if folds is not None and clips is None:
-        raise ValueError("--folds wants --clips, the table of the clips that its rows name")
-    answers = read_answers(predictions)
-    known = answers.rows
-    marks = sorted(set(known["leaky"])) if "leaky" in known else []
-    marks = [mark for mark in marks if mark.casefold() not in _NO_STAMP]
-    lines = [_extent(predictions.name, answers), *(f"LEAKY: {mark}" for mark in marks)]
-    lines += [f"note: {note}" for note in _notes(answers, absent)]
-    lines += ["", *_scores(answers, absent)]
-    status = CLEAN
-    if clips is not None:
-        found, status = _compare(answers, clips, folds)
-        lines += ["", *found]
-    return "\n".join(lines), LEAKS if marks else status
+        raise ValueError("--folds expected --clips, a table of the clips that its rows name, got none")
+    found = collect_findings(predictions, clips, folds, absent)
+    return findings_text(found), found.status
 
 
-def _extent(name: str, answers: Answers) -> str:
-    rows = answers.rows
-    parts = [f"{len(rows)} clips", f"{len(answers.classes)} classes"]
-    if "subject" in answers.given:
-        parts.insert(1, f"{_people(rows).nunique()} subjects")
-    if "fold" in answers.given:
+def findings_text(found: Findings) -> str:
+    """The findings in words, for a terminal."""
+    lines = [_extent(found), *(f"LEAKY: {reason}" for reason in found.leaky)]
+    lines += [f"note: {note}" for note in _notes(found)]
+    lines += ["", *_score_lines(found), "", *_class_lines(found)]
+    if found.overlap is not None:
+        lines += ["", *_differences(found.overlap), *_verdict(found.overlap)]
+    return "\n".join(lines)
+
+
+def _extent(found: Findings) -> str:
+    rows = found.predictions.rows
+    parts = [f"{len(rows)} clips"]
+    if found.num_subjects is not None:
+        parts.append(f"{found.num_subjects} subjects")
+    parts.append(f"{len(found.predictions.classes)} classes")
+    if "fold" in found.predictions.given:
         parts.append(f"{rows['fold'].nunique()} folds")
-    return f"{name}: {', '.join(parts)}"
+    return f"{found.file}: {', '.join(parts)}"
 
 
-def _notes(answers: Answers, absent: Absent) -> Iterator[str]:
-    rows, given = answers.rows, answers.given
-    here = np.bincount(rows["label"], minlength=len(answers.classes))
-    missing = [name for name, count in zip(answers.classes, here, strict=True) if not count]
-    if answers.numbers is not None and answers.numbers[0]:
-        yield f"no class 0: taken as classes {answers.numbers[0]} to {answers.numbers[-1]}"
-    if missing:
-        what = {"zero": "counted as 0 in UF1 and UAR", "skip": "left out of UF1 and UAR"}
-        yield f"no clip of {_some(missing)}: {what.get(absent, absent)}"
-    if {"subject", "clip", "onset"} <= given:
-        named = rows[["clip", "onset"]].assign(person=_people(rows))
-        twice = int(named.duplicated().sum())
-        if twice:
-            yield f"{twice} rows answer a clip that an earlier row has answered; each counts"
-    if "fold" not in given:
-        yield "no column fold: taken as one test set; no means of folds"
-    elif "subject" in given:
-        people = _people(rows)
-        spelled = dict(zip(people, subject_ids(rows), strict=True))
-        folds_of = rows.groupby(people)["fold"].nunique()
-        several = sorted((spelled[who] for who in folds_of.index[folds_of > 1]), key=natural_key)
-        if several:
-            yield f"subjects tested in more than one fold, so also trained on: {_some(several)}"
+def _notes(found: Findings) -> Iterator[str]:
+    numbers = found.predictions.numbers
+    if numbers is not None and numbers[0]:
+        yield f"no class 0: the classes are {numbers[0]} to {numbers[-1]}"
+    if found.absent_classes:
+        effect = {"zero": "counted as 0 in UF1 and UAR", "skip": "left out of UF1 and UAR"}[found.absent]
+        yield f"no clip of {_some(found.absent_classes)}: {effect}"
+    if found.repeated:
+        yield f"{found.repeated} rows predict a clip that an earlier row predicts; each row counts"
+    if found.fold_mean is None:
+        yield "no column fold: all rows are one test set, so there is no mean of folds"
+    if found.split_subjects:
+        yield f"subjects tested in more than one fold, so also trained on: {_some(found.split_subjects)}"
 
 
-def _scores(answers: Answers, absent: Absent) -> list[str]:
-    rows, classes = answers.rows, answers.classes
-    count = len(classes)
-    pooled = score(rows["label"], rows["predicted"], count, absent=absent)
-    lines = [f"{'':<24}{'UF1':>14}{'UAR':>14}{'ACC':>14}"]
-
-    def line(name: str, cells: list[str]) -> None:
-        lines.append(f"{name:<24}" + "".join(f"{cell:>14}" for cell in cells))
+def _score_lines(found: Findings) -> Iterator[str]:
+    def line(name: str, cells: Sequence[str]) -> str:
+        return f"{name:<24}" + "".join(f"{cell:>14}" for cell in cells)
 
     def numbers(scores: Scores) -> list[str]:
         return [f"{value:.4f}" for value in (scores.uf1, scores.uar, scores.acc)]
 
-    line("pooled", numbers(pooled))
-    people = rows.assign(dataset="", subject=_people(rows))
-    interval = bootstrap_interval(people, count) if "subject" in answers.given else None
-    if interval is not None:
-        line("95 % over subjects", [f"{low:.3f}-{high:.3f}" for low, high in interval.values()])
-    line("majority class", numbers(_baseline(rows, count)))
-    if "fold" in answers.given:
-        line("mean of folds (no score)", [f"{value:.4f}" for value in per_fold(rows, count)[1].values()])
-    if rows["dataset"].nunique() > 1:
-        for name, own in per_dataset(rows, count).items():
-            line(name, numbers(own))
+    yield line("", ("UF1", "UAR", "ACC"))
+    yield line("pooled", numbers(found.pooled))
+    if found.interval is not None:
+        yield line("95 % over subjects", [f"{low:.3f}-{high:.3f}" for low, high in found.interval.values()])
+    yield line("majority class", numbers(found.baseline))
+    if found.fold_mean is not None:
+        yield line("mean of folds (no score)", [f"{value:.4f}" for value in found.fold_mean.values()])
+    for name, scores in found.datasets.items():
+        yield line(name, numbers(scores))
+
+
+def _class_lines(found: Findings) -> Iterator[str]:
+    """F1, recall and the row of the confusion matrix of each class."""
+    classes, pooled = found.predictions.classes, found.pooled
     width = max(8, *(len(name) + 2 for name in classes))
     heads = "".join(f"{name:>{width}}" for name in classes)
-    lines += ["", f"{'class':<{width}}{'F1':>8}{'recall':>8}{'clips':>8}   predicted{heads}"]
+    yield f"{'class':<{width}}{'F1':>8}{'recall':>8}{'clips':>8}   predicted{heads}"
     per_class = zip(classes, pooled.f1, pooled.recall, pooled.support, pooled.confusion, strict=True)
     for name, f1, recall, clips, row in per_class:
-        cells = "".join(f"{n:>{width}}" for n in row)
-        lines.append(f"{name:<{width}}{f1:>8.3f}{recall:>8.3f}{clips:>8}   {'':9}{cells}")
-    return lines
+        cells = "".join(f"{count:>{width}}" for count in row)
+        yield f"{name:<{width}}{f1:>8.3f}{recall:>8.3f}{clips:>8}   {'':9}{cells}"
 
 
-def _baseline(rows: pd.DataFrame, count: int) -> Scores:
-    """In each fold the most frequent class of the clips that other folds test; of all in one fold."""
-    every = np.bincount(rows["label"], minlength=count)
-    counts = {}
-    for fold, part in rows.groupby("fold", sort=False):
-        others = every - np.bincount(part["label"], minlength=count)
-        counts[str(fold)] = (others if others.any() else every).tolist()
-    return majority_baseline(rows, counts, count)
+def _differences(overlap: Overlap) -> Iterator[str]:
+    """How the predictions and the clip table differ."""
+    name = overlap.clips_file
+    if overlap.unknown:
+        yield f"{len(overlap.unknown)} predicted clips are not in {name}: {_some(overlap.unknown)}"
+    if overlap.untested:
+        yield f"{len(overlap.untested)} clips of {name} were never tested: {_some(overlap.untested)}"
+    if overlap.labels_skipped == "repeated names":
+        yield f"{name} has several clips of one name: labels were not compared."
+    if overlap.labels_skipped == "other spelling":
+        yield f"The labels of {name} are written differently: they were not compared."
+    if overlap.relabelled:
+        yield f"{len(overlap.relabelled)} clips have another label in {name}: {_some(overlap.relabelled)}"
+    if overlap.unmatched:
+        yield f"{overlap.unmatched} rows of {overlap.folds_file} name no clip of {name}."
 
 
-def _compare(answers: Answers, path: Path, folds: Path | None) -> tuple[list[str], int]:
-    """What the table of clips says about the predictions, and the status that this gives."""
-    rows, table = answers.rows, read_text_table(path, ("subject", "clip"))
-    if not {"subject", "clip"} <= answers.given:
-        raise ValueError(f"{path}: wanted predictions with the columns subject and clip to compare with it")
-    both = [name for name in KEY if name in table and name in answers.given]
-    table = table.assign(**{name: table[name].str.strip() if name in both else "" for name in KEY})
-    rows = rows.assign(**{name: rows[name] if name in both else "" for name in KEY})
-    rows, table = rows.assign(key=_keys(rows), person=_people(rows)), table.assign(key=_keys(table))
-    table = table.assign(person=_people(table))
-    macro = (
-        (table["expression"] == "macro").to_numpy() if "expression" in table else np.zeros(len(table), bool)
-    )
-    lines = []
-    strangers = ~rows["key"].isin(set(table["key"]))
-    if strangers.any():
-        lines.append(
-            f"{strangers.sum()} predicted clips are not in {path.name}: {_some(rows['key'][strangers])}"
-        )
-        if folds is None:  # their clips may stand in the table under other names, as if trained on
-            found, status = _surely_shared(rows, table[~macro], path.name, set(rows["person"][strangers]))
-            return [*lines, *found], status
-    untested = ~table["key"].isin(set(rows["key"])) & ~macro
-    if untested.any():
-        names = _some(table["key"][untested])
-        lines.append(f"{untested.sum()} clips of {path.name} were never tested: {names}")
-    lines += _other_labels(answers, rows, table, path.name)
-    trained, missing = _trained(rows, table, macro, folds)
-    if missing and folds is not None:
-        lines.append(f"{missing} rows of {folds.name} name no clip of {path.name}.")
-    shared, filmed, named = _shared(rows, table, trained, folds)
-    if folds is None:
-        basis = f"if each fold trained on all clips of {path.name} that it does not test"
-        if macro.any():
-            basis += f", its {macro.sum()} macro-expressions apart (--folds says more)"
+def _verdict(overlap: Overlap) -> Iterator[str]:
+    """The subjects in training and test of the same fold, or that there are none, or that it is unknown."""
+    name, total = overlap.clips_file, overlap.num_predictions
+    if overlap.folds_file is not None:
+        basis = f"by {overlap.folds_file}"
     else:
-        basis = f"by {folds.name}"
-    if shared:
-        share = f"{shared} of {len(rows)} test clips ({shared / len(rows):.0%}) are of subjects in training"
-        recorded = f"{filmed} ({filmed / len(rows):.0%}) of a recording in training"
-        return [*lines, f"LEAK: {share}, {recorded}, {basis}:", *named], LEAKS
-    if missing:
-        return [*lines, f"No subject is shared {basis}, but for those rows: that cannot be told."], UNTOLD
-    if not all(mine.any() for mine in trained.values()):
-        what = f"A fold tests every clip of {path.name}, so what it trained on cannot be told"
-        return [*lines, f"{what}: no subject was looked for."], UNTOLD
-    return [*lines, f"No subject is in training and test of the same fold, {basis}."], CLEAN
+        basis = f"if each fold trained on all clips of {name} that it does not test"
+        if overlap.num_macro:
+            basis += f", except its {overlap.num_macro} macro-expressions (--folds says more)"
+    clips = f"{overlap.shared_clips} of {total} test clips ({overlap.shared_clips / total:.0%})"
+    if overlap.subjects and overlap.by_count:
+        yield f"LEAK: {clips} are of subjects with more clips in {name} than the fold tests, {basis}:"
+    elif overlap.subjects:
+        recordings = f"{overlap.shared_recordings} ({overlap.shared_recordings / total:.0%})"
+        yield f"LEAK: {clips} are of subjects in training, {recordings} of a recording in training, {basis}:"
+    elif overlap.by_count:
+        yield "So it is unknown what each fold trained on: shared subjects were not looked for."
+    elif overlap.unmatched:
+        yield f"No subject is shared, {basis}; because of those rows, this is not certain."
+    elif overlap.trains_on_nothing:
+        what = f"A fold tests every clip of {name}, so it is unknown what it trained on"
+        yield f"{what}: shared subjects were not looked for."
+    else:
+        yield f"No subject is in training and test of the same fold, {basis}."
+    for fold, subjects in overlap.subjects.items():
+        yield f"  fold {fold or '-'}: {len(subjects)} subjects, {_some(subjects)}"
 
 
-def _surely_shared(
-    rows: pd.DataFrame, table: pd.DataFrame, name: str, unsure: set[str]
-) -> tuple[list[str], int]:
-    """Whose clips in the table outnumber those that a fold tests: some were trained on; not of `unsure`."""
-    clips = table["person"].value_counts()
-    named, count = [], 0
-    for fold, part in rows.groupby("fold", sort=False):
-        tested = part["person"].value_counts()
-        more = part[part["person"].map(clips).fillna(0) > part["person"].map(tested)]
-        more = more[~more["person"].isin(unsure)]
-        count += len(more)
-        named += _line(str(fold), more)
-    if not named:
-        return ["So what was trained on cannot be told: no subject was looked for."], UNTOLD
-    share = (
-        f"{count} of {len(rows)} test clips ({count / len(rows):.0%}) are of subjects of whom {name} has more"
-    )
-    return [f"LEAK: {share}, if each fold trained on all that it does not test:", *named], LEAKS
-
-
-def _shared(
-    rows: pd.DataFrame, table: pd.DataFrame, trained: dict[str, np.ndarray], folds: Path | None
-) -> tuple[int, int, list[str]]:
-    """Test clips of people in training, those of recordings in training, and a line for each such fold."""
-    recordings, filmed = rows["person"] + " " + rows["clip"], table["person"] + " " + table["clip"]
-    shared, filmed_too, named = 0, 0, []
-    for fold, part in rows.groupby("fold", sort=False):
-        if str(fold) not in trained:
-            raise ValueError(f"{folds}: wanted a fold {fold!r}, as in the predictions, got none")
-        mine = trained[str(fold)]
-        in_both = part[part["person"].isin(set(table["person"][mine]))]
-        shared += len(in_both)
-        filmed_too += int(recordings[part.index].isin(set(filmed[mine])).sum())
-        named += _line(str(fold), in_both)
-    return shared, filmed_too, named
-
-
-def _line(fold: str, rows: pd.DataFrame) -> list[str]:
-    names = sorted(set(subject_ids(rows)), key=natural_key)
-    return [f"  fold {fold or '-'}: {len(names)} subjects, {_some(names)}"] if names else []
-
-
-def _trained(
-    rows: pd.DataFrame, table: pd.DataFrame, macro: np.ndarray, folds: Path | None
-) -> tuple[dict[str, np.ndarray], int]:
-    """For each fold which rows of the clip table it trained on; how many rows of `folds` name no clip."""
-    if folds is None:
-        tests = {str(fold): set(part["key"]) for fold, part in rows.groupby("fold", sort=False)}
-        return {fold: (~table["key"].isin(keys)).to_numpy() & ~macro for fold, keys in tests.items()}, 0
-    found, missing = read_folds(folds, table, macro=bool(macro.any()))
-    return {fold.name: np.isin(np.arange(len(table)), fold.train) for fold in found}, missing
-
-
-def _other_labels(answers: Answers, rows: pd.DataFrame, table: pd.DataFrame, name: str) -> list[str]:
-    if "label" not in table:
-        return []
-    if table["key"].duplicated().any():
-        return [f"{name} has several clips of one name: labels were not compared."]
-    code = {word: number for number, word in enumerate(answers.classes)}
-    if answers.numbers is not None:
-        code |= {str(number): place for place, number in enumerate(answers.numbers)}
-    truth = table.set_index("key")["label"].str.strip().str.removesuffix(".0").map(code)
-    if truth.isna().all():
-        return [f"The labels of {name} are written otherwise: they were not compared."]
-    theirs = rows["key"].map(truth)
-    other = theirs.notna() & (theirs != rows["label"])
-    return (
-        [f"{other.sum()} clips have another label in {name}: {_some(rows['key'][other])}"]
-        if other.any()
-        else []
-    )
-
-
-def _people(rows: pd.DataFrame) -> pd.Series:
-    return subject_ids(rows).map(person_key)
-
-
-def _keys(rows: pd.DataFrame) -> pd.Series:
-    names = zip(*(rows[name].astype(str) for name in KEY), strict=True)
-    return pd.Series([clip_key(*name) for name in names], index=rows.index, dtype=object)
-
-
-def _some(names: Iterable[str]) -> str:
-    shown = list(names)
-    more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
-    return ", ".join(name.strip() for name in shown[:_SHOWN]) + more
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(name.strip() for name in names[:_MAX_NAMES]) + more

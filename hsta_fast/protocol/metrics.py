@@ -1,7 +1,6 @@
-"""Scores of micro-expression recognition, from counts pooled over all folds, and the table they come from.
+"""Scores of micro-expression recognition, from counts pooled over all folds.
 
-A predictions table has one row a test clip: dataset, subject, clip, onset, fold, label, predicted and, for
-each class in the order of the labels, a column p_<class name> with its probability.
+`predictions` is a prediction table, with the columns described in predictions.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,32 +36,39 @@ class Scores:
 
 
 def score(truth: ArrayLike, predicted: ArrayLike, num_classes: int, *, absent: Absent = "raise") -> Scores:
-    """UF1 = mean over classes of 2 TP / (2 TP + FP + FN), UAR = mean of TP / n, ACC = share of clips right.
+    """UF1 = mean over classes of 2 TP / (2 TP + FP + FN), UAR = mean of TP / n, ACC = share of correct clips.
 
-    truth, predicted: (num_clips,) integers 0..num_classes - 1. `absent` says what becomes of a class
-    without a clip in the truth, whose recall is 0/0: "raise" a ValueError, count it as "zero" in both
-    means, or "skip" it, so that the means are over the classes that are there. Concatenate all folds first:
-    the definitions are those of the second facial micro-expressions grand challenge (MEGC 2019), whose
-    counts are pooled.
+    These are the definitions of the second facial micro-expressions grand challenge (MEGC 2019), which pools
+    the counts: concatenate all folds first.
+
+    Args:
+        truth: (num_clips,) integers in 0..num_classes - 1.
+        predicted: (num_clips,) integers in 0..num_classes - 1.
+        num_classes: K.
+        absent: how to treat a class without a clip in the truth, whose recall is 0/0: "raise" a ValueError,
+            count it as "zero" in both means, or "skip" it, so that the means are over the other classes.
+
+    Raises:
+        ValueError: wrong shapes or values; or a class is absent and `absent` is "raise".
     """
     truth, predicted = np.asarray(truth), np.asarray(predicted)
     if truth.ndim != 1 or truth.shape != predicted.shape or not len(truth):
         shapes = f"{truth.shape} and {predicted.shape}"
-        raise ValueError(f"score: wanted a truth and a prediction for each clip, got shapes {shapes}")
+        raise ValueError(f"truth and predicted expected the same shape (num_clips,), got {shapes}")
     for name, values in (("truth", truth), ("predicted", predicted)):
         if not np.issubdtype(values.dtype, np.integer) or values.min() < 0 or values.max() >= num_classes:
             got = f"{values.dtype} {values.min()}..{values.max()}"
-            raise ValueError(f"score: wanted {name} integers in 0..{num_classes - 1}, got {got}")
+            raise ValueError(f"{name} expected integers in 0..{num_classes - 1}, got {got}")
     if absent not in ("raise", "zero", "skip"):
-        raise ValueError(f"score: wanted absent 'raise', 'zero' or 'skip', got {absent!r}")
+        raise ValueError(f"absent expected 'raise', 'zero' or 'skip', got {absent!r}")
     classes = np.arange(num_classes)
     confusion = confusion_matrix(truth, predicted, labels=classes).astype(np.int64)
-    # 0/0 can only be a class absent from the truth, and what becomes of that one is decided below.
+    # Recall is 0/0 only for a class absent from the truth; `absent` decides about that class below.
     _, recall, f1, _ = precision_recall_fscore_support(truth, predicted, labels=classes, zero_division=0.0)
     support = confusion.sum(axis=1)
     missing = support == 0
     if missing.any() and absent == "raise":
-        raise ValueError(f"score: wanted clips of every class, got none of {np.flatnonzero(missing)}")
+        raise ValueError(f"truth expected clips of every class, got none of {np.flatnonzero(missing)}")
     if absent == "skip":
         f1, recall = np.where(missing, np.nan, f1), np.where(missing, np.nan, recall)
     return Scores(
@@ -78,13 +84,14 @@ def score(truth: ArrayLike, predicted: ArrayLike, num_classes: int, *, absent: A
 
 
 def per_fold(predictions: pd.DataFrame, num_classes: int) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Scores of each fold by itself, and their plain mean over folds.
+    """Scores of each fold by itself, and their unweighted mean over folds.
 
-    To be shown beside the pooled score, never in its place: a fold of few clips counts as much in this mean
-    as one of many, and a fold may lack a class.
+    Show the mean beside the pooled score, never instead of it: a small fold weighs as much as a large one,
+    and a fold may lack a class.
 
-    Returns a table with fold, subjects, clips, uf1, uar, acc in the order of the folds in `predictions`, and
-    {"uf1", "uar", "acc"}. A fold's means are over the classes it has clips of (absent="skip").
+    Returns:
+        A table with fold, subjects, clips, uf1, uar, acc in the order of the folds in `predictions`, and the
+        means as {"uf1", "uar", "acc"}. A fold is scored over the classes it has clips of (absent="skip").
     """
     rows = []
     for name, part in predictions.groupby("fold", sort=False):
@@ -96,7 +103,7 @@ def per_fold(predictions: pd.DataFrame, num_classes: int) -> tuple[pd.DataFrame,
 
 
 def per_dataset(predictions: pd.DataFrame, num_classes: int) -> dict[str, Scores]:
-    """Pooled scores of each data set's clips, over the classes that it has clips of (absent="skip")."""
+    """Scores of each data set's clips, pooled, over the classes that it has clips of (absent="skip")."""
     return {
         str(name): score(part["label"], part["predicted"], num_classes, absent="skip")
         for name, part in predictions.groupby("dataset", sort=True)
@@ -106,24 +113,29 @@ def per_dataset(predictions: pd.DataFrame, num_classes: int) -> dict[str, Scores
 def bootstrap_interval(
     predictions: pd.DataFrame, num_classes: int, *, samples: int = 2000, seed: int = 0, level: float = 0.95
 ) -> dict[str, tuple[float, float]] | None:
-    """Percentile intervals of the pooled "uf1", "uar" and "acc" over subjects drawn with replacement.
+    """Bootstrap percentile intervals of the pooled "uf1", "uar" and "acc" over subjects.
 
-    People are drawn, not clips: a person's clips resemble each other, so clips are not independent. A class
-    that a draw happens to miss is left out of that draw's means; one absent from the truth counts as zero, as
-    in the pooled score. None where there are fewer than two subjects.
+    Subjects are resampled, not clips: the clips of a person resemble each other and are not independent. A
+    class missing from a resample is left out of its means; a class absent from the whole truth counts as
+    zero, as in the pooled score. Returns None with fewer than two subjects.
     """
     people = predictions.groupby(subject_ids(predictions), sort=True)
-    labels = np.arange(num_classes)
-    tables = np.array([confusion_matrix(p["label"], p["predicted"], labels=labels) for _, p in people])
-    if len(tables) < 2:
+    # Per subject and class: correct predictions, clips, predictions. A confusion matrix for each resample
+    # would take `num_classes` times as much memory.
+    columns: dict[str, list[np.ndarray]] = {"right": [], "truth": [], "predicted": []}
+    for _, own in people:
+        label, answer = own["label"].to_numpy(), own["predicted"].to_numpy()
+        for name, values in (("right", label[label == answer]), ("truth", label), ("predicted", answer)):
+            columns[name].append(np.bincount(values, minlength=num_classes))
+    counts = {name: np.array(rows) for name, rows in columns.items()}
+    num_subjects = len(counts["truth"])
+    if num_subjects < 2:
         return None
-    draws = np.random.default_rng(seed).integers(len(tables), size=(samples, len(tables)))
-    weights = np.stack([np.bincount(draw, minlength=len(tables)) for draw in draws])  # [samples, subjects]
-    confusion = np.einsum("ns,skl->nkl", weights, tables)
-    right = confusion.diagonal(axis1=1, axis2=2)
-    truth, answers = confusion.sum(2), confusion.sum(1)
-    counted = (truth > 0) | (tables.sum((0, 2)) == 0)
-    f1 = 2 * right / np.maximum(truth + answers, 1)
+    draws = np.random.default_rng(seed).integers(num_subjects, size=(samples, num_subjects))
+    weights = np.stack([np.bincount(draw, minlength=num_subjects) for draw in draws])  # [samples, subjects]
+    right, truth, predicted = (weights @ counts[name] for name in ("right", "truth", "predicted"))
+    counted = (truth > 0) | (counts["truth"].sum(0) == 0)
+    f1 = 2 * right / np.maximum(truth + predicted, 1)
     recall = right / np.maximum(truth, 1)
     values = {
         "uf1": (f1 * counted).sum(1) / counted.sum(1),
@@ -136,32 +148,32 @@ def bootstrap_interval(
     }
 
 
-def best_epoch(truth: ArrayLike, answers: ArrayLike, num_classes: int) -> int:
-    """The first epoch (0, 1, ...) with the largest UF1 over the classes in the truth.
+def best_epoch(truth: ArrayLike, predicted: ArrayLike, num_classes: int) -> int:
+    """The first epoch, counted from 0, with the largest UF1 over the classes in the truth.
 
-    truth: (num_clips,) integers; answers: (epochs, num_clips), the predicted class after each epoch.
+    truth: (num_clips,) integers; predicted: (epochs, num_clips), the predicted class after each epoch.
     """
-    truth, answers = np.asarray(truth), np.asarray(answers)
+    truth, predicted = np.asarray(truth), np.asarray(predicted)
     f1 = []
     for number in np.intersect1d(truth, np.arange(num_classes)):
-        is_class, said = truth == number, answers == number
-        f1.append(2 * (is_class & said).sum(1) / (is_class.sum() + said.sum(1)))
+        is_class, is_predicted = truth == number, predicted == number
+        f1.append(2 * (is_class & is_predicted).sum(1) / (is_class.sum() + is_predicted.sum(1)))
     return int(np.argmax(np.mean(f1, axis=0)))
 
 
 def majority_baseline(
     predictions: pd.DataFrame, train_counts: Mapping[str, Sequence[int]], num_classes: int
 ) -> Scores:
-    """Pooled scores of answering, in each fold, the class with most clips in that fold's training part.
+    """Pooled scores of always predicting the class with most clips in the training part of the fold.
 
-    train_counts: for each fold, the number of training clips of each of the K classes; the first wins a tie.
-    A class absent from the truth counts as zero.
+    train_counts: for each fold, the number of training clips of each of the K classes; the first of equal
+    classes is predicted. A class absent from the truth counts as zero.
     """
-    answer = {}
+    majority = {}
     for fold in predictions["fold"].unique():
         counts = train_counts.get(fold)
         if counts is None or len(counts) != num_classes or not all(isinstance(n, int) for n in counts):
-            raise ValueError(f"train_counts: wanted {num_classes} numbers for fold {fold!r}, got {counts}")
-        answer[fold] = int(np.argmax(counts))
-    answers = predictions["fold"].map(answer).astype(np.int64)
-    return score(predictions["label"], answers, num_classes, absent="zero")
+            raise ValueError(f"train_counts expected {num_classes} integers for fold {fold!r}, got {counts}")
+        majority[fold] = int(np.argmax(counts))
+    predicted = predictions["fold"].map(majority).astype(np.int64)
+    return score(predictions["label"], predicted, num_classes, absent="zero")

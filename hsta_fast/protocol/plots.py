@@ -1,6 +1,6 @@
-"""The two pictures of a run: learning curves and confusion matrix.
+"""The two figures of a run: learning curves and confusion matrix.
 
-Figures are made as objects, never through pyplot, so nothing global changes and no display is needed.
+Figures are created as objects, never through pyplot, so no global state changes and no display is needed.
 """
 
 import io
@@ -15,19 +15,19 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-# Blue and vermilion of the palette by Okabe and Ito, told apart in every common form of colour blindness;
-# dashes tell the means apart without colour.
+# Blue and vermilion of the Okabe-Ito palette differ in every common form of colour blindness; dashes tell the
+# means apart without colour.
 _COLORS = {"train": "#0072B2", "test": "#D55E00"}
 _DASHES: dict[str, Any] = {"train": (0, (4, 1.5)), "test": "-"}
 _INK, _GREY, _GRID = "#1f2328", "#57606a", "#e4e7eb"
 
 
 def learning_curves(metrics: pd.DataFrame, *, leaky: bool = False) -> Figure:
-    """Loss and accuracy per epoch, train and test: one thin line a fold and, bold, their mean.
+    """Loss and accuracy per epoch, train and test: one thin line per fold and their mean as a thick line.
 
-    metrics: columns fold, epoch, train_loss, test_loss, train_acc, test_acc, at most one row a (fold, epoch).
-    The mean is over the folds that reached the last epoch seen, so that it does not jump where a fold has
-    ended. `leaky` stamps the picture.
+    metrics: columns fold, epoch, train_loss, test_loss, train_acc, test_acc; one row per (fold, epoch).
+    The mean is over the folds that reached the last epoch, so that it does not jump where a fold ends.
+    leaky: say so in the title of the figure.
     """
     figure = _figure(10.5, 4.2, leaky)
     left, right = figure.subplots(1, 2)
@@ -70,13 +70,13 @@ def _curves(axes: Axes, metrics: pd.DataFrame, quantity: str) -> None:
 
 
 def confusion_matrix(confusion: np.ndarray, classes: Sequence[str], *, leaky: bool = False) -> Figure:
-    """Counts and, below each, the share of its row; the shade is the share.
+    """Counts and, below each, its share of the row, which also gives the shade.
 
     confusion: (K, K) integers, rows the truth, columns the prediction; classes: K names. A row without clips
-    shows counts only. `leaky` stamps the picture.
+    shows counts only. leaky: say so in the title of the figure.
     """
     if confusion.shape != (len(classes), len(classes)):
-        raise ValueError(f"confusion: wanted shape {(len(classes), len(classes))}, got {confusion.shape}")
+        raise ValueError(f"confusion expected shape {(len(classes), len(classes))}, got {confusion.shape}")
     support = confusion.sum(axis=1, keepdims=True)
     share = confusion / np.maximum(support, 1)
     side = 2.4 + 0.82 * len(classes)
@@ -110,7 +110,7 @@ def confusion_matrix(confusion: np.ndarray, classes: Sequence[str], *, leaky: bo
 
 
 def _figure(width: float, height: float, leaky: bool) -> Figure:
-    """A figure of so many inches; a leaky one says so across its top."""
+    """A figure of this width and height in inches; the title of a leaky one says so."""
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)  # inches
     figure = Figure(figsize=(width, height + 0.3 * leaky), dpi=130, layout=layout)
     if leaky:
@@ -119,7 +119,7 @@ def _figure(width: float, height: float, leaky: bool) -> Figure:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure on white, as the bytes of a PNG file."""
+    """The figure on a white ground as the bytes of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", facecolor="white")
     return buffer.getvalue()

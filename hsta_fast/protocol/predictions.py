@@ -1,4 +1,9 @@
-"""Anybody's predictions: labels and answers as numbers or words, and which clip of whom a row is about."""
+"""Prediction tables: one row per test clip, with its label and the predicted class.
+
+A run's own predictions.csv has dataset, subject, clip, onset, fold, label, predicted and, for each class in
+the order of the labels, a column p_<class name> with its probability. Files of other programs may have fewer
+columns.
+"""
 
 import re
 from collections.abc import Sequence
@@ -7,20 +12,26 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from ..clips import KEY, natural_key
 
 NAMES = ("dataset", "subject", "clip", "onset", "fold")
-MOST_CLASSES = 1000  # a larger number is no class
+LABELS = ("label", "predicted")
+MAX_CLASSES = 1000  # a larger label is taken for a mistake, not for a class
 _NUMBER = re.compile(r"[+-]?[0-9]{1,15}(?:\.0*)?")
 
 
 @dataclass(frozen=True)
-class Answers:
-    """rows: the columns of a predictions table, blank where the file has none; given: those that it has.
+class Predictions:
+    """A prediction table over K classes.
 
-    label and predicted are int64, positions in `classes`. numbers: each class's number in the file,
-    None where it has words.
+    Attributes:
+        rows: the columns of the file, with label and predicted as int64 positions in `classes`. Those of
+            dataset, subject, clip, onset and fold that the file lacks are "".
+        classes: the K class names.
+        given: which of dataset, subject, clip, onset and fold the file has.
+        numbers: the number of each class in the file; None where the file has class names instead.
     """
 
     rows: pd.DataFrame
@@ -29,136 +40,153 @@ class Answers:
     numbers: list[int] | None
 
 
-def read_answers(path: Path) -> Answers:
-    """Read a predictions csv; ValueError names the file and what in it cannot be."""
-    raw = read_text_table(path, ("label", "predicted"))
-    cells = raw.apply(lambda column: column.str.strip())
-    raw, cells = (table[(cells != "").any(axis=1)] for table in (raw, cells))
-    if raw.empty:
-        raise ValueError(f"{path}: wanted a row for each test clip, got none")
-    lines, rows = cells.index.to_numpy() + 2, cells.reset_index(drop=True)
-    words = pd.concat([rows["label"], rows["predicted"]])
-    are_numbers = words.map(lambda word: _NUMBER.fullmatch(word) is not None).to_numpy()
-    numeric = are_numbers.any()
-    for at, (word, is_number) in enumerate(zip(words, are_numbers, strict=True)):
-        wrong = not word or word.casefold() == "nan" or not word.isprintable()
-        if wrong or (numeric and not is_number):
-            line = lines[at % len(rows)]
-            got = repr(word) if word else "a blank"
-            wanted = "a label and an answer in each row"
-            raise ValueError(
-                f"{path}: wanted {wanted}, got {got} in row {line}; all must be numbers, or all words"
-            )
-    classes = class_names(raw)
-    if numeric:
-        values = words.map(lambda word: int(word.partition(".")[0])).to_numpy(dtype=np.int64)
-        numbers, classes = _number_classes(path, values, classes)
+def read_predictions(path: Path) -> pd.DataFrame:
+    """The rows of a run's own predictions.csv: `load_predictions` with strict=True, and the same errors."""
+    return load_predictions(path, strict=True).rows
+
+
+def load_predictions(path: Path, *, strict: bool) -> Predictions:
+    """Read a csv of predictions.
+
+    Args:
+        path: the csv file.
+        strict: True for a run's own file. All columns are required, at least two of them p_<class name>.
+            Names are not empty, labels are 0..K-1, onsets are whole numbers, probabilities are 0..1, and no
+            clip occurs twice. onset is returned as int64, p_<class name> as float64, further columns as text.
+            False for a file from any program. Only label and predicted are required. Blank lines and
+            surrounding spaces are ignored. Labels are all numbers (2.0 is 2; without a 0 they count from 1)
+            or all class names. All other columns are returned as text.
+
+    Raises:
+        ValueError: a missing column, no rows, too few classes or an invalid cell. The message names the file
+            and, for a cell, the column and the row: the line number, unless a cell has a line break. The
+            header is row 1.
+    """
+    table = read_text_table(path, (*NAMES, *LABELS) if strict else LABELS)
+    classes = [str(column)[2:] for column in table.columns if str(column).startswith("p_")]
+    if strict and len(classes) < 2:
+        raise ValueError(f"{path}: expected two or more columns p_<class name>, got {len(classes)}")
+    if not strict:
+        table = table.apply(lambda column: column.str.strip())
+        table = table[(table != "").any(axis=1)]
+    if table.empty:
+        raise ValueError(f"{path}: expected one row per test clip, got no rows")
+    if strict:
+        return Predictions(_strict_rows(path, table, classes), classes, set(NAMES), [*range(len(classes))])
+    labels, classes, numbers = _labels(path, table, classes)
+    given = {name for name in NAMES if name in table}
+    missing = {name: "" for name in NAMES if name not in given}
+    rows = table.assign(**labels, **missing).reset_index(drop=True)
+    return Predictions(rows, classes, given, numbers)
+
+
+def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read a csv with at least these columns, every cell as str, so that a subject "007" stays "007".
+
+    Raises:
+        ValueError: not a csv, a missing column, or rows with more cells than columns; names the file.
+    """
+    expected = f"{path}: expected a csv with columns {', '.join(columns)}"
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{expected}, got: {str(error).strip()}") from error
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise ValueError(f"{expected}; missing: {', '.join(missing)}")
+    # If every row has more cells than the header, pandas takes the first ones as the index.
+    if not isinstance(table.index, pd.RangeIndex):
+        raise ValueError(f"{expected}, got rows with more cells than the {len(table.columns)} columns")
+    return table.fillna("")
+
+
+def _strict_rows(path: Path, table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    rows = table.copy()
+    for column in ("dataset", "subject", "clip", "fold"):
+        _check_cells(path, table[column], table[column] == "", "a name")
+    rows["onset"] = _whole_numbers(path, table["onset"], None)
+    for column in LABELS:
+        rows[column] = _whole_numbers(path, table[column], len(classes))
+    for column in (f"p_{name}" for name in classes):
+        values = pd.to_numeric(table[column], errors="coerce").astype(np.float64)
+        # A float32 softmax may end one rounding above 1.
+        _check_cells(path, table[column], ~values.between(0.0, 1.0 + 1e-6), "a probability from 0 to 1")
+        rows[column] = values
+    repeated = rows.duplicated(subset=list(KEY))
+    _check_cells(path, table["clip"], repeated, "each (dataset, subject, clip, onset) once")
+    return rows
+
+
+def _whole_numbers(path: Path, cells: pd.Series, below: int | None) -> pd.Series:
+    expected = "a whole number" if below is None else f"a whole number from 0 to {below - 1}"
+    _check_cells(path, cells, ~cells.str.fullmatch(r"-?[0-9]{1,18}"), expected)
+    values = cells.astype(np.int64)
+    if below is not None:
+        _check_cells(path, cells, ~values.between(0, below - 1), expected)
+    return values
+
+
+def _labels(
+    path: Path, table: pd.DataFrame, named: list[str]
+) -> tuple[dict[str, np.ndarray], list[str], list[int] | None]:
+    """The int64 columns label and predicted, the class names, and the class numbers of the file, if any.
+
+    named: the class names given by the columns p_<class name>; may be empty.
+    """
+    words = np.array([table[column].tolist() for column in LABELS], dtype=object)  # [2, rows]
+    is_number = np.array([[_NUMBER.fullmatch(word) is not None for word in column] for column in words])
+    for column, cells, numeric in zip(LABELS, words, is_number, strict=True):
+        wrong = np.array([not w or w.casefold() == "nan" or not w.isprintable() for w in cells])
+        if is_number.any():
+            wrong |= ~numeric
+        expected = "a number in every row, or a class name in every row"
+        _check_cells(path, table[column], wrong, expected)
+    numbers = None
+    if is_number.any():
+        values = np.array([[int(word.partition(".")[0]) for word in column] for column in words])
+        numbers, classes = _numbered_classes(path, values, named)
         codes = values - numbers[0]
     else:
-        numbers, classes = None, classes or sorted(set(words), key=natural_key)
-        alike = {word.casefold(): word for word in classes}
-        other = sorted(word for word in set(words) if alike.get(word.casefold(), word) != word)
-        if other:
-            raise ValueError(
-                f"{path}: wanted one spelling of each class, got {alike[other[0].casefold()]} and {other[0]}"
-            )
-        unknown = sorted(set(words) - set(classes))
-        if unknown:
-            raise ValueError(f"{path}: wanted classes of {', '.join(classes)}, got {', '.join(unknown[:5])}")
-        codes = words.map({name: number for number, name in enumerate(classes)}).to_numpy(dtype=np.int64)
-    if not 2 <= len(classes) <= MOST_CLASSES:
-        raise ValueError(f"{path}: wanted two or more classes, got {', '.join(classes[:5])}")
-    rows["label"], rows["predicted"] = codes.reshape(2, -1)
-    given = {name for name in NAMES if name in raw}
-    for name in set(NAMES) - given:
-        rows[name] = ""
-    return Answers(rows, classes, given, numbers)
+        classes = _named_classes(path, set(words.flat), named)
+        code = {name: number for number, name in enumerate(classes)}
+        codes = np.array([[code[word] for word in column] for column in words])
+    if not 2 <= len(classes) <= MAX_CLASSES:
+        got = f"{len(classes)}: {', '.join(classes[:5])}"
+        raise ValueError(f"{path}: expected 2 to {MAX_CLASSES} classes, got {got}")
+    return dict(zip(LABELS, codes.astype(np.int64), strict=True)), classes, numbers
 
 
-def _number_classes(path: Path, values: np.ndarray, named: list[str]) -> tuple[list[int], list[str]]:
-    """The number of each class, in order, and its name: 0, 1, ..., or from 1 where no 0 is there."""
+def _numbered_classes(path: Path, values: np.ndarray, named: list[str]) -> tuple[list[int], list[str]]:
+    """The number and the name of each class. Without names and without a 0, the first class is 1."""
     low, high = int(values.min()), int(values.max())
-    if low < 0 or high >= MOST_CLASSES:
-        raise ValueError(
-            f"{path}: wanted labels from 0 to {MOST_CLASSES - 1}, got {low if low < 0 else high}"
-        )
+    if low < 0 or high >= MAX_CLASSES:
+        got = low if low < 0 else high
+        raise ValueError(f"{path}: expected labels from 0 to {MAX_CLASSES - 1}, got {got}")
     if named and high >= len(named):
-        raise ValueError(f"{path}: wanted labels 0..{len(named) - 1}, got {high}")
+        raise ValueError(f"{path}: expected labels from 0 to {len(named) - 1}, got {high}")
     if named:
         return list(range(len(named))), named
     numbers = list(range(0 if low == 0 else 1, high + 1))
     return numbers, [str(number) for number in numbers]
 
 
-COLUMNS = ("dataset", "subject", "clip", "onset", "fold", "label", "predicted")
+def _named_classes(path: Path, words: set[str], named: list[str]) -> list[str]:
+    classes = named or sorted(words, key=natural_key)
+    spelling = {word.casefold(): word for word in classes}
+    other = sorted(word for word in words if spelling.get(word.casefold(), word) != word)
+    if other:
+        both = f"{spelling[other[0].casefold()]} and {other[0]}"
+        raise ValueError(f"{path}: expected one spelling of each class, got {both}")
+    unknown = sorted(words - set(classes))
+    if unknown:
+        names = ", ".join(classes)
+        raise ValueError(f"{path}: expected labels among {names}, got {', '.join(unknown[:5])}")
+    return classes
 
 
-def class_names(predictions: pd.DataFrame) -> list[str]:
-    """Names of the classes 0..K - 1, from the columns p_<class name>."""
-    return [str(column)[2:] for column in predictions.columns if str(column).startswith("p_")]
-
-
-def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read a csv with these columns, more allowed, every cell as str: subject "007" stays itself.
-
-    ValueError names the file and what is wrong with it: not a csv, a missing column, more cells than columns.
-    """
-    wanted = f"{path}: wanted a csv with columns {', '.join(columns)}"
-    try:
-        raw = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{wanted}, got: {str(error).strip()}") from error
-    missing = [column for column in columns if column not in raw.columns]
-    if missing:
-        raise ValueError(f"{wanted}; missing: {', '.join(missing)}")
-    if not isinstance(raw.index, pd.RangeIndex):  # pandas takes a cell too many in every row for row names
-        raise ValueError(
-            f"{wanted}, got rows of more cells than the {len(raw.columns)} columns of the header"
-        )
-    return raw.fillna("")
-
-
-def read_predictions(path: Path) -> pd.DataFrame:
-    """Read and check a predictions csv: columns as this module describes, names as str, all others numbers.
-
-    ValueError names the file, the row (a line number where no cell has a line break; the header is row 1) and
-    the column: a missing column, fewer than two classes, no rows, an empty name, a cell that is no whole
-    number, a label that is no class, a probability outside 0..1, a clip that occurs twice.
-    """
-    raw = read_text_table(path, COLUMNS)
-    classes = class_names(raw)
-    if len(classes) < 2:
-        raise ValueError(f"{path}: wanted two or more columns p_<class name>, got {len(classes)}")
-    if raw.empty:
-        raise ValueError(f"{path}: wanted a row for each test clip, got none")
-    for column in ("dataset", "subject", "clip", "fold"):
-        _raise_at_first(path, raw[column], raw[column] == "", "a name")
-    table = raw.copy()
-    table["onset"] = _whole_numbers(path, raw["onset"], None)
-    for column in ("label", "predicted"):
-        table[column] = _whole_numbers(path, raw[column], len(classes))
-    for column in (f"p_{name}" for name in classes):
-        values = pd.to_numeric(raw[column], errors="coerce").astype(np.float64)
-        # A float32 softmax may end one rounding above 1.
-        _raise_at_first(path, raw[column], ~values.between(0.0, 1.0 + 1e-6), "a probability from 0 to 1")
-        table[column] = values
-    twice = table.duplicated(subset=list(KEY))
-    _raise_at_first(path, raw["clip"], twice, "each (dataset, subject, clip, onset) once")
-    return table
-
-
-def _whole_numbers(path: Path, cells: pd.Series, below: int | None) -> pd.Series:
-    wanted = "a whole number" if below is None else f"a whole number from 0 to {below - 1}"
-    good = cells.str.fullmatch(r"-?[0-9]{1,18}")
-    _raise_at_first(path, cells, ~good, wanted)
-    values = cells.astype(np.int64)
-    if below is not None:
-        _raise_at_first(path, cells, ~values.between(0, below - 1), wanted)
-    return values
-
-
-def _raise_at_first(path: Path, cells: pd.Series, bad: pd.Series, wanted: str) -> None:
-    if bad.any():
-        at = int(np.argmax(bad.to_numpy()))
-        got = f"row {at + 2}, column {cells.name}: wanted {wanted}, got {cells.iloc[at]!r}"
-        raise ValueError(f"{path}: {got}")
+def _check_cells(path: Path, cells: pd.Series, wrong: ArrayLike, expected: str) -> None:
+    """Raise ValueError with the place of the first wrong cell, if there is one."""
+    where = np.flatnonzero(np.asarray(wrong, dtype=bool))
+    if where.size:
+        row, got = cells.index[where[0]] + 2, repr(cells.iloc[where[0]])
+        raise ValueError(f"{path}: row {row}, column {cells.name}: expected {expected}, got {got}")

@@ -1,10 +1,9 @@
-"""The report of a run: everything its predictions say, in one html file that needs nothing else.
+"""The report of a run: all scores of its predictions, in one html file that needs no other file.
 
-Reads from the run directory config.json, metrics.jsonl, predictions.csv and, where there is one, faults.csv.
-Writes curves.png, confusion.png, summary.json and report.html.
+Reads config.json, metrics.jsonl, predictions.csv and, if present, faults.csv from the run's folder. Writes
+curves.png, confusion.png, summary.json and report.html into it.
 """
 
-import html
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ from ..clips import natural_key, subject_ids
 from ..files import write_bytes, write_text
 from . import page, plots
 from .metrics import Scores, bootstrap_interval, majority_baseline, per_dataset, per_fold, score
-from .predictions import class_names, read_predictions, read_text_table
+from .predictions import load_predictions, read_text_table
 
-# Keys of config.json that the report understands; all others are shown as they are.
+# Keys of config.json that have a meaning here; the report lists all others as settings.
 _NOTES, _NUM_FOLDS, _TRAIN_COUNTS, _LEAKY = "notes", "num_folds", "train_counts", "leaky"
 _CURVES = ("train_loss", "train_acc", "test_loss", "test_acc")
 _FAULTS = ("dataset", "subject", "clip", "onset", "what", "action")
@@ -32,7 +31,7 @@ _EPOCHS = {
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """A run directory, read, checked and scored."""
+    """A run's files, checked, and its scores."""
 
     name: str
     config: dict[str, Any]
@@ -52,15 +51,21 @@ class _Run:
 
 
 def write_report(run_dir: Path) -> Path:
-    """Score the finished folds of a run; write its pictures, summary.json and report.html; return the last.
+    """Score the finished folds of a run and write its figures, summary.json and report.html.
 
-    config.json is an object, shown as a table. Keys with a meaning here: "num_folds" (int, how many folds the
-    run is to have), "train_counts" ({fold: number of training clips of each class}, for the majority
-    baseline) and, where there is something to say, "notes" (list of str, shown as banners), "leaky" (list of
-    str, why the scores must not be believed, stamped on everything) and "select" (how the epoch was chosen).
-    faults.csv
-    (dataset, subject, clip, onset, what, action) may be absent or empty. A class without a test clip counts
-    as zero, and a banner says so. ValueError names the file and the place of what cannot be read.
+    config.json needs "num_folds", an int, the number of folds that the run will have, and "train_counts",
+    {fold: number of training clips of each class}, for the majority baseline. Optional are "notes", a list of
+    str shown as banners; "leaky", a list of str, why the scores are not to be trusted, shown on every output;
+    and "select", how the epoch was chosen. All other keys are listed as settings.
+
+    faults.csv (dataset, subject, clip, onset, what, action) may be absent or empty. A class without a test
+    clip counts as zero, and a banner says so.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        ValueError: a file is missing or cannot be read; the message names the file and the place in it.
     """
     run_dir = Path(run_dir)
     run = _read_run(run_dir)
@@ -86,9 +91,9 @@ def write_report(run_dir: Path) -> Path:
 
 
 def table(run_dir: Path) -> str:
-    """The scores of a run as text: pooled UF1, UAR, ACC beside the baseline, F1 and recall of each class.
+    """The scores of a run as text: pooled UF1, UAR, ACC and their baseline, F1 and recall of each class.
 
-    Reads config.json and predictions.csv as `write_report` does, with the same errors.
+    Reads config.json and predictions.csv like `write_report`, with the same errors.
     """
     run = _read_run(Path(run_dir))
     lines = [f"{run.name}: {_extent(run)}", *(f"LEAKY: {reason}" for reason in run.leaky)]
@@ -106,10 +111,10 @@ def table(run_dir: Path) -> str:
 
 
 def summary_of(run_dir: Path) -> dict[str, Any]:
-    """The summary.json that `write_report` left; ValueError where there is none."""
+    """The content of the summary.json that `write_report` wrote; ValueError if there is none."""
     path = Path(run_dir) / "summary.json"
     if not path.is_file():
-        raise ValueError(f"{path}: wanted the scores of a finished run, there is no such file")
+        raise ValueError(f"{path}: expected the scores of a finished run, got no such file")
     return _json(path, path.read_text(encoding="utf-8"))
 
 
@@ -117,29 +122,29 @@ def _read_run(run_dir: Path) -> _Run:
     needed = ("config.json", "metrics.jsonl", "predictions.csv")
     missing = [name for name in needed if not (run_dir / name).is_file()]
     if missing:
-        raise ValueError(f"{run_dir}: wanted a run with {', '.join(needed)}; missing: {', '.join(missing)}")
+        raise ValueError(f"{run_dir}: expected a run with {', '.join(needed)}; missing: {', '.join(missing)}")
     path = run_dir / "config.json"
     config = _json(path, path.read_text(encoding="utf-8"))
     notes, num_folds = config.get(_NOTES, []), config.get(_NUM_FOLDS)
     train_counts = config.get(_TRAIN_COUNTS)
     if not isinstance(num_folds, int) or num_folds < 1:
-        raise ValueError(f"{path}: wanted {_NUM_FOLDS!r}, a positive integer, got {num_folds!r}")
+        raise ValueError(f"{path}: {_NUM_FOLDS} expected a positive integer, got {num_folds!r}")
     if not isinstance(train_counts, dict):
-        raise ValueError(f"{path}: wanted {_TRAIN_COUNTS!r}, an object, got {train_counts!r}")
+        raise ValueError(f"{path}: {_TRAIN_COUNTS} expected an object, got {train_counts!r}")
     if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
-        raise ValueError(f"{path}: wanted {_NOTES!r}, a list of strings, got {notes!r}")
+        raise ValueError(f"{path}: {_NOTES} expected a list of strings, got {notes!r}")
     leaky = config.get(_LEAKY, [])
     if not isinstance(leaky, list) or not all(isinstance(reason, str) for reason in leaky):
-        raise ValueError(f"{path}: wanted {_LEAKY!r}, a list of strings, got {leaky!r}")
-    predictions = read_predictions(run_dir / "predictions.csv")
-    predictions = predictions.sort_values("fold", key=lambda folds: folds.map(natural_key), kind="stable")
-    classes = class_names(predictions)
+        raise ValueError(f"{path}: {_LEAKY} expected a list of strings, got {leaky!r}")
+    loaded = load_predictions(run_dir / "predictions.csv", strict=True)
+    classes = loaded.classes
+    predictions = loaded.rows.sort_values("fold", key=lambda folds: folds.map(natural_key), kind="stable")
     scores = score(predictions["label"], predictions["predicted"], len(classes), absent="zero")
     folds, fold_mean = per_fold(predictions, len(classes))
     return _Run(
         name=run_dir.resolve().name,
         config=config,
-        notes=[*notes, *_findings(predictions, classes, scores, num_folds, len(folds))],
+        notes=[*notes, *_notes(predictions, classes, scores, num_folds, len(folds))],
         leaky=leaky,
         epoch=_epoch(config, predictions),
         num_folds=num_folds,
@@ -155,10 +160,10 @@ def _read_run(run_dir: Path) -> _Run:
     )
 
 
-def _findings(
+def _notes(
     predictions: pd.DataFrame, classes: Sequence[str], scores: Scores, num_folds: int, done: int
 ) -> list[str]:
-    """What a reader of the scores must know and the predictions alone tell."""
+    """What a reader of the scores must know, as far as the predictions tell."""
     notes = []
     if done < num_folds:
         notes.append(f"Unfinished: {done} of {num_folds} folds. The scores are of these folds only.")
@@ -168,13 +173,13 @@ def _findings(
     folds_of = predictions["fold"].groupby(subject_ids(predictions)).nunique()
     shared = sorted(folds_of.index[folds_of > 1], key=natural_key)
     if shared:
-        # Whoever is tested in two folds was trained on in at least one of them.
+        # A subject tested in two folds is training data of at least one of them.
         notes.append(f"Leak: subjects tested in more than one fold, so also trained on: {', '.join(shared)}.")
     return notes
 
 
 def _epoch(config: dict[str, Any], predictions: pd.DataFrame) -> str:
-    """How the scored epoch was chosen and, where folds differ, which it was."""
+    """How the scored epoch was chosen and, if folds choose their own, which one each chose."""
     how = _EPOCHS.get(config.get("select", "last"), "unknown")
     if config.get("select", "last") == "last" or "epoch" not in predictions:
         return how
@@ -183,7 +188,7 @@ def _epoch(config: dict[str, Any], predictions: pd.DataFrame) -> str:
 
 
 def _datasets(predictions: pd.DataFrame, num_classes: int) -> pd.DataFrame:
-    """dataset, subjects, clips, uf1, uar, acc; one row a data set."""
+    """dataset, subjects, clips, uf1, uar, acc; one row per data set."""
     people = predictions.groupby("dataset")["subject"].nunique()
     rows = [
         {"dataset": name, "subjects": int(people[name]), "clips": own.num_clips} | _headline(own)
@@ -193,7 +198,7 @@ def _datasets(predictions: pd.DataFrame, num_classes: int) -> pd.DataFrame:
 
 
 def _subjects(predictions: pd.DataFrame) -> pd.DataFrame:
-    """subject, fold, clips, correct, acc; one row a (subject, fold), in natural order of the subjects."""
+    """subject, fold, clips, correct, acc; one row per (subject, fold), in natural order of subjects."""
     rows = predictions.assign(subject=subject_ids(predictions))
     rows["correct"] = (rows["label"] == rows["predicted"]).astype(int)
     groups = rows.groupby(["subject", "fold"], sort=False)["correct"]
@@ -209,11 +214,11 @@ def _read_metrics(path: Path) -> pd.DataFrame:
         if missing:
             raise ValueError(f"{path}: line {number}: missing: {', '.join(missing)}")
         if not all(isinstance(row[key], int | float) for key in ("epoch", *_CURVES)):
-            raise ValueError(f"{path}: line {number}: wanted numbers for epoch and {_CURVES}, got {line}")
+            raise ValueError(f"{path}: line {number}: expected numbers for epoch and {_CURVES}, got {line}")
         rows.append({key: row[key] for key in ("fold", "epoch", *_CURVES)})
     if not rows:
-        raise ValueError(f"{path}: wanted a line for each epoch, got none")
-    # A resumed run writes the epoch in which it was killed once more.
+        raise ValueError(f"{path}: expected one line per epoch, got none")
+    # A resumed run repeats the epoch in which it was killed.
     return pd.DataFrame(rows).drop_duplicates(["fold", "epoch"], keep="last")
 
 
@@ -227,9 +232,9 @@ def _json(path: Path, text: str, place: str = "") -> dict[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{place} wanted a JSON object, got: {error}") from error
+        raise ValueError(f"{path}:{place} expected a JSON object, got: {error}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path}:{place} wanted a JSON object, got {type(value).__name__}")
+        raise ValueError(f"{path}:{place} expected a JSON object, got {type(value).__name__}")
     return value
 
 
@@ -269,7 +274,7 @@ def _extent(run: _Run) -> str:
 
 
 def _class_rows(run: _Run) -> list[tuple[str, str, str, int]]:
-    """Name, F1, recall and clips of each class, as shown."""
+    """Name, F1, recall and clips of each class, formatted."""
     columns = zip(run.classes, run.scores.f1, run.scores.recall, run.scores.support, strict=True)
     return [(name, f"{f1:.3f}", f"{recall:.3f}", int(clips)) for name, f1, recall, clips in columns]
 
@@ -277,40 +282,45 @@ def _class_rows(run: _Run) -> list[tuple[str, str, str, int]]:
 def _page(run: _Run, faults: pd.DataFrame, curves: bytes, confusions: dict[str, bytes]) -> str:
     meanings = ("mean F1 over classes", "mean recall over classes", "share of clips right")
     scores, baselines = _headline(run.scores), _headline(run.baseline)
-    cards = [
-        page.card(name.upper(), meaning, scores[name], baselines[name], _interval(run, name))
-        for name, meaning in zip(scores, meanings, strict=True)
-    ]
-    heads = ("UF1", "UAR", "ACC")
-    foot = ("mean of folds (not the score)", "", "", *(f"{value:.3f}" for value in run.fold_mean.values()))
     known = (_NOTES, _TRAIN_COUNTS, _LEAKY)
-    settings = page.flat({key: value for key, value in run.config.items() if key not in known})
-    matrix = "Confusion matrix{}: rows the truth, columns the prediction"
-    pictures = [
-        page.picture(png, matrix.format(name and f" of {name}"), "square") for name, png in confusions.items()
-    ]
-    return page.PAGE.substitute(
-        name=html.escape(run.name + (" (leaky)" if run.leaky else "")),
-        extent=html.escape(_extent(run)),
-        stamp="".join(f'<p class="leaky">LEAKY: {html.escape(reason)}</p>' for reason in run.leaky),
-        notes="".join(f'<p class="note">{html.escape(note)}</p>' for note in run.notes),
-        cards="".join(cards),
-        epoch=html.escape(run.epoch),
-        pooled=page.table(("", *heads), _pooled_rows(run), words=1),
-        datasets=page.table(("data set", "subjects", "clips", *heads), page.rows(run.datasets), words=1),
-        classes=page.table(("class", "F1", "recall", "clips"), _class_rows(run), words=1),
-        confusion="".join(pictures),
-        curves=page.picture(curves, "Learning curves: loss and accuracy per epoch, train and test", "wide"),
-        folds=page.table(("fold", "subjects", "clips", *heads), page.rows(run.folds), words=1, foot=foot),
-        subjects=page.table(("subject", "fold", "clips", "right", "ACC"), page.rows(run.subjects), words=2),
-        faults=page.table(_FAULTS, page.rows(faults), words=6) if len(faults) else "<p>None.</p>",
-        num_faults=len(faults),
-        config=page.table(("setting", "value"), settings, words=2),
+    return page.render(
+        title=run.name + (" (leaky)" if run.leaky else ""),
+        extent=_extent(run),
+        leaky=run.leaky,
+        notes=run.notes,
+        cards=[
+            {
+                "name": name.upper(),
+                "meaning": meaning,
+                "value": scores[name],
+                "baseline": baselines[name],
+                "interval": _interval(run, name),
+            }
+            for name, meaning in zip(scores, meanings, strict=True)
+        ],
+        epoch=run.epoch,
+        pooled=_pooled_rows(run),
+        datasets=_rows(run.datasets),
+        classes=_class_rows(run),
+        confusions={
+            f"Confusion matrix{name and f' of {name}'}: rows the truth, columns the prediction": png
+            for name, png in confusions.items()
+        },
+        curves=curves,
+        folds=_rows(run.folds),
+        fold_mean=list(run.fold_mean.values()),
+        subjects=_rows(run.subjects),
+        faults=_rows(faults),
+        settings=page.flatten({key: value for key, value in run.config.items() if key not in known}),
     )
 
 
+def _rows(frame: pd.DataFrame) -> list[tuple[Any, ...]]:
+    return list(frame.itertuples(index=False, name=None))
+
+
 def _pooled_rows(run: _Run) -> list[list[str]]:
-    """The lines of the pooled table: name, UF1, UAR, ACC."""
+    """The rows of the pooled table: name, UF1, UAR, ACC, formatted."""
     lines = [("model" + (" (leaky)" if run.leaky else ""), run.scores), ("majority class", run.baseline)]
     rows = [[name, *(f"{value:.3f}" for value in _headline(scores).values())] for name, scores in lines]
     if run.interval is not None:

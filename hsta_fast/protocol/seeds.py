@@ -10,9 +10,12 @@ from .report import summary_of
 
 
 def write_seeds(folder: Path, runs: Mapping[int, Path]) -> str:
-    """Write seeds.csv into `folder`, a row a seed, and return it as text, mean and deviation below.
+    """Write seeds.csv, one row per seed, into `folder`; return it as text with mean and standard deviation.
 
-    runs: for each seed the folder of its finished run. The standard deviation is that of a sample (n - 1).
+    runs: the folder of the finished run of each seed. The standard deviation is that of a sample (n - 1).
+
+    Raises:
+        ValueError: a run has no summary.json.
     """
     summaries = {seed: summary_of(path) for seed, path in runs.items()}
     rows = [{"seed": seed, **summary["pooled"]} for seed, summary in summaries.items()]

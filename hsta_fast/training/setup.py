@@ -85,8 +85,8 @@ def set_up(cfg: TrainConfig, *, device: str | None = None) -> Experiment:
         clips = ClipTable(clips.root, clips.clips.assign(label=shuffled), clips.faults)
     data = ClipData(clips, frames, sampling, flow)
     folds, remarks = make_folds(cfg, clips)
-    if strangers := labels.strangers(found.clips["dataset"]):
-        remarks.append(f"{cfg.labels} speaks of data sets that are not here: {', '.join(strangers)}.")
+    if absent := labels.unknown_datasets(found.clips["dataset"]):
+        remarks.append(f"{cfg.labels} speaks of data sets that are not here: {', '.join(absent)}.")
     names = [fold.name for fold in folds]
     unknown = sorted(set(cfg.only) - set(names))
     if unknown:

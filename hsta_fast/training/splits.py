@@ -17,7 +17,7 @@ from ..protocol import (
     k_folds_by_subject,
     leave_one_subject_out,
     read_folds,
-    shared,
+    subject_overlap,
 )
 from .config import TrainConfig
 
@@ -30,23 +30,24 @@ def make_folds(cfg: TrainConfig, clips: ClipTable) -> tuple[list[Fold], list[str
     """
     table = clips.clips
     people = subject_ids(table)
-    extra, labels = is_macro(clips), table["label"].to_numpy()
-    if cfg.macro and not extra.any():
+    train_only, labels = is_macro(clips), table["label"].to_numpy()
+    if cfg.macro and not train_only.any():
         raise ValueError("--macro expected macro-expressions in the dataset, got none")
     if cfg.protocol == "loso":
-        return leave_one_subject_out(people, extra=extra), []
+        return leave_one_subject_out(people, train_only=train_only), []
     if cfg.protocol == "composite":
-        return composite(people, table["dataset"], extra=extra), []
+        return composite(people, table["dataset"], train_only=train_only), []
     if cfg.protocol == "cross-dataset":
-        return cross_dataset(people, table["dataset"], cfg.train_on, cfg.test_on, extra=extra), []
+        return cross_dataset(people, table["dataset"], cfg.train_on, cfg.test_on, train_only=train_only), []
     if cfg.protocol == "kfold":
-        return k_folds_by_subject(people, labels, cfg.folds, cfg.seed, extra=extra), []
+        return k_folds_by_subject(people, labels, cfg.folds, cfg.seed, train_only=train_only), []
     missing = 0
     if cfg.fold_files is None:
-        folds = folds_by_clip(len(clips), cfg.folds, cfg.seed, extra=extra)
+        folds = folds_by_clip(len(clips), cfg.folds, cfg.seed, train_only=train_only)
     else:
         folds, missing = read_folds(cfg.fold_files, table, macro=cfg.macro)
-    known, tested = sum(shared(fold, people).sum() for fold in folds), sum(len(fold.test) for fold in folds)
+    known = sum(subject_overlap(fold, people).sum() for fold in folds)
+    tested = sum(len(fold.test) for fold in folds)
     remarks = [f"Of {tested} test clips {known} ({known / tested:.0%}) are of people who are in training."]
     if missing:
         remarks.append(f"{missing} rows of {cfg.fold_files} name no clip of the data used.")
@@ -56,7 +57,7 @@ def make_folds(cfg: TrainConfig, clips: ClipTable) -> tuple[list[Fold], list[str
 def inner_of(cfg: TrainConfig, clips: ClipTable, fold: Fold) -> list[Fold]:
     """The inner folds of the training part of `fold`, split by subject."""
     people, labels = subject_ids(clips.clips), clips.clips["label"]
-    return inner_folds(fold, people, labels, cfg.inner_folds, cfg.seed, extra=is_macro(clips))
+    return inner_folds(fold, people, labels, cfg.inner_folds, cfg.seed, train_only=is_macro(clips))
 
 
 def fold_parts(clips: ClipTable, folds: Sequence[Fold]) -> pd.DataFrame:

@@ -24,12 +24,15 @@ from benchmarks.table import GOALS, beside_the_best_peer, goal_line, table
 from tests.compiler import WITH_CUDA, finish, needs_compiler, write_cudart, write_nvcc, write_sources
 from tests.compiler import start as start_process
 
+INFO_ANEW = gpu.info_anew
+MAIN = "import sys; from benchmarks import gpu; sys.exit(gpu.main())"
 PRELUDE = "import sys, time, os; from pathlib import Path; from benchmarks.entries import append, read\n"
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(gpu, "build_extension", lambda run: None)  # there is no device to build for
+    monkeypatch.setattr(gpu, "info_anew", dict)  # a process that imports torch, of which one test is enough
     return Run(folder=tmp_path, device="A Card 1")
 
 
@@ -155,15 +158,14 @@ def test_the_table_after_a_kill_in_the_middle_of_a_stage(tmp_path: Path) -> None
         "bench += '; append(path, dict(case=3, pid=os.getpid())); time.sleep(600)'\n"
         "go(run, [stage('smoke', 'append(path, dict(case=0))'), stage('bench', bench)])"
     )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for number in (signal.SIGKILL, signal.SIGTERM):
-        process = subprocess.Popen([sys.executable, "-c", code], env=environment)
+        process = start_process(code)
         partial = tmp_path / "a-card-1.bench.jsonl"
         for _ in range(600):
             if len(entry_file.read(partial)) == 3:
                 break
             time.sleep(0.1)
-        process.send_signal(number)
+        os.kill(process.pid, number)
         assert process.wait(30) != 0
         said = tables(tmp_path)
         assert "smoke: passed" in said
@@ -214,16 +216,10 @@ def test_a_damaged_file_of_results_is_set_aside(
 
 def test_results_that_cannot_be_written_are_said_before_anything_runs(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    ran = subprocess.run(
-        [sys.executable, "benchmarks/gpu.py", "--stand-in", "--results", str(tmp_path / "file")],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": "."},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (ran.returncode, ran.stdout) == (1, "")
-    assert ran.stderr.startswith("the results cannot be written: ") and ran.stderr.count("\n") == 1
+    process = start_process(MAIN, "--stand-in", "--results", tmp_path / "file")
+    out, err = process.communicate()
+    assert (process.returncode, out) == (1, "")
+    assert err.startswith("the results cannot be written: ") and err.count("\n") == 1
 
 
 def test_what_is_tuned_goes_where_results_go(tmp_path: Path) -> None:
@@ -238,6 +234,7 @@ def test_what_is_tuned_goes_where_results_go(tmp_path: Path) -> None:
 def test_the_results_end_with_what_a_new_process_finds(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """This process has asked before, and remembers; a build may have failed since."""
     before = hsta_fast.info()
+    monkeypatch.setattr(gpu, "info_anew", INFO_ANEW)
     monkeypatch.setenv("CXX", "/nowhere")
     assert go(run, [stage("ops", "")]) == 0
     assert hsta_fast.info() == before

@@ -1,13 +1,11 @@
 """The pytest plugin of `make gpu`: an entry a test, and a run that goes on after a device was lost."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.entries import DEVICE_FAULT, read
-from benchmarks.processes import ROOT
+from tests.forked import ROOT, Forked
 
 TESTS = """
 import pytest
@@ -30,15 +28,16 @@ def run(folder: Path, *options: str) -> tuple[int, list[dict[str, Any]]]:
     (folder / "dead.py").write_text(DEAD)
     entries = folder / "entries.jsonl"
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "tests.gpu.report", f"--entries={entries}", *options],
-        cwd=folder,
-        env=environment | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"},
-        capture_output=True,
-        text=True,
-        check=False,
+    process = Forked(
+        f"import os, sys, pytest; sys.path.insert(0, {str(ROOT)!r}); sys.path.insert(0, {str(folder)!r})\n"
+        f"os.chdir({str(folder)!r})\n"
+        "sys.exit(pytest.main(sys.argv[1:]))",
+        ["-q", "-p", "tests.gpu.report", f"--entries={entries}", *options],
+        environment=environment | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},  # no others, as on a bare machine
     )
-    return ran.returncode, read(entries)
+    process.communicate()
+    assert process.returncode is not None
+    return process.returncode, read(entries)
 
 
 def names(entries: list[dict[str, Any]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The quirks of each dataset, planted, and what a reader does; test_dataset_quirks.py runs them all."""
+"""The quirks of each dataset, planted in fake copies, and the outcome; run by test_dataset_quirks.py."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from . import fake_datasets
 from .fake_datasets import casme2_row, casme3_row, samm_row, smic_row
 
 Plant = Callable[[Path], None]
-TRAPS: dict[tuple[str, str], tuple[str, Plant]] = {}
+QUIRKS: dict[tuple[str, str], tuple[str, Plant]] = {}
 
 
-def trap(dataset: str, what: str, outcome: str) -> Callable[[Plant], Plant]:
-    """Registers a function that plants a trap in an empty folder and asserts its outcome."""
+def quirk(dataset: str, what: str, outcome: str) -> Callable[[Plant], Plant]:
+    """Register a function that plants a quirk in an empty folder and asserts its outcome."""
 
     def register(plant: Plant) -> Plant:
-        assert (dataset, what) not in TRAPS
-        TRAPS[dataset, what] = outcome, plant
+        assert (dataset, what) not in QUIRKS
+        QUIRKS[dataset, what] = outcome, plant
         return plant
 
     return register
@@ -34,7 +34,7 @@ def only_fault(table: ClipTable, what: str, action: str) -> None:
 
 
 def left_out(table: ClipTable, what: str) -> None:
-    """One clip is in the table, another was left out with this fault."""
+    """One clip is in the table, another is left out with this fault."""
     assert len(table) == 1
     only_fault(table, what, LEFT_OUT)
 
@@ -42,23 +42,23 @@ def left_out(table: ClipTable, what: str) -> None:
 # CASME II
 
 
-@trap("CASME II", "two columns without a name", "passed over")
+@quirk("CASME II", "two columns without a name", "skipped")
 def _(root: Path) -> None:
     assert fake_datasets.CASME2_HEADER.count(None) == 2
     table = read_dataset(fake_datasets.casme2_copy(root, [casme2_row()]))
     assert len(table) == 1 and table.faults == ()
 
 
-@trap("CASME II", "an apex that is `/` (sub04 EP12_01f)", "the middle frame is taken as apex")
+@quirk("CASME II", "an apex that is `/` (sub04 EP12_01f)", "the middle frame is used as apex")
 def _(root: Path) -> None:
     table = read_dataset(
         fake_datasets.casme2_copy(root, [casme2_row(Subject=4, Filename="EP12_01f", ApexFrame="/")])
     )
     assert table.clips["apex"].tolist() == [48]
-    only_fault(table, "wanted an apex in 46..50, got '/'", MIDDLE_APEX)
+    only_fault(table, "apex expected a frame in 46..50, got '/'", MIDDLE_APEX)
 
 
-@trap("CASME II", "an action unit that is `?`", "objective class unknown, `objective7` drops the clip")
+@quirk("CASME II", "an action unit that is `?`", "objective class unknown, `objective7` drops the clip")
 def _(root: Path) -> None:
     rows = [casme2_row(), casme2_row(OnsetFrame=47, **{"Action Units": "4+?"})]
     table = read_dataset(fake_datasets.casme2_copy(root, rows))
@@ -66,21 +66,21 @@ def _(root: Path) -> None:
     assert apply_labels(table, label_set("objective7"))[1] == {"happiness": 1}
 
 
-@trap("CASME II", "action units with `L` and `R`", "the side is ignored in the objective class")
+@quirk("CASME II", "action units with `L` and `R`", "the side is ignored in the objective class")
 def _(root: Path) -> None:
     table = read_dataset(fake_datasets.casme2_copy(root, [casme2_row(**{"Action Units": "L1+R2"})]))
     assert table.clips["objective_class"].tolist() == [2]
     assert table.clips["action_units"].tolist() == ["L1+R2"]
 
 
-@trap("CASME II", "raw and cropped frames in one folder", "the cropped ones are read")
+@quirk("CASME II", "raw and cropped frames in one folder", "the cropped ones are read")
 def _(root: Path) -> None:
     fake_datasets.casme2_copy(fake_datasets.casme2_copy(root, [casme2_row()]), [casme2_row()], cropped=True)
     assert recognise(root) == ("casme2", "cropped")
     assert read_dataset(root).clips["frames"][0][0].startswith("Cropped/")
 
 
-@trap("CASME II", "a subject that is a number, folders `sub01`", "matched; 1, 01 and sub01 are one person")
+@quirk("CASME II", "a subject that is a number, folders `sub01`", "matched; 1, 01 and sub01 are one person")
 def _(root: Path) -> None:
     rows = [casme2_row(), casme2_row(Subject="01", OnsetFrame=47), casme2_row(Subject="sub1", OnsetFrame=48)]
     assert read_dataset(fake_datasets.casme2_copy(root, rows)).clips["subject"].tolist() == ["sub01"] * 3
@@ -89,7 +89,7 @@ def _(root: Path) -> None:
 # SAMM
 
 
-@trap("SAMM", "column names in row 14", "found in any of the first 40 rows")
+@quirk("SAMM", "column names in row 14", "found in any of the first 40 rows")
 def _(root: Path) -> None:
     fake_datasets.samm_copy(root, [samm_row()])
     path = root / "SAMM_Micro_FACS_Codes_v2.xlsx"
@@ -97,11 +97,11 @@ def _(root: Path) -> None:
         fake_datasets.sheet(path, fake_datasets.SAMM_HEADER, [samm_row()], above=above)
         assert len(read_dataset(root)) == 1
     fake_datasets.sheet(path, fake_datasets.SAMM_HEADER, [samm_row()], above=40)
-    with pytest.raises(ValueError, match="missing columns Subject"):
+    with pytest.raises(ValueError, match="expected also the columns Subject"):
         read_dataset(root, "samm")
 
 
-@trap("SAMM", "frame numbers whose width differs by clip", "read by their value")
+@quirk("SAMM", "frame numbers whose width differs by clip", "read by their value")
 def _(root: Path) -> None:
     fake_datasets.samm_copy(root, [samm_row()], width=5)
     other = samm_row(Filename="006_1_3", **{"Onset Frame": 98, "Apex Frame": 99, "Offset Frame": 101})
@@ -114,7 +114,7 @@ def _(root: Path) -> None:
     assert table.faults == () and table.clips["frames"][1][2] == "006/006_1_3/006_0100.jpg"
 
 
-@trap("SAMM", "an apex outside onset..offset (028_4_1, 032_3_1)", "the middle frame is taken as apex")
+@quirk("SAMM", "an apex outside onset..offset (028_4_1, 032_3_1)", "the middle frame is used as apex")
 def _(root: Path) -> None:
     rows = [
         samm_row(Subject="028", Filename="028_4_1", **{"Apex Frame": 5561}),
@@ -125,21 +125,21 @@ def _(root: Path) -> None:
     assert [fault.action for fault in table.faults] == [MIDDLE_APEX] * 2
 
 
-@trap("SAMM", "action units with `R`, `L`, `T`, `B` and intensity letters", "ignored in the objective class")
+@quirk("SAMM", "action units with `R`, `L`, `T`, `B` and intensity letters", "ignored in the objective class")
 def _(root: Path) -> None:
     units = {"Action Units": "R12B + 6C", "Objective Classes": None}
     table = read_dataset(fake_datasets.samm_copy(root, [samm_row(**units)]))
     assert table.clips["objective_class"].tolist() == [1]
 
 
-@trap("SAMM", "action units joined by `or`", "the class is that of the file; without one it is unknown")
+@quirk("SAMM", "action units joined by `or`", "the class comes from the file; without one it is unknown")
 def _(root: Path) -> None:
     units = {"Action Units": "AU12 or AU14", "Objective Classes": None}
     rows = [samm_row(**units | {"Objective Classes": 1}), samm_row(**units | {"Onset Frame": 5563})]
     assert read_dataset(fake_datasets.samm_copy(root, rows)).clips["objective_class"].tolist() == [1, 0]
 
 
-@trap("SAMM", "a subject written 6 or 006", "one person, 006")
+@quirk("SAMM", "a subject written 6 or 006", "one person, 006")
 def _(root: Path) -> None:
     fake_datasets.samm_copy(root, [samm_row()])
     rows = [samm_row(Subject=6), samm_row(**{"Onset Frame": 5563})]
@@ -147,22 +147,22 @@ def _(root: Path) -> None:
     assert read_dataset(root).clips["subject"].tolist() == ["006", "006"]
 
 
-@trap("SAMM", "a clip named after another subject", "clip left out")
+@quirk("SAMM", "a clip named after another subject", "clip left out")
 def _(root: Path) -> None:
     table = read_dataset(fake_datasets.samm_copy(root, [samm_row(), samm_row(Subject="007")]))
-    left_out(table, "wanted a file name of subject 007, got '006_1_2'")
+    left_out(table, "filename expected a clip of subject 007, got '006_1_2'")
 
 
 # SMIC-HS
 
 
-@trap("SMIC-HS", "no apex", "the middle frame is taken; no fault")
+@quirk("SMIC-HS", "no apex", "the middle frame is used as apex; not a fault")
 def _(root: Path) -> None:
     table = read_dataset(fake_datasets.smic_long_copy(root, [smic_row()]))
     assert table.clips["apex"].tolist() == [17581041] and table.faults == ()
 
 
-@trap(
+@quirk(
     "SMIC-HS",
     "a second expression in a row (`Onset2F`)",
     "the first is the clip; the second, which has no emotion of its own, is left out and listed",
@@ -176,7 +176,11 @@ def _(root: Path) -> None:
     assert "expression 2 of the row, 17581050..17581055" in fault.what
 
 
-@trap("SMIC-HS", "ids padded differently (`s1_ne_01`, `s01_ne_01`)", "one id, s01_ne_01, on whichever folder")
+@quirk(
+    "SMIC-HS",
+    "ids with different padding (`s1_ne_01`, `s01_ne_01`)",
+    "one id, s01_ne_01, whatever the folder is called",
+)
 def _(root: Path) -> None:
     rows = [smic_row(Subject="01", Filename="s1_ne_01"), smic_row(Subject="02", Filename="s02_ne_1")]
     fake_datasets.smic_long_copy(root, rows)
@@ -192,10 +196,10 @@ def _(root: Path) -> None:
     assert len(labelled) == 2 and labelled.faults == ()
 
 
-@trap(
+@quirk(
     "SMIC-HS",
     "s18_sur_03, surprise by name and in the official list, negative in the annotation",
-    "surprise: where name and annotation differ, the name wins, and the clip is listed",
+    "surprise: if name and annotation differ, the name wins and the clip is listed",
 )
 def _(root: Path) -> None:
     table = read_dataset(fake_datasets.smic_long_copy(root, [smic_row(Subject=18, Filename="s18_sur_03")]))
@@ -203,9 +207,9 @@ def _(root: Path) -> None:
     only_fault(table, "emotion 'negative' of a clip named s18_sur_03", "taken as surprise, by its name")
 
 
-@trap(
+@quirk(
     "SMIC-HS",
-    "sheets, folders of the other cameras (VIS, NIR), and non_micro",
+    "sheets and folders of the other cameras (VIS, NIR), and non_micro",
     "only the clips of HS are read",
 )
 def _(root: Path) -> None:
@@ -216,13 +220,13 @@ def _(root: Path) -> None:
     assert read_dataset(root).clips["clip"].tolist() == ["s01_ne_01"]
 
 
-@trap("SMIC-HS", "a clip named after another subject", "clip left out")
+@quirk("SMIC-HS", "a clip named after another subject", "clip left out")
 def _(root: Path) -> None:
     table = read_dataset(fake_datasets.smic_long_copy(root, [smic_row(), smic_row(Subject=2)]))
-    left_out(table, "wanted a file name of subject s02, got 's20_ne_01'")
+    left_out(table, "filename expected a clip of subject s02, got 's20_ne_01'")
 
 
-@trap("SMIC-HS", "a cropped clip that lacks a frame between others", "the image before stands in")
+@quirk("SMIC-HS", "a cropped clip with a frame missing between others", "the image before it is used")
 def _(root: Path) -> None:
     fake_datasets.smic_cropped_copy(root, [("s3", "positive", "s3_po_08")])
     folder = root / "HS/s3/micro/positive/s3_po_08"
@@ -232,7 +236,7 @@ def _(root: Path) -> None:
     only_fault(table, "1 of 3 frame numbers have no image", "the image before stands in")
 
 
-@trap("SMIC-HS", "a folder that cannot be looked into", "listed, its clips left out")
+@quirk("SMIC-HS", "a folder that cannot be read", "listed; its clips are left out")
 def _(root: Path) -> None:
     clips = [(f"s{n}", "positive", f"s{n}_po_01") for n in (1, 2, 3, 4, 5)]
     fake_datasets.smic_cropped_copy(root / "copy", clips)
@@ -256,7 +260,7 @@ def _(root: Path) -> None:
     ]
 
 
-@trap("SMIC-HS", "164 clips in the folders, 162 rows in the annotation", "each version is read as it is")
+@quirk("SMIC-HS", "164 clips in the folders, 162 rows in the annotation", "each version is read as it is")
 def _(root: Path) -> None:
     fake_datasets.smic_cropped_copy(root, [("s20", "negative", f"s20_ne_{n:02d}") for n in (1, 2)])
     fake_datasets.smic_long_copy(root, [smic_row()])
@@ -269,50 +273,50 @@ def _(root: Path) -> None:
 # CAS(ME)3
 
 
-@trap("CAS(ME)3", "several clips in one recording", "all are read, told apart by their onset")
+@quirk("CAS(ME)3", "several clips in one recording", "all are read; the onset identifies them")
 def _(root: Path) -> None:
     rows = [casme3_row(), casme3_row(Onset=176), casme3_row(Onset=180, Apex=181, Offset=182)]
     table = read_dataset(fake_datasets.casme3_copy(root, rows))
     assert table.clips["onset"].tolist() == [175, 176, 180] and table.faults == ()
 
 
-@trap("CAS(ME)3", "frames missing on disk", "clip left out, the first missing file named")
+@quirk("CAS(ME)3", "frames missing on disk", "clip left out; the first missing file is named")
 def _(root: Path) -> None:
     fake_datasets.casme3_copy(root, [casme3_row(), casme3_row(Onset=180, Apex=181, Offset=182)])
     (root / "spNO.1/b/color/181.jpg").unlink()
     left_out(read_dataset(root), "1 of 3, first spNO.1/b/color/181.jpg")
 
 
-@trap("CAS(ME)3", "an apex before the onset", "the middle frame is taken as apex")
+@quirk("CAS(ME)3", "an apex before the onset", "the middle frame is used as apex")
 def _(root: Path) -> None:
     table = read_dataset(fake_datasets.casme3_copy(root, [casme3_row(Apex=170)]))
     assert table.clips["apex"].tolist() == [177]
-    only_fault(table, "wanted an apex in 175..179, got '170'", MIDDLE_APEX)
+    only_fault(table, "apex expected a frame in 175..179, got '170'", MIDDLE_APEX)
 
 
-@trap("CAS(ME)3", "an offset before the apex", "the middle frame is taken as apex")
+@quirk("CAS(ME)3", "an offset before the apex", "the middle frame is used as apex")
 def _(root: Path) -> None:
     table = read_dataset(fake_datasets.casme3_copy(root, [casme3_row(Apex=180)]))
     assert table.clips["apex"].tolist() == [177]
-    only_fault(table, "wanted an apex in 175..179, got '180'", MIDDLE_APEX)
+    only_fault(table, "apex expected a frame in 175..179, got '180'", MIDDLE_APEX)
 
 
-@trap("CAS(ME)3", "an offset of 0, or before the onset", "clip left out")
+@quirk("CAS(ME)3", "an offset of 0, or before the onset", "clip left out")
 def _(root: Path) -> None:
     for offset in (0, 174):
         table = read_dataset(
             fake_datasets.casme3_copy(root, [casme3_row(), casme3_row(Onset=176, Offset=offset)])
         )
-        left_out(table, "offset must not be before onset")
+        left_out(table, "offset expected a frame after onset")
 
 
-@trap("CAS(ME)3", "a micro-expression of 3455 frames", "clip left out: more than 600 frames are not believed")
+@quirk("CAS(ME)3", "a micro-expression of 3455 frames", "clip left out: at most 600 frames are accepted")
 def _(root: Path) -> None:
     table = read_dataset(fake_datasets.casme3_copy(root, [casme3_row(), casme3_row(Onset=100, Offset=3554)]))
-    left_out(table, "a clip of at most 600 frames, got 3455")
+    left_out(table, "clip expected at most 600 frames, got 3455")
 
 
-@trap("CAS(ME)3", "`others` and `Others`", "one word")
+@quirk("CAS(ME)3", "`others` and `Others`", "the same word")
 def _(root: Path) -> None:
     rows = [casme3_row(emotion="others"), casme3_row(Onset=176, emotion="Others")]
     assert read_dataset(fake_datasets.casme3_copy(root, rows)).clips["emotion"].tolist() == [
@@ -321,7 +325,7 @@ def _(root: Path) -> None:
     ]
 
 
-@trap("CAS(ME)3", "a recording `L` in the table, `l` on disk", "found; the folder's name is the clip's")
+@quirk("CAS(ME)3", "a recording `L` in the table, `l` on disk", "found; the clip gets the folder's name")
 def _(root: Path) -> None:
     fake_datasets.casme3_copy(root, [casme3_row(Filename="l")])
     fake_datasets.casme3_copy(root, [casme3_row(Filename="L")])
@@ -332,7 +336,7 @@ def _(root: Path) -> None:
     assert read_dataset(root).clips["clip"].tolist() == ["l"]
 
 
-@trap("CAS(ME)3", "macro-expressions in the table", "passed over unless asked for")
+@quirk("CAS(ME)3", "macro-expressions in the table", "skipped unless asked for")
 def _(root: Path) -> None:
     rows = [
         casme3_row(Onset=n, **{"Expression type": f"M{kind}cro-expression"})
@@ -346,7 +350,7 @@ def _(root: Path) -> None:
 # Composite
 
 
-@trap(
+@quirk(
     "MEGC 2019",
     "the official list and the rules differ",
     "the list wins; each clip that differs, or is in only one of them, is listed",
@@ -365,10 +369,10 @@ def _(root: Path) -> None:
     ]
 
 
-@trap(
+@quirk(
     "MEGC 2019",
     "sub04 EP12_01f and sub05 EP09_05f of CASME II",
-    "not part of the composite; dropped and counted",
+    "not part of the composite: dropped and counted",
 )
 def _(root: Path) -> None:
     pairs = ((1, "EP02_01f"), (4, "EP12_01f"), (5, "EP09_05F"))

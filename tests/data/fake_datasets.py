@@ -1,4 +1,4 @@
-"""Tiny copies of the datasets, in their own layouts, with their own headers, sheets and file names."""
+"""Tiny fake copies of the datasets, with the real layouts, headers, sheets and file names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Cells = dict[str, Any]
 
 PICTURE = cv2.imencode(".jpg", np.zeros((4, 4, 3), np.uint8))[1].tobytes()
 
-# The files' own columns; None is one without a name.
+# The columns of the real files; None is a column without a name.
 CASME2_HEADER = (
     "Subject",
     "Filename",
@@ -127,7 +127,7 @@ def csv_row(**changes: Any) -> Cells:
 
 
 def frames(folder: Path, names: Iterable[str], data: bytes = PICTURE) -> None:
-    """Write image files; links to one file where they are alike, which is much the faster."""
+    """Write image files, as hard links to one file, which is much faster."""
     folder.mkdir(parents=True, exist_ok=True)
     first: Path | None = None
     for name in names:
@@ -149,8 +149,10 @@ def sheet(
     others: Sequence[str] = (),
     beside: str | None = None,
 ) -> Path:
-    """An xlsx file with so many rows above its column names, and empty sheets with the same names.
+    """An xlsx file.
 
+    above: number of rows above the column names.
+    others: names of further sheets, with the column names and no rows.
     beside: a note to the right of each row.
     """
     book = Workbook()
@@ -181,7 +183,7 @@ def table(path: Path, header: Sequence[str | None], rows: Iterable[Cells], encod
 
 
 def _span(row: Cells, onset: str, offset: str) -> range:
-    """The frame numbers of a row, where it has such; short ones only."""
+    """The frame numbers of a row; empty if it has none, or more than 700."""
     first, last = row.get(onset), row.get(offset)
     if isinstance(first, int) and isinstance(last, int) and 0 <= first <= last <= first + 700:
         return range(first, last + 1)
@@ -244,7 +246,7 @@ def csv_copy(root: Path, rows: Sequence[Cells], header: Sequence[str] = CSV_HEAD
 
 
 def video(path: Path, length: int, size: int = 16) -> Path:
-    """A Motion-JPEG video, its frame n all of grey level 8 n."""
+    """A Motion-JPEG video; all pixels of frame n have grey level 8 n."""
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (size, size))
     assert writer.isOpened()

@@ -1,4 +1,4 @@
-"""Every trap of the datasets, planted, gives the outcome that docs/data.md lists."""
+"""Every quirk of the datasets, planted in a fake copy, has the outcome that docs/data.md lists."""
 
 from __future__ import annotations
 
@@ -18,49 +18,49 @@ from hsta_fast.data.doctor import examine
 from hsta_fast.data.sampling import Sampling
 
 from . import fake_datasets
-from .dataset_quirks import TRAPS, left_out, only_fault, trap
+from .dataset_quirks import QUIRKS, left_out, only_fault, quirk
 from .fake_datasets import casme2_row, casme3_row, csv_row, samm_row
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
 
-# Any of them
+# Any dataset
 
 
-@trap("any", "onset or offset missing or no number", "clip left out")
+@quirk("any", "onset or offset missing or not an integer", "clip left out")
 def _(root: Path) -> None:
     for cell in (None, "four", "4.5", "1e3", "NaN"):
         table = read_dataset(fake_datasets.casme2_copy(root, [casme2_row(), casme2_row(OffsetFrame=cell)]))
-        left_out(table, "onset and offset must be integers")
+        left_out(table, "onset and offset expected integers")
 
 
-@trap("any", "a clip of one frame", "clip left out")
+@quirk("any", "a clip of one frame", "clip left out")
 def _(root: Path) -> None:
     table = read_dataset(fake_datasets.casme2_copy(root, [casme2_row(), casme2_row(OnsetFrame=50)]))
-    left_out(table, "wanted a clip of at least two frames")
+    left_out(table, "clip expected at least 2 frames")
 
 
-@trap("any", "a blank emotion", "clip left out")
+@quirk("any", "a blank emotion", "clip left out")
 def _(root: Path) -> None:
     blank = {"Estimated Emotion": None}
     table = read_dataset(fake_datasets.casme2_copy(root, [casme2_row(), casme2_row(OnsetFrame=47, **blank)]))
-    left_out(table, "wanted an emotion, got a blank")
+    left_out(table, "emotion expected a word, got a blank")
 
 
-@trap("any", "a second row of the same clip", "the first is kept")
+@quirk("any", "a second row of the same clip", "the first is kept")
 def _(root: Path) -> None:
     table = read_dataset(fake_datasets.samm_copy(root, [samm_row(), samm_row(**{"Offset Frame": 5565})]))
     assert table.clips["offset"].tolist() == [5566]
-    left_out(table, "an earlier row has the same")
+    left_out(table, "got those of an earlier row")
 
 
-@trap("any", "an unreadable objective class", "taken from the action units")
+@quirk("any", "an unreadable objective class", "the class of the action units is used")
 def _(root: Path) -> None:
     table = read_dataset(fake_datasets.casme3_copy(root, [casme3_row(**{"Objective class": "VIII"})]))
     assert table.clips["objective_class"].tolist() == [3]
-    only_fault(table, "must be I..VII or 1..7, got 'VIII'", "objective class taken from the action units")
+    only_fault(table, "expected I..VII or 1..7, got 'VIII'", "objective class taken from the action units")
 
 
-@trap(
+@quirk(
     "any", "a subject or file name that leads outside the folder", "clip left out; nothing outside is opened"
 )
 def _(root: Path) -> None:
@@ -73,10 +73,10 @@ def _(root: Path) -> None:
             [casme2_row(), casme2_row(Filename=name)],
         )
         table = read_dataset(root / "copy")
-        left_out(table, "filename must be the name of one folder inside the root")
+        left_out(table, "filename expected the name of one folder inside the root")
 
 
-@trap("any", "a link that leads out of the folder, or in a circle", "clips that need it are left out")
+@quirk("any", "a link that leads out of the folder, or in a circle", "clips that need it are left out")
 def _(root: Path) -> None:
     fake_datasets.casme2_copy(root / "outside", [casme2_row(Subject=2)])
     copy = fake_datasets.casme2_copy(
@@ -113,8 +113,8 @@ def public_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-@trap(
-    "any", "a folder or file without permission", "clips that need it are left out, with the system's words"
+@quirk(
+    "any", "a folder or file without permission", "clips that need it are left out, with the system's message"
 )
 def _(_: Path) -> None:
     with public_folder() as root:
@@ -126,28 +126,28 @@ def _(_: Path) -> None:
         picture.chmod(0)
         user = os.geteuid()
         try:
-            if user == 0:  # whom permissions do not bind
+            if user == 0:  # permissions do not apply to root
                 os.seteuid(65534)
             table, (diagnosis,) = read_dataset(root), examine([root], progress=False).diagnoses
         finally:
             if user == 0:
                 os.seteuid(0)
             (root / "sub02/EP02_01f").chmod(0o755)
-        left_out(table, "sub02/EP02_01f: wanted a folder of images, Permission denied")
+        left_out(table, "sub02/EP02_01f: expected a folder of images, got Permission denied")
         assert (
             diagnosis.faults[1].what
             == "sub01/EP02_01f/img48.jpg: wanted an image or video file, Permission denied"
         )
 
 
-@trap("any", "two files for one frame number", "clips of that folder are left out")
+@quirk("any", "two files for one frame number", "clips of that folder are left out")
 def _(root: Path) -> None:
     fake_datasets.casme2_copy(root, [casme2_row(), casme2_row(Subject=2)])
     fake_datasets.frames(root / "sub02/EP02_01f", ["reg_img47.jpg"])
-    left_out(read_dataset(root), "frame 47 is both")
+    left_out(read_dataset(root), "frame 47 expected one image, got")
 
 
-@trap(
+@quirk(
     "any",
     "an image that is empty, truncated, unreadable, or larger than 64 megapixels",
     "`doctor` names it; a run that samples it leaves the clip out",
@@ -159,7 +159,7 @@ def _(root: Path) -> None:
     at = huge.index(b"\xff\xc0") + 5  # height and width in the frame header
     huge[at : at + 4] = b"\xc3\x50\xc3\x50"  # 50000 x 50000
     small = fake_datasets.PICTURE[at - 5 : at + 14]  # a frame header
-    twice = bytes(huge).replace(b"\xff\xd9", small + b"\xff\xd9")  # a small size after the one that counts
+    twice = bytes(huge).replace(b"\xff\xd9", small + b"\xff\xd9")  # a small size after the real one
     damage = {2: b"", 3: fake_datasets.PICTURE[:60], 4: b"no image at all", 5: bytes(huge), 6: twice}
     for subject, data in damage.items():
         path = root / f"sub{subject:02d}/EP02_01f/img46.jpg"
@@ -176,7 +176,7 @@ def _(root: Path) -> None:
     assert table.clips["subject"].tolist() == ["sub01"] and len(table.faults) == 5
 
 
-@trap("any", "the same frames under the names of two people", "a run leaves out all clips of the second")
+@quirk("any", "the same frames under the names of two people", "a run leaves out all clips of the second")
 def _(root: Path) -> None:
     last = casme2_row(Subject=2, OnsetFrame=48, ApexFrame=50, OffsetFrame=52)
     rows = [casme2_row(), casme2_row(Subject=2, OnsetFrame=47), last]
@@ -190,18 +190,18 @@ def _(root: Path) -> None:
     assert all(fault.what == f"one person under two names: {one}" for fault in table.faults)
 
 
-@trap("any", "a row with more cells than columns (a comma without quotes)", "clip left out")
+@quirk("any", "a row with more cells than columns (a comma without quotes)", "clip left out")
 def _(root: Path) -> None:
     fake_datasets.casme3_copy(root, [casme3_row()])
     with next(root.glob("*.csv")).open("a") as file:
         file.write("spNO.1,b,176,177,179,4,7,III,disgust\n")
-    left_out(read_dataset(root), "1 more cells than columns")
+    left_out(read_dataset(root), "row expected a cell for each column, got 1 more")
 
 
-@trap(
+@quirk(
     "any",
-    "a row with fewer cells than columns (a comma missing)",
-    "clip left out; blank where what lacks at the end may be blank, and listed",
+    "a row with fewer cells than columns (a missing comma)",
+    "clip left out; if only optional cells at the end are missing, they are blank and the row is listed",
 )
 def _(root: Path) -> None:
     fake_datasets.csv_copy(root, [csv_row()], header=[*fake_datasets.CSV_HEADER, "notes"])
@@ -210,17 +210,21 @@ def _(root: Path) -> None:
         file.write("ann,smile,ann/smile,3,5,happy\n")
     table = read_dataset(root)
     assert table.clips["onset"].tolist() == [1, 2]
-    only_fault(table, "clips.csv row 4: fewer cells than columns, none for emotion", LEFT_OUT)
-    # Excel leaves blanks at a row's end away: what need not be there is blank then, and that is said.
+    only_fault(table, "clips.csv row 4: row expected a cell for each column, got none for emotion", LEFT_OUT)
+    # Excel omits blanks at a row's end: missing optional cells are blank, and the row is listed.
     fake_datasets.csv_copy(root / "b", [csv_row()], header=[*fake_datasets.CSV_HEADER, "action units"])
     path = root / "b" / "clips.csv"
     path.write_text(path.read_text().replace("happy,", "happy"))
     table = read_dataset(root / "b")
     assert len(table) == 1
-    only_fault(table, "clips.csv row 2: fewer cells than columns, none for action units", "taken as blank")
+    only_fault(
+        table,
+        "clips.csv row 2: row expected a cell for each column, got none for action units",
+        "taken as blank",
+    )
 
 
-@trap("any", "rows without content, titles, notes and sheets beside", "passed over")
+@quirk("any", "empty rows, titles, notes, other sheets", "skipped")
 def _(root: Path) -> None:
     fake_datasets.samm_copy(
         root, [{"Subject": None, "Filename": ""}, samm_row(Notes="odd"), {"Subject": "", "Filename": ""}]
@@ -237,45 +241,48 @@ def refused(root: Path, words: str, **how: Any) -> None:
     assert examine([root], progress=False).status == 2
 
 
-@trap("any", "a table in another encoding", "refused: save it as UTF-8")
+@quirk("any", "a table in another encoding", "refused: save it as UTF-8")
 def _(root: Path) -> None:
     for encoding in ("latin-1", "utf-16"):
         fake_datasets.casme3_copy(root, [casme3_row()])
         fake_datasets.table(
             root / "cas(me)3_part_A_ME_label.csv", fake_datasets.CASME3_HEADER, [casme3_row(AU="é")], encoding
         )
-        refused(root, "csv: wanted UTF-8 text, .*save the table as UTF-8")
+        refused(root, "csv: expected UTF-8 text, .*save the table as UTF-8")
 
 
-@trap("any", "a missing column", "refused, with the columns wanted and found")
+@quirk("any", "a missing column", "refused, with the missing columns and those found")
 def _(root: Path) -> None:
     fake_datasets.samm_copy(root, [samm_row()])
     header = [name for name in fake_datasets.SAMM_HEADER if name not in ("Apex Frame", "Action Units")]
     fake_datasets.sheet(root / "SAMM_Micro_FACS_Codes_v2.xlsx", header, [samm_row()], above=13)
-    refused(root, r"SAMM: .*missing columns Apex Frame, Action Units; found Subject, Filename")
+    refused(root, r"SAMM: .*expected also the columns Apex Frame, Action Units, got Subject, Filename")
     other = root / "other"
     fake_datasets.casme3_copy(other, [casme3_row()])
     path = other / "cas(me)3_part_A_ME_label.csv"
     path.write_text(path.read_text().replace(",", ";"))
-    refused(other, r"folders of CAS\(ME\)3; as CAS\(ME\)3: .*missing columns .*found Subject;Filename;Onset;")
+    refused(
+        other,
+        r"folders of CAS\(ME\)3; as CAS\(ME\)3: .*expected also the columns .*got Subject;Filename;Onset;",
+    )
 
 
-@trap("any", "the columns in several sheets of a workbook", "refused: leave them in one")
+@quirk("any", "the columns in several sheets of a workbook", "refused: leave them in one")
 def _(root: Path) -> None:
     fake_datasets.casme2_copy(root, [casme2_row()])
     path = root / "CASME2-coding-20140508.xlsx"
     fake_datasets.sheet(path, fake_datasets.CASME2_HEADER, [casme2_row()], others=("copy",))
-    refused(root, "20140508.xlsx: wanted the columns in one sheet, they are in Sheet1, copy")
+    refused(root, "20140508.xlsx: expected the columns in one sheet, got them in Sheet1, copy")
 
 
-@trap("any", "an old Excel file (`.xls`)", "refused: save it as .xlsx")
+@quirk("any", "an old Excel file (`.xls`)", "refused: save it as .xlsx")
 def _(root: Path) -> None:
     fake_datasets.casme3_copy(root, [casme3_row()])
     next(root.glob("*.csv")).rename(root / "CAS(ME)3_part_A_v2.xls")
-    refused(root, "CAS.ME.3_part_A_v2.xls is an old Excel file: save it as .xlsx")
+    refused(root, "CAS.ME.3_part_A_v2.xls, an old Excel file: save it as .xlsx")
 
 
-@trap("any", "several annotation files with the columns", "refused: name one with `--annotation`")
+@quirk("any", "several annotation files with the columns", "refused: name one with `--annotation`")
 def _(root: Path) -> None:
     fake_datasets.casme2_copy(root, [casme2_row()])
     other = fake_datasets.sheet(
@@ -285,14 +292,14 @@ def _(root: Path) -> None:
     assert len(read_dataset(root, annotation=other)) == 1
 
 
-def test_the_docs_list_every_trap_and_its_outcome() -> None:
-    section = DOCS.read_text(encoding="utf-8").split("## Traps", 1)[1].split("\n## ", 1)[0]
+def test_the_docs_list_every_quirk_and_its_outcome() -> None:
+    section = DOCS.read_text(encoding="utf-8").split("## Quirks", 1)[1].split("\n## ", 1)[0]
     rows = re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \|$", section, re.MULTILINE)[1:]
     listed = {(dataset, what): outcome for dataset, what, outcome in rows}
-    assert len(listed) == len(rows) and listed == {key: outcome for key, (outcome, _) in TRAPS.items()}
+    assert len(listed) == len(rows) and listed == {key: outcome for key, (outcome, _) in QUIRKS.items()}
 
 
-@pytest.mark.parametrize("key", TRAPS, ids=": ".join)
-def test_trap(key: tuple[str, str], tmp_path: Path) -> None:
-    _, plant = TRAPS[key]
+@pytest.mark.parametrize("key", QUIRKS, ids=": ".join)
+def test_quirk(key: tuple[str, str], tmp_path: Path) -> None:
+    _, plant = QUIRKS[key]
     plant(tmp_path)

@@ -67,7 +67,7 @@ def test_flow_goes_from_onset_to_apex_to_offset() -> None:
 
 
 @pytest.mark.parametrize("video", ["uniform", "random"])
-def test_the_control_sees_the_onset_frame_alone(video: Any) -> None:
+def test_the_control_sees_only_the_onset_frame(video: Any) -> None:
     sampling = Sampling(video=video, special=("apex", "offset"), onset_only=True)
     assert video_positions(sampling, 30, np.random.default_rng(0)).tolist() == [0] * 6
     assert special_positions(sampling, 30, 12).tolist() == [0, 0]
@@ -76,7 +76,7 @@ def test_the_control_sees_the_onset_frame_alone(video: Any) -> None:
 
 @pytest.mark.parametrize("video", ["uniform", "random"])
 @pytest.mark.parametrize("cap", [None, 5])
-def test_what_is_asked_for_is_in_what_is_needed(video: Any, cap: int | None) -> None:
+def test_needed_positions_include_all_sampled_ones(video: Any, cap: int | None) -> None:
     sampling = Sampling(num_frames=4, video=video, offset_cap=cap, special=("apex", "offset"))
     needed = needed_positions(sampling, 40, 20).tolist()
     assert needed == sorted(set(needed)) and {20, 39} <= set(needed)
@@ -89,12 +89,12 @@ def test_what_is_asked_for_is_in_what_is_needed(video: Any, cap: int | None) -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_frames": 0}, "num_frames must be at least 1, got 0"),
-        ({"video": "every"}, "video must be .* got 'every'"),
-        ({"offset_cap": 0}, "offset_cap must be .* got 0"),
-        ({"special": ("onset", "peak")}, "special must be two of .* 'peak'"),
-        ({"special": ("onset",)}, "special must be two of"),
-        ({"flow": "lucas-kanade"}, "flow must be None or one of .* got 'lucas-kanade'"),
+        ({"num_frames": 0}, "num_frames expected at least 1, got 0"),
+        ({"video": "every"}, "video expected .* got 'every'"),
+        ({"offset_cap": 0}, "offset_cap expected .* got 0"),
+        ({"special": ("onset", "peak")}, "special expected two of .* 'peak'"),
+        ({"special": ("onset",)}, "special expected two of"),
+        ({"flow": "lucas-kanade"}, "flow expected None or one of .* got 'lucas-kanade'"),
     ],
 )
 def test_wrong_settings_are_named(arguments: dict[str, Any], message: str) -> None:
@@ -103,5 +103,5 @@ def test_wrong_settings_are_named(arguments: dict[str, Any], message: str) -> No
 
 
 def test_random_frames_without_a_generator_raise() -> None:
-    with pytest.raises(ValueError, match="need a random generator"):
+    with pytest.raises(ValueError, match="rng expected a random generator"):
         video_positions(Sampling(video="random"), 10)

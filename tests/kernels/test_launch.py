@@ -1,8 +1,6 @@
 """The path to a launch on every kind of card: what `fake_driver` refuses, and a walk of the ops."""
 
 import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,24 +14,30 @@ import triton.language as tl
 
 import hsta_fast
 from hsta_fast import extension
+from tests.forked import Forked
 
 from .fake_driver import CARDS, Launch, fake_driver
 from .walk import CAPABILITIES, QUICK, walk
 
 
-def apart(cache: Path, *arguments: str) -> str:
-    """What python says with such arguments in a process of its own, where @triton.jit compiles."""
+def apart(cache: Path, code: str) -> str:
+    """What `code` prints in a process of its own, where @triton.jit compiles."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["TRITON_CACHE_DIR"] = str(cache)
-    ran = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    return ran.stdout
+    process = Forked(code, environment=environment | {"TRITON_CACHE_DIR": str(cache)})
+    out, err = process.communicate()
+    assert process.returncode == 0, err[-3000:]
+    return out
 
 
 def call_apart(cache: Path, function: Callable[[], None]) -> None:
     """Call a function of a module's top level there."""
     module, name = function.__module__, function.__name__
-    apart(cache, "-c", f"import {module}; {module}.{name}()")
+    apart(cache, f"import {module}; {module}.{name}()")
+
+
+def walk_apart(cache: Path, *options: str) -> str:
+    """What the walk prints there."""
+    return apart(cache, f"import sys; from tests.kernels import walk; sys.argv += {options}; walk.main()")
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +47,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_few_cases_of_every_kernel(cache: Path) -> None:
-    assert "0 faults" in apart(cache, "-m", "tests.kernels.walk", "--quick")
+    assert "0 faults" in walk_apart(cache, "--quick")
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_every_case(cache: Path, capability: int) -> None:
-    assert "0 faults" in apart(cache, "-m", "tests.kernels.walk", "--capability", str(capability))
+    assert "0 faults" in walk_apart(cache, "--capability", str(capability))
 
 
 @triton.jit

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from hsta_fast.protocol import audit, per_fold, score
-from hsta_fast.protocol.audit import CLEAN, LEAKS, UNTOLD
+from hsta_fast.protocol.overlap import CLEAN, LEAKS, UNKNOWN
 
 
 @pytest.fixture
@@ -26,10 +26,10 @@ def numbers(text: str, name: str) -> list[float]:
 
 def test_scores_are_those_of_scikit_learn_on_the_pooled_file(kept: Path, predictions: pd.DataFrame) -> None:
     text, leaks = audit(kept)
-    truth, answers = predictions["label"], predictions["predicted"]
+    truth, predicted = predictions["label"], predictions["predicted"]
     macro = {"average": "macro", "zero_division": 0}
-    wanted = [f1_score(truth, answers, **macro), recall_score(truth, answers, **macro)]
-    assert numbers(text, "pooled") == pytest.approx([*wanted, accuracy_score(truth, answers)], abs=5e-5)
+    expected = [f1_score(truth, predicted, **macro), recall_score(truth, predicted, **macro)]
+    assert numbers(text, "pooled") == pytest.approx([*expected, accuracy_score(truth, predicted)], abs=5e-5)
     means = numbers(text, "mean of folds (no score)")
     assert means == pytest.approx(list(per_fold(predictions, 3)[1].values()), abs=5e-5)
     assert means != numbers(text, "pooled")
@@ -37,15 +37,15 @@ def test_scores_are_those_of_scikit_learn_on_the_pooled_file(kept: Path, predict
 
 
 @pytest.mark.parametrize("words", [True, False])
-def test_a_file_of_labels_and_answers_alone(tmp_path: Path, words: bool) -> None:
-    truth, answers = np.array([0, 0, 1, 2, 2, 1]), np.array([0, 1, 1, 2, 0, 1])
+def test_a_file_of_labels_and_predictions_alone(tmp_path: Path, words: bool) -> None:
+    truth, predicted = np.array([0, 0, 1, 2, 2, 1]), np.array([0, 1, 1, 2, 0, 1])
     names = np.array(["bad", "good", "odd"]) if words else np.arange(3)
     path = tmp_path / "theirs.csv"
-    pd.DataFrame({"label": names[truth], "predicted": names[answers]}).to_csv(path, index=False)
+    pd.DataFrame({"label": names[truth], "predicted": names[predicted]}).to_csv(path, index=False)
     text, leaks = audit(path)
-    own = score(truth, answers, 3)
+    own = score(truth, predicted, 3)
     assert numbers(text, "pooled") == pytest.approx([own.uf1, own.uar, own.acc], abs=5e-5)
-    assert "6 clips, 3 classes\n" in text and "taken as one test set" in text and not leaks
+    assert "6 clips, 3 classes\n" in text and "all rows are one test set" in text and not leaks
 
 
 def test_the_absent_class_is_a_choice(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_clips_outside_the_file_trained_and_macro_ones_may_have(
     text, leaks = audit(
         tmp_path / "theirs.csv", table_of(predictions, tmp_path / "clips.csv", expression=kind)
     )
-    assert not leaks and "its 1 macro-expressions apart" in text
+    assert not leaks and "except its 1 macro-expressions" in text
     head = "dataset,subject,clip,onset,fold,part\n"
     rows = tested.iloc[:-1].assign(part="test")[["dataset", "subject", "clip", "onset", "fold", "part"]]
     (tmp_path / "folds.csv").write_text(head + rows.to_csv(index=False, header=False))
@@ -113,14 +113,14 @@ def test_clips_outside_the_file_trained_and_macro_ones_may_have(
     assert not leaks and "No subject is in training and test" in text
 
 
-def test_strangers_are_no_proof_of_a_leak(tmp_path: Path, kept: Path, predictions: pd.DataFrame) -> None:
+def test_unknown_clips_are_no_proof_of_a_leak(tmp_path: Path, kept: Path, predictions: pd.DataFrame) -> None:
     clips = table_of(predictions, tmp_path / "clips.csv", clip="another name")
     text, status = audit(kept, clips)
-    assert status == UNTOLD and "60 predicted clips are not in clips.csv" in text and "cannot be told" in text
+    assert status == UNKNOWN and "60 predicted clips are not in clips.csv" in text and "it is unknown" in text
 
 
-def test_one_stranger_hides_no_leak(tmp_path: Path, predictions: pd.DataFrame) -> None:
-    """Who has more clips in the table than a fold tests is in its training, whatever the clips are called."""
+def test_one_unknown_clip_hides_no_leak(tmp_path: Path, predictions: pd.DataFrame) -> None:
+    """A subject with more clips in the table than a fold tests is in its training, whatever their names."""
     clips = table_of(predictions, tmp_path / "clips.csv")
     by_clip = predictions.assign(fold=[str(i % 4) for i in range(60)])
     by_clip = pd.concat([by_clip, by_clip.iloc[:1].assign(clip="zz")])
@@ -151,14 +151,16 @@ def test_a_fold_file_may_spell_people_otherwise(
         tmp_path / "folds.csv", index=False
     )
     text, status = audit(tmp_path / "theirs.csv", clips, tmp_path / "folds.csv")
-    assert status == UNTOLD and "1 rows of folds.csv name no clip of clips.csv" in text
+    assert status == UNKNOWN and "1 rows of folds.csv name no clip of clips.csv" in text
 
 
 def test_without_folds_nothing_is_known_of_the_training(tmp_path: Path, predictions: pd.DataFrame) -> None:
     clips = table_of(predictions, tmp_path / "clips.csv")
     predictions.drop(columns="fold").to_csv(tmp_path / "theirs.csv", index=False)
     text, status = audit(tmp_path / "theirs.csv", clips)
-    assert status == UNTOLD and "A fold tests every clip of clips.csv" in text and "No subject is" not in text
+    assert (
+        status == UNKNOWN and "A fold tests every clip of clips.csv" in text and "No subject is" not in text
+    )
 
 
 def test_people_are_counted_by_the_rule_of_the_folds(tmp_path: Path, predictions: pd.DataFrame) -> None:
@@ -168,7 +170,7 @@ def test_people_are_counted_by_the_rule_of_the_folds(tmp_path: Path, predictions
     pd.concat([both, again]).to_csv(tmp_path / "theirs.csv", index=False)
     text, _ = audit(tmp_path / "theirs.csv")
     assert "63 clips, 8 subjects" in text
-    assert "3 rows answer a clip that an earlier row has answered" in text
+    assert "3 rows predict a clip that an earlier row predicts" in text
     assert "subjects tested in more than one fold" in text
 
 
@@ -178,10 +180,14 @@ def test_numbers_as_other_programs_write_them(tmp_path: Path) -> None:
     assert numbers(audit(path)[0], "pooled") == [1, 1, 1]
     path.write_text("label,predicted\n1,1\n2,2\n3,1\n3,3\n")
     text, _ = audit(path)
-    truth, answers = [1, 2, 3, 3], [1, 2, 1, 3]
-    wanted = [f1_score(truth, answers, average="macro"), recall_score(truth, answers, average="macro"), 0.75]
-    assert numbers(text, "pooled") == pytest.approx(wanted, abs=5e-5)
-    assert "no class 0: taken as classes 1 to 3" in text
+    truth, predicted = [1, 2, 3, 3], [1, 2, 1, 3]
+    expected = [
+        f1_score(truth, predicted, average="macro"),
+        recall_score(truth, predicted, average="macro"),
+        0.75,
+    ]
+    assert numbers(text, "pooled") == pytest.approx(expected, abs=5e-5)
+    assert "no class 0: the classes are 1 to 3" in text
     path.write_text("label,predicted,leaky\n0,0,False\n1,1,False\n")
     assert audit(path) == (audit(path)[0], CLEAN) and "LEAKY" not in audit(path)[0]
     path.write_text("label,predicted\n0,0\n1,900\n")
@@ -196,7 +202,7 @@ def test_labels_are_compared_where_they_can_be(tmp_path: Path, predictions: pd.D
     )
     for columns, said in (
         ({"label": names[wrong]}, "60 clips have another label"),
-        ({"label": ["x"] * 60}, "The labels of clips.csv are written otherwise"),
+        ({"label": ["x"] * 60}, "The labels of clips.csv are written differently"),
     ):
         text, _ = audit(tmp_path / "words.csv", table_of(predictions, tmp_path / "clips.csv", **columns))
         assert said in text
@@ -210,11 +216,11 @@ def test_other_labels_and_repeated_clips_are_counted(tmp_path: Path, predictions
     clips = table_of(predictions, tmp_path / "clips.csv", label=labels)
     pd.concat([predictions, predictions.iloc[:2]]).to_csv(tmp_path / "theirs.csv", index=False)
     text, _ = audit(tmp_path / "theirs.csv", clips)
-    assert "2 rows answer a clip that an earlier row has answered" in text
+    assert "2 rows predict a clip that an earlier row predicts" in text
     assert "6 clips have another label in clips.csv" in text
 
 
-def test_the_stamp_of_a_leaky_run_is_kept(tmp_path: Path, predictions: pd.DataFrame) -> None:
+def test_the_leaky_column_of_a_run_is_reported(tmp_path: Path, predictions: pd.DataFrame) -> None:
     predictions.assign(leaky="by its own word").to_csv(tmp_path / "theirs.csv", index=False)
     text, leaks = audit(tmp_path / "theirs.csv")
     assert leaks and "LEAKY: by its own word" in text
@@ -224,17 +230,20 @@ def test_the_stamp_of_a_leaky_run_is_kept(tmp_path: Path, predictions: pd.DataFr
     ("text", "message"),
     [
         ("label\n1\n", "missing: predicted"),
-        ("label,predicted\n", "wanted a row for each test clip, got none"),
-        ("label,predicted\n1,\n0,1\n", "a label and an answer in each row, got a blank"),
-        ("label,predicted\n0,0\n", "two or more classes, got 0"),
-        ("label,predicted\n0,0\n1,nan\n", "got 'nan' in row 3"),
-        ("index,line,label,predicted\n1,1,a,b\n\n1,1,b,NaN\n", "got 'NaN' in row 4"),
+        ("label,predicted\n", "expected one row per test clip, got no rows"),
+        ("label,predicted\n1,\n0,1\n", "row 2, column predicted: expected a number in every row, .*got ''"),
+        ("label,predicted\n0,0\n", "2 to 1000 classes, got 1: 0"),
+        ("label,predicted\n0,0\n1,nan\n", "row 3, column predicted: .*got 'nan'"),
+        ("index,line,label,predicted\n1,1,a,b\n\n1,1,b,NaN\n", "row 4, column predicted: .*got 'NaN'"),
         ("label,predicted\n0,0\n1,-1\n", "labels from 0 to 999, got -1"),
         ("label,predicted\n0,0\n1,1000\n", "labels from 0 to 999, got 1000"),
-        ("label,predicted\n0,happy\n1,1\n", "got 'happy' in row 2; all must be numbers"),
+        (
+            "label,predicted\n0,happy\n1,1\n",
+            "row 2, column predicted: expected a number in every row, .*got 'happy'",
+        ),
         ("label,predicted\nhappy,Happy\nsad,sad\n", "one spelling of each class, got happy and Happy"),
-        ("label,predicted,p_a,p_b\n0,2,0,0\n", r"wanted labels 0\.\.1, got 2"),
-        ("label,predicted,p_a,p_b\na,c,0,0\n", "wanted classes of a, b, got c"),
+        ("label,predicted,p_a,p_b\n0,2,0,0\n", "expected labels from 0 to 1, got 2"),
+        ("label,predicted,p_a,p_b\na,c,0,0\n", "expected labels among a, b, got c"),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:
@@ -246,12 +255,12 @@ def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:
 
 def test_tables_that_do_not_fit_are_named(tmp_path: Path, kept: Path, predictions: pd.DataFrame) -> None:
     clips = table_of(predictions, tmp_path / "clips.csv")
-    with pytest.raises(ValueError, match="--folds wants --clips"):
+    with pytest.raises(ValueError, match="--folds expected --clips"):
         audit(kept, None, clips)
     (tmp_path / "bare.csv").write_text("label,predicted\n0,1\n")
     with pytest.raises(ValueError, match="predictions with the columns subject and clip"):
         audit(tmp_path / "bare.csv", clips)
     rows = predictions[["dataset", "subject", "clip", "onset"]].assign(fold="9", part="test").iloc[:1]
     rows.to_csv(tmp_path / "folds.csv", index=False)
-    with pytest.raises(ValueError, match=r"folds.csv: wanted a fold '\d'"):
+    with pytest.raises(ValueError, match=r"folds.csv: expected a fold '\d'"):
         audit(kept, clips, tmp_path / "folds.csv")

@@ -89,7 +89,7 @@ def test_no_settings_make_a_protocol_share_a_person(
         labels = table.clips["label"].to_numpy()
         try:
             inner = inner_folds(
-                fold, subject_ids(table.clips), labels, cfg.inner_folds, seed, extra=is_macro(table)
+                fold, subject_ids(table.clips), labels, cfg.inner_folds, seed, train_only=is_macro(table)
             )
         except ValueError:
             continue
@@ -120,8 +120,8 @@ def test_the_strategy_reaches_folds_of_every_protocol() -> None:
 
 def test_macro_expressions_train_but_not_of_the_tested_subject() -> None:
     subjects = ["d/1", "d/1", "d/2", "d/2", "d/3"]
-    extra = np.array([False, True, False, True, True])
-    first, second = leave_one_subject_out(subjects, extra=extra)
+    train_only = np.array([False, True, False, True, True])
+    first, second = leave_one_subject_out(subjects, train_only=train_only)
     assert (first.test.tolist(), first.train.tolist()) == ([0], [2, 3, 4])
     assert (second.test.tolist(), second.train.tolist()) == ([2], [0, 1, 4])
 
@@ -131,14 +131,14 @@ def test_composite_pools_the_subjects_of_all_data_sets() -> None:
     folds = composite(subjects, datasets)
     assert [fold.name for fold in folds] == ["a/1", "a/2", "b/1"]
     assert folds[2].train.tolist() == [0, 1]
-    with pytest.raises(ValueError, match="composite: wanted clips of at least 2 data sets, got a$"):
+    with pytest.raises(ValueError, match="composite expected at least 2 data sets, got a$"):
         composite(subjects[:2], datasets[:2])
 
 
 def test_cross_dataset_trains_on_some_and_tests_on_others() -> None:
     subjects, datasets = ["a/1", "b/1", "c/1", "c/2", "d/1"], list("abccd")
-    extra = np.array([False, False, False, True, False])
-    [fold] = cross_dataset(subjects, datasets, ["b", "a"], ["c"], extra=extra)
+    train_only = np.array([False, False, False, True, False])
+    [fold] = cross_dataset(subjects, datasets, ["b", "a"], ["c"], train_only=train_only)
     assert (fold.name, fold.train.tolist(), fold.test.tolist()) == ("a+b to c", [0, 1], [2])
 
 
@@ -149,14 +149,17 @@ def test_cross_dataset_trains_on_some_and_tests_on_others() -> None:
             lambda: cross_dataset(["a/1", "b/1"], ["a", "b"], ["a"], ["a", "b"]),
             "no data set in both .* got a$",
         ),
-        (lambda: cross_dataset(["a/1", "b/1"], ["a", "b"], ["a"], ["c"]), "--test-on wants .* a, b, got"),
-        (lambda: cross_dataset(["a/1", "b/1"], ["a", "b"], [], ["a"]), "--train-on wants .* a, b, got"),
+        (lambda: cross_dataset(["a/1", "b/1"], ["a", "b"], ["a"], ["c"]), "--test-on expected .* a, b, got"),
+        (lambda: cross_dataset(["a/1", "b/1"], ["a", "b"], [], ["a"]), "--train-on expected .* a, b, got"),
         (
             lambda: leave_one_subject_out(["a/s1", "a/s01"]),
             "one spelling of each person, got 'a/s01' and 'a/s1'",
         ),
         (lambda: leave_one_subject_out(["a/s1", "a/ "]), "a name for the subject of each clip, got 'a/ '"),
-        (lambda: leave_one_subject_out(["a/1", "a/2"], extra=np.array([1, 0])), "extra: wanted 2 bool"),
+        (
+            lambda: leave_one_subject_out(["a/1", "a/2"], train_only=np.array([1, 0])),
+            "train_only expected 2 bool",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(make: Callable[[], list[Fold]], message: str) -> None:

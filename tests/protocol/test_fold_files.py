@@ -1,4 +1,4 @@
-"""Folds by clip: as random, or as read from files; what they share is counted."""
+"""Folds by clip: as random, or as read from files; subjects in both parts are found."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hsta_fast.protocol import folds_by_clip, read_folds, shared
+from hsta_fast.protocol import folds_by_clip, read_folds, subject_overlap
 
 
 @pytest.fixture
@@ -17,17 +17,20 @@ def clips() -> pd.DataFrame:
 
 
 def test_random_folds_test_each_clip_once_and_follow_the_seed() -> None:
-    extra = np.arange(20) >= 15
-    folds = folds_by_clip(20, 5, 3, extra=extra)
+    train_only = np.arange(20) >= 15
+    folds = folds_by_clip(20, 5, 3, train_only=train_only)
     assert [len(fold.test) for fold in folds] == [3] * 5
     assert sorted(np.concatenate([fold.test for fold in folds])) == list(range(15))
     for fold in folds:
         assert sorted([*fold.train, *fold.test]) == list(range(20))
-    again, other = folds_by_clip(20, 5, 3, extra=extra), folds_by_clip(20, 5, 4, extra=extra)
+    again, other = (
+        folds_by_clip(20, 5, 3, train_only=train_only),
+        folds_by_clip(20, 5, 4, train_only=train_only),
+    )
     assert all((a.test == b.test).all() for a, b in zip(folds, again, strict=True))
     assert not all((a.test == b.test).all() for a, b in zip(folds, other, strict=True))
     with pytest.raises(ValueError, match="from 2 to the 15 clips, got k = 16"):
-        folds_by_clip(20, 16, 0, extra=extra)
+        folds_by_clip(20, 16, 0, train_only=train_only)
 
 
 def test_shared_people_are_found_under_any_spelling() -> None:
@@ -35,7 +38,7 @@ def test_shared_people_are_found_under_any_spelling() -> None:
     names = np.empty(4, dtype=object)
     names[fold.test] = ["D/s1", "d/s2"]
     names[fold.train] = ["d/s01", "d/s3"]
-    assert shared(fold, names).tolist() == [True, False]
+    assert subject_overlap(fold, names).tolist() == [True, False]
 
 
 def test_a_table_of_folds(tmp_path: Path, clips: pd.DataFrame) -> None:
@@ -83,10 +86,10 @@ HEAD = "dataset,subject,clip,onset,fold,part\n"
         (HEAD + "d,s0,b,0,1,dev\n", "train, test or out in the column part, got 'dev'"),
         (
             HEAD + "d,s0,b,0,1,train\n",
-            "fold 1: wanted clips in training and test and none in both, got 1 and 0",
+            "fold 1 expected clips in training and test and none in both, got 1 and 0",
         ),
-        (HEAD + "d,s0,b,0,1,train\nd,s0,b,0,1,test\n", "none in both, got 1 and 1, 1 shared"),
-        (HEAD + "d,s0,b,0,1,test\nd,s0,b,0,2,test\n", "each clip in the test part of one fold at most"),
+        (HEAD + "d,s0,b,0,1,train\nd,s0,b,0,1,test\n", "none in both, got 1 and 1, 1 in both"),
+        (HEAD + "d,s0,b,0,1,test\nd,s0,b,0,2,test\n", "each clip in the test part of at most one fold"),
     ],
 )
 def test_bad_fold_files_are_named(tmp_path: Path, clips: pd.DataFrame, text: str, message: str) -> None:
@@ -98,10 +101,10 @@ def test_bad_fold_files_are_named(tmp_path: Path, clips: pd.DataFrame, text: str
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda folder: (folder / "test_fold_1.csv").unlink(), "wanted lists test_fold_1.csv, .*found none"),
+        (lambda folder: (folder / "test_fold_1.csv").unlink(), "expected lists test_fold_1.csv, .*got none"),
         (
             lambda folder: (folder / "train_fold_1.csv").unlink(),
-            "wanted train_fold_1.csv or .* beside test_fold",
+            "expected train_fold_1.csv or .* beside test_fold",
         ),
         (
             lambda folder: (folder / "train_fold_1.csv").write_text("a\n1\n"),
@@ -118,7 +121,7 @@ def test_bad_lists_are_named(
         read_folds(tmp_path, clips, macro=False)
 
 
-def test_a_list_without_data_sets_wants_one(tmp_path: Path, clips: pd.DataFrame) -> None:
+def test_a_list_that_fits_two_data_sets_is_refused(tmp_path: Path, clips: pd.DataFrame) -> None:
     write_lists(tmp_path, clips, test_fold_1=[0], train_fold_1=[1])
-    with pytest.raises(ValueError, match="is the name of clips of several data sets"):
+    with pytest.raises(ValueError, match="expected to name one clip, got clips of several data sets"):
         read_folds(tmp_path, pd.concat([clips, clips.assign(dataset="e")]), macro=False)

@@ -1,5 +1,6 @@
 """Scores equal their definition and scikit-learn's, are pooled, and bad tables are refused by place."""
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,11 +62,11 @@ def test_absent_class_is_a_choice() -> None:
 
 
 def test_score_refuses_what_is_no_class() -> None:
-    with pytest.raises(ValueError, match=r"wanted predicted integers in 0\.\.2, got int64 0\.\.3"):
+    with pytest.raises(ValueError, match=r"predicted expected integers in 0\.\.2, got int64 0\.\.3"):
         score([0, 1, 2], [0, 1, 3], 3)
-    with pytest.raises(ValueError, match=r"shapes \(2,\) and \(3,\)"):
+    with pytest.raises(ValueError, match=r"truth and predicted expected .* got \(2,\) and \(3,\)"):
         score([0, 1], [0, 1, 2], 3)
-    with pytest.raises(ValueError, match=r"shapes \(0,\) and \(0,\)"):
+    with pytest.raises(ValueError, match=r"truth and predicted expected .* got \(0,\) and \(0,\)"):
         score([], [], 3)
 
 
@@ -102,8 +103,8 @@ def test_each_data_set_is_scored_over_the_classes_it_has(predictions: pd.DataFra
     for name, scores in own.items():
         part = table[table["dataset"] == name]
         labels = sorted(set(part["label"]))
-        wanted = f1_score(part["label"], part["predicted"], average="macro", labels=labels)
-        assert scores.uf1 == pytest.approx(wanted) and scores.num_clips == len(part)
+        expected = f1_score(part["label"], part["predicted"], average="macro", labels=labels)
+        assert scores.uf1 == pytest.approx(expected) and scores.num_clips == len(part)
     assert np.isnan(own["samm"].f1[2]) and not np.isnan(own["casme3"].f1).any()
 
 
@@ -119,8 +120,17 @@ def test_the_interval_is_that_of_drawn_subjects(predictions: pd.DataFrame) -> No
     assert 0 < sum((d["label"] == 2).any() for d in drawn) < 50
     scores = [score(d["label"], d["predicted"], 3, absent="skip") for d in drawn]
     for name in ("uf1", "uar", "acc"):
-        wanted = np.quantile([getattr(own, name) for own in scores], [0.025, 0.975])
-        assert interval[name] == pytest.approx(tuple(wanted))
+        expected = np.quantile([getattr(own, name) for own in scores], [0.025, 0.975])
+        assert interval[name] == pytest.approx(tuple(expected))
+
+
+def test_the_interval_of_many_classes_takes_little_memory() -> None:
+    table = pd.concat([_table(str(i), [0, i], [0, 999]) for i in range(5)])
+    tracemalloc.start()
+    assert bootstrap_interval(table, 1000, samples=100) is not None
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30e6  # a confusion matrix for each resample would be 800 MB
 
 
 def test_the_interval_of_people_who_are_all_alike_has_no_width() -> None:
@@ -133,19 +143,19 @@ def test_the_interval_of_people_who_are_all_alike_has_no_width() -> None:
 
 def test_the_best_epoch_is_the_first_with_the_largest_uf1() -> None:
     truth = [0, 0, 0, 1]
-    answers = [[0, 0, 0, 0], [0, 0, 1, 1], [1, 0, 0, 1], [2, 2, 2, 2]]
-    uf1 = [score(truth, row, 3, absent="skip").uf1 for row in answers]
+    predicted = [[0, 0, 0, 0], [0, 0, 1, 1], [1, 0, 0, 1], [2, 2, 2, 2]]
+    uf1 = [score(truth, row, 3, absent="skip").uf1 for row in predicted]
     assert uf1[1] == uf1[2] > uf1[0] > uf1[3]
-    assert best_epoch(truth, answers, 3) == 1
+    assert best_epoch(truth, predicted, 3) == 1
 
 
-def test_majority_baseline_answers_with_the_training_majority() -> None:
+def test_majority_baseline_predicts_the_training_majority() -> None:
     table = pd.concat([_table("1", [0, 0, 0, 1], [0] * 4), _table("2", [1, 1, 0], [1] * 3)])
-    # Fold 1 is answered with 1 (one right of four) and fold 2 with 0 (one right of three).
+    # Fold 1 predicts 1 (one right of four) and fold 2 predicts 0 (one right of three).
     baseline = majority_baseline(table, {"1": [1, 2], "2": [3, 1]}, 2)
     assert baseline.confusion.tolist() == [[1, 3], [2, 1]]
     assert baseline.acc == pytest.approx(2 / 7)
-    with pytest.raises(ValueError, match="train_counts: wanted 2 numbers for fold '2', got None"):
+    with pytest.raises(ValueError, match="train_counts expected 2 integers for fold '2', got None"):
         majority_baseline(table, {"1": [1, 2]}, 2)
 
 
@@ -171,17 +181,20 @@ def _set(column: str, value: str | float) -> Callable[[pd.DataFrame], pd.DataFra
     ("change", "message"),
     [
         (lambda table: table.drop(columns=["fold", "label"]), "missing: fold, label"),
-        (_set("label", "x"), "row 4, column label: wanted a whole number from 0 to 2, got 'x'"),
-        (_set("label", 3), "row 4, column label: wanted a whole number from 0 to 2, got '3'"),
-        (_set("predicted", -1), "row 4, column predicted: wanted a whole number from 0 to 2, got '-1'"),
+        (_set("label", "x"), "row 4, column label: expected a whole number from 0 to 2, got 'x'"),
+        (_set("label", 3), "row 4, column label: expected a whole number from 0 to 2, got '3'"),
+        (_set("predicted", -1), "row 4, column predicted: expected a whole number from 0 to 2, got '-1'"),
         (_set("predicted", "1.5"), "row 4, column predicted: .* got '1.5'"),
-        (_set("onset", ""), "row 4, column onset: wanted a whole number, got ''"),
-        (_set("onset", 10**30), "row 4, column onset: wanted a whole number, got '1000"),
-        (_set("subject", ""), "row 4, column subject: wanted a name, got ''"),
-        (_set("p_positive", "nan"), "row 4, column p_positive: wanted a probability from 0 to 1, got 'nan'"),
+        (_set("onset", ""), "row 4, column onset: expected a whole number, got ''"),
+        (_set("onset", 10**30), "row 4, column onset: expected a whole number, got '1000"),
+        (_set("subject", ""), "row 4, column subject: expected a name, got ''"),
+        (
+            _set("p_positive", "nan"),
+            "row 4, column p_positive: expected a probability from 0 to 1, got 'nan'",
+        ),
         (_set("p_positive", 1.5), "row 4, column p_positive: .* got '1.5'"),
-        (_set("onset", 0), "row 4, column clip: wanted each .* once"),
-        (lambda table: table.iloc[:0], "wanted a row for each test clip, got none"),
+        (_set("onset", 0), "row 4, column clip: expected each .* once"),
+        (lambda table: table.iloc[:0], "expected one row per test clip, got no rows"),
         (lambda table: table.drop(columns=["p_negative", "p_positive"]), "two or more columns p_"),
     ],
 )
@@ -201,9 +214,9 @@ def test_bad_predictions_are_refused_by_file_row_and_column(
 @pytest.mark.parametrize(
     ("cut", "message"),
     [
-        (lambda text: "", "wanted a csv with columns dataset, .*, got: No columns"),
+        (lambda text: "", "expected a csv with columns dataset, .*, got: No columns"),
         (lambda text: text.replace("\n", ",9\n").replace(",9\n", "\n", 1), "more cells than the 10 columns"),
-        (lambda text: text + "casme3,spNO.1\n", "row 62, column clip: wanted a name, got ''"),
+        (lambda text: text + "casme3,spNO.1\n", "row 62, column clip: expected a name, got ''"),
     ],
 )
 def test_broken_csv_is_refused(

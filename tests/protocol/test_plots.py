@@ -59,7 +59,7 @@ def test_confusion_matrix_shows_counts_and_shares_of_rows() -> None:
     shades = np.asarray(figure.axes[0].images[0].get_array())
     np.testing.assert_allclose(shades, np.array([[0.75, 0.25], [0.0, 0.0]]))
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["$a$\n4 clips", "b\n0 clips"]
-    with pytest.raises(ValueError, match=r"wanted shape \(3, 3\), got \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"confusion expected shape \(3, 3\), got \(2, 2\)"):
         confusion_matrix(np.eye(2, dtype=int), ["a", "b", "c"])
 
 

@@ -131,7 +131,7 @@ def test_report_is_one_file_and_well_formed(make_run: MakeRun) -> None:
         assert imread(io.BytesIO(data), format="png").ndim == 3
     html = (run / "report.html").read_text()
     assert "<script" not in html and "url(" not in html and "http" not in html.replace("http-equiv", "")
-    assert not re.search(r"\$[a-z]", html), "a place of the template was not filled"
+    assert not re.search(r"\$[a-z]|{{|{%|{#", html), "a part of the template was not rendered"
 
 
 def test_only_the_named_files_are_left(make_run: MakeRun) -> None:
@@ -156,6 +156,15 @@ def test_everything_from_outside_is_escaped(make_run: MakeRun, predictions: pd.D
     # Note, setting and its value, fault, data set, class, and each of 4 folds and 8 subjects with its fold.
     assert page.text.count(evil) == 1 + 2 + 1 + 1 + 1 + 4 + 2 * 8
     assert "Faults of the data (1)" in page.text and "clip left out" in page.text
+
+
+def test_names_cannot_hold_a_script(make_run: MakeRun, predictions: pd.DataFrame) -> None:
+    script = "<script>alert(1)</script>"
+    table_ = predictions.rename(columns={"p_negative": f"p_{script}"})
+    table_["subject"] = table_["subject"].replace("spNO.1", script)
+    report = write_report(make_run(table_))
+    assert "<script" not in report.read_text()
+    assert _Page(report).text.count(script) == 1 + 1, "the class, and the subject's row"
 
 
 def test_absent_and_empty_faults_are_none(make_run: MakeRun) -> None:
@@ -203,32 +212,32 @@ def test_resumed_epoch_counts_once(make_run: MakeRun) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("config.json", "{", "config.json: wanted a JSON object, got: Expecting"),
-        ("config.json", "[]", "config.json: wanted a JSON object, got list"),
-        ("config.json", "{}", "config.json: wanted 'num_folds', a positive integer, got None"),
+        ("config.json", "{", "config.json: expected a JSON object, got: Expecting"),
+        ("config.json", "[]", "config.json: expected a JSON object, got list"),
+        ("config.json", "{}", "config.json: num_folds expected a positive integer, got None"),
         (
             "config.json",
             '{"num_folds": 4, "train_counts": {}, "notes": "a"}',
-            "config.json: wanted 'notes', a list of strings",
+            "config.json: notes expected a list of strings",
         ),
         (
             "config.json",
             '{"num_folds": 4, "train_counts": [1]}',
-            "config.json: wanted 'train_counts', an object",
+            "config.json: train_counts expected an object",
         ),
         (
             "config.json",
             '{"num_folds": 4, "train_counts": {"1": [1, 2, 3]}}',
-            "3 numbers for fold '2', got None",
+            "3 integers for fold '2', got None",
         ),
         (
             "config.json",
             '{"num_folds": 4, "train_counts": {}, "leaky": true}',
-            "config.json: wanted 'leaky', a list of strings, got True",
+            "config.json: leaky expected a list of strings, got True",
         ),
-        ("metrics.jsonl", "", "metrics.jsonl: wanted a line for each epoch, got none"),
+        ("metrics.jsonl", "", "metrics.jsonl: expected one line per epoch, got none"),
         ("metrics.jsonl", '{"fold": "1"}\n', "metrics.jsonl: line 1: missing: epoch, train_loss"),
-        ("metrics.jsonl", '{"fold": "1", "ep', "metrics.jsonl: line 1: wanted a JSON object, got: "),
+        ("metrics.jsonl", '{"fold": "1", "ep', "metrics.jsonl: line 1: expected a JSON object, got: "),
         ("predictions.csv", "dataset,subject\n", "predictions.csv: .*missing: clip, onset, fold"),
     ],
 )
@@ -243,5 +252,5 @@ def test_unreadable_run_is_refused_and_nothing_written(
 
 
 def test_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"wanted a run with .*; missing: config.json, metrics.jsonl"):
+    with pytest.raises(ValueError, match=r"expected a run with .*; missing: config.json, metrics.jsonl"):
         table(tmp_path)

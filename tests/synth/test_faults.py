@@ -17,16 +17,16 @@ from hsta_fast.synth.render import SynthConfig, render
 
 # What the doctor says of each, in part.
 WORDS = {
-    "apex-slash": "wanted an apex in",
-    "apex-before-onset": "wanted an apex in",
-    "apex-after-offset": "wanted an apex in",
-    "onset-blank": "onset and offset must be integers",
-    "offset-zero": "offset must not be before onset",
+    "apex-slash": "apex expected a frame in",
+    "apex-before-onset": "apex expected a frame in",
+    "apex-after-offset": "apex expected a frame in",
+    "onset-blank": "onset and offset expected integers",
+    "offset-zero": "offset expected a frame after onset",
     "offset-far": "at most 600 frames, got 3455",
-    "emotion-blank": "wanted an emotion, got a blank",
+    "emotion-blank": "emotion expected a word, got a blank",
     "class-unreadable": "'?'",
     "second-expression": "expression 2 of the row",
-    "row-twice": "an earlier row has the same",
+    "row-twice": "got those of an earlier row",
     "frame-missing": "first",
     "frame-empty": "empty",
     "frame-truncated": "truncated",

@@ -97,7 +97,7 @@ def test_the_settings_go_through_json(config: TrainConfig) -> None:
 def test_the_data_set_may_be_named(config: TrainConfig) -> None:
     one = {**vars(config), "more_data": ()}
     assert len(set_up(recipe_config("paper", **{**one, "dataset": "casme3"})).data) == 24
-    with pytest.raises(ValueError, match=r"missing columns subject|missing columns clip, path"):
+    with pytest.raises(ValueError, match=r"expected also the columns (subject|clip, path)"):
         set_up(recipe_config("paper", **{**one, "dataset": "csv"}))
     with pytest.raises(ValueError, match="--dataset expected auto or one of casme2"):
         recipe_config("paper", **{**one, "dataset": "fer"})

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
-from ...clips import KEY, identity
 from ..clips import LEFT_OUT, ClipTable, FaultLog, fault_of
+from ..duplicates import duplicate_people
 from ..sampling import Sampling, needed_positions
 from .cache import Cache, Items, Made, load_items
 from .chunks import Kind
@@ -78,37 +77,25 @@ def load_frames(
     paths = list(dict.fromkeys(path for clip in needed for path in clip))
     store, errors = _load(table.root, paths, size, cache, progress=progress)
 
-    log, records = FaultLog(strict=strict), clips.to_dict("records")
-    owners: dict[tuple[str, ...], Mapping[Any, Any]] = {}
-    doubles: dict[tuple[str, str], tuple[Mapping[Any, Any], Mapping[Any, Any]]] = {}
-    kept = np.ones(len(clips), dtype=bool)
-    for position, (clip, row) in enumerate(zip(needed, records, strict=True)):
+    log, kept = FaultLog(strict=strict), np.ones(len(clips), dtype=bool)
+    contents: list[list[str] | None] = []
+    for row, (clip, record) in enumerate(zip(needed, clips.to_dict("records"), strict=True)):
         broken = [path for path in clip if path in errors]
+        contents.append(None if broken else [store.keys[path] for path in clip])
         if broken:
             more = f" (and {len(broken) - 1} more of its frames)" if len(broken) > 1 else ""
-            what = f"{broken[0]}: {errors[broken[0]]}{more}"
-            log.add(fault_of(row, what, LEFT_OUT))
-            kept[position] = False
-            continue
-        owner = owners.setdefault(tuple(store.keys[path] for path in clip), row)
-        if _person(owner) != _person(row):
-            doubles.setdefault(_person(row), (row, owner))
-    # One person under two names would be in training and test at once.
-    for position, row in enumerate(records):
-        if kept[position] and _person(row) in doubles:
-            own, other = (identity(*(clip[name] for name in KEY)) for clip in doubles[_person(row)])
-            what = f"one person under two names: the frames of {own} are those of {other}"
-            log.add(fault_of(row, what, LEFT_OUT))
-            kept[position] = False
+            log.add(fault_of(record, f"{broken[0]}: {errors[broken[0]]}{more}", LEFT_OUT))
+            kept[row] = False
+    for row, fault in duplicate_people(clips, contents):
+        log.add(fault)
+        kept[row] = False
     if not kept.any():
         first = f"; the first fault is: {log.faults[0]}" if log.faults else ""
-        raise ValueError(f"{table.root}: wanted a clip with readable frames, got none of {len(clips)}{first}")
+        raise ValueError(
+            f"{table.root}: expected a clip with readable frames, got none of {len(clips)}{first}"
+        )
     left = clips[kept].reset_index(drop=True)
     return replace(table, clips=left, faults=(*table.faults, *log.faults)), store
-
-
-def _person(clip: Mapping[Any, Any]) -> tuple[str, str]:
-    return clip["dataset"], clip["subject"]
 
 
 def _load(

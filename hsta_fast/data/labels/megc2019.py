@@ -1,8 +1,8 @@
 """The MEGC 2019 composite: CASME II, SAMM and SMIC-HS in three classes.
 
-Its rules are the label set "megc2019" of `labels`. Who has the official list, `combined_3class_gt.csv` (no
-column names: dataset, subject, clip, label 0 negative, 1 positive, 2 surprise), puts it beside the data or
-names it, and it wins over the rules.
+Its rules are the label set "megc2019" in `sets.py`. The official list, `combined_3class_gt.csv` (no column
+names: dataset, subject, clip, label 0 negative, 1 positive, 2 surprise), wins over the rules if it is in a
+folder of the data or given by its path.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .sets import LABEL_SETS, THREE_CLASSES, ClipName, LabelSet, dataset_id
 
 OFFICIAL_LIST = "combined_3class_gt.csv"
 
-# Clips of each class (negative, positive, surprise) and subjects, as published. CAS(ME)3 is no part of it.
+# Clips of each class (negative, positive, surprise) and subjects, as published. CAS(ME)3 is not part of it.
 PUBLISHED = {
     "casme2": ((88, 32, 25), 24),
     "samm": ((92, 26, 15), 28),
@@ -32,18 +32,18 @@ _IDS: dict[str, Callable[[str, str], tuple[str, str]]] = {
 
 
 def composite_labels(roots: Sequence[Path] = ()) -> LabelSet:
-    """The label set of the composite, with the official list where one of the folders holds it.
+    """The label set of the composite, with the official list if one of the folders holds it.
 
-    Raises ValueError where two of them hold it, or it cannot be read.
+    Raises ValueError if two of them hold it, or it cannot be read.
     """
     found = [root / OFFICIAL_LIST for root in roots if os.path.isfile(root / OFFICIAL_LIST)]
     if len(found) > 1:
-        raise ValueError(f"wanted one official list, got {' and '.join(map(str, found))}")
+        raise ValueError(f"expected one official list, got {' and '.join(map(str, found))}")
     return official_labels(found[0]) if found else LABEL_SETS["megc2019"]
 
 
 def official_labels(path: Path) -> LabelSet:
-    """The composite's label set with the official list at `path`; ValueError naming the row that is none."""
+    """The composite's label set with the official list at `path`; ValueError naming the first wrong row."""
     listed: dict[ClipName, str] = {}
     for number, row in enumerate(read_csv(path), start=1):
         if not any(row):
@@ -53,12 +53,12 @@ def official_labels(path: Path) -> LabelSet:
         except ValueError as error:
             raise ValueError(f"{path} row {number}: {error}") from error
         if listed.setdefault(name, label) != label:
-            raise ValueError(f"{path} row {number}: wanted one label of {'/'.join(name)}, got two")
+            raise ValueError(f"{path} row {number}: expected one label of {'/'.join(name)}, got two")
     return replace(LABEL_SETS["megc2019"], listed=listed)
 
 
 def is_official_list(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether a table begins as the official list does."""
+    """Whether the first row of a table is one of the official list."""
     try:
         _official_row(rows[0])
     except (IndexError, ValueError):
@@ -68,10 +68,10 @@ def is_official_list(rows: Sequence[Sequence[str]]) -> bool:
 
 def _official_row(row: Sequence[str]) -> tuple[ClipName, str]:
     if len(row) != 4:
-        raise ValueError(f"wanted dataset, subject, clip and label, got {len(row)} cells")
+        raise ValueError(f"expected dataset, subject, clip and label, got {len(row)} cells")
     dataset = dataset_id(row[0])
     if dataset not in _IDS:
-        raise ValueError(f"dataset must be casme2, samm or smic, got {row[0]!r}")
+        raise ValueError(f"dataset expected casme2, samm or smic, got {row[0]!r}")
     if row[3] not in ("0", "1", "2"):
-        raise ValueError(f"label must be 0, 1 or 2, got {row[3]!r}")
+        raise ValueError(f"label expected 0, 1 or 2, got {row[3]!r}")
     return (dataset, *_IDS[dataset](row[1], row[2])), THREE_CLASSES[int(row[3])]

@@ -1,18 +1,19 @@
 """From annotated words to class numbers, and from action units to objective classes.
 
-`LABEL_SETS` holds the published sets; `labelfile` reads one of the user's own.
+`LABEL_SETS` holds the published sets; `files.py` reads a user's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from ...clips import KEY, identity, spelling_key
-from ..action_units import _ROMAN
+from ..action_units import OBJECTIVE_CLASSES
 from ..clips import LEFT_OUT, ClipTable, Fault, fault_of
 
 ClipName = tuple[str, str, str]  # dataset, subject, clip
@@ -23,13 +24,18 @@ _DATASETS |= {name: name for name in ("casme2", "samm", "smic", "casme3")}
 
 
 def dataset_id(name: str) -> str:
-    """The dataset that a word such as "CASME II", "SMIC-HS" or "CAS(ME)3" means; others mean themselves."""
+    """The dataset's name, "casme2" from "CASME II" or "CASME2"; an unknown name unchanged."""
     return _DATASETS.get("".join(filter(str.isalnum, name.casefold())), name)
 
 
-def alike(name: ClipName) -> ClipName:
-    """What a clip's name has in common with its other spellings: case and leading zeros are left aside."""
-    return name[0], spelling_key(name[1]), spelling_key(name[2])
+def name_key(dataset: str, subject: str, clip: str) -> ClipName:
+    """The key of a clip's name, equal for all spellings of its subject and clip (see `spelling_key`)."""
+    return dataset, spelling_key(subject), spelling_key(clip)
+
+
+def _key_of(clip: Mapping[Any, Any]) -> ClipName:
+    """`name_key` of a row of the clip table."""
+    return name_key(clip["dataset"], clip["subject"], clip["clip"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +43,9 @@ class LabelSet:
     """A list of classes and the class of every word of one column; None drops the clips of that word.
 
     The label of a clip is the position of its class in `classes`.
-    of_dataset: takes the place of `mapping` for the clips of a dataset.
-    without: clips that are dropped all the same, (dataset, subject, clip).
-    listed: the class of each clip of an official list; where it speaks of a dataset, it wins over the words.
+    of_dataset: replaces `mapping` for the clips of a dataset.
+    without: clips that are dropped whatever their word, (dataset, subject, clip).
+    listed: the class of each clip of an official list; for the datasets in it, it wins over the words.
     """
 
     name: str
@@ -52,30 +58,30 @@ class LabelSet:
 
     def __post_init__(self) -> None:
         used = {*self.listed.values()}.union(*(m.values() for m in (self.mapping, *self.of_dataset.values())))
-        foreign = sorted({name for name in used if name is not None} - set(self.classes))
-        if foreign:
-            raise ValueError(f"label set {self.name!r}: wanted classes of {self.classes}, got {foreign}")
+        unknown = sorted({name for name in used if name is not None} - set(self.classes))
+        if unknown:
+            raise ValueError(f"label set {self.name!r}: expected classes of {self.classes}, got {unknown}")
 
     def words(self, dataset: str) -> Mapping[str, str | None]:
-        """The class of each word, in that dataset, however its name is written."""
+        """The class of each word for a dataset, under any spelling of its name (see `dataset_id`)."""
         own = {dataset_id(name): mapping for name, mapping in self.of_dataset.items()}
         return own.get(dataset_id(dataset), self.mapping)
 
-    def strangers(self, datasets: Iterable[str]) -> list[str]:
-        """The datasets that the set speaks of which are neither published ones nor in `datasets`."""
+    @property
+    def listed_datasets(self) -> set[str]:
+        """The datasets of the official list: for their clips it wins over the words."""
+        return {dataset for dataset, _, _ in self.listed}
+
+    def unknown_datasets(self, datasets: Iterable[str]) -> list[str]:
+        """The datasets named in `of_dataset` that are neither published ones nor in `datasets`."""
         known = {dataset_id(name) for name in datasets} | set(_DATASETS.values())
         return sorted(name for name in self.of_dataset if dataset_id(name) not in known)
 
     def by_word(self, clip: Mapping[Any, Any]) -> str | None:
-        """The class of a row of the clip table by its word, None where it has none; KeyError if unknown."""
-        if name_of(clip) in map(alike, self.without):
+        """The class of a row of the clip table by its word, None if it is dropped; KeyError if unknown."""
+        if _key_of(clip) in {name_key(*name) for name in self.without}:
             return None
         return self.words(clip["dataset"])[str(clip[self.column])]
-
-
-def name_of(clip: Mapping[Any, Any]) -> ClipName:
-    """`alike` of a row of the clip table."""
-    return alike((clip["dataset"], clip["subject"], clip["clip"]))
 
 
 _EMOTIONS = ("others", "disgust", "surprise", "fear", "anger", "sad", "happy")
@@ -88,7 +94,7 @@ THREE_CLASSES = ("negative", "positive", "surprise")
 
 
 def _composite(negative: str, dropped: str = "") -> dict[str, str | None]:
-    """The rule of MEGC 2019 for a dataset: its negative words, happiness, surprise, and what is dropped."""
+    """The rule of MEGC 2019 for a dataset, from its negative and its dropped words."""
     kept = dict.fromkeys(negative.split(), "negative") | {"happiness": "positive"} | _SURPRISE
     return kept | dict.fromkeys(dropped.split()) | _OTHERS
 
@@ -111,9 +117,9 @@ LABEL_SETS: dict[str, LabelSet] = {
         ),
         LabelSet(
             name="objective7",
-            classes=_ROMAN,
+            classes=OBJECTIVE_CLASSES,
             column="objective_class",
-            mapping={"0": None, **{str(number + 1): name for number, name in enumerate(_ROMAN)}},
+            mapping={"0": None, **{str(number + 1): name for number, name in enumerate(OBJECTIVE_CLASSES)}},
         ),
         LabelSet(
             name="megc2019",
@@ -131,48 +137,75 @@ LABEL_SETS: dict[str, LabelSet] = {
 
 
 def apply_labels(table: ClipTable, labels: LabelSet) -> tuple[ClipTable, dict[str, int]]:
-    """The clips that `labels` has a class for, with an int64 column `label`, and what was dropped.
+    """Label the clips: (the clips that have a class, with an int64 column `label`; emotion -> dropped clips).
 
-    The second result counts the dropped clips by emotion. Where an official list and the words differ, the
-    list wins, and each such clip is one more fault of the table. A word that the label set does not know
-    raises ValueError naming the clip and the words it knows; so does a table of which nothing is left.
+    Where the official list and the words differ, the list wins, and each such clip is one more fault of the
+    table.
+
+    Raises ValueError for an unknown word, naming the clip and the known words, and if no clip is left.
     """
-    names: list[str | None] = []
-    faults: list[Fault] = []
-    covered = {dataset for dataset, _, _ in labels.listed}
-    listed = {alike(name): label for name, label in labels.listed.items()}
-    rows = table.clips.to_dict("records")
-    for clip in rows:
-        try:
-            name = labels.by_word(clip)
-        except KeyError as error:
-            if clip["dataset"] not in covered:
-                raise ValueError(
-                    f"{identity(*(clip[key] for key in KEY))}: label set {labels.name!r} does not know "
-                    f"{labels.column} {clip[labels.column]!r}; "
-                    f"it knows {', '.join(labels.words(clip['dataset'])) or 'no clip of this dataset'}"
-                ) from error
-            name = None
-        if clip["dataset"] in covered:
-            official = listed.get(name_of(clip))
-            if official != name:
-                what = f"the official list says {official or 'nothing'}, the rule {name or 'nothing'}"
-                action = "labelled as in the list" if official else LEFT_OUT
-                faults.append(fault_of(clip, what, action))
-            name = official
-        names.append(name)
+    clips = table.clips.to_dict("records")
+    names, faults = _apply_official_list(clips, [_class_by_word(clip, labels) for clip in clips], labels)
     kept = np.array([name is not None for name in names], dtype=bool)
     if not kept.any():
-        raise ValueError(f"label set {labels.name!r}: wanted clips of its classes, got none of {len(rows)}")
-    here = {name_of(clip) for clip in rows}
-    datasets = {clip["dataset"] for clip in rows}
-    faults += [
+        raise ValueError(
+            f"label set {labels.name!r}: expected clips of its classes, got none of {len(clips)}"
+        )
+    numbers = [labels.classes.index(name) for name in names if name is not None]
+    labelled = table.clips[kept].assign(label=np.array(numbers, dtype=np.int64)).reset_index(drop=True)
+    faults += _listed_but_missing(clips, labels)
+    return (
+        replace(table, clips=labelled, faults=(*table.faults, *faults)),
+        _count_emotions(table.clips[~kept]),
+    )
+
+
+def _class_by_word(clip: Mapping[Any, Any], labels: LabelSet) -> str | None:
+    """`LabelSet.by_word`, where an unknown word gives None if the official list covers the clip's dataset.
+
+    Raises ValueError for any other unknown word.
+    """
+    try:
+        return labels.by_word(clip)
+    except KeyError as error:
+        if clip["dataset"] in labels.listed_datasets:
+            return None
+        known = ", ".join(labels.words(clip["dataset"])) or "no clip of this dataset"
+        raise ValueError(
+            f"{identity(*(clip[key] for key in KEY))}: {labels.column} expected a word of label set "
+            f"{labels.name!r} ({known}), got {clip[labels.column]!r}"
+        ) from error
+
+
+def _apply_official_list(
+    clips: Sequence[Mapping[Any, Any]], by_word: Sequence[str | None], labels: LabelSet
+) -> tuple[list[str | None], list[Fault]]:
+    """The classes, from the official list for the datasets in it, and a fault for each that differs."""
+    datasets = labels.listed_datasets
+    listed = {name_key(*name): label for name, label in labels.listed.items()}
+    names, faults = list(by_word), []
+    for position, clip in enumerate(clips):
+        if clip["dataset"] not in datasets:
+            continue
+        official, rule = listed.get(_key_of(clip)), by_word[position]
+        if official != rule:
+            what = f"the official list says {official or 'nothing'}, the rule {rule or 'nothing'}"
+            faults.append(fault_of(clip, what, "labelled as in the list" if official else LEFT_OUT))
+        names[position] = official
+    return names, faults
+
+
+def _listed_but_missing(clips: Sequence[Mapping[Any, Any]], labels: LabelSet) -> list[Fault]:
+    """A fault for each clip of the official list that is not in the table, for the table's datasets."""
+    datasets = {clip["dataset"] for clip in clips}
+    here = {_key_of(clip) for clip in clips}
+    return [
         Fault(*name, None, "in the official list, not among the clips of this copy", LEFT_OUT)
         for name in labels.listed
-        if name[0] in datasets and alike(name) not in here
+        if name[0] in datasets and name_key(*name) not in here
     ]
-    numbers = [labels.classes.index(name) for name in names if name is not None]
-    clips = table.clips[kept].assign(label=np.array(numbers, dtype=np.int64)).reset_index(drop=True)
-    dropped = table.clips.loc[~kept, "emotion"].value_counts(sort=False)
-    counts = {str(word): int(count) for word, count in dropped.items()}
-    return replace(table, clips=clips, faults=(*table.faults, *faults)), counts
+
+
+def _count_emotions(clips: pd.DataFrame) -> dict[str, int]:
+    """Emotion -> clips, in the order in which the emotions appear."""
+    return {str(word): int(count) for word, count in clips["emotion"].value_counts(sort=False).items()}

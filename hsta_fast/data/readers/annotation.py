@@ -1,7 +1,7 @@
 """Annotation tables, csv or xlsx, as rows of text: the one place where cells are read.
 
-Every cell becomes stripped text, and what a column means is the reader's business. Which row holds the column
-names is looked for, because files come with titles above them (SAMM's names stand in row 14).
+Every cell becomes stripped text; a dataset's reader interprets the columns. The row of the column names is
+searched for, because files have titles above it (SAMM's column names are in row 14).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 from ...files import open_plain
 from ..clips import brief
 
-# The column names stand in one of the first so many rows.
+# The column names are searched for in this many rows.
 HEADER_ROWS = 40
 
-# Of an xlsx file, which is packed: a published annotation has less than a megabyte, a made-up one any number.
+# Of an xlsx file, unpacked. A published annotation has less than 1 MB; a malicious one may have any size.
 MAX_WORKBOOK_BYTES = 100_000_000
 
 Sheets = dict[str, list[list[str]]]
@@ -30,21 +30,21 @@ CSV = ""  # the name of a csv file's one sheet
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """What a table must hold, by name in any case.
+    """The columns of a table; names in any case.
 
-    sheet: preferred where a workbook has one so named.
-    aliases: other names of columns, in lower case.
-    beside: file names, without their type, of tables that stand beside the annotation and are not it.
+    sheet: the sheet to read if a workbook has one of this name.
+    aliases: other name of a column -> its name, in lower case.
+    companion: matches the file name, without its type, of tables next to the annotation that are not it.
     """
 
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
     sheet: str | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
-    beside: re.Pattern[str] | None = None
+    companion: re.Pattern[str] | None = None
 
     def name(self, cell: str) -> str:
-        """What a cell with a column's name says, in lower case, spacing at its ends or doubled left aside."""
+        """The column that a header cell names, in lower case; ignores extra spaces."""
         plain = " ".join(cell.split()).casefold()
         return self.aliases.get(plain, plain)
 
@@ -53,18 +53,19 @@ class Columns:
 class Row:
     """One row: its number in the file, 1 for the first, and its cells by lower-case column name.
 
-    `excess` counts the cells of a csv row beyond those that the row of names has; `short` names the columns
-    with a meaning for which it has none, `torn` says whether one of them is required.
+    excess: cells of a csv row beyond the last column.
+    short: the known columns for which a csv row has no cell.
+    incomplete: whether one of those is required.
     """
 
     number: int
     cells: Mapping[str, str]
     excess: int = 0
     short: tuple[str, ...] = ()
-    torn: bool = False
+    incomplete: bool = False
 
     def __getitem__(self, column: str) -> str:
-        """The cell of a column, "" where the table has no such column."""
+        """The cell of a column, "" if the table has no such column."""
         return self.cells.get(column.casefold(), "")
 
 
@@ -75,11 +76,11 @@ def integer(text: str) -> int | None:
 
 
 def find_annotation(root: Path, columns: Columns) -> Path:
-    """The one csv or xlsx file directly in `root` that has the columns; ValueError where there is no such."""
+    """The one csv or xlsx file directly in `root` that has the columns; ValueError if not exactly one."""
     found, errors = [], []
     paths = annotation_files(root)
-    if columns.beside is not None:
-        paths = [path for path in paths if not columns.beside.search(path.stem)] or paths
+    if columns.companion is not None:
+        paths = [path for path in paths if not columns.companion.search(path.stem)] or paths
     for path in paths:
         try:
             read_annotation(path, columns)
@@ -90,107 +91,107 @@ def find_annotation(root: Path, columns: Columns) -> Path:
         return found[0]
     if found:
         names = ", ".join(path.name for path in found)
-        raise ValueError(f"{root}: wanted one annotation file, got {names}; name one with --annotation")
+        raise ValueError(f"{root}: expected one annotation file, got {names}; name one with --annotation")
     if errors:
         raise ValueError("; ".join(errors))
-    raise ValueError(f"{root}: wanted an annotation file in this folder, {no_table(root)}")
+    raise ValueError(f"{root}: expected an annotation file in this folder, got {no_table(root)}")
 
 
 def annotation_files(root: Path) -> list[Path]:
-    """The csv and xlsx files directly in `root`, but for the lock files of an open Excel."""
+    """The csv and xlsx files directly in `root`, without the lock files of an open Excel."""
     try:
         paths = sorted(root.iterdir())
     except OSError as error:
-        raise ValueError(f"{root}: wanted a folder to look into, {error.strerror or error}") from error
+        raise ValueError(f"{root}: expected a readable folder, got {error.strerror or error}") from error
     return [p for p in paths if p.suffix.lower() in (".csv", ".xlsx") and not p.name.startswith(("~$", "."))]
 
 
 def no_table(root: Path) -> str:
-    """Why a folder without csv and xlsx files has no annotation."""
+    """What a folder without csv and xlsx files holds instead of an annotation, for a message."""
     old = sorted(path.name for path in root.iterdir() if path.suffix.lower() == ".xls")
-    return f"{old[0]} is an old Excel file: save it as .xlsx" if old else "it holds no csv or xlsx file"
+    return f"{old[0]}, an old Excel file: save it as .xlsx" if old else "no csv or xlsx file"
 
 
 def read_annotation(path: Path, columns: Columns) -> list[Row]:
-    """Every row below the column names; rows without any content are passed over.
+    """Every row below the column names; empty rows are skipped.
 
-    Raises ValueError where the file cannot be read, lacks a column, or has one twice.
+    Raises ValueError if the file cannot be read, or a column is missing or there twice.
     """
     return rows_of(path, read_sheets(path), columns)
 
 
 def annotated_rows(root: Path, annotation: Path | str | None, columns: Columns) -> list[tuple[str, Row]]:
-    """(where it stands, row) for each row of the annotation given, or else of the one in `root`."""
+    """(where it is, row) for each row of `annotation`, by default the one in `root`."""
     path = find_annotation(root, columns) if annotation is None else Path(annotation)
     return [(f"{path.name} row {row.number}", row) for row in read_annotation(path, columns)]
 
 
 def rows_of(path: Path, sheets: Sheets, columns: Columns) -> list[Row]:
-    """`read_annotation` of a file that is read already."""
+    """`read_annotation` for the sheets of a file that is already read."""
     heads = _find_headers(sheets, columns)
-    whole = [name for name, (_, lacks) in heads.items() if not lacks]
-    if not whole:
-        # Of several sheets, the one that was probably meant.
+    complete = [name for name, (_, missing) in heads.items() if not missing]
+    if not complete:
+        # Of several sheets, name the one that was probably meant.
         name = min(heads, key=lambda name: len(heads[name][1]), default="")
-        position, lacks = heads.get(name, (0, list(columns.required)))
+        position, missing = heads.get(name, (0, list(columns.required)))
         where = f"{path} sheet {name!r}" if name else str(path)
         cells = sheets[name][position] if sheets.get(name) else []
         found = brief(", ".join(" ".join(cell.split()) for cell in cells if cell), 300) or "none"
-        raise ValueError(f"{where}: missing columns {', '.join(lacks)}; found {found}")
-    if len(whole) > 1:
-        raise ValueError(f"{path}: wanted the columns in one sheet, they are in {', '.join(whole)}")
-    rows = sheets[whole[0]]
-    start = heads[whole[0]][0]
+        raise ValueError(f"{where}: expected also the columns {', '.join(missing)}, got {found}")
+    if len(complete) > 1:
+        raise ValueError(f"{path}: expected the columns in one sheet, got them in {', '.join(complete)}")
+    rows = sheets[complete[0]]
+    start = heads[complete[0]][0]
     names = [columns.name(cell) for cell in rows[start]]
-    wanted = (*columns.required, *columns.optional)
-    twice = [column for column in wanted if names.count(column.casefold()) > 1]
-    if twice:
-        raise ValueError(f"{path}: wanted each column once, got more of {', '.join(twice)}")
-    known = {column.casefold() for column in wanted}
+    meant = (*columns.required, *columns.optional)
+    repeated = [column for column in meant if names.count(column.casefold()) > 1]
+    if repeated:
+        raise ValueError(f"{path}: expected each column once, got several of {', '.join(repeated)}")
+    known = {column.casefold() for column in meant}
     required = {column.casefold() for column in columns.required}
 
     def row_of(number: int, cells: Sequence[str]) -> Row:
         excess, short = 0, tuple[str, ...]()
-        # In a csv file a row wider or narrower than the names has a comma too many or too few, and cells in
-        # the wrong columns; in a workbook it has a note at its side or blanks at its end.
-        if whole[0] == CSV:
+        # A csv row longer or shorter than the header has a comma too many or too few, and so cells in the
+        # wrong columns; a workbook's row has a note at its right or blanks at its end.
+        if complete[0] == CSV:
             excess = sum(map(bool, cells[len(names) :]))
             short = tuple(name for name in names[len(cells) :] if name in known)
-        torn = any(name in required for name in short)
-        return Row(number, dict(zip(names, cells, strict=False)), excess, short, torn)
+        incomplete = any(name in required for name in short)
+        return Row(number, dict(zip(names, cells, strict=False)), excess, short, incomplete)
 
     numbered = enumerate(rows[start + 1 :], start=start + 2)
     return [row_of(number, cells) for number, cells in numbered if any(cells)]
 
 
 def missing_columns(sheets: Sheets, columns: Columns) -> list[str]:
-    """The columns that the sheet which has most of them lacks."""
+    """The required columns missing from the sheet that has the most of them."""
     heads = _find_headers(sheets, columns).values()
-    return min((lacks for _, lacks in heads), key=len, default=list(columns.required))
+    return min((missing for _, missing in heads), key=len, default=list(columns.required))
 
 
 def _find_headers(sheets: Sheets, columns: Columns) -> dict[str, tuple[int, list[str]]]:
-    """Sheet -> see `_find_header`; only the sheet that is preferred, where there is such."""
+    """Sheet -> `_find_header` of it; only the sheet named in `columns` if the workbook has it."""
     if columns.sheet is not None and columns.sheet in sheets:
         sheets = {columns.sheet: sheets[columns.sheet]}
     return {name: _find_header(rows, columns) for name, rows in sheets.items()}
 
 
 def _find_header(rows: Sequence[Sequence[str]], columns: Columns) -> tuple[int, list[str]]:
-    """(position of the row with the most of the names, the names it lacks)."""
+    """(position of the row with the most of the required names, the names missing from it)."""
     best = (0, list(columns.required))
     for position, row in enumerate(rows[:HEADER_ROWS]):
         names = {columns.name(cell) for cell in row}
-        lacks = [column for column in columns.required if column.casefold() not in names]
-        if len(lacks) < len(best[1]):
-            best = (position, lacks)
+        missing = [column for column in columns.required if column.casefold() not in names]
+        if len(missing) < len(best[1]):
+            best = (position, missing)
     return best
 
 
 def read_sheets(path: Path) -> Sheets:
     """Sheet name -> rows of stripped text; a csv file is one sheet with the name `CSV`.
 
-    Raises ValueError where the file is missing or no such table.
+    Raises ValueError if the file is missing or not such a table.
     """
     try:
         with open_plain(path, "an annotation file") as file:
@@ -201,27 +202,27 @@ def read_sheets(path: Path) -> Sheets:
         try:
             return _read_workbook(path)
         except ImportError:
-            raise  # openpyxl is not installed: that is no fault of the file
+            raise  # openpyxl is not installed: the file is not to blame
         except Exception as error:  # openpyxl raises anything from KeyError to BadZipFile on a broken file
-            raise ValueError(f"{path}: wanted an Excel workbook, {_one_line(error)}") from error
+            raise ValueError(f"{path}: expected an Excel workbook, got {_one_line(error)}") from error
     if path.suffix.lower() != ".csv":
-        raise ValueError(f"{path}: wanted an annotation file that ends in .csv or .xlsx")
+        raise ValueError(f"annotation expected a file that ends in .csv or .xlsx, got {path}")
     return {CSV: read_csv(path)}
 
 
 def _read_workbook(path: Path) -> Sheets:
-    """The sheets of an xlsx file; by openpyxl, because pandas gives up a file for one number out of range."""
+    """The sheets of an xlsx file; not by pandas, which rejects a file for one number out of range."""
     with zipfile.ZipFile(path) as parts:
         size = sum(part.file_size for part in parts.infolist())
     if size > MAX_WORKBOOK_BYTES:
-        raise ValueError(f"at most {MAX_WORKBOOK_BYTES} bytes unpacked, it has {size}")
-    import openpyxl  # needed for Excel files alone
+        raise ValueError(f"{size} bytes unpacked, more than {MAX_WORKBOOK_BYTES}")
+    import openpyxl  # needed only for Excel files
 
     book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     try:
         sheets = {}
         for sheet in book.worksheets:
-            sheet.reset_dimensions()  # what a file says of its size may be wrong, and rows would be lost
+            sheet.reset_dimensions()  # the size that a file declares may be too small, and rows would be lost
             rows = sheet.iter_rows(values_only=True)
             sheets[sheet.title] = [[_text(cell) for cell in row] for row in rows]
         return sheets
@@ -239,25 +240,27 @@ def _text(cell: Any) -> str:
 
 
 def read_csv(path: Path) -> list[list[str]]:
-    """The rows of a comma-separated UTF-8 file as stripped text; ValueError where it is none."""
+    """The rows of a comma-separated UTF-8 file as stripped text; ValueError if it is not one."""
     try:
         with open_plain(path, "a table") as file:
             text = file.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: wanted UTF-8 text, {error.reason}; save the table as UTF-8") from error
+        raise ValueError(
+            f"{path}: expected UTF-8 text, got {error.reason}; save the table as UTF-8"
+        ) from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if "\0" in text:
-        raise ValueError(f"{path}: wanted UTF-8 text, it holds zero bytes; save the table as UTF-8")
-    # strict: else a quote that is never closed would swallow the rest of the file into one cell.
+        raise ValueError(f"{path}: expected UTF-8 text, got zero bytes; save the table as UTF-8")
+    # strict: otherwise a quote that is never closed would put the rest of the file into one cell.
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         rows = [[cell.strip() for cell in row] for row in reader]
     except csv.Error as error:
         where = f"line {reader.line_num}: {_one_line(error)}"
-        raise ValueError(f"{path}: wanted a comma-separated table, {where}") from error
+        raise ValueError(f"{path}: expected a comma-separated table, got {where}") from error
     if not rows:
-        raise ValueError(f"{path}: wanted a comma-separated table, the file is empty")
+        raise ValueError(f"{path}: expected a comma-separated table, got an empty file")
     return rows
 
 

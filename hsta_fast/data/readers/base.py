@@ -1,13 +1,14 @@
-"""From what an annotation says to a clip or a fault: the rules that all datasets share.
+"""From annotation rows to clips and faults: the rules that all datasets share.
 
-A reader turns each row into an `Entry`; `read_entries` checks it against the disk. What is wrong with a row
-is a `Fault`, never the end of the run:
+A reader turns each row of its annotation into an `AnnotationRow`; `read_rows` checks it against the disk. A
+row that is wrong never stops the run, it gives a `Fault`:
 
-- an unusable apex (no integer, or outside onset..offset) becomes the middle frame, the clip is kept;
-- an unreadable objective class is taken from the action units instead, the clip is kept;
-- onset or offset no integer, offset before onset, one frame only, frames missing on disk, a folder or link
-  that leads outside the root, no emotion, the (subject, clip, onset) of an earlier clip, or a
-  micro-expression of more than `MAX_MICRO_FRAMES`: the clip is left out.
+- An unusable apex (not an integer, or outside onset..offset) is replaced by the middle frame; the clip is
+  kept.
+- An unreadable objective class is replaced by that of the action units; the clip is kept.
+- The clip is left out if onset or offset is not an integer, the offset is before the onset, it has one frame
+  only, frames are missing on disk, a folder or link leads outside the root, the emotion is blank, an earlier
+  clip has the same (subject, clip, onset), or it is a micro-expression of more than `MAX_MICRO_FRAMES`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from ..clips import (
     brief,
     clip_frame,
 )
-from .annotation import Row, integer
+from .annotation import Columns, Row, integer
 
 Expression = Literal["micro", "macro"]
 EXPRESSIONS: tuple[Expression, ...] = ("micro", "macro")
@@ -41,20 +42,21 @@ EXPRESSION_TYPES: dict[str, Expression] = {
     "macro": "macro",
 }
 
-# A micro-expression lasts about half a second. 600 frames are 3 s at 200 frames a second and more at any
-# slower rate: a longer "clip" (the published CAS(ME)3 has one of 3455 frames) is a slip of the annotation.
+# A micro-expression lasts about half a second. 600 frames are 3 s at 200 frames per second, and more at any
+# lower rate: a longer "clip" (the published CAS(ME)3 has one of 3455 frames) is an annotation error.
 MAX_MICRO_FRAMES = 600
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """What an annotation says of one clip, not yet believed; cells as text.
+class AnnotationRow:
+    """One annotation row, not yet validated; cells are text.
 
-    apex: None where nobody annotated one, which is no fault.
-    frames: paths of the frames onset..offset relative to the root; raises ValueError where some are missing.
-    longest: most frames that are believed.
-    notes: (what, action) of faults found so far, with which the clip is kept.
-    also: (onset, what) of further expressions of the row, which are left out.
+    apex: None where the annotation has no apex, which is not a fault.
+    frames: returns the paths of frames onset..offset relative to the root; raises ValueError where some are
+        missing.
+    longest: the largest number of frames that is accepted; None for no limit.
+    notes: (what, action) of faults found so far that do not leave the clip out.
+    also: (onset, what) of further expressions in the row, which are left out.
     """
 
     dataset: str
@@ -73,53 +75,93 @@ class Entry:
     also: tuple[tuple[int | None, str], ...] = ()
 
 
-def read_entries(
+Rows = Iterable[tuple[str, Row]]  # (where the row is, as messages say it; the row)
+Interpret = Callable[[Row], AnnotationRow]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """One dataset: the columns of its annotation, how folders tell its version, and how it is read.
+
+    name: the name in the clip table and on the command line; `title` is the dataset's full name.
+    versions: version -> folder of the subjects, the version to read first at the front; {} where there are no
+        frames.
+    open(root, annotation, expressions): the rows of the copy at `root`, and the function that interprets one;
+        raises ValueError where the copy cannot be read.
+    identify: (dataset, subject, clip, onset) as the cells of a row have them, to name a row that cannot be
+        interpreted.
+    """
+
+    name: str
+    title: str
+    columns: Columns
+    versions: Callable[[Path], dict[str, str]]
+    open: Callable[[Path, Path | str | None, Sequence[Expression]], tuple[Rows, Interpret]]
+    identify: Callable[[Row], tuple[str, str, str, str]]
+
+    def scan(
+        self, root: Path, annotation: Path | str | None, expressions: Sequence[Expression], *, strict: bool
+    ) -> ClipTable:
+        """The clips, possibly none, and faults of the copy at `root`; ValueError where it cannot be read."""
+        rows, interpret = self.open(root, annotation, expressions)
+        return read_rows(
+            root, rows, interpret, identify=self.identify, expressions=expressions, strict=strict
+        )
+
+
+def read_rows(
     root: Path,
-    rows: Iterable[tuple[str, Row]],
-    interpret: Callable[[Row], Entry],
+    rows: Rows,
+    interpret: Interpret,
     *,
     identify: Callable[[Row], tuple[str, str, str, str]],
     expressions: Sequence[Expression],
     strict: bool,
 ) -> ClipTable:
-    """The clips and faults of `rows`, each with the words that say where it stands; possibly no clip.
+    """The clips, possibly none, and the faults of `rows`.
 
-    interpret: raises ValueError for a row that cannot be understood.
-    identify: what names such a row all the same: (dataset, subject, clip, onset), as its cells have them.
-    expressions: which kinds of row are wanted; the others are passed over.
+    interpret: raises ValueError for a row that cannot be interpreted.
+    identify: see `Reader`.
+    expressions: the kinds of expression to read; rows of other kinds are skipped.
     strict: raise the first fault instead of listing it.
 
-    Every wanted row becomes one clip of the table or one fault with the action `LEFT_OUT`; a further
-    expression in a row is one more such fault.
+    Every row that is not skipped becomes one clip of the table or one fault with the action `LEFT_OUT`; each
+    further expression in a row is one more such fault.
     """
     unknown = [kind for kind in expressions if kind not in EXPRESSIONS]
     if unknown or not expressions:
-        raise ValueError(f"expressions must be some of 'micro', 'macro', got {tuple(expressions)!r}")
+        raise ValueError(f"expressions expected some of 'micro', 'macro', got {tuple(expressions)!r}")
     log = FaultLog(strict=strict)
     clips: dict[tuple[str, str, str, int | None], dict[str, Any]] = {}
     for where, row in rows:
-        dataset, subject, word, onset_cell = identify(row)
-        name = (dataset, subject, word, integer(onset_cell))
+        dataset, subject, clip_name, onset_cell = identify(row)
+        name = (dataset, subject, clip_name, integer(onset_cell))
         notes: list[tuple[str, str]] = []
+        too_few = f"row expected a cell for each column, got none for {', '.join(row.short)}"
         try:
             if row.excess:
-                raise ValueError(f"{row.excess} more cells than columns; a comma inside a cell wants quotes")
-            if row.torn:
-                raise ValueError(f"fewer cells than columns, none for {', '.join(row.short)}")
-            entry = interpret(row)
-            name = (entry.dataset, entry.subject, entry.clip, integer(entry.onset))
-            if entry.expression not in expressions:
+                raise ValueError(
+                    f"row expected a cell for each column, got {row.excess} more; "
+                    "put quotes around a cell that holds a comma"
+                )
+            if row.incomplete:
+                raise ValueError(too_few)
+            annotated = interpret(row)
+            name = (annotated.dataset, annotated.subject, annotated.clip, integer(annotated.onset))
+            if annotated.expression not in expressions:
                 continue
-            clip, notes = _build(entry)
+            clip, notes = _build_clip(annotated)
             if row.short:
-                notes.append((f"fewer cells than columns, none for {', '.join(row.short)}", AS_BLANK))
+                notes.append((too_few, AS_BLANK))
             if name in clips:
-                raise ValueError("wanted each subject, file name and onset once, an earlier row has the same")
+                raise ValueError(
+                    "row expected a new subject, file name and onset, got those of an earlier row"
+                )
         except ValueError as error:
             notes = [(str(error), LEFT_OUT)]
         else:
             clips[name] = clip
-            for onset, what in entry.also:
+            for onset, what in annotated.also:
                 log.add(_fault(name, onset, f"{where}: {what}", LEFT_OUT))
         for what, action in notes:
             log.add(_fault(name, name[3], f"{where}: {what}", action))
@@ -127,74 +169,74 @@ def read_entries(
 
 
 def _fault(name: tuple[str, str, str, int | None], onset: int | None, what: str, action: str) -> Fault:
-    """A fault in few words, whatever the cells hold."""
+    """A fault whose texts are cut short: a cell may hold any amount of text."""
     return Fault(brief(name[0]), brief(name[1]), brief(name[2]), onset, brief(what, 500), action)
 
 
-def want_clips(table: ClipTable) -> ClipTable:
+def check_not_empty(table: ClipTable) -> ClipTable:
     """`table` itself; ValueError where it has no clip."""
     if not len(table):
         first = f"; the first fault is: {table.faults[0]}" if table.faults else ""
-        raise ValueError(f"{table.root}: wanted at least one usable clip, got none{first}")
+        raise ValueError(f"{table.root}: expected at least one usable clip, got none{first}")
     return table
 
 
-def _build(entry: Entry) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """The clip of an entry and its (what, action) notes; ValueError where it has to be left out."""
-    onset, offset = integer(entry.onset), integer(entry.offset)
+def _build_clip(row: AnnotationRow) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """The clip of a row and its (what, action) notes; ValueError where it has to be left out."""
+    onset, offset = integer(row.onset), integer(row.offset)
     if onset is None or offset is None:
-        raise ValueError(f"onset and offset must be integers, got {entry.onset!r} and {entry.offset!r}")
+        raise ValueError(f"onset and offset expected integers, got {row.onset!r} and {row.offset!r}")
     if offset < onset:
-        raise ValueError(f"offset must not be before onset, got onset {onset} and offset {offset}")
+        raise ValueError(f"offset expected a frame after onset {onset}, got {offset}")
     length = offset - onset + 1
     if length == 1:
-        raise ValueError(f"wanted a clip of at least two frames, onset and offset are both {onset}")
-    if entry.longest is not None and length > entry.longest:
-        raise ValueError(f"wanted a clip of at most {entry.longest} frames, got {length}")
-    emotion = entry.emotion.casefold()
+        raise ValueError(f"clip expected at least 2 frames, got 1: onset and offset are both {onset}")
+    if row.longest is not None and length > row.longest:
+        raise ValueError(f"clip expected at most {row.longest} frames, got {length}")
+    emotion = row.emotion.casefold()
     if not emotion:
-        raise ValueError("wanted an emotion, got a blank")
+        raise ValueError("emotion expected a word, got a blank")
 
-    notes = list(entry.notes)
-    apex = None if entry.apex is None else integer(entry.apex)
+    notes = list(row.notes)
+    apex = None if row.apex is None else integer(row.apex)
     annotated = apex is not None and onset <= apex <= offset
     if not annotated:
-        if entry.apex is not None:
-            notes.append((f"wanted an apex in {onset}..{offset}, got {entry.apex!r}", MIDDLE_APEX))
+        if row.apex is not None:
+            notes.append((f"apex expected a frame in {onset}..{offset}, got {row.apex!r}", MIDDLE_APEX))
         apex = (onset + offset) // 2
     objective = 0
     try:
-        objective = parse_objective_class(entry.objective)
+        objective = parse_objective_class(row.objective)
     except ValueError as error:
         notes.append((str(error), CLASS_BY_UNITS))
     clip = {
-        "dataset": entry.dataset,
-        "subject": entry.subject,
-        "clip": entry.clip,
+        "dataset": row.dataset,
+        "subject": row.subject,
+        "clip": row.clip,
         "onset": onset,
         "apex": apex,
         "apex_annotated": annotated,
         "offset": offset,
-        "frames": entry.frames(onset, offset),
-        "expression": entry.expression,
+        "frames": row.frames(onset, offset),
+        "expression": row.expression,
         "emotion": emotion,
-        "action_units": entry.action_units,
-        "objective_class": objective or objective_class(entry.action_units),
+        "action_units": row.action_units,
+        "objective_class": objective or objective_class(row.action_units),
     }
     return clip, notes
 
 
-def plain(row: Row, column: str) -> str:
+def folder_name(row: Row, column: str) -> str:
     """The cell of a column that names one folder inside the root; ValueError where it does not."""
     if not is_plain_name(row[column]):
         raise ValueError(
-            f"{column.lower()} must be the name of one folder inside the root, got {row[column]!r}"
+            f"{column.lower()} expected the name of one folder inside the root, got {row[column]!r}"
         )
     return row[column]
 
 
 def expression_type(text: str) -> Expression:
-    """The kind that a cell of the column Expression type says, "micro" where it is blank."""
+    """The kind of expression in a cell of the column Expression type, "micro" where it is blank."""
     if text and text.casefold() not in EXPRESSION_TYPES:
-        raise ValueError(f"expression type must be one of {', '.join(EXPRESSION_TYPES)}, got {text!r}")
+        raise ValueError(f"expression type expected one of {', '.join(EXPRESSION_TYPES)}, got {text!r}")
     return EXPRESSION_TYPES[text.casefold() or "micro"]

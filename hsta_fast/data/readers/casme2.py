@@ -1,21 +1,21 @@
 """CASME II: `sub01/EP02_01f/img46.jpg` (raw) or `Cropped/sub01/EP02_01f/reg_img46.jpg`, and a coding table.
 
 The table (`CASME2-coding-20140508.xlsx`, `CASME2-coding-20190701.xlsx`) has the columns Subject (a number),
-Filename, OnsetFrame, ApexFrame, OffsetFrame, Action Units and Estimated Emotion, and two without a name; a
-column Objective Class is read where there is one. The folders of the subjects are looked for in the root and
-two levels below; where both versions are there, the cropped one is read.
+Filename, OnsetFrame, ApexFrame, OffsetFrame, Action Units and Estimated Emotion, and two without a name. A
+column Objective Class is read if there is one. The subjects' folders are searched for in the root and up to
+two levels below it. If both versions are there, the cropped one is read.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from ..clips import ClipTable
 from .annotation import Columns, Row, annotated_rows
-from .base import Entry, Expression, plain, read_entries
-from .folders import FrameFolders, Names, below, find_subjects, subfolders
+from .base import AnnotationRow, Expression, Interpret, Reader, Rows, folder_name
+from .folders import FolderNames, FrameFolders, find_subjects, posix_join, subfolders
 
 DATASET = "casme2"
 COLUMNS = Columns(
@@ -35,7 +35,7 @@ _NUMBER = re.compile(r"(?:reg_)?img_?([0-9]{1,15})", re.IGNORECASE)
 
 
 def versions(root: Path) -> dict[str, str]:
-    """Version ("cropped", "raw") -> folder of the subjects, for what there is, the one to read first."""
+    """Version ("cropped", "raw") -> folder of the subjects, the version to read first at the front."""
     found: dict[str, str] = {}
     for folder in find_subjects(root, _SUBJECT):
         found.setdefault("cropped" if _is_cropped(root, folder) else "raw", folder)
@@ -43,9 +43,9 @@ def versions(root: Path) -> dict[str, str]:
 
 
 def _is_cropped(root: Path, folder: str) -> bool:
-    """By the name of the first image; where there is none, by the name of the folder."""
+    """Decided by the name of the first image, or the folder's name if there is no image."""
     for subject in filter(_SUBJECT.fullmatch, subfolders(root, folder)):
-        for clip in subfolders(root, below(folder, subject)):
+        for clip in subfolders(root, posix_join(folder, subject)):
             for path in sorted((root / folder / subject / clip).glob("*img*")):
                 return path.name.lower().startswith("reg_")
     return "crop" in folder.lower()
@@ -55,39 +55,40 @@ def subject_id(text: str) -> str:
     """The subject's folder name, "sub01", from "1", "01" or "sub01"; ValueError for anything else."""
     match = re.fullmatch(r"(?:sub)?0*([0-9]{1,4})(?:\.0)?", text.casefold())
     if match is None:
-        raise ValueError(f"subject must be a number such as 1, or sub01, got {text!r}")
+        raise ValueError(f"subject expected a number such as 1, or sub01, got {text!r}")
     return f"sub{int(match[1]):02d}"
 
 
-def scan(
-    root: Path, annotation: Path | str | None, expressions: Sequence[Expression], *, strict: bool
-) -> ClipTable:
-    """The clips, possibly none, and faults of the copy at `root`; ValueError where it cannot be read."""
+def _open(
+    root: Path, annotation: Path | str | None, expressions: Sequence[Expression]
+) -> tuple[Rows, Interpret]:
     base = next(iter(versions(root).values()), "")
-    folders, names = FrameFolders(root, _NUMBER), Names(root)
+    folders, names = FrameFolders(root, _NUMBER), FolderNames(root)
 
-    def interpret(row: Row) -> Entry:
-        subject, clip = subject_id(row["Subject"]), plain(row, "Filename")
-        holder = below(base, names.on_disk(base, subject))
-        folder = below(holder, names.on_disk(holder, clip))
-        return Entry(
+    def interpret(row: Row) -> AnnotationRow:
+        subject, clip = subject_id(row["Subject"]), folder_name(row, "Filename")
+        folder = names.path(base, subject, clip)
+        return AnnotationRow(
             dataset=DATASET,
             subject=subject,
             clip=Path(folder).name,
             onset=row["OnsetFrame"],
             apex=row["ApexFrame"],
             offset=row["OffsetFrame"],
-            frames=lambda onset, offset: folders.frames(folder, onset, offset),
+            frames=partial(folders.frames, folder),
             emotion=row["Estimated Emotion"],
             action_units=row["Action Units"],
             objective=row["Objective Class"],
         )
 
-    return read_entries(
-        root,
-        annotated_rows(root, annotation, COLUMNS),
-        interpret,
-        identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["OnsetFrame"]),
-        expressions=expressions,
-        strict=strict,
-    )
+    return annotated_rows(root, annotation, COLUMNS), interpret
+
+
+READER = Reader(
+    name=DATASET,
+    title="CASME II",
+    columns=COLUMNS,
+    versions=versions,
+    open=_open,
+    identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["OnsetFrame"]),
+)

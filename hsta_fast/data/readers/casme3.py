@@ -2,10 +2,10 @@
 
 The table has the columns Subject, Filename, Onset, Apex, Offset, AU and emotion. It may have Objective class
 (I..VII) and Expression type (Micro-expression, Macro-expression; without it every row is a micro-expression).
-Macro-expressions may stand in a table of their own whose name has MaE in it, such as
-`cas(me)3_part_A_MaE_label_JpgIndex_v2_emotion.xlsx`; AU may lack in it, and sub and seq be the
-names of subject and recording.
-Several clips share one (Subject, Filename) folder. Folders may differ from the table in upper and lower case.
+Macro-expressions may have a table of their own with MaE in its name, such as
+`cas(me)3_part_A_MaE_label_JpgIndex_v2_emotion.xlsx`; in it AU may be missing, and the columns of subject and
+recording may be called sub and seq.
+Several clips share one (Subject, Filename) folder. Folder names may differ from the table in case.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ..clips import ClipTable
@@ -25,8 +26,18 @@ from .annotation import (
     missing_columns,
     read_sheets,
 )
-from .base import MAX_MICRO_FRAMES, Entry, Expression, expression_type, plain, read_entries, want_clips
-from .folders import FrameFolders, Names, find_subjects, want_folder
+from .base import (
+    MAX_MICRO_FRAMES,
+    AnnotationRow,
+    Expression,
+    Interpret,
+    Reader,
+    Rows,
+    check_not_empty,
+    expression_type,
+    folder_name,
+)
+from .folders import FolderNames, FrameFolders, check_folder, find_subjects
 
 DATASET = "casme3"
 _MACRO = re.compile(r"(?<![A-Za-z])MaE(?![A-Za-z])", re.IGNORECASE)
@@ -34,7 +45,7 @@ COLUMNS = Columns(
     required=("Subject", "Filename", "Onset", "Apex", "Offset", "AU", "emotion"),
     optional=("Objective class", "Expression type"),
     aliases={"sub": "subject", "seq": "filename"},
-    beside=_MACRO,
+    companion=_MACRO,
 )
 _MACRO_COLUMNS = replace(
     COLUMNS,
@@ -46,7 +57,7 @@ _NUMBER = re.compile(r"([0-9]{1,15})")
 
 
 def versions(root: Path) -> dict[str, str]:
-    """Version -> folder of the subjects, for what there is."""
+    """Version -> folder of the subjects; {} where there are none."""
     return {"part A": ""} if "" in find_subjects(root, _SUBJECT, depth=0) else {}
 
 
@@ -59,39 +70,38 @@ def read_casme3(
 ) -> ClipTable:
     """Read the clips of CAS(ME)3, or of anything in its layout, under `root`.
 
-    annotation: the table; default: the one csv or xlsx file in `root` that has the columns, and those of
-        macro-expressions beside it.
-    expressions: which kinds of row are wanted; the others are passed over.
+    annotation: the table; default: the one csv or xlsx file in `root` that has the columns, and the table of
+        macro-expressions next to it.
+    expressions: the kinds of expression to read; rows of other kinds are skipped.
     strict: raise the first fault instead of listing it.
 
-    Every wanted row becomes one clip of the table or one fault with the action "clip left out".
+    Every row that is not skipped becomes one clip of the table or one fault with the action "clip left out".
 
-    Raises ValueError for a missing root, no (or no single) annotation, a missing column, or no usable clip.
+    Raises ValueError for a missing root, no annotation or several, a missing column, or no usable clip.
     """
-    return want_clips(scan(want_folder(root), annotation, expressions, strict=strict))
+    return check_not_empty(READER.scan(check_folder(root), annotation, expressions, strict=strict))
 
 
-def scan(
-    root: Path, annotation: Path | str | None, expressions: Sequence[Expression], *, strict: bool
-) -> ClipTable:
-    """`read_casme3`, possibly without a clip."""
-    folders, names = FrameFolders(root, _NUMBER), Names(root)
+def _open(
+    root: Path, annotation: Path | str | None, expressions: Sequence[Expression]
+) -> tuple[Rows, Interpret]:
+    folders, names = FrameFolders(root, _NUMBER), FolderNames(root)
 
-    def interpret(row: Row) -> Entry:
+    def interpret(row: Row) -> AnnotationRow:
         kind = expression_type(row["Expression type"])
         subject, clip = row["Subject"], row["Filename"]
         if kind in expressions:
-            subject = names.on_disk("", plain(row, "Subject"))
-            clip = names.on_disk(subject, plain(row, "Filename"))
+            subject = names.on_disk("", folder_name(row, "Subject"))
+            clip = names.on_disk(subject, folder_name(row, "Filename"))
         folder = f"{subject}/{clip}/color"
-        return Entry(
+        return AnnotationRow(
             dataset=DATASET,
             subject=subject,
             clip=clip,
             onset=row["Onset"],
             apex=row["Apex"],
             offset=row["Offset"],
-            frames=lambda onset, offset: folders.frames(folder, onset, offset),
+            frames=partial(folders.frames, folder),
             expression=kind,
             emotion=row["emotion"],
             action_units=row["AU"],
@@ -99,20 +109,13 @@ def scan(
             longest=MAX_MICRO_FRAMES if kind == "micro" else None,
         )
 
-    return read_entries(
-        root,
-        _rows(root, annotation, expressions),
-        interpret,
-        identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["Onset"]),
-        expressions=expressions,
-        strict=strict,
-    )
+    return _rows(root, annotation, expressions), interpret
 
 
 def _rows(
     root: Path, annotation: Path | str | None, expressions: Sequence[Expression]
 ) -> list[tuple[str, Row]]:
-    """The rows of the annotation and, where they are wanted, of the table of macro-expressions beside it."""
+    """The rows of the annotation and, if asked for, of the table of macro-expressions next to it."""
     path = find_annotation(root, COLUMNS) if annotation is None else Path(annotation)
     if _MACRO.search(path.stem):
         return _macro_rows(root, path)
@@ -122,15 +125,25 @@ def _rows(
         tables = [table for table in named if not missing_columns(read_sheets(table), _MACRO_COLUMNS)]
         if len(tables) > 1:
             names = ", ".join(table.name for table in tables)
-            raise ValueError(f"{root}: wanted one table of macro-expressions, got {names}")
+            raise ValueError(f"{root}: expected one table of macro-expressions, got {names}")
         for table in tables:
             rows += _macro_rows(root, table)
     return rows
 
 
 def _macro_rows(root: Path, path: Path) -> list[tuple[str, Row]]:
-    """The rows of such a table, macro-expressions where they do not say otherwise."""
+    """The rows of a table of macro-expressions; a row without an expression type is one."""
     return [
         (where, replace(row, cells={**row.cells, "expression type": row["Expression type"] or "macro"}))
         for where, row in annotated_rows(root, path, _MACRO_COLUMNS)
     ]
+
+
+READER = Reader(
+    name=DATASET,
+    title="CAS(ME)3",
+    columns=COLUMNS,
+    versions=versions,
+    open=_open,
+    identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["Onset"]),
+)

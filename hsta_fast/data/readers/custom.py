@@ -1,21 +1,21 @@
-"""Anybody's own clips: one csv or xlsx table in the root, frames in folders or in video files below it.
+"""A user's own clips: one csv or xlsx table in the root, frames in folders or in video files below it.
 
-Columns `subject`, `clip`, `path` and `emotion`; optional `dataset` (a word, "csv" where there is none),
-`onset`, `apex`, `offset`, `action units`, `objective class` (I..VII or 1..7) and `expression type` (micro,
-macro). `path`, relative to the root, is a folder of images whose names end in the frame number, or a video
-file, whose frames are 0, 1, 2, ... Where they are blank, onset and offset are the first and the last frame,
-the apex is the middle one.
+Columns `subject`, `clip`, `path` and `emotion`; optional `dataset` (a word, by default "csv"), `onset`,
+`apex`, `offset`, `action units`, `objective class` (I..VII or 1..7) and `expression type` (micro, macro).
+`path`, relative to the root, is a folder of images whose names end in the frame number, or a video file,
+whose frames are 0, 1, 2, ... A blank onset is the first frame, a blank offset the last, a blank apex the
+middle one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
-from ..clips import ClipTable
 from ..frames.video import VIDEO_TYPES
 from .annotation import Columns, Row, annotated_rows
-from .base import Entry, Expression, expression_type, read_entries
+from .base import AnnotationRow, Expression, Interpret, Reader, Rows, expression_type
 from .folders import ANY_NUMBERED, FrameFolders, VideoFiles
 
 DATASET = "csv"
@@ -36,29 +36,27 @@ COLUMNS = Columns(
 MAX_FRAMES = 100_000
 
 
-def scan(
-    root: Path, annotation: Path | str | None, expressions: Sequence[Expression], *, strict: bool
-) -> ClipTable:
-    """The clips and faults of the table, possibly without a clip; ValueError where it cannot be read."""
+def _open(
+    root: Path, annotation: Path | str | None, expressions: Sequence[Expression]
+) -> tuple[Rows, Interpret]:
     folders, videos = FrameFolders(root, ANY_NUMBERED), VideoFiles(root)
 
-    def interpret(row: Row) -> Entry:
+    def interpret(row: Row) -> AnnotationRow:
         kind = expression_type(row["expression type"])
         path = _relative(row["path"])
         is_video = path.lower().endswith(VIDEO_TYPES)
-        frames = videos.frames if is_video else folders.frames
         onset, offset = row["onset"], row["offset"]
         if not onset or not offset:
             numbers = range(videos.length(path)) if is_video else sorted(folders.all_files(path))
             onset, offset = onset or str(numbers[0]), offset or str(numbers[-1])
-        return Entry(
+        return AnnotationRow(
             dataset=_word(row, "dataset") if row["dataset"] else DATASET,
             subject=_word(row, "subject"),
             clip=_word(row, "clip"),
             onset=onset,
             apex=row["apex"] or None,
             offset=offset,
-            frames=lambda onset, offset: frames(path, onset, offset),
+            frames=partial(videos.frames if is_video else folders.frames, path),
             expression=kind,
             emotion=row["emotion"],
             action_units=row["action units"],
@@ -66,25 +64,28 @@ def scan(
             longest=MAX_FRAMES,
         )
 
-    return read_entries(
-        root,
-        annotated_rows(root, annotation, COLUMNS),
-        interpret,
-        identify=lambda row: (row["dataset"] or DATASET, row["subject"], row["clip"], row["onset"]),
-        expressions=expressions,
-        strict=strict,
-    )
+    return annotated_rows(root, annotation, COLUMNS), interpret
 
 
 def _relative(text: str) -> str:
-    """A path below the root, with forward slashes; ValueError where it leads elsewhere."""
+    """A path inside the root, with forward slashes; ValueError where it leads elsewhere."""
     path = PurePosixPath(text.replace("\\", "/"))
     if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in text or ":" in path.parts[0]:
-        raise ValueError(f"path must be a folder or video inside the root, got {text!r}")
+        raise ValueError(f"path expected a folder or video inside the root, got {text!r}")
     return str(path)
 
 
 def _word(row: Row, column: str) -> str:
     if not row[column] or not row[column].isprintable():
-        raise ValueError(f"{column} must be one printable word or more, got {row[column]!r}")
+        raise ValueError(f"{column} expected printable text, got {row[column]!r}")
     return row[column]
+
+
+READER = Reader(
+    name=DATASET,
+    title="clips of a plain table",
+    columns=COLUMNS,
+    versions=lambda root: {"folders and videos": ""},
+    open=_open,
+    identify=lambda row: (row["dataset"] or DATASET, row["subject"], row["clip"], row["onset"]),
+)

@@ -1,4 +1,4 @@
-"""Where frames lie: folders of numbered images, video files, the folders that hold a dataset's subjects."""
+"""Where frames are: folders of numbered images, video files, and the folders of a dataset's subjects."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from ...clips import spelling_key
 from ...files import inside
 from ..frames.video import check_container
 
-# What a frame's file name may be, without its type; group 1 is the frame number.
+# A frame's file name without its type; group 1 is the frame number.
 ANY_NUMBERED = re.compile(r"(?:.*[^0-9])?([0-9]{1,15})", re.DOTALL)
 _IMAGE_TYPE = re.compile(r"\.(?:jpg|jpeg|png|bmp)", re.IGNORECASE)
 
 
-def want_folder(root: Path | str) -> Path:
-    """`root` as a path; ValueError where it is no folder."""
+def check_folder(root: Path | str) -> Path:
+    """`root` as a path; ValueError if it is not a folder."""
     if not os.path.isdir(root):
-        raise ValueError(f"{root}: wanted the folder of a dataset, no such folder")
+        raise ValueError(f"{root}: expected the folder of a dataset, got no such folder")
     return Path(root)
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The numbered images of one folder: frame number -> file name, and why others cannot be used."""
+    """The numbered images of one folder: number -> file name, and number -> why an image is unusable."""
 
     files: dict[int, str]
     unusable: dict[int, str]
@@ -44,7 +44,7 @@ class Listing:
 class FrameFolders:
     """The folders of numbered images below `root`, each listed once.
 
-    number: matches a whole file name without its type; its group 1 is the frame number.
+    number: matches a whole file name without its type; group 1 is the frame number.
     """
 
     def __init__(self, root: Path, number: re.Pattern[str]) -> None:
@@ -52,7 +52,7 @@ class FrameFolders:
         self._listed: dict[str, Listing | ValueError] = {}
 
     def listing(self, folder: str) -> Listing:
-        """What is in `folder`, a path relative to the root; ValueError where it cannot be listed."""
+        """The images in `folder`, a path relative to the root; ValueError if it cannot be listed."""
         if folder not in self._listed:
             try:
                 self._listed[folder] = self._list(folder)
@@ -64,23 +64,24 @@ class FrameFolders:
         return listing
 
     def all_files(self, folder: str) -> dict[int, str]:
-        """Frame number -> file name, where a whole folder is the clip; ValueError also for no or an unusable
-        image in it.
+        """Frame number -> file name of a folder that is one clip.
+
+        Raises ValueError if the folder cannot be listed, holds no numbered image, or holds an unusable one.
         """
         listing = self.listing(folder)
         for what in listing.unusable.values():
             raise ValueError(what)
         if not listing.files:
-            raise ValueError(f"{folder}: wanted numbered images, found none")
+            raise ValueError(f"{folder}: expected numbered images, got none")
         return listing.files
 
     def frames(self, folder: str, onset: int, offset: int) -> tuple[str, ...]:
-        """The paths of frames onset..offset, relative to the root; ValueError where some are not there."""
+        """The paths of frames onset..offset, relative to the root; ValueError if some are missing."""
         listing = self.listing(folder)
         for number, what in listing.unusable.items():
             if onset <= number <= offset:
                 raise ValueError(what)
-        # Counted without walking onset..offset, which a slip of the annotation can make billions long.
+        # Counted without a loop over onset..offset: an annotation error can make that billions long.
         numbers = listing.numbers
         found = numbers[bisect_left(numbers, onset) : bisect_right(numbers, offset)]
         missing = offset - onset + 1 - len(found)
@@ -96,7 +97,7 @@ class FrameFolders:
         return tuple(f"{folder}/{listing.files[number]}" for number in found)
 
     def _likely_name(self, number: int, listing: Listing) -> str:
-        """What the file of a missing frame would be called, going by its neighbours."""
+        """The likely file name of a missing frame, from the names of its neighbours."""
         if not listing.files:
             return f"{number}.jpg"
         nearest = min(listing.numbers, key=lambda other: abs(other - number))
@@ -124,26 +125,27 @@ class FrameFolders:
                         continue
                     if number in listing.files:
                         both = f"{listing.files[number]} and {entry.name}"
-                        raise ValueError(f"{folder}: frame {number} is both {both}")
+                        raise ValueError(f"{folder}: frame {number} expected one image, got {both}")
                     listing.files[number] = entry.name
         except OSError as error:
-            raise ValueError(f"{folder}: wanted a folder of images, {error.strerror or error}") from error
+            raise ValueError(
+                f"{folder}: expected a folder of images, got {error.strerror or error}"
+            ) from error
         return listing
 
 
 def is_there(root: Path, folder: str, entry: os.DirEntry[str], is_kind: Callable[[], bool]) -> bool:
-    """Whether an entry of `folder` is of the kind that `is_kind` tells.
+    """Whether an entry of `folder` is a file or folder as asked by `is_kind`, its `is_file` or `is_dir`.
 
-    Raises ValueError where that cannot be told, it is a link that leads out of the root, or its name is no
-    text.
+    Raises ValueError if that is unknown, its name is not UTF-8, or it is a link that leads out of the root.
     """
-    path = below(folder, entry.name)
+    path = posix_join(folder, entry.name)
     try:
         if not is_kind():
             return False
         path.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{os.fsencode(path)!r}: wanted a name in UTF-8") from error
+        raise ValueError(f"name expected UTF-8, got {os.fsencode(path)!r}") from error
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}") from error
     if entry.is_symlink():
@@ -159,7 +161,7 @@ class VideoFiles:
         self._lengths: dict[str, int | ValueError] = {}
 
     def length(self, path: str) -> int:
-        """The number of frames that the file declares; ValueError where OpenCV cannot open it."""
+        """The number of frames that the file declares; ValueError if OpenCV cannot open it."""
         if path not in self._lengths:
             try:
                 self._lengths[path] = self._open(path)
@@ -171,10 +173,12 @@ class VideoFiles:
         return length
 
     def frames(self, path: str, onset: int, offset: int) -> tuple[str, ...]:
-        """Frames onset..offset as "path#number"; ValueError where the file has fewer."""
+        """Frames onset..offset as "path#number"; ValueError if the file has fewer."""
         length = self.length(path)
         if onset < 0 or offset >= length:
-            raise ValueError(f"{path}: wanted frames {onset}..{offset} of a video that has 0..{length - 1}")
+            raise ValueError(
+                f"{path}: onset and offset expected frames in 0..{length - 1}, got {onset} and {offset}"
+            )
         return tuple(f"{path}#{number}" for number in range(onset, offset + 1))
 
     def _open(self, path: str) -> int:
@@ -189,21 +193,21 @@ class VideoFiles:
         finally:
             video.release()
         if length < 1:
-            raise ValueError(f"{path}: wanted a video, OpenCV finds no frame in it")
+            raise ValueError(f"{path}: expected a video, got a file in which OpenCV finds no frame")
         return length
 
 
-class Names:
-    """Folder names as they are on disk, where annotations spell them otherwise (see `spelling_key`)."""
+class FolderNames:
+    """Folder names as spelled on disk, for the spellings of an annotation (see `spelling_key`)."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._children: dict[str, list[str]] = {}
 
     def on_disk(self, folder: str, name: str) -> str:
-        """The folder in `folder` called `name`, or else the only other spelling of it; `name` where none is.
+        """The folder in `folder` called `name`, else the one with another spelling of it, else `name`.
 
-        Raises ValueError where there are several spellings and none is called `name`.
+        Raises ValueError if there are several other spellings.
         """
         if folder not in self._children:
             self._children[folder] = subfolders(self.root, folder)
@@ -212,22 +216,28 @@ class Names:
             return name
         found = [other for other in names if spelling_key(other) == spelling_key(name)]
         if len(found) > 1:
-            raise ValueError(f"{folder or '.'}: wanted one folder for {name!r}, got {', '.join(found)}")
+            raise ValueError(f"{folder or '.'}: expected one folder for {name!r}, got {', '.join(found)}")
         return found[0] if found else name
+
+    def path(self, folder: str, *names: str) -> str:
+        """`folder/name/...`, each name as spelled on disk (see `on_disk`)."""
+        for name in names:
+            folder = posix_join(folder, self.on_disk(folder, name))
+        return folder
 
 
 def subfolders(root: Path, folder: str) -> list[str]:
-    """Names of the folders in `folder` that lie inside the root, sorted; none where it cannot be read."""
-    return look_into(root, folder)[0]
+    """Names of the folders in `folder` that are inside the root, sorted; none if it cannot be read."""
+    return list_subfolders(root, folder)[0]
 
 
-def look_into(root: Path, folder: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """Names of the folders in `folder`, sorted, and (name, why) of what in it cannot be looked into.
+def list_subfolders(root: Path, folder: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """Names of the folders in `folder`, sorted, and (name, reason) of every unreadable entry.
 
-    Where that is `folder` itself, its name is "".
+    If `folder` itself is unreadable, the name is "".
     """
     names: list[str] = []
-    closed: list[tuple[str, str]] = []
+    errors: list[tuple[str, str]] = []
     try:
         with os.scandir(inside(root, folder)) as entries:
             for entry in entries:
@@ -235,18 +245,18 @@ def look_into(root: Path, folder: str) -> tuple[list[str], list[tuple[str, str]]
                     if is_there(root, folder, entry, entry.is_dir):
                         names.append(entry.name)
                 except ValueError as error:
-                    closed.append((entry.name.encode(errors="replace").decode(), str(error)))
+                    errors.append((entry.name.encode(errors="replace").decode(), str(error)))
     except OSError as error:
-        closed.append(("", f"{folder or '.'}: wanted a folder to look into, {error.strerror or error}"))
+        errors.append(("", f"{folder or '.'}: expected a readable folder, got {error.strerror or error}"))
     except ValueError as error:
-        closed.append(("", str(error)))
-    return sorted(names), sorted(closed)
+        errors.append(("", str(error)))
+    return sorted(names), sorted(errors)
 
 
 def find_subjects(root: Path, subject: re.Pattern[str], *, depth: int = 2) -> list[str]:
-    """The folders, at most `depth` below the root, with a folder whose whole name matches `subject`.
+    """The folders, at most `depth` levels below the root, that hold a folder whose name matches `subject`.
 
-    Paths relative to the root, "" for itself, nearest first.
+    Paths relative to the root, "" for the root itself, nearest first.
     """
     found, level = [], [""]
     for _ in range(depth + 1):
@@ -255,11 +265,11 @@ def find_subjects(root: Path, subject: re.Pattern[str], *, depth: int = 2) -> li
             names = subfolders(root, folder)
             if any(subject.fullmatch(name) for name in names):
                 found.append(folder)
-            deeper += [below(folder, name) for name in names if not subject.fullmatch(name)]
+            deeper += [posix_join(folder, name) for name in names if not subject.fullmatch(name)]
         level = deeper
     return found
 
 
-def below(folder: str, *names: str) -> str:
-    """`folder/name/...`, where "" is the root itself."""
+def posix_join(folder: str, *names: str) -> str:
+    """`folder/name/...`, where a `folder` of "" is the root itself."""
     return "/".join((folder, *names) if folder else names)

@@ -1,20 +1,20 @@
-"""SAMM: `006/006_1_2/006_05562.jpg`, the number's width differing by clip, and one table.
+"""SAMM: `006/006_1_2/006_05562.jpg`, the width of the number differs between clips, and one table.
 
 The table, `SAMM_Micro_FACS_Codes_v2.xlsx`, has its column names in row 14: Subject, Filename, Inducement
 Code, Onset Frame, Apex Frame, Offset Frame, Duration, Micro, Action Units, Estimated Emotion, Objective
-Classes (1..7) and Notes. The folders of the subjects are looked for in the root and two levels below.
+Classes (1..7) and Notes. The subjects' folders are searched for in the root and up to two levels below it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from ..clips import ClipTable
 from .annotation import Columns, Row, annotated_rows
-from .base import Entry, Expression, plain, read_entries
-from .folders import FrameFolders, Names, below, find_subjects, subfolders
+from .base import AnnotationRow, Expression, Interpret, Reader, Rows, folder_name
+from .folders import FolderNames, FrameFolders, find_subjects, posix_join, subfolders
 
 DATASET = "samm"
 COLUMNS = Columns(
@@ -35,10 +35,10 @@ _NUMBER = re.compile(r"(?:[0-9]+_)?([0-9]{1,15})")
 
 
 def versions(root: Path) -> dict[str, str]:
-    """Version -> folder of the subjects, for what there is."""
+    """Version -> folder of the subjects; {} where there are none."""
     for folder in find_subjects(root, _SUBJECT):
         for subject in filter(_SUBJECT.fullmatch, subfolders(root, folder)):
-            if any(map(_CLIP.fullmatch, subfolders(root, below(folder, subject)))):
+            if any(map(_CLIP.fullmatch, subfolders(root, posix_join(folder, subject)))):
                 return {"grey frames": folder}
     return {}
 
@@ -47,47 +47,48 @@ def subject_id(text: str) -> str:
     """The subject's folder name, "006", from "6" or "006"; ValueError for anything else."""
     match = re.fullmatch(r"0*([0-9]{1,4})(?:\.0)?", text)
     if match is None:
-        raise ValueError(f"subject must be a number such as 006, got {text!r}")
+        raise ValueError(f"subject expected a number such as 006, got {text!r}")
     return f"{int(match[1]):03d}"
 
 
 def clip_id(text: str) -> str:
-    """The clip's folder name, its first number of three digits."""
+    """The clip's folder name, its first number padded to three digits: "006_1_2" from "6_1_2"."""
     first, bar, rest = text.partition("_")
     return f"{int(first):03d}_{rest}" if bar and re.fullmatch(r"[0-9]{1,4}", first) else text
 
 
-def scan(
-    root: Path, annotation: Path | str | None, expressions: Sequence[Expression], *, strict: bool
-) -> ClipTable:
-    """The clips, possibly none, and faults of the copy at `root`; ValueError where it cannot be read."""
+def _open(
+    root: Path, annotation: Path | str | None, expressions: Sequence[Expression]
+) -> tuple[Rows, Interpret]:
     base = next(iter(versions(root).values()), "")
-    folders, names = FrameFolders(root, _NUMBER), Names(root)
+    folders, names = FrameFolders(root, _NUMBER), FolderNames(root)
 
-    def interpret(row: Row) -> Entry:
-        subject, clip = subject_id(row["Subject"]), clip_id(plain(row, "Filename"))
+    def interpret(row: Row) -> AnnotationRow:
+        subject, clip = subject_id(row["Subject"]), clip_id(folder_name(row, "Filename"))
         if _CLIP.fullmatch(clip) and not clip.startswith(f"{subject}_"):
-            raise ValueError(f"wanted a file name of subject {subject}, got {clip!r}")
-        holder = below(base, names.on_disk(base, subject))
-        folder = below(holder, names.on_disk(holder, clip))
-        return Entry(
+            raise ValueError(f"filename expected a clip of subject {subject}, got {clip!r}")
+        folder = names.path(base, subject, clip)
+        return AnnotationRow(
             dataset=DATASET,
             subject=subject,
             clip=clip,
             onset=row["Onset Frame"],
             apex=row["Apex Frame"],
             offset=row["Offset Frame"],
-            frames=lambda onset, offset: folders.frames(folder, onset, offset),
+            frames=partial(folders.frames, folder),
             emotion=row["Estimated Emotion"],
             action_units=row["Action Units"],
             objective=row["Objective Classes"],
         )
 
-    return read_entries(
-        root,
-        annotated_rows(root, annotation, COLUMNS),
-        interpret,
-        identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["Onset Frame"]),
-        expressions=expressions,
-        strict=strict,
-    )
+    return annotated_rows(root, annotation, COLUMNS), interpret
+
+
+READER = Reader(
+    name=DATASET,
+    title="SAMM",
+    columns=COLUMNS,
+    versions=versions,
+    open=_open,
+    identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["Onset Frame"]),
+)

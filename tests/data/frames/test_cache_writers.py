@@ -18,11 +18,11 @@ _KILLER = """
 import os, random, signal, sys, time
 from pathlib import Path
 import numpy as np, cv2
-from hsta_fast.data import cache as cache_module
-from hsta_fast.data.cache import Cache
-from hsta_fast.data.casme3 import read_casme3
+from hsta_fast.data.frames import cache as cache_module
+from hsta_fast.data.frames.cache import Cache
+from hsta_fast.data.readers.casme3 import read_casme3
 from hsta_fast.data.clips import ClipTable
-from hsta_fast.data.frames import load_frames
+from hsta_fast.data.frames.store import load_frames
 from hsta_fast.data.sampling import Sampling
 cv2.setNumThreads(1)
 cache_module.CHUNK_BYTES = 30_000
@@ -83,10 +83,10 @@ _WRITER = """
 import fcntl, sys
 from pathlib import Path
 import cv2
-from hsta_fast.data import cache as cache_module
-from hsta_fast.data.cache import Cache
-from hsta_fast.data.casme3 import read_casme3
-from hsta_fast.data.frames import load_frames
+from hsta_fast.data.frames import cache as cache_module
+from hsta_fast.data.frames.cache import Cache
+from hsta_fast.data.readers.casme3 import read_casme3
+from hsta_fast.data.frames.store import load_frames
 from hsta_fast.data.sampling import Sampling
 cache_module.CHUNK_BYTES = 40_000
 if sys.argv[3] == "without locks":

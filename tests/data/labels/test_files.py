@@ -1,4 +1,4 @@
-"""Label sets of one's own, in csv and in json, and the official list of the composite."""
+"""A user's own label sets, in csv and in json, and the official list of the composite."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ JSON: dict[str, Any] = {
 
 def test_names() -> None:
     assert label_set("emotion3") is LABEL_SETS["emotion3"]
-    with pytest.raises(ValueError, match=r"--labels wants one of emotion7, .*megc2019, or .* got 'emotion5'"):
+    with pytest.raises(
+        ValueError, match=r"--labels expected one of emotion7, .*megc2019, or .* got 'emotion5'"
+    ):
         label_set("emotion5")
     with pytest.raises(ValueError, match=r"nowhere.csv: wanted a table, No such file"):
         label_set("nowhere.csv")
@@ -51,7 +53,7 @@ def test_a_json_file_labels_clips(tmp_path: Path) -> None:
         fake_datasets.samm_copy(tmp_path / "samm", [samm_row(**{"Estimated Emotion": "Disgust"})])
     )
     assert apply_labels(samm, label_set(str(path)))[0].clips["label"].tolist() == [0]
-    # What a dataset's own mapping leaves out is that of all.
+    # Words missing from a dataset's own mapping come from the common one.
     assert label_set(str(path)).words("casme2")["surprise"] is None
 
 
@@ -68,22 +70,22 @@ def test_a_json_file_of_objective_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("a.csv", "word,class\nx,a\nx,b\n", "row 3: wanted each word once, got 'x' again"),
-        ("a.csv", "word,class\n,a\n", "row 2: wanted a word and its class"),
-        ("a.csv", "word,class\nx,a,b\n", "row 2: wanted a word and its class"),
-        ("a.csv", "word,class\nx,a\ny,a\n", "wanted two different classes or more, got ['a']"),
-        ("a.csv", "emotion,class\nx,a\n", "missing columns word; found emotion, class"),
-        ("a.json", "{", "wanted a label file in json"),
-        ("a.json", "[]", 'wanted an object with "classes" and "mapping", got list'),
+        ("a.csv", "word,class\nx,a\nx,b\n", "row 3: expected each word once, got 'x' again"),
+        ("a.csv", "word,class\n,a\n", "row 2: expected a word and its class"),
+        ("a.csv", "word,class\nx,a,b\n", "row 2: expected a word and its class"),
+        ("a.csv", "word,class\nx,a\ny,a\n", "expected at least 2 different classes, got ['a']"),
+        ("a.csv", "emotion,class\nx,a\n", "expected also the columns word, got emotion, class"),
+        ("a.json", "{", "expected a label file in json"),
+        ("a.json", "[]", 'expected an object with "classes" and "mapping", got list'),
         ("a.json", '{"classes": []}', "got 'classes'"),
         ("a.json", '{"classes": ["a", "b"], "mapping": {}, "more": 1}', "'more'"),
-        ("a.json", '{"classes": "ab", "mapping": {}}', '"classes" must be a list of names'),
-        ("a.json", '{"classes": ["a", "a"], "mapping": {}}', "wanted two different classes"),
-        ("a.json", '{"classes": ["a", "b"], "mapping": []}', "a mapping must be an object"),
-        ("a.json", '{"classes": ["a", "b"], "mapping": {"x": 1}}', "a mapping must be an object"),
+        ("a.json", '{"classes": "ab", "mapping": {}}', '"classes" expected a list of names'),
+        ("a.json", '{"classes": ["a", "a"], "mapping": {}}', "expected at least 2 different classes"),
+        ("a.json", '{"classes": ["a", "b"], "mapping": []}', "mapping expected an object"),
+        ("a.json", '{"classes": ["a", "b"], "mapping": {"x": 1}}', "mapping expected an object"),
         ("a.json", '{"classes": ["a", "b"], "mapping": {"x": "c"}}', "got ['c']"),
-        ("a.json", '{"classes": ["a", "b"], "mapping": {}, "column": "subject"}', '"column" must be'),
-        ("a.json", '{"classes": ["a", "b"], "mapping": {}, "datasets": []}', '"datasets" must be'),
+        ("a.json", '{"classes": ["a", "b"], "mapping": {}, "column": "subject"}', '"column" expected'),
+        ("a.json", '{"classes": ["a", "b"], "mapping": {}, "datasets": []}', '"datasets" expected'),
         (
             "a.json",
             '{"classes": ["a", "b"], "mapping": {"x": "a", "x": "b"}}',
@@ -102,7 +104,7 @@ def test_a_json_file_of_objective_classes(tmp_path: Path) -> None:
         ("a.json", '{"classes": ["a", "b"], "mapping": {"x": ' + "9" * 5000 + "}}", "a label file in json"),
     ],
 )
-def test_a_file_that_is_no_label_set(tmp_path: Path, name: str, text: str, words: str) -> None:
+def test_wrong_label_files(tmp_path: Path, name: str, text: str, words: str) -> None:
     path = tmp_path / name
     path.write_text(text)
     with pytest.raises(ValueError) as error:
@@ -125,21 +127,21 @@ def test_the_official_list_by_its_path_and_beside_the_data(tmp_path: Path) -> No
     other = tmp_path / "other"
     other.mkdir()
     (other / path.name).write_text("samm,6,006_1_2,1\n")
-    with pytest.raises(ValueError, match="wanted one official list, got"):
+    with pytest.raises(ValueError, match="expected one official list, got"):
         label_set("megc2019", [tmp_path, other])
 
 
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ("casme2,sub01,EP02_01f,3", "label must be 0, 1 or 2, got '3'"),
-        ("casme4,sub01,EP02_01f,1", "dataset must be casme2, samm or smic, got 'casme4'"),
-        ("casme2,nobody,EP02_01f,1", "subject must be a number"),
-        ("casme2,sub01,EP02_01f", "wanted dataset, subject, clip and label, got 3 cells"),
-        ("samm,006,006_1_2,2", "wanted one label of samm/006/006_1_2, got two"),
+        ("casme2,sub01,EP02_01f,3", "label expected 0, 1 or 2, got '3'"),
+        ("casme4,sub01,EP02_01f,1", "dataset expected casme2, samm or smic, got 'casme4'"),
+        ("casme2,nobody,EP02_01f,1", "subject expected a number"),
+        ("casme2,sub01,EP02_01f", "expected dataset, subject, clip and label, got 3 cells"),
+        ("samm,006,006_1_2,2", "expected one label of samm/006/006_1_2, got two"),
     ],
 )
-def test_a_row_that_the_official_list_cannot_have(tmp_path: Path, row: str, words: str) -> None:
+def test_wrong_rows_of_the_official_list(tmp_path: Path, row: str, words: str) -> None:
     path = tmp_path / "combined_3class_gt.csv"
     path.write_text(f"samm,006,006_1_2,1\n{row}\n")
     with pytest.raises(ValueError) as error:
@@ -149,10 +151,10 @@ def test_a_row_that_the_official_list_cannot_have(tmp_path: Path, row: str, word
 
 def test_what_the_composite_does_not_know(tmp_path: Path) -> None:
     table = read_dataset(fake_datasets.casme3_copy(tmp_path / "a", [casme3_row()]))
-    with pytest.raises(
-        ValueError, match="'megc2019' does not know emotion 'disgust'; it knows no clip of this"
-    ):
+    with pytest.raises(ValueError, match=r"'megc2019' \(no clip of this dataset\), got 'disgust'"):
         apply_labels(table, label_set("megc2019"))
     awe = read_dataset(fake_datasets.samm_copy(tmp_path / "b", [samm_row(**{"Estimated Emotion": "Awe"})]))
-    with pytest.raises(ValueError, match="does not know emotion 'awe'; it knows anger, contempt"):
+    with pytest.raises(
+        ValueError, match=r"emotion expected a word of label set 'megc2019' \(anger, contempt.*, got 'awe'"
+    ):
         apply_labels(awe, label_set("megc2019"))

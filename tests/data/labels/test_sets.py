@@ -55,22 +55,24 @@ def test_objective_classes_drop_the_unknown() -> None:
 
 
 def test_an_unknown_emotion_names_the_clip_and_the_words() -> None:
-    with pytest.raises(ValueError, match=r"casme3 s1/a onset 1: .*'bored'.*others, disgust") as error:
+    with pytest.raises(
+        ValueError, match=r"casme3 s1/a onset 1: emotion expected .*others, disgust.*'bored'"
+    ) as error:
         apply_labels(table_of("fear", "bored"), LABEL_SETS["emotion7"])
     assert "\n" not in str(error.value)
 
 
 def test_nothing_left_is_an_error() -> None:
-    with pytest.raises(ValueError, match="'emotion3': wanted clips of its classes, got none of 2"):
+    with pytest.raises(ValueError, match="'emotion3': expected clips of its classes, got none of 2"):
         apply_labels(table_of("others", "others"), LABEL_SETS["emotion3"])
 
 
-def test_a_label_set_of_ones_own() -> None:
+def test_a_label_set_of_the_user() -> None:
     mapping = {"happy": "calm", "fear": "tense", "sad": None}
     own = LabelSet(name="own", classes=("calm", "tense"), mapping=mapping)
     labelled, dropped = apply_labels(table_of("fear", "sad", "happy"), own)
     assert labelled.clips["label"].tolist() == [1, 0] and dropped == {"sad": 1}
-    with pytest.raises(ValueError, match=r"'own': wanted classes of .*'anxious'"):
+    with pytest.raises(ValueError, match=r"'own': expected classes of .*'anxious'"):
         LabelSet(name="own", classes=("calm",), mapping={"fear": "anxious"})
 
 
@@ -115,7 +117,7 @@ def test_objective_class_of_the_file() -> None:
     words = ["I", "ii", " III ", "IV", "V", "VI", "VII", "", "1", "7", "7.0"]
     assert [parse_objective_class(word) for word in words] == [1, 2, 3, 4, 5, 6, 7, 0, 1, 7, 7]
     for word in ("VIII", "8", "0", "class"):
-        with pytest.raises(ValueError, match=r"must be I..VII or 1..7"):
+        with pytest.raises(ValueError, match=r"expected I..VII or 1..7"):
             parse_objective_class(word)
 
 
@@ -127,9 +129,9 @@ def test_a_mapping_finds_its_dataset_however_it_is_written(name: str, dataset: s
     table = table_of("fear")
     table.clips["dataset"] = dataset
     assert apply_labels(table, own)[0].clips["label"].tolist() == [1]
-    assert own.strangers([dataset]) == []
+    assert own.unknown_datasets([dataset]) == []
 
 
 def test_a_mapping_of_a_dataset_that_is_not_here_is_named() -> None:
     own = LabelSet(name="own", classes=("a", "b"), mapping={}, of_dataset={"casmee2": {}, "SMIC-HS": {}})
-    assert own.strangers(["mine"]) == ["casmee2"]
+    assert own.unknown_datasets(["mine"]) == ["casmee2"]

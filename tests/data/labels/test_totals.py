@@ -1,4 +1,4 @@
-"""On annotation files with the published frequencies the label rules give the published totals."""
+"""The label rules give the published totals for annotations with the published frequencies."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SAMM_WORDS = {
 def spread(
     words: dict[str, int], subjects: Sequence[int], lone: dict[str, Sequence[int]]
 ) -> list[tuple[int, str]]:
-    """(subject, word) of each clip: in turn among the subjects, but that some are seen with one word only."""
+    """(subject, word) of each clip, in turn over the subjects; those in `lone` get one clip, of that word."""
     apart = {subject for own in lone.values() for subject in own}
     turn = cycle([subject for subject in subjects if subject not in apart])
     pairs = []
@@ -49,10 +49,10 @@ def spread(
 
 
 def casme2(root: Path) -> Path:
-    """255 rows of 26 subjects, two of whom only show what the composite drops."""
+    """255 rows of 26 subjects; two have only clips that the composite drops."""
     rows: list[Cells] = []
     pairs = spread(CASME2_WORDS, range(1, 27), {"others": (10, 18)})
-    named = {4: "EP12_01f", 5: "EP09_05f"}  # the two that are left out of the composite, both disgust
+    named = {4: "EP12_01f", 5: "EP09_05f"}  # the two clips that are not in the composite, both disgust
     for number, (subject, word) in enumerate(pairs):
         name = named.pop(subject) if word == "disgust" and subject in named else f"EP{number:03d}_01"
         apex = "/" if name == "EP12_01f" else 47
@@ -69,7 +69,7 @@ def casme2(root: Path) -> Path:
 
 
 def samm(root: Path) -> Path:
-    """159 rows of 29 subjects, one of whom only shows what the composite drops."""
+    """159 rows of 29 subjects; one has only clips that the composite drops."""
     subjects = [6, 7, *range(9, 36)]
     rows = []
     for number, (subject, word) in enumerate(spread(SAMM_WORDS, subjects, {"Other": (9,)})):
@@ -83,7 +83,7 @@ SMIC_SUBJECTS = [1, 2, 3, 4, 5, 6, 8, 9, 11, 12, 13, 14, 15, 18, 19, 20]
 
 
 def smic_clips(*counts: int) -> list[tuple[int, str, str]]:
-    """(subject, emotion, clip) of so many negative, positive and surprise clips."""
+    """(subject, emotion, clip); `counts` are the numbers of negative, positive and surprise clips."""
     words = dict(zip(("negative", "positive", "surprise"), counts, strict=True))
     codes = {"negative": "ne", "positive": "po", "surprise": "sur"}
     return [
@@ -162,7 +162,7 @@ def test_smic(roots: list[Path]) -> None:
 
 
 def test_smic_long(tmp_path: Path) -> None:
-    """162 rows; five hold a second expression, and s18_sur_03 is called negative."""
+    """162 rows; five hold a second expression, and s18_sur_03 is annotated as negative."""
     rows = []
     clips = smic_clips(70, 51, 41)
     own = next(number for number, clip in enumerate(clips) if clip[0] == 18 and clip[1] == "surprise")
@@ -173,7 +173,7 @@ def test_smic_long(tmp_path: Path) -> None:
         rows.append(
             smic_row(Subject=f"{subject:02d}" if number % 2 else subject, Filename=clip, **cells, **more)
         )
-    for row in rows:  # folders are padded in their own way
+    for row in rows:  # the folders' padding differs from the table's
         fake_datasets.frames(
             tmp_path / "SMIC_HS_E" / f"s{int(row['Subject']):02d}" / row["Filename"],
             ["image5.jpg", "image6.jpg"],
@@ -202,7 +202,7 @@ def test_the_composite(roots: list[Path]) -> None:
 
 
 def test_the_official_list_gives_its_own_labels(roots: list[Path], tmp_path: Path) -> None:
-    """A list made by the rules agrees with them; with four changes it differs in exactly those clips."""
+    """A list made by the rules agrees with them; with four changes it differs in exactly these clips."""
     clips = apply_labels(read_datasets(roots), label_set("megc2019"))[0].clips
     rows = [[c["dataset"], c["subject"], c["clip"], c["label"]] for c in clips.to_dict("records")]
     path = tmp_path / "combined_3class_gt.csv"

@@ -1,4 +1,4 @@
-"""Annotation tables as no owner would write them: a clear line, or every row is one clip or one fault."""
+"""Malformed annotation tables: one clear line, or every row is one clip or one fault."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from openpyxl import Workbook
 
 from hsta_fast.data import read_dataset
 from hsta_fast.data.clips import LEFT_OUT
-from hsta_fast.data.readers import casme2, casme3, samm, smic
-from hsta_fast.data.readers import custom as csvtable
+from hsta_fast.data.readers import casme2, casme3, custom, samm, smic
 from hsta_fast.data.readers.annotation import Columns
 
 from .. import fake_datasets
@@ -24,7 +23,7 @@ from .. import fake_datasets
 
 @dataclass(frozen=True)
 class Layout:
-    """A dataset's column names, a good row with its onset in place, and the copy with its frames."""
+    """A dataset's columns, a good row, the name of its onset column, and how to write a copy with frames."""
 
     dataset: str
     columns: Columns
@@ -34,7 +33,7 @@ class Layout:
     copy: Callable[[Path, list[fake_datasets.Cells]], Path]
 
     def good(self, number: int) -> list[Any]:
-        """A row whose onset, and so whose clip, is the copy's first frame plus `number`."""
+        """A good row whose onset is `number` frames later, which makes it another clip."""
         row = self.row()
         row[self.onset] += number
         return [row.get(name) if name is not None else None for name in self.header]
@@ -77,7 +76,7 @@ LAYOUTS = {
         ),
         Layout(
             "csv",
-            csvtable.COLUMNS,
+            custom.COLUMNS,
             fake_datasets.CSV_HEADER,
             fake_datasets.csv_row,
             "onset",
@@ -85,12 +84,12 @@ LAYOUTS = {
         ),
     )
 }
-APEX_ONLY = 3  # of the five frames of a good row, those at which a clip may begin: its apex stays inside
+NUM_ONSETS = 3  # of the five frames of a good row, the onsets that keep the apex inside the clip
 
 text = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs")), max_size=6)
 junk = st.one_of(
     st.none(),
-    text.filter(lambda word: not word.startswith("=")),  # a formula has no value until Excel has seen it
+    text.filter(lambda word: not word.startswith("=")),  # a formula has no value until Excel computes it
     st.integers(-5, 5600),
     st.integers(-(10**20), 10**20),
     st.floats(allow_nan=False, allow_infinity=False),
@@ -112,13 +111,13 @@ junk = st.one_of(
         ]
     ),
 )
-edit = st.dictionaries(st.integers(0, 11), junk, max_size=3)  # column -> what stands there instead
-rows_of = st.lists(st.tuples(st.integers(0, APEX_ONLY - 1), edit), max_size=8)
+edit = st.dictionaries(st.integers(0, 11), junk, max_size=3)  # column -> its new cell
+rows_of = st.lists(st.tuples(st.integers(0, NUM_ONSETS - 1), edit), max_size=8)
 
 
 @st.composite
 def tables(draw: st.DrawFn) -> dict[str, Any]:
-    """What to write, and how."""
+    """The content and the format of a table."""
     return {
         "dataset": draw(st.sampled_from(sorted(LAYOUTS))),
         "rows": draw(rows_of),
@@ -136,13 +135,13 @@ def tables(draw: st.DrawFn) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A copy of each dataset with the frames of one good row."""
+    """A fake copy of each dataset with the frames of one good row."""
     root = tmp_path_factory.mktemp("layouts")
     return {name: layout.copy(root / name, [layout.row()]) for name, layout in LAYOUTS.items()}
 
 
 def write(path: Path, lines: list[list[Any]], encoding: str) -> list[list[str]]:
-    """Write the lines; the cells as a reader will see them, blank where the format has none."""
+    """Write the lines; returns the cells as a reader sees them, blank where the format has none."""
     if encoding == "xlsx":
         book = Workbook()
         sheet = book.active
@@ -169,7 +168,7 @@ def check(plan: dict[str, Any], root: Path, folder: Path) -> None:
     lines += [list(line) for line in lines[: plan["repeat"]]]
     if plan["backwards"]:
         lines.reverse()
-    good = [layout.good(number) for number in range(APEX_ONLY)]
+    good = [layout.good(number) for number in range(NUM_ONSETS)]
     onset = header.index(layout.onset)
     wanted_good = {line[onset] for line in lines if line in good}
     if plan["drop"] is not None and plan["drop"] < len(header):
@@ -187,7 +186,7 @@ def check(plan: dict[str, Any], root: Path, folder: Path) -> None:
     except ValueError as error:
         message = str(error)
         assert "\n" not in message and len(message) < 2000
-        assert str(table) in message or "wanted at least one usable clip, got none" in message
+        assert str(table) in message or "expected at least one usable clip, got none" in message
         intact = plan["drop"] is None and plan["rename"] is None and not plan["ragged"]
         assert not (intact and wanted_good and plan["encoding"] in ("xlsx", "utf-8", "utf-8-sig")), message
         return
@@ -236,7 +235,7 @@ def test_a_thousand_tables(plan: dict[str, Any], roots: dict[str, Path], tmp_pat
 
 
 def test_most_tables_are_read(roots: dict[str, Path], tmp_path: Path) -> None:
-    """The good rows of each layout, in each way of writing, are all clips: so the property is not empty."""
+    """The good rows of each layout are all read, in every format: so the property is not vacuous."""
     for dataset in LAYOUTS:
         for encoding in ("xlsx", "utf-8", "utf-8-sig"):
             plan: dict[str, Any] = {
@@ -252,7 +251,7 @@ def test_most_tables_are_read(roots: dict[str, Path], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("columns", [65, 700])
 def test_a_huge_table(roots: dict[str, Path], tmp_path: Path, columns: int) -> None:
-    """20,000 rows and many columns, of which three are good."""
+    """Up to 20,000 rows and many columns; three rows are good."""
     layout = LAYOUTS["casme3"]
     header = [*layout.header, *(f"note {number}" for number in range(columns))]
     bad = [*layout.good(0)[:2], "x", *layout.good(0)[3:]]
@@ -266,5 +265,7 @@ def test_a_huge_table(roots: dict[str, Path], tmp_path: Path, columns: int) -> N
 def test_a_cell_too_long_for_csv_is_named(roots: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     write(path, [list(fake_datasets.CASME3_HEADER), ["x" * 200_000]], "utf-8")
-    with pytest.raises(ValueError, match=r"table.csv: wanted a comma-separated table, line 2: field larger"):
+    with pytest.raises(
+        ValueError, match=r"table.csv: expected a comma-separated table, got line 2: field larger"
+    ):
         read_dataset(roots["casme3"], annotation=path)

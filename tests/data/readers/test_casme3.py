@@ -70,7 +70,7 @@ def test_several_clips_of_one_recording(tmp_path: Path) -> None:
     assert read_casme3(copy_of(tmp_path, rows)).clips["onset"].tolist() == [3, 10, 4]
 
 
-def test_an_xlsx_file_reads_as_the_csv_does(tmp_path: Path) -> None:
+def test_an_xlsx_file_is_read_like_a_csv_file(tmp_path: Path) -> None:
     rows = [GOOD, changed(onset=10, apex="/", offset=15), changed(onset=4, apex=None, offset=9)]
     from_csv = read_casme3(copy_of(tmp_path, rows))
     (tmp_path / "annotation.csv").unlink()
@@ -89,32 +89,32 @@ def test_an_unusable_apex_becomes_the_middle_frame(tmp_path: Path, apex: Any) ->
     assert table.clips["apex"].tolist() == [6]
     (fault,) = table.faults
     assert fault.action == MIDDLE_APEX and (fault.subject, fault.clip, fault.onset) == ("spNO.1", "b", 3)
-    assert f"wanted an apex in 3..9, got {str(apex)!r}" in fault.what
+    assert f"apex expected a frame in 3..9, got {str(apex)!r}" in fault.what
 
 
 @pytest.mark.parametrize(
     ("cells", "what"),
     [
-        ({"offset": 2}, "offset must not be before onset, got onset 3 and offset 2"),
-        ({"offset": 0}, "got onset 3 and offset 0"),
-        ({"offset": 3}, "at least two frames, onset and offset are both 3"),
-        ({"onset": "three"}, "must be integers, got 'three' and '9'"),
-        ({"onset": ""}, "must be integers, got '' and '9'"),
-        ({"offset": "nan"}, "must be integers, got '3' and 'nan'"),
-        ({"offset": 9.5}, "must be integers, got '3' and '9.5'"),
+        ({"offset": 2}, "offset expected a frame after onset 3, got 2"),
+        ({"offset": 0}, "offset expected a frame after onset 3, got 0"),
+        ({"offset": 3}, "at least 2 frames, got 1: onset and offset are both 3"),
+        ({"onset": "three"}, "expected integers, got 'three' and '9'"),
+        ({"onset": ""}, "expected integers, got '' and '9'"),
+        ({"offset": "nan"}, "expected integers, got '3' and 'nan'"),
+        ({"offset": 9.5}, "expected integers, got '3' and '9.5'"),
         ({"offset": 23}, "3 of 21, first spNO.1/b/color/21.jpg (the folder holds 20 numbered images)"),
         ({"onset": -1}, "2 of 11, first spNO.1/b/color/-1.jpg"),
-        ({"offset": 3457}, "a clip of at most 600 frames, got 3455"),
-        ({"offset": 10**14}, "a clip of at most 600 frames"),
-        ({"offset": 10**40}, "must be integers"),
-        ({"emotion": ""}, "wanted an emotion, got a blank"),
-        ({"filename": "z"}, "spNO.1/z/color: wanted a folder of images, No such file or directory"),
-        ({"subject": ""}, "subject must be the name of one folder inside the root, got ''"),
-        ({"subject": ".."}, "subject must be the name of one folder inside the root, got '..'"),
+        ({"offset": 3457}, "clip expected at most 600 frames, got 3455"),
+        ({"offset": 10**14}, "clip expected at most 600 frames"),
+        ({"offset": 10**40}, "expected integers"),
+        ({"emotion": ""}, "emotion expected a word, got a blank"),
+        ({"filename": "z"}, "spNO.1/z/color: expected a folder of images, got No such file or directory"),
+        ({"subject": ""}, "subject expected the name of one folder inside the root, got ''"),
+        ({"subject": ".."}, "subject expected the name of one folder inside the root, got '..'"),
         ({"subject": "/etc"}, "got '/etc'"),
-        ({"filename": "../../x"}, "filename must be the name of one folder inside the root, got '../../x'"),
-        ({"filename": "b\\..\\c"}, "filename must be"),
-        ({"filename": "C:b"}, "filename must be"),
+        ({"filename": "../../x"}, "filename expected the name of one folder inside the root, got '../../x'"),
+        ({"filename": "b\\..\\c"}, "filename expected"),
+        ({"filename": "C:b"}, "filename expected"),
     ],
 )
 def test_a_faulty_clip_is_left_out_and_listed(tmp_path: Path, cells: dict[str, Any], what: str) -> None:
@@ -148,7 +148,7 @@ def test_a_frame_number_with_two_files_is_a_fault(tmp_path: Path) -> None:
     root = copy_of(tmp_path, [GOOD, ["spNO.2", "a", 1, 2, 20, "4", "", "sad"]])
     frame_files(root, "spNO.1/b/color", ["005.jpg"])
     (fault,) = read_casme3(root).faults
-    assert "frame 5 is both" in fault.what
+    assert "frame 5 expected one image, got" in fault.what
 
 
 def test_nothing_outside_the_root_is_opened(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_of_repeated_rows_the_first_usable_one_is_kept(tmp_path: Path) -> None:
     rows = [changed(offset=99), GOOD, changed(emotion="fear"), changed(offset=8)]
     table = read_casme3(copy_of(tmp_path, rows))
     assert table.clips["emotion"].tolist() == ["disgust"] and table.clips["offset"].tolist() == [9]
-    assert ["earlier row has the same" in fault.what for fault in table.faults] == [False, True, True]
+    assert ["got those of an earlier row" in fault.what for fault in table.faults] == [False, True, True]
 
 
 def test_expression_types(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_expression_types(tmp_path: Path) -> None:
     assert macro.clips["onset"].tolist() == [4, 5] and set(macro.clips["expression"]) == {"macro"}
     assert ["'smile'" in fault.what for fault in macro.faults] == [True]
     assert len(read_casme3(root, expressions=("micro", "macro"))) == 3
-    with pytest.raises(ValueError, match="expressions must be some of 'micro', 'macro'"):
+    with pytest.raises(ValueError, match="expressions expected some of 'micro', 'macro'"):
         read_casme3(root, expressions=("mini",))  # type: ignore[arg-type]
 
 
@@ -222,24 +222,34 @@ def test_header_case_spaces_and_a_byte_order_mark_do_not_matter(tmp_path: Path) 
 def test_missing_columns_are_named_with_those_found(tmp_path: Path) -> None:
     header = ["Subject", "Filename", "Onset", "Peak", "Offset", "AU", "class", "label"]
     root = copy_of(tmp_path, [GOOD], header)
-    with pytest.raises(ValueError, match=r"csv: missing columns Apex, emotion; found Subject, .*Peak"):
+    with pytest.raises(
+        ValueError, match=r"csv: expected also the columns Apex, emotion, got Subject, .*Peak"
+    ):
         read_casme3(root)
 
 
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("annotation.csv", "Subject,é\n".encode("latin-1"), "annotation.csv: wanted UTF-8 text"),
-        ("annotation.csv", ",".join(HEADER).encode("utf-16"), "annotation.csv: wanted UTF-8 text"),
-        ("annotation.csv", b"", "annotation.csv: wanted a comma-separated table"),
-        ("annotation.csv", ",".join(HEADER).encode("utf-16-le"), "wanted UTF-8 text, it holds zero bytes"),
-        ("annotation.csv", b"a,b\n1,2,3,4\n", "annotation.csv: missing columns Subject, .*found a, b"),
-        ("annotation.csv", b'a,b\n1,"2\n', "annotation.csv: wanted a comma-separated table, line 2"),
-        ("annotation.csv", ";".join(HEADER).encode(), "missing columns Subject, .*found Subject;Filename"),
-        ("annotation.xlsx", b"PK\x03\x04 no workbook", "annotation.xlsx: wanted an Excel workbook"),
-        ("annotation.csv", ",".join([*HEADER, "onset"]).encode(), "each column once, got more of Onset"),
-        ("annotation.csv", ",".join(HEADER).encode(), "wanted at least one usable clip, got none$"),
-        ("notes.txt", b"", "wanted an annotation file in this folder, it holds no csv or xlsx file"),
+        ("annotation.csv", "Subject,é\n".encode("latin-1"), "annotation.csv: expected UTF-8 text"),
+        ("annotation.csv", ",".join(HEADER).encode("utf-16"), "annotation.csv: expected UTF-8 text"),
+        ("annotation.csv", b"", "annotation.csv: expected a comma-separated table"),
+        ("annotation.csv", ",".join(HEADER).encode("utf-16-le"), "expected UTF-8 text, got zero bytes"),
+        (
+            "annotation.csv",
+            b"a,b\n1,2,3,4\n",
+            "annotation.csv: expected also the columns Subject, .*got a, b",
+        ),
+        ("annotation.csv", b'a,b\n1,"2\n', "annotation.csv: expected a comma-separated table, got line 2"),
+        (
+            "annotation.csv",
+            ";".join(HEADER).encode(),
+            "expected also the columns Subject, .*got Subject;Filename",
+        ),
+        ("annotation.xlsx", b"PK\x03\x04 no workbook", "annotation.xlsx: expected an Excel workbook"),
+        ("annotation.csv", ",".join([*HEADER, "onset"]).encode(), "each column once, got several of Onset"),
+        ("annotation.csv", ",".join(HEADER).encode(), "expected at least one usable clip, got none$"),
+        ("notes.txt", b"", "expected an annotation file in this folder, got no csv or xlsx file"),
     ],
 )
 def test_a_table_that_cannot_be_read(tmp_path: Path, name: str, data: bytes, message: str) -> None:
@@ -277,7 +287,7 @@ junk = st.one_of(
     st.sampled_from(["", "/", "NaN", "..", "spNO.1", "spNO.9", "b", "12.0", "Ⅳ", "a\nb", 'say "x"', "é"]),
     st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=6),
 )
-cells = st.dictionaries(st.integers(0, 7), junk, max_size=2)  # column -> what stands there instead
+cells = st.dictionaries(st.integers(0, 7), junk, max_size=2)  # column -> its new cell
 
 
 @settings(max_examples=30, deadline=None)
@@ -297,13 +307,13 @@ def test_no_row_is_lost_silently(
     assert (table.clips["apex"] <= table.clips["offset"]).all()
     for clip in table.clips.to_dict("records"):
         assert len(clip["frames"]) == clip["offset"] - clip["onset"] + 1
-    # A row that was not touched, and repeats no earlier one, is in the table.
+    # An unchanged row that repeats no earlier one is in the table.
     untouched = {onset for onset, edit in edits if not edit}
     assert untouched <= set(table.clips.loc[table.clips["subject"] == "spNO.1", "onset"])
 
 
 def test_macro_expressions_in_a_table_of_their_own(tmp_path: Path) -> None:
-    """As published: two workbooks, the names of two columns and the one of units differing."""
+    """As published: two workbooks; the second names two columns differently and has no action units."""
     root = fake_datasets.casme3_copy(tmp_path, [fake_datasets.casme3_row()])
     header = ["sub", "seq", "onset", "apex", "offset", "emotion"]
     row = dict(zip(header, ("spNO.1", "b", 176, 177, 179, "happy"), strict=True))
@@ -324,7 +334,7 @@ def test_macro_expressions_in_a_table_of_their_own(tmp_path: Path) -> None:
     named = read_casme3(root, annotation=root / found.annotation, expressions=("micro", "macro"))
     assert len(named) == 2
     fake_datasets.sheet(root / "mae.xlsx", header, [row])
-    with pytest.raises(ValueError, match="wanted one table of macro-expressions, got cas.*, mae.xlsx"):
+    with pytest.raises(ValueError, match="expected one table of macro-expressions, got cas.*, mae.xlsx"):
         read_casme3(root, expressions=("micro", "macro"))
     fake_datasets.sheet(root / "mae.xlsx", header[:-1], [row])  # something else
     assert len(read_casme3(root, expressions=("micro", "macro"))) == 2

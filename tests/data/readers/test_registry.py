@@ -1,4 +1,4 @@
-"""Each dataset reads as it comes: its headers, sheets, header rows, number widths and folders."""
+"""Each dataset is read in its original form: headers, sheets, header rows, number widths and folders."""
 
 from __future__ import annotations
 
@@ -195,21 +195,27 @@ def test_own_clips_have_their_own_words_and_kinds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"path": "/etc"}, "path must be a folder or video inside the root, got '/etc'"),
-        ({"path": "../x"}, "path must be a folder or video inside the root, got '../x'"),
-        ({"path": "ann/../../x"}, "path must be"),
-        ({"path": "C:\\x"}, "path must be"),
-        ({"path": ""}, "path must be"),
-        ({"path": "nowhere"}, "nowhere: wanted a folder of images, No such file"),
+        ({"path": "/etc"}, "path expected a folder or video inside the root, got '/etc'"),
+        ({"path": "../x"}, "path expected a folder or video inside the root, got '../x'"),
+        ({"path": "ann/../../x"}, "path expected"),
+        ({"path": "C:\\x"}, "path expected"),
+        ({"path": ""}, "path expected"),
+        ({"path": "nowhere"}, "nowhere: expected a folder of images, got No such file"),
         ({"path": "nofilm.avi"}, "nofilm.avi: wanted a video file, No such file"),
         ({"path": "empty.avi"}, "empty.avi: wanted a video file, it is empty"),
-        ({"path": "film.avi", "offset": 6}, "film.avi: wanted frames 1..6 of a video that has 0..5"),
-        ({"path": "film.avi", "onset": -1}, "film.avi: wanted frames -1..5 of a video that has 0..5"),
-        ({"path": "ann", "onset": ""}, "ann: wanted numbered images, found none"),
-        ({"subject": ""}, "subject must be one printable word"),
-        ({"clip": "a\nb"}, "clip must be one printable word"),
+        (
+            {"path": "film.avi", "offset": 6},
+            "film.avi: onset and offset expected frames in 0..5, got 1 and 6",
+        ),
+        (
+            {"path": "film.avi", "onset": -1},
+            "film.avi: onset and offset expected frames in 0..5, got -1 and 5",
+        ),
+        ({"path": "ann", "onset": ""}, "ann: expected numbered images, got none"),
+        ({"subject": ""}, "subject expected printable text, got ''"),
+        ({"clip": "a\nb"}, "clip expected printable text"),
         ({"offset": 50_000}, "frames missing on disk: 49993 of 50000, first ann/smile/frame_008.jpg"),
-        ({"offset": 10**14}, "clip of at most 100000 frames, got 100000000000000"),
+        ({"offset": 10**14}, "clip expected at most 100000 frames, got 100000000000000"),
     ],
 )
 def test_faults_of_own_clips(tmp_path: Path, changes: dict[str, Any], what: str) -> None:
@@ -225,7 +231,7 @@ def test_faults_of_own_clips(tmp_path: Path, changes: dict[str, Any], what: str)
     assert what in fault.what and fault.what.startswith("clips.csv row 3: ") and fault.action == LEFT_OUT
 
 
-def test_a_video_that_declares_too_much_is_not_believed(
+def test_a_video_that_declares_too_many_frames_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = csv_row(clip="film", path="film.avi", onset="", apex="", offset="")
@@ -236,7 +242,7 @@ def test_a_video_that_declares_too_much_is_not_believed(
         data[at : at + 4] = (2**31 - 1).to_bytes(4, "little")
     (tmp_path / "film.avi").write_bytes(data)
     left_out = [fault.what for fault in read_dataset(tmp_path).faults]
-    assert len(left_out) == 1 and "of at most 100000 frames, got 2147483647" in left_out[0]
+    assert len(left_out) == 1 and "at most 100000 frames, got 2147483647" in left_out[0]
 
 
 def test_several_folders_make_one_table(tmp_path: Path) -> None:
@@ -262,24 +268,26 @@ def test_a_folder_given_twice_gives_each_clip_once(tmp_path: Path) -> None:
     fake_datasets.samm_copy(tmp_path, [samm_row()])
     table = read_datasets([tmp_path, tmp_path])
     assert len(table) == 1 and table.clips["frames"][0][0] == "006/006_1_2/006_05562.jpg"
-    assert [fault.what for fault in table.faults] == ["wanted each clip in one of the folders only"]
+    assert [fault.what for fault in table.faults] == [
+        "clip expected in one of the folders, got it in several"
+    ]
 
 
 def test_folders_that_are_none_of_the_datasets(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such folder"):
         recognise(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="it holds no csv or xlsx file"):
+    with pytest.raises(ValueError, match="got no csv or xlsx file"):
         recognise(tmp_path)
     fake_datasets.casme2_copy(tmp_path, [casme2_row()])
     path = tmp_path / "CASME2-coding-20140508.xlsx"
     header = [name for name in fake_datasets.CASME2_HEADER if name != "ApexFrame"]
     fake_datasets.sheet(path, header, [casme2_row()])
     with pytest.raises(
-        ValueError, match=r"folders of CASME II; as CASME II: .*missing columns ApexFrame; fou"
+        ValueError, match=r"folders of CASME II; as CASME II: .*expected also the columns ApexFrame, got Subj"
     ):
         recognise(tmp_path)
     path.write_bytes(b"PK no workbook")
-    with pytest.raises(ValueError, match=r"20140508.xlsx: wanted an Excel workbook") as error:
+    with pytest.raises(ValueError, match=r"20140508.xlsx: expected an Excel workbook") as error:
         recognise(tmp_path)
     assert "\n" not in str(error.value)
 
@@ -287,14 +295,18 @@ def test_folders_that_are_none_of_the_datasets(tmp_path: Path) -> None:
 def test_a_folder_that_could_be_two_datasets(tmp_path: Path) -> None:
     fake_datasets.casme2_copy(tmp_path, [casme2_row()])
     fake_datasets.samm_copy(tmp_path, [samm_row()])
-    with pytest.raises(ValueError, match="looks like casme2 and samm; name one with --dataset"):
+    with pytest.raises(
+        ValueError, match="expected one dataset, got casme2 and samm; name one with --dataset"
+    ):
         read_dataset(tmp_path)
     assert only(read_dataset(tmp_path, "samm"))["subject"] == "006"
-    with pytest.raises(ValueError, match="wants auto or one of casme2, samm, smic, casme3, csv, got 'casme'"):
+    with pytest.raises(
+        ValueError, match="expected auto or one of casme2, samm, smic, casme3, csv, got 'casme'"
+    ):
         read_dataset(tmp_path, "casme")
 
 
-def test_a_table_whose_frames_are_elsewhere_gives_way(tmp_path: Path) -> None:
+def test_a_table_with_frames_is_preferred_to_one_without(tmp_path: Path) -> None:
     fake_datasets.casme2_copy(tmp_path, [casme2_row()])
     fake_datasets.sheet(
         tmp_path / "SAMM_Micro_FACS_Codes_v2.xlsx", fake_datasets.SAMM_HEADER, [samm_row()], above=13
@@ -311,8 +323,8 @@ def test_an_annotation_from_elsewhere_is_recognised_too(tmp_path: Path) -> None:
     assert only(read_dataset(tmp_path / "data", annotation=csv))["clip"] == "006_1_2"
 
 
-def test_ids_of_samm_and_smic_are_padded_alike(tmp_path: Path) -> None:
-    """Also third expressions of a row, and the lock file of an open Excel, which is no annotation."""
+def test_ids_of_samm_and_smic_get_the_same_padding(tmp_path: Path) -> None:
+    """Also third expressions of a row, and the lock file of an open Excel, which is not an annotation."""
     samm = fake_datasets.samm_copy(tmp_path / "samm", [samm_row()])
     fake_datasets.sheet(
         samm / "SAMM_Micro_FACS_Codes_v2.xlsx",

@@ -1,0 +1,157 @@
+"""Processes of their own that find torch imported: forked off one that has done nothing else.
+
+Importing torch takes a second of processor time, and more than the rest of what most such tests run.
+"""
+
+import atexit
+import contextlib
+import functools
+import gc
+import importlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+ROOT = Path(__file__).parent.parent
+_SERVER = """
+import sys
+from tests.forked import serve
+exec(compile(serve(int(sys.argv[1]), sys.argv[2:]), "<string>", "exec"))
+"""
+
+
+class Forked:
+    """What runs `python -c code *arguments`, with as much of subprocess.Popen as tests need."""
+
+    def __init__(
+        self,
+        code: str,
+        arguments: Sequence[object] = (),
+        *,
+        environment: Mapping[str, str] | None = None,
+        imported: tuple[str, ...] = ("torch",),
+    ) -> None:
+        """Start it in a session of its own.
+
+        Args:
+            code: what runs.
+            arguments: its sys.argv[1:].
+            environment: all of its environment; None is this process's.
+            imported: modules that it finds imported.
+        """
+        ours, theirs = socket.socketpair()
+        pipes = [os.pipe(), os.pipe()]
+        socket.send_fds(_server(imported), [b"."], [theirs.fileno(), *(write for _, write in pipes)])
+        theirs.close()
+        for _, write in pipes:
+            os.close(write)
+        self.returncode: int | None = None
+        self._outcome = ours.makefile("rw")
+        self._said = ["", ""]
+        self._readers = [
+            threading.Thread(target=self._read, args=(i, os.fdopen(read)), daemon=True)
+            for i, (read, _) in enumerate(pipes)
+        ]
+        for reader in self._readers:
+            reader.start()
+        environment = dict(os.environ if environment is None else environment)
+        request = {"code": code, "arguments": list(map(str, arguments)), "environment": environment}
+        self._outcome.write(json.dumps(request) + "\n")
+        self._outcome.flush()
+        self.pid = int(self._outcome.readline())
+        self._socket = ours
+
+    def _read(self, place: int, pipe: IO[str]) -> None:
+        with pipe:
+            self._said[place] = pipe.read()
+
+    def poll(self) -> int | None:
+        """The exit status, negative for a signal; None while it runs."""
+        self._socket.setblocking(False)
+        try:
+            if self.returncode is None and self._socket.recv(1, socket.MSG_PEEK):
+                return self.wait()
+        except BlockingIOError:
+            pass
+        finally:
+            self._socket.setblocking(True)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit status once it has ended."""
+        if self.returncode is None:
+            self._socket.settimeout(timeout)
+            self.returncode = int(self._outcome.readline())
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """(stdout, stderr) once it has ended."""
+        self.wait(timeout)
+        for reader in self._readers:
+            reader.join(timeout)
+        return self._said[0], self._said[1]
+
+
+@functools.cache
+def _server(imported: tuple[str, ...]) -> socket.socket:
+    """Where requests go: to a process that has imported the modules, and ends with this one."""
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-c", _SERVER, str(theirs.fileno()), *imported]
+    process = subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()])
+    theirs.close()
+
+    def close() -> None:
+        ours.close()
+        process.wait()
+
+    atexit.register(close)
+    return ours
+
+
+def serve(control: int, imported: Sequence[str]) -> str:
+    """Fork for each request; returns the code to run, in the process that is to run it."""
+    for name in imported:
+        importlib.import_module(name)
+    gc.freeze()  # collecting them at each end would copy their memory
+    requests = socket.socket(fileno=control)
+    while True:
+        _, descriptors, _, _ = socket.recv_fds(requests, 1, 3)
+        if not descriptors:
+            sys.exit()
+        if os.fork() == 0:
+            break
+        for descriptor in descriptors:
+            os.close(descriptor)
+        with contextlib.suppress(ChildProcessError):  # none is left
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+    requests.close()
+    # The process in between waits for the one that runs the code, and says how it has ended.
+    outcome = socket.socket(fileno=descriptors[0]).makefile("rw")
+    request = json.loads(outcome.readline())
+    pid = os.fork()
+    if pid:
+        for descriptor in descriptors[1:]:
+            os.close(descriptor)
+        outcome.write(f"{pid}\n")
+        outcome.flush()
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        outcome.write(f"{status}\n")
+        outcome.flush()
+        os._exit(0)
+    outcome.close()
+    os.setsid()
+    for descriptor, standard in zip(descriptors[1:], (1, 2), strict=True):
+        os.dup2(descriptor, standard)
+        os.close(descriptor)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.argv = ["-c", *request["arguments"]]
+    code: str = request["code"]
+    return code
