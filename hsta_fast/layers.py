@@ -12,8 +12,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from . import ops
-from .ops import states
 from .ops.checks import want, want_shape
+from .ops.cls_cross_attention_inplace import cls_cross_attention_in_state, put_cls, take_cls
 
 LN_EPS = 1e-6
 
@@ -193,7 +193,7 @@ class CrossAttentionBlock(nn.Module):
 
     def in_state(self, cls: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """The same over the tokens of a state (B, N + 1, C), which `take_cls` opened: (out, state)."""
-        attended, state = states.cls_cross_attention_in_state(cls, state, **self._settings())
+        attended, state = cls_cross_attention_in_state(cls, state, **self._settings())
         return cls + self.dropout(self.attn.proj(attended)), state
 
 
@@ -202,9 +202,30 @@ def _projection(width_in: int, width_out: int) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(width_in, eps=LN_EPS), nn.GELU(), nn.Linear(width_in, width_out))
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    kinds = ("forward", "forward_pre", "backward", "backward_pre")
+def _has_hooks(module: nn.Module, *kinds: str) -> bool:
     return any(getattr(module, f"_{kind}_hooks") for kind in kinds)
+
+
+def reason_to_copy(
+    state: Tensor, *, given: Tensor | None = None, made_by: nn.Module | None = None
+) -> str | None:
+    """Why CSTA may not write into `state` (B, N + 1, C); None if it may.
+
+    Args:
+        state: its memory would hold the next state.
+        given: the tensor that the state was computed from and that the caller still needs.
+        made_by: the module that returned the state. Its hooks may have kept the tensor.
+    """
+    if state is given:
+        return "a tensor of the caller's"
+    if made_by is not None and _has_hooks(made_by, "forward", "backward"):
+        return "a tensor that a hook may have kept"
+    if made_by is not None and state.retains_grad:
+        return "a tensor whose gradient is retained"
+    # Autograd refuses to change these in place.
+    if state.is_leaf and state.requires_grad:
+        return "a leaf that requires grad"
+    return "a view" if state._is_view() else None
 
 
 class CrossmodalSpaceTimeAttention(nn.Module):
@@ -255,8 +276,10 @@ class CrossmodalSpaceTimeAttention(nn.Module):
         want(
             min(special.shape[1], video.shape[1]) > 0, name, "a CLS row in each state", "a state without rows"
         )
-        # A backward hook on this module makes views of what it is given; those of `fusion` see its `forward`.
-        hooked = bool(self._backward_hooks) or any(map(_has_hooks, self.fusion))
+        # A backward hook on this module turns its inputs into views. Hooks on `fusion` run in its `forward`,
+        # which the path in place does not call.
+        kinds = ("forward", "forward_pre", "backward", "backward_pre")
+        hooked = _has_hooks(self, "backward") or any(_has_hooks(block, *kinds) for block in self.fusion)
         if self.inplace and not torch.compiler.is_compiling() and not hooked:
             return self._in_place(special, video)
         given = (special, video)
@@ -269,22 +292,19 @@ class CrossmodalSpaceTimeAttention(nn.Module):
 
     def _in_place(self, special: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
         for name, state in {"special": special, "video": video}.items():
-            for what, found in {
-                "a leaf that requires grad": state.is_leaf and state.requires_grad,
-                "a view": state._is_view(),
-            }.items():
-                if found and torch.is_grad_enabled():
-                    raise ValueError(
-                        "CrossmodalSpaceTimeAttention(inplace=True) wants states that it may use up, "
-                        f"got {what} as {name}; give it a clone, or use inplace=False"
-                    )
-        given, cls = states.take_cls(special, video)
+            reason = reason_to_copy(state)
+            if reason is not None and torch.is_grad_enabled():
+                raise ValueError(
+                    f"{name} expected a state that may be overwritten, got {reason}; "
+                    "pass a clone, or use inplace=False"
+                )
+        given, cls = take_cls(special, video)
         new = []
         for a, b in ((0, 1), (1, 0)):
             fusion = cast(CrossAttentionBlock, self.fusion[a])
             attended, given[b] = fusion.in_state(self.projs[a](cls[a]), given[b])
             new.append(self.revert_projs[a](attended).to(given[a].dtype))
-        out = states.put_cls(given, new)
+        out = put_cls(given, new)
         return out[0], out[1]
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from .layers import LN_EPS, USTA, CrossmodalSpaceTimeAttention, TubeletEmbed
+from .layers import LN_EPS, USTA, CrossmodalSpaceTimeAttention, TubeletEmbed, reason_to_copy
 
 BRANCHES = ("special", "video")
 SPECIAL_FRAMES = 2
@@ -109,12 +109,6 @@ def position_table(num_positions: int, width: int) -> Tensor:
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).unsqueeze(0)
 
 
-def _watched(state: Tensor, blocks: nn.Module) -> bool:
-    """Whether somebody else may keep a state that the last of `blocks` has made: a hook, or its gradient."""
-    last = list(blocks.children())[-1]
-    return bool(last._forward_hooks or last._backward_hooks or state.retains_grad or state._is_view())
-
-
 class HSTALayer(nn.Module):
     """n USTA layers on each branch, side by side, then one CSTA (Eq. 14)."""
 
@@ -148,10 +142,11 @@ class HSTALayer(nn.Module):
         out = {}
         for d, blocks in self.blocks.items():
             x = states[d]
+            block: nn.Module | None = None
             for block in cast(nn.ModuleList, blocks):
                 x = block(x)
-            if self.csta is not None and (x is states[d] or _watched(x, blocks)):
-                x = x.clone()  # CSTA uses up what it is given
+            if self.csta is not None and reason_to_copy(x, given=states[d], made_by=block) is not None:
+                x = x.clone()  # CSTA overwrites its inputs
             out[d] = x
         if self.csta is not None:
             out["0"], out["1"] = self.csta(out["0"], out["1"])
