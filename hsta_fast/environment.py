@@ -1,4 +1,4 @@
-"""What runs here: versions, devices, and the implementation of each op with the reason for it."""
+"""Versions, devices, and which implementation of each op runs on them, and why."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -29,20 +29,20 @@ def _version(package: str) -> str | None:
 
 
 def cuda_dtype(device: torch.device) -> tuple[torch.dtype, str]:
-    """The dtype that matrix products take on a CUDA device under autocast, and the reason."""
+    """The dtype of matrix products on a CUDA device under autocast, and the reason."""
     major = torch.cuda.get_device_properties(device).major
     if major >= 8:
-        return torch.bfloat16, "its matrix units take bfloat16"
+        return torch.bfloat16, "its tensor cores support bfloat16"
     if major == 7:
-        return torch.float16, "its matrix units take float16, not bfloat16"
-    return torch.float32, "it has no matrix units"
+        return torch.float16, "its tensor cores support float16, not bfloat16"
+    return torch.float32, "it has no tensor cores"
 
 
 def info(dtype: torch.dtype | None = None) -> dict[str, Any]:
-    """Versions, devices, and for each device which implementation `impl="auto"` takes for each op, and why.
+    """Versions, devices, and for each device which implementation `impl="auto"` chooses for each op, and why.
 
     Args:
-        dtype: of the tensors, or autocast's; `cuda_dtype` on CUDA devices and float32 on the CPU when None.
+        dtype: of the tensors, or of autocast; None: `cuda_dtype` on CUDA devices and float32 on the CPU.
 
     Returns:
         {"python": str, "versions": {package: version or None}, "threads": int,
@@ -70,7 +70,7 @@ def info(dtype: torch.dtype | None = None) -> dict[str, Any]:
 
 
 def info_text(dtype: torch.dtype | None = None) -> str:
-    """`info(dtype)` as a few aligned lines."""
+    """`info(dtype)` as aligned lines of text."""
     facts = info(dtype)
     lines = [f"python {facts['python']}, {facts['threads']} threads"]
     lines += [f"{package:24s} {found or 'not installed'}" for package, found in facts["versions"].items()]

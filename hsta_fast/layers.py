@@ -1,4 +1,4 @@
-"""The modules of HSTA over the ops. Parameters are named as in the published model.
+"""The modules of HSTA, built on the ops. Parameters have the names of the published model.
 
 B batch, T frames, N patch tokens, C width, H heads, D = C / H head width. Branch 0 is special, 1 is video.
 """
@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from . import ops
-from .ops.checks import want, want_shape
+from .ops.checks import check, check_shape
 from .ops.cls_cross_attention_inplace import cls_cross_attention_in_state, put_cls, take_cls
 
 LN_EPS = 1e-6
@@ -25,7 +25,7 @@ class TubeletEmbed(nn.Module):
         width: C.
         patch_size: p, in pixels.
         tubelet_depth: t, in frames.
-        mean: three floats on the 0..1 scale, by which uint8 video is normalised.
+        mean: three floats on the 0..1 scale, to normalise uint8 video.
         std: as `mean`.
     """
 
@@ -40,14 +40,14 @@ class TubeletEmbed(nn.Module):
     ) -> None:
         super().__init__()
         kernel = (tubelet_depth, patch_size, patch_size)
-        # A Conv3d for its parameters, their names and their initialisation; the op does the work.
+        # A Conv3d only for its parameters, their names and initialisation; the op does the computation.
         self.proj = nn.Conv3d(3, width, kernel_size=kernel, stride=kernel)
         self.mean, self.std = mean, std
 
     def forward(
         self, video: Tensor, cls_token: Tensor | None = None, pos_embed: Tensor | None = None
     ) -> Tensor:
-        """uint8 video is normalised by mean and std; float video is taken as normalised."""
+        """uint8 video is normalised by mean and std; float video must already be normalised."""
         pixels = video.dtype == torch.uint8
         return ops.tubelet_embed(
             video,
@@ -63,21 +63,23 @@ class TubeletEmbed(nn.Module):
 class SpaceTimeAttention(nn.Module):
     """Self-attention over all space-time tokens (B, N, C) -> (B, N, C), Eq. 2 and 3.
 
-    One product makes q, k and v; q and v have a bias, k has none (it would cancel in the softmax).
+    One product computes q, k and v. q and v have a bias; that of k would cancel in the softmax.
 
     Args:
         width: C.
         num_heads: H, a divisor of C.
-        dropout: after the output projection; there is none on the attention weights.
-        impl: implementation of the attention, as `hsta_fast.space_time_attention` takes it.
+        dropout: after the output projection; none on the attention weights.
+        impl: implementation of the attention, as in `hsta_fast.space_time_attention`.
     """
 
     def __init__(self, width: int, *, num_heads: int, dropout: float = 0.0, impl: str = "auto") -> None:
         super().__init__()
-        if num_heads < 1 or width % num_heads:
-            raise ValueError(
-                f"SpaceTimeAttention wants num_heads that divide its width {width}, got {num_heads}"
-            )
+        check(
+            num_heads > 0 and width % num_heads == 0,
+            "num_heads",
+            f"a divisor of the width {width}",
+            num_heads,
+        )
         self.num_heads = num_heads
         self.impl = impl
         self.qkv = nn.Linear(width, 3 * width, bias=False)
@@ -110,7 +112,7 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """In training drops a residual branch for a whole sample with probability `rate`, and scales the rest."""
+    """In training, drops the residual branch of a sample with probability `rate` and scales up the others."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -168,12 +170,17 @@ class CrossAttentionBlock(nn.Module):
         width: C.
         num_heads: H, a divisor of C.
         dropout: after the output projection.
-        impl: how the tokens are pooled, as `hsta_fast.cls_cross_attention` takes it.
+        impl: implementation of the pooling, as in `hsta_fast.cls_cross_attention`.
     """
 
     def __init__(self, width: int, *, num_heads: int, dropout: float = 0.0, impl: str = "auto") -> None:
         super().__init__()
-        want(num_heads > 0 and width % num_heads == 0, "CSTA", f"num_heads that divides {width}", num_heads)
+        check(
+            num_heads > 0 and width % num_heads == 0,
+            "num_heads",
+            f"a divisor of the width {width}",
+            num_heads,
+        )
         self.num_heads = num_heads
         self.impl = impl
         self.norm1 = nn.LayerNorm(width, eps=LN_EPS)
@@ -192,7 +199,7 @@ class CrossAttentionBlock(nn.Module):
         return cls + self.dropout(self.attn.proj(attended))
 
     def in_state(self, cls: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The same over the tokens of a state (B, N + 1, C), which `take_cls` opened: (out, state)."""
+        """The same for the tokens of a state (B, N + 1, C) that `take_cls` returned: (out, state)."""
         attended, state = cls_cross_attention_in_state(cls, state, **self._settings())
         return cls + self.dropout(self.attn.proj(attended)), state
 
@@ -231,16 +238,15 @@ def reason_to_copy(
 class CrossmodalSpaceTimeAttention(nn.Module):
     """CSTA: the CLS of each modality attends to the tokens of the other, both at once (Eq. 8-13).
 
-    With `inplace` no token is copied, neither in the forward nor in the backward: the states given are used
-    up, their memory holds the states returned. (Under torch.compile they stay as they are, and the compiler
-    plans the memory.)
+    With `inplace` no token is copied, in the forward or in the backward: the memory of the given states holds
+    the returned ones. (Under torch.compile the given states do not change; the compiler plans the memory.)
 
     Args:
         widths: C of the special and of the video branch.
         num_heads: H of the special and of the video branch.
         dropout: after the attention projections.
-        inplace: write the new CLS rows into the states given.
-        impl: how the tokens are pooled, as `hsta_fast.cls_cross_attention` takes it.
+        inplace: write the new CLS rows into the given states.
+        impl: implementation of the pooling, as in `hsta_fast.cls_cross_attention`.
     """
 
     def __init__(
@@ -267,15 +273,13 @@ class CrossmodalSpaceTimeAttention(nn.Module):
         """(B, N_0 + 1, C_0), (B, N_1 + 1, C_1), CLS first -> the same; only the two CLS rows are replaced.
 
         Raises:
-            ValueError: states of other shapes; with `inplace`, states that autograd cannot change in place or
-                that share memory.
+            ValueError: states of other shapes; with `inplace`, states that share memory or that autograd
+                cannot change in place.
         """
-        name = type(self).__name__
-        want_shape(name, "special", special, (None, None, self.widths[0]), "(B, N_0 + 1, C_0)")
-        want_shape(name, "video", video, (special.shape[0], None, self.widths[1]), "(B, N_1 + 1, C_1)")
-        want(
-            min(special.shape[1], video.shape[1]) > 0, name, "a CLS row in each state", "a state without rows"
-        )
+        check_shape("special", special, (None, None, self.widths[0]), "(B, N_0 + 1, C_0)")
+        check_shape("video", video, (special.shape[0], None, self.widths[1]), "(B, N_1 + 1, C_1)")
+        rows = min(special.shape[1], video.shape[1])
+        check(rows > 0, "special and video", "a CLS row in each state", "a state without rows")
         # A backward hook on this module turns its inputs into views. Hooks on `fusion` run in its `forward`,
         # which the path in place does not call.
         kinds = ("forward", "forward_pre", "backward", "backward_pre")
@@ -309,13 +313,13 @@ class CrossmodalSpaceTimeAttention(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """Tokens (B, N, C) to (B, R, C): R learned queries, each a weighted mean of the normalised tokens.
+    """Tokens (B, N, C) to (B, R, C): for each of R learned queries a weighted mean of the normalised tokens.
 
     Args:
         width: C.
         num_queries: R.
         normalize: whether tokens are normalised to mean 0 and variance 1 over C.
-        impl: implementation, as `hsta_fast.attention_pool` takes it.
+        impl: implementation, as in `hsta_fast.attention_pool`.
     """
 
     def __init__(
@@ -329,7 +333,7 @@ class AttentionPool(nn.Module):
     def forward(
         self, tokens: Tensor, *, extra: Tensor | None = None, return_weights: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """(B, N, C), and extra (B, C) as one more row -> (B, R, C), and the weights (B, R, N or 1 + N)."""
+        """(B, N, C), optional extra row (B, C) -> (B, R, C), optional weights (B, R, N or 1 + N)."""
         query = self.query.expand(tokens.shape[0], -1, -1)
         return ops.attention_pool(
             query,

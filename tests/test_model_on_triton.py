@@ -12,7 +12,7 @@ from hsta_fast.model import HSTA
 from hsta_fast.ops import cls_cross_attention_inplace
 
 from .published_formulation import published_logits, published_state
-from .yardstick import DEVICE
+from .tolerance import DEVICE
 
 SHAPE = {"widths": (48, 96), "patches": (12, 16), "num_classes": 3, "layers": 2, "n_s": 1, "n_v": 2}
 
