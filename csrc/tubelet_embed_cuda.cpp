@@ -129,8 +129,7 @@ at::Tensor tubelet_tokens_cuda(const at::Tensor& video, const at::Tensor& weight
   TORCH_CHECK(!pos_embed || pos_embed->numel() == (N + first) * C, "pos_embed expected ", N + first,
               " rows, got ", pos_embed->sizes());
   for (const auto& x : {weight, bias, cls_token.value_or(bias), pos_embed.value_or(bias)})
-    TORCH_CHECK(x.device() == video.device(), "inputs expected one device, got video on ", video.device(),
-                " and another on ", x.device());
+    TORCH_CHECK(x.device() == video.device(), "inputs expected one device, got ", video.device(), " and ", x.device());
 
   const auto wide = [](const at::Tensor& x) { return x.to(at::kFloat).contiguous(); };
   const at::Tensor offset = wide(bias), cls = cls_token ? wide(cls_token->reshape({C})) : at::Tensor(),
