@@ -1,9 +1,9 @@
-"""CLS-to-token cross-attention against what everyone runs: norm, projections and attention with one query.
+"""CLS-to-token cross-attention against the usual formulation: norm, projections, attention with one query.
 
-Every case is the whole of `cls_cross_attention`, small products included, with the tokens' bytes a second
-(read once forward; read twice and written once with the backward). On a CUDA device (`cuda_cases`, for `make
-gpu`): both branches' widths, every scaled_dot_product_attention backend forced in turn, cuDNN first, and
-torch's own choice compiled, in bfloat16 at B = 32. On the CPU: float32, and the pooling alone.
+Every case times all of `cls_cross_attention`, small products included, and reports the tokens' bytes per
+second (read once forward; read twice and written once with the backward). On a CUDA device (`cuda_cases`, for
+`make gpu`): both branches' widths in bfloat16 at B = 32, against each backend of scaled_dot_product_attention
+forced in turn, cuDNN first, and torch's own choice compiled. On the CPU: float32, and the pooling alone.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from hsta_fast import attention_pool, cls_cross_attention
 HEADS, BATCH = 12, 32
 # Width, tokens: the special branch at 224 pixels, the video branch at 6, 16 and 64 frames.
 CUDA_SHAPES = [(384, 324), (768, 588), (768, 1568), (768, 6272)]
-COMPILED = [(384, 324), (768, 1568)]  # each takes two compilations
+COMPILED = [(384, 324), (768, 1568)]  # each costs two compilations
 CPU_SHAPES = [(384, 324), (768, 588), (768, 1568)]
 BACKENDS = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
@@ -42,7 +42,7 @@ def parameters(C: int, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def materialised(given: dict[str, Tensor]) -> Tensor:
-    """[cls ; tokens], the norm, keys and values of every row, attention of one query."""
+    """The usual formulation: [cls ; tokens], norm, keys and values of every row, attention of one query."""
     rows = torch.cat([given["cls"].unsqueeze(1), given["tokens"]], 1)
     y = F.layer_norm(rows, rows.shape[-1:], given["norm_weight"], given["norm_bias"], 1e-6)
     q, k, v = (
@@ -126,7 +126,7 @@ def bench_cpu(benchmark: Any, peer: str, C: int, N: int, backward: bool) -> None
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("impl", ["extension", "torch"])
 def bench_pool_alone(benchmark: Any, impl: str, backward: bool) -> None:
-    """What touches the tokens: B 2, C 768, N 1568, 12 queries, float32 on the CPU."""
+    """`attention_pool`, which reads the tokens: B 2, C 768, N 1568, 12 queries, float32 on the CPU."""
     given = inputs(2, 768, 1568, "cpu", torch.float32)
     query = torch.randn(2, HEADS, 768, requires_grad=True)
 

@@ -1,9 +1,9 @@
 """Space-time attention against its peers, forward and backward, at the lengths of HSTA.
 
-On a CUDA device (`cuda_cases`, for `make gpu`): every scaled_dot_product_attention backend forced in turn,
-cuDNN first, and FlexAttention compiled for its own case, in bfloat16 at B = 32, H = 12; forward without a
-gradient, and the backward alone. On the CPU: `auto` and the plain formula, small, forward and forward +
-backward. Each result carries TFLOP/s (4 N^2 D a head forward; 10 backward, 14 both).
+On a CUDA device (`cuda_cases`, for `make gpu`), in bfloat16 at B = 32, H = 12: each backend of
+scaled_dot_product_attention forced in turn, cuDNN first, and FlexAttention compiled per case; the forward
+without gradients, and the backward alone. On the CPU: `auto` and the plain formula at small sizes, forward
+and forward + backward. Each result includes TFLOP/s (4 N^2 D per head forward; 10 backward, 14 both).
 """
 
 from collections.abc import Callable, Iterator
@@ -19,14 +19,14 @@ from benchmarks.cases import Case, Place, Step
 from hsta_fast import reference, space_time_attention
 
 LENGTHS = (589, 1569, 3137, 6273)
-FLEX = (1569,)  # each takes two compilations
+FLEX = (1569,)  # each costs two compilations
 WIDTHS = (64, 32)
 BATCH, HEADS = 32, 12
 Attention = Callable[[Tensor], Tensor]
 
 
 def torch_default(qkv: Tensor) -> Tensor:
-    """Torch's own attention, with the backend that is forced or else that it chooses."""
+    """Torch's own attention, with the forced backend or the one that torch chooses."""
     q, k, v = (x.transpose(1, 2) for x in qkv.unbind(2))
     return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
@@ -99,7 +99,7 @@ def step(attention: Attention, qkv: Tensor, backward: bool) -> Callable[[], obje
     return lambda: torch.autograd.grad(attention(qkv), qkv, dout)
 
 
-@pytest.mark.parametrize("peer", ["auto", "formula"])  # one right after the other
+@pytest.mark.parametrize("peer", ["auto", "formula"])  # adjacent, so that both meet the same load
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("N", [325, 589, 1569])
 def bench_cpu(benchmark: Any, peer: str, N: int, backward: bool) -> None:
@@ -114,7 +114,7 @@ def bench_cpu(benchmark: Any, peer: str, N: int, backward: bool) -> None:
 @pytest.mark.parametrize("peer", ["triton", "default"])
 @pytest.mark.parametrize("backward", [False, True])
 def bench_dispatch(benchmark: Any, monkeypatch: pytest.MonkeyPatch, peer: str, backward: bool) -> None:
-    """What a call costs on the CPU before any kernel: an empty batch launches none."""
+    """The CPU time of a call without kernels: an empty batch launches none."""
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     qkv = torch.zeros(0, 325, 3, HEADS, 64, requires_grad=True)
     benchmark.group = f"dispatch, {'forward + backward' if backward else 'forward'}"

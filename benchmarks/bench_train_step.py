@@ -1,7 +1,7 @@
-"""Forward and training step of whole models on the device at hand: clips per second.
+"""Forward and training step of whole models: clips per second.
 
-On a CPU small batches in float32. On a CUDA device (`cuda_cases`, for `make gpu`) the paper's model in
-bfloat16 against the published formulation in ordinary modules, eager and compiled by block.
+On the CPU: small batches in float32. On a CUDA device (`cuda_cases`, for `make gpu`): the paper's model in
+bfloat16 against the published formulation in ordinary modules, eager and compiled block by block.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,13 +17,13 @@ from benchmarks.cases import Case, Place, Step
 from benchmarks.peer_model import PublishedHSTA
 
 FRAMES, BATCH = (6, 16), 32
-COMPILED = (16,)  # four compilations each way
+COMPILED = (16,)  # costs four compilations per direction
 # model, batch, frames, side in pixels
 CPU_CASES = [("hsta_tiny", 16, 6, 112), ("hsta_base", 1, 6, 224), ("hsta_base", 1, 16, 224)]
 
 
 def clips(batch: int, frames: int, side: int, device: str) -> dict[str, Tensor]:
-    """Random bytes: the arithmetic does not depend on what they show."""
+    """Random bytes: the time does not depend on their values."""
     shape = {"video": frames, "special": 2}
     return {
         name: torch.randint(0, 256, (batch, 3, n, side, side), dtype=torch.uint8, device=device)

@@ -1,9 +1,9 @@
 """Tubelet embedding from bytes against its peers: forward, and forward with the weight's gradient.
 
-Conv3d and unfold + linear with the normalisation of the bytes that they need; "alone" they are given floats.
-Positions and CLS are added by ours only. On a CUDA device (`cuda_cases`, for `make gpu`) at B = 32 in
-bfloat16, unfold + linear also compiled; on the CPU small batches in float32. Each result carries TFLOP/s of
-the product.
+The peers are Conv3d and unfold + linear, with the normalisation of bytes that they need; "alone" means on
+floats, without it. Only our op adds positions and CLS. On a CUDA device (`cuda_cases`, for `make gpu`): B =
+32 in bfloat16, unfold + linear also compiled. On the CPU: small batches in float32. Each result includes the
+TFLOP/s of the product.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ from hsta_fast.model import IMAGENET_MEAN, IMAGENET_STD
 BRANCHES = {"video": (16, 768), "special": (12, 384)}  # patch, width
 FRAMES = (6, 16, 32, 64)
 SIDE, DEPTH = 224, 2
-# Branch, frames. Compiled are the longer clips alone: two compilations.
+# Branch, frames. Only the longer clips are also compiled, which costs two compilations.
 CUDA_SHAPES = [("video", 6), ("video", 16), ("special", 2)]
 COMPILED = [("video", 16)]
 BATCH = 32
@@ -29,7 +29,7 @@ Embed = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def normaliser(device: str) -> Callable[[Tensor, torch.dtype], Tensor]:
-    """What normalises bytes and lets floats pass; its constants are on the device before a step is timed."""
+    """Normalise bytes, pass floats through. The constants are on the device before a step is timed."""
     mean, std = (torch.tensor(x, device=device).view(3, 1, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
 
     def normalised(video: Tensor, dtype: torch.dtype) -> Tensor:
@@ -79,7 +79,7 @@ def ours(impl: str) -> Callable[[str], Embed]:
     return make
 
 
-PEERS: dict[str, Callable[[str], Embed]] = {  # of the device
+PEERS: dict[str, Callable[[str], Embed]] = {  # called with the device
     "extension": ours("extension"),
     "torch": ours("torch"),
     "normalise + conv3d": conv3d,
@@ -92,7 +92,7 @@ PEERS: dict[str, Callable[[str], Embed]] = {  # of the device
 def make_inputs(
     branch: str, B: int, T: int, side: int, dtype: torch.dtype, device: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(video, weight, bias), of bytes."""
+    """(video, weight, bias); the video is uint8."""
     torch.manual_seed(0)
     p, C = BRANCHES[branch]
     video = torch.randint(0, 256, (B, 3, T, side, side), dtype=torch.uint8, device=device)
@@ -117,7 +117,7 @@ def _maker(name: str, branch: str, T: int, backward: bool) -> Callable[[Place], 
     def make(place: Place) -> Step:
         if name.endswith("compiled"):
             embed = place.compile(linear(place.device))
-        else:  # in the device's place no compiler is asked for
+        else:  # the CPU stand-in builds no extension
             embed = PEERS["torch" if place.tiny and name == "extension" else name](place.device)
         B, side = (1, 48) if place.tiny else (BATCH, SIDE)
         dtype = torch.float32 if place.tiny else torch.bfloat16
@@ -142,7 +142,7 @@ def cuda_cases() -> Iterator[Case]:
                     compiled=name.endswith("compiled"),
                     extension=name == "extension",
                     flop=product_flop(branch, BATCH, T, backward),
-                    # Bytes of the video and tokens in 16 bits, once each way.
+                    # Bytes of the video and of 16-bit tokens, once per direction.
                     size=(BATCH * 3 * T * SIDE * SIDE + 2 * rows * C) * (2 if backward else 1),
                 )
 

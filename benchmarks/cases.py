@@ -1,8 +1,8 @@
 """One benchmark case on a CUDA device: how it is compiled, timed, and what counts as a refusal.
 
-Times are medians of CUDA events around one step, with the second-level cache overwritten before each: what a
-step reads comes from device memory. The device then spins, and launches queue up behind that: a step's
-dispatch on the CPU is hidden as long as it takes less than this head start. Else the figure is marked.
+Times are medians of CUDA events around one step. The second-level cache is overwritten before each step, so
+its reads come from device memory. Then the device spins while launches queue up: this hides a step's dispatch
+on the CPU if it takes less than this head start. If it takes longer, the figure is marked.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ from hsta_fast.extension import missing
 Step = Callable[[], object]
 FLUSH = 1 << 29  # bytes: several times any second-level cache
 _SPIN = 6_000_000  # clocks of the device: 3 ms at 2 GHz, where CSTA and its backward take 1.1 ms to dispatch
-_SECONDS = 0.25  # of a case's timed rounds, which are 5 to 30
-# Torch's words where a forced backend, or all of them, cannot take the shape, dtype or device.
+_SECONDS = 0.25  # of timed rounds per case, 5 to 30 of them
+# Torch's messages if a forced backend, or every backend, does not support the shape, dtype or device.
 _REFUSALS = (
     "No available kernel",
     "No viable backend",
@@ -35,7 +35,7 @@ _REFUSALS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where cases run: on a CUDA device, or `tiny` on the CPU in its place, to show that all of them run."""
+    """Where cases run: on a CUDA device, or with `tiny` inputs on the CPU, to show that all run."""
 
     device: str = "cuda"
     tiny: bool = False
@@ -50,13 +50,13 @@ class Case:
     """One function at one shape.
 
     Attributes:
-        group: the shape and the direction, which its peers share.
+        group: the shape and the direction, shared with its peers.
         name: the function.
-        peer: whether it is somebody else's.
-        make: what allocates the inputs and returns the step that is timed.
-        compiled: whether torch.compile must have taken part.
-        extension: whether it is skipped where the extension cannot be built for the device.
-        forced: the backend of scaled_dot_product_attention that is forced.
+        peer: whether the function is not ours.
+        make: allocates the inputs and returns the step to time.
+        compiled: whether torch.compile must take part.
+        extension: whether to skip it if the extension cannot be built for the device.
+        forced: the backend of scaled_dot_product_attention to force.
         flop: operations of one step.
         size: bytes of device memory that one step must move.
     """
@@ -77,14 +77,14 @@ class Case:
 
 @contextlib.contextmanager
 def own_compilation() -> Iterator[None]:
-    """Nothing compiled before is used, a function past its recompile limit raises; so does one not compiled.
+    """Compile from scratch; raise if a function reaches the recompile limit or nothing was compiled.
 
-    Dynamo turns a function that was compiled for several shapes dynamic, and past a limit runs it eagerly,
-    with no word: its times would be called those of a compiled peer.
+    Dynamo makes a function dynamic once it was compiled for several shapes, and past a limit silently runs it
+    eagerly: its times would be reported as those of a compiled peer.
     """
     torch._dynamo.reset()
     counters.clear()
-    # Donated buffers are freed by a backward, and could not be timed again on the same graph.
+    # A backward frees donated buffers, so it could not be timed again on the same graph.
     donated = torch._functorch.config.patch(donated_buffer=False)
     with donated, torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
         yield
@@ -93,7 +93,7 @@ def own_compilation() -> Iterator[None]:
 
 
 def device_is_dead() -> bool:
-    """Whether the CUDA device answers this process no more, as after an illegal access."""
+    """Whether this process can no longer use the CUDA device, as after an illegal access."""
     try:
         torch.cuda.synchronize()
     except RuntimeError:
@@ -102,13 +102,13 @@ def device_is_dead() -> bool:
 
 
 def refusal(error: BaseException) -> str | None:
-    """The first line of torch's refusal to run a shape; None where the error is another."""
+    """The first line of torch's refusal to run a shape; None for any other error."""
     refused = isinstance(error, NotImplementedError) or any(words in str(error) for words in _REFUSALS)
     return str(error).strip().splitlines()[0] if refused else None
 
 
 def measure(case: Case, place: Place) -> dict[str, Any]:
-    """The entry of one case: "ms" and what follows from it, or why there is none."""
+    """The entry of one case: "ms" and what follows from it, or why it was not timed."""
     entry: dict[str, Any] = {"case": str(case), "group": case.group, "name": case.name, "peer": case.peer}
     lacks = missing(place.device) if case.extension and not place.tiny else None
     if lacks is not None:
@@ -121,7 +121,7 @@ def measure(case: Case, place: Place) -> dict[str, Any]:
             step = case.make(place)
             step()
             figures = _times_on_cuda(step) if place.device == "cuda" else _times_on_the_cpu(step)
-    except Exception as error:  # whatever one case does, the others are timed
+    except Exception as error:  # one failing case must not stop the others
         refused = refusal(error) if case.peer else None
         if refused is not None:
             return entry | {"refuses": refused}
@@ -160,15 +160,15 @@ def _times_on_cuda(step: Step) -> dict[str, Any]:
 
 
 def _occupy(flush: Tensor) -> None:
-    """Queue what overwrites the cache and keeps the device busy while a step is dispatched."""
+    """Queue work that overwrites the cache and keeps the device busy while a step is dispatched."""
     flush.zero_()
     torch.cuda._sleep(_SPIN)
 
 
 def _head_start(flush: Tensor) -> float:
-    """Milliseconds of `_occupy` on this device: the spin is counted in its clocks."""
+    """Milliseconds that `_occupy` takes on this device: its spin is set in device clocks."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    _occupy(flush)  # the first time the kernels are loaded
+    _occupy(flush)  # the first call loads the kernels
     start.record()
     _occupy(flush)
     end.record()
@@ -184,8 +184,8 @@ def round_on_cuda(step: Step, flush: Tensor) -> tuple[float, float]:
         flush: contiguous bytes on the device, more than its second-level cache holds (`FLUSH`); overwritten.
 
     Returns:
-        (device, host): milliseconds between CUDA events around the step, and those that the CPU took to queue
-        it. The first are free of the second where the second are less than the head start.
+        (device, host): milliseconds between CUDA events around the step, and milliseconds that the CPU took
+        to queue it. The first excludes the second if the second is shorter than the head start.
     """
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     _occupy(flush)

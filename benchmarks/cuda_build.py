@@ -1,7 +1,7 @@
-"""`make cuda-build`: both parts of the extension, built and loaded against a CUDA build of torch; no GPU.
+"""`make cuda-build`: build and load both parts of the extension against a CUDA build of torch; needs no GPU.
 
-Prints what each took, the machine code that it holds, the registers of each kernel, and what torch has
-registered.
+Prints build times, the architectures in the library, the registers of each kernel, and the dispatch keys that
+torch has registered.
 """
 
 import ctypes
@@ -25,19 +25,19 @@ _NO_DRIVER = 35  # cudaErrorInsufficientDriver
 
 
 def run(*command: str) -> str:
-    """What a command prints, or an error."""
+    """What a command prints; raises CalledProcessError if it fails."""
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def cuobjdump(*arguments: str) -> str:
-    """The tool that Triton's wheel, which torch asks for, brings."""
+    """Run cuobjdump from PATH, else the one in Triton's wheel, a dependency of torch."""
     spec = importlib.util.find_spec("triton")
     folder = Path(str(spec.origin)).parent / "backends/nvidia/bin" if spec else Path()
     return run(str(shutil.which("cuobjdump") or folder / "cuobjdump"), *arguments)
 
 
 def registers(library: Path) -> str:
-    """Registers by kernel and architecture, least and most over the widths of a load; spills over all."""
+    """Registers per kernel and architecture, minimum and maximum over load widths; spilled bytes of all."""
     found: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     spilled = 0
     for chunk in cuobjdump("--dump-resource-usage", str(library)).split("Fatbin elf code:")[1:]:

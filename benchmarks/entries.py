@@ -1,11 +1,11 @@
-"""Entries, one JSON object a line: what a stage of `make gpu` has found so far, there when it is killed."""
+"""Entries, one JSON object per line: the results of a stage of `make gpu` so far, kept if it is killed."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-# Exit status of a process whose device answers no more: a new process goes on after the fault. No status of
-# Python's or pytest's own.
+# Exit status of a process that can no longer use its device: a new process continues after the fault. Python
+# and pytest use other statuses.
 DEVICE_FAULT = 75
 Entry = dict[str, Any]
 
@@ -16,7 +16,7 @@ def append(path: Path, entry: Entry) -> None:
 
 
 def read(path: Path) -> list[Entry]:
-    """The finished entries; what was started and has no end counts as failed, for its process died in it."""
+    """The finished entries; a started one without an end counts as failed, because its process died in it."""
     lines = path.read_text().splitlines() if path.exists() else []
     found: list[Entry] = []
     started: dict[str, None] = {}

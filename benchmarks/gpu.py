@@ -1,12 +1,12 @@
-"""`make gpu`: what a CUDA device shows, in stages, each within its time, with a JSON file after each.
+"""`make gpu`: tests, benchmarks and tuning on a CUDA device, in stages with time budgets; results as JSON.
 
     PYTHONPATH=. python benchmarks/gpu.py                  smoke, ops, kernels, bench, tune
-    PYTHONPATH=. python benchmarks/gpu.py --stage bench    one of them; the file keeps the others
-    PYTHONPATH=. python benchmarks/gpu.py --table          what has been found so far, also after a kill
-    PYTHONPATH=. python benchmarks/gpu.py --plan           what would run, and how long by count; no device
-    PYTHONPATH=. python benchmarks/gpu.py --wheels         the commands that bring what a bare machine lacks
+    PYTHONPATH=. python benchmarks/gpu.py --stage bench    one stage; the file keeps the others' results
+    PYTHONPATH=. python benchmarks/gpu.py --table          the results so far, also after a kill
+    PYTHONPATH=. python benchmarks/gpu.py --plan           what would run and for how long; needs no device
+    PYTHONPATH=. python benchmarks/gpu.py --wheels         commands that fetch and install missing packages
 
-Installs nothing. It takes torch, Triton, numpy, einops, safetensors and pytest; what else is missing is said.
+Installs nothing. Needs torch, Triton, numpy, einops, safetensors and pytest; reports other missing packages.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from benchmarks.wheels import DATA, download, install, missing
 from hsta_fast.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
-RESTARTS = 3  # of a stage whose process ended with the device
+RESTARTS = 3  # of a stage whose process lost its device
 TUNE = Path(__file__).parent / "tune.py"
 
 OPS = ("space_time_attention", "attention_pool", "cls_cross_attention", "model_on_cuda", "tubelet_embed")
@@ -43,7 +43,7 @@ OPS_TESTS = [f"tests/gpu/test_{name}.py" for name in (*OPS, "loading_on_cuda", "
 KERNEL_TESTS = ["tests/gpu/test_random_shapes.py"]
 SANITIZED = ("attention D=32, bfloat16", "attention pool, bfloat16")
 
-# The CPU part first: checks on the CPU wait for it, also where there is no nvcc.
+# The CPU part first: checks on the CPU wait for it, and it needs no nvcc.
 BUILD = """
 import sys
 from hsta_fast import extension
@@ -60,13 +60,13 @@ PYTHON = sys.executable
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """Where the stages run and what they leave.
+    """Where the stages run and where their results go.
 
     Attributes:
-        folder: of the results.
-        device: its name, or "stand-in": the CPU in its place, to show that every stage starts.
-        tuned: the folder for what is tuned; None is that of the package.
-        stand_in: whether it is that.
+        folder: the folder of the results.
+        device: the device's name; "stand-in" for the CPU instead, to show that every stage starts.
+        tuned: the folder of tuned configurations; None for the package's own.
+        stand_in: whether the CPU stands in for the device.
     """
 
     folder: Path
@@ -89,13 +89,13 @@ class Run:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A part of the whole that is cut at its budget.
+    """A stage, stopped when its budget is used up.
 
     Attributes:
-        name: how it is asked for.
+        name: its name in --stage.
         budget: seconds.
-        commands: what it runs one after the other, of the run and the file for entries.
-        after: what follows them if time is left, of the file and the seconds.
+        commands: (run, entries file) -> the commands to run in order.
+        after: called with the entries file and the seconds left, if time is left after the commands.
     """
 
     name: str
@@ -129,14 +129,14 @@ def _bench(run: Run, entries: Path) -> list[Command]:
 
 def _tune(run: Run, entries: Path) -> list[Command]:
     if run.stand_in:
-        entry_file.append(entries, {"case": "tune", "skipped": "there is no device to tune for"})
+        entry_file.append(entries, {"case": "tune", "skipped": "no device to tune for"})
         return []
     folder = [f"--folder={run.tuned}"] if run.tuned is not None else []
     return [[PYTHON, str(TUNE), f"--limit={TUNE_SECONDS}", f"--entries={entries}", *folder]]
 
 
 def _sanitize(entries: Path, seconds: float) -> None:
-    """Two kernels under compute-sanitizer's memory check, where it is installed."""
+    """Run two kernels under compute-sanitizer's memory check, if it is installed."""
     tool = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
     entry: Entry = {"case": "compute-sanitizer"}
     if tool is None:
@@ -144,19 +144,19 @@ def _sanitize(entries: Path, seconds: float) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         check = [PYTHON, "-m", "tests.gpu.smoke", f"--entries={folder}/entries.jsonl", "--only", *SANITIZED]
-        # Each tensor an allocation of its own, so that the tool sees where it ends.
+        # Allocate each tensor separately, so that the tool sees where it ends.
         environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
         status, tail = execute(
             [tool, "--tool", "memcheck", "--error-exitcode", "1", *check], seconds, environment
         )
     if status is None:
-        entry["skipped"] = f"not done in the {seconds:.0f} s that were left"
+        entry["skipped"] = f"did not finish in the remaining {seconds:.0f} s"
     elif status:
         entry |= {"failed": f"exit status {status}: {last_line(tail)}", "tail": tail}
     entry_file.append(entries, entry)
 
 
-# What comes before the first of the next three; all together below nine minutes.
+# AHEAD runs before smoke, ops and kernels. All stages together take less than nine minutes.
 AHEAD = Stage(name="ahead", budget=30, commands=_ahead)
 STAGES = (
     Stage(name="smoke", budget=45, commands=_smoke),
@@ -169,7 +169,7 @@ AFTER_AHEAD = ("smoke", "ops", "kernels")
 
 
 def perform(stage: Stage, run: Run) -> dict[str, Any]:
-    """Run one stage within its budget: its status, seconds and entries."""
+    """Run one stage within its budget; returns its status, seconds and entries."""
     began = time.monotonic()
     partial = run.partial(stage.name)
     partial.unlink(missing_ok=True)
@@ -177,7 +177,7 @@ def perform(stage: Stage, run: Run) -> dict[str, Any]:
     ends_badly: dict[str, Any] = {}
 
     def left() -> float:
-        # Budgets are of a device: in its place a CPU may take ten times as long.
+        # Budgets are for a device; the CPU stand-in may take ten times as long.
         return stage.budget * (10 if run.stand_in else 1) - (time.monotonic() - began)
 
     interpreted = run.stand_in and stage.name in ("smoke", "bench")
@@ -207,31 +207,31 @@ def perform(stage: Stage, run: Run) -> dict[str, Any]:
 
 
 def write(run: Run, stages: Stages, info: dict[str, Any]) -> None:
-    """The results file, whole, with the stages in their order."""
+    """Write the whole results file, with the stages in order."""
     ordered = {stage.name: stages[stage.name] for stage in (AHEAD, *STAGES) if stage.name in stages}
     result = {"device": run.device, "info": info, "stages": ordered}
     write_text(run.results, json.dumps(result, indent=1) + "\n")
 
 
 def info_anew() -> dict[str, Any]:
-    """`hsta_fast.info()` of a new process: this one remembers how the extension stood at first."""
+    """`hsta_fast.info()` from a new process: this one remembers the extension's state at its start."""
     code = "import json, hsta_fast; print(json.dumps(hsta_fast.info()))"
     with start([PYTHON, "-c", code], stdout=subprocess.PIPE) as process:
         try:
             said, _ = process.communicate(timeout=60)
             found: dict[str, Any] = json.loads(said.splitlines()[-1])
-        except (subprocess.TimeoutExpired, IndexError, ValueError):  # what it met is on the terminal
-            return {"failed": "hsta_fast.info() gave no answer in a new process"}
+        except (subprocess.TimeoutExpired, IndexError, ValueError):  # its error is on the terminal
+            return {"failed": "hsta_fast.info() returned nothing in a new process"}
         finally:
             end(process)
     return found
 
 
 def stored(path: Path) -> Stages:
-    """The stages of a results file.
+    """The stages of a results file; empty if the file does not exist.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the file is not a results file.
     """
     if not path.exists():
         return {}
@@ -245,20 +245,20 @@ def stored(path: Path) -> Stages:
 
 
 def stored_or_set_aside(path: Path) -> Stages:
-    """The stages of a results file; one that is damaged is renamed, with a line, and stops no run."""
+    """The stages of a results file; a damaged file is renamed, with a message, and the run continues."""
     try:
         return stored(path)
     except ValueError as error:
         aside = path.with_name(f"{path.name}.damaged")
         path.replace(aside)
-        print(f"{error}; it is {aside.name} now", flush=True)
+        print(f"{error}; renamed it to {aside.name}", flush=True)
         return {}
 
 
 def tables(folder: Path) -> str:
-    """The table of each device: its file, and the entries of stages that a kill has left unfinished."""
+    """One table per device, from its results file and the entries of unfinished stages."""
     slugs = {path.name.removesuffix(".json") for path in folder.glob("*.json")}
-    for stage in (AHEAD, *STAGES):  # a device's name may have dots, too
+    for stage in (AHEAD, *STAGES):  # a device's name may contain dots
         suffix = f".{stage.name}.jsonl"
         slugs |= {path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}")}
     texts = []
@@ -279,7 +279,7 @@ def tables(folder: Path) -> str:
 
 
 def build_extension(run: Run) -> subprocess.Popen[Any] | None:
-    """Start what builds the extension beside the first stages: it takes as long as they do."""
+    """Start building the extension in the background of the first stages: it takes as long as they do."""
     if run.stand_in:
         return None
     return start([PYTHON, "-c", BUILD])
@@ -289,29 +289,29 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--stage", choices=[stage.name for stage in STAGES], help="only this one")
+    parser.add_argument("--stage", choices=[stage.name for stage in STAGES], help="run this stage only")
     parser.add_argument(
         "--results",
         type=Path,
-        help=f"folder of the results and of what is tuned; else {RESULTS.relative_to(ROOT)} and the package",
+        help=f"folder for results and tuned files (default: {RESULTS.relative_to(ROOT)} and the package)",
     )
-    parser.add_argument("--table", action="store_true", help="print what has been found, and run nothing")
-    parser.add_argument("--plan", action="store_true", help="print what would run, and run nothing")
+    parser.add_argument("--table", action="store_true", help="print the results so far and run nothing")
+    parser.add_argument("--plan", action="store_true", help="print what would run and run nothing")
     parser.add_argument(
         "--wheels", action="store_true", help="print how to fetch and install packages that may be missing"
     )
-    parser.add_argument("--python", default="3.12", help="the Python that wheels are fetched for")
+    parser.add_argument("--python", default="3.12", help="Python version of the wheels")
     parser.add_argument(
-        "--stand-in", action="store_true", help="the CPU in the device's place: collects, tiny cases"
+        "--stand-in", action="store_true", help="tiny cases on the CPU; tests are only collected"
     )
     arguments = parser.parse_args()
-    folder = (arguments.results or RESULTS).absolute()  # stages run elsewhere
+    folder = (arguments.results or RESULTS).absolute()  # stages run in another working directory
     if arguments.table:
         print(tables(folder))
         return 0
     if arguments.wheels:
         absent = ", ".join(missing(DATA)) or "nothing"
-        print(f"# not installed here: {absent}; where there is a network:\n{download(arguments.python)}")
+        print(f"# not installed here: {absent}; on a machine with a network:\n{download(arguments.python)}")
         print(f"# then here:\n{install()}")
         return 0
     chosen = selected(arguments.stage)
@@ -324,7 +324,7 @@ def main() -> int:
     device = "stand-in" if arguments.stand_in else torch.cuda.get_device_name(0)
     problem = unwritable(folder)
     if problem is not None:
-        print(f"the results cannot be written: {problem}; --results names another folder", file=sys.stderr)
+        print(f"the results cannot be written: {problem}; use another --results", file=sys.stderr)
         return 1
     tuned = folder / "tuned" if arguments.results is not None else None
     run = Run(folder=folder, device=device, tuned=tuned, stand_in=arguments.stand_in)
@@ -332,7 +332,7 @@ def main() -> int:
 
 
 def unwritable(folder: Path) -> OSError | None:
-    """What keeps files out of the folder, which is made; None if nothing does."""
+    """Create the folder; returns the error if files cannot be written there, else None."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -342,16 +342,16 @@ def unwritable(folder: Path) -> OSError | None:
 
 
 def selected(name: str | None) -> list[Stage]:
-    """The stages to run, all or one, after the compilations that they need."""
+    """The stages to run, one or all, preceded by the compilation stage if they need it."""
     chosen = [stage for stage in STAGES if name in (None, stage.name)]
     return [AHEAD, *chosen] if chosen[0].name in AFTER_AHEAD else chosen
 
 
 def go(run: Run, chosen: Sequence[Stage]) -> int:
-    """Every stage in order; the exit status says whether all passed."""
+    """Run the stages in order; returns exit status 0 if all passed, else 1."""
 
     def ended(number: int, frame: Any) -> NoReturn:
-        raise SystemExit(128 + number)  # so that what is running is ended, too
+        raise SystemExit(128 + number)  # unwinds the stack, which ends running processes
 
     before = signal.signal(signal.SIGTERM, ended)
     print(f"{run.device}\n{plan({stage.name: stage.budget for stage in chosen})}", flush=True)

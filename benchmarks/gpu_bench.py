@@ -1,6 +1,6 @@
-"""The bench stage of `make gpu`: every case of the benchmarks, one entry each as it is measured.
+"""The bench stage of `make gpu`: every benchmark case, each written as an entry once it is measured.
 
-What torch.compile takes part in comes last: a stage cut short has answered for the rest.
+Cases that use torch.compile come last, so a stage that is cut short has measured the others.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from benchmarks import bench_attention_pool, bench_space_time_attention, bench_t
 from benchmarks.cases import Case, Place, Step, device_is_dead, measure
 from benchmarks.entries import DEVICE_FAULT, Entry, append, read
 
-SIDE, COPIED = 8192, 1 << 30  # of the matrix product, and bytes of the copy, that give the ceilings
+SIDE, COPIED = 8192, 1 << 30  # side of the matrix product and bytes of the copy that give the ceilings
 
 
 def _product(place: Place) -> Step:
@@ -47,15 +47,17 @@ def cases() -> list[Case]:
 
 
 def short(entry: Entry) -> str:
-    """A case in a word or two: its time, or what came in its place."""
+    """A case in a word or two: its name, and its time or why it has none."""
     word = next((word for word in ("refuses", "skipped", "failed") if word in entry), None)
     return f"{entry['name']} {word or format(entry['ms'], '.3f') + ' ms'}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--entries", type=Path, required=True, help="file that entries are appended to")
-    parser.add_argument("--stand-in", action="store_true", help="on the CPU, tiny, under TRITON_INTERPRET=1")
+    parser.add_argument("--entries", type=Path, required=True, help="file to append entries to")
+    parser.add_argument(
+        "--stand-in", action="store_true", help="tiny cases on the CPU, under TRITON_INTERPRET=1"
+    )
     arguments = parser.parse_args()
     place = Place(device="cpu", tiny=True, backend="eager") if arguments.stand_in else Place()
     before = read(arguments.entries)

@@ -1,8 +1,8 @@
-"""HSTA as it is published, of torch's ordinary modules: the peer of whole-model benchmarks.
+"""The published HSTA in ordinary torch modules: the peer in whole-model benchmarks.
 
-Conv3d for the tubelets, scaled_dot_product_attention for the attention, and in CSTA keys and values of every
-token. The keys of its state dict are the published ones, so that it takes the weights of ours. It has no
-dropout and no drop path, as the models that are timed.
+Conv3d for the tubelets, scaled_dot_product_attention for the attention, CSTA with keys and values of every
+token. Its state dict has the published keys, so it can load our weights. Like the models it is timed against,
+it has no dropout and no drop path.
 """
 
 from typing import cast
@@ -136,13 +136,13 @@ class PublishedHSTA(nn.Module):
         self.norm = nn.ModuleDict({str(d): nn.LayerNorm(config.widths[d], eps=_EPS) for d in (0, 1)})
         self.head = nn.Linear(sum(config.widths), config.num_classes)
         self.load_state_dict(model.published_state_dict())
-        # On the device before a step is timed: a constant made there is a copy that waits.
+        # On the device before a step is timed: creating a constant there is a synchronising copy.
         for name, values in {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}.items():
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1, 1), persistent=False)
         self._tables: dict[tuple[int, int], Tensor] = {}
 
     def compile_blocks(self, backend: str) -> None:
-        """Compile every block for its own shape: alike blocks share what is compiled."""
+        """Compile every block for its own shape; equal blocks share the compiled code."""
         for module in self.modules():
             if isinstance(module, Block | Fusion):
                 module.compile(backend=backend, dynamic=False)

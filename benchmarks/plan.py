@@ -1,21 +1,21 @@
-"""How long the stages of `make gpu` take by count, on 16 cores and one H100.
+"""Estimated times of the stages of `make gpu`, from counts, on 16 cores and one H100.
 
-The counts are held against what is collected by tests/benchmarks/test_bare.py, so that what is added shows.
+tests/benchmarks/test_bare.py compares the counts with what is collected, so additions do not go unnoticed.
 """
 
 from collections.abc import Mapping
 
-# Assumed seconds. Triton compiles a kernel in 0.2 to 4 s of a core, 1.0 in the mean; the others are guesses.
+# Assumed seconds. Triton compiles a kernel in 0.2 to 4 s on one core, 1.0 on average; the others are guesses.
 PROCESS = 10.0  # imports and a CUDA context
 SPECIALISATION = 2.0  # of one core
 CORES = 16
 CHECK = 0.5  # of the smoke stage
 FIRST_CALL = 12.0
 TEST = 0.35
-DRAW = 0.025  # of a random shape
+DRAW = 0.025  # a random shape
 SANITIZER = 25.0
 CASE = 0.4
-HEAD_START = 0.1  # of a case: 31 rounds, before each of which the device is kept busy for 3 ms
+HEAD_START = 0.1  # a case: 31 rounds, each after 3 ms in which the device is kept busy
 COMPILED = 8.0  # a case that torch.compile takes part in
 TUNE_SECONDS = 140
 
@@ -26,11 +26,11 @@ CASES, COMPILED_CASES = 136, 12
 
 
 def estimates() -> dict[str, tuple[float, str]]:
-    """{stage: (seconds, what of)}."""
+    """{stage: (seconds, what it runs)}."""
     ops = PROCESS + TESTS["ops"] * TEST + COMPILED_TESTS * COMPILED
     return {
         "ahead": (
-            1.5 * PROCESS + SPECIALISATIONS * SPECIALISATION / CORES,  # the pool's processes take no context
+            1.5 * PROCESS + SPECIALISATIONS * SPECIALISATION / CORES,  # without CUDA contexts
             f"{SPECIALISATIONS} kernel specialisations",
         ),
         "smoke": (PROCESS + CHECKS * CHECK + FIRST_CALL, f"{CHECKS} checks"),
@@ -48,7 +48,7 @@ def estimates() -> dict[str, tuple[float, str]]:
 
 
 def plan(budgets: Mapping[str, int]) -> str:
-    """A line a stage: its budget, the estimate, what it consists of."""
+    """One line per stage: its budget, the estimate, what it runs."""
     found = estimates()
     lines = [
         f"{name:<8} {budget:4d} s, by count {found[name][0]:4.0f} s: {found[name][1]}"

@@ -1,4 +1,4 @@
-"""Processes of the stages of `make gpu`: shown, cut in time, and never left behind."""
+"""Processes of the stages of `make gpu`: shown, stopped in time, and never left behind."""
 
 import collections
 import ctypes
@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
-TAIL = 15  # lines of what a process said that ended badly
+TAIL = 15  # last lines kept of a process's output
 Command = list[str]
 
 
 class Ended(NamedTuple):
-    """A process: its exit status, None where it was cut, and the last lines that it printed."""
+    """A process: its exit status, None if it was stopped, and the last lines that it printed."""
 
     status: int | None
     tail: list[str]
@@ -27,13 +27,13 @@ _PR_SET_PDEATHSIG = 1
 
 
 def _die_with_parent() -> None:
-    # A parent that is killed with -9 ends nobody: what it leaves would write into the next run's file.
+    # A parent killed with SIGKILL cannot end its children, which would write into the next run's file.
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def start(given: Command, environment: dict[str, str] | None = None, **how: Any) -> subprocess.Popen[str]:
-    """A process of its own group, from the root of the repository, that ends when this one does."""
+    """Start a process in its own group, in the root of the repository; it ends when this process ends."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     own = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
@@ -49,7 +49,7 @@ def start(given: Command, environment: dict[str, str] | None = None, **how: Any)
 
 
 def execute(given: Command, seconds: float, environment: dict[str, str] | None = None) -> Ended:
-    """Run a command and show what it prints; after `seconds` it is ended with all that it started."""
+    """Run a command and show its output; after `seconds` end it and everything that it started."""
     process = start(given, environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     tail: collections.deque[str] = collections.deque(maxlen=TAIL)
 
@@ -69,12 +69,12 @@ def execute(given: Command, seconds: float, environment: dict[str, str] | None =
         pass
     finally:
         end(process)
-        reader.join(5)  # what has left the group may hold the pipe open
+        reader.join(5)  # a process that left the group may hold the pipe open
     return Ended(status, list(tail))
 
 
 def end(process: subprocess.Popen[Any]) -> None:
-    """End a process and what it has started; a kernel that hangs leaves nothing but SIGKILL."""
+    """End a process and everything that it started; a hanging kernel can only be ended by SIGKILL."""
     for signal_number, patience in ((signal.SIGTERM, 3), (signal.SIGKILL, 10)):
         try:
             os.killpg(process.pid, signal_number)

@@ -1,4 +1,4 @@
-"""What `make gpu` has found, as text: each stage, benchmarks beside their best peer, goals met or not."""
+"""The results of `make gpu` as text: each stage, benchmarks with their best peer, and which goals are met."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ _RATES = ("TFLOP/s", "GB/s")
 
 
 def beside_the_best_peer(entries: Sequence[Entry]) -> list[Entry]:
-    """The entries; timed ones with their group's best peer's time over their own: above 1 is faster."""
+    """The entries; timed ones get the time of their group's best peer over their own: above 1 is faster."""
     best: dict[str, float] = {}
     for entry in entries:
         if entry.get("peer") and "ms" in entry:
@@ -27,15 +27,15 @@ def beside_the_best_peer(entries: Sequence[Entry]) -> list[Entry]:
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """What the measured ratio of every group that matches is to reach.
+    """A bound on a ratio of times that every matching group has to reach.
 
     Attributes:
-        text: how the table calls it.
-        groups: a pattern of the groups' names.
-        bound: the least of the ratios of times, peer over ours; or the most of ours over the floor.
-        peer: whom ours is compared with; None is the fastest.
-        floor: whether ours is compared with what the device's measured ceilings allow instead.
-        number: how many groups there are.
+        text: its name in the table.
+        groups: a regular expression for the groups' names.
+        bound: the minimum of peer / ours; with `floor`, the maximum of ours / floor.
+        peer: the peer to compare with; None for the fastest.
+        floor: whether to compare with the least time that the device's measured ceilings allow instead.
+        number: number of matching groups.
     """
 
     text: str
@@ -92,7 +92,7 @@ GOALS = (
 
 
 def _over_the_floor(ours: Entry, entries: Iterable[Entry]) -> float | None:
-    """Ours over the larger of the times that the measured rates of a product and a copy ask for."""
+    """Our time over the floor, the larger of the times at the measured rates of a product and a copy."""
     ceilings: Entry = {}
     for entry in entries:
         if entry.get("group") == "ceilings":
@@ -103,7 +103,7 @@ def _over_the_floor(ours: Entry, entries: Iterable[Entry]) -> float | None:
 
 
 def measured(goal: Goal, entries: Sequence[Entry]) -> list[tuple[str, float]]:
-    """(group, ratio) of every group of the goal in which both sides were timed."""
+    """(group, ratio) for every group of the goal in which both sides were timed."""
     found = []
     found_in = [entry for entry in entries if re.fullmatch(goal.groups, entry.get("group", ""))]
     timed = [entry for entry in found_in if "ms" in entry and entry["L2 flushed"]]
@@ -118,7 +118,7 @@ def measured(goal: Goal, entries: Sequence[Entry]) -> list[tuple[str, float]]:
 
 
 def goal_line(goal: Goal, entries: Sequence[Entry]) -> str:
-    """The worst ratio beside the goal; met only where every group was measured."""
+    """The goal and the worst ratio; it is met only if every group was measured."""
     ratios = measured(goal, entries)
     sign = "<=" if goal.floor else ">="
     head = f"{goal.text:<62} {sign} {goal.bound:4.1f} x"
@@ -157,7 +157,7 @@ def _benchmark_lines(entries: Sequence[Entry]) -> list[str]:
 
 
 def _check_lines(entries: Sequence[Entry]) -> list[str]:
-    """Failures, skips and what is no test in full; of the rest the number."""
+    """The number of passes, failures and skips; then each failure, skip, measured error and note."""
     failed = [entry for entry in entries if "failed" in entry]
     skipped = [entry for entry in entries if "skipped" in entry]
     passed = len(entries) - len(failed) - len(skipped)
@@ -175,7 +175,7 @@ def _check_lines(entries: Sequence[Entry]) -> list[str]:
 
 
 def last_line(tail: Sequence[str]) -> str:
-    """The last that says something of what a process printed."""
+    """The last non-empty line that a process printed."""
     return next((line for line in reversed(tail) if line.strip()), "nothing was printed")
 
 

@@ -1,10 +1,10 @@
-"""Time the configurations of every kernel on the device at hand; from then on the fastest run there.
+"""Time the configurations of every kernel on this device; launchers then use the fastest.
 
     PYTHONPATH=. python benchmarks/tune.py --limit 150
 
-Writes kernels/tuned/<device>.json, keyed by Triton's version, which goes before the tables of configurations.
-One is tried by the launcher itself, in place of what it would choose: what is timed is what will run. It
-counts if it gives the numbers of the shipped one, and is taken if it is faster by more than noise.
+Writes kernels/tuned/<device>.json, keyed by Triton's version; it takes precedence over the shipped tables.
+The launcher itself runs each configuration in place of its own choice, so what is timed is what will run. A
+configuration must give the same numbers as the shipped one, and must be faster by more than noise.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from hsta_fast.kernels.launch import TRITON, Device, device_of, tuned_key, tuned
 from hsta_fast.kernels.space_time_attention import space_time_attention_bwd, space_time_attention_fwd
 
 HEADS = 12
-GAIN = 1.03  # by which a configuration must be faster than the shipped one
+GAIN = 1.03  # a configuration must be this much faster than the shipped one
 _ROUNDS = 10
 
 Run = Callable[[], Sequence[Tensor]]
@@ -44,11 +44,11 @@ Run = Callable[[], Sequence[Tensor]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-    """A kernel at a width: what may launch it, the shipped configuration first, and a step that does.
+    """A kernel at a width, and the configurations to try.
 
     Attributes:
-        key: of the tuned table.
-        configs: what is tried.
+        key: its key in the tuned table.
+        configs: what is tried, the shipped configuration first.
         make: allocates, and returns a step that launches the kernel; its results are compared.
     """
 
@@ -103,7 +103,7 @@ def cases(device: Device, place: str = "cuda") -> Iterator[Case]:
                 make=partial(_attention, kernel, D, 32, 1569, place),
             )
     for C, N in ((768, 1568), (384, 324)):
-        # A batch of 1 leaves the sums over rows to a second step where the device has many multiprocessors.
+        # With a batch of 1 a second step sums the rows, if the device has many multiprocessors.
         for kernel, B in (("fwd", 32), ("bwd", 32), ("bwd, two steps", 1)):
             yield Case(
                 key=tuned_key(pool_configs.OP, kernel, C),
@@ -113,7 +113,7 @@ def cases(device: Device, place: str = "cuda") -> Iterator[Case]:
 
 
 def tried(name: str, case: Case, config: Any, run: Run) -> Sequence[Tensor]:
-    """What `run` gives with `config` in the place of what the launcher would choose.
+    """The results of `run` with `config` instead of what the launcher would choose.
 
     Raises:
         Exception: it does not compile, or does not fit the device.
@@ -123,7 +123,7 @@ def tried(name: str, case: Case, config: Any, run: Run) -> Sequence[Tensor]:
     table[case.key] = dataclasses.asdict(config)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # such as that it does not fit
+            warnings.simplefilter("error")  # such as the one that it does not fit
             return run()
     finally:
         if before is None:
@@ -133,7 +133,7 @@ def tried(name: str, case: Case, config: Any, run: Run) -> Sequence[Tensor]:
 
 
 def alike(came: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
-    """Whether two configurations gave the same numbers, but for the order in which bfloat16 was rounded."""
+    """Whether two configurations gave the same numbers up to the order of bfloat16 roundings."""
     return all(
         float((a.double() - b.double()).abs().max()) <= 0.02 * float(b.double().abs().max())
         for a, b in zip(came, expected, strict=True)
@@ -141,7 +141,7 @@ def alike(came: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
 
 
 def seconds_of(run: Run) -> float:
-    """The median time of a step on the device, with its caches overwritten and its dispatch hidden."""
+    """Median seconds of a step on the device, with caches overwritten and dispatch hidden."""
     if not torch.cuda.is_available():
         began = time.perf_counter()
         run()
@@ -157,10 +157,10 @@ def said(error: Exception) -> str:
 def best(name: str, case: Case, until: float) -> tuple[Any, dict[str, float]]:
     """The fastest configuration and {configuration: seconds} of those that run and give the right numbers.
 
-    Right are the numbers of the first that runs; that is the shipped one, unless it does not fit the device.
+    The right numbers are those of the first that runs: the shipped one, unless it does not fit the device.
 
     Raises:
-        RuntimeError: none runs.
+        RuntimeError: no configuration runs.
     """
     run = case.make()
     times: dict[Any, float] = {}
@@ -169,12 +169,12 @@ def best(name: str, case: Case, until: float) -> tuple[Any, dict[str, float]]:
         if times and time.monotonic() > until:
             break
         try:
-            # What a kernel leaves unwritten must not be what another has left in the same memory.
+            # Fill freed memory with NaN: a value that a kernel fails to write must not be an older result.
             poison = [torch.full_like(x, torch.nan) for x in expected]
             del poison
             came = tried(name, case, config, run)
             if times and not alike(came, expected):
-                print(f"  {config}: other numbers than {next(iter(times))}", flush=True)
+                print(f"  {config}: results differ from those of {next(iter(times))}", flush=True)
                 continue
             expected = expected if times else came
             times[config] = seconds_of(lambda config=config: tried(name, case, config, run))  # type: ignore[misc]
@@ -187,7 +187,7 @@ def best(name: str, case: Case, until: float) -> tuple[Any, dict[str, float]]:
 
 
 def write(folder: Path, name: str, key: str, found: dict[str, Any], times: dict[Any, float]) -> Path:
-    """Put what was found into the device's file, beside what it holds for other versions of Triton."""
+    """Add the result to the device's file; entries for other versions of Triton are kept."""
     path = folder / tuned_path(name).name
     held: dict[str, Any] = {"device": name, "triton": {}, "milliseconds": {}}
     held |= json.loads(path.read_text()) if path.exists() else {}
@@ -202,9 +202,10 @@ def write(folder: Path, name: str, key: str, found: dict[str, Any], times: dict[
 def tune(
     name: str, given: Sequence[Case], limit: float, *, folder: Path | None = None, entries: Path | None = None
 ) -> dict[str, Any]:
-    """Time `given` one after the other for `limit` seconds; each is written as it is found.
+    """Time the cases in order for at most `limit` seconds; returns {key: fastest configuration}.
 
-    Into the device's file in `folder` (that which launchers read when None) and the entries of `make gpu`.
+    Each result is written at once, into the device's file in `folder` (None: the folder that launchers read)
+    and into `entries`, the entries of `make gpu`.
     """
 
     def note(case: Case, **what: Any) -> None:
@@ -216,11 +217,11 @@ def tune(
     found: dict[str, Any] = {}
     for case in given:
         if time.monotonic() > until:
-            note(case, skipped=f"not tried in the {limit:.0f} s")
+            note(case, skipped=f"not reached in {limit:.0f} s")
             continue
         try:
             winner, times = best(name, case, until)
-        except Exception as error:  # whatever one kernel does, the others are timed
+        except Exception as error:  # one failing kernel must not stop the others
             note(case, failed=said(error))
             continue
         found[case.key] = dataclasses.asdict(winner)
@@ -239,9 +240,9 @@ def main() -> int:
     )
     parser.add_argument("--limit", type=float, default=150.0, help="seconds, compilation included")
     parser.add_argument(
-        "--folder", type=Path, help="of the file that is written (default: what launchers read)"
+        "--folder", type=Path, help="folder to write to (default: the one that launchers read)"
     )
-    parser.add_argument("--entries", type=Path, help="file that entries are appended to")
+    parser.add_argument("--entries", type=Path, help="file to append entries to")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print(f"no CUDA device: torch {torch.__version__} finds none", file=sys.stderr)
@@ -256,7 +257,7 @@ def main() -> int:
 
 
 def launches(name: str, given: Sequence[Case]) -> Iterator[Callable[[], object]]:
-    """A launch of everything that will be tried."""
+    """A launch of each configuration that will be tried."""
     for case in given:
         try:
             run = case.make()
@@ -268,7 +269,7 @@ def launches(name: str, given: Sequence[Case]) -> Iterator[Callable[[], object]]
 
 
 def compile_ahead(name: str, given: Sequence[Case], limit: float) -> None:
-    """Compile all that will be tried in as many processes as there are cores."""
+    """Compile everything that will be tried, in one process per core."""
     from tests.gpu.compile_ahead import compile_all, fix_keys, gather
 
     fix_keys()

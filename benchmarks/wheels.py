@@ -4,7 +4,7 @@ import importlib.util
 import sys
 from collections.abc import Iterable
 
-# Module -> package. Without them a training run and batches loaded ahead are not tried.
+# Module -> package. Without them the tests of training and of batches loaded ahead are skipped.
 DATA = {
     "cv2": "opencv-python-headless",
     "pandas": "pandas",
@@ -15,7 +15,7 @@ DATA = {
 
 
 def missing(packages: Iterable[str]) -> list[str]:
-    """Those of the modules that are not installed here."""
+    """The modules that are not installed here."""
     return [module for module in packages if importlib.util.find_spec(module) is None]
 
 
@@ -31,5 +31,5 @@ def download(python: str) -> str:
 
 
 def install() -> str:
-    """The pip command that installs them where they were carried to."""
+    """The pip command that installs them from the folder `wheels`."""
     return f"{sys.executable} -m pip install --no-index --find-links wheels {' '.join(DATA.values())}"

@@ -1,22 +1,22 @@
 """Attention pooling in Triton: pooled_r = sum_j softmax_j(u_r . z_j) z_j, z the layer-normed tokens.
 
-B batch, N tokens, C width, R queries; M rows: the tokens after the extra row, where there is one. Forward
-and backward each read the tokens once and keep nothing of their size. N is split over programs, whose
-partial results a second kernel combines in a fixed order: no atomics, the same bits every time. That kernel
-also takes the extra row. The backward's kernels are in `attention_pool_backward`.
+B batch, N tokens, C width, R queries; M rows: the extra row, if there is one, and the tokens. Forward and
+backward each read the tokens once and keep nothing of their size. N is split over programs; a second kernel
+combines their partial results in a fixed order: no atomics, the same bits every time. That kernel also adds
+the extra row. The backward's kernels are in `attention_pool_backward`.
 
-Partial results take at most 6 R N float32 a sample. Where parts of N so large leave most of the device idle,
-at small B, the pass keeps R numbers a token instead, and `attention_pool_sums` adds up the rows.
+Partial results take at most 6 R N float32 numbers per sample. If so few programs would leave most of the
+device idle (small B), the pass stores R numbers per token instead, and `attention_pool_sums` sums the rows.
 
-A token is normalised in float32, in registers, and rounded before the products, as a layer norm would do:
-whatever its mean is, it has left before anything is rounded. Columns come in chunks, as widths are no
-powers of two, and a chunk as [slices, tokens, columns], one slice per warp: each warp multiplies its own
-columns for all queries, and only the scores, 16 to a token, are summed over warps.
+A token is normalised in float32, in registers, and rounded before the products, as a layer norm would do: its
+mean is subtracted before anything is rounded. Widths need not be powers of two, so columns are processed in
+chunks [slices, tokens, columns], one slice per warp: each warp multiplies its own columns for all queries,
+and only the scores, 16 per token, are summed over warps.
 
 Softmax weights are computed with base 2: log2(e) goes into the exponent's fused multiply-add.
 """
 
-# Tuples grow chunk by chunk in what @triton.jit compiles.
+# @triton.jit functions build tuples chunk by chunk.
 # mypy: disable-error-code="assignment, misc"
 
 import functools
@@ -203,12 +203,12 @@ JITTED = {
 }
 
 
-# Of float32. "tf32" would gain little over the first: device memory takes most of its clocks.
+# For float32. "tf32" would gain little over "bf16x6", which device memory already binds for the most part.
 PRECISIONS = ("bf16x6", "ieee")
 
 
 def _precision(tokens: Tensor) -> str:
-    """How products are made: torch's "tf32" allows float32 as well."""
+    """How products are computed; torch's "tf32" permits, and here gets, the more exact "bf16x6"."""
     asked = precision_of(tokens.dtype)
     return PRECISIONS[0] if asked == "tf32" else asked
 
@@ -233,19 +233,19 @@ def meta(kernel: str, width: int, config: Config, *, normalize: bool, precision:
 
 
 def _strides(*tensors: Tensor) -> tuple[tuple[int, int], ...]:
-    """Those of batch and rows, one tuple per tensor; the last one is 1."""
+    """(batch, row) strides of each tensor; the last stride is 1."""
     return tuple((tensor.stride(0), tensor.stride(1)) for tensor in tensors)
 
 
 def _sums(query: Tensor, splits: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Room for each split's sums (B, splits, R, C), and its maxima and sums of weights (B, splits, R)."""
+    """Allocate each split's sums (B, splits, R, C), maxima and sums of weights (B, splits, R)."""
     B, R, C = query.shape
     partial = query.new_empty((B, splits, R, C), dtype=torch.float32)
     return partial, partial.new_empty((B, splits, R)), partial.new_empty((B, splits, R))
 
 
 def _remainder(tokens: Tensor, mean: Tensor | None) -> Tensor | None:
-    """Room (B, M) for what rounding leaves out of the means, where that is more than z's own rounding."""
+    """Allocate the rounding errors (B, M) of the means, if they can exceed z's own rounding (float32)."""
     return None if mean is None or tokens.dtype != torch.float32 else torch.empty_like(mean)
 
 
@@ -253,12 +253,12 @@ def attention_pool_fwd(
     query: Tensor, tokens: Tensor, extra: Tensor | None, normalize: bool, eps: float, *,
     scores: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:  # fmt: skip
-    """(pooled, lse, mean, rstd) of the extra row, where there is one, and the tokens after it.
+    """(pooled, lse, mean, rstd) of the extra row, if there is one, and the tokens after it.
 
     Args:
-        query: (B, R, C), of any strides but the last, which is 1.
-        tokens: (B, N, C), likewise; N may be 0 where `extra` is given.
-        extra: (B, C), likewise, or None.
+        query: (B, R, C), last stride 1.
+        tokens: (B, N, C), last stride 1; N may be 0 if `extra` is given.
+        extra: (B, C), last stride 1, or None.
         normalize: whether tokens are normalised to mean 0 and variance 1 over C.
         eps: added to the variance.
         scores: (B, R, M) float32, contiguous, M = N + (extra is not None): filled with u . z.
@@ -316,16 +316,16 @@ def attention_pool_bwd(
     pooled: Tensor, lse: Tensor, mean: Tensor | None, rstd: Tensor | None, *,
     dtokens: Tensor, accumulate: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """(dquery, dextra), and `dtokens` filled. Deterministic.
+    """Return (dquery, dextra) and fill `dtokens`. Deterministic.
 
     Args:
         dpooled: (B, R, C), last stride 1.
-        query: as it went into the forward, and so on to `eps`.
+        query: as passed to the forward, like the arguments up to `eps`.
         tokens: see query.
         extra: see query.
         normalize: see query.
         eps: see query.
-        pooled: as the forward returned it, contiguous, and so on to `rstd`.
+        pooled: as the forward returned it, contiguous, like the arguments up to `rstd`.
         lse: see pooled.
         mean: see pooled.
         rstd: see pooled.

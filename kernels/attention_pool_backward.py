@@ -1,6 +1,6 @@
 """The kernels of attention pooling's backward, which `attention_pool` describes and launches."""
 
-# Tuples grow chunk by chunk in what @triton.jit compiles.
+# @triton.jit functions build tuples chunk by chunk.
 # mypy: disable-error-code="assignment, misc"
 
 import triton.language as tl

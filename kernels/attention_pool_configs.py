@@ -1,11 +1,11 @@
 """How the attention-pooling kernels are launched, by kernel, width, dtype and device.
 
-Chosen by resource table (docs/resources.md: clocks per 16 tokens on sm_90, bfloat16), not by timing. Where
-`benchmarks/tune.py` has timed a device, its file in tuned/ goes before these tables. A token passes through
-shared memory as it comes and, normalised, twice more: at C = 384 and 768 that pipe stays within 1.12 x the
-clocks that device memory takes for the same tokens. What ranks higher fetches nothing ahead (1 stage: the
-table sees no latency), spills in one of Triton 3.6.0, 3.7.1 and 3.9.0, or has twice the programs and so twice
-the partial sums (2 warps).
+Chosen from the resource tables (docs/resources.md: clocks per 16 tokens on sm_90, bfloat16), not by timing.
+If `benchmarks/tune.py` has timed a device, its file in tuned/ takes precedence. A token passes through shared
+memory once when loaded and, normalised, twice more: at C = 384 and 768 that pipe stays within 1.12 x the
+clocks of device memory for the same tokens. Variants that rank higher in the tables were not chosen, because
+they prefetch nothing (1 stage: the tables ignore latency), spill in one of Triton 3.6.0, 3.7.1 and 3.9.0, or
+have twice the programs and so twice the partial sums (2 warps).
 """
 
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from .launch import Device, of_capability, tuned_config, tuned_key
 
 OP = "attention_pool"
 MAX_WIDTH = 1024
-# Of the kernel that sums rows: two tiles of 4 KiB in flight, 16 x 64 sums in the registers of 4 warps.
+# For the kernel that sums rows: two tiles of 4 KiB in flight, 16 x 64 sums in the registers of 4 warps.
 SUMS = {"TOKENS": 32, "COLUMNS": 64, "num_warps": 4, "num_stages": 3}
 
 
@@ -26,13 +26,13 @@ class Config:
     """One way to launch a kernel.
 
     Attributes:
-        tokens: tokens that the loop takes at a time.
-        chunk: columns that are taken at a time, at most.
-        slices: parts that a chunk of columns falls into, one per warp.
+        tokens: tokens per iteration of the loop.
+        chunk: the most columns per chunk.
+        slices: slices that a chunk of columns is divided into, one per warp.
         stages: depth of the software pipeline.
         warps: warps of 32 threads per program.
         residents: programs that share a multiprocessor.
-        hold: whether queries stay in shared memory over the loop, once per product; or are read per tile.
+        hold: keep queries in shared memory over the loop, once per product; else read them per tile.
     """
 
     tokens: int
@@ -44,7 +44,7 @@ class Config:
     hold: bool = True
 
 
-# Keyed by the largest width. "bwd, two steps" leaves the sums over the rows to a step of their own; without
+# Keyed by the largest width. "bwd, two steps" leaves the sums over the rows to a separate kernel; without
 # them the compiler keeps more of a tile in shared memory.
 _HALF = {
     "fwd": {
@@ -61,7 +61,7 @@ _HALF = {
     "bwd, two steps": {
         384: Config(tokens=16, chunk=128, slices=4, stages=3, warps=4, residents=2),
         768: Config(tokens=16, chunk=64, slices=4, stages=3, warps=4, residents=1),
-        # With tokens fetched ahead, more shared memory than sm_80 has.
+        # Prefetching tokens would need more shared memory than sm_80 has.
         MAX_WIDTH: Config(tokens=16, chunk=128, slices=8, stages=1, warps=8, residents=1),
     },
 }
@@ -74,7 +74,7 @@ _HALF_SMALL = {
     },
     "bwd": {
         384: Config(tokens=16, chunk=128, slices=4, stages=3, warps=4, residents=1),  # 53 KiB
-        # Queries held take 100 KiB, whatever else.
+        # Held queries alone take 100 KiB.
         768: Config(tokens=16, chunk=64, slices=4, stages=2, warps=4, residents=1, hold=False),  # 96 KiB
         MAX_WIDTH: Config(tokens=16, chunk=128, slices=8, stages=1, warps=8, residents=1, hold=False),
     },
@@ -84,20 +84,20 @@ _HALF_SMALL = {
         MAX_WIDTH: Config(tokens=16, chunk=128, slices=8, stages=1, warps=8, residents=1, hold=False),
     },
 }
-# float32 by six bfloat16 products: instructions issued and queries read anew, from the caches, bind at 1.5
-# (forward) and 1.9 (backward) x the clocks of device memory. Queries held would be held in three parts.
+# float32 as six bfloat16 products: bound by instruction issue and by reading queries again from the caches,
+# at 1.5 (forward) and 1.9 (backward) x the clocks of device memory. Held queries would take three parts each.
 _PARTS = {
     "fwd": {
         384: Config(tokens=16, chunk=128, slices=4, stages=1, warps=4, residents=2, hold=False),
         MAX_WIDTH: Config(tokens=16, chunk=128, slices=8, stages=1, warps=8, residents=1, hold=False),
     },
     "bwd": {
-        # In one step, from C = 768 on, some spill within the loop.
+        # From C = 768 on some one-step kernels spill within the loop.
         MAX_WIDTH: Config(tokens=16, chunk=128, slices=8, stages=1, warps=8, residents=1, hold=False),
     },
 }
-# float32 on the multiply-add pipes: bound by shared memory, through which they take their operands, at about
-# 4 x the clocks of device memory; the backward spills. Queries held would take 240 KiB at a width of 768.
+# float32 on the multiply-add pipes: bound by shared memory, which supplies the operands, at about 4 x the
+# clocks of device memory; the backward spills. Held queries would take 240 KiB at a width of 768.
 _WHOLE = {
     384: Config(tokens=16, chunk=64, slices=4, stages=1, warps=8, residents=1, hold=False),
     768: Config(tokens=16, chunk=256, slices=8, stages=1, warps=8, residents=1, hold=False),
@@ -106,7 +106,7 @@ _WHOLE = {
 
 
 def chunk_for(width: int, config: Config) -> int:
-    """Columns per chunk: what pads the width least, and of those the most."""
+    """Columns per chunk: the size with the least padding of the width, and of equal ones the largest."""
     chunks = [chunk for chunk in (256, 128, 64, 32) if 16 * config.slices <= chunk <= config.chunk]
     return min(chunks, key=lambda chunk: -width % chunk)
 
@@ -116,7 +116,7 @@ def config_for(
 ) -> Config:
     """The configuration of "fwd", "bwd" or "bwd, two steps" for a width up to `MAX_WIDTH`.
 
-    `device` is an H100 when None.
+    `device` None means an H100.
     """
     device = device or of_capability(90)
     if dtype == torch.float32:
@@ -129,7 +129,7 @@ def config_for(
     return tuned_config(Config, device.name, tuned_key(OP, kernel, widest)) or table[widest]
 
 
-@cache  # asked for at every launch
+@cache  # called at every launch
 def smaller(config: Config) -> Config:
-    """What fits where `config` does not: nothing fetched ahead, no queries held."""
+    """A fallback if `config` does not fit: no prefetching, no held queries."""
     return replace(config, stages=1, hold=False)

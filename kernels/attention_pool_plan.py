@@ -1,15 +1,15 @@
-"""How attention pooling splits its N tokens over programs, in one step or two."""
+"""How attention pooling splits N tokens over programs, in one step or two."""
 
 import triton
 from torch import Tensor
 
 from .attention_pool_configs import SUMS, Config
 
-Split = tuple[int, int]  # programs that N is split over; tokens of each
+Split = tuple[int, int]  # number of programs, tokens per program
 
 
 def _split(N: int, tile: int, most: int) -> Split:
-    """At most `most` programs of whole tiles."""
+    """Split N tokens into whole tiles over at most `most` programs."""
     tiles = triton.cdiv(N, tile)
     share = triton.cdiv(tiles, max(1, most)) * tile
     return triton.cdiv(N, max(1, share)), share
@@ -18,10 +18,17 @@ def _split(N: int, tile: int, most: int) -> Split:
 def plan(
     config: Config, of_two: Config, tokens: Tensor, owners: int, processors: int
 ) -> tuple[Split, Split | None]:
-    """How the pass splits N, and how its second step does, where it takes one; `owners` share the device.
+    """The splits of N in the pass and in its second step, or None if one step is enough.
 
-    Over as many programs as run at once, as far as their sums (R, C) stay within 6 R N numbers a sample. If
-    that leaves most of the multiprocessors idle, in two steps, the first of them launched by `of_two`.
+    One step uses as many programs as run at once, while their sums (R, C) take at most 6 R N numbers per
+    sample. If that leaves most multiprocessors idle, two steps are used.
+
+    Args:
+        config: launches a single step.
+        of_two: launches the first of two steps.
+        tokens: (B, N, C).
+        owners: samples, or pairs of a sample and a group of queries, that share the device.
+        processors: number of multiprocessors.
     """
     N, C = tokens.shape[1:]
     most = max(1, 6 * N // C)

@@ -1,9 +1,9 @@
-"""The second step of attention pooling where few samples share the device: weighted sums of the rows.
+"""The second step of attention pooling when few samples share the device: weighted sums of the rows.
 
-One pass needs a float32 sum (R, C) for each program that runs at once. With few samples these would take many
-times 8 R N numbers a sample, so there the pass leaves the sums out and keeps its weights, R numbers a token,
-and this kernel adds up the rows: over few parts of N, but each for some columns only, which makes enough
-programs. It reads the tokens again, from the L2: they are few where it is used.
+A single pass needs a float32 sum (R, C) for each program that runs at once. With few samples these would take
+many times 8 R N numbers per sample. The first step then stores its weights instead, R numbers per token, and
+this kernel sums the rows: N is split into few parts, but each program sums some columns only, which makes
+enough programs. It reads the tokens again, from the L2: with few samples they fit.
 """
 
 import triton.language as tl

@@ -1,6 +1,6 @@
 """Tiles of the attention-pooling kernels: rows of any width, in chunks of columns, normalised in float32.
 
-Widths are no powers of two, so columns come in chunks that are; a chunk is [slices, rows, columns].
+Widths need not be powers of two, but chunks of columns are; a chunk is [slices, rows, columns].
 """
 
 import math

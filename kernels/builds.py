@@ -178,7 +178,7 @@ def of_the_model(build: Build) -> bool:
 
 
 def attention_variants(kernel: str, width: int, device: Device = HOPPER) -> list[Config]:
-    """The shipped 16-bit configuration and the variants compared with it; of the forward, all forms."""
+    """The shipped 16-bit configuration and the variants compared with it; for the forward, in all forms."""
     more: dict[str, list[tuple[int, int, int, int, int | None]]] = {
         "fwd": [(128, 128, 2, 8, None), (128, 128, 3, 8, None), (256, 64, 2, 8, None), (64, 128, 3, 4, 168)],
         "dq": [(64, 32, 3, 4, None), (128, 64, 2, 8, None), (128, 32, 3, 8, 128)],

@@ -3,12 +3,12 @@
 B batch, N queries, M keys, H heads, D head width. Tensors are (B, N, H, D) or (B, M, H, D), read and written
 by stride with a last stride of 1: the packed projection (B, N, 3, H, D) and its packed gradient need no copy.
 
-Logarithms are of base 2: weights are exp2(c s - lse) with s = q k', c = scale log2(e), lse = log2(sum exp2(c
-s)). The scale never meets q, which would be rounded by it (errors of 7e-3 against 3e-4 at peaked logits): c
+Logarithms have base 2: weights are exp2(c s - lse) with s = q k', c = scale log2(e), lse = log2(sum exp2(c
+s)). q is not multiplied by the scale, which would round it (errors of 7e-3 against 3e-4 at peaked logits): c
 goes into the exponent's fused multiply-add.
 
-Of the tiles that a loop runs over only one is ragged, with 1 row to a whole tile of them, and stands outside
-the loop: inside, no load and no weight carries a mask.
+Only one of the tiles that a loop runs over is ragged, with 1 to all of its rows in use, and it is handled
+outside the loop: inside, loads and weights need no mask.
 """
 
 import math
@@ -26,13 +26,13 @@ from .tiles import advance, dot, dot_transposed, exp2, finite, load, pointers, s
 
 _LOG2_E = math.log2(math.e)
 _FLT_MAX = tl.constexpr(3.4028234663852886e38)
-# Sums of weights up to which the frozen maximum is trusted. Weights in float16 end at 65504; otherwise 2^40
-# leaves room for values up to 2^87, and costs one rounding.
+# Largest sums of weights for which the frozen maximum is trusted. Weights in float16 end at 65504; otherwise
+# 2^40 leaves room for values up to 2^87, and costs one rounding.
 _LIMITS = {torch.float16: 2.0**15, torch.bfloat16: 2.0**40, torch.float32: 2.0**40}
 
 
-# Lengths are no constants of the machine code: a length of 1 or a multiple of 16 compiles nothing anew, and
-# one token with one head does not build in Triton 3.6 for sm_100 when they are.
+# Do not specialise on lengths: a length of 1 or a multiple of 16 then needs no new compilation. With
+# specialisation one token with one head does not build in Triton 3.6 for sm_100.
 _jit = triton.jit(do_not_specialize=("N", "M", "H"))
 
 
@@ -270,7 +270,7 @@ JITTED = {
 
 
 def padded(width: int) -> int:
-    """The head width that the tiles have: a power of two, and 16 at least as matrix products ask."""
+    """The head width of the tiles: a power of two, at least 16 as matrix products require."""
     return max(16, triton.next_power_of_2(width))
 
 
@@ -292,14 +292,14 @@ def meta(kernel: str, width: int, config: Config, precision: str) -> dict[str, A
 
 
 def _strides(*tensors: Tensor) -> tuple[tuple[int, ...], ...]:
-    """Those of batch, rows and heads, one tuple per tensor; the last one is 1."""
+    """(batch, row, head) strides of each tensor; the last stride is 1."""
     return tuple(tensor.stride()[:3] for tensor in tensors)
 
 
 def space_time_attention_fwd(
     q: Tensor, k: Tensor, v: Tensor, scale: float, *, config: Config | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(B, N, H, D), (B, M, H, D) twice -> out (B, N, H, D) contiguous, lse (B, H, N) float32, base 2."""
+    """For q (B, N, H, D), k, v (B, M, H, D): out (B, N, H, D) contiguous, lse (B, H, N) float32 of base 2."""
     B, N, H, D = q.shape
     device, precision = device_of(q.device), precision_of(q.dtype)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
@@ -321,7 +321,7 @@ def space_time_attention_bwd(
     dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float,
     dq: Tensor, dk: Tensor, dv: Tensor,
 ) -> None:  # fmt: skip
-    """Fill dq (B, N, H, D), dk and dv (B, M, H, D), views of one packed gradient or not. Deterministic."""
+    """Fill dq (B, N, H, D), dk, dv (B, M, H, D), which may be views of one packed gradient. Deterministic."""
     B, N, H, D = q.shape
     M = k.shape[1]
     device, precision = device_of(q.device), precision_of(q.dtype)

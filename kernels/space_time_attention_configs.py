@@ -1,11 +1,11 @@
 """How the space-time attention kernels are launched, by kernel, head width, dtype and device.
 
-Chosen by resource table (docs/resources.md: clocks per 128 x 64 scores, bfloat16), not by timing. Where
-`benchmarks/tune.py` has timed a device, its file in tuned/ goes before these tables.
+Chosen from the resource tables (docs/resources.md: clocks per 128 x 64 scores, bfloat16), not by timing. If
+`benchmarks/tune.py` has timed a device, its file in tuned/ takes precedence.
 
-Keys and values are read from the L2 once per block of queries: 64 rows ask 1260 clocks of it where products
-take 512 (D = 64), so blocks have 128 rows. In 16 bits the frozen maximum takes a quarter to a third of the
-instructions off the forward's loop. Every entry builds in Triton 3.6, 3.7 and 3.9.
+Keys and values are read from the L2 once per block of queries. With 64 rows that takes 1260 clocks, while the
+products take 512 (D = 64), so blocks have 128 rows. In 16 bits the frozen maximum saves a quarter to a third
+of the instructions in the forward's loop. Every entry builds in Triton 3.6, 3.7 and 3.9.
 """
 
 from dataclasses import dataclass, replace
@@ -24,12 +24,12 @@ class Config:
 
     Attributes:
         rows: rows that a program owns.
-        cols: rows that its loop takes at a time.
-        stages: depth of the software pipeline; 2 is one buffer, so nothing is fetched ahead.
+        cols: rows per iteration of its loop.
+        stages: depth of the software pipeline; 2 means one buffer, so nothing is prefetched.
         warps: warps of 32 threads per program.
-        registers: the most that a thread may take, where that lets one more program onto a multiprocessor.
-        frozen: whether the forward keeps the first tile's maximum, the online loop being its checked way out.
-        polynomial: whether a quarter of the forward's exponentials goes to the multiply-add pipes.
+        registers: limit per thread, set if it lets one more program onto a multiprocessor.
+        frozen: the forward keeps the first tile's maximum and falls back on the online loop if a check fails.
+        polynomial: compute a quarter of the forward's exponentials on the multiply-add pipes.
     """
 
     rows: int
@@ -45,33 +45,33 @@ class Config:
 _HALF = {
     "fwd": {
         # Exponentials bind (512 clocks, matrix 256): a quarter by polynomial leaves 384, and issue at 506.
-        # 128 x 128 would take 448, with 8 warps a multiprocessor instead of 16 to hide what they wait for.
+        # 128 x 128 would take 448, but with 8 warps per multiprocessor instead of 16 to hide latency.
         16: Config(rows=64, cols=128, stages=3, warps=4, registers=168, frozen=True, polynomial=True),
         32: Config(rows=128, cols=64, stages=3, warps=8, registers=128, frozen=True, polynomial=True),
-        # Matrix and exponentials at 512 each: a polynomial would raise issue from 408 to 542. Two programs
-        # share a multiprocessor, so that one's products run under another's exponentials.
+        # Matrix and exponentials take 512 each: a polynomial would raise issue from 408 to 542. Two programs
+        # share a multiprocessor, so one's products overlap with the other's exponentials.
         64: Config(rows=128, cols=64, stages=3, warps=8, registers=128, frozen=True),
         128: Config(rows=128, cols=64, stages=2, warps=8, frozen=True),
     },
     "dq": {
         16: Config(rows=64, cols=64, stages=3, warps=4, registers=128),
         32: Config(rows=128, cols=64, stages=3, warps=8, registers=128),
-        # Shared memory binds (wgmma operands): 824 clocks, where 64 x 64 needs 952.
+        # Shared memory binds (wgmma operands): 824 clocks; 64 x 64 needs 952.
         64: Config(rows=128, cols=64, stages=3, warps=8, registers=128),
-        # 1592 clocks of shared memory, where 64 x 32 needs 2416, and 2521 of the L2.
+        # 1592 clocks of shared memory; 64 x 32 needs 2416, and 2521 of the L2.
         128: Config(rows=128, cols=64, stages=2, warps=8),
     },
     "dkv": {
         16: Config(rows=64, cols=64, stages=3, warps=4, registers=168),
-        # Shared memory binds at 840; three programs of 4 warps, where 128 x 64 has one of 8 and needs 776.
+        # Shared memory binds at 840, with three programs of 4 warps; 128 x 64 needs 776, with one of 8.
         32: Config(rows=64, cols=64, stages=3, warps=4, registers=168),
-        # Shared memory 1224 and L2 709, where 64 x 64 needs 1352 and 1339 of the two.
+        # Shared memory 1224, L2 709; 64 x 64 needs 1352 and 1339.
         64: Config(rows=128, cols=64, stages=3, warps=8),
         128: Config(rows=128, cols=32, stages=2, warps=8),
     },
 }
-# 16 bits where products are `mma.sync` (sm_80, 86, 89, 120): operands go through registers, of which the caps
-# above would leave too few, and products take twice the clocks and more: from D = 64 on they bind.
+# 16 bits with products by `mma.sync` (sm_80, 86, 89, 120): operands go through registers, so the limits above
+# would leave too few; products take at least twice the clocks and bind from D = 64 on.
 _HALF_MMA_SYNC = {
     "fwd": {
         16: Config(rows=128, cols=64, stages=3, warps=8, frozen=True),
@@ -92,8 +92,8 @@ _HALF_MMA_SYNC = {
         128: Config(rows=64, cols=32, stages=2, warps=4),
     },
 }
-# float32 by six bfloat16 products: three parts of every operand. From D = 64 on, dk and dv together would
-# need more registers than there are, so each has a launch of its own and scores are computed twice.
+# float32 as six bfloat16 products: three parts of every operand. From D = 64 on, dk and dv together would
+# need more registers than exist, so each has its own launch and scores are computed twice.
 _PARTS = {
     "fwd": {w: Config(rows=128, cols=32, stages=2, warps=8) for w in (16, 32, 64, 128)},
     "dq": {w: Config(rows=128, cols=32, stages=2, warps=8) for w in (16, 32, 64, 128)},
@@ -101,13 +101,13 @@ _PARTS = {
     "dk": {w: Config(rows=128, cols=32, stages=2, warps=8) for w in (64, 128)},
     "dv": {w: Config(rows=128, cols=32, stages=2, warps=8) for w in (64, 128)},
 }
-# On `mma.sync` 32 columns would spill within the loop.
+# With `mma.sync` 32 columns would spill within the loop.
 _PARTS_MMA_SYNC = {k: {64: Config(rows=128, cols=16, stages=2, warps=8)} for k in ("dq", "dk")}
 # float32 in tf32. At D = 128 larger tiles take 192 KiB.
 _TF32 = {w: Config(rows=128, cols=32, stages=2, warps=8) for w in (16, 32, 64)}
 _TF32 |= {128: Config(rows=32, cols=32, stages=2, warps=8)}
-# float32 on the multiply-add pipes, which keep whole tiles in registers: 8 warps where 4 spill by the
-# hundred. At D = 64 and 128 some still spill (docs/resources.md).
+# float32 on the multiply-add pipes, with whole tiles in registers: 8 warps where 4 would spill hundreds of
+# values. At D = 64 and 128 some still spill (docs/resources.md).
 _WHOLE = {
     16: Config(rows=32, cols=32, stages=2, warps=4),
     32: Config(rows=32, cols=32, stages=2, warps=4),
@@ -128,7 +128,7 @@ def backward_kernels(width: int, precision: str) -> tuple[str, ...]:
 def config_for(
     kernel: str, width: int, dtype: torch.dtype, *, precision: str = "ieee", device: Device | None = None
 ) -> Config:
-    """The configuration of a kernel for a padded head width in `WIDTHS`; `device` is an H100 when None."""
+    """The configuration of a kernel for a padded head width in `WIDTHS`; `device` None means an H100."""
     device = device or of_capability(90)
     mma_sync = device.capability not in (90, 100, 103, 110)
     if dtype == torch.float32:
@@ -140,8 +140,8 @@ def config_for(
     return tuned or (_HALF_MMA_SYNC if mma_sync else _HALF)[kernel][width]
 
 
-@cache  # asked for at every launch
+@cache  # called at every launch
 def smaller(config: Config) -> Config:
-    """What fits where `config` does not: nothing fetched ahead, smaller tiles."""
+    """A fallback if `config` does not fit: no prefetching, smaller tiles."""
     cols = max(16, min(32, config.cols // 2))
     return replace(config, rows=min(64, config.rows), cols=cols, stages=1, warps=4, registers=None)

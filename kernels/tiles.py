@@ -1,6 +1,6 @@
 """Tile helpers that the kernels share: loads and stores with ragged edges, products, exponentials.
 
-Nothing here asks the Triton driver for anything: importing it needs no GPU.
+Importing this module does not use the Triton driver, so it needs no GPU.
 """
 
 import triton
@@ -18,9 +18,9 @@ _C2 = tl.constexpr(0.24221096)  # 0f3E780627
 _C3 = tl.constexpr(0.055008932)  # 0f3D61510C
 _ROUND = tl.constexpr(12582912.0)  # 1.5 * 2^23, 0f4B400000: adding it leaves an integer in the low bits
 
-# Three of four by the exponential unit, the fourth as `_exp2_polynomial`, clamped to [-126, 128]: beyond, the
-# exponent shift would wrap round to negative or small weights. A NaN passes the clamp, and the shift makes
-# FLT_MAX of it: more than any sum of weights may be, so that the block is redone and ends as NaN.
+# Three of four on the exponential unit, the fourth as `_exp2_polynomial`, clamped to [-126, 128]: beyond, the
+# exponent shift would wrap round to negative or small weights. A NaN passes the clamp, and the shift turns it
+# into FLT_MAX: more than any sum of weights may be, so the block is redone and becomes NaN.
 _EXP2_PACK = tl.constexpr("""{
 .reg .f32 x, n, r, p;
 .reg .b32 i, j;

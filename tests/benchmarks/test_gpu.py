@@ -211,7 +211,7 @@ def test_a_damaged_file_of_results_is_set_aside(
     assert go(run, [stage("ops", "")]) == 0
     assert list(stored(run)) == ["ops"]
     assert (run.folder / "a-card-1.json.damaged").read_text() == damaged
-    assert "it is a-card-1.json.damaged now" in capsys.readouterr().out
+    assert "renamed it to a-card-1.json.damaged" in capsys.readouterr().out
 
 
 def test_results_that_cannot_be_written_are_said_before_anything_runs(tmp_path: Path) -> None:
