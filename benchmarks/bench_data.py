@@ -23,7 +23,7 @@ import hsta_fast
 from hsta_fast.data import Augment, Cache, ClipData, ClipTable, Sampling, load_frames
 from hsta_fast.data.frames.decode import read_frames, resize_to_planes
 from hsta_fast.data.frames.store import FrameStore
-from hsta_fast.data.loading import ahead
+from hsta_fast.data.loading import prefetch
 from hsta_fast.data.readers.casme3 import read_casme3
 from hsta_fast.synth import SynthConfig, render
 
@@ -179,7 +179,7 @@ def bench_training_on_the_cpu(benchmark: Any, faces: Path, thread: str) -> None:
 
     def run() -> None:
         batches = one_pass(data, 0)
-        for batch in batches if thread == "no thread" else ahead(batches, 2):
+        for batch in batches if thread == "no thread" else prefetch(batches, 2):
             cross_entropy(model(video=batch.video, special=batch.special), batch.label).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

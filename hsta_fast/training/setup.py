@@ -10,16 +10,16 @@ import torch
 
 from ..data import (
     Cache,
+    CachedArrays,
     ClipData,
     ClipTable,
     Expression,
-    Items,
     LabelSet,
     Sampling,
     apply_labels,
+    describe_inputs,
     label_set,
-    load_pictures,
-    picture_recipe,
+    load_inputs,
     read_datasets,
 )
 from ..environment import cuda_dtype
@@ -79,7 +79,7 @@ def prepare(cfg: TrainConfig, *, device: str | None = None) -> Experiment:
         flow=cfg.flow,
         onset_only=cfg.onset_only,
     )
-    clips, frames, flow = load_pictures(
+    clips, frames, flow = load_inputs(
         clips, sampling, cfg.image_size, apex=cfg.apex, cache=cache_of(cfg), strict=cfg.strict
     )
     if cfg.shuffle_labels:
@@ -123,7 +123,7 @@ def fill_cache(cfg: TrainConfig) -> str:
         raise ValueError("--cache wants the folder to fill, got 'none'")
     data = prepare(cfg, device="cpu").data  # the run's own device may be on another machine
     parts = {"frames": data.store.pixels, "flows": data.flow}
-    kept = {name: items for name, items in parts.items() if isinstance(items, Items)}
+    kept = {name: items for name, items in parts.items() if isinstance(items, CachedArrays)}
     lost = sum(items.in_memory for items in kept.values())
     if lost:
         raise ValueError(f"{cache.folder}: {lost} pictures could not be kept, see above")
@@ -223,7 +223,7 @@ def describe(exp: Experiment) -> dict[str, Any]:
     return to_json(cfg) | {
         "classes": list(exp.labels.classes),
         "architecture": asdict(cfg.architecture(len(exp.labels.classes))),
-        "pictures": picture_recipe(exp.data.sampling, cfg.image_size, cfg.apex),
+        "pictures": describe_inputs(exp.data.sampling, cfg.image_size, cfg.apex),
         "num_folds": len(exp.folds),
         "train_counts": {fold.name: exp.class_counts(fold.train).tolist() for fold in exp.folds},
         "notes": [*notes, *exp.remarks],

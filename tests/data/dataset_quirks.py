@@ -252,7 +252,7 @@ def _(root: Path) -> None:
     said = [
         (fault.subject, fault.clip, fault.what.split(": ", 1)[1][:40], fault.action) for fault in table.faults
     ]
-    out = "wanted a path inside the root, 'HS/s"
+    out = "expected a path inside the root, 'HS/s"
     assert said == [
         ("s2", "s2", f"{out}2' l", LEFT_OUT),
         ("s3", "positive", f"{out}3/mi", LEFT_OUT),

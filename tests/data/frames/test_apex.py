@@ -100,7 +100,7 @@ def test_no_apex_of_frames_that_change_while_they_are_read(
 
     monkeypatch.setattr(apex_module, "content_keys", and_then_changed)
     found = search_apexes(one, np.ones(1, dtype=bool), cache=Cache(folder=tmp_path / "cache", limit=10**9))
-    assert f"{names[2]}: wanted a file that stays as it is" in found.faults[-1].what
+    assert f"{names[2]}: expected a file that stays as it is" in found.faults[-1].what
 
 
 def test_the_movement_of_the_head_is_no_movement_of_the_skin() -> None:
@@ -137,7 +137,7 @@ def test_an_unreadable_frame_keeps_the_apex_and_is_listed(moving: ClipTable, tmp
     for cache in (None, Cache(folder=tmp_path, limit=10**9)):
         found = search_apexes(table, np.arange(12) == 0, cache=cache)
         assert found.clips["apex"].tolist() == moving.clips["apex"].tolist()
-        assert "missing.jpg: wanted an image or video file" in found.faults[-1].what
+        assert "missing.jpg: expected an image or video file" in found.faults[-1].what
         assert found.faults[-1].action == KEPT_APEX
     none = dataclasses.replace(table, clips=table.clips.assign(apex_annotated=False))
     assert search_apexes(none, np.arange(12) == 0).faults[-1].action == MIDDLE_APEX

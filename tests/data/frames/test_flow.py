@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hsta_fast.data.frames import flow as flow_module
-from hsta_fast.data.frames.cache import Cache, Items
+from hsta_fast.data.frames.cache import Cache, CachedArrays
 from hsta_fast.data.frames.flow import SCALE, dense_flow, flow_pairs, load_flow
 from hsta_fast.data.frames.store import FrameStore, load_frames
 from hsta_fast.data.readers.casme3 import read_casme3
@@ -109,7 +109,7 @@ def test_the_flow_of_each_clip_is_computed_once(
     onset, apex, offset = (row["frames"][row[name] - row["onset"]] for name in ("onset", "apex", "offset"))
     assert pairs[10:12] == [(onset, apex), (apex, offset)]
 
-    def opened() -> Items:
+    def opened() -> CachedArrays:
         return load_flow(store, pairs, "dis", cache=Cache(folder=tmp_path, limit=10**9))
 
     plain, first = load_flow(store, pairs, "dis"), opened()
@@ -131,7 +131,7 @@ def test_a_flow_is_known_by_where_from_and_where_to(
     _, store = stored(faces, Sampling(num_frames=2, flow="dis", offset_cap=3))
     a, b = list(store.rows)[:2]
 
-    def opened(*pairs: tuple[str, str]) -> Items:
+    def opened(*pairs: tuple[str, str]) -> CachedArrays:
         return load_flow(store, pairs, "dis", cache=Cache(folder=tmp_path, limit=10**9))
 
     there, back = opened((a, b))[0], opened((b, a))[0]
@@ -165,5 +165,7 @@ def test_what_cannot_be_computed_is_named(faces: Path) -> None:
         load_flow(store, flow_pairs(table, Sampling(flow="dis")), "dis")
     if not CONTRIB:
         _, store = stored(faces, Sampling(num_frames=2))
-        with pytest.raises(ValueError, match="tvl1 wants OpenCV's extra modules: install opencv-contrib"):
+        with pytest.raises(
+            ValueError, match="tvl1 expected OpenCV's extra modules, got none: install opencv-contrib"
+        ):
             load_flow(store, [], "tvl1")
