@@ -11,7 +11,7 @@ import pytest
 from hsta_fast.clips import KEY
 from hsta_fast.data import doctor, read_dataset
 from hsta_fast.data.clips import LEFT_OUT, MIDDLE_APEX
-from hsta_fast.synth.faults import faults_of
+from hsta_fast.synth.inject_faults import faults_of
 from hsta_fast.synth.layouts import LAYOUTS
 from hsta_fast.synth.render import SynthConfig, render
 
@@ -99,9 +99,13 @@ def test_broken_off_and_rendered_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("layout", "faults", "wanted"),
     [
-        ("smic", ("apex-slash",), "faults of smic must be all, or among onset-blank, .*, got apex-slash"),
-        ("casme3", ("second-expression", "none"), "among .*, got second-expression, none"),
-        ("casme3", ("frame-empty",) * 24, "faults take a clip each and leave one: 24 of 24 clips"),
+        (
+            "smic",
+            ("apex-slash",),
+            "faults of smic expected all, or .* onset-blank, .*, got apex-slash",
+        ),
+        ("casme3", ("second-expression", "none"), "names out of .*, got second-expression, none"),
+        ("casme3", ("frame-empty",) * 24, "faults expected fewer than the 24 clips, got 24"),
     ],
 )
 def test_faults_that_cannot_be_are_named(
