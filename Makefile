@@ -32,12 +32,15 @@ train: $(READY)
 	$(BIN)/hsta-fast synth --out $(DATA)
 	$(BIN)/hsta-fast train --data $(DATA) --name $(RUN) --resume $(TRAIN_FLAGS) $(EXTRA)
 
-# Two at a time: interpreted kernels take one core each. A file's tests stay together, as does what they share.
+# Two at a time: interpreted kernels take one core each. A file's tests stay together, as does what they share;
+# tests/conftest.py orders the files.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+
 test: $(READY)
-	$(PYTEST) -n 2 --dist loadfile -m "not full and not gpu"
+	$(PYTEST) $(PARALLEL) -m "not full and not gpu"
 
 test-full: $(READY)
-	$(PYTEST) -n 2 --dist loadfile -m "not gpu"
+	$(PYTEST) $(PARALLEL) -m "not gpu"
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -54,9 +54,11 @@ def execute(given: Command, seconds: float, environment: dict[str, str] | None =
     tail: collections.deque[str] = collections.deque(maxlen=TAIL)
 
     def show() -> None:
-        for line in process.stdout or ():
-            print(line, end="", flush=True)
-            tail.append(line.rstrip()[:400])
+        assert process.stdout is not None
+        with process.stdout:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                tail.append(line.rstrip()[:400])
 
     reader = threading.Thread(target=show, daemon=True)
     reader.start()

@@ -1,14 +1,17 @@
-"""What must be so before any test imports a kernel, and rendered data shared by the tests that train."""
+"""Triton's mode, set before any test imports a kernel, and rendered data shared by the tests that train."""
 
 import os
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for each worker has a core of its own; torch reads it once
 import torch
 
-# Triton decides when imported whether @triton.jit compiles or interprets. Without a CUDA device kernels are
-# interpreted, on CPU tensors; with one, the same tests run what is compiled.
+# Triton decides at import whether @triton.jit compiles or interprets. Without a CUDA device kernels are
+# interpreted, on CPU tensors; with one, the same tests run the compiled kernels.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
     if find_spec("triton"):
@@ -17,9 +20,39 @@ if not torch.cuda.is_available():
         quicken()
 
 
+# What takes longest, first: a worker that came to it last would end alone.
+SLOW = (
+    "training/test_learning.py",
+    "training/",
+    "test_failing_build.py",
+    "test_extension.py",
+    "kernels/",
+    "ops/",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files as in SLOW, the others after them; xdist hands them out in this order (Makefile)."""
+
+    def place(item: pytest.Item) -> int:
+        path = item.path.as_posix()
+        return next((i for i, slow in enumerate(SLOW) if f"/tests/{slow}" in path), len(SLOW))
+
+    items.sort(key=place)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """For code of ours that shares its work among threads: each has a tile of rows of its own."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small rendered data set: 4 subjects of 6 clips, 48 pixels; for tests of the machinery."""
+    """A small rendered dataset: 4 subjects with 6 clips each, 48 pixels; not enough to learn from."""
     from hsta_fast.synth import SynthConfig, render
 
     out = tmp_path_factory.mktemp("faces")

@@ -10,6 +10,7 @@ import gc
 import importlib
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -73,14 +74,8 @@ class Forked:
 
     def poll(self) -> int | None:
         """The exit status, negative for a signal; None while it runs."""
-        self._socket.setblocking(False)
-        try:
-            if self.returncode is None and self._socket.recv(1, socket.MSG_PEEK):
-                return self.wait()
-        except BlockingIOError:
-            pass
-        finally:
-            self._socket.setblocking(True)
+        if self.returncode is None and select.select([self._socket], [], [], 0)[0]:
+            self.wait()
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -88,6 +83,8 @@ class Forked:
         if self.returncode is None:
             self._socket.settimeout(timeout)
             self.returncode = int(self._outcome.readline())
+            self._outcome.close()
+            self._socket.close()
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
@@ -122,15 +119,15 @@ def serve(control: int, imported: Sequence[str]) -> str:
     requests = socket.socket(fileno=control)
     while True:
         _, descriptors, _, _ = socket.recv_fds(requests, 1, 3)
+        with contextlib.suppress(ChildProcessError):  # none is left
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
         if not descriptors:
             sys.exit()
         if os.fork() == 0:
             break
         for descriptor in descriptors:
             os.close(descriptor)
-        with contextlib.suppress(ChildProcessError):  # none is left
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
     requests.close()
     # The process in between waits for the one that runs the code, and says how it has ended.
     outcome = socket.socket(fileno=descriptors[0]).makefile("rw")

@@ -56,8 +56,15 @@ def check(impl: str, named: dict[str, Tensor], num_heads: int) -> None:
         assert_close([x], [plain[name]], [exact[name]], band=8 * eps, terms=size)
 
 
-@pytest.mark.parametrize("N", [0, 1, 17, 324, 588, 1568])
-@pytest.mark.parametrize("impl", IMPLS)
+# The kernels' own tests come to the longer ones, interpreted.
+LENGTHS = [
+    pytest.param(impl, N, marks=marks if impl != "triton" or N < 588 else pytest.mark.full)
+    for impl, marks in (("torch", ()), ("triton", ()), ("extension", needs_compiler))
+    for N in (0, 1, 17, 324, 588, 1568)
+]
+
+
+@pytest.mark.parametrize(("impl", "N"), LENGTHS)
 def test_values_and_every_gradient(impl: str, N: int) -> None:
     torch.manual_seed(N)
     check(impl, inputs(impl, 2, N, 48), num_heads=3)

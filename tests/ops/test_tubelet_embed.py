@@ -21,6 +21,8 @@ from tests.compiler import needs_extension
 from tests.ops.tubelet_checks import CASES, NORM, check, make_video, parameters
 from tests.yardstick import DEVICE, with_gradients
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, *([torch.float64] if DEVICE == "cpu" else []))
 MEAN, STD = (torch.tensor(x, dtype=torch.float64).view(3, 1, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
 SHIFT, SCALE = [255 * m for m in IMAGENET_MEAN], [1 / (255 * s) for s in IMAGENET_STD]

@@ -1,0 +1,20 @@
+"""`hsta-fast` in a process of its own, of one thread: what may be killed, or fail."""
+
+import os
+
+from tests.forked import Forked
+
+
+def start(*words: object, before: str = "", **environment: str) -> Forked:
+    """`hsta-fast words`, after the code `before`."""
+    code = f"{before}\nfrom hsta_fast.cli import main; main()"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return Forked(code, words, environment=environment, imported=("hsta_fast.cli",))
+
+
+def output(*words: object) -> str:
+    """What `hsta-fast words` prints; it must end well."""
+    process = start(*words)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    return out
