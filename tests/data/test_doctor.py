@@ -108,7 +108,7 @@ def test_unusable_copies(
     status, out, _ = doctor(monkeypatch, capsys, tmp_path)
     assert status == 2 and "unusable: " in out and "2 faults" in out and out.count("clip left out") == 2
     status, out, err = doctor(monkeypatch, capsys)
-    assert status == 2 and "doctor wants a folder" in err
+    assert status == 2 and "doctor expected a folder" in err
     status, out, err = doctor(monkeypatch, capsys, tmp_path, "--official", tmp_path / "no.csv")
     assert status == 2 and "no.csv" in err and out == ""
 

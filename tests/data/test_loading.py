@@ -1,4 +1,4 @@
-"""Where and when a batch is put together changes no byte of it."""
+"""The bytes of a batch do not depend on where and when it is built."""
 
 import threading
 import time
@@ -80,11 +80,11 @@ def test_what_a_generator_has_entered_is_left_by_its_own_thread() -> None:
 def test_an_error_of_the_thread_is_raised_where_the_batch_is_taken() -> None:
     def broken() -> Iterator[int]:
         yield 1
-        raise ValueError("wanted a frame")
+        raise ValueError("expected a frame")
 
     stream = prefetch(broken(), 2)
     assert next(stream) == 1
-    with pytest.raises(ValueError, match="wanted a frame"):
+    with pytest.raises(ValueError, match="expected a frame"):
         next(stream)
     assert list(prefetch(iter([]), 2)) == []
 

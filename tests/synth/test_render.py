@@ -1,4 +1,4 @@
-"""Rendered data: the layout is CAS(ME)3's, and the label lives in the movement alone."""
+"""Rendered data: the layout is that of CAS(ME)3, and only the movement depends on the label."""
 
 from __future__ import annotations
 

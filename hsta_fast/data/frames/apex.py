@@ -71,7 +71,7 @@ def search_apexes(
         made: list[Made] = []
         for clip in (frames[number] for number in numbers):
             try:
-                pictures = _pictures(
+                pictures = _grey_frames(
                     table, clip, {path: str(found[path]) for path in clip} if cache else None
                 )
                 made.append(np.array([apex_position(pictures)], dtype=np.int64))
@@ -102,7 +102,7 @@ def search_apexes(
     return replace(table, clips=clips.assign(apex=apexes), faults=(*known, *failed))
 
 
-def _pictures(table: ClipTable, clip: Sequence[str], keys: dict[str, str] | None) -> np.ndarray:
+def _grey_frames(table: ClipTable, clip: Sequence[str], keys: dict[str, str] | None) -> np.ndarray:
     """The clip's frames, grey uint8 (T, SIZE, SIZE)."""
     pictures = np.empty((len(clip), SIZE, SIZE), dtype=np.uint8)
     for group in by_file(clip):

@@ -1,4 +1,4 @@
-"""The cache serves what decoding would give, whatever was changed, damaged, killed or forbidden."""
+"""The cache gives the frames that decoding would give, after changes, damage, kills and lost permissions."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_a_changed_file_is_never_served_stale(table: ClipTable, cache: Cache, tm
         ].tobytes()
         if len(other) <= len(data):
             break
-    path.write_bytes(other.ljust(len(data), b"\0"))  # bytes after the image are of no effect
+    path.write_bytes(other.ljust(len(data), b"\0"))  # bytes after the image have no effect
     os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (facts.st_size, facts.st_mtime_ns)
     after = pictures(load(table, new(tmp_path))[1])
@@ -223,7 +223,7 @@ def test_a_header_of_nonsense_is_deleted(
 
 
 def test_what_is_no_chunk_is_passed_over(table: ClipTable, cache: Cache, tmp_path: Path) -> None:
-    """A pipe would be waited on for ever; a folder is nobody's to delete."""
+    """Opening a pipe would wait for ever; a folder is not ours to delete."""
     plain = pictures(load(table, cache)[1])
     folder = chunks(cache)[0].parent
     os.mkfifo(folder / "pipe.chunk")
@@ -237,7 +237,7 @@ def test_what_is_no_chunk_is_passed_over(table: ClipTable, cache: Cache, tmp_pat
 def test_more_chunks_than_open_files(
     table: ClipTable, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A mapped chunk holds no file open; where one cannot be opened all the same, no clip is blamed."""
+    """A mapped chunk holds no file open; if no other file can be opened, no clip is called faulty."""
     monkeypatch.setattr(cache_module, "CHUNK_BYTES", 1)  # 24 chunks of one frame
     plain = pictures(load(table, None)[1])
     before = set(os.listdir("/proc/self/fd"))
@@ -276,7 +276,7 @@ def test_a_chunk_in_the_folder_with_another_fingerprint_is_not_served(
 
 @contextlib.contextmanager
 def as_nobody() -> Iterator[None]:
-    """Without the rights of the superuser, whom no permission stops."""
+    """Without root's rights, which permissions do not limit."""
     root = os.geteuid() == 0
     if root:
         os.seteuid(NOBODY)
@@ -289,7 +289,7 @@ def as_nobody() -> Iterator[None]:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A temporary folder that everybody may enter; pytest's own are the user's alone."""
+    """A temporary folder that every user may enter, unlike pytest's own."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     yield folder
@@ -433,7 +433,7 @@ def test_the_folder_is_not_counted_for_every_chunk(
 def test_another_user_may_fill_a_shared_folder(
     table: ClipTable, cache: Cache, open_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The lock that the first one made is theirs; to lock it, reading is enough."""
+    """The lock file belongs to the first user; opening it read-only is enough to lock it."""
     data = shutil.copytree(table.root, open_folder / "data")
     shared = Cache(folder=open_folder / "cache", limit=10**9)
     load(ClipTable(data, table.clips[:3]), shared)

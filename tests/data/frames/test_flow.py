@@ -1,4 +1,4 @@
-"""Optical flow against known movements, and kept in the cache."""
+"""Optical flow of known movements, and flow from the cache."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_known_shift_is_found(texture: np.ndarray, method: FlowMethod, right: 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("picture", ["texture", "grey", "black and small"])
 def test_equal_and_empty_pictures_have_no_flow(texture: np.ndarray, method: FlowMethod, picture: str) -> None:
-    """A face without a corner is no reason to stop."""
+    """A face without corners is not an error."""
     pictures = {"texture": texture[:SIZE, :SIZE], "grey": np.full((SIZE, SIZE, 3), 90, np.uint8)}
     frame = planes(pictures.get(picture, np.zeros((32, 32, 3), np.uint8)))
     flow = dense_flow(method, frame, frame)
@@ -64,7 +64,7 @@ def test_equal_and_empty_pictures_have_no_flow(texture: np.ndarray, method: Flow
 
 @pytest.mark.parametrize(("method", "error"), [("dis", 0.6), ("farneback", 0.8)])
 def test_the_movement_of_a_rendered_face_is_found(tmp_path: Path, method: Any, error: float) -> None:
-    """Onset to apex with the head still: what is found is the field that was rendered, noise and all."""
+    """Onset to apex with the head still: the flow is the rendered field, in spite of the noise."""
     cfg, rng = SynthConfig(out=tmp_path, size=SIZE, clips_per_subject=3), np.random.default_rng(1)
     face = random_face(rng)
     camera = Camera(SIZE, paint_face(face, SIZE * FINE, rng))

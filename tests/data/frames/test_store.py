@@ -96,7 +96,7 @@ def progressive() -> bytes:
 
 
 def with_thumbnail(jpeg: bytes) -> bytes:
-    """A JPEG with a whole small JPEG, and so an end marker, in its header, as cameras write it."""
+    """A JPEG whose header has a whole small JPEG with an end marker, as cameras write it."""
     thumbnail = encoded(".jpg", PICTURE[:8, :8])
     return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail + jpeg[2:]
 
