@@ -151,11 +151,11 @@ def test_other_dtypes_have_no_scale(config: partial[TrainConfig], monkeypatch: p
 @pytest.mark.parametrize(
     ("capability", "dtype", "reason"),
     [
-        ((9, 0), torch.bfloat16, "its matrix units take bfloat16"),
-        ((8, 6), torch.bfloat16, "its matrix units take bfloat16"),
-        ((7, 5), torch.float16, "its matrix units take float16, not bfloat16"),
-        ((7, 0), torch.float16, "its matrix units take float16, not bfloat16"),
-        ((6, 1), torch.float32, "it has no matrix units"),
+        ((9, 0), torch.bfloat16, "its tensor cores support bfloat16"),
+        ((8, 6), torch.bfloat16, "its tensor cores support bfloat16"),
+        ((7, 5), torch.float16, "its tensor cores support float16, not bfloat16"),
+        ((7, 0), torch.float16, "its tensor cores support float16, not bfloat16"),
+        ((6, 1), torch.float32, "it has no tensor cores"),
     ],
 )
 def test_what_each_card_takes(
