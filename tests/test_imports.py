@@ -42,8 +42,8 @@ ARROWS: dict[str, str] = {
     "synth.face": "",
     "synth.painter": "synth.face",
     "synth.layouts": "files data.readers",
-    "synth.inject_faults": "files data.clips synth.layouts",
-    "synth.render": "files synth.face synth.inject_faults synth.layouts synth.painter",
+    "synth.faults": "files data.clips synth.layouts",
+    "synth.render": "files synth.face synth.faults synth.layouts synth.painter",
     "synth": "synth.render",
     # Evaluation: of ours it knows clips and files, nothing else.
     "protocol.plots": "",

@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from ..files import write_text
 from .face import Array, Variation, grid, margin_pixels, movement_field, random_face
-from .inject_faults import chosen_faults, inject_faults
+from .faults import chosen_faults, inject_faults
 from .layouts import EXPRESSIONS, LAYOUTS, RenderedClip
 from .painter import paint_face
 

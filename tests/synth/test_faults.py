@@ -11,7 +11,7 @@ import pytest
 from hsta_fast.clips import KEY
 from hsta_fast.data import doctor, read_dataset
 from hsta_fast.data.clips import LEFT_OUT, MIDDLE_APEX
-from hsta_fast.synth.inject_faults import faults_of
+from hsta_fast.synth.faults import faults_of
 from hsta_fast.synth.layouts import LAYOUTS
 from hsta_fast.synth.render import SynthConfig, render
 
