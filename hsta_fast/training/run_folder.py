@@ -13,6 +13,7 @@ runs/<name>/config.json        the resolved configuration, classes, folds and no
 
 import fcntl
 import json
+import weakref
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,12 +56,14 @@ class RunFolder:
         config_file = path / "config.json"
         if not leads:
             self._lock = _lock(path / ".lock", fcntl.LOCK_SH)
+            weakref.finalize(self, self._lock.close)
             _same_settings(config_file, config)
             return
         if config_file.exists() and not resume:
             raise ValueError(f"{path} exists: give --resume to continue it, or another --name")
         path.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(path / ".lock", fcntl.LOCK_EX)
+        weakref.finalize(self, self._lock.close)
         _clear_litter(path)
         if config_file.exists():
             _same_settings(config_file, config)
