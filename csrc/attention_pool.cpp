@@ -1,9 +1,8 @@
 // Attention pooling on the CPU: pooled_r = sum_j softmax_j(u_r . z_j) z_j with z the layer-normed rows, and its backward.
 //
-// One pass over the tokens in each direction, TILE rows at a time: a row is centred once into a tile that stays in
-// the cache, in which the scores and the weighted sum find it. Its 1 / deviation never touches the row: it goes into
-// scores and weights. N is split into segments whose number depends on N alone, so that the same sums are added in
-// the same order for any number of threads.
+// One pass over the tokens in each direction, TILE rows at a time. A row is centred once, into a tile that stays in
+// the cache for the scores and the weighted sum. It is not divided by its deviation: scores and weights are. N is
+// split into segments whose number depends only on N, so the order of the sums is the same for any number of threads.
 //
 // B batch, N tokens, C width, R queries; columns padded to whole blocks, queries to a multiple of QUERIES, by zeros.
 #include <ATen/Dispatch.h>
@@ -27,7 +26,7 @@ namespace {
 
 constexpr int64_t SEGMENT = 160;  // tokens, at least
 
-// What the rows of one call share. Rows of `queries` and of `gradients` have `columns` elements, zeros from C on.
+// The sizes of one call. Rows of `queries` and of `gradients` have `columns` elements, zeros from C on.
 template <typename T>
 struct Shape {
   int64_t C, columns, queries;
@@ -35,8 +34,8 @@ struct Shape {
   double eps;
 };
 
-// Rows [0, count) of x into the tile, less their mean where `normalize`; mean (from the row's first element) and rstd
-// are computed, or taken where `known`. Rows up to a whole block of rows are zeros.
+// Copies rows [0, count) of x into the tile, minus their mean if `normalize`. Computes mean (relative to the row's
+// first element) and rstd unless `known`. Pads the tile with zeros to a whole block of rows.
 template <typename T>
 void centre(const Shape<T>& shape, const T* x, int64_t stride, int64_t count, bool known, T* mean, T* rstd, T* tile) {
   constexpr int64_t L = Lanes<T>::count;
@@ -82,12 +81,12 @@ void centre(const Shape<T>& shape, const T* x, int64_t stride, int64_t count, bo
   std::fill(tile, tile + (padded(count, BLOCK) - count) * shape.columns, T(0));
 }
 
-// The rows of each sample in segments of tiles: the tokens, and at the head of the first segment the extra row, if any.
+// The rows of each sample in segments of tiles. The extra row, if any, comes first in the first segment.
 struct Segments {
   int64_t B, N, extra, number, length;  // of each sample: `number` segments of `length` tokens
 
-  // Sums over segments, R rows of C for each, take 4 R N numbers at most; an even number of them keeps two threads
-  // equally busy.
+  // The sums of all segments, R rows of C each, take at most 4 R N numbers. An even number of segments keeps two
+  // threads equally busy.
   Segments(int64_t B, int64_t N, int64_t C, bool extra) : B(B), N(N), extra(extra) {
     const int64_t most = std::min(4 * N / C, (N + SEGMENT - 1) / SEGMENT);
     number = std::max(most / 2 * 2, int64_t{1});
@@ -103,7 +102,7 @@ struct Segments {
     });
   }
 
-  // run(first row, its token or EXTRA, rows); rows are counted with the extra one.
+  // run(first row, its token or EXTRA, number of rows); row numbers include the extra row.
   static constexpr int64_t EXTRA = -1;
   template <typename Run>
   void tiles(int64_t segment, const Run& run) const {
@@ -115,7 +114,7 @@ struct Segments {
   }
 };
 
-// (B, R, C) of any strides into its place, (B, padded R, padded C) of zeros, less the rows' means where `normalize`.
+// Copies x (B, R, C), any strides, into zeros `room` (B, padded R, padded C), minus the rows' means if `normalize`.
 at::Tensor place(const at::Tensor& x, bool normalize, const at::Tensor& room) {
   const at::Tensor out = room.narrow(1, 0, x.size(1)).narrow(2, 0, x.size(2));
   out.copy_(x);
@@ -131,19 +130,21 @@ T* data(const std::optional<at::Tensor>& x) {
 void check(const at::Tensor& query, const at::Tensor& tokens, const std::optional<at::Tensor>& extra) {
   TORCH_CHECK(query.dim() == 3 && tokens.dim() == 3 && query.size(0) == tokens.size(0) &&
                   query.size(2) == tokens.size(2) && query.scalar_type() == tokens.scalar_type(),
-              "wanted query (B, R, C) and tokens (B, N, C) of one dtype, got ", query.sizes(), " ",
+              "query and tokens expected shapes (B, R, C), (B, N, C) and one dtype, got ",
+              query.sizes(), " ",
               query.scalar_type(), " and ", tokens.sizes(), " ", tokens.scalar_type());
-  TORCH_CHECK(tokens.stride(2) == 1 || tokens.size(2) == 1, "wanted tokens of last stride 1, got ", tokens.strides());
-  TORCH_CHECK(tokens.size(1) > 0 || extra.has_value(), "wanted at least one row, got none");
+  TORCH_CHECK(tokens.stride(2) == 1 || tokens.size(2) == 1, "tokens expected last stride 1, got ", tokens.strides());
+  TORCH_CHECK(tokens.size(1) > 0 || extra.has_value(),
+              "tokens expected at least one row, or extra, got N = 0 and no extra");
   if (extra.has_value()) {
     TORCH_CHECK(extra->dim() == 2 && extra->size(0) == query.size(0) && extra->size(1) == query.size(2) &&
                     extra->scalar_type() == query.scalar_type() && (extra->stride(1) == 1 || extra->size(1) == 1),
-                "wanted extra (B, C) of the query's dtype and last stride 1, got ", extra->sizes(), " ",
+                "extra expected shape (B, C), the query's dtype and last stride 1, got ", extra->sizes(), " ",
                 extra->scalar_type(), " ", extra->strides());
   }
 }
 
-// Where a row lies: that of a token, or the extra one.
+// The address of a token's row, or of the extra row.
 template <typename T>
 const T* row_at(const at::Tensor& tokens, const std::optional<at::Tensor>& extra, int64_t b, int64_t token) {
   return token == Segments::EXTRA ? extra->const_data_ptr<T>() + b * extra->stride(0)
@@ -221,7 +222,7 @@ void forward(const Shape<T>& shape, const Segments& segments, const at::Tensor& 
   });
 }
 
-// What the gradients of the rows are added to and where they go; null where there is nothing, or nobody wants them.
+// What is added to the gradients of the rows, and where they are written; null for none.
 template <typename T>
 struct Gradients {
   const T* base;
@@ -241,7 +242,7 @@ void write(Vector<T> dx, T along, const T* tile, const T* base, int64_t c, int64
   }
 }
 
-// `both` holds the queries of a sample, then the gradients of what they pooled.
+// `both` holds the queries of a sample, then the gradients of its pooled rows.
 template <typename T>
 void backward(const Shape<T>& shape, const Segments& segments, const at::Tensor& both, const at::Tensor& tokens,
               const std::optional<at::Tensor>& extra, int64_t R, const T* mean, const T* rstd, const T* lse,
@@ -357,7 +358,8 @@ std::tuple<at::Tensor, at::Tensor> attention_pool_bwd(
   for (const auto& x : {dtokens, accumulate}) {
     TORCH_CHECK(!x.has_value() || (x->sizes() == tokens.sizes() && x->scalar_type() == tokens.scalar_type() &&
                                    (x->stride(2) == 1 || x->size(2) == 1)),
-                "wanted dtokens and accumulate like the tokens, of last stride 1");
+                "dtokens and accumulate expected the tokens' shape and dtype, and last stride 1, got ", x->sizes(), " ",
+                x->scalar_type(), " ", x->strides());
   }
   const int64_t B = query.size(0), R = query.size(1), C = query.size(2);
   at::Tensor dquery = at::empty({B, R, C}, query.options());

@@ -1,4 +1,4 @@
-// Tubelet embedding on the CPU: patches and product block by block, so that patches never leave the cache.
+// Tubelet embedding on the CPU: patches and product block by block, so that patches stay in the cache.
 //
 // B batch, N tokens, C width; patches of t x p x p; K = 3 t p p.
 #include <ATen/Dispatch.h>
@@ -33,13 +33,14 @@ VideoPatches sample(const at::Tensor& video, int64_t b, at::IntArrayRef patch) {
 }
 
 void check(const at::Tensor& video, at::IntArrayRef patch) {
-  TORCH_CHECK(video.dim() == 5 && video.size(1) == 3, "wanted video (B, 3, T, H, W), got ", video.sizes());
-  TORCH_CHECK(patch.size() == 3 && std::min({patch[0], patch[1], patch[2]}) > 0, "wanted a patch (t, p, p), got ",
-              patch);
+  TORCH_CHECK(video.dim() == 5 && video.size(1) == 3, "video expected shape (B, 3, T, H, W), got ", video.sizes());
+  TORCH_CHECK(patch.size() == 3 && std::min({patch[0], patch[1], patch[2]}) > 0,
+              "patch expected three sizes (t, p, p) > 0, got ", patch);
 }
 
 Affine by_channel(at::ArrayRef<double> shift, at::ArrayRef<double> scale) {
-  TORCH_CHECK(shift.size() == 3 && scale.size() == 3, "wanted three shifts and three scales");
+  TORCH_CHECK(shift.size() == 3 && scale.size() == 3, "shift and scale expected 3 numbers each, got ", shift.size(),
+              " and ", scale.size());
   Affine affine{};
   std::copy_n(shift.begin(), 3, affine.shift);
   std::copy_n(scale.begin(), 3, affine.scale);
@@ -53,7 +54,7 @@ void gather_any(const at::Tensor& video, const VideoPatches& view, const Part& p
     case at::kByte: return gather<uint8_t>(view, part, affine, out);
     case at::kFloat: return gather<float>(view, part, affine, out);
     default:
-      TORCH_CHECK(video.scalar_type() == c10::CppTypeToScalarType<Out>::value, "wanted video of uint8, float32 or ",
+      TORCH_CHECK(video.scalar_type() == c10::CppTypeToScalarType<Out>::value, "video expected uint8, float32 or ",
                   c10::CppTypeToScalarType<Out>::value, ", got ", video.scalar_type());
       return gather<Out>(view, part, affine, out);
   }
@@ -80,7 +81,7 @@ at::Tensor patches(const at::Tensor& video, at::IntArrayRef patch, at::ScalarTyp
   return out;
 }
 
-// The weight (C, K) as panels (K, PANEL) one after another, the last one narrower: what the product reads in order.
+// The weight (C, K) as consecutive panels (K, PANEL), the last one narrower, in the order that the product reads.
 std::unique_ptr<float[]> panels(const float* weight, int64_t C, int64_t K) {
   std::unique_ptr<float[]> packed(new float[C * K]);
   at::parallel_for(0, (C + PANEL - 1) / PANEL, 1, [&](int64_t begin, int64_t end) {
@@ -103,27 +104,27 @@ void multiply(const float* patches, const float* packed, int64_t rows, int64_t K
   }
 }
 
-// An uninitialised result (B, N (+ 1), C), after a look at what goes into it.
+// Checks the inputs and allocates the result (B, N (+ 1), C), uninitialised.
 at::Tensor result(const at::Tensor& video, const at::Tensor& weight, const at::Tensor& bias,
                   const std::optional<at::Tensor>& cls_token, const std::optional<at::Tensor>& pos_embed) {
   TORCH_CHECK(weight.dim() == 5 && weight.size(1) == 3 && weight.is_contiguous(),
-              "wanted a contiguous weight (C, 3, t, p, p), got ", weight.sizes());
+              "weight expected shape (C, 3, t, p, p), contiguous, got ", weight.sizes());
   check(video, weight.sizes().slice(2));
   const int64_t C = weight.size(0);
   const int64_t rows = sample(video, 0, weight.sizes().slice(2)).tokens() + cls_token.has_value();
-  TORCH_CHECK(bias.numel() == C && bias.scalar_type() == weight.scalar_type(), "wanted bias (C,) of ",
+  TORCH_CHECK(bias.numel() == C && bias.scalar_type() == weight.scalar_type(), "bias expected shape (C,) and dtype ",
               weight.scalar_type(), ", got ", bias.sizes(), " of ", bias.scalar_type());
-  TORCH_CHECK(!cls_token || cls_token->numel() == C, "wanted cls_token (C,), got ", cls_token->sizes());
-  TORCH_CHECK(!pos_embed || pos_embed->numel() == rows * C, "wanted pos_embed of ", rows, " rows, got ",
+  TORCH_CHECK(!cls_token || cls_token->numel() == C, "cls_token expected C elements, got ", cls_token->sizes());
+  TORCH_CHECK(!pos_embed || pos_embed->numel() == rows * C, "pos_embed expected ", rows, " rows, got ",
               pos_embed->sizes());
   return at::empty({video.size(0), rows, C}, weight.options());
 }
 
-// In float32: every thread fills a block of rows with bias and position, gathers its patches, adds their product.
+// In float32: a thread fills a block of rows with bias and position, gathers the patches and adds the product.
 at::Tensor normalized_tokens(const at::Tensor& video, const at::Tensor& weight, const at::Tensor& bias,
                              const std::optional<at::Tensor>& cls_token, const std::optional<at::Tensor>& pos_embed,
                              at::ArrayRef<double> shift, at::ArrayRef<double> scale) {
-  TORCH_CHECK(weight.scalar_type() == at::kFloat, "wanted a float32 weight, got ", weight.scalar_type());
+  TORCH_CHECK(weight.scalar_type() == at::kFloat, "weight expected float32, got ", weight.scalar_type());
   at::Tensor out = result(video, weight, bias, cls_token, pos_embed);
   const Affine affine = by_channel(shift, scale);
   const auto patch = weight.sizes().slice(2);
@@ -142,7 +143,7 @@ at::Tensor normalized_tokens(const at::Tensor& video, const at::Tensor& weight, 
   const int64_t most = std::clamp<int64_t>(BLOCK_BYTES / (K * sizeof(float)), 16, 192);
   int64_t blocks = (N + most - 1) / most;  // of a sample
   const int64_t threads = at::get_num_threads();
-  // Few blocks are shared out evenly, as long as they stay worth a call.
+  // A small number of blocks is made divisible by the threads, while each stays large enough for a call.
   while (B * blocks < 4 * threads && B * blocks % threads && N / (blocks + 1) >= 16) ++blocks;
 
   at::parallel_for(0, B * blocks, 1, [&](int64_t begin, int64_t end) {
@@ -171,7 +172,7 @@ at::Tensor tokens(const at::Tensor& video, const at::Tensor& weight, const at::T
   if (weight.scalar_type() == at::kFloat) {
     return normalized_tokens(video, weight, bias, cls_token, pos_embed, {0., 0., 0.}, {1., 1., 1.});
   }
-  TORCH_CHECK(weight.scalar_type() == at::kDouble, "wanted a float32 or float64 weight, got ", weight.scalar_type());
+  TORCH_CHECK(weight.scalar_type() == at::kDouble, "weight expected float32 or float64, got ", weight.scalar_type());
   at::Tensor out = result(video, weight, bias, cls_token, pos_embed);
   const int64_t C = out.size(2), first = cls_token.has_value();
   out.zero_();
@@ -186,14 +187,14 @@ at::Tensor tokens(const at::Tensor& video, const at::Tensor& weight, const at::T
   return out;
 }
 
-// dout' patches, (C, 3, t, p, p): every thread sums its planes of the patches over all rows, block by block.
+// dout' patches, (C, 3, t, p, p): each thread sums some planes of the patches over all rows, block by block.
 at::Tensor weight_grad(const at::Tensor& dout, const at::Tensor& video, at::IntArrayRef patch,
                        at::ArrayRef<double> shift, at::ArrayRef<double> scale) {
   check(video, patch);
   const VideoPatches one = sample(video, 0, patch);
   const int64_t B = dout.size(0), N = dout.size(1), C = dout.size(2);
   TORCH_CHECK(dout.scalar_type() == at::kFloat && B == video.size(0) && N == one.tokens() && dout.stride(2) == 1,
-              "wanted dout float32 (B, N, C), got ", dout.scalar_type(), " ", dout.sizes());
+              "dout expected float32 (B, N, C) of last stride 1, got ", dout.scalar_type(), " ", dout.sizes());
   const Affine affine = by_channel(shift, scale);
   const int64_t K = one.columns(), plane = one.plane(), blocks = (N + BLOCK_ROWS - 1) / BLOCK_ROWS;
   at::Tensor dweight = at::zeros({C, 3, patch[0], patch[1], patch[2]}, dout.options());

@@ -1,9 +1,9 @@
 // Binds the CUDA kernels of tubelet_embed: checks, allocates, launches on torch's current stream.
 //
-// c10/cuda and ATen/cuda have headers that only a CUDA build of torch can compile. The guard here is the one every
-// device has, and the stream comes through torch's stable C interface, so any build of torch can compile this file.
+// The headers of c10/cuda and ATen/cuda compile only with a CUDA build of torch. This file uses the device-independent
+// guard, and gets the stream through torch's stable C interface, so it compiles with any build of torch.
 #ifndef USE_CUDA
-#define USE_CUDA  // which declares the CUDA part of that interface
+#define USE_CUDA  // declares the CUDA part of that interface
 #endif
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
@@ -26,7 +26,7 @@ constexpr int64_t PATCH_BYTES = int64_t{1} << 28;  // of float32 patches at a ti
 void* current_stream(const at::Tensor& x) {
   void* stream = nullptr;
   TORCH_CHECK(aoti_torch_get_current_cuda_stream(x.get_device(), &stream) == AOTI_TORCH_SUCCESS,
-              "torch has no current CUDA stream on ", x.device());
+              "torch expected to have a current CUDA stream, got none on ", x.device());
   return stream;
 }
 
@@ -53,18 +53,18 @@ Video describe(const at::Tensor& video, at::IntArrayRef patch) {
 }
 
 void check(const at::Tensor& video, at::IntArrayRef patch) {
-  TORCH_CHECK(video.dim() == 5 && video.size(1) == 3, "wanted video (B, 3, T, H, W), got ", video.sizes());
-  TORCH_CHECK(patch.size() == 3 && std::min({patch[0], patch[1], patch[2]}) > 0, "wanted a patch (t, p, p), got ",
-              patch);
+  TORCH_CHECK(video.dim() == 5 && video.size(1) == 3, "video expected shape (B, 3, T, H, W), got ", video.sizes());
+  TORCH_CHECK(patch.size() == 3 && std::min({patch[0], patch[1], patch[2]}) > 0,
+              "patch expected three sizes (t, p, p) > 0, got ", patch);
   for (int i = 0; i < 3; ++i)
-    TORCH_CHECK(video.size(2 + i) >= patch[i], "wanted video of at least a patch ", patch, ", got ", video.sizes());
+    TORCH_CHECK(video.size(2 + i) >= patch[i], "video expected at least one patch ", patch, ", got ", video.sizes());
 }
 
 }  // namespace
 
 at::Tensor tubelet_patches_cuda(const at::Tensor& video, at::IntArrayRef patch, at::ScalarType dtype, double shift) {
   check(video, patch);
-  TORCH_CHECK(type_of(dtype) && dtype != at::kByte, "wanted patches of float16, bfloat16 or float32, got ", dtype);
+  TORCH_CHECK(type_of(dtype) && dtype != at::kByte, "dtype expected float16, bfloat16 or float32, got ", dtype);
   const c10::DeviceGuard guard(video.device());
   const at::Tensor pixels = type_of(video.scalar_type()) ? video : video.to(dtype);
   Patches patches{};
@@ -80,15 +80,15 @@ at::Tensor tubelet_patches_cuda(const at::Tensor& video, at::IntArrayRef patch, 
 
 namespace {
 
-// The weight's matrix as the kernel reads it: columns as the video's memory has them, rows of whole 16 bytes.
+// The weight as the matrix that the kernel reads: columns in the order of the video's memory, rows padded to 16 bytes.
 at::Tensor rows_of(const at::Tensor& weight, bool channels_last) {
   at::Tensor rows = (channels_last ? weight.permute({0, 2, 3, 4, 1}) : weight).reshape({weight.size(0), -1});
   if (rows.size(1) % 8 != 0) rows = at::constant_pad_nd(rows, {0, 8 - rows.size(1) % 8});
   return reinterpret_cast<uintptr_t>(rows.const_data_ptr()) % 16 == 0 ? rows : rows.clone();
 }
 
-// float32 means float32: torch's own product of the patches, which keeps to torch's setting of TF32 (off by default).
-// A kernel without tensor cores could at best be as fast.
+// In float32 the product of the patches is torch's, which follows torch's TF32 setting (off by default). A kernel
+// without tensor cores could at best be as fast.
 void multiply_patches(const at::Tensor& video, const at::Tensor& weight, const at::Tensor& bias,
                       const at::Tensor& cls, const at::Tensor& pos, at::Tensor& out) {
   const int64_t B = video.size(0), C = weight.size(0), K = weight.numel() / C;
@@ -112,9 +112,9 @@ at::Tensor tubelet_tokens_cuda(const at::Tensor& video, const at::Tensor& weight
                                const std::optional<at::Tensor>& cls_token,
                                const std::optional<at::Tensor>& pos_embed) {
   TORCH_CHECK(weight.dim() == 5 && weight.size(1) == 3 && weight.is_contiguous(),
-              "wanted a contiguous weight (C, 3, t, p, p), got ", weight.sizes());
+              "weight expected shape (C, 3, t, p, p), contiguous, got ", weight.sizes());
   const at::ScalarType dtype = weight.scalar_type();
-  TORCH_CHECK(type_of(dtype) && dtype != at::kByte, "wanted weight of float16, bfloat16 or float32, got ", dtype);
+  TORCH_CHECK(type_of(dtype) && dtype != at::kByte, "weight expected float16, bfloat16 or float32, got ", dtype);
   const auto patch = weight.sizes().slice(2);
   check(video, patch);
   const c10::DeviceGuard guard(video.device());
@@ -124,12 +124,12 @@ at::Tensor tubelet_tokens_cuda(const at::Tensor& video, const at::Tensor& weight
   Tokens tokens{};
   tokens.video = describe(pixels, patch);
   const int64_t C = weight.size(0), N = tokens.video.tokens(), first = cls_token.has_value();
-  TORCH_CHECK(bias.dim() == 1 && bias.size(0) == C, "wanted bias (C,), got ", bias.sizes());
-  TORCH_CHECK(!cls_token || cls_token->numel() == C, "wanted cls_token (C,), got ", cls_token->sizes());
-  TORCH_CHECK(!pos_embed || pos_embed->numel() == (N + first) * C, "wanted pos_embed of ", N + first,
+  TORCH_CHECK(bias.dim() == 1 && bias.size(0) == C, "bias expected shape (C,), got ", bias.sizes());
+  TORCH_CHECK(!cls_token || cls_token->numel() == C, "cls_token expected C elements, got ", cls_token->sizes());
+  TORCH_CHECK(!pos_embed || pos_embed->numel() == (N + first) * C, "pos_embed expected ", N + first,
               " rows, got ", pos_embed->sizes());
   for (const auto& x : {weight, bias, cls_token.value_or(bias), pos_embed.value_or(bias)})
-    TORCH_CHECK(x.device() == video.device(), "wanted everything on ", video.device(), ", got ", x.device());
+    TORCH_CHECK(x.device() == video.device(), "inputs expected one device, got ", video.device(), " and ", x.device());
 
   const auto wide = [](const at::Tensor& x) { return x.to(at::kFloat).contiguous(); };
   const at::Tensor offset = wide(bias), cls = cls_token ? wide(cls_token->reshape({C})) : at::Tensor(),

@@ -1,4 +1,4 @@
-// Vectors of the processor at hand, and the small products that hold their sums in registers.
+// Vectors of the local processor, and small products that keep their sums in registers.
 #pragma once
 
 #include <bit>
@@ -14,7 +14,7 @@ constexpr int64_t VECTOR_BYTES = 64;
 constexpr int64_t VECTOR_BYTES = 32;
 #endif
 constexpr int64_t TILE = 16;     // rows
-constexpr int64_t QUERIES = 4;   // of one block of products, times BLOCK rows or vectors: 16 sums in registers
+constexpr int64_t QUERIES = 4;   // per block of products, times BLOCK rows or vectors: 16 sums in registers
 constexpr int64_t BLOCK = 4;
 
 template <typename T>

@@ -1,4 +1,4 @@
-// Patches of a video as the rows of a matrix, on the CPU. No torch: the sanitizer's driver builds it alone.
+// Patches of a video as the rows of a matrix, on the CPU. No torch, so the sanitizer test can build it alone.
 //
 // B batch, T frames, N tokens; patches of t x p x p; K = 3 t p p.
 #pragma once
@@ -58,7 +58,7 @@ inline void copy_line(const In* in, int64_t stride, int64_t width, float shift, 
   }
 }
 
-// Which part of a sample's patches: tokens and planes, both from the first to before the last.
+// A part of a sample's patches: ranges of tokens and planes, each without its last.
 struct Part {
   int64_t token, last_token;
   int64_t plane, last_plane;
@@ -71,7 +71,7 @@ void gather(const VideoPatches& video, const Part& part, const Affine& affine, O
   const auto [depth, height, width] = video.patch;
   const int64_t columns = (part.last_plane - part.plane) * video.plane();
   for (int64_t token = part.token; token < part.last_token;) {
-    // All tokens of this row of patches that are wanted: their lines are neighbours in memory.
+    // All requested tokens of this row of patches: their lines are adjacent in memory.
     const int64_t across = token % video.grid[2], down = token / video.grid[2] % video.grid[1];
     const int64_t later = token / video.grid[2] / video.grid[1];
     const int64_t count = std::min(part.last_token - token, video.grid[2] - across);
@@ -95,7 +95,7 @@ void gather(const VideoPatches& video, const Part& part, const Affine& affine, O
 using Vector = float __attribute__((vector_size(64)));
 using Lanes = int32_t __attribute__((vector_size(64)));
 
-// Rows i and i + STEP exchange the quarters that are on the wrong side of the diagonal.
+// Rows i and i + STEP exchange the parts that lie on the wrong side of the diagonal.
 template <int STEP>
 inline void exchange(Vector* rows) {
   Lanes upper, lower;

@@ -1,4 +1,4 @@
-"""Checkpoints: the published model's, and this library's own. Weights only, never unpickled objects."""
+"""Checkpoints, those of the published model and our own. Loads weights only and unpickles no objects."""
 
 import argparse
 import itertools
@@ -23,29 +23,29 @@ _CONFIG_KEY = "hsta_fast_config"
 
 
 def read_weights(path: Path | str) -> Any:
-    """Read a torch or safetensors file with weights only; tensors on the CPU.
+    """Read a torch or safetensors file, weights only; tensors are on the CPU.
 
     Raises:
-        ValueError: the file is no checkpoint, is damaged, or holds objects other than tensors.
-        OSError: there is no such file, or it cannot be read.
+        ValueError: the file is not a checkpoint, is damaged, or contains objects other than tensors.
+        OSError: the file does not exist or cannot be read.
     """
     path = Path(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # Published checkpoints carry the arguments of their run, an argparse.Namespace of plain values.
+        # Published checkpoints contain the arguments of their run, an argparse.Namespace of plain values.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except pickle.UnpicklingError as error:
-        # torch names the class that it refused in a long advice on how to load it all the same.
+        # torch's message names the refused class within long advice on how to load it anyway.
         named = re.search(r"GLOBAL (\S+)", str(error))
-        holds = f"objects other than tensors ({named[1]})" if named else "no pickled tensors"
-        raise ValueError(f"{path} does not load with weights only: it holds {holds}") from error
-    except Exception as error:  # a damaged pickle fails in any way at all
+        got = f"objects other than tensors ({named[1]})" if named else "no pickled tensors"
+        raise ValueError(f"{path} expected to contain weights only, got {got}") from error
+    except Exception as error:  # a damaged pickle can raise anything
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"{path} is damaged or no checkpoint: {lines[0]}") from error
+        raise ValueError(f"{path} expected a checkpoint, got a damaged or other file: {lines[0]}") from error
 
 
 def load_published(
@@ -55,28 +55,28 @@ def load_published(
 ) -> HSTA:
     """Build an HSTA from a checkpoint with the published model's keys, in the checkpoint's dtype.
 
-    Widths, depths, patch sizes, classes and the head "cls+last" are read off the shapes.
+    Widths, depths, patch sizes, classes and the head "cls+last" are derived from the shapes.
 
     Args:
-        source: a file (torch or .safetensors) or a state dict, bare or under "model" or "module".
-        num_heads: one number, or one per branch (special, video): the shapes do not tell.
-        head: "cls" or "mean", which the shapes do not tell apart; "cls+last" is recognised.
+        source: a file (torch or .safetensors) or a state dict, plain or under "model" or "module".
+        num_heads: one number, or one per branch (special, video); the shapes do not determine it.
+        head: "cls" or "mean", which have the same shapes; "cls+last" is recognised.
 
     Raises:
-        ValueError: missing, foreign or misshapen entries, listed.
+        ValueError: entries are missing, unknown or of another shape; the message lists them.
     """
     state = source if isinstance(source, Mapping) else read_weights(source)
     for wrapper in ("model", "module"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
     if not isinstance(state, Mapping):
-        raise ValueError(f"checkpoint wants a dictionary of tensors, got {type(state).__name__}")
+        raise ValueError(f"checkpoint expected a dictionary of tensors, got {type(state).__name__}")
     others = [str(k) for k, v in state.items() if not (isinstance(k, str) and isinstance(v, Tensor))]
     if others:
-        raise ValueError(f"checkpoint wants tensors alone, got other things under {_some(others)}")
+        raise ValueError(f"checkpoint expected only tensors, got other objects under {_some(others)}")
     dtypes = {value.dtype for value in state.values()}
     if len(dtypes) > 1 or not all(dtype.is_floating_point for dtype in dtypes):
-        raise ValueError(f"checkpoint wants one floating dtype, got {_some(sorted(map(str, dtypes)))}")
+        raise ValueError(f"checkpoint expected one floating dtype, got {_some(sorted(map(str, dtypes)))}")
     model = _empty_model(_published_config(state, num_heads, head))
     expected = {published_key(key): key for key in model.state_dict()}
     _check_entries("checkpoint", {key: model.state_dict()[own].shape for key, own in expected.items()}, state)
@@ -88,22 +88,22 @@ def load_published(
 def _published_config(
     state: Mapping[str, Tensor], num_heads: int | tuple[int, int], head: Head
 ) -> HSTAConfig:
-    """Read the configuration off the shapes."""
+    """Derive the configuration from the shapes."""
     anchors = [f"patch_embed.{d}.proj.weight" for d in (0, 1)] + ["head.weight"]
     missing = [key for key in anchors if key not in state]
     if missing:
-        raise ValueError(f"checkpoint lacks {_some(missing)}; found {_some(list(state)) or 'nothing'}")
+        raise ValueError(f"checkpoint expected {_some(missing)}, got {_some(list(state)) or 'no entries'}")
     embed = [state[key].shape for key in anchors[:2]]
     if any(len(shape) != 5 or 0 in shape for shape in embed) or state["head.weight"].dim() != 2:
-        came = {key: tuple(state[key].shape) for key in anchors}
+        shapes = {key: tuple(state[key].shape) for key in anchors}
         raise ValueError(
-            f"checkpoint wants patch embeddings (C, 3, t, p, p) and a head (classes, C), got {came}"
+            f"checkpoint expected patch embeddings (C, 3, t, p, p) and a head (classes, C), got {shapes}"
         )
     layers = [re.match(r"blocks\.(\d+)\.(?:blocks\.([01])\.(\d+)\.)?", key) for key in state]
     found = [match.groups() for match in layers if match]
 
     def count(numbers: set[str]) -> int:
-        # Consecutive from 0: a stray number is a foreign entry, not so many layers.
+        # Consecutive from 0: a number after a gap is an unknown entry, not a count of layers.
         return next(n for n in itertools.count() if str(n) not in numbers)
 
     depths = [count({i for _, branch, i in found if branch == d}) for d in ("0", "1")]
@@ -130,22 +130,22 @@ def _mlp_ratio(state: Mapping[str, Tensor], widths: tuple[int, int]) -> float:
     return HSTAConfig.mlp_ratio
 
 
-def _check_entries(what: str, wanted: Mapping[str, torch.Size], state: Mapping[str, Tensor]) -> None:
-    """Raise ValueError listing the entries that are missing, foreign or of another shape."""
-    faults = []
-    if missing := sorted(set(wanted) - set(state)):
-        faults.append(f"lacks {len(missing)} entries: {_some(missing)}")
-    if foreign := sorted(set(state) - set(wanted)):
-        faults.append(f"has {len(foreign)} foreign entries: {_some(foreign)}")
+def _check_entries(name: str, expected: Mapping[str, torch.Size], state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError listing the entries that are missing, unknown or of another shape."""
+    problems = []
+    if missing := sorted(set(expected) - set(state)):
+        problems.append(f"{len(missing)} missing ({_some(missing)})")
+    if unknown := sorted(set(state) - set(expected)):
+        problems.append(f"{len(unknown)} unknown ({_some(unknown)})")
     shapes = [
         f"{key} {tuple(state[key].shape)} instead of {tuple(shape)}"
-        for key, shape in wanted.items()
+        for key, shape in expected.items()
         if key in state and state[key].shape != shape
     ]
     if shapes:
-        faults.append(f"has {len(shapes)} entries of another shape: {_some(shapes)}")
-    if faults:
-        raise ValueError(f"{what} " + "; ".join(faults))
+        problems.append(f"{len(shapes)} of another shape ({_some(shapes)})")
+    if problems:
+        raise ValueError(f"{name} expected the entries of the model, got {', '.join(problems)}")
 
 
 def _some(names: list[str], most: int = 20) -> str:
@@ -153,31 +153,31 @@ def _some(names: list[str], most: int = 20) -> str:
 
 
 def _empty_model(config: HSTAConfig) -> HSTA:
-    """A model without memory, to be filled by `load_state_dict(assign=True)`."""
+    """A model on the meta device, to be filled by `load_state_dict(assign=True)`."""
     with torch.device("meta"):
         return HSTA(config)
 
 
 def save_model(model: HSTA, path: Path | str, *, notes: Mapping[str, str] | None = None) -> None:
-    """Write the weights, the configuration and `notes`, words about the model, as .safetensors, atomically.
+    """Write weights, configuration and `notes` (text about the model) as .safetensors, atomically.
 
     Raises:
         ValueError: `path` does not end in .safetensors.
-        OSError: the file cannot be written; what was there before is untouched.
+        OSError: the file cannot be written; an existing file is unchanged.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise ValueError(f"save_model wants a path that ends in .safetensors, got {path}")
+        raise ValueError(f"path expected a name that ends in .safetensors, got {path}")
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     metadata = {**(notes or {}), _CONFIG_KEY: json.dumps(asdict(model.config))}
     write_atomically(path, lambda file: file.write(safetensors_bytes(state, metadata)))
 
 
 def load_model(path: Path | str) -> HSTA:
-    """Read a model that `save_model` wrote, in the dtype it was saved in, on the CPU.
+    """Read a model that `save_model` wrote; on the CPU, in the dtype of the file.
 
     Raises:
-        ValueError: the file is damaged, was not written by `save_model`, or does not fit its configuration.
+        ValueError: the file is damaged, was not written by `save_model`, or does not match its configuration.
     """
     state = read_weights(path)
     try:
@@ -188,7 +188,7 @@ def load_model(path: Path | str) -> HSTA:
         }
         config = HSTAConfig(**settings)
     except (KeyError, TypeError, SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} carries no configuration of an HSTA model: {error}") from error
+        raise ValueError(f"{path} expected the configuration of an HSTA model, got none: {error}") from error
     model = _empty_model(config)
     _check_entries(str(path), {key: value.shape for key, value in model.state_dict().items()}, state)
     model.load_state_dict(state, assign=True)

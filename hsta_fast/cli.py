@@ -1,201 +1,241 @@
-"""The command line: arguments only."""
+"""The command line: arguments only.
+
+The commands are tyro's subcommands, made from the functions below. A function imports what it runs, so that
+help and mistakes in the arguments do not wait for scikit-learn and matplotlib.
+"""
 
 import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
+from functools import partial
+from inspect import getdoc
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
+from tyro.extras import SubcommandApp
 
-from .data import DatasetName, doctor
-from .environment import info_text
+import hsta_fast
+
+from .data import DatasetName
 from .extension import PARTS, BuildError, kept, load, missing
-from .protocol import audit
-from .synth import SynthConfig, render
-from .training.ablate import ablate
-from .training.config import RECIPES, TrainConfig, recipe_config
-from .training.evaluate import evaluate
-from .training.loop import NonFiniteLossError
-from .training.paper_tables import EXPERIMENTS
-from .training.runner import main as train_main
-from .training.setup import fill_cache
-from .training.workers import team
+from .synth import SynthConfig
+from .training.config import RECIPES, Recipe, TrainConfig, recipe_config
+from .training.optim import NonFiniteLossError
 
-_USAGE = """hsta-fast: Hierarchical Space-Time Attention for micro-expression recognition
-
-  hsta-fast synth      render faces of many subjects that perform micro-expressions
-  hsta-fast doctor     say which data set a folder holds, and what is wrong with it
-  hsta-fast prepare    decode the frames that a run needs, ahead of it (same flags as train)
-  hsta-fast train      train and test under a subject-disjoint protocol
-  hsta-fast evaluate   score a run again from its saved models
-  hsta-fast audit      score anybody's predictions again, and look for shared subjects
-  hsta-fast ablate     the rows of one of the paper's tables, its figures beside
-  hsta-fast info       versions, devices, and which implementation of each op runs
-  hsta-fast build      compile the C++ extension now, and not when it is first used
-
-Each takes --help."""
+Settings = Annotated[TrainConfig, tyro.conf.arg(name="")]
 
 
-def _synth(args: Sequence[str]) -> None:
-    print(render(tyro.cli(SynthConfig, prog="hsta-fast synth", args=args)))
+def _synth(config: Annotated[SynthConfig, tyro.conf.arg(name="")]) -> None:
+    """Render faces of many subjects that perform micro-expressions."""
+    from .synth import render
+
+    print(render(config))
 
 
-def _doctor(args: Sequence[str]) -> None:
-    def run(
-        roots: Annotated[tuple[Path, ...], tyro.conf.Positional],
-        /,
-        dataset: DatasetName = "auto",
-        annotation: Path | None = None,
-        official: Path | None = None,
-        json: bool = False,
-    ) -> None:
-        """Check every row and every frame of a data set. Exit status: 0 clean, 1 faults, 2 unusable.
+def _doctor(
+    roots: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    /,
+    dataset: DatasetName = "auto",
+    annotation: Path | None = None,
+    official: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Say which dataset a folder holds, and what is wrong with it.
 
-        Args:
-            roots: its folder; several are also checked as the MEGC 2019 composite.
-            dataset: which data set it is, where its files do not tell.
-            annotation: its annotation file, where the folder holds none or several.
-            official: the composite's list, combined_3class_gt.csv, where no folder holds it.
-            json: print one JSON object instead of text.
-        """
-        try:
-            if not roots:
-                raise ValueError("doctor wants a folder, got none")
-            found = doctor.examine(roots, dataset, annotation=annotation, official=official)
-        except (ValueError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(doctor.UNUSABLE)
-        print(dumps(doctor.as_json(found), indent=2) if json else doctor.as_text(found))
-        sys.exit(found.status)
+    Checks every row and every frame. Exit status: 0 clean, 1 faults, 2 unusable.
 
-    tyro.cli(run, prog="hsta-fast doctor", args=args)
+    Args:
+        roots: folder of the dataset; several are also checked as the MEGC 2019 composite.
+        dataset: which dataset it is; auto: detect it from its files.
+        annotation: its annotation file, if the folder holds none or several.
+        official: the composite's list, combined_3class_gt.csv, if no folder holds it.
+        json: print one JSON object instead of text.
+    """
+    from .data import doctor
 
-
-def _settings(command: str, what: str, args: Sequence[str], **changes: Any) -> TrainConfig:
-    # The recipe is read first: it sets the defaults that all other arguments start from.
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--recipe", choices=list(RECIPES), default="paper")
-    known, rest = first.parse_known_args(args)
-    defaults = replace(recipe_config(known.recipe, data=Path(), **changes), data=tyro.MISSING)
-    description = f"{what} --recipe {{paper,published}} sets the defaults shown here."
-    prog = f"hsta-fast {command}"
-    return tyro.cli(TrainConfig, prog=prog, description=description, args=rest, default=defaults)
+    try:
+        if not roots:
+            raise ValueError("doctor expected a folder, got none")
+        found = doctor.examine(roots, dataset, annotation=annotation, official=official)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(doctor.UNUSABLE)
+    print(dumps(doctor.as_json(found), indent=2) if json else doctor.as_text(found))
+    sys.exit(found.status)
 
 
-def _prepare(args: Sequence[str]) -> None:
-    print(fill_cache(_settings("prepare", "Fill the cache for a run with these settings.", args)))
+def _prepare(recipe: Recipe = "paper", *, config: Settings) -> None:
+    """Decode a run's frames ahead of it (same flags as train).
+
+    Args:
+        recipe: sets the defaults shown here.
+        config: the settings.
+    """
+    from .training.setup import fill_cache
+
+    print(fill_cache(config))
 
 
-def _train(args: Sequence[str]) -> None:
-    train_main(_settings("train", "Train and test.", args))
+def _train(recipe: Recipe = "paper", *, config: Settings) -> None:
+    """Train and test under a subject-disjoint protocol.
+
+    Args:
+        recipe: sets the defaults shown here.
+        config: the settings.
+    """
+    from .training import runner
+
+    runner.main(config)
 
 
-def _ablate(args: Sequence[str]) -> None:
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--table", default="")
-    first.add_argument("--rows", nargs="+", default=[])
-    known, rest = first.parse_known_args(args)
-    what = f"Run the rows of a table of the paper: --table {{{','.join(EXPERIMENTS)}}} [--rows ROW ...]."
-    # The paper's 5 folds, but by subject; --protocol published-folds has them by clip, as the paper.
-    cfg = _settings("ablate", what, rest, protocol="kfold", name=f"ablation-{known.table}")
-    text = ablate(cfg, known.table, known.rows)
-    if team().leads:
+def _evaluate(path: Annotated[Path, tyro.conf.Positional], data: tuple[Path, ...] = ()) -> None:
+    """Score a run again from its saved models.
+
+    Args:
+        path: the run's folder, such as runs/hsta.
+        data: where the datasets are now, if they have moved: a folder for each of --data and --more-data.
+    """
+    from .training.evaluate import evaluate
+
+    print(evaluate(path, data))
+
+
+def _audit(
+    path: Annotated[Path, tyro.conf.Positional],
+    clips: Path | None = None,
+    folds: Path | None = None,
+    absent: Literal["zero", "skip", "raise"] = "zero",
+) -> None:
+    """Score any predictions again, and look for shared subjects.
+
+    Exit status: 0 no leak, 1 a leak or an error, 2 it cannot be told.
+
+    Args:
+        path: a csv with the columns label and predicted; dataset, subject, clip, onset, fold if known.
+        clips: a csv of all clips that were available for training, to find shared subjects.
+        folds: a csv or folder of what each fold trained on, such as a run's folds.csv.
+        absent: a class without a clip in the truth counts as zero, is skipped, or is an error.
+    """
+    from .protocol import audit
+
+    text, status = audit(path, clips, folds, absent=absent)
+    print(text)
+    if status:
+        sys.exit(status)
+
+
+def _ablate(
+    recipe: Recipe = "paper", table: str = "", rows: tuple[str, ...] = (), *, config: Settings
+) -> None:
+    """Run the rows of one of the paper's tables.
+
+    Args:
+        recipe: sets the defaults shown here.
+        table: 1 to 7, or figure3.
+        rows: names of the rows to run; all by default.
+        config: the settings.
+    """
+    from .training.ablate import ablate
+    from .training.workers import workers
+
+    text = ablate(config, table, rows)
+    if workers().is_main:
         print(f"\n{text}")
 
 
-def _audit(args: Sequence[str]) -> None:
-    def run(
-        path: Annotated[Path, tyro.conf.Positional],
-        clips: Path | None = None,
-        folds: Path | None = None,
-        absent: Literal["zero", "skip", "raise"] = "zero",
-    ) -> None:
-        """Score predictions again; exit status 1: they are known to leak, or an error; 2: it cannot be told.
+def _info() -> None:
+    """Show versions, devices, and the implementation of each op."""
+    from .environment import info_text
 
-        Args:
-            path: a csv with the columns label and predicted; dataset, subject, clip, onset, fold where known.
-            clips: a csv of all clips that were there to train on, to find shared subjects.
-            folds: a csv or folder of what each fold trained on, such as a run's folds.csv.
-            absent: a class without a clip in the truth counts as zero, is skipped, or raises.
-        """
-        text, status = audit(path, clips, folds, absent=absent)
-        print(text)
-        if status:
-            sys.exit(status)
-
-    tyro.cli(run, prog="hsta-fast audit", args=args)
+    print(info_text())
 
 
-def _evaluate(args: Sequence[str]) -> None:
-    def run(path: Annotated[Path, tyro.conf.Positional], data: tuple[Path, ...] = ()) -> None:
-        """Score a run again.
+def _build() -> None:
+    """Compile the C++ extension now, not when it is first used.
 
-        Args:
-            path: the run's folder, such as runs/hsta.
-            data: where the data are now, if they have moved: a folder for each of --data and --more-data.
-        """
-        print(evaluate(path, data))
-
-    tyro.cli(run, prog="hsta-fast evaluate", args=args)
-
-
-def _info(args: Sequence[str]) -> None:
-    tyro.cli(lambda: print(info_text()), prog="hsta-fast info", args=args)
-
-
-def _build(args: Sequence[str]) -> None:
-    def run() -> None:
-        """Compile the C++ extension, and its CUDA part where nvcc and a CUDA build of torch are.
-
-        What failed before is tried again. Exit status 1: there is no C++ compiler, or a part cannot be built,
-        loaded or kept; the end of its log is printed.
-        """
-        try:
-            for part in PARTS:
-                if part == "cuda" and (lacks := missing(part)) is not None:
-                    print(f"the extension has no CUDA part: {lacks}")
-                elif kept(library := load(part, again=True)):
-                    print(f"the extension's {part.upper()} part is {library}")
-                else:
-                    raise BuildError(f"the extension's {part.upper()} part builds, but cannot be kept")
-        except BuildError as error:
-            sys.exit(f"error: {error}\n{error.tail()}".strip())
-
-    tyro.cli(run, prog="hsta-fast build", args=args)
+    With nvcc and a CUDA build of torch, its CUDA part too. What failed before is tried again. Exit status 1:
+    there is no C++ compiler, or a part cannot be built, loaded or kept; the end of its log is printed.
+    """
+    try:
+        for part in PARTS:
+            if part == "cuda" and (reason := missing(part)) is not None:
+                print(f"the extension has no CUDA part: {reason}")
+            elif kept(library := load(part, again=True)):
+                print(f"the extension's {part.upper()} part is {library}")
+            else:
+                raise BuildError(f"the extension's {part.upper()} part builds, but cannot be kept")
+    except BuildError as error:
+        sys.exit(f"error: {error}\n{error.tail()}".strip())
 
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
-    "synth": _synth,
-    "doctor": _doctor,
-    "prepare": _prepare,
-    "train": _train,
-    "evaluate": _evaluate,
-    "audit": _audit,
-    "ablate": _ablate,
-    "info": _info,
-    "build": _build,
-}
+def _commands(args: Sequence[str]) -> dict[str, Callable[..., None]]:
+    """The function of each command, with the defaults of the recipe and the table named in `args`."""
+    # These two are read first, because the defaults of all other arguments depend on them.
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--recipe", nargs="?")
+    first.add_argument("--table", nargs="?")
+    known, _ = first.parse_known_args(args)
+    recipe = known.recipe if known.recipe in RECIPES else "paper"
+    settings = replace(recipe_config(recipe, data=Path()), data=tyro.MISSING)
+    # The paper's 5 folds, but by subject; --protocol published-folds splits by clip, as the paper does.
+    of_table = replace(settings, protocol="kfold", name=f"ablation-{known.table or ''}")
+    return {
+        "synth": _synth,
+        "doctor": _doctor,
+        "prepare": partial(_prepare, config=settings),
+        "train": partial(_train, config=settings),
+        "evaluate": _evaluate,
+        "audit": _audit,
+        "ablate": partial(_ablate, config=of_table),
+        "info": _info,
+        "build": _build,
+    }
+
+
+def _run(args: Sequence[str]) -> None:
+    """Parse the arguments and run the command.
+
+    Raises:
+        ValueError: an unknown command.
+    """
+    name, commands = args[0], _commands(args)
+    if name in commands:
+        tyro.cli(commands[name], prog=f"hsta-fast {name}", args=args[1:])
+    elif name == "--version":
+        print(f"hsta-fast {hsta_fast.__version__}")
+    elif name.startswith("-"):
+        _list_commands(commands, args)
+    else:
+        close = " or ".join(get_close_matches(name, commands)) or "--help"
+        raise ValueError(f"command expected one of {', '.join(commands)}, got {name!r}; try {close}")
+
+
+def _list_commands(commands: dict[str, Callable[..., None]], args: Sequence[str]) -> None:
+    """The help of hsta-fast itself: tyro's list of subcommands, with the first line of each docstring."""
+    app = SubcommandApp()
+    for name, function in commands.items():
+        text = getdoc(getattr(function, "func", function)) or ""
+        app.command(name=name, help=text.partition("\n")[0])(function)
+    what = "Hierarchical Space-Time Attention for micro-expression recognition"
+    app.cli(prog="hsta-fast", description=f"{what}, version {hsta_fast.__version__}.", args=args)
 
 
 def main() -> None:
-    """Run the command that the arguments name; errors of the user's input are one line and exit status 1."""
-    command, *args = sys.argv[1:] or ["--help"]
-    if command in ("-h", "--help"):
-        print(_USAGE)
-        return
-    if command not in _COMMANDS:
-        sys.exit(f"hsta-fast wants one of {', '.join(_COMMANDS)}, got {command!r}")
+    """Run the command that the arguments name; a mistake of the user is one line and exit status 1."""
+    args = sys.argv[1:] or ["--help"]
     try:
-        _COMMANDS[command](args)
+        _run(args)
         sys.stdout.flush()
-    except BrokenPipeError:  # who reads the output has seen enough
+    except BrokenPipeError:  # the reader of the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (ValueError, OSError, NonFiniteLossError, BuildError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted" + ("; --resume continues the run" if command in ("train", "ablate") else ""))
+        resumable = args[0] in ("train", "ablate")
+        sys.exit("interrupted" + ("; --resume continues the run" if resumable else ""))

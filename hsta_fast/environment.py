@@ -1,13 +1,23 @@
-"""What runs here: versions, devices, and the implementation of each op with the reason for it."""
+"""Versions, devices, and which implementation of each op runs on them, and why."""
 
-import importlib
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
-OPS = ("space_time_attention", "attention_pool", "cls_cross_attention", "tubelet_embed")
+# From the op's own file: `hsta_fast.ops.attention_pool` is the function.
+from .ops.attention_pool import auto_choice as attention_pool_choice
+from .ops.cls_cross_attention import auto_choice as cls_cross_attention_choice
+from .ops.space_time_attention import auto_choice as space_time_attention_choice
+from .ops.tubelet_embed import auto_choice as tubelet_embed_choice
+
+_AUTO_CHOICES = {
+    "space_time_attention": space_time_attention_choice,
+    "attention_pool": attention_pool_choice,
+    "cls_cross_attention": cls_cross_attention_choice,
+    "tubelet_embed": tubelet_embed_choice,
+}
 _PACKAGES = ("hsta_fast", "torch", "triton", "numpy", "opencv-python-headless", "scikit-learn")
 
 
@@ -19,20 +29,20 @@ def _version(package: str) -> str | None:
 
 
 def cuda_dtype(device: torch.device) -> tuple[torch.dtype, str]:
-    """The dtype that matrix products take on a CUDA device under autocast, and the reason."""
+    """The dtype of matrix products on a CUDA device under autocast, and the reason."""
     major = torch.cuda.get_device_properties(device).major
     if major >= 8:
-        return torch.bfloat16, "its matrix units take bfloat16"
+        return torch.bfloat16, "its tensor cores support bfloat16"
     if major == 7:
-        return torch.float16, "its matrix units take float16, not bfloat16"
-    return torch.float32, "it has no matrix units"
+        return torch.float16, "its tensor cores support float16, not bfloat16"
+    return torch.float32, "it has no tensor cores"
 
 
 def info(dtype: torch.dtype | None = None) -> dict[str, Any]:
-    """Versions, devices, and for each device which implementation `impl="auto"` takes for each op, and why.
+    """Versions, devices, and for each device which implementation `impl="auto"` chooses for each op, and why.
 
     Args:
-        dtype: of the tensors, or autocast's; `cuda_dtype` on CUDA devices and float32 on the CPU when None.
+        dtype: of the tensors, or of autocast; None: `cuda_dtype` on CUDA devices and float32 on the CPU.
 
     Returns:
         {"python": str, "versions": {package: version or None}, "threads": int,
@@ -44,12 +54,11 @@ def info(dtype: torch.dtype | None = None) -> dict[str, Any]:
     for i in range(torch.cuda.device_count()):
         capability = ".".join(map(str, torch.cuda.get_device_capability(i)))
         devices[f"cuda:{i}"] = f"{torch.cuda.get_device_name(i)}, compute capability {capability}"
-    modules = {op: importlib.import_module(f"hsta_fast.ops.{op}") for op in OPS}
     ops = {}
     for name in devices:
         device = torch.device(name)
         usual = cuda_dtype(device)[0] if device.type == "cuda" else torch.float32
-        choices = {op: module.auto_choice(device, dtype or usual) for op, module in modules.items()}
+        choices = {op: auto_choice(device, dtype or usual) for op, auto_choice in _AUTO_CHOICES.items()}
         ops[name] = {op: choice._asdict() for op, choice in choices.items()}
     return {
         "python": platform.python_version(),
@@ -61,7 +70,7 @@ def info(dtype: torch.dtype | None = None) -> dict[str, Any]:
 
 
 def info_text(dtype: torch.dtype | None = None) -> str:
-    """`info(dtype)` as a few aligned lines."""
+    """`info(dtype)` as aligned lines of text."""
     facts = info(dtype)
     lines = [f"python {facts['python']}, {facts['threads']} threads"]
     lines += [f"{package:24s} {found or 'not installed'}" for package, found in facts["versions"].items()]

@@ -1,12 +1,12 @@
 """The C++ and CUDA extension: built from csrc/ on first use, kept in a cache, loaded once per process.
 
-It has two parts, each a library of its own: "cpu" with the schemas of all ops, and "cuda", which needs it.
-A part that cannot be built or loaded is left out: the log of the failure stands in the cache under the part's
-key, and neither this process nor another tries again until the key changes or `hsta-fast build` asks for it.
+It has two parts, each its own library: "cpu" with the schemas of all ops, and "cuda", which needs "cpu".
+If a part cannot be built or loaded, ops run without it. The log of the failure is kept in the cache under the
+part's key, and no process tries again until the key changes or `hsta-fast build` is run.
 
-Nothing is compiled or loaded by an import. The code is built for the processor at hand (-march=native): it is
-never carried to another machine, every loop is vectorised without variants and their dispatch, and the cache
-key holds the processor's instruction sets, so that a home folder shared by different machines holds one each.
+Importing this module compiles and loads nothing. The code is built for the local processor (-march=native),
+so one plain loop is vectorised for it and needs no variants. The cache key contains the processor's
+instruction sets, so a home folder shared by different machines holds one library for each.
 """
 
 import atexit
@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 try:
     from fcntl import LOCK_EX, flock
-except ImportError:  # Windows, whose build of torch takes no library of a compiler that knows our flags
+except ImportError:  # Windows: torch is built there with a compiler that does not know our flags
     flock = None  # type: ignore[assignment]
 
 import torch
@@ -38,14 +38,14 @@ _TAIL = 20  # lines
 
 
 class BuildError(RuntimeError):
-    """A part cannot be built or loaded; the message is one line, and names the log where there is one."""
+    """A part cannot be built or loaded. The message is one line and names the log, if there is one."""
 
     def __init__(self, message: str, log: Path | None = None) -> None:
         super().__init__(message)
         self.log = log
 
     def tail(self) -> str:
-        """The last lines of the log, which say what failed; empty where there is none."""
+        """The last lines of the log, which say what failed; empty without a log."""
         try:
             lines = self.log.read_text("utf-8", "replace").splitlines() if self.log else []
         except OSError:
@@ -53,12 +53,12 @@ class BuildError(RuntimeError):
         return "\n".join(lines[-_TAIL:])
 
 
-# Looked up once: torch.compile then sees constants.
+# Looked up once, so that torch.compile sees constants.
 _TOOLS = toolchain.find_tools()
 _NO_COMPILER = (
     "it is built on Linux and macOS only"
     if flock is None
-    else "no C++ compiler was found (CXX, which names one program, or else c++ or g++ on PATH)"
+    else "no C++ compiler was found (CXX, the name of one program, or c++ or g++ on PATH)"
     if _TOOLS.compiler is None
     else None
 )
@@ -72,66 +72,66 @@ _NO_CUDA = (
 
 _mutex = threading.RLock()
 _libraries: dict[str, Path] = {}
-_failures: dict[str, str] = {}  # part -> reason: what torch.compile watches
+_failures: dict[str, str] = {}  # part -> reason; torch.compile guards on it
 _warned: set[str] = set()
 
 
 def missing(part: str) -> str | None:
-    """What "cpu" or "cuda" lacks to be built: a tool, or a build of torch; None if nothing."""
+    """What is missing to build "cpu" or "cuda": a tool, or a build of torch; None if nothing."""
     if part not in PARTS:
         return f"{part} is neither CPU nor CUDA"
     return _NO_COMPILER or (_NO_CUDA if part == "cuda" else None)
 
 
-def obstacle(part: str) -> str | None:
-    """Why "cpu" or "cuda" cannot run: what is missing, or how it failed; None if nothing is known.
+def unsupported_reason(part: str) -> str | None:
+    """Why "cpu" or "cuda" cannot run: what is missing, or how it failed; None if no reason is known.
 
-    Builds and loads nothing. What the cache remembers is not looked up while torch.compile traces.
+    Builds and loads nothing. Does not look into the cache while torch.compile traces.
     """
-    lacks = missing(part)
-    if lacks is not None:
-        return lacks
+    absent = missing(part)
+    if absent is not None:
+        return absent
     if not torch.compiler.is_compiling():
         _recall(part)
     return _failures.get("cpu") or _failures.get(part)
 
 
 def warn_of(reason: str) -> None:
-    """Say once per process and reason why ops run on torch where the extension would be the faster one."""
+    """Warn, once per process and reason, that ops run on torch although the extension would be faster."""
     if reason not in _warned:
         _warned.add(reason)
         warnings.warn(f"hsta_fast runs on torch without its C++ extension: {reason}", stacklevel=3)
 
 
 def usable(part: str, impl: str) -> bool:
-    """Load a part for an op that runs: False, with a warning, where that fails and `impl` is "auto".
+    """Load a part for an op that is about to run. If that fails and `impl` is "auto", warn and return False.
 
     Raises:
-        BuildError: it fails and `impl` is "extension".
+        BuildError: loading fails and `impl` is "extension".
     """
     try:
         load(part)
     except BuildError:
         if impl == "extension":
             raise
-        warn_of(str(obstacle(part)))
+        warn_of(str(unsupported_reason(part)))
         return False
     return True
 
 
 def load(part: str, *, again: bool = False) -> Path:
-    """Load "cpu" or "cuda", building what the cache does not hold; returns the part's library.
+    """Load "cpu" or "cuda", first building what is not in the cache; returns the path of its library.
 
     Args:
         part: "cpu" or "cuda".
-        again: try again what failed before.
+        again: retry what failed before.
 
     Raises:
         BuildError: something is missing, the build or the loading fails, or failed before.
     """
-    lacks = missing(part)
-    if lacks is not None:
-        raise BuildError(f"the extension cannot be built: {lacks}")
+    absent = missing(part)
+    if absent is not None:
+        raise BuildError(f"the extension cannot be built: {absent}")
     with _mutex:
         for needed in _NEEDS[part]:
             if needed in _libraries:
@@ -153,7 +153,7 @@ def load(part: str, *, again: bool = False) -> Path:
 
 @functools.cache
 def _recall(part: str) -> None:
-    """Look whether a build has failed before under the same key; once, for after that `load` knows."""
+    """Look up whether a build with the same key has failed before. Once is enough: later `load` knows."""
     with _mutex:
         for needed in _NEEDS[part]:
             library = _plan(needed).library
@@ -173,7 +173,7 @@ class _Plan(NamedTuple):
 
 @functools.cache
 def _plan(part: str) -> _Plan:
-    """How a part is built, and its place in the cache: named after a hash of all that decides on it."""
+    """How a part is built, and its path in the cache, with a hash of everything that it depends on."""
     files = sorted(path for path in SOURCES.iterdir() if path.suffix in (".cpp", ".h", ".cu", ".cuh"))
     of_cuda = {path for path in files if path.suffix in (".cu", ".cuh") or path.stem.endswith("_cuda")}
     headers = {path for path in files if path.suffix == ".h"}
@@ -191,7 +191,7 @@ def _plan(part: str) -> _Plan:
 
 
 def kept(library: Path) -> bool:
-    """Whether other processes will find the library: not where the cache cannot be written."""
+    """Whether other processes will find the library. False if the cache cannot be written."""
     return library.parent == _cache()
 
 
@@ -202,22 +202,22 @@ def _load(part: str, again: bool) -> Path:
     if not _writable(library.parent):
         library = _private_folder(library.parent) / library.name
     with library.with_suffix(".lock").open("w") as lock:
-        flock(lock, LOCK_EX)  # given back by the system however this process ends
-        if not _settled(library, again):  # by another process, meanwhile
-            # What a process left that was killed while building.
-            for litter in library.parent.glob(f".{library.stem}-*"):
-                shutil.rmtree(litter, ignore_errors=True)
+        flock(lock, LOCK_EX)  # the system releases it however this process ends
+        if not _settled(library, again):  # another process may have built it meanwhile
+            # Delete temporary folders left by a killed build.
+            for leftover in library.parent.glob(f".{library.stem}-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
             _build(part, library, recipe)
     return library
 
 
 def _settled(library: Path, again: bool) -> bool:
-    """Whether the library is there and loads; raises BuildError where it failed before, unless `again`."""
+    """Whether the library exists and loads. Raises BuildError if it failed before, unless `again`."""
     if _whole(library):
         try:
             torch.ops.load_library(library)
             return True
-        except OSError:  # something that it needs has gone: built anew, it may find it elsewhere
+        except OSError:  # a library that it needs has moved: a new build may find it
             pass
     if not again and (error := _failed_before(library)):
         raise error
@@ -230,9 +230,10 @@ def _failed_before(library: Path) -> BuildError | None:
         first, _, _ = log.read_text("utf-8", "replace").partition("\n")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except OSError as error:  # of another user, as in a shared cache: there it is, all the same
-        first = f"the extension could not be built before, and why cannot be read ({error.strerror})"
-    return BuildError(f"{first}; see {log}", log) if first else None  # empty: killed before it was written
+    except OSError as error:  # the log belongs to another user of a shared cache
+        first = f"the extension could not be built before; its log cannot be read ({error.strerror})"
+    # An empty log comes from a process that was killed before writing it.
+    return BuildError(f"{first}; see {log}", log) if first else None
 
 
 def _digest_of(library: Path) -> Path:
@@ -240,7 +241,7 @@ def _digest_of(library: Path) -> Path:
 
 
 def _whole(library: Path) -> bool:
-    """Whether the library is there as it was built: a damaged one would end the process when loaded."""
+    """Whether the library is complete and unchanged: loading a damaged one could crash the process."""
     try:
         return hashlib.sha256(library.read_bytes()).digest() == _digest_of(library).read_bytes()
     except OSError:
@@ -248,7 +249,7 @@ def _whole(library: Path) -> bool:
 
 
 def _build(part: str, library: Path, recipe: toolchain.Recipe) -> None:
-    """Compile into a folder of its own, load, move into place: the library is there whole, or not at all."""
+    """Compile in a temporary folder, load, then move into place: the cache never holds a partial library."""
     start = time.perf_counter()
     long = ": some minutes" if part == "cuda" else ""
     print(f"hsta_fast: building {library}, once{long} ... ", end="", file=sys.stderr, flush=True)
@@ -263,12 +264,12 @@ def _build(part: str, library: Path, recipe: toolchain.Recipe) -> None:
             print("failed", file=sys.stderr)
             tools = " and ".join(dict.fromkeys(command[0] for command in recipe.compile.values()))
             summary = f"the extension's {part.upper()} part could not be {did} with {tools}"
-            # Of a library that does not load torch gives the path, and the loader's reason as the cause.
-            said = f"{error}\n{error.__cause__}" if error.__cause__ else str(error)
+            # If a library does not load, torch's error names its path; the loader's reason is the cause.
+            details = f"{error}\n{error.__cause__}" if error.__cause__ else str(error)
             try:
-                log.write_text(f"{summary}\n{said}\n", "utf-8")
+                log.write_text(f"{summary}\n{details}\n", "utf-8")
             except OSError:
-                print(said, file=sys.stderr)
+                print(details, file=sys.stderr)
                 raise BuildError(f"{summary}; its log {log} cannot be written") from error
             raise BuildError(f"{summary}; see {log}", log) from error
         with built.open("rb") as file:
@@ -277,7 +278,7 @@ def _build(part: str, library: Path, recipe: toolchain.Recipe) -> None:
         digest.write_bytes(hashlib.sha256(built.read_bytes()).digest())
         digest.replace(_digest_of(library))
         built.replace(library)
-    log.unlink(missing_ok=True)  # of an earlier failure
+    log.unlink(missing_ok=True)  # left by an earlier failure
     print(f"{time.perf_counter() - start:.1f} s", file=sys.stderr)
 
 
@@ -286,18 +287,18 @@ def _cache() -> Path:
         return Path(os.path.expanduser(named)).absolute()
     try:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # nobody's home is known
+    except RuntimeError:  # the home folder is unknown
         home = Path(tempfile.gettempdir())
     return (home / "hsta_fast").absolute()
 
 
 @functools.cache
-def _private_folder(wanted: Path) -> Path:
+def _private_folder(cache: Path) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="hsta_fast-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     warnings.warn(
-        f"{wanted} cannot be written: the extension is built for this process alone "
-        "(HSTA_FAST_CACHE names another folder)",
+        f"{cache} cannot be written: the extension is built for this process only "
+        "(set HSTA_FAST_CACHE to another folder)",
         stacklevel=4,
     )
     return folder

@@ -1,4 +1,4 @@
-"""The modules of HSTA over the ops. Parameters are named as in the published model.
+"""The modules of HSTA, built on the ops. Parameters have the names of the published model.
 
 B batch, T frames, N patch tokens, C width, H heads, D = C / H head width. Branch 0 is special, 1 is video.
 """
@@ -12,8 +12,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from . import ops
-from .ops import states
-from .ops.checks import want, want_shape
+from .ops.checks import check, check_shape
+from .ops.cls_cross_attention_inplace import cls_cross_attention_in_state, put_cls, take_cls
 
 LN_EPS = 1e-6
 
@@ -25,7 +25,7 @@ class TubeletEmbed(nn.Module):
         width: C.
         patch_size: p, in pixels.
         tubelet_depth: t, in frames.
-        mean: three floats on the 0..1 scale, by which uint8 video is normalised.
+        mean: three floats on the 0..1 scale, to normalise uint8 video.
         std: as `mean`.
     """
 
@@ -40,14 +40,14 @@ class TubeletEmbed(nn.Module):
     ) -> None:
         super().__init__()
         kernel = (tubelet_depth, patch_size, patch_size)
-        # A Conv3d for its parameters, their names and their initialisation; the op does the work.
+        # A Conv3d only for its parameters, their names and initialisation; the op does the computation.
         self.proj = nn.Conv3d(3, width, kernel_size=kernel, stride=kernel)
         self.mean, self.std = mean, std
 
     def forward(
         self, video: Tensor, cls_token: Tensor | None = None, pos_embed: Tensor | None = None
     ) -> Tensor:
-        """uint8 video is normalised by mean and std; float video is taken as normalised."""
+        """uint8 video is normalised by mean and std; float video must already be normalised."""
         pixels = video.dtype == torch.uint8
         return ops.tubelet_embed(
             video,
@@ -63,21 +63,23 @@ class TubeletEmbed(nn.Module):
 class SpaceTimeAttention(nn.Module):
     """Self-attention over all space-time tokens (B, N, C) -> (B, N, C), Eq. 2 and 3.
 
-    One product makes q, k and v; q and v have a bias, k has none (it would cancel in the softmax).
+    One product computes q, k and v. q and v have a bias; that of k would cancel in the softmax.
 
     Args:
         width: C.
         num_heads: H, a divisor of C.
-        dropout: after the output projection; there is none on the attention weights.
-        impl: implementation of the attention, as `hsta_fast.space_time_attention` takes it.
+        dropout: after the output projection; none on the attention weights.
+        impl: implementation of the attention, as in `hsta_fast.space_time_attention`.
     """
 
     def __init__(self, width: int, *, num_heads: int, dropout: float = 0.0, impl: str = "auto") -> None:
         super().__init__()
-        if num_heads < 1 or width % num_heads:
-            raise ValueError(
-                f"SpaceTimeAttention wants num_heads that divide its width {width}, got {num_heads}"
-            )
+        check(
+            num_heads > 0 and width % num_heads == 0,
+            "num_heads",
+            f"a divisor of the width {width}",
+            num_heads,
+        )
         self.num_heads = num_heads
         self.impl = impl
         self.qkv = nn.Linear(width, 3 * width, bias=False)
@@ -110,7 +112,7 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """In training drops a residual branch for a whole sample with probability `rate`, and scales the rest."""
+    """In training, drops the residual branch of a sample with probability `rate` and scales up the others."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -168,12 +170,17 @@ class CrossAttentionBlock(nn.Module):
         width: C.
         num_heads: H, a divisor of C.
         dropout: after the output projection.
-        impl: how the tokens are pooled, as `hsta_fast.cls_cross_attention` takes it.
+        impl: implementation of the pooling, as in `hsta_fast.cls_cross_attention`.
     """
 
     def __init__(self, width: int, *, num_heads: int, dropout: float = 0.0, impl: str = "auto") -> None:
         super().__init__()
-        want(num_heads > 0 and width % num_heads == 0, "CSTA", f"num_heads that divides {width}", num_heads)
+        check(
+            num_heads > 0 and width % num_heads == 0,
+            "num_heads",
+            f"a divisor of the width {width}",
+            num_heads,
+        )
         self.num_heads = num_heads
         self.impl = impl
         self.norm1 = nn.LayerNorm(width, eps=LN_EPS)
@@ -192,8 +199,8 @@ class CrossAttentionBlock(nn.Module):
         return cls + self.dropout(self.attn.proj(attended))
 
     def in_state(self, cls: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The same over the tokens of a state (B, N + 1, C), which `take_cls` opened: (out, state)."""
-        attended, state = states.cls_cross_attention_in_state(cls, state, **self._settings())
+        """The same for the tokens of a state (B, N + 1, C) that `take_cls` returned: (out, state)."""
+        attended, state = cls_cross_attention_in_state(cls, state, **self._settings())
         return cls + self.dropout(self.attn.proj(attended)), state
 
 
@@ -202,24 +209,44 @@ def _projection(width_in: int, width_out: int) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(width_in, eps=LN_EPS), nn.GELU(), nn.Linear(width_in, width_out))
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    kinds = ("forward", "forward_pre", "backward", "backward_pre")
+def _has_hooks(module: nn.Module, *kinds: str) -> bool:
     return any(getattr(module, f"_{kind}_hooks") for kind in kinds)
+
+
+def reason_to_copy(
+    state: Tensor, *, given: Tensor | None = None, made_by: nn.Module | None = None
+) -> str | None:
+    """Why CSTA may not write into `state` (B, N + 1, C); None if it may.
+
+    Args:
+        state: its memory would hold the next state.
+        given: the tensor that the state was computed from and that the caller still needs.
+        made_by: the module that returned the state. Its hooks may have kept the tensor.
+    """
+    if state is given:
+        return "a tensor of the caller's"
+    if made_by is not None and _has_hooks(made_by, "forward", "backward"):
+        return "a tensor that a hook may have kept"
+    if made_by is not None and state.retains_grad:
+        return "a tensor whose gradient is retained"
+    # Autograd refuses to change these in place.
+    if state.is_leaf and state.requires_grad:
+        return "a leaf that requires grad"
+    return "a view" if state._is_view() else None
 
 
 class CrossmodalSpaceTimeAttention(nn.Module):
     """CSTA: the CLS of each modality attends to the tokens of the other, both at once (Eq. 8-13).
 
-    With `inplace` no token is copied, neither in the forward nor in the backward: the states given are used
-    up, their memory holds the states returned. (Under torch.compile they stay as they are, and the compiler
-    plans the memory.)
+    With `inplace` no token is copied, in the forward or in the backward: the memory of the given states holds
+    the returned ones. (Under torch.compile the given states do not change; the compiler plans the memory.)
 
     Args:
         widths: C of the special and of the video branch.
         num_heads: H of the special and of the video branch.
         dropout: after the attention projections.
-        inplace: write the new CLS rows into the states given.
-        impl: how the tokens are pooled, as `hsta_fast.cls_cross_attention` takes it.
+        inplace: write the new CLS rows into the given states.
+        impl: implementation of the pooling, as in `hsta_fast.cls_cross_attention`.
     """
 
     def __init__(
@@ -246,17 +273,17 @@ class CrossmodalSpaceTimeAttention(nn.Module):
         """(B, N_0 + 1, C_0), (B, N_1 + 1, C_1), CLS first -> the same; only the two CLS rows are replaced.
 
         Raises:
-            ValueError: states of other shapes; with `inplace`, states that autograd cannot change in place or
-                that share memory.
+            ValueError: states of other shapes; with `inplace`, states that share memory or that autograd
+                cannot change in place.
         """
-        name = type(self).__name__
-        want_shape(name, "special", special, (None, None, self.widths[0]), "(B, N_0 + 1, C_0)")
-        want_shape(name, "video", video, (special.shape[0], None, self.widths[1]), "(B, N_1 + 1, C_1)")
-        want(
-            min(special.shape[1], video.shape[1]) > 0, name, "a CLS row in each state", "a state without rows"
-        )
-        # A backward hook on this module makes views of what it is given; those of `fusion` see its `forward`.
-        hooked = bool(self._backward_hooks) or any(map(_has_hooks, self.fusion))
+        check_shape("special", special, (None, None, self.widths[0]), "(B, N_0 + 1, C_0)")
+        check_shape("video", video, (special.shape[0], None, self.widths[1]), "(B, N_1 + 1, C_1)")
+        rows = min(special.shape[1], video.shape[1])
+        check(rows > 0, "special and video", "a CLS row in each state", "a state without rows")
+        # A backward hook on this module turns its inputs into views. Hooks on `fusion` run in its `forward`,
+        # which the path in place does not call.
+        kinds = ("forward", "forward_pre", "backward", "backward_pre")
+        hooked = _has_hooks(self, "backward") or any(_has_hooks(block, *kinds) for block in self.fusion)
         if self.inplace and not torch.compiler.is_compiling() and not hooked:
             return self._in_place(special, video)
         given = (special, video)
@@ -269,33 +296,30 @@ class CrossmodalSpaceTimeAttention(nn.Module):
 
     def _in_place(self, special: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
         for name, state in {"special": special, "video": video}.items():
-            for what, found in {
-                "a leaf that requires grad": state.is_leaf and state.requires_grad,
-                "a view": state._is_view(),
-            }.items():
-                if found and torch.is_grad_enabled():
-                    raise ValueError(
-                        "CrossmodalSpaceTimeAttention(inplace=True) wants states that it may use up, "
-                        f"got {what} as {name}; give it a clone, or use inplace=False"
-                    )
-        given, cls = states.take_cls(special, video)
+            reason = reason_to_copy(state)
+            if reason is not None and torch.is_grad_enabled():
+                raise ValueError(
+                    f"{name} expected a state that may be overwritten, got {reason}; "
+                    "pass a clone, or use inplace=False"
+                )
+        given, cls = take_cls(special, video)
         new = []
         for a, b in ((0, 1), (1, 0)):
             fusion = cast(CrossAttentionBlock, self.fusion[a])
             attended, given[b] = fusion.in_state(self.projs[a](cls[a]), given[b])
             new.append(self.revert_projs[a](attended).to(given[a].dtype))
-        out = states.put_cls(given, new)
+        out = put_cls(given, new)
         return out[0], out[1]
 
 
 class AttentionPool(nn.Module):
-    """Tokens (B, N, C) to (B, R, C): R learned queries, each a weighted mean of the normalised tokens.
+    """Tokens (B, N, C) to (B, R, C): for each of R learned queries a weighted mean of the normalised tokens.
 
     Args:
         width: C.
         num_queries: R.
         normalize: whether tokens are normalised to mean 0 and variance 1 over C.
-        impl: implementation, as `hsta_fast.attention_pool` takes it.
+        impl: implementation, as in `hsta_fast.attention_pool`.
     """
 
     def __init__(
@@ -309,7 +333,7 @@ class AttentionPool(nn.Module):
     def forward(
         self, tokens: Tensor, *, extra: Tensor | None = None, return_weights: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """(B, N, C), and extra (B, C) as one more row -> (B, R, C), and the weights (B, R, N or 1 + N)."""
+        """(B, N, C), optional extra row (B, C) -> (B, R, C), optional weights (B, R, N or 1 + N)."""
         query = self.query.expand(tokens.shape[0], -1, -1)
         return ops.attention_pool(
             query,

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from .layers import LN_EPS, USTA, CrossmodalSpaceTimeAttention, TubeletEmbed
+from .layers import LN_EPS, USTA, CrossmodalSpaceTimeAttention, TubeletEmbed, reason_to_copy
 
 BRANCHES = ("special", "video")
 SPECIAL_FRAMES = 2
@@ -36,10 +36,10 @@ class HSTAConfig:
         n_video: USTA layers of the video branch in each HSTA layer; 0 keeps the branch.
         csta: whether each HSTA layer ends with crossmodal attention (with both branches only).
         branches: ("special", "video"), or one of them for a model of one modality.
-        head: what of each branch is classified: "cls", "cls+last" (also its last token) or "mean" (over all
-            its tokens).
+        head: features of each branch: "cls", "cls+last" (CLS and last token) or "mean" (of the CLS and all
+            tokens).
         mlp_ratio: hidden width of the MLP over C.
-        dropout: after the position table, every attention projection and twice in the MLP.
+        dropout: after the position table, after every attention projection, and twice in the MLP.
         drop_path: rate at the last USTA layer, rising linearly from 0 at the first; none in CSTA.
         head_dropout: before the head.
     """
@@ -61,14 +61,14 @@ class HSTAConfig:
     head_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        def want(condition: bool, name: str, wanted: str) -> None:
+        def check(condition: bool, name: str, expected: str) -> None:
             if not condition:
-                raise ValueError(f"HSTAConfig wants {name} {wanted}, got {getattr(self, name)!r}")
+                raise ValueError(f"{name} expected {expected}, got {getattr(self, name)!r}")
 
         for name in ("widths", "num_heads", "patch_sizes"):
             pair = getattr(self, name)
             ok = isinstance(pair, tuple) and len(pair) == 2 and all(type(x) is int and x > 0 for x in pair)
-            want(ok, name, "as a pair of positive integers (special, video)")
+            check(ok, name, "a pair of positive integers (special, video)")
         for name, least in {
             "num_classes": 1,
             "tubelet_depth": 1,
@@ -77,24 +77,28 @@ class HSTAConfig:
             "n_video": 0,
         }.items():
             value = getattr(self, name)
-            want(type(value) is int and value >= least, name, f"an integer >= {least}")
+            check(type(value) is int and value >= least, name, f"an integer >= {least}")
         for name in ("dropout", "drop_path", "head_dropout"):
             value = getattr(self, name)
-            want(isinstance(value, int | float) and 0.0 <= value < 1.0, name, "a number in [0, 1)")
-        want(type(self.csta) is bool, "csta", "True or False")
-        want(self.branches in (BRANCHES, *((b,) for b in BRANCHES)), "branches", f"{BRANCHES} or one of them")
-        want(self.head in get_args(Head), "head", f"one of {get_args(Head)}")
+            check(isinstance(value, int | float) and 0.0 <= value < 1.0, name, "a number in [0, 1)")
+        check(type(self.csta) is bool, "csta", "True or False")
+        check(
+            self.branches in (BRANCHES, *((b,) for b in BRANCHES)), "branches", f"{BRANCHES} or one of them"
+        )
+        check(self.head in get_args(Head), "head", f"one of {get_args(Head)}")
         ratio = self.mlp_ratio
-        want(isinstance(ratio, int | float) and ratio > 0, "mlp_ratio", "a number > 0")
+        check(isinstance(ratio, int | float) and ratio > 0, "mlp_ratio", "a number > 0")
         for branch, width, heads in zip(BRANCHES, self.widths, self.num_heads, strict=True):
-            want(width % heads == 0, "num_heads", f"that divide the widths {self.widths} ({branch}: {width})")
+            check(
+                width % heads == 0, "num_heads", f"divisors of the widths {self.widths} ({branch}: {width})"
+            )
         if "special" in self.branches:
-            wanted = f"that divides the {SPECIAL_FRAMES} special frames"
-            want(SPECIAL_FRAMES % self.tubelet_depth == 0, "tubelet_depth", wanted)
+            divides = SPECIAL_FRAMES % self.tubelet_depth == 0
+            check(divides, "tubelet_depth", f"a divisor of the {SPECIAL_FRAMES} special frames")
 
     @property
     def branch_ids(self) -> tuple[int, ...]:
-        """The indices of the branches that the model has: 0 special, 1 video."""
+        """Indices of the model's branches: 0 special, 1 video."""
         return tuple(BRANCHES.index(branch) for branch in self.branches)
 
 
@@ -107,12 +111,6 @@ def position_table(num_positions: int, width: int) -> Tensor:
     rate = 10000.0 ** (2 * (channel // 2) / width)
     angle = torch.arange(num_positions, dtype=torch.float64).unsqueeze(1) / rate
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).unsqueeze(0)
-
-
-def _watched(state: Tensor, blocks: nn.Module) -> bool:
-    """Whether somebody else may keep a state that the last of `blocks` has made: a hook, or its gradient."""
-    last = list(blocks.children())[-1]
-    return bool(last._forward_hooks or last._backward_hooks or state.retains_grad or state._is_view())
 
 
 class HSTALayer(nn.Module):
@@ -148,10 +146,11 @@ class HSTALayer(nn.Module):
         out = {}
         for d, blocks in self.blocks.items():
             x = states[d]
+            block: nn.Module | None = None
             for block in cast(nn.ModuleList, blocks):
                 x = block(x)
-            if self.csta is not None and (x is states[d] or _watched(x, blocks)):
-                x = x.clone()  # CSTA uses up what it is given
+            if self.csta is not None and reason_to_copy(x, given=states[d], made_by=block) is not None:
+                x = x.clone()  # CSTA overwrites its inputs
             out[d] = x
         if self.csta is not None:
             out["0"], out["1"] = self.csta(out["0"], out["1"])
@@ -161,7 +160,8 @@ class HSTALayer(nn.Module):
 class HSTA(nn.Module):
     """Hierarchical Space-Time Attention (Eq. 14-16): clips to logits.
 
-    Parameters are initialised as in the paper's code: linear layers and CLS truncated normal 0.02, biases 0.
+    Parameters are initialised as in the paper's code: linear layers and CLS with a truncated normal of 0.02,
+    biases with 0.
     """
 
     def __init__(self, config: HSTAConfig) -> None:
@@ -205,12 +205,12 @@ class HSTA(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def _positions(self, d: int, shape: torch.Size) -> Tensor:
-        """The table for frames of `shape` (B, 3, T, H, W), in the model's dtype, made once per size."""
+        """The table for frames of `shape` (B, 3, T, H, W) in the model's dtype, computed once per size."""
         weight = cast(TubeletEmbed, self.patch_embed[str(d)]).proj.weight
         grid = [size // p for size, p in zip(shape[2:], weight.shape[2:], strict=True)]
         key = (1 + grid[0] * grid[1] * grid[2], weight.shape[0], weight.dtype, weight.device)
         if key not in self._tables:
-            # Not under inference_mode: a later training step must be able to use the same table.
+            # inference_mode off: a later training step must be able to use the same table.
             with torch.inference_mode(False):
                 self._tables[key] = position_table(*key[:2]).to(key[3], key[2])
         return self._tables[key]
@@ -220,32 +220,30 @@ class HSTA(nn.Module):
         branches = self.config.branches
         given = {name: x for name, x in (("special", special), ("video", video)) if x is not None}
         if branches == ("special",) and special is None and video is not None:
-            given = {"special": video}  # model(frames): the only modality that there is
+            given = {"special": video}  # model(frames) for a model of one branch
         elif branches == BRANCHES and special is None and video is not None and video.dim() == 5:
             cut = video.shape[2] - SPECIAL_FRAMES
             given = {"special": video[:, :, cut:], "video": video[:, :, :cut]}
         if set(given) != set(branches):
-            raise ValueError(
-                f"HSTA with branches {branches} wants frames of each, got {tuple(given) or 'none'}"
-            )
+            raise ValueError(f"frames expected one input per branch {branches}, got {tuple(given) or 'none'}")
         for name, x in given.items():
             frames, depth = "S" if name == "special" else "T", self.config.tubelet_depth
             if x.dim() != 5 or x.shape[1] != 3:
-                raise ValueError(f"HSTA wants {name} (B, 3, {frames}, H, W), got {tuple(x.shape)}")
+                raise ValueError(f"{name} expected shape (B, 3, {frames}, H, W), got {tuple(x.shape)}")
             if name == "special" and x.shape[2] != SPECIAL_FRAMES:
-                raise ValueError(f"HSTA wants {SPECIAL_FRAMES} special frames, got {x.shape[2]}")
+                raise ValueError(f"special expected {SPECIAL_FRAMES} frames, got {x.shape[2]}")
             if x.shape[2] == 0 or x.shape[2] % depth:
                 raise ValueError(
-                    f"HSTA wants T a multiple of the tubelet depth {depth}, got T = {x.shape[2]}"
+                    f"{name} expected T to be a multiple of the tubelet depth {depth}, got T = {x.shape[2]}"
                 )
             patch = self.config.patch_sizes[BRANCHES.index(name)]
             if min(x.shape[3:]) < patch:
                 raise ValueError(
-                    f"HSTA wants {name} of at least {patch} x {patch} pixels, got {tuple(x.shape[3:])}"
+                    f"{name} expected at least {patch} x {patch} pixels, got {tuple(x.shape[3:])}"
                 )
         if len({x.shape[0] for x in given.values()}) > 1:
             sizes = ", ".join(f"{name} {x.shape[0]}" for name, x in given.items())
-            raise ValueError(f"HSTA wants one batch size in both branches, got {sizes}")
+            raise ValueError(f"video and special expected one batch size, got {sizes}")
         return {BRANCHES.index(name): given[name] for name in branches}
 
     def forward(self, video: Tensor | None = None, special: Tensor | None = None) -> Tensor:
@@ -253,10 +251,10 @@ class HSTA(nn.Module):
 
         Args:
             video: (B, 3, T, H, W); or, without `special`, the published packing (B, 3, T + 2, H, W): T video
-                frames, then onset and apex. T is a multiple of the tubelet depth; any image size of at least
-                one patch. uint8 is normalised inside (ImageNet's mean and std), float is taken as normalised.
+                frames, then onset and apex. T is a multiple of the tubelet depth; images have at least the
+                size of a patch. uint8 is normalised here (ImageNet mean and std), float beforehand.
             special: (B, 3, 2, H, W): onset and apex, or two frames of optical flow. A model of one branch
-                takes the frames of that branch alone.
+                takes only the frames of that branch.
 
         Raises:
             ValueError: frames that do not fit the model or each other.
@@ -286,18 +284,18 @@ class HSTA(nn.Module):
         c = self.config
         if c.branches != BRANCHES or not c.csta or min(c.n_special, c.n_video) < 1:
             raise ValueError(
-                "the published layout wants both branches, CSTA, n_special >= 1 and n_video >= 1, got "
+                "config expected both branches, csta, n_special >= 1 and n_video >= 1 (as published), got "
                 f"branches {c.branches}, csta {c.csta}, n_special {c.n_special}, n_video {c.n_video}"
             )
         return {published_key(key): value for key, value in self.state_dict().items()}
 
 
 def published_key(key: str) -> str:
-    """The published name of a parameter of `HSTA`: its CSTA stands directly in the HSTA layer."""
+    """The published name of a parameter of `HSTA`: there the CSTA modules belong to the HSTA layer itself."""
     return key.replace(".csta.", ".")
 
 
-# widths of the special and video branch, heads in both; (n_s, n_v) x K = (1, 2) x 4 (the paper's pick).
+# widths and heads of the special and the video branch; (n_s, n_v) x K = (1, 2) x 4, the paper's choice.
 _PRESETS: Mapping[str, dict[str, Any]] = {
     "hsta_tiny": {"widths": (96, 192), "num_heads": (3, 3)},
     "hsta_small": {"widths": (192, 384), "num_heads": (6, 6)},
@@ -306,7 +304,7 @@ _PRESETS: Mapping[str, dict[str, Any]] = {
 
 
 def list_models() -> list[str]:
-    """The names that `create_model` takes."""
+    """The names for `create_model`."""
     return list(_PRESETS)
 
 
@@ -317,11 +315,11 @@ def model_config(name: str, **overrides: Any) -> HSTAConfig:
         ValueError: an unknown name or field, or a value that does not fit.
     """
     if name not in _PRESETS:
-        raise ValueError(f"create_model wants one of {list_models()}, got {name!r}")
+        raise ValueError(f"name expected one of {list_models()}, got {name!r}")
     known = [f.name for f in fields(HSTAConfig)]
     unknown = sorted(set(overrides) - set(known))
     if unknown:
-        raise ValueError(f"create_model wants overrides among {known}, got {unknown}")
+        raise ValueError(f"overrides expected fields of {known}, got {unknown}")
     return HSTAConfig(**{**_PRESETS[name], **overrides})
 
 

@@ -1,7 +1,7 @@
-"""The compilers at hand, and the commands that make a library of C++ and CUDA sources with them.
+"""The installed compilers, and the commands that build a library from C++ and CUDA sources.
 
-What torch.utils.cpp_extension would do, but for three things: it needs ninja; it takes the folder above nvcc
-for CUDA's, even where nvcc is a script; it links -lcudart, which is not in torch's wheels under that name.
+Used instead of torch.utils.cpp_extension for three reasons: that one needs ninja; it takes the folder above
+nvcc for CUDA's, even if nvcc is a script; it links -lcudart, which torch's wheels lack under that name.
 """
 
 import os
@@ -18,28 +18,28 @@ from typing import NamedTuple
 
 import torch
 
-# Vectors are passed to nobody outside: how, where the processor has none of their size, does not matter.
+# -Wno-psabi: no vector is passed to code outside, so how it would be passed does not matter.
 FLAGS = ("-O3", "-march=native", "-std=c++20", "-fopenmp", "-Wall", "-Wextra", "-Wno-psabi")
 _CUDA_FLAGS = ("-O3", "-std=c++20", "--threads=4", "-Xcompiler=-fPIC")
 _ARCHITECTURES = (80, 90, 100, 120)  # a build for 80 also runs on 86 and 89, one for 100 on 103, 120 on 121
-# On macOS torch's OpenMP, which is not linked, would be missed.
+# On macOS the linker would report the symbols of torch's OpenMP, which is not linked, as missing.
 _SHARED = ("-shared", *(("-undefined", "dynamic_lookup") if sys.platform == "darwin" else ()))
 _TORCH = Path(torch.__file__).parent
 
 
 class ToolError(RuntimeError):
-    """Commands that failed, with all that they printed."""
+    """Commands failed. The message holds them and what they printed."""
 
 
 class Tools(NamedTuple):
-    """Where the compilers are; None for one that is not there."""
+    """Paths of the compilers; None for one that was not found."""
 
     compiler: str | None
     nvcc: str | None
 
 
 class Recipe(NamedTuple):
-    """How a library is made: the sources, and the command for each suffix and for linking."""
+    """How to build a library: the sources, and the command for each suffix and for linking."""
 
     sources: list[Path]
     compile: dict[str, list[str]]
@@ -47,32 +47,32 @@ class Recipe(NamedTuple):
 
 
 def find_tools() -> Tools:
-    """The compilers that the environment names, CXX and CUDA_HOME before what is on PATH.
+    """Find the compilers: first those named by CXX and CUDA_HOME, then those on PATH.
 
-    CXX is one program: not one with arguments.
+    CXX is the name of one program, without arguments.
     """
-    wished = os.environ.get("CXX")
-    compiler = shutil.which(wished) if wished else shutil.which("c++") or shutil.which("g++")
+    cxx = os.environ.get("CXX")
+    compiler = shutil.which(cxx) if cxx else shutil.which("c++") or shutil.which("g++")
     home = _cuda_home()
     nvcc = shutil.which(f"{home}/bin/nvcc") if home else shutil.which("nvcc")
     return Tools(compiler, nvcc or (None if home else shutil.which("/usr/local/cuda/bin/nvcc")))
 
 
 def cpp_recipe(sources: list[Path], compiler: str) -> Recipe:
-    """C++ against torch. OpenMP is not linked: torch has loaded one, and two share no threads."""
+    """C++ against torch. OpenMP is not linked: torch has loaded one, and two would not share threads."""
     return Recipe(sources, {".cpp": [compiler, *FLAGS]}, [compiler, "-lc10", "-ltorch_cpu"])
 
 
 def cuda_recipe(sources: list[Path], compiler: str, nvcc: str) -> Recipe:
-    """CUDA and its bindings, for every architecture that nvcc knows; nvcc's host compiler is `compiler`."""
+    """CUDA and its bindings, for our architectures that nvcc knows; nvcc's host compiler is `compiler`."""
     nvcc_command = [nvcc, f"-ccbin={compiler}", *_CUDA_FLAGS, *gencode(nvcc)]
-    # libtorch names the libraries of this torch, CUDA's among them.
+    # libtorch refers to the other libraries of this torch, including CUDA's.
     link = [compiler, "-Wl,--no-as-needed", "-lc10", "-ltorch", *link_cudart(nvcc)]
     return Recipe(sources, {".cpp": [compiler, *FLAGS], ".cu": nvcc_command}, link)
 
 
 def facts(recipe: Recipe) -> list[str]:
-    """All that decides what a recipe makes, but for the sources: commands, versions, processor."""
+    """Everything that the result of a recipe depends on except the sources: commands, versions, processor."""
     commands = [*recipe.compile.values(), recipe.link]
     found = [torch.__version__, *(word for command in commands for word in command)]
     found += [output(tool, "--version") for tool in dict.fromkeys(command[0] for command in commands)]
@@ -109,25 +109,25 @@ def _run(commands: Iterable[list[str]]) -> None:
         return f"$ {shlex.join(command)}\n{ran.stdout.decode(errors='replace')}" if ran.returncode else None
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        failed = [said for said in pool.map(one, commands) if said is not None]
+        failed = [output for output in pool.map(one, commands) if output is not None]
     if failed:
         raise ToolError("\n".join(failed))
 
 
 def gencode(nvcc: str) -> list[str]:
-    """The -gencode flags for every architecture that this nvcc knows, Hopper with its own instructions."""
+    """The -gencode flags for our architectures that this nvcc knows; Hopper as sm_90a if possible."""
     known = output(nvcc, "--list-gpu-code").split()
     has_90a = int(_release(nvcc) or 0) >= 12
     names = [f"{n}a" if n == 90 and has_90a else str(n) for n in _ARCHITECTURES if f"sm_{n}" in known]
-    # And what the driver can compile for any other device from sm_80 on.
+    # And PTX, which the driver can compile for any other device from sm_80 on.
     names_and_codes = [(name, f"sm_{name}") for name in names] + [("80", "compute_80")]
     return [f"-gencode=arch=compute_{name},code={code}" for name, code in names_and_codes]
 
 
 def link_cudart(nvcc: str) -> list[str]:
-    """The flags that link the CUDA runtime of nvcc's own release, for the loader to find it, too.
+    """The flags that link the CUDA runtime of nvcc's own release, and a run path for the loader.
 
-    It is given as a file: -lcudart would look for libcudart.so, which torch's wheels lack.
+    It is passed as a file: -lcudart would look for libcudart.so, which torch's wheels lack.
     """
     release = _release(nvcc)
     for folder in _library_folders(nvcc):
@@ -135,12 +135,12 @@ def link_cudart(nvcc: str) -> list[str]:
             version = re.fullmatch(r"libcudart\.so(?:\.(\d+).*)?", file.resolve().name)
             if version and (release is None or version[1] in (None, release)):
                 return [str(file), f"-Wl,-rpath,{folder}"]
-    return ["-lcudart"]  # the linker may know a folder of the system's
+    return ["-lcudart"]  # the linker may find it in a system folder
 
 
 def _library_folders(nvcc: str) -> Iterator[Path]:
-    said = re.search(r"^#\$ LIBRARIES=(.*)", output(nvcc, "--dryrun", "-x", "cu", os.devnull), re.M)
-    for quoted, bare in re.findall(r'"-L([^"]+)"|-L(\S+)', said[1]) if said else ():
+    found = re.search(r"^#\$ LIBRARIES=(.*)", output(nvcc, "--dryrun", "-x", "cu", os.devnull), re.M)
+    for quoted, bare in re.findall(r'"-L([^"]+)"|-L(\S+)', found[1]) if found else ():
         yield Path(quoted or bare).resolve()
     machine = platform.machine()
     targets = [f"targets/{name}-linux/lib" for name in (machine, *(["sbsa"] if machine == "aarch64" else []))]
@@ -163,7 +163,7 @@ def _release(nvcc: str) -> str | None:
 
 
 def output(*command: str) -> str:
-    """What a command prints; nothing where it cannot be started."""
+    """What a command prints; empty if it cannot be started."""
     try:
         ran = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     except OSError:

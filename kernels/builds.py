@@ -1,4 +1,4 @@
-"""Every kernel configuration that ships, to be compiled without a GPU. Later kernels join `shipped`."""
+"""Every shipped kernel configuration, to be compiled without a GPU. Add new kernels to `shipped`."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,7 +24,7 @@ HOPPER = of_capability(90)
 _TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
 _FLOATS = ("c", "limit", "scale", "eps")
 _POOL_WIDTHS = (384, 768, 1024)  # one of each configuration
-# Tokens, columns, warps and stages that were weighed.
+# Tokens, columns, warps and stages of the variants that were compared.
 _POOL_VARIANTS = (
     (16, 256, 4, 3),
     (16, 64, 4, 3),
@@ -57,7 +57,7 @@ def space_time_attention_build(
     precision: str = "ieee",
     device: Device = HOPPER,
 ) -> Build:
-    """One kernel of `sta.JITTED` as launched on the packed projection: strides are multiples of 16."""
+    """One kernel of `sta.JITTED` as launched on the packed projection, whose strides are multiples of 16."""
     config = config or config_for(kernel, sta.padded(width), dtype, precision=precision, device=device)
     function = sta.JITTED[kernel]
     settings = sta.meta(kernel, width, config, precision)
@@ -95,8 +95,8 @@ def attention_pool_build(
 ) -> Build:
     """One kernel of `pool.JITTED` on contiguous, normalised tokens after an extra row.
 
-    accumulate: whether the backward adds to what is there.
-    two_steps: whether sums over the rows are left to "sums"; of "sums", whether the backward leaves them.
+    accumulate: the backward adds to existing gradients.
+    two_steps: the kernel "sums" computes the sums over rows; for "sums" itself, those of the backward.
     """
     precision = precision if dtype == torch.float32 else "ieee"
     of = "fwd" if kernel == "fwd" else "bwd, two steps" if kernel == "bwd" and two_steps else "bwd"
@@ -160,7 +160,7 @@ def _attention_pool_shipped(device: Device) -> Iterator[Build]:
 
 
 def shipped(capability: int = 90) -> Iterator[Build]:
-    """Every configuration that a launcher can choose by itself on a device of this compute capability."""
+    """Every configuration that a launcher can choose without tuning for this compute capability."""
     device = of_capability(capability)
     for dtype in _TYPES:
         for width in WIDTHS:
@@ -171,14 +171,14 @@ def shipped(capability: int = 90) -> Iterator[Build]:
 
 
 def of_the_model(build: Build) -> bool:
-    """Whether it is at HSTA's widths, in bfloat16, or attention in float32 as torch's settings come."""
+    """Whether it has a width of HSTA, in bfloat16, or is float32 attention under torch's default setting."""
     at_width = bool({32, 64, 384, 768} & {build.constants.get(name) for name in ("D", "C")})
     in_parts = "D" in build.constants and build.constants["PRECISION"] == "bf16x6"
     return at_width and ("*bf16" in build.signature.values() or in_parts)
 
 
 def attention_variants(kernel: str, width: int, device: Device = HOPPER) -> list[Config]:
-    """What is weighed against the shipped configuration of 16 bits, the forms of the forward included."""
+    """The shipped 16-bit configuration and the variants compared with it; of the forward, all forms."""
     more: dict[str, list[tuple[int, int, int, int, int | None]]] = {
         "fwd": [(128, 128, 2, 8, None), (128, 128, 3, 8, None), (256, 64, 2, 8, None), (64, 128, 3, 4, 168)],
         "dq": [(64, 32, 3, 4, None), (128, 64, 2, 8, None), (128, 32, 3, 8, 128)],
@@ -203,7 +203,7 @@ def attention_variants(kernel: str, width: int, device: Device = HOPPER) -> list
 
 
 def pool_variants(kernel: str, width: int, device: Device = HOPPER) -> list[pool_configs.Config]:
-    """The same of attention pooling's "fwd", "bwd" and "bwd, two steps"."""
+    """The same for attention pooling's "fwd", "bwd" and "bwd, two steps"."""
     shipped = pool_configs.config_for(kernel, width, torch.bfloat16, device=device)
     tried = [
         replace(shipped, tokens=tokens, chunk=chunk, slices=warps, stages=stages, warps=warps)

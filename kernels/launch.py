@@ -1,6 +1,6 @@
-"""What decides how a kernel is launched: the device, torch's precision, what was tuned; and a way out.
+"""What a launch depends on: the device, torch's precision, tuned configurations; and a smaller fallback.
 
-Nothing here asks a driver for anything when imported.
+Importing this module needs no driver.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ Result = TypeVar("Result")
 
 
 class Device(NamedTuple):
-    """A device, as far as launches depend on it.
+    """The properties of a device that launches depend on.
 
     Attributes:
-        name: as the driver gives it; "" for none in particular.
+        name: from the driver; "" for a device to compile for.
         capability: compute capability times ten: 90 for 9.0.
         processors: number of multiprocessors.
         shared: bytes of shared memory that one program may take.
@@ -47,13 +47,13 @@ class Device(NamedTuple):
 
 
 def of_capability(capability: int) -> Device:
-    """A device of a compute capability in `SHARED`, with the multiprocessors of an H100, to compile for."""
+    """A device to compile for: a compute capability in `SHARED`, with the multiprocessors of an H100."""
     return Device("", capability, 132, SHARED[capability])
 
 
 @cache
 def device_of(device: torch.device) -> Device:
-    """What `device` is; on the CPU, where kernels are interpreted, two processors of sm_90."""
+    """The properties of `device`; for the CPU, where kernels are interpreted, an sm_90 of two processors."""
     if device.type != "cuda":
         return of_capability(90)._replace(processors=2)
     found = torch.cuda.get_device_properties(device)
@@ -66,18 +66,18 @@ def device_of(device: torch.device) -> Device:
 
 
 def made_current(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
-    """The tensor's device made current: Triton launches on the current one."""
+    """Make the tensor's device current, because Triton launches on the current one."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
 
 
 def tuned_path(name: str) -> Path:
-    """The file of what was tuned on the device of this name."""
+    """The file of tuned configurations of the device with this name."""
     return TUNED / f"{name.lower().replace(' ', '-').replace('/', '-')}.json"
 
 
 @cache
 def tuned_table(name: str) -> dict[str, dict[str, Any]]:
-    """What `benchmarks/tune.py` found fastest on a device with this Triton, by `tuned_key`; {} if nothing."""
+    """The configurations that `benchmarks/tune.py` found fastest with this Triton, by `tuned_key`, or {}."""
     path = tuned_path(name)
     if not name or not path.exists():
         return {}
@@ -106,7 +106,7 @@ def tuned_config(kind: type[Config], name: str, key: str) -> Config | None:
             entry[field] for field in ("rows", "cols", "tokens", "chunk", "slices", "warps") if field in entry
         ]
         if not all(type(size) is int and size > 0 and size & (size - 1) == 0 for size in sizes):
-            raise TypeError("a size that is no power of two")
+            raise TypeError("a size that is not a power of two")
     except TypeError as error:
         _ignored(tuned_path(name), f'a configuration under "{key}"', error)
         tuned_table(name).pop(key)
@@ -115,19 +115,19 @@ def tuned_config(kind: type[Config], name: str, key: str) -> Config | None:
 
 
 def tuned_key(op: str, kernel: str, width: int) -> str:
-    """The name of an entry, for both dtypes of 16 bits: "space_time_attention fwd 64"."""
+    """The key of an entry, the same for both 16-bit dtypes: "space_time_attention fwd 64"."""
     return f"{op} {kernel} {width}"
 
 
 def precision_of(dtype: torch.dtype) -> str:
-    """How products of this dtype are made; that of float32 is torch's own setting for them.
+    """How products of this dtype are computed; for float32 this follows torch's setting.
 
-    "bf16x6" is float32 by six bfloat16 products of three parts: exact to float32's rounding on tensor cores.
-    Torch's "tf32" asks for one product of rounded operands, its "ieee" for true float32 and no tensor cores.
+    "bf16x6" computes float32 as six bfloat16 products of three parts: exact to float32 rounding, on tensor
+    cores. Torch's "tf32" is one product of rounded operands, its "ieee" true float32 without tensor cores.
     """
     if dtype != torch.float32:
-        return "ieee"  # as they are
-    # Reading the older name of the setting raises where the newer one was set.
+        return "ieee"
+    # Reading the setting under its older name raises if it was set under the newer one.
     asked = torch.backends.cuda.matmul.fp32_precision
     return asked if asked in ("tf32", "ieee") else "bf16x6"
 
@@ -138,10 +138,10 @@ _smaller: dict[tuple[object, ...], Any] = {}
 def launch_within(
     device: Device, what: str, config: Config, smaller: Config, launch: Callable[[Config], Result]
 ) -> Result:
-    """`launch(config)`; where the device lacks the shared memory for it, `launch(smaller)`, from then on.
+    """`launch(config)`. If the device has too little shared memory, `launch(smaller)` now and from then on.
 
     Raises:
-        OutOfResources: `smaller` does not fit either.
+        OutOfResources: the device has too little for `smaller`, too.
     """
     key = (device, what, config)
     if key not in _smaller:

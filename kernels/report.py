@@ -1,4 +1,4 @@
-"""Compile every shipped kernel without a GPU: tables of what each needs, and the checks that must hold.
+"""Compile every shipped kernel without a GPU: tables of the resources of each, and checks of them.
 
 python -m hsta_fast.kernels.report --write docs/resources.md
 python -m hsta_fast.kernels.report --check 80 86 89 90 100 120
@@ -18,17 +18,17 @@ from .resources import Build, Resources, measure
 
 _HEAD = """# What the kernels need
 
-Written by `make resources`: read off the machine code that Triton {version} makes for sm_90, on no GPU.
-It ranks variants and shows regressions; it is no timing, and nothing here was measured on a device.
+Written by `make resources`, from the machine code that Triton {version} generates for sm_90, without a GPU.
+Use it to rank variants and to find regressions; nothing here was timed or measured on a device.
 
-Clocks are those that each pipe of one multiprocessor needs for 128 x 64 scores of the loop, in attention
-pooling for 16 tokens. Per clock: 4096 matrix operations; 16 exponentials; 128 multiply-adds; 64 min / max,
-shifts and conversions; 32 shuffles; 128 bytes of shared memory, operands of `wgmma` among them; 4 warp
-instructions issued; 26 bytes of the L2 (5.5 to 7 TB/s on an H100 by public measurements), from which all
-loads are counted, as if no first-level cache served any; 18 bytes of device memory, counted where it is near.
-The largest binds. A frozen forward has two loops: the fast one, and below it the online one that is its way
-out. The small kernels of attention pooling (rows, combine) run once over what the loops leave. Spills count
-instructions, within loops + outside them; those outside run once.
+Clocks: what each pipe of one multiprocessor needs for 128 x 64 scores of the loop, in attention pooling for
+16 tokens. Per clock: 4096 matrix operations; 16 exponentials; 128 multiply-adds; 64 min / max, shifts and
+conversions; 32 shuffles; 128 bytes of shared memory, including operands of `wgmma`; 4 warp instructions
+issued; 26 bytes of the L2 (5.5 to 7 TB/s on an H100 by public measurements), from which all loads are
+counted, as if there were no first-level cache; 18 bytes of device memory, counted where they could bind. The
+largest binds. A frozen forward has two loops: the fast one and, below it ("way out"), the online fallback.
+The small kernels of attention pooling (rows, combine) run once on the results of the loops. Spills count
+instructions, inside loops + outside them; those outside run once.
 """
 _PIPES = (
     "matrix",
@@ -51,7 +51,7 @@ def binding(resources: Resources) -> tuple[str, float]:
 
 
 def faults(build: Build, resources: Resources) -> list[str]:
-    """What must not be: too much shared memory; of the model, on sm_90, a spill in a loop or no `wgmma`."""
+    """Too much shared memory; for kernels of the model on sm_90 also a spill in a loop or no `wgmma`."""
     found, limit = [], SHARED[build.capability]
     if resources.shared > limit:
         found.append(f"{build.name}: {resources.shared} bytes of shared memory, above {limit}")
@@ -99,7 +99,7 @@ def write(path: Path) -> None:
         ranked.setdefault(kind, []).append((build, resources))
     parts = [_HEAD.format(version=triton.__version__), "## Shipped\n", table(_all_measured(ranked=False))]
     parts.append(
-        "\n## Variants weighed, bfloat16, best first: no spills in loops, fewest clocks, most warps at once"
+        "\n## Variants compared, bfloat16, best first: no spills in loops, fewest clocks, most warps at once"
     )
     for kind, rows in ranked.items():
         rows.sort(

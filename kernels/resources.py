@@ -1,6 +1,6 @@
-"""What a kernel needs, read off its machine code: registers, spills, and clocks per pipe in its loops.
+"""What a kernel needs, from its machine code: registers, spills, and clocks per pipe in its loops.
 
-No GPU takes part. It ranks variants and catches regressions; it is no timing. Rates are Hopper's, per
+Needs no GPU. It ranks variants and shows regressions, but times nothing. Rates are Hopper's, per
 multiprocessor and clock.
 """
 
@@ -21,11 +21,9 @@ from .launch import SHARED
 _BIN = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _REGISTERS = 65536  # of one multiprocessor
 _THREADS = {86: 1536, 89: 1536, 120: 1536}  # likewise, 2048 elsewhere
-_RESERVED_SHARED = (
-    1024  # bytes of shared memory that every CTA takes on top, and that a CTA alone cannot have
-)
+_RESERVED_SHARED = 1024  # bytes of shared memory that the device reserves per CTA
 
-# Clocks that one warp instruction holds its pipe for: 32 lanes over the pipe's lanes per clock.
+# Clocks that one warp instruction occupies its pipe: 32 lanes / lanes of the pipe per clock.
 _PIPES = {
     "exponential": (2.0, r"MUFU"),
     "multiply-add": (0.25, r"FADD|FMUL|FFMA|IMAD|FSWZADD|HFMA2|HADD2|HMUL2"),
@@ -42,19 +40,19 @@ _MATRIX_FLOP, _SHARED_BYTES, _L2_BYTES, _DEVICE_BYTES = 4096, 128, 26, 18
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """A kernel with everything that its compilation depends on.
+    """A kernel and everything that its compilation depends on.
 
     Attributes:
-        name: how tables call it.
+        name: its name in tables.
         kernel: the @triton.jit function.
-        signature: the type of each argument that is no constant, a tuple of types for a tuple.
+        signature: the type of each argument that is not a constant; a tuple of types for a tuple.
         constants: the compile-time arguments.
-        divisible: arguments (name, or name and place in the tuple) known to be multiples of 16.
+        divisible: arguments (name, index in the tuple or None) known to be multiples of 16.
         options: launch options such as num_warps.
-        tile: scores, or whatever the loop goes over, per iteration of the loop and program.
-        unit: how many of these the table's clocks are for.
-        traffic: bytes of device memory that such a tile takes, where they could bind.
-        capability: compute capability times ten of the device that it is built for.
+        tile: scores or tokens that a program processes per iteration of its loop.
+        unit: number of scores or tokens that the table's clocks are for.
+        traffic: bytes of device memory per tile, if they could bind.
+        capability: compute capability times ten of the target device.
     """
 
     name: str
@@ -71,9 +69,9 @@ class Build:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """`clocks` has one entry (pipe -> clocks) per innermost loop with arithmetic, in order of the code.
+    """`clocks` has one entry (pipe -> clocks) per innermost loop with arithmetic, in the order of the code.
 
-    Spills are instructions: those within loops, and those outside, which are run once and cost nothing.
+    Spills count instructions inside loops, and outside, where they run once and cost next to nothing.
     """
 
     registers: int
@@ -103,7 +101,7 @@ def _run(tool: str, *arguments: str) -> str:
 
 
 def _loops(code: str) -> list[list[str]]:
-    """The instructions of each innermost loop: from a label to the branch back, no other loop within."""
+    """The instructions of each innermost loop, from its label to the branch back."""
     lines: list[str] = []
     labels: dict[str, int] = {}
     spans: list[tuple[int, int]] = []
@@ -126,12 +124,12 @@ def _access_bytes(modifiers: str) -> int:
 
 
 def _halved(product: str) -> int:
-    """2 for a product in tf32, which runs at half the rate of 16 bits."""
+    """2 for a product in tf32, which has half the rate of 16 bits."""
     return 2 if "TF32" in product else 1
 
 
 def _clocks(loop: list[str], warps: int, per_tile: float) -> dict[str, float]:
-    """Clocks per pipe; `per_tile` turns those of one iteration into those of the table's tile."""
+    """Clocks per pipe of one iteration, times `per_tile`."""
     opcodes = [re.sub(r"^@!?U?P\w+\s+", "", line) for line in loop]
     clocks = {
         pipe: rate * warps * sum(bool(re.match(pattern, op)) for op in opcodes)
@@ -160,7 +158,7 @@ def _spills(lines: Iterable[str]) -> int:
 
 
 def measure(build: Build) -> Resources:
-    """Compile and read off what it needs; clocks are per `build.unit`, at the rates of Hopper."""
+    """Compile the kernel and read its resources; clocks are per `build.unit`, at the rates of Hopper."""
     kernel = compiled(build)
     warps = build.options["num_warps"]
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:

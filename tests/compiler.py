@@ -13,7 +13,7 @@ import pytest
 from hsta_fast.extension import missing
 
 from .forked import Forked
-from .yardstick import DEVICE
+from .tolerance import DEVICE
 
 needs_compiler = pytest.mark.skipif(missing("cpu") is not None, reason=str(missing("cpu")))
 needs_extension = pytest.mark.skipif(missing(DEVICE) is not None, reason=str(missing(DEVICE)))

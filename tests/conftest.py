@@ -1,4 +1,4 @@
-"""What must be so before any test imports a kernel, and rendered data shared by the tests that train."""
+"""Triton's mode, set before any test imports a kernel, and rendered data shared by the tests that train."""
 
 import os
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ import pytest
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} | os.environ
 import torch
 
-# Triton decides when imported whether @triton.jit compiles or interprets. Without a CUDA device kernels are
-# interpreted, on CPU tensors; with one, the same tests run what is compiled.
+# Triton decides at import whether @triton.jit compiles or interprets. Without a CUDA device kernels are
+# interpreted, on CPU tensors; with one, the same tests run the compiled kernels.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
     if find_spec("triton"):
@@ -53,7 +53,7 @@ def two_threads() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small rendered data set: 4 subjects of 6 clips, 48 pixels; for tests of the machinery."""
+    """A small rendered dataset: 4 subjects with 6 clips each, 48 pixels; not enough to learn from."""
     from hsta_fast.synth import SynthConfig, render
 
     out = tmp_path_factory.mktemp("faces")

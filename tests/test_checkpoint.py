@@ -77,8 +77,8 @@ def test_missing_foreign_and_misshapen_entries_are_listed(state: State) -> None:
     with pytest.raises(ValueError) as error:
         load(bad)
     text = str(error.value)
-    assert "lacks 1 entries: norm.0.weight" in text
-    assert "has 1 foreign entries: decoder.bias" in text
+    assert "1 missing (norm.0.weight)" in text
+    assert "1 unknown (decoder.bias)" in text
     assert "norm.1.bias (3,) instead of (32,)" in text
     assert "\n" not in text
 
@@ -86,9 +86,9 @@ def test_missing_foreign_and_misshapen_entries_are_listed(state: State) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ({}, "checkpoint lacks patch_embed.0.proj.weight, .* found nothing"),
-        ({"conv1.weight": torch.zeros(1)}, "lacks .* found conv1.weight"),
-        ({"model": {"a": 1}}, "tensors alone, got other things under a"),
+        ({}, "checkpoint expected patch_embed.0.proj.weight, .* got no entries"),
+        ({"conv1.weight": torch.zeros(1)}, "expected .* got conv1.weight"),
+        ({"model": {"a": 1}}, "only tensors, got other objects under a"),
     ],
 )
 def test_foreign_dictionaries(source: object, message: str) -> None:
@@ -100,7 +100,7 @@ def test_an_object_in_a_file_is_never_unpickled(tmp_path: Path) -> None:
     torch.save({"model": {"x": os.system}}, tmp_path / "evil.pth")
     with pytest.raises(
         ValueError,
-        match=r"evil.pth does not load .* other than tensors \(.*system\)$",
+        match=r"evil.pth expected .* weights only, got objects other than tensors \(.*system\)$",
     ):
         load(tmp_path / "evil.pth")
 
@@ -124,7 +124,7 @@ def test_damaged_files_are_named(state: State, tmp_path: Path) -> None:
 def test_models_without_a_published_layout_say_so() -> None:
     for settings in ({"csta": False}, {"n_special": 0}, {"branches": ("video",)}):
         model = hsta_fast.create_model("hsta_tiny", **settings)
-        with pytest.raises(ValueError, match="the published layout wants"):
+        with pytest.raises(ValueError, match="config expected both branches, csta"):
             model.published_state_dict()
 
 
@@ -139,7 +139,7 @@ def test_own_files_bring_the_model_back(settings: dict[str, object], tmp_path: P
 
 def test_a_file_without_configuration_is_not_ours(state: State, tmp_path: Path) -> None:
     save_file(state, tmp_path / "foreign.safetensors")
-    with pytest.raises(ValueError, match="carries no configuration"):
+    with pytest.raises(ValueError, match="expected the configuration of an HSTA model"):
         hsta_fast.load_model(tmp_path / "foreign.safetensors")
 
 

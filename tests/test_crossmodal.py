@@ -171,14 +171,14 @@ def test_values_that_are_gone_are_missed(when: str, which: int) -> None:
 
 def test_states_that_cannot_be_used_up_are_named() -> None:
     module, (special, video) = csta(inplace=True), leaves()
-    with pytest.raises(ValueError, match="got a leaf that requires grad as special"):
+    with pytest.raises(ValueError, match="special expected .* overwritten, got a leaf that requires grad"):
         module(special, video.clone())
-    with pytest.raises(ValueError, match="got a view as video"):
+    with pytest.raises(ValueError, match="video expected .* overwritten, got a view"):
         module(special.clone(), video.clone()[:, 1:])
     torch.manual_seed(0)
     twin = CrossmodalSpaceTimeAttention((8, 8), num_heads=(2, 2), inplace=True)
     state = torch.randn(2, 5, 8)
-    with pytest.raises(ValueError, match="memory of their own, got the same twice"):
+    with pytest.raises(ValueError, match="states expected memory of their own, got the same memory twice"):
         twin(state, state)
 
 
@@ -414,9 +414,9 @@ def test_hooks_on_a_direction_are_called(which: int, kind: str) -> None:
 @pytest.mark.parametrize(
     ("special", "video", "message"),
     [
-        ((2, 6, 16), (2, 9, 16), r"special of shape .* = \(\*, \*, 12\), got \(2, 6, 16\)"),
-        ((2, 12), (2, 9, 16), r"special of shape"),
-        ((2, 6, 12), (3, 9, 16), r"video of shape .* = \(2, \*, 16\), got \(3, 9, 16\)"),
+        ((2, 6, 16), (2, 9, 16), r"special expected shape .* = \(\*, \*, 12\), got \(2, 6, 16\)"),
+        ((2, 12), (2, 9, 16), r"special expected shape"),
+        ((2, 6, 12), (3, 9, 16), r"video expected shape .* = \(2, \*, 16\), got \(3, 9, 16\)"),
         ((2, 0, 12), (2, 9, 16), "a CLS row in each state"),
     ],
 )
@@ -429,5 +429,5 @@ def test_states_of_other_shapes_are_named(
 
 
 def test_heads_that_do_not_divide_the_width_are_named() -> None:
-    with pytest.raises(ValueError, match="num_heads that divides 12, got 5"):
+    with pytest.raises(ValueError, match="num_heads expected a divisor of the width 12, got 5"):
         CrossmodalSpaceTimeAttention(WIDTHS, num_heads=(5, 4))

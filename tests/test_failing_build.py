@@ -286,7 +286,7 @@ def test_a_log_of_another_user(tmp_path: Path) -> None:
     log.unlink()
     log.mkdir()
     _, err = finish(start(LOAD, sources, **environment), status=1)
-    assert "building" not in err and "why cannot be read (Is a directory)" in err.splitlines()[-1]
+    assert "building" not in err and "its log cannot be read (Is a directory)" in err.splitlines()[-1]
     again = LOAD.replace("e.load('cpu')", "e.load('cpu', again=True)")
     _, err = finish(start(again, sources, **environment), status=1)
     assert "this is no C++" in err and f"its log {log} cannot be written" in err.splitlines()[-1]

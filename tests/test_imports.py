@@ -68,17 +68,16 @@ ARROWS: dict[str, str] = {
     "training.splits": "clips data.clips protocol training.config",
     "training.run_folder": "files clips checkpoint protocol",
     "training.setup": "environment data protocol training.config training.splits",
-    "training.loop": "clips model data protocol training.config training.optim "
-    "training.run_folder training.setup",
+    "training.loop": "model data protocol training.config training.optim training.run_folder training.setup",
     "training.evaluate": "clips checkpoint protocol training.config training.loop "
     "training.run_folder training.setup",
-    "training.runner": "clips files checkpoint environment data protocol training.config training.loop "
-    "training.run_folder training.setup training.splits training.workers",
-    "training.ablate": "files protocol training.config training.loop training.paper_tables "
+    "training.runner": "clips files checkpoint environment data protocol training.config training.evaluate "
+    "training.loop training.run_folder training.setup training.splits training.workers",
+    "training.ablate": "files protocol training.config training.optim training.paper_tables "
     "training.run_folder training.runner training.workers",
     # The top.
-    "cli": "environment extension data data.doctor synth synth.render protocol.audit training.ablate "
-    "training.config training.evaluate training.loop training.paper_tables training.runner training.setup "
+    "cli": "environment extension data data.doctor synth synth.render protocol.audit "
+    "training.ablate training.config training.evaluate training.optim training.runner training.setup "
     "training.workers",
     "__main__": "cli",
     "__init__": "reference ops layers model checkpoint environment",

@@ -175,7 +175,7 @@ def test_one_branch_alone(branch: str) -> None:
     logits.sum().backward()
     assert logits.shape == (2, 5)
     assert not [key for key in model.state_dict() if "csta" in key]
-    with pytest.raises(ValueError, match="frames of each"):
+    with pytest.raises(ValueError, match="one input per branch"):
         model(frames, frames)
 
 
@@ -237,16 +237,16 @@ VIDEO, SPECIAL = torch.zeros(2, 3, 4, 32, 32), torch.zeros(2, 3, 2, 32, 32)
 @pytest.mark.parametrize(
     ("video", "special", "message"),
     [
-        (VIDEO[:, :, :3], SPECIAL, "T a multiple of the tubelet depth 2, got T = 3"),
-        (VIDEO[:1], SPECIAL, "one batch size in both branches, got special 2, video 1"),
-        (VIDEO, SPECIAL[:, :, :1], "2 special frames, got 1"),
-        (VIDEO[:, :2], SPECIAL, r"video \(B, 3, T, H, W\), got \(2, 2, 4, 32, 32\)"),
-        (VIDEO[0], SPECIAL, r"video \(B, 3, T, H, W\), got \(3, 4, 32, 32\)"),
-        (VIDEO[..., :15], SPECIAL, r"video of at least 16 x 16 pixels, got \(32, 15\)"),
-        (VIDEO[:, :, :2], None, "T a multiple of the tubelet depth 2, got T = 0"),
-        (None, SPECIAL, "frames of each, got"),
-        (None, None, "frames of each, got none"),
-        (VIDEO.long(), SPECIAL, "uint8 or a floating dtype"),
+        (VIDEO[:, :, :3], SPECIAL, "video expected T to be a multiple of the tubelet depth 2, got T = 3"),
+        (VIDEO[:1], SPECIAL, "one batch size, got special 2, video 1"),
+        (VIDEO, SPECIAL[:, :, :1], "special expected 2 frames, got 1"),
+        (VIDEO[:, :2], SPECIAL, r"video expected shape \(B, 3, T, H, W\), got \(2, 2, 4, 32, 32\)"),
+        (VIDEO[0], SPECIAL, r"video expected shape \(B, 3, T, H, W\), got \(3, 4, 32, 32\)"),
+        (VIDEO[..., :15], SPECIAL, r"video expected at least 16 x 16 pixels, got \(32, 15\)"),
+        (VIDEO[:, :, :2], None, "video expected T to be a multiple of the tubelet depth 2, got T = 0"),
+        (None, SPECIAL, "one input per branch .*, got"),
+        (None, None, "one input per branch .*, got none"),
+        (VIDEO.long(), SPECIAL, "video expected uint8 or a floating dtype"),
     ],
 )
 def test_bad_input_is_named(video: Tensor | None, special: Tensor | None, message: str) -> None:
@@ -257,17 +257,17 @@ def test_bad_input_is_named(video: Tensor | None, special: Tensor | None, messag
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"widths": (25, 32)}, "num_heads that divide the widths"),
-        ({"num_heads": (3,)}, "num_heads as a pair"),
-        ({"branches": ("video", "special")}, "branches"),
-        ({"head": "last"}, "head one of"),
-        ({"num_layers": 0}, "num_layers an integer >= 1"),
-        ({"n_video": -1}, "n_video an integer >= 0"),
-        ({"dropout": 1.0}, r"dropout a number in \[0, 1\), got 1.0"),
-        ({"drop_path": "a"}, r"drop_path a number in \[0, 1\), got 'a'"),
-        ({"csta": "no"}, "csta True or False, got 'no'"),
-        ({"mlp_ratio": 0}, "mlp_ratio a number > 0, got 0"),
-        ({"tubelet_depth": 4}, "tubelet_depth that divides the 2 special frames"),
+        ({"widths": (25, 32)}, "num_heads expected divisors of the widths"),
+        ({"num_heads": (3,)}, "num_heads expected a pair"),
+        ({"branches": ("video", "special")}, "branches expected"),
+        ({"head": "last"}, "head expected one of"),
+        ({"num_layers": 0}, "num_layers expected an integer >= 1"),
+        ({"n_video": -1}, "n_video expected an integer >= 0"),
+        ({"dropout": 1.0}, r"dropout expected a number in \[0, 1\), got 1.0"),
+        ({"drop_path": "a"}, r"drop_path expected a number in \[0, 1\), got 'a'"),
+        ({"csta": "no"}, "csta expected True or False, got 'no'"),
+        ({"mlp_ratio": 0}, "mlp_ratio expected a number > 0, got 0"),
+        ({"tubelet_depth": 4}, "tubelet_depth expected a divisor of the 2 special frames"),
     ],
 )
 def test_bad_configurations_are_named(settings: dict[str, object], message: str) -> None:
@@ -278,7 +278,7 @@ def test_bad_configurations_are_named(settings: dict[str, object], message: str)
 def test_names_and_overrides() -> None:
     assert hsta_fast.list_models() == ["hsta_tiny", "hsta_small", "hsta_base"]
     assert hsta_fast.create_model("hsta_tiny").config == HSTAConfig(widths=(96, 192), num_heads=(3, 3))
-    with pytest.raises(ValueError, match="one of .*'hsta_tiny'"):
+    with pytest.raises(ValueError, match="name expected one of .*'hsta_tiny'"):
         hsta_fast.create_model("hsta_huge")
-    with pytest.raises(ValueError, match=r"overrides among .* got \['depth'\]"):
+    with pytest.raises(ValueError, match=r"overrides expected fields .* got \['depth'\]"):
         hsta_fast.create_model("hsta_tiny", depth=2)

@@ -9,10 +9,10 @@ from torch import Tensor
 import hsta_fast
 from hsta_fast.layers import CrossAttentionBlock, SpaceTimeAttention
 from hsta_fast.model import HSTA
-from hsta_fast.ops import states
+from hsta_fast.ops import cls_cross_attention_inplace
 
 from .published_formulation import published_logits, published_state
-from .yardstick import DEVICE
+from .tolerance import DEVICE
 
 SHAPE = {"widths": (48, 96), "patches": (12, 16), "num_classes": 3, "layers": 2, "n_s": 1, "n_v": 2}
 
@@ -48,14 +48,14 @@ def test_parity_with_the_published_model(monkeypatch: pytest.MonkeyPatch) -> Non
         attention.impl = "triton"
     pools: list[str] = []
     for name in ("pool_fwd", "pool_bwd"):
-        ran_before = getattr(states, name)
+        ran_before = getattr(cls_cross_attention_inplace, name)
 
         def counted(*args: Any, run: Any = ran_before, name: str = name, **kwargs: Any) -> Any:
             assert "triton" in args
             pools.append(name)
             return run(*args, **kwargs)
 
-        monkeypatch.setattr(states, name, counted)
+        monkeypatch.setattr(cls_cross_attention_inplace, name, counted)
     with torch.profiler.profile() as profile:
         came = logits_and_gradients(model, clip.float().to(DEVICE), weights)
     ran = {event.key: event.count for event in profile.key_averages()}

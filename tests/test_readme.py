@@ -18,6 +18,7 @@ def test_the_python_in_the_readme_runs(
     assert (tmp_path / "model.safetensors").exists()
 
 
+SOURCES = (".py", ".cpp", ".cu", ".h", ".cuh")
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(p.name for p in (ROOT / "docs").glob("*.md"))]
 
 
@@ -26,3 +27,12 @@ def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page if (ROOT / page).exists() else ROOT / "docs" / page
     for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
         assert (path.parent / link).exists(), link
+
+
+def test_the_architecture_names_every_file() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    ops = [path.stem for path in (ROOT / "hsta_fast/reference").glob("*.py")]  # named as one file per op
+    folders = ("hsta_fast", "kernels", "csrc", "benchmarks")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.*") if path.suffix in SOURCES]
+    missing = [path.name for path in files if f"`{path.name}`" not in page and path.stem not in ops]
+    assert [name for name in missing if not name.startswith(("__", "bench_"))] == []

@@ -1,7 +1,7 @@
 """attention_pool: checks, autograd and choice of implementation. The specification is in `reference`.
 
-The op is registered, forward and backward, so that torch.compile sees each as one node; `impl` says which of
-the implementations, all of one interface, it calls. Kernels are imported when the op first runs with them.
+Forward and backward are registered ops, so torch.compile sees each as one node. `impl` names the
+implementation that they call; all have the same interface. Kernels are imported when the op first needs them.
 """
 
 from typing import Any
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from .. import extension
 from .attention_pool_torch import accumulation_dtype
-from .checks import autocast_dtype, no_autocast, want, want_alike, want_shape
-from .choice import Choice, resolve, triton_obstacle
+from .checks import autocast_dtype, check, check_same, check_shape, no_autocast
+from .choice import Choice, check_supported, resolve, triton_unsupported_reason
 from .registration import register
 
 _OP = "attention_pool"
@@ -23,16 +23,16 @@ _EXTENSION_DTYPES = (torch.float32, torch.float64)
 Saved = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def _obstacle(impl: str, device: torch.device, dtype: torch.dtype, width: int) -> str | None:
-    """Why an implementation cannot take such inputs; None if it can."""
+def _unsupported_reason(impl: str, device: torch.device, dtype: torch.dtype, width: int) -> str | None:
+    """Why an implementation does not support such inputs; None if it does."""
     if impl == "triton":
         too_wide = f"width {width} is above {_MAX_WIDTH}" if width > _MAX_WIDTH else None
-        return triton_obstacle(device, dtype) or too_wide
+        return triton_unsupported_reason(device, dtype) or too_wide
     if impl == "extension":
         if device.type != "cpu":
-            return f"{device.type} is not the CPU"
+            return f"the inputs are on {device.type}, not on the CPU"
         other = f"{dtype} is neither float32 nor float64" if dtype not in _EXTENSION_DTYPES else None
-        return extension.obstacle("cpu") or other
+        return extension.unsupported_reason("cpu") or other
     return None
 
 
@@ -41,28 +41,27 @@ def auto_choice(device: torch.device, dtype: torch.dtype, width: int = 768) -> C
     impl, reason = (
         ("extension", "one fused pass in C++") if device.type == "cpu" else ("triton", "fused kernels")
     )
-    obstacle = _obstacle(impl, device, dtype, width)
-    if obstacle is None:
+    unsupported = _unsupported_reason(impl, device, dtype, width)
+    if unsupported is None:
         return Choice(impl, f"{reason}, forward and backward")
-    return Choice("torch", f"block by block in plain PyTorch: {obstacle}")
+    return Choice("torch", f"block by block in plain PyTorch: {unsupported}")
 
 
-def choose(op: str, impl: str, tokens: Tensor) -> str:
-    """The implementation to run on `tokens` (B, N, C) where `impl` is asked for.
+def choose(impl: str, tokens: Tensor) -> str:
+    """The implementation to run on `tokens` (B, N, C) for the argument `impl` of an op.
 
-    "auto" stays where that is the extension: whether it can be built shows when the op runs.
+    "auto" stays "auto" where that is the extension: whether it can be built is known only when the op runs.
 
     Raises:
-        ValueError: an unknown `impl`, or one that cannot take such tokens.
+        ValueError: an unknown `impl`, or one that does not support such tokens.
     """
     inputs = tokens.device, tokens.dtype, tokens.shape[-1]
-    chosen = resolve(op, impl, auto_choice(*inputs), IMPLS)
-    obstacle = _obstacle(chosen, *inputs)
-    want(obstacle is None, op, f'inputs that impl="{chosen}" can take', obstacle)
+    chosen = resolve(impl, auto_choice(*inputs), IMPLS)
+    check_supported(chosen, _unsupported_reason(chosen, *inputs))
     if impl == "auto" and tokens.device.type == "cpu" and not torch.compiler.is_compiling():
-        missing = extension.obstacle("cpu")
-        if missing is not None:
-            extension.warn_of(missing)
+        unsupported = extension.unsupported_reason("cpu")
+        if unsupported is not None:
+            extension.warn_of(unsupported)
     return "auto" if impl == "auto" and chosen == "extension" else chosen
 
 
@@ -92,8 +91,8 @@ def pool_fwd(
 ) -> Saved:
     """(pooled, lse, mean, rstd) of one implementation; mean and rstd are empty without `normalize`.
 
-    All are of the accumulation dtype. The backward takes differences of products with `pooled`: rounded, it
-    would leave its rounding times the query in the gradients where one row has all the weight.
+    All have the accumulation dtype. The backward subtracts products with `pooled`. If `pooled` were rounded,
+    the gradients would contain its rounding error times the query where one row has all the weight.
     """
     B, R, _ = query.shape
     dtype = accumulation_dtype(query.dtype)
@@ -124,7 +123,7 @@ def pool_bwd(
     dtokens: Tensor | None,
     accumulate: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """(dquery, dextra) of one implementation, and dtokens = accumulate + the pool's where it is wanted."""
+    """(dquery, dextra) of one implementation; fills `dtokens`, if given, with accumulate + its gradient."""
     pooled, lse, mean, rstd = saved
     if query.numel() == 0:
         if dtokens is not None:
@@ -132,7 +131,7 @@ def pool_bwd(
         return torch.zeros_like(query), None if extra is None else torch.zeros_like(extra)
     _, bwd = _launchers(impl)
     if dtokens is None and impl == "triton":
-        dtokens = torch.empty_like(tokens, memory_format=torch.contiguous_format)  # it always writes one
+        dtokens = torch.empty_like(tokens, memory_format=torch.contiguous_format)  # it always writes them
     stats = (mean, rstd) if normalize else (None, None)
     dpooled, query, tokens = dpooled.to(query.dtype).contiguous(), query.contiguous(), _unit_stride(tokens)
     extra, accumulate = (None if x is None else _unit_stride(x) for x in (extra, accumulate))
@@ -153,7 +152,7 @@ def _forward(
     keep_scores: bool,
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(pooled, its unrounded self, lse, mean, rstd, scores): empty where there is nothing to keep."""
+    """(pooled, pooled unrounded, lse, mean, rstd, scores); empty tensors where there is nothing to keep."""
     rows = tokens.shape[1] + (extra is not None) if keep_scores else 0
     scores = query.new_empty((*query.shape[:2], rows), dtype=accumulation_dtype(query.dtype))
     kept = scores if keep_scores else None
@@ -191,11 +190,11 @@ def _backward(
     rstd: Tensor,
     normalize: bool,
     eps: float,
-    tokens_wanted: bool,
+    needs_dtokens: bool,
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(dquery, dtokens, dextra): the last two are empty where nobody wants them; `pooled` is unrounded."""
-    shape = tokens.shape if tokens_wanted else (0,)
+    """(dquery, dtokens, dextra); the last two are empty where not needed. `pooled` is unrounded."""
+    shape = tokens.shape if needs_dtokens else (0,)
     dtokens = tokens.new_empty(shape)
     dquery, dextra = pool_bwd(
         dpooled,
@@ -206,7 +205,7 @@ def _backward(
         normalize,
         eps,
         impl,
-        dtokens=dtokens if tokens_wanted else None,
+        dtokens=dtokens if needs_dtokens else None,
     )
     return dquery, dtokens, query.new_empty(0) if dextra is None else dextra
 
@@ -222,11 +221,11 @@ def _fake_backward(
     rstd: Tensor,
     normalize: bool,
     eps: float,
-    tokens_wanted: bool,
+    needs_dtokens: bool,
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dextra = query.new_empty(0 if extra is None else extra.shape)
-    return query.new_empty(query.shape), tokens.new_empty(tokens.shape if tokens_wanted else (0,)), dextra
+    return query.new_empty(query.shape), tokens.new_empty(tokens.shape if needs_dtokens else (0,)), dextra
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -242,11 +241,12 @@ def _autograd(ctx: Any, dpooled: Tensor | None, *_: None) -> tuple[Tensor | None
     if dpooled is None:
         return (None,) * 7
     query, tokens, extra, *saved = ctx.saved_tensors
-    wanted = ctx.needs_input_grad[1]
+    needs_dtokens = ctx.needs_input_grad[1]
     dquery, dtokens, dextra = _bwd(
-        dpooled, query, tokens, extra, *saved, ctx.normalize, ctx.eps, wanted, ctx.impl
+        dpooled, query, tokens, extra, *saved, ctx.normalize, ctx.eps, needs_dtokens, ctx.impl
     )
-    return dquery, dtokens if wanted else None, None if extra is None else dextra, None, None, None, None
+    dtokens = dtokens if needs_dtokens else None
+    return dquery, dtokens, None if extra is None else dextra, None, None, None, None
 
 
 _fwd = register(_OP, _forward, _fake_forward, backward=_autograd, setup_context=_setup_context)
@@ -265,45 +265,44 @@ def attention_pool(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """sum_j softmax_j(query . z_j) z_j, with z the layer-normed tokens (no affine) or the tokens themselves.
 
-    The tokens are read once in the forward and once in the backward, which writes their gradient; nothing
-    else of their size is made.
+    The tokens are read once in the forward and once in the backward, which writes their gradient. No other
+    tensor of their size is allocated.
 
     Args:
-        query: (B, R, C). There is no scale: fold it into the query. More than 16 take several passes.
-        tokens: (B, N, C), of any strides (a last one other than 1 costs a copy); N may be 0 where `extra` is
+        query: (B, R, C). There is no scale: fold it into the query. More than 16 queries take several passes.
+        tokens: (B, N, C), any strides (a last stride other than 1 costs a copy). N may be 0 if `extra` is
             given.
-        extra: (B, C), one more row, standing before the tokens; or None.
+        extra: (B, C), one more row before the tokens; or None.
         normalize: whether z_j is token j normalised to mean 0 and variance 1 over C.
         eps: added to the variance.
-        return_weights: also return the softmax weights, for looking at; they carry no gradient.
-        impl: "auto", "triton", "extension" or "torch". Triton takes float32, float16 and bfloat16 with
-            C <= 1024 on CUDA devices of compute capability 8.0 on, and on the CPU under TRITON_INTERPRET=1.
-            The extension takes float32 and float64 on the CPU, where a C++ compiler can build it. "auto" is
+        return_weights: also return the softmax weights, for inspection; they carry no gradient.
+        impl: "auto", "triton", "extension" or "torch". Triton supports float32, float16 and bfloat16 with
+            C <= 1024 on CUDA devices of compute capability >= 8.0, and on the CPU under TRITON_INTERPRET=1.
+            The extension supports float32 and float64 on the CPU if a C++ compiler can build it. "auto" is
             Triton on CUDA devices and the extension on the CPU where they can run, else plain PyTorch.
 
     Returns:
         pooled (B, R, C); or (pooled, weights), weights (B, R, N), or (B, R, 1 + N) with the extra row first.
-        In the tokens' dtype (float16, bfloat16, float32 or float64), under autocast too: the others are cast
-        to it there.
+        The dtype is that of the tokens (float16, bfloat16, float32 or float64). Under autocast the other
+        inputs are cast to it.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not belong together, an unknown `impl`, or one that
-            cannot run.
+        ValueError: shapes, dtypes or devices that do not match, an unknown `impl`, or one that cannot run.
         BuildError: impl="extension", and it cannot be built or loaded.
     """
-    want_shape(_OP, "tokens", tokens, (None, None, None), "(B, N, C)")
+    check_shape("tokens", tokens, (None, None, None), "(B, N, C)")
     B, N, C = tokens.shape
-    want_shape(_OP, "query", query, (B, None, C), "(B, R, C)")
+    check_shape("query", query, (B, None, C), "(B, R, C)")
     if extra is not None:
-        want_shape(_OP, "extra", extra, (B, C), "(B, C)")
+        check_shape("extra", extra, (B, C), "(B, C)")
     elif N == 0:
-        raise ValueError(f"{_OP} wants at least one row: tokens (B, N, C) with N >= 1 or extra, got N = 0")
-    want(type(normalize) is bool, _OP, "a bool as normalize", repr(normalize))
-    want(isinstance(eps, int | float) and eps >= 0, _OP, "a number >= 0 as eps", repr(eps))
+        raise ValueError("tokens expected at least one row, or extra, got N = 0 and no extra")
+    check(type(normalize) is bool, "normalize", "True or False", repr(normalize))
+    check(isinstance(eps, int | float) and eps >= 0, "eps", "a number >= 0", repr(eps))
     if autocast_dtype(tokens) is not None:  # casting the tokens would copy them
         query, extra = query.to(tokens.dtype), None if extra is None else extra.to(tokens.dtype)
-    want_alike(_OP, {"query": query, "tokens": tokens} | ({} if extra is None else {"extra": extra}))
-    chosen = choose(_OP, impl, tokens)
+    check_same({"query": query, "tokens": tokens} | ({} if extra is None else {"extra": extra}))
+    chosen = choose(impl, tokens)
     pooled, _, lse, _, _, scores = _fwd(query, tokens, extra, normalize, eps, return_weights, chosen)
     if not return_weights:
         return pooled

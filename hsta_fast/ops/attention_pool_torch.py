@@ -1,9 +1,9 @@
-"""attention_pool in plain PyTorch, forward and backward, one block of rows after the other.
+"""attention_pool in plain PyTorch, forward and backward, block of rows by block of rows.
 
-The interface is that of the kernels. Nothing of the tokens' size is made: a block of normalised rows lives in
-one scratch buffer that stays in the cache. float16 and bfloat16 are computed in float32.
+The interface is that of the kernels. No tensor of the tokens' size is allocated: a block of normalised rows
+uses one scratch buffer, which stays in the cache. float16 and bfloat16 are computed in float32.
 
-B batch, R queries, N tokens, C width; b samples and n rows in a block. The extra row, if any, is row 0.
+B batch, R queries, N tokens, C width; a block has b samples and n rows. The extra row, if any, is row 0.
 """
 
 from collections.abc import Iterator
@@ -15,18 +15,18 @@ from torch import Tensor
 # Elements of a block: 1 MiB in float32, which the caches of two CPU cores hold; elsewhere to fill the device.
 _BLOCK = {"cpu": 1 << 18}
 _BLOCK_ELSEWHERE = 1 << 23
-_ROWS = 128  # at least, before a block takes in a second sample
+_ROWS = 128  # at least, before a block includes a second sample
 
 
 class _Block(NamedTuple):
     samples: slice
     rows: slice  # counted with the extra row
-    x: Tensor  # (b, n, C), as it came
-    tokens: slice | None  # the block's place in `tokens`; None: it is the extra row
+    x: Tensor  # (b, n, C), a view of the input
+    tokens: slice | None  # the rows of `tokens` in the block; None for the extra row
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of sums, scores and of what the backward needs of each row."""
+    """The dtype of sums, scores and the row statistics that the backward needs."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -46,7 +46,7 @@ def _blocks(tokens: Tensor, extra: Tensor | None) -> Iterator[_Block]:
 
 
 def _scratch(tokens: Tensor, extra: Tensor | None) -> Tensor:
-    """Room for the largest block; taking and returning it for each would cost page faults."""
+    """A buffer for the largest block; allocating one per block would cost page faults."""
     largest = max((block.x.numel() for block in _blocks(tokens, extra)), default=0)
     return tokens.new_empty(largest, dtype=accumulation_dtype(tokens.dtype))
 
@@ -56,15 +56,15 @@ def _room(scratch: Tensor, x: Tensor) -> Tensor:
 
 
 def _centred(x: Tensor, normalize: bool) -> Tensor:
-    """A query, or its gradient, without its mean: normalised rows have none, so the products stay the same.
+    """A query, or its gradient, without its mean. Normalised rows have mean 0, so the products do not change.
 
-    With it, what rounding leaves of a row's mean would count in the products, times the sum of the query.
+    Otherwise the rounding error in a row's mean, times the sum of the query, would enter the products.
     """
     return x - x.mean(-1, keepdim=True) if normalize else x
 
 
 def _subtract_first(x: Tensor, *, out: Tensor) -> Tensor:
-    """Rows (b, n, C) less the first element of each: a large common part goes without rounding."""
+    """Rows (b, n, C) minus the first element of each: removes a large common offset without rounding."""
     if x.dtype == out.dtype:
         return torch.sub(x, x[..., :1], out=out)
     return out.copy_(x).sub_(out[..., :1].clone())
@@ -81,8 +81,8 @@ def attention_pool_fwd(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """(pooled (B, R, C), lse (B, R), mean, rstd (B, N or N + 1)), the last two None without `normalize`.
 
-    All of the accumulation dtype; `mean` is counted from the first element of its row. Fills `scores`
-    (B, R, N or N + 1).
+    All have the accumulation dtype; `mean` is relative to the first element of its row. Fills `scores`
+    (B, R, N or N + 1), if given.
     """
     B, R, C = query.shape
     rows = tokens.shape[1] + (extra is not None)
@@ -128,9 +128,9 @@ def attention_pool_bwd(
     dtokens: Tensor | None,
     accumulate: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """(dquery (B, R, C), dextra (B, C) or None); fills dtokens (B, N, C), if any is wanted.
+    """(dquery (B, R, C), dextra (B, C) or None); fills dtokens (B, N, C), if given.
 
-    dtokens is `accumulate`, where given, plus the pool's gradient.
+    dtokens is `accumulate`, if given, plus the gradient of the pooling.
 
     With u and d = dpooled centred, t = d . z and ds = p (t - d . pooled),
     dx = sum_r (rstd p_r d_r + rstd ds_r u_r) - rstd z (1 / C) sum_r (p_r t_r + ds_r s_r).

@@ -1,4 +1,4 @@
-"""Checks at the public boundary of the ops: one clear line with what was wanted and what came."""
+"""Checks at the public boundary of the ops. Each error is one line: `name` expected X, got Y."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -8,29 +8,29 @@ from torch import Tensor
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def want(condition: bool, op: str, wanted: str, came: object) -> None:
-    """Raise ValueError(`op` wants `wanted`, got `came`) unless `condition` holds."""
+def check(condition: bool, name: str, expected: str, got: object) -> None:
+    """Raise ValueError("`name` expected `expected`, got `got`") unless `condition` holds."""
     if not condition:
-        raise ValueError(f"{op} wants {wanted}, got {came}")
+        raise ValueError(f"{name} expected {expected}, got {got}")
 
 
-def want_shape(op: str, name: str, tensor: Tensor, shape: tuple[int | None, ...], letters: str) -> None:
-    """Raise ValueError unless `tensor` has `shape`; None stands for any size; `letters` names the sizes."""
+def check_shape(name: str, tensor: Tensor, shape: tuple[int | None, ...], letters: str) -> None:
+    """Raise ValueError unless `tensor` has `shape`. None allows any size; `letters` names the sizes."""
     if not isinstance(tensor, Tensor):
-        want(False, op, f"a tensor {letters} as {name}", type(tensor).__name__)
-    came = tuple(tensor.shape)
-    if len(came) != len(shape) or any(s is not None and s != c for s, c in zip(shape, came, strict=True)):
+        check(False, name, f"a tensor {letters}", type(tensor).__name__)
+    got = tuple(tensor.shape)
+    if len(got) != len(shape) or any(s is not None and s != g for s, g in zip(shape, got, strict=True)):
         sizes = ", ".join("*" if s is None else str(s) for s in shape)
-        want(False, op, f"{name} of shape {letters} = ({sizes})", came)
+        check(False, name, f"shape {letters} = ({sizes})", got)
 
 
-def want_alike(op: str, tensors: dict[str, Tensor]) -> None:
-    """Raise ValueError unless all tensors are of one dtype in `DTYPES` and on one device."""
-    first = next(iter(tensors.values()))
-    want(first.dtype in DTYPES, op, "float16, bfloat16, float32 or float64", first.dtype)
+def check_same(tensors: dict[str, Tensor]) -> None:
+    """Raise ValueError unless all tensors have the same dtype, one of `DTYPES`, and the same device."""
+    name, first = next(iter(tensors.items()))
+    check(first.dtype in DTYPES, name, "float16, bfloat16, float32 or float64", first.dtype)
     if any(t.dtype != first.dtype or t.device != first.device for t in tensors.values()):
         listing = ", ".join(f"{name} {t.dtype} on {t.device}" for name, t in tensors.items())
-        want(False, op, "one dtype and one device", listing)
+        check(False, "inputs", "one dtype and one device", listing)
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
@@ -42,6 +42,6 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
 
 
 def no_autocast(tensor: Tensor) -> AbstractContextManager[object]:
-    """Products in the dtypes given, on the tensor's device; some devices, such as meta, know no autocast."""
+    """Turn autocast off on the tensor's device. Some devices, such as meta, have no autocast."""
     kind = tensor.device.type
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()

@@ -8,28 +8,34 @@ from typing import NamedTuple
 import torch
 
 _TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_MIN_TRITON = (3, 6)  # the oldest that the kernels are built and checked with
+_MIN_TRITON = (3, 6)  # the oldest release that the kernels are compiled and checked with
 _MIN_MAJOR = 8
 
 
 class Choice(NamedTuple):
-    """The implementation that runs and the reason, as `hsta_fast.info()` shows them."""
+    """The implementation that runs, and why, as `hsta_fast.info()` shows them."""
 
     impl: str
     reason: str
 
 
-def resolve(op: str, impl: str, auto: Choice, known: tuple[str, ...]) -> str:
-    """Turn `impl` as asked for into the implementation to run.
+def resolve(impl: str, auto: Choice, known: tuple[str, ...]) -> str:
+    """The implementation to run for the argument `impl` of an op.
 
     Raises:
-        ValueError: if `impl` is neither "auto" nor in `known`.
+        ValueError: `impl` is neither "auto" nor in `known`.
     """
     if impl == "auto":
         return auto.impl
     if impl not in known:
-        raise ValueError(f"{op} wants impl in {('auto', *known)}, got {impl!r}")
+        raise ValueError(f"impl expected one of {('auto', *known)}, got {impl!r}")
     return impl
+
+
+def check_supported(impl: str, unsupported_reason: str | None) -> None:
+    """Raise ValueError if there is a reason why `impl` cannot take the inputs."""
+    if unsupported_reason is not None:
+        raise ValueError(f'impl expected one that supports these inputs, got "{impl}": {unsupported_reason}')
 
 
 def _triton_version() -> tuple[int, int] | None:
@@ -45,22 +51,25 @@ def _triton_version() -> tuple[int, int] | None:
 _TRITON = _triton_version()
 
 
-def triton_obstacle(device: torch.device, dtype: torch.dtype, *, interpret: bool = True) -> str | None:
-    """Why Triton kernels cannot take inputs of this device and dtype; None if they can.
+def triton_unsupported_reason(
+    device: torch.device, dtype: torch.dtype, *, interpret: bool = True
+) -> str | None:
+    """Why Triton kernels do not support inputs of this device and dtype; None if they do.
 
-    `interpret`: whether they may be interpreted on the CPU, for proofs, where TRITON_INTERPRET=1 asks for it.
+    `interpret`: allow Triton's interpreter on the CPU (tests), where TRITON_INTERPRET=1 turns it on.
     """
     if _TRITON is None or _TRITON < _MIN_TRITON:
         found = "none" if _TRITON is None else ".".join(map(str, _TRITON))
         return f"Triton >= {'.'.join(map(str, _MIN_TRITON))} is not installed (found: {found})"
     if dtype not in _TRITON_DTYPES:
-        return f"{dtype} is none of float32, float16, bfloat16"
+        return f"{dtype} is not float32, float16 or bfloat16"
     if device.type == "cpu":
         interpreted = interpret and os.environ.get("TRITON_INTERPRET") == "1"
         return None if interpreted else "the inputs are on the CPU"
     if device.type != "cuda" or torch.version.hip is not None:
-        return f"{device.type} is no CUDA device"
-    properties = torch.cuda.get_device_properties(device)  # which torch.compile folds; not so the capability
+        return f"{device.type} is not a CUDA device"
+    # torch.compile treats the properties as constants, but not torch.cuda.get_device_capability.
+    properties = torch.cuda.get_device_properties(device)
     if properties.major < _MIN_MAJOR:
         return f"compute capability {properties.major}.{properties.minor} is below {_MIN_MAJOR}.0"
     return None

@@ -11,33 +11,36 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .checks import autocast_dtype, want, want_alike, want_shape
-from .choice import Choice, resolve, triton_obstacle
+from .checks import autocast_dtype, check, check_same, check_shape
+from .choice import Choice, check_supported, resolve, triton_unsupported_reason
 from .registration import register
 
 _OP = "space_time_attention"
 IMPLS = ("triton", "torch")
 _MAX_WIDTH = 128
-# Scores (B H N M) up to which writing them out is faster than torch's fused attention, without and with a
-# gradient: its blocks are larger than a short sequence. Measured on 2 AVX-512 cores at D = 16 to 128.
+# Number of scores (B H N M) up to which computing them all is faster than torch's fused attention, whose
+# blocks are larger than a short sequence; without and with a gradient. Measured on 2 AVX-512 cores at D = 16
+# to 128.
 _SHORT = (2_000_000, 4_000_000)
-_EXACT = (torch.float32, torch.float64)  # scores that are written out are rounded to the dtype
+_EXACT = (torch.float32, torch.float64)  # in 16 bits, scores written to memory would be rounded
 
 
-def _obstacle(device: torch.device, dtype: torch.dtype, width: int, *, interpret: bool = True) -> str | None:
-    """Why the Triton kernels cannot take such inputs; None if they can."""
+def _unsupported_reason(
+    device: torch.device, dtype: torch.dtype, width: int, *, interpret: bool = True
+) -> str | None:
+    """Why the Triton kernels do not support such inputs; None if they do."""
     too_wide = f"head width {width} is above {_MAX_WIDTH}" if width > _MAX_WIDTH else None
-    return triton_obstacle(device, dtype, interpret=interpret) or too_wide
+    return triton_unsupported_reason(device, dtype, interpret=interpret) or too_wide
 
 
 def auto_choice(device: torch.device, dtype: torch.dtype, width: int = 64) -> Choice:
     """The implementation that `impl="auto"` takes for inputs of this device, dtype and head width."""
-    obstacle = _obstacle(device, dtype, width, interpret=False)
-    if obstacle is None and dtype == torch.float32:
-        obstacle = "in float32 the kernels are not known to be faster"
-    if obstacle is None:
+    reason = _unsupported_reason(device, dtype, width, interpret=False)
+    if reason is None and dtype == torch.float32:
+        reason = "in float32 the kernels are not known to be faster"
+    if reason is None:
         return Choice("triton", "fused kernels, forward and backward")
-    return Choice("torch", f"torch's own attention: {obstacle}")
+    return Choice("torch", f"torch's own attention: {reason}")
 
 
 def _unpacked(q: Tensor, k: Tensor | None, v: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -50,7 +53,7 @@ def _unit_stride(x: Tensor) -> Tensor:
 
 
 def _forward(q: Tensor, k: Tensor | None, v: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
-    """(out, log-sum-exp (B, H, N) of base 2); without `k` and `v`, `q` is the packed projection."""
+    """(out, log-sum-exp (B, H, N) to base 2). Without `k` and `v`, `q` is the packed projection."""
     q, k, v = (_unit_stride(x) for x in _unpacked(q, k, v))
     B, N, H, _ = q.shape
     if q.numel() == 0 or k.numel() == 0:
@@ -68,7 +71,7 @@ def _fake_forward(q: Tensor, k: Tensor | None, v: Tensor | None, scale: float) -
 def _backward(
     dout: Tensor, q: Tensor, k: Tensor | None, v: Tensor | None, out: Tensor, lse: Tensor, scale: float
 ) -> list[Tensor]:
-    """[dqkv], packed as `q` came, or [dq, dk, dv]."""
+    """[dqkv], packed as `q`, or [dq, dk, dv]."""
     inputs = [x for x in (q, k, v) if x is not None]
     if out.numel() == 0 or _unpacked(q, k, v)[1].numel() == 0:
         return [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in inputs]
@@ -107,12 +110,12 @@ _bwd = register(f"{_OP}_backward", _backward, _fake_backward)
 
 
 def _torch(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """Fused attention of torch; on the CPU, for short sequences, two products around a softmax."""
+    """Torch's fused attention; for short sequences on the CPU, two products and a softmax."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # torch's functions take (B, H, N, D)
-    # Not in a traced graph, which would be bound to the lengths that it was traced with.
+    # Not while tracing: the graph would be specialised to the lengths seen.
     if q.device.type == "cpu" and q.dtype in _EXACT and not torch.compiler.is_compiling():
-        learns = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-        if q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= _SHORT[learns]:
+        needs_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+        if q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= _SHORT[needs_grad]:
             return ((q * scale @ k.transpose(2, 3)).softmax(-1) @ v).transpose(1, 2)
     return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
 
@@ -131,49 +134,48 @@ def space_time_attention(
 
     Args:
         qkv: (B, N, 3, H, D), the packed projection; or q (B, N, H, D) when `k` and `v` are given. A last
-            stride other than 1 costs a copy; others that are no multiples of 16 elements, speed.
+            stride other than 1 costs a copy; other strides that are not multiples of 16 elements are slower.
         k: (B, M, H, D); M may differ from N.
         v: (B, M, H, D).
         scale: factor of the scores, a number of either sign; D ** -0.5 when None.
-        impl: "auto", "triton" or "torch". Triton takes float32, float16 and bfloat16 with D <= 128 on CUDA
-            devices of compute capability 8.0 on, and on the CPU under TRITON_INTERPRET=1. "auto" is Triton in
+        impl: "auto", "triton" or "torch". Triton supports float32, float16 and bfloat16 with D <= 128 on CUDA
+            devices of compute capability >= 8.0, and on the CPU under TRITON_INTERPRET=1. "auto" is Triton in
             16 bits on CUDA devices where it can run, and torch's own attention otherwise ("torch": on the
-            CPU two matrix products and a softmax for short sequences, scaled_dot_product_attention for the
-            rest). Triton's float32 is exact to float32's rounding, on tensor cores;
-            torch.backends.cuda.matmul.fp32_precision = "ieee" or "tf32" asks for something else.
+            CPU two matrix products and a softmax for short sequences, else scaled_dot_product_attention).
+            Triton's float32 is exact to float32 rounding, on tensor cores, unless
+            torch.backends.cuda.matmul.fp32_precision is "ieee" or "tf32".
 
     Returns:
         (B, N, H, D), in the dtype of the input (float16, bfloat16, float32 or float64) or autocast's.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not belong together, an unknown `impl`, or "triton"
-            where it cannot run.
+        ValueError: shapes, dtypes or devices that do not match, an unknown `impl`, or "triton" where it
+            cannot run.
     """
-    want((k is None) == (v is None), _OP, "(qkv) or (q, k, v)", "only one of k and v")
+    check((k is None) == (v is None), "arguments", "(qkv) or (q, k, v)", "only one of k and v")
     if k is None or v is None:
-        want_shape(_OP, "qkv", qkv, (None, None, 3, None, None), "(B, N, 3, H, D)")
+        check_shape("qkv", qkv, (None, None, 3, None, None), "(B, N, 3, H, D)")
     else:
-        want_shape(_OP, "q", qkv, (None, None, None, None), "(B, N, H, D)")
+        check_shape("q", qkv, (None, None, None, None), "(B, N, H, D)")
         B, _, H, D = qkv.shape
-        want_shape(_OP, "k", k, (B, None, H, D), "(B, M, H, D)")
-        want_shape(_OP, "v", v, (B, k.shape[1], H, D), "(B, M, H, D)")
+        check_shape("k", k, (B, None, H, D), "(B, M, H, D)")
+        check_shape("v", v, (B, k.shape[1], H, D), "(B, M, H, D)")
     width = qkv.shape[-1]
-    want(width > 0, _OP, "a head width D of at least 1", width)
-    # A whole number as a float: Triton would compile the kernels anew for a scale of 1.
+    check(width > 0, "qkv" if k is None else "q", "a head width D >= 1", width)
+    # An int becomes a float: Triton would compile the kernels again for a scale of 1.
     scale = width**-0.5 if scale is None else float(scale) if isinstance(scale, int) else scale
     if not isinstance(scale, (float, int, torch.SymFloat, torch.SymInt)):
-        want(False, _OP, "a number as scale (fold a learned one into q)", type(scale).__name__)
+        check(False, "scale", "a number (multiply a learned scale into q)", type(scale).__name__)
     cast = autocast_dtype(qkv)
-    if cast is not None and qkv.dtype != torch.float64:  # as autocast treats torch's own attention
+    if cast is not None and qkv.dtype != torch.float64:  # as autocast does for torch's attention
         qkv, k, v = (None if x is None else x.to(cast) for x in (qkv, k, v))  # type: ignore[assignment]
-    want_alike(_OP, {"qkv": qkv} if k is None or v is None else {"q": qkv, "k": k, "v": v})
-    chosen = resolve(_OP, impl, auto_choice(qkv.device, qkv.dtype, width), IMPLS)
+    check_same({"qkv": qkv} if k is None or v is None else {"q": qkv, "k": k, "v": v})
+    chosen = resolve(impl, auto_choice(qkv.device, qkv.dtype, width), IMPLS)
     if chosen == "triton":
         if impl == "triton":
-            obstacle = _obstacle(qkv.device, qkv.dtype, width)
-            want(obstacle is None, _OP, 'inputs that impl="triton" can take', obstacle)
-        # A registered op would answer with no tangent at all.
+            check_supported("triton", _unsupported_reason(qkv.device, qkv.dtype, width))
+        # A registered op would silently return no tangent.
         forward_mode = forward_ad._current_level >= 0
-        want(not forward_mode, _OP, 'impl="torch" under forward-mode differentiation', 'impl="triton"')
+        check(not forward_mode, "impl", '"torch" under forward-mode differentiation', '"triton"')
         return _fwd(qkv, k, v, scale)[0]
     return _torch(*_unpacked(qkv, k, v), scale)

@@ -1,12 +1,13 @@
 """tubelet_embed: checks, autograd and choice of implementation. The specification is in `reference`.
 
-The extension's path is two registered ops, forward and weight gradient, so that torch.compile sees each as
-one node. The C++ and CUDA code is built and loaded when such an op first runs. Where that fails and nobody
-asked for the extension by name, the op does the same on torch.
+With the extension, forward and weight gradient are registered ops, so torch.compile sees each as one node.
+The C++ and CUDA code is built and loaded when such an op first runs. If that fails and `impl` is "auto", the
+op computes the same with torch.
 
-Bytes become (x - shift) * scale by channel, shift = 255 mean and scale = 1 / (255 std). On the CPU that is
-done in float32 as the patches are gathered. Elsewhere, and in float64, the bytes themselves are multiplied,
-exact even in bfloat16, by W' = W scale, and sum(W' shift) of the W' that was rounded is taken off the bias.
+Bytes become (x - shift) * scale by channel, shift = 255 mean and scale = 1 / (255 std). On the CPU this
+happens in float32 while the patches are gathered. Elsewhere, and in float64, the bytes themselves, exact even
+in bfloat16, are multiplied by W' = W scale, and sum(W' shift), with W' as rounded, is subtracted from the
+bias.
 """
 
 import itertools
@@ -19,8 +20,8 @@ from einops import rearrange
 from torch import Tensor
 
 from .. import extension, reference
-from .checks import autocast_dtype, no_autocast, want, want_shape
-from .choice import Choice, resolve
+from .checks import autocast_dtype, check, check_shape, no_autocast
+from .choice import Choice, check_supported, resolve
 from .registration import register
 
 _OP = "tubelet_embed"
@@ -30,34 +31,36 @@ _DTYPES = {
     "cuda": (torch.float32, torch.bfloat16, torch.float16),
 }
 _MIN_MAJOR = 8
-_PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # shift and scale of pixels that are taken as they are
-_MIDDLE = 128.0  # bytes less 128 are exact in bfloat16, and their sums stay small
+_PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # shift and scale of pixels that are not normalised
+_MIDDLE = 128.0  # byte - 128 is exact in bfloat16, and sums of such values stay small
 _AMX = torch.cpu._is_amx_tile_supported()
-_PATCH_BYTES = 1 << 28  # of one slice of the patches that a weight gradient is summed over
+_PATCH_BYTES = 1 << 28  # of the patches of one step of a weight gradient
 
 
-def _obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why the extension cannot take such inputs; None if it can."""
-    missing = extension.obstacle(device.type)
-    if missing is not None:
-        return missing
+def _unsupported_reason(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why the extension does not support such inputs; None if it does."""
+    reason = extension.unsupported_reason(device.type)
+    if reason is not None:
+        return reason
     if dtype not in _DTYPES[device.type]:
-        return f"{dtype} is none of {', '.join(str(d).removeprefix('torch.') for d in _DTYPES[device.type])}"
+        return (
+            f"{dtype} is not one of {', '.join(str(d).removeprefix('torch.') for d in _DTYPES[device.type])}"
+        )
     if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)  # which torch.compile folds
+        properties = torch.cuda.get_device_properties(device)  # a constant for torch.compile
         if properties.major < _MIN_MAJOR:
             return f"compute capability {properties.major}.{properties.minor} is below {_MIN_MAJOR}.0"
     return None
 
 
 def auto_choice(device: torch.device, dtype: torch.dtype) -> Choice:
-    """The implementation that `impl="auto"` takes for video on this device and this dtype of the result."""
-    obstacle = _obstacle(device, dtype)
-    if obstacle is None and device.type == "cpu" and _AMX and dtype in (torch.bfloat16, torch.float16):
-        obstacle = f"AMX multiplies {dtype}, and the extension sums in float32"
-    if obstacle is None:
+    """The implementation that `impl="auto"` takes for video on this device and a result of this dtype."""
+    reason = _unsupported_reason(device, dtype)
+    if reason is None and device.type == "cpu" and _AMX and dtype in (torch.bfloat16, torch.float16):
+        reason = f"AMX multiplies {dtype}, and the extension computes in float32"
+    if reason is None:
         return Choice("extension", "from bytes to tokens in one pass; built when first used")
-    return Choice("torch", f"torch's conv3d: {obstacle}")
+    return Choice("torch", f"torch's conv3d: {reason}")
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -65,17 +68,17 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def _by_channel(x: Tensor, factors: Sequence[float]) -> Tensor:
-    """Each channel of x (C, 3, ...) times its factor. Factors go as arguments: no copy to the device."""
+    """Each channel of x (C, 3, ...) times its factor. Factors are Python numbers: no copy to the device."""
     return torch.stack([x.select(1, c) * factors[c] for c in range(3)], 1)
 
 
 def fold(
     weight: Tensor, bias: Tensor, shift: Sequence[float], scale: Sequence[float], dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """The weight W' (C, 3, t, p, p) in `dtype`, and the bias (C,) in float32 or float64, that take raw bytes.
+    """Weight W' (C, 3, t, p, p) in `dtype` and bias (C,) in float32 or float64 to be applied to raw bytes.
 
-    The bias is made from the rounded W', so that W' x + b' is W' on the normalised pixels: what the rounding
-    of a weight did is then multiplied by the distance from the mean, not by the brightness.
+    The bias is computed from the rounded W', so that W' x + b' is W' applied to the normalised pixels: the
+    rounding error of a weight is then multiplied by the distance from the mean, not by the brightness.
     """
     if (tuple(shift), tuple(scale)) == _PLAIN:
         return weight.to(dtype).contiguous(), bias.to(_wide(dtype))
@@ -194,7 +197,7 @@ def _weight_gradient(
     for b in range(0, B, step):
         rows = dout[b : b + step].reshape(-1, C)
         patches = patches_of(video[b : b + step], patch, dout.dtype, middle)
-        # Float32 out of the product: rounded before it is unfolded, the gradient would lose the most.
+        # The product returns float32: rounding it before undoing the fold would lose most of the precision.
         total += rows.T @ patches if dout.dtype == wide else torch.mm(rows.T, patches, out_dtype=wide)
     grad = total.view(C, 3, *patch)
     if (tuple(shift), tuple(scale)) == _PLAIN and middle == 0.0:
@@ -215,7 +218,7 @@ def _fake_weight_gradient(
 
 
 def _dvideo(dout: Tensor, weight: Tensor, video: Tensor) -> Tensor:
-    """The gradient of float video: zero where no whole patch lies."""
+    """The gradient of float video: zero outside whole patches."""
     t, p, q = weight.shape[2:]
     grid = [size // n for size, n in zip(video.shape[2:], (t, p, q), strict=True)]
     patches = dout @ weight.to(dout.dtype).flatten(1)
@@ -235,19 +238,19 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _autograd(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
     video, weight = ctx.saved_tensors
-    wants_video, wants_weight, wants_bias, wants_cls, wants_pos, *_ = ctx.needs_input_grad
+    needs_video, needs_weight, needs_bias, needs_cls, needs_pos, *_ = ctx.needs_input_grad
     rows = dout if ctx.cls_dtype is None else dout[:, 1:]
     wide = _wide(dout.dtype)
-    dvideo = _dvideo(rows, weight, video) if wants_video else None
+    dvideo = _dvideo(rows, weight, video) if needs_video else None
     dweight = dbias = dcls = dpos = None
-    if wants_weight:
+    if needs_weight:
         patch = list(weight.shape[2:])
         dweight = _dweight(rows, video, patch, ctx.shift, ctx.scale, ctx.impl).to(weight.dtype)
-    if wants_bias:
+    if needs_bias:
         dbias = rows.sum((0, 1), dtype=wide).to(ctx.bias_dtype)
-    if wants_cls:
+    if needs_cls:
         dcls = dout[:, :1].sum(0, keepdim=True, dtype=wide).to(ctx.cls_dtype)
-    if wants_pos:
+    if needs_pos:
         dpos = dout.sum(0, keepdim=True, dtype=wide).to(ctx.pos_dtype)
     return dvideo, dweight, dbias, dcls, dpos, None, None, None, None
 
@@ -261,7 +264,7 @@ def _three(name: str, given: Sequence[float] | Tensor) -> list[float]:
         three = [float(x) for x in given]
     except (TypeError, ValueError):
         three = []
-    want(len(three) == 3, _OP, f"{name} of three floats", given)
+    check(len(three) == 3, name, "three floats", given)
     return three
 
 
@@ -270,7 +273,7 @@ def _affine(mean: Sequence[float] | Tensor | None, std: Sequence[float] | Tensor
     if mean is None or std is None:
         return _PLAIN
     means, stds = _three("mean", mean), _three("std", std)
-    want(all(stds), _OP, "std of three floats that are not zero", stds)
+    check(all(stds), "std", "three floats other than 0", stds)
     return [255 * m for m in means], [1 / (255 * s) for s in stds]
 
 
@@ -286,72 +289,69 @@ def tubelet_embed(
     layout: str = "BCTHW",
     impl: str = "auto",
 ) -> Tensor:
-    """Video to tokens: normalise, project tubelets (t, p, p), put the CLS in front, add positions (sec. 3.2).
+    """Video to tokens: normalise, project tubelets (t, p, p), prepend the CLS, add positions (sec. 3.2).
 
     Args:
         video: (B, 3, T, H, W), or (B, T, H, W, 3) with layout "BTHWC"; uint8 or float.
         weight: (C, 3, t, p, p), as Conv3d's.
         bias: (C,).
         mean: three floats on the 0..1 scale, for uint8 video: pixels become (x / 255 - mean) / std.
-            Without mean and std uint8 is used as 0..255. Float video is taken as normalised.
+            Without mean and std, uint8 is used as 0..255. Float video must already be normalised.
         std: as `mean`.
         cls_token: (1, 1, C), or None for no CLS row.
         pos_embed: (1, N, C), or (1, N + 1, C) with a CLS; added to the tokens.
         layout: "BCTHW" or "BTHWC".
-        impl: "auto", "extension" or "torch". The extension gives float32, bfloat16 and float16 on the CPU and
-            on CUDA devices of compute capability 8.0 on, float64 on the CPU, where a C++ compiler can
-            build it (for CUDA nvcc, too). "auto" is the extension where it can run, else torch's conv3d.
+        impl: "auto", "extension" or "torch". The extension returns float32, bfloat16 and float16 on the CPU
+            and on CUDA devices of compute capability >= 8.0, float64 on the CPU, if a C++ compiler (for CUDA
+            also nvcc) can build it. "auto" is the extension where it can run, else torch's conv3d.
 
     Returns:
-        (B, N, C), or (B, N + 1, C) with a CLS, in the weight's dtype or autocast's. Tokens run over t, then
-        h, then w. Trailing rows, columns and frames that fill no whole patch are unused, as in Conv3d.
+        (B, N, C), or (B, N + 1, C) with a CLS, in the weight's dtype or autocast's. Tokens are ordered by t,
+        then h, then w. Trailing rows, columns and frames that fill no whole patch are unused, as in Conv3d.
 
     Raises:
-        ValueError: shapes or dtypes that do not belong together, mean and std with float video or one without
-            the other, tensors on several devices, an unknown `impl`, or "extension" where it cannot run.
+        ValueError: shapes, dtypes or devices that do not match, mean and std with float video or one without
+            the other, an unknown `impl`, or "extension" where it cannot run.
         BuildError: impl="extension", and it cannot be built or loaded.
     """
-    want(layout in ("BCTHW", "BTHWC"), _OP, 'layout "BCTHW" or "BTHWC"', repr(layout))
-    want_shape(_OP, "weight", weight, (None, 3, None, None, None), "(C, 3, t, p, p)")
+    check(layout in ("BCTHW", "BTHWC"), "layout", '"BCTHW" or "BTHWC"', repr(layout))
+    check_shape("weight", weight, (None, 3, None, None, None), "(C, 3, t, p, p)")
     C, _, *patch = weight.shape
-    want(weight.numel() > 0, _OP, "a weight of at least one element", tuple(weight.shape))
-    want_shape(_OP, "bias", bias, (C,), "(C,)")
+    check(weight.numel() > 0, "weight", "at least one element", tuple(weight.shape))
+    check_shape("bias", bias, (C,), "(C,)")
     shape = (None, 3, None, None, None) if layout == "BCTHW" else (None, None, None, None, 3)
-    want_shape(_OP, "video", video, shape, "(" + ", ".join(layout.replace("C", "3")) + ")")
+    check_shape("video", video, shape, "(" + ", ".join(layout.replace("C", "3")) + ")")
     pixels = video.dtype == torch.uint8
-    want(pixels or video.is_floating_point(), _OP, "video of uint8 or a floating dtype", video.dtype)
-    want((mean is None) == (std is None), _OP, "both mean and std, or neither", "one of them")
-    want(
-        mean is None or pixels, _OP, "no mean and std with float video, which is taken as normalised", "both"
-    )
+    check(pixels or video.is_floating_point(), "video", "uint8 or a floating dtype", video.dtype)
+    check((mean is None) == (std is None), "mean and std", "both or neither", "one of them")
+    check(mean is None or pixels, "mean and std", "None for float video (normalise it first)", "both")
     sizes = video.shape[2:] if layout == "BCTHW" else video.shape[1:4]
     grid = [size // p for size, p in zip(sizes, patch, strict=True)]
-    want(min(grid) > 0, _OP, f"T, H, W of at least one tubelet {tuple(patch)}", tuple(sizes))
+    check(min(grid) > 0, "video", f"T, H, W of at least one tubelet {tuple(patch)}", tuple(sizes))
     rows = grid[0] * grid[1] * grid[2]
     if cls_token is not None:
-        want_shape(_OP, "cls_token", cls_token, (1, 1, C), "(1, 1, C)")
+        check_shape("cls_token", cls_token, (1, 1, C), "(1, 1, C)")
         rows += 1
     if pos_embed is not None:
-        want_shape(_OP, "pos_embed", pos_embed, (1, rows, C), "(1, tokens with the CLS, C)")
+        check_shape("pos_embed", pos_embed, (1, rows, C), "(1, N, C), N with the CLS")
     affine = _affine(mean, std)
     tensors = {"video": video, "weight": weight, "bias": bias, "cls_token": cls_token, "pos_embed": pos_embed}
     devices = {name: x.device for name, x in tensors.items() if x is not None}
-    want(len(set(devices.values())) == 1, _OP, "one device", devices)
+    check(len(set(devices.values())) == 1, "inputs", "one device", devices)
     for name, x in tensors.items():
         if x is not None and name != "video":
-            want(x.is_floating_point(), _OP, f"{name} of a floating dtype", x.dtype)
+            check(x.is_floating_point(), name, "a floating dtype", x.dtype)
     cast = autocast_dtype(weight)
-    dtype = weight.dtype if cast is None or weight.dtype == torch.float64 else cast  # as autocast has it
-    chosen = resolve(_OP, impl, auto_choice(video.device, dtype), IMPLS)
-    obstacle = _obstacle(video.device, dtype)
+    dtype = weight.dtype if cast is None or weight.dtype == torch.float64 else cast  # as autocast does
+    chosen = resolve(impl, auto_choice(video.device, dtype), IMPLS)
     if chosen == "extension":
-        want(obstacle is None, _OP, 'inputs that impl="extension" can take', obstacle)
+        check_supported("extension", _unsupported_reason(video.device, dtype))
         frames = video if layout == "BCTHW" else video.permute(0, 4, 1, 2, 3)
         return _fwd(frames, weight, bias, cls_token, pos_embed, *affine, dtype, impl)
     if impl == "auto" and video.device.type in _DTYPES and not torch.compiler.is_compiling():
-        missing = extension.obstacle(video.device.type)
-        if missing is not None:
-            extension.warn_of(missing)
+        reason = extension.unsupported_reason(video.device.type)
+        if reason is not None:
+            extension.warn_of(reason)
     tokens = reference.tubelet_embed(
         video,
         weight,

@@ -1,4 +1,4 @@
-"""The rows of one of the paper's tables as runs on the data at hand, with the paper's figures beside."""
+"""Runs the rows of one of the paper's tables on the user's data, with the paper's scores next to them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,83 +9,87 @@ from ..files import write_text
 from ..protocol import summary_of
 from . import runner
 from .config import TrainConfig, to_json
-from .loop import NonFiniteLossError
+from .optim import NonFiniteLossError
 from .paper_tables import ASSUMED, EXPERIMENTS, PAPER
 from .run_folder import MAY_CHANGE, as_read, differing, read_config
-from .workers import team
+from .workers import workers
 
 _WARNING = (
     "The paper's figures are on its data under its protocol: Tables 1 to 4 and 7 and Figure 3 on CAS(ME)3 "
     "with 5 folds by clip, which share subjects between training and test; Tables 5 and 6 leave one subject "
-    "out. Data and protocol differ here: no figure of one side says that the other is better."
+    "out. Data and protocol differ here, so the two sides of this table cannot be compared."
 )
 
 
 def ablate(cfg: TrainConfig, table: str, rows: Sequence[str] = ()) -> str:
     """Run rows of a table, each a run in the folder <runs>/<name>; write ablation.csv; return it as text.
 
-    A row that these data do not allow is listed with the reason and the others go on. What a row sets wins
-    over `cfg`. Rows that an earlier call has finished stay. In a team of processes the lead alone gets the
-    text.
+    A row's settings override those of `cfg`. A row that cannot be run on these data is listed with the
+    reason, and the others continue. Rows that an earlier call has finished stay in the table. With several
+    workers, only the main process gets the text; the others get "".
 
     Raises:
-        ValueError: there is no such table or row, or none of the rows could be run.
+        ValueError: an unknown table or row, or none of the rows could be run.
     """
     if table not in EXPERIMENTS:
-        raise ValueError(f"--table wants one of {', '.join(EXPERIMENTS)}, got {table!r}")
+        raise ValueError(f"--table expected one of {', '.join(EXPERIMENTS)}, got {table!r}")
     unknown = sorted(set(rows) - set(EXPERIMENTS[table]))
     if unknown:
-        raise ValueError(f"--rows wants rows among {', '.join(EXPERIMENTS[table])}, got {', '.join(unknown)}")
-    wanted, remarks = rows or list(EXPERIMENTS[table]), {}
-    for row in wanted:
+        raise ValueError(f"--rows expected rows of {', '.join(EXPERIMENTS[table])}, got {', '.join(unknown)}")
+    requested, remarks = rows or list(EXPERIMENTS[table]), {}
+    for row in requested:
         try:
-            runner.main(_part(cfg, table, row))
+            runner.main(_row_config(cfg, table, row))
             remarks[row] = ""
         except (ValueError, NonFiniteLossError) as error:
             remarks[row] = f"not run: {error}"
-        if team().leads:
-            frame = _collect(cfg, table, wanted, remarks)
+        if workers().is_main:
+            frame = _score_rows(cfg, table, requested, remarks)
             write_text(cfg.runs / cfg.name / "ablation.csv", frame.to_csv(index=False))
     if all(remarks.values()):
-        row = wanted[0]
+        row = requested[0]
         raise ValueError(f"table {table}: no row could be run; {row} was {remarks[row]}")
-    return _text(cfg, table, frame) if team().leads else ""
+    return _text(cfg, table, frame) if workers().is_main else ""
 
 
-def _part(cfg: TrainConfig, table: str, row: str) -> TrainConfig:
-    """The run of a row."""
+def _row_config(cfg: TrainConfig, table: str, row: str) -> TrainConfig:
+    """The settings of the run of a row."""
     settings = EXPERIMENTS[table][row]
     if settings.get("protocol", cfg.protocol) != cfg.protocol:
         settings = {**settings, "fold_files": None, "train_on": (), "test_on": ()}
-    return cfg.part(row, **settings)
+    return cfg.child_run(row, **settings)
 
 
-def _collect(cfg: TrainConfig, table: str, wanted: Sequence[str], remarks: dict[str, str]) -> pd.DataFrame:
-    """A line for each wanted row and for each that an earlier call has finished with the same settings."""
+def _score_rows(
+    cfg: TrainConfig, table: str, requested: Sequence[str], remarks: dict[str, str]
+) -> pd.DataFrame:
+    """A line for each requested row, and each that an earlier call has finished with the same settings."""
     lines = []
     for row in EXPERIMENTS[table]:
-        part = _part(cfg, table, row)
-        seeds = range(part.seed, part.seed + part.seeds)
-        parts = [part.part(f"seed{n}", seed=n, seeds=1) for n in seeds] if part.seeds > 1 else [part]
-        there = remarks.get(row) == "" or all(_is_run_of(one) for one in parts)
-        if row not in wanted and not there:
+        row_cfg = _row_config(cfg, table, row)
+        runs = [row_cfg]
+        if row_cfg.seeds > 1:
+            seeds = range(row_cfg.seed, row_cfg.seed + row_cfg.seeds)
+            runs = [row_cfg.child_run(f"seed{n}", seed=n, seeds=1) for n in seeds]
+        finished = remarks.get(row) == "" or all(_is_finished(run) for run in runs)
+        if row not in requested and not finished:
             continue
-        found = [summary_of(one.runs / one.name) for one in parts] if there else []
-        means: dict[Any, float] = pd.DataFrame([summary["pooled"] for summary in found]).mean().to_dict()
+        summaries = [summary_of(run.runs / run.name) for run in runs] if finished else []
+        means: dict[Any, float] = pd.DataFrame([summary["pooled"] for summary in summaries]).mean().to_dict()
         paper = dict(zip(("paper_uf1", "paper_uar", "paper_acc"), PAPER[table].get(row, ()), strict=False))
-        leaky = " ".join(found[0]["leaky"] if found else part.leaks())
+        leaky = " ".join(summaries[0]["leaky"] if summaries else row_cfg.leaks())
         lines.append({"row": row, **means, **paper, "remark": remarks.get(row, ""), "leaky": leaky})
     columns = ["row", "uf1", "uar", "acc", "paper_uf1", "paper_uar", "paper_acc", "remark", "leaky"]
     return pd.DataFrame(lines).reindex(columns=columns)
 
 
-def _is_run_of(part: TrainConfig) -> bool:
-    """Whether the folder of a run holds one that is finished, with these very settings and data."""
-    run = part.runs / part.name
+def _is_finished(cfg: TrainConfig) -> bool:
+    """Whether the run of `cfg` exists and is finished, with the same settings and data."""
+    run = cfg.runs / cfg.name
     if not (run / "summary.json").is_file():
         return False
-    free = set(MAY_CHANGE) - {"data", "more_data"}
-    return not differing(read_config(run), as_read(to_json(part)), free)
+    ignore = set(MAY_CHANGE) - {"data", "more_data"}
+    return not differing(read_config(run), as_read(to_json(cfg)), ignore)
 
 
 def _text(cfg: TrainConfig, table: str, frame: pd.DataFrame) -> str:
@@ -99,8 +103,8 @@ def _text(cfg: TrainConfig, table: str, frame: pd.DataFrame) -> str:
     lines.append(f"{'row':<{width}}" + f"{'UF1':<8}{'UAR':<8}{'ACC':<8}" * 2)
     for row in frame.to_dict("records"):
         paper = "".join(_cell(row[key]) for key in ("paper_uf1", "paper_uar", "paper_acc"))
-        own = "".join(_cell(row[key]) for key in ("uf1", "uar", "acc"))
-        lines.append(f"{row['row']:<{width}}{own}{paper}{row['remark']}".rstrip())
+        ours = "".join(_cell(row[key]) for key in ("uf1", "uar", "acc"))
+        lines.append(f"{row['row']:<{width}}{ours}{paper}{row['remark']}".rstrip())
     return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ from ..model import BRANCHES, Head, HSTAConfig, model_config
 Protocol = Literal["loso", "kfold", "composite", "cross-dataset", "published-folds"]
 Select = Literal["last", "inner", "best-test-epoch"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Recipe = Literal["paper", "published"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,95 +19,96 @@ class TrainConfig:
     """One run. The defaults are the paper's recipe; see `recipe_config` for the published code's."""
 
     data: Path
-    """Folder of a data set: CASME II, SAMM, SMIC-HS or CAS(ME)3 as it comes, or a table of your own clips."""
+    """Folder of a dataset: CASME II, SAMM, SMIC-HS or CAS(ME)3 as released, or a table of your own clips."""
     more_data: tuple[Path, ...] = ()
-    """Folders of further data sets, read with it as one."""
+    """Folders of more datasets, used together with the first."""
     dataset: DatasetName = "auto"
-    """Which data set `data` holds, where its files do not tell."""
+    """Which dataset --data holds; auto: detect it from its files."""
     annotation: Path | None = None
-    """Annotation file, csv or xlsx, where the folder holds several."""
+    """Annotation file, csv or xlsx, if the folder of --data holds several."""
     labels: str = "emotion7"
     """Label set: emotion7; emotion3 (negative, positive, surprise); objective7 (classes I to VII); megc2019
     (the composite of CASME II, SAMM and SMIC-HS); or a mapping file (.json or .csv)."""
     strict: bool = False
-    """Stop at the first fault of the data set instead of listing it."""
+    """Stop at the first fault of the dataset instead of listing it."""
     cache: str = "auto"
-    """Folder in which decoded frames are kept; auto is .cache in --runs, none keeps them in memory."""
+    """Folder for decoded frames; auto: .cache in --runs; none: keep them in memory."""
     cache_gb: float = 50.0
-    """Largest size of the cache in gigabytes; what was not used for longest goes first."""
+    """Largest size of the cache in gigabytes; the least recently used frames are deleted first."""
 
     runs: Path = Path("runs")
     """Folder of all runs."""
     name: str = "hsta"
-    """Name of the run: its folder in `runs`."""
+    """Name of the run, and of its folder in --runs."""
     resume: bool = False
-    """Continue the run of this name where it stopped."""
+    """Continue the run of this name from its last checkpoint."""
     save_every: int = 5
     """Epochs between checkpoints."""
 
     model: str = "hsta_base"
     """hsta_tiny, hsta_small or hsta_base."""
     num_layers: int | None = None
-    """K, HSTA layers (the model's own by default)."""
+    """K, the number of HSTA layers; by default that of the model."""
     n_special: int | None = None
     """USTA layers of the special branch in each HSTA layer."""
     n_video: int | None = None
     """USTA layers of the video branch in each HSTA layer."""
     csta: bool = True
-    """Crossmodal attention at the end of each HSTA layer."""
+    """Crossmodal attention (CSTA) at the end of each HSTA layer."""
     branches: tuple[Literal["special", "video"], ...] = ("special", "video")
-    """Both modalities, or one."""
+    """The input modalities: both, or one."""
     head: Head = "cls"
     """What is classified: the CLS of each branch, also its last token, or the mean over its tokens."""
 
     image_size: int = 224
-    """Side of the square frames in pixels."""
+    """Height and width of the frames in pixels."""
     num_frames: int = 6
-    """T, video frames."""
+    """T, the number of video frames."""
     sampling: Literal["uniform", "random"] = "uniform"
-    """Video frames: evenly from onset to offset, or random and sorted."""
+    """Video frames: uniform from onset to offset, or random and sorted."""
     offset_cap: int | None = None
-    """Frames after the onset beyond which none is taken."""
+    """Take no frame more than this many frames after the onset."""
     special: tuple[SpecialFrame, SpecialFrame] = ("onset", "apex")
     """The two special frames."""
     flow: FlowMethod | None = None
-    """Optical flow, onset to apex and apex to offset, in the place of the two special frames."""
+    """Method of the optical flow (onset to apex, apex to offset) that replaces the two special frames."""
     apex: Apex = "annotated"
-    """Where the annotation has no apex: the middle frame (annotated) or by motion; motion-all: everywhere."""
+    """Apex source: annotated (middle frame if missing), motion (estimated if missing), motion-all (always
+    estimated)."""
     flip: bool = False
-    """Augmentation: mirror left and right, half of the time."""
+    """Augmentation: mirror left and right with probability 0.5."""
     crop: int = 0
-    """Augmentation: shift by up to so many pixels."""
+    """Augmentation: shift by up to this many pixels."""
 
     protocol: Protocol = "loso"
-    """loso: leave one subject out; kfold: k folds of whole subjects; composite: loso over several data sets
-    pooled; cross-dataset: --train-on some, --test-on others; published-folds: folds by clip, subjects shared,
-    for comparison only: stamps every output leaky."""
+    """loso: leave one subject out; kfold: k folds of whole subjects; composite: loso over several datasets
+    pooled; cross-dataset: --train-on some, --test-on others; published-folds: folds by clip, which share
+    subjects, for comparison only: every output is marked leaky."""
     folds: int = 5
-    """k of kfold and published-folds."""
+    """Number of folds of kfold and published-folds."""
     fold_files: Path | None = None
-    """published-folds: a csv or a folder of lists to read them from (docs/evaluation.md)."""
+    """published-folds: the csv or folder of lists that defines them (docs/evaluation.md)."""
     datasets: tuple[str, ...] = ()
-    """Only the clips of these data sets; all by default."""
+    """Use only the clips of these datasets; all by default."""
     train_on: tuple[str, ...] = ()
-    """cross-dataset: names of the data sets to train on."""
+    """cross-dataset: names of the datasets to train on."""
     test_on: tuple[str, ...] = ()
-    """cross-dataset: names of the data sets to test on."""
+    """cross-dataset: names of the datasets to test on."""
     macro: bool = False
-    """Macro-expressions as extra training data, never of a fold's test subjects."""
+    """Train on macro-expressions too, but never on those of a fold's test subjects."""
     select: Select = "last"
-    """The epoch that is tested: the last; inner: the best on inner folds of the training subjects;
-    best-test-epoch: the best on the test clips, for comparison only: stamps every output leaky."""
+    """The epoch to test: last; inner: the best on inner folds of the training subjects; best-test-epoch: the
+    best on the test clips, for comparison only: every output is marked leaky."""
     inner_folds: int = 3
-    """k of the inner folds, by subject."""
+    """Number of inner folds, split by subject."""
     seeds: int = 1
-    """Whole runs with the seeds --seed, --seed + 1, ...; their mean and standard deviation are shown."""
+    """Number of runs, with the seeds --seed, --seed + 1, ...; their mean and standard deviation are shown."""
     only: tuple[str, ...] = ()
     """Names of the folds to train; all by default."""
     shuffle_labels: bool = False
-    """Control: labels are shuffled among all clips, so a score above chance means a fault in the pipeline."""
+    """Control: shuffle the labels among all clips; a score above chance then shows a fault."""
     onset_only: bool = False
-    """Control: every frame is the onset frame, which shows no movement."""
+    """Control: use the onset frame, which shows no movement, for every frame."""
 
     epochs: int = 150
     batch_size: int = 32
@@ -119,75 +121,77 @@ class TrainConfig:
     """Learning rate at the end of the cosine."""
     weight_decay: float = 0.05
     decay_all: bool = True
-    """Weight decay on biases, norms and CLS too."""
+    """Apply weight decay to biases, norms and CLS too."""
     layer_decay: float = 1.0
-    """Factor of the learning rate for each HSTA layer further from the head."""
+    """Factor on the learning rate per HSTA layer, counted down from the head."""
     clip_grad: float | None = None
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient; none: no limit."""
     dropout: float = 0.0
     drop_path: float = 0.0
     loss: Literal["ce", "mse"] = "ce"
-    """Cross entropy, or the paper's squared error of the raw outputs against the one-hot label."""
+    """Cross entropy, or the paper's squared error between raw outputs and one-hot label (Eq. 16)."""
     label_smoothing: float = 0.0
     class_weights: bool = False
-    """Weight the loss by 1 / clips of the class."""
+    """Weight the loss by 1 / (number of training clips of the class)."""
     balance: Balance = "even"
-    """even: classes shown equally often; matched: even, with each subject's classes side by side in a batch;
-    weighted: drawn with replacement by 1 / frequency; none: as they come."""
+    """even: every class equally often; matched: even, with each subject's classes together in a batch;
+    weighted: drawn with replacement by 1 / class frequency; none: every clip once."""
 
     seed: int = 0
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     dtype: Dtype = "auto"
-    """Of the matrix products (autocast); parameters stay float32. float16 trains with a loss scale."""
+    """Dtype of the matrix products (autocast); parameters stay float32. float16 uses a loss scale."""
 
     def check(self) -> None:
-        """Raise ValueError, naming the flag, for a setting that does not fit."""
+        """Raise ValueError, naming the flag, for an invalid setting."""
 
-        def want(condition: bool, name: str, wanted: str) -> None:
+        def require(condition: bool, name: str, expected: str) -> None:
             if not condition:
-                raise ValueError(f"--{name.replace('_', '-')} wants {wanted}, got {getattr(self, name)!r}")
+                flag = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{flag} expected {expected}, got {getattr(self, name)!r}")
 
         for name in ("epochs", "batch_size", "save_every", "image_size", "num_frames", "seeds"):
-            want(getattr(self, name) >= 1, name, "a whole number >= 1")
+            require(getattr(self, name) >= 1, name, "a whole number >= 1")
         for name in ("warmup_epochs", "crop", "seed", "weight_decay", "warmup_lr", "min_lr"):
-            want(getattr(self, name) >= 0, name, "a number >= 0")
-        want(0 < self.cache_gb < math.inf, "cache_gb", "a finite number > 0")
-        want(bool(self.cache), "cache", "a folder, auto or none")
-        want(self.lr > 0, "lr", "a number > 0")
-        want(0 < self.layer_decay <= 1, "layer_decay", "a number in (0, 1]")
-        want(0 <= self.label_smoothing < 1, "label_smoothing", "a number in [0, 1)")
-        want(self.clip_grad is None or self.clip_grad > 0, "clip_grad", "a number > 0")
+            require(getattr(self, name) >= 0, name, "a number >= 0")
+        require(0 < self.cache_gb < math.inf, "cache_gb", "a finite number > 0")
+        require(bool(self.cache), "cache", "a folder, auto or none")
+        require(self.lr > 0, "lr", "a number > 0")
+        require(0 < self.layer_decay <= 1, "layer_decay", "a number in (0, 1]")
+        require(0 <= self.label_smoothing < 1, "label_smoothing", "a number in [0, 1)")
+        require(self.clip_grad is None or self.clip_grad > 0, "clip_grad", "a number > 0")
         known = self.labels in LABEL_SETS or self.labels.lower().endswith((".json", ".csv"))
-        want(known, "labels", f"one of {', '.join(LABEL_SETS)}, or a .json or .csv file")
-        want(self.dataset in ("auto", *READERS), "dataset", f"auto or one of {', '.join(READERS)}")
+        require(known, "labels", f"one of {', '.join(LABEL_SETS)}, or a .json or .csv file")
+        require(self.dataset in ("auto", *READERS), "dataset", f"auto or one of {', '.join(READERS)}")
         plain = self.name.isprintable() and 0 < len(self.name) <= 100
         plain = plain and Path(self.name).name == self.name and self.name not in (".", "..")
-        want(plain, "name", "one folder name of at most 100 characters")
+        require(plain, "name", "one folder name of at most 100 characters")
         for name, kind in (("protocol", Protocol), ("select", Select), ("dtype", Dtype)):
             choices = get_args(kind)
-            want(getattr(self, name) in choices, name, f"one of {', '.join(choices)}")
-        want(self.inner_folds >= 2, "inner_folds", "a whole number >= 2")
-        crosses, by_clip = self.protocol == "cross-dataset", self.protocol == "published-folds"
-        want(crosses or not self.train_on, "train_on", "--protocol cross-dataset")
-        want(crosses or not self.test_on, "test_on", "--protocol cross-dataset")
-        want(by_clip or self.fold_files is None, "fold_files", "--protocol published-folds")
-        self.architecture(2)  # its own checks
+            require(getattr(self, name) in choices, name, f"one of {', '.join(choices)}")
+        require(self.inner_folds >= 2, "inner_folds", "a whole number >= 2")
+        needs = {"train_on": "cross-dataset", "test_on": "cross-dataset", "fold_files": "published-folds"}
+        for name, protocol in needs.items():
+            if getattr(self, name) and self.protocol != protocol:
+                flag = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{flag} expected --protocol {protocol}, got --protocol {self.protocol}")
+        self.architecture(2)  # checks the model's settings
 
     def cache_folder(self) -> Path | None:
-        """Where decoded frames are kept; None: nowhere."""
+        """The folder for decoded frames; None: they stay in memory."""
         if self.cache == "none":
             return None
         return self.runs / ".cache" if self.cache == "auto" else Path(self.cache)
 
-    def part(self, name: str, **changes: Any) -> "TrainConfig":
-        """A run in the folder of this one, which keeps its frames where this one does."""
+    def child_run(self, name: str, **changes: Any) -> "TrainConfig":
+        """A run inside the folder of this one, with the same cache of decoded frames."""
         folder = self.cache_folder()
         cache = "none" if folder is None else str(folder)
         return replace(self, runs=self.runs / self.name, name=name, cache=cache, **changes)
 
     def leaks(self) -> list[str]:
-        """Why scores of this configuration are leaky, one sentence each; empty where they are not."""
+        """Why scores of this configuration are leaky, one sentence each; empty if they are not."""
         reasons = []
         if self.protocol == "published-folds":
             reasons.append("--protocol published-folds: folds by clip, the same people in training and test.")
@@ -196,8 +200,12 @@ class TrainConfig:
         return reasons
 
     def architecture(self, num_classes: int) -> HSTAConfig:
-        """The model's configuration for so many classes."""
-        given = {"num_layers": self.num_layers, "n_special": self.n_special, "n_video": self.n_video}
+        """The model's configuration for `num_classes` classes.
+
+        Raises:
+            ValueError: the model, its depths or the size of the frames are invalid.
+        """
+        depths = {"num_layers": self.num_layers, "n_special": self.n_special, "n_video": self.n_video}
         config = model_config(
             self.model,
             num_classes=num_classes,
@@ -206,17 +214,17 @@ class TrainConfig:
             head=self.head,
             dropout=self.dropout,
             drop_path=self.drop_path,
-            **{name: value for name, value in given.items() if value is not None},
+            **{name: value for name, value in depths.items() if value is not None},
         )
         if self.num_frames % config.tubelet_depth:
             depth = config.tubelet_depth
             raise ValueError(
-                f"--num-frames wants a multiple of the tubelet depth {depth}, got {self.num_frames}"
+                f"--num-frames expected a multiple of the tubelet depth {depth}, got {self.num_frames}"
             )
         patches = [p for p, b in zip(config.patch_sizes, BRANCHES, strict=True) if b in config.branches]
         if self.image_size < max(patches):
             raise ValueError(
-                f"--image-size wants at least one patch of {max(patches)}, got {self.image_size}"
+                f"--image-size expected at least one patch of {max(patches)}, got {self.image_size}"
             )
         return config
 
@@ -238,38 +246,38 @@ RECIPES: dict[str, dict[str, Any]] = {"paper": {}, "published": _PUBLISHED}
 
 
 def recipe_config(recipe: str, **settings: Any) -> TrainConfig:
-    """The configuration of a recipe, "paper" or "published", with further settings on top.
+    """The configuration of a recipe, "paper" or "published", with `settings` changed.
 
     Raises:
-        ValueError: an unknown recipe or setting, or a value that does not fit.
+        ValueError: an unknown recipe or setting, or an invalid value.
     """
     if recipe not in RECIPES:
-        raise ValueError(f"--recipe wants one of {tuple(RECIPES)}, got {recipe!r}")
+        raise ValueError(f"--recipe expected one of {', '.join(RECIPES)}, got {recipe!r}")
     unknown = sorted(set(settings) - {field.name for field in fields(TrainConfig)})
     if unknown:
-        raise ValueError(f"a training configuration has no {unknown}")
+        raise ValueError(f"settings expected fields of TrainConfig, got {', '.join(unknown)}")
     config = TrainConfig(**{**RECIPES[recipe], **settings})
     config.check()
     return config
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:
-    """The configuration as plain values; what only says how to run it (`resume`) is left out."""
+    """The configuration as JSON values, without `resume`, which only says how to start."""
     values = {field.name: getattr(config, field.name) for field in fields(config) if field.name != "resume"}
     values["more_data"] = tuple(str(path) for path in config.more_data)
     return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
 def from_json(values: dict[str, Any]) -> TrainConfig:
-    """The inverse of `to_json`; names that are no setting are left aside.
+    """The inverse of `to_json`; names that are no setting are ignored.
 
     Raises:
-        ValueError: a setting is missing or of the wrong kind.
+        ValueError: a setting is missing or has the wrong type.
     """
-    kinds = {field.name: field.type for field in fields(TrainConfig)}
+    known = {field.name for field in fields(TrainConfig)}
     settings: dict[str, Any] = {}
     for name, value in values.items():
-        if name in kinds:
+        if name in known:
             settings[name] = tuple(value) if isinstance(value, list) else value
     for name in ("data", "runs", "annotation", "fold_files"):
         if settings.get(name) is not None:
@@ -283,6 +291,6 @@ def from_json(values: dict[str, Any]) -> TrainConfig:
     return config
 
 
-def stamp(cfg: TrainConfig) -> dict[str, str]:
-    """The column that scores which must not be believed carry with them, or none."""
+def leak_columns(cfg: TrainConfig) -> dict[str, str]:
+    """The column `leaky` that marks every output of a leaky run; empty for any other run."""
     return {"leaky": " ".join(cfg.leaks())} if cfg.leaks() else {}

@@ -1,36 +1,65 @@
-"""Scores a run again from its saved models."""
+"""Predictions of a trained model as a table, and the scores of a run computed again from its saved models."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from ..checkpoint import load_model
 from ..clips import KEY
-from ..protocol import read_predictions, score, table
+from ..protocol import Fold, read_predictions, score, table
 from .config import from_json
-from .loop import predict, predictions_table
+from .loop import predict
 from .run_folder import check_clips, fold_folder, read_config
-from .setup import moved, prepare
+from .setup import Experiment, set_up, with_data_roots
+
+
+def predictions_table(exp: Experiment, fold: Fold, logits: Tensor) -> pd.DataFrame:
+    """One row per test clip: its key, fold, label, predicted class, and the probability of each class.
+
+    logits: (test clips, classes), float32.
+    """
+    probabilities = logits.double().softmax(1).cpu().numpy()
+    rows = exp.data.table.clips.iloc[fold.test][list(KEY)]
+    predicted = {"fold": fold.name, "label": exp.data.labels[fold.test], "predicted": probabilities.argmax(1)}
+    of_class = {f"p_{name}": probabilities[:, i] for i, name in enumerate(exp.labels.classes)}
+    return rows.reset_index(drop=True).assign(**predicted, **of_class)
 
 
 def evaluate(path: Path, data: Sequence[Path] = ()) -> str:
-    """Predict the test clips of a run's finished folds anew, from its saved models, and score that.
+    """Predict the test clips of a run's finished folds again with its saved models, and score the result.
 
     Args:
         path: the run's folder.
-        data: where the data sets are now, if they have moved: one folder for each of --data and --more-data.
+        data: where the datasets are now, if they have moved: one folder for each of --data and --more-data.
 
     Returns:
-        The run's table of scores on record, then the new scores and how the predictions differ.
+        The run's table of scores as saved, then the new scores and how the predictions differ.
 
     Raises:
-        ValueError: `path` is no run, has no finished fold, or its data are not what they were.
+        ValueError: `path` is not a run, has no finished fold, or its data have changed.
     """
     cfg = from_json(read_config(path))
-    exp = prepare(moved(cfg, data) if data else cfg)
+    exp = set_up(with_data_roots(cfg, data) if data else cfg)
     check_clips(path / "clips.csv", exp.data.table.clips)
+    now = _predict_again(exp, path)
+    both = _match_saved(now, path / "predictions.csv")
+    of_classes = [column for column in now.columns if column.startswith("p_")]
+    changed = int((both["predicted"] != both["predicted_before"]).sum())
+    before = both[[f"{column}_before" for column in of_classes]].to_numpy()
+    largest = np.abs(both[of_classes].to_numpy() - before).max()
+    new = score(now["label"], now["predicted"], len(of_classes), absent="zero")
+    return (
+        f"{table(path)}\n\npredicted again with the saved models: UF1 {new.uf1:.3f}, UAR {new.uar:.3f}, "
+        f"ACC {new.acc:.3f} on {len(now)} clips; {changed} predictions differ from predictions.csv, "
+        f"probabilities by at most {largest:.1e}"
+    )
+
+
+def _predict_again(exp: Experiment, path: Path) -> pd.DataFrame:
+    """The predictions table of a run's finished folds, from their saved models."""
     parts = []
     for number, fold in enumerate(exp.folds):
         folder = fold_folder(path, number)
@@ -39,26 +68,23 @@ def evaluate(path: Path, data: Sequence[Path] = ()) -> str:
             parts.append(predictions_table(exp, fold, predict(exp, model, fold.test)))
     if not parts:
         raise ValueError(f"{path} has no finished fold yet")
-    now = pd.concat(parts, ignore_index=True)
-    key = list(KEY)
-    before = read_predictions(path / "predictions.csv")
-    both = now.merge(before, on=key, suffixes=("", "_before"))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _match_saved(now: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The rows of `now`, each with the columns of the same clip in the csv `path`, named *_before.
+
+    Raises:
+        ValueError: the csv has other clips, labels or folds.
+    """
+    before = read_predictions(path)
+    both = now.merge(before, on=list(KEY), suffixes=("", "_before"))
     if not len(both) == len(now) == len(before):
         raise ValueError(
-            f"{path / 'predictions.csv'} wants the {len(now)} clips of the finished folds, got {len(before)} "
-            f"clips, {len(both)} of them among those"
+            f"{path} expected the {len(now)} clips of the finished folds, got {len(before)} clips, "
+            f"{len(both)} of them among those"
         )
-    other = int((both["label"] != both["label_before"]).sum() + (both["fold"] != both["fold_before"]).sum())
-    if other:
-        raise ValueError(
-            f"{path / 'predictions.csv'} has other labels or folds than the run, in {other} places"
-        )
-    shares = [column for column in now.columns if column.startswith("p_")]
-    changed = int((both["predicted"] != both["predicted_before"]).sum())
-    largest = np.abs(both[shares].to_numpy() - both[[f"{s}_before" for s in shares]].to_numpy()).max()
-    new = score(now["label"], now["predicted"], len(shares), absent="zero")
-    return (
-        f"{table(path)}\n\npredicted anew from the saved models: UF1 {new.uf1:.3f}, UAR {new.uar:.3f}, "
-        f"ACC {new.acc:.3f} on {len(now)} clips; {changed} answers differ from predictions.csv, "
-        f"probabilities by at most {largest:.1e}"
-    )
+    changed = int((both["label"] != both["label_before"]).sum() + (both["fold"] != both["fold_before"]).sum())
+    if changed:
+        raise ValueError(f"{path} expected the labels and folds of the run, got {changed} others")
+    return both

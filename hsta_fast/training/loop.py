@@ -1,153 +1,198 @@
-"""The training script: build the model and the optimiser, train, predict."""
+"""The training script: build the model and the optimiser, train a fold epoch by epoch, predict.
 
-import math
+Every random draw is seeded from (seed, fold, epoch), so no fold depends on another, and a training that was
+killed and is resumed from its last checkpoint gives the same numbers as an uninterrupted one.
+"""
+
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from tqdm import tqdm
 
-from ..clips import KEY
 from ..data import Augment, Batch, steps
 from ..model import HSTA
 from ..protocol import Fold, best_epoch
-from .config import stamp
-from .optim import Loss, learning_rate, parameter_groups
+from .config import leak_columns
+from .optim import Loss, check_finite, learning_rate, parameter_groups
 from .run_folder import FoldFolder
 from .setup import Experiment
 
 
-class NonFiniteLossError(ArithmeticError):
-    """The loss is no number any more; training stopped before the last good checkpoint was overwritten."""
+@dataclass
+class FoldTraining:
+    """The training of one fold: what it works on, what it learns, and how far it is."""
+
+    exp: Experiment
+    folder: FoldFolder
+    fold: Fold
+    stream: tuple[int, ...]  # seeds this training, together with the run's seed and the epoch
+    model: HSTA
+    loss: Loss
+    optimizer: torch.optim.Optimizer
+    scaler: GradScaler
+    predictions: Tensor  # the class predicted for each test clip after each epoch, int64 (epochs, test clips)
+    epochs_done: int = 0
+    best: dict[str, Tensor] | None = None  # weights of the epoch that is best on the test clips, if asked for
 
 
 def fit(
-    exp: Experiment, folder: FoldFolder, fold: Fold, numbers: tuple[int, ...], epochs: int, title: str
+    exp: Experiment, folder: FoldFolder, fold: Fold, stream: tuple[int, ...], epochs: int, title: str
 ) -> tuple[HSTA, np.ndarray]:
-    """Train on a fold for `epochs` of the schedule's `cfg.epochs`, keeping states on the way.
-
-    numbers: what seeds this training, besides the run's seed and the epoch.
+    """Train on a fold for `epochs` of the schedule's `cfg.epochs`; checkpoints and metrics go to `folder`.
 
     Returns:
-        The model after the last epoch (or where `cfg.select` says so the one that is best on the test clips),
-        and the class answered for each test clip after each epoch, int64 (epochs, test clips).
-    """
-    cfg, data, device = exp.cfg, exp.data, exp.device
-    seed_torch(cfg.seed, *numbers, 0)
-    model = HSTA(cfg.architecture(len(exp.labels.classes))).to(device)
-    optimizer = torch.optim.AdamW(parameter_groups(model, cfg), lr=cfg.lr, betas=(0.9, 0.999), fused=True)
-    counts = exp.class_counts(fold.train) if cfg.class_weights else None
-    # Gradients too small for float16 would vanish; in other dtypes it hands everything on as it is.
-    scaler = GradScaler(device.type, enabled=exp.dtype == torch.float16)
-    loss_of = Loss(cfg.loss, smoothing=cfg.label_smoothing, counts=counts).to(device)
-    truth = torch.from_numpy(data.labels[fold.test]).to(device)
-    done, answers, best = 0, torch.empty(0, len(truth), dtype=torch.int64), None
-    if (state := folder.load_state()) is not None:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        done, answers, best = state["epoch"], state["answers"], state["best"]
-        if state.get("scaler"):
-            scaler.load_state_dict(state["scaler"])
-    folder.keep_metrics(done)
-    per_epoch = steps(len(fold.train), cfg.batch_size)
-    augment = Augment(flip=cfg.flip, crop=cfg.crop) if cfg.flip or cfg.crop else None
+        The model after the last epoch (with --select best-test-epoch: after the best one), and the class
+        predicted for each test clip after each epoch, int64 (epochs, test clips).
 
+    Raises:
+        NonFiniteLossError: the loss became NaN or infinite.
+    """
+    training = build(exp, folder, fold, stream)
+    load_checkpoint(training)
+    done = training.epochs_done
     progress = tqdm(range(done, epochs), title, initial=done, total=epochs, unit="epoch", mininterval=5)
     for epoch in progress:
-        seed_torch(cfg.seed, *numbers, epoch + 1)
         start = time.perf_counter()
-        model.train()
-        total = torch.zeros(2, device=device)  # summed loss, right answers
-        batches = data.batches(
-            fold.train,
-            batch_size=cfg.batch_size,
-            seed=(cfg.seed, *numbers, epoch + 1),
-            train=True,
-            augment=augment,
-            balance=cfg.balance,
-            device=device,
-        )
-        bar = tqdm(batches, f"epoch {epoch + 1}", total=per_epoch, leave=False, disable=None, unit="batch")
-        for step, batch in enumerate(bar):
-            lr = learning_rate(cfg, epoch + step / per_epoch)
-            for group in optimizer.param_groups:
-                group["lr"] = lr * group["lr_scale"]
-            label = batch.label.to(device, non_blocking=True)
-            with exp.autocast():
-                logits = model(**frames(model, batch, device))
-            loss = loss_of(logits.float(), label)
-            # Looking at a number makes a GPU wait: there only now and then, and at the end of the epoch.
-            if device.type == "cpu" or step % 50 == 0:
-                want_finite(loss.item(), f"fold {fold.name}, epoch {epoch + 1}, step {step + 1}", folder)
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
-            if cfg.clip_grad is not None:
-                scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(model.parameters(), cfg.clip_grad)
-            scaler.step(optimizer)  # leaves out a step whose gradients overflowed, and halves the scale
-            scaler.update()
-            total += torch.stack([loss.detach() * len(label), (logits.argmax(1) == label).sum()])
-        train_loss, train_acc = (total / len(fold.train)).tolist()
+        trained = train_epoch(training, epoch)
         seconds = time.perf_counter() - start
-        logits = predict(exp, model, fold.test)
-        test_loss, test_acc = loss_of(logits, truth).item(), (logits.argmax(1) == truth).float().mean().item()
-        for value in (train_loss, test_loss):
-            want_finite(value, f"fold {fold.name}, epoch {epoch + 1}", folder)
-        answers = torch.cat([answers, logits.argmax(1, keepdim=True).T.cpu()])
-        if cfg.select == "best-test-epoch" and best_epoch(truth.cpu(), answers, logits.shape[1]) == epoch:
-            best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-        entry = {"fold": fold.name, "epoch": epoch + 1, "lr": lr, "train_loss": train_loss}
-        entry |= {"train_acc": train_acc, "test_loss": test_loss, "test_acc": test_acc}
-        entry |= stamp(cfg)
-        folder.add_metrics(entry | {"seconds": seconds, "clips_per_second": len(fold.train) / seconds})
-        progress.set_postfix(loss=f"{train_loss:.3f}", train=f"{train_acc:.2f}", test=f"{test_acc:.2f}")
-        if (epoch + 1) % cfg.save_every == 0 or epoch + 1 == epochs:
-            state = {"epoch": epoch + 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            folder.save_state(state | {"scaler": scaler.state_dict(), "answers": answers, "best": best})
-    if best is not None:
-        model.load_state_dict(best)
-    return model, answers.numpy()
+        tested = score_test_clips(training, epoch)
+        speed = {"seconds": seconds, "clips_per_second": len(fold.train) / seconds}
+        metrics = {"fold": fold.name, "epoch": epoch + 1, **trained, **tested}
+        folder.append_metrics(metrics | leak_columns(exp.cfg) | speed)
+        progress.set_postfix({key: f"{metrics[key]:.3f}" for key in ("train_loss", "train_acc", "test_acc")})
+        if (epoch + 1) % exp.cfg.save_every == 0 or epoch + 1 == epochs:
+            save_checkpoint(training)
+    if training.best is not None:
+        training.model.load_state_dict(training.best)
+    return training.model, training.predictions.numpy()
 
 
-def want_finite(loss: float, where: str, folder: FoldFolder) -> None:
-    """Raise NonFiniteLossError for a loss that is nan or infinite, saying what is kept."""
-    if not math.isfinite(loss):
-        state = folder.path / "state.pt"
-        kept = f"the last good checkpoint is {state}" if state.exists() else "there is no checkpoint yet"
-        raise NonFiniteLossError(f"{where}: wanted a finite loss, got {loss}; {kept}")
+def build(exp: Experiment, folder: FoldFolder, fold: Fold, stream: tuple[int, ...]) -> FoldTraining:
+    """The model, freshly initialised, and what trains it."""
+    cfg, device = exp.cfg, exp.device
+    seed_torch(cfg.seed, *stream, 0)
+    model = HSTA(cfg.architecture(len(exp.labels.classes))).to(device)
+    optimizer = torch.optim.AdamW(parameter_groups(model, cfg), lr=cfg.lr, betas=(0.9, 0.999), fused=True)
+    # Gradients too small for float16 would become zero. In other dtypes the scaler does nothing.
+    scaler = GradScaler(device.type, enabled=exp.dtype == torch.float16)
+    counts = exp.class_counts(fold.train) if cfg.class_weights else None
+    loss = Loss(cfg.loss, smoothing=cfg.label_smoothing, counts=counts).to(device)
+    predictions = torch.empty(0, len(fold.test), dtype=torch.int64)
+    return FoldTraining(exp, folder, fold, stream, model, loss, optimizer, scaler, predictions)
 
 
-def frames(model: HSTA, batch: Batch, device: torch.device) -> dict[str, Tensor]:
-    """The pictures that the model's branches take, on the device; the model normalises bytes, not flow."""
-    given = {"video": batch.video, "special": batch.special}
-    return {name: given[name].to(device, non_blocking=True) for name in model.config.branches}
+def train_epoch(training: FoldTraining, epoch: int) -> dict[str, float]:
+    """One pass over the training clips; `epoch` counts from 0."""
+    exp, cfg, device = training.exp, training.exp.cfg, training.exp.device
+    seed_torch(cfg.seed, *training.stream, epoch + 1)
+    training.model.train()
+    num_steps = steps(len(training.fold.train), cfg.batch_size)
+    where = f"fold {training.fold.name}, epoch {epoch + 1}"
+    totals = torch.zeros(2, device=device)  # summed loss, correct predictions
+    batches = training_batches(training, epoch)
+    bar = tqdm(batches, f"epoch {epoch + 1}", num_steps, leave=False, disable=None, unit="batch")
+    for step, batch in enumerate(bar):
+        lr = learning_rate(cfg, epoch + step / num_steps)
+        label = batch.label.to(device, non_blocking=True)
+        with exp.autocast():
+            logits = training.model(**model_inputs(training.model, batch, device))
+        loss = training.loss(logits.float(), label)
+        # Reading a number makes the CPU wait for the GPU, so there the loss is checked only now and then.
+        if device.type == "cpu" or step % 50 == 0:
+            check_finite(loss.item(), f"{where}, step {step + 1}", training.folder.state_file)
+        update_weights(training, loss, lr)
+        totals += torch.stack([loss.detach() * len(label), (logits.argmax(1) == label).sum()])
+    train_loss, train_acc = (totals / len(training.fold.train)).tolist()
+    check_finite(train_loss, where, training.folder.state_file)
+    return {"lr": lr, "train_loss": train_loss, "train_acc": train_acc}
+
+
+def training_batches(training: FoldTraining, epoch: int) -> Iterator[Batch]:
+    """The shuffled, balanced and augmented batches of an epoch."""
+    cfg = training.exp.cfg
+    return training.exp.data.batches(
+        training.fold.train,
+        batch_size=cfg.batch_size,
+        seed=(cfg.seed, *training.stream, epoch + 1),
+        train=True,
+        augment=Augment(flip=cfg.flip, crop=cfg.crop) if cfg.flip or cfg.crop else None,
+        balance=cfg.balance,
+        device=training.exp.device,
+    )
+
+
+def update_weights(training: FoldTraining, loss: Tensor, lr: float) -> None:
+    """One step of the optimiser."""
+    optimizer, scaler, clip_grad = training.optimizer, training.scaler, training.exp.cfg.clip_grad
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+    optimizer.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()
+    if clip_grad is not None:
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(training.model.parameters(), clip_grad)
+    scaler.step(optimizer)  # skips a step whose gradients overflowed
+    scaler.update()  # and then halves the scale
+
+
+def score_test_clips(training: FoldTraining, epoch: int) -> dict[str, float]:
+    """Loss and accuracy on the test clips; keeps the predictions, and the weights if they are the best."""
+    exp, test = training.exp, training.fold.test
+    logits, truth = predict(exp, training.model, test), torch.from_numpy(exp.data.labels[test]).to(exp.device)
+    predicted = logits.argmax(1)
+    test_loss = training.loss(logits, truth).item()
+    check_finite(test_loss, f"fold {training.fold.name}, epoch {epoch + 1}", training.folder.state_file)
+    training.predictions = torch.cat([training.predictions, predicted[None].cpu()])
+    by_test_score = exp.cfg.select == "best-test-epoch"
+    if by_test_score and best_epoch(truth.cpu(), training.predictions, logits.shape[1]) == epoch:
+        weights = training.model.state_dict()
+        training.best = {name: value.detach().cpu().clone() for name, value in weights.items()}
+    training.epochs_done = epoch + 1
+    return {"test_loss": test_loss, "test_acc": (predicted == truth).float().mean().item()}
 
 
 @torch.inference_mode()
 def predict(exp: Experiment, model: HSTA, indices: np.ndarray) -> Tensor:
     """Logits (n, classes) in float32 of the clips at `indices`, on the model's device."""
     model.eval()
-    cfg = exp.cfg
-    logits = []
+    cfg, logits = exp.cfg, []
     batches = exp.data.batches(
         indices, batch_size=cfg.batch_size, seed=(cfg.seed,), train=False, device=exp.device
     )
     for batch in batches:
         with exp.autocast():
-            logits.append(model(**frames(model, batch, exp.device)).float())
+            logits.append(model(**model_inputs(model, batch, exp.device)).float())
     return torch.cat(logits)
 
 
-def predictions_table(exp: Experiment, fold: Fold, logits: Tensor) -> pd.DataFrame:
-    """One row per test clip: who it is, its fold, label, answer, and the probability of each class."""
-    probabilities = logits.double().softmax(1).cpu().numpy()
-    rows = exp.data.table.clips.iloc[fold.test][list(KEY)]
-    answers = {"fold": fold.name, "label": exp.data.labels[fold.test], "predicted": probabilities.argmax(1)}
-    shares = {f"p_{name}": probabilities[:, i] for i, name in enumerate(exp.labels.classes)}
-    return rows.reset_index(drop=True).assign(**answers, **shares)
+def model_inputs(model: HSTA, batch: Batch, device: torch.device) -> dict[str, Tensor]:
+    """The inputs of the model's branches, on the device."""
+    inputs = {"video": batch.video, "special": batch.special}
+    return {name: inputs[name].to(device, non_blocking=True) for name in model.config.branches}
+
+
+def save_checkpoint(training: FoldTraining) -> None:
+    """Save all that `load_checkpoint` needs to continue after this epoch."""
+    parts = {name: getattr(training, name).state_dict() for name in ("model", "optimizer", "scaler")}
+    progress = {"epoch": training.epochs_done, "predictions": training.predictions, "best": training.best}
+    training.folder.save_state(parts | progress)
+
+
+def load_checkpoint(training: FoldTraining) -> None:
+    """Continue from the fold's last checkpoint, if there is one; drop metrics of later epochs."""
+    if (state := training.folder.load_state()) is not None:
+        training.model.load_state_dict(state["model"])
+        training.optimizer.load_state_dict(state["optimizer"])
+        if state.get("scaler"):  # empty if saved on a device that needs no loss scale
+            training.scaler.load_state_dict(state["scaler"])
+        training.predictions = state["predictions" if "predictions" in state else "answers"]  # older states
+        training.epochs_done, training.best = state["epoch"], state["best"]
+    training.folder.truncate_metrics(training.epochs_done)
 
 
 def seed_torch(*numbers: int) -> None:

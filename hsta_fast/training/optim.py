@@ -1,6 +1,7 @@
 """Loss, learning rate and parameter groups of the two recipes."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,18 @@ from ..model import HSTA
 from .config import TrainConfig
 
 
+class NonFiniteLossError(ArithmeticError):
+    """The loss became NaN or infinite; training stopped before the last good checkpoint was overwritten."""
+
+
 class Loss(nn.Module):
     """Cross entropy, or squared error of the raw outputs against the one-hot label (Eq. 16).
 
     Args:
         kind: "ce" or "mse".
         smoothing: label smoothing, in [0, 1).
-        counts: training clips of each class, by whose inverse a clip's loss is weighted; None: no weights.
+        counts: the number of training clips of each class; a clip's loss is weighted by the inverse of its
+            class's count. None: no weights.
     """
 
     weight: Tensor | None
@@ -44,33 +50,42 @@ class Loss(nn.Module):
         return (errors * weight).sum() / weight.sum()
 
 
-def parameter_groups(model: HSTA, cfg: TrainConfig) -> list[dict[str, Any]]:
-    """Groups of one weight decay and one learning-rate scale each, for an optimiser.
+def check_finite(loss: float, where: str, checkpoint: Path) -> None:
+    """Raise NonFiniteLossError if the loss is NaN or infinite, and say which checkpoint is left."""
+    if not math.isfinite(loss):
+        exists = checkpoint.exists()
+        kept = f"the last good checkpoint is {checkpoint}" if exists else "there is no checkpoint yet"
+        raise NonFiniteLossError(f"{where}: loss expected a finite number, got {loss}; {kept}")
 
-    The scale is layer_decay to the number of steps down from the head: head and last norms 0, HSTA layers
-    1 to K from the top, embedding and CLS K + 1. Weight decay spares biases, norms, CLS unless `decay_all`.
+
+def parameter_groups(model: HSTA, cfg: TrainConfig) -> list[dict[str, Any]]:
+    """The model's parameters in groups with the same weight decay and learning-rate scale.
+
+    The scale is layer_decay to the power of the depth below the head: head and last norms 0, HSTA layers 1 to
+    K from the top, embedding and CLS K + 1. Biases, norms and CLS have no weight decay unless `decay_all`.
     """
     groups: dict[tuple[bool, int], list[nn.Parameter]] = {}
-    top = model.config.num_layers + 1
+    deepest = model.config.num_layers + 1
     for name, parameter in model.named_parameters():
         part, number = name.split(".")[:2]
-        steps = (
-            top if part in ("patch_embed", "cls_token") else top - 1 - int(number) if part == "blocks" else 0
-        )
+        if part in ("patch_embed", "cls_token"):
+            depth = deepest
+        else:
+            depth = deepest - 1 - int(number) if part == "blocks" else 0
         decays = cfg.decay_all or (parameter.dim() > 1 and part != "cls_token")
-        groups.setdefault((decays, steps), []).append(parameter)
+        groups.setdefault((decays, depth), []).append(parameter)
     return [
         {
             "params": parameters,
             "weight_decay": cfg.weight_decay if decays else 0.0,
-            "lr_scale": cfg.layer_decay**steps,
+            "lr_scale": cfg.layer_decay**depth,
         }
-        for (decays, steps), parameters in groups.items()
+        for (decays, depth), parameters in groups.items()
     ]
 
 
 def learning_rate(cfg: TrainConfig, epoch: float) -> float:
-    """Linear warm-up, then a cosine down to min_lr at the end; `epoch` counts from 0, with its fraction."""
+    """Linear warm-up, then a cosine down to min_lr; `epoch` is fractional and counts from 0."""
     if epoch < cfg.warmup_epochs:
         return cfg.warmup_lr + (cfg.lr - cfg.warmup_lr) * epoch / cfg.warmup_epochs
     share = (epoch - cfg.warmup_epochs) / max(1, cfg.epochs - cfg.warmup_epochs)

@@ -1,8 +1,8 @@
-"""The rows of the paper's tables, and the figures that it prints for them.
+"""The rows of the paper's tables, and the scores printed for them.
 
-`TABLES` holds the ablations of the model, as overrides for `create_model`; `EXPERIMENTS` all tables, as
-settings of a run (`config.TrainConfig`). The paper's formulas for the table headings are lost in its text
-version. Assumed: video before special, the order in which the text names them (Tables 1 and 2), and
+`TABLES` holds the ablations of the model, as overrides for `create_model`; `EXPERIMENTS` holds all tables, as
+settings of a run (`config.TrainConfig`). The formulas in the table headings are missing from the text version
+of the paper. Assumed: video before special, the order in which the text names them (Tables 1 and 2), and
 (K; n_s; n_v) in Table 3, which two cells shared with Table 4 confirm.
 """
 
@@ -17,13 +17,13 @@ def _row(num_layers: int, n_special: int, n_video: int, csta: bool = True) -> Ro
 
 _DEPTHS = (0, 1, 2, 4, 6, 8, 10, 12)
 
-# USTA layers in one branch, none in the other, without CSTA; the first group of columns is taken to be video.
+# USTA layers in one branch, none in the other, without CSTA; assumed: the first group of columns is video.
 TABLE_1: dict[str, Row] = {
     **{f"video {n}": _row(1, 0, n, csta=False) for n in _DEPTHS},
     **{f"special {n}": _row(1, n, 0, csta=False) for n in _DEPTHS},
 }
 
-# Each part alone and together; a3 is taken to be video, a4 special.
+# Each part alone, and together; assumed: a3 is video, a4 special.
 TABLE_2: dict[str, Row] = {
     "a1": _row(1, 0, 0, csta=False),
     "a2": _row(1, 0, 0),
@@ -58,7 +58,7 @@ TABLE_4: dict[str, Row] = {
 
 TABLES: dict[int, dict[str, Row]] = {1: TABLE_1, 2: TABLE_2, 3: TABLE_3, 4: TABLE_4}
 
-# Settings of whole runs. Depths that a row does not name are the model's own, by default the paper's pick.
+# Settings of complete runs. A depth that a row does not set is the model's default, the paper's choice.
 _LOSO: Row = {"protocol": "loso"}
 TABLE_5: dict[str, Row] = {
     name: {**_LOSO, "datasets": (name,), "labels": "emotion3"} for name in ("smic", "samm", "casme2")

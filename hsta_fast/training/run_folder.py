@@ -1,9 +1,9 @@
-"""A run on disk: what it was asked to do, how far it is, what it found.
+"""A run on disk: its settings, its progress, its results.
 
-Every file is whole at any moment but a fold's metrics.jsonl, to which lines are appended.
+Every file is complete at any moment, except a fold's metrics.jsonl, to which lines are appended.
 
 runs/<name>/config.json        the resolved configuration, classes, folds and notes
-            clips.csv          the clips used; faults.csv: what was wrong with the data set
+            clips.csv          the clips used; faults.csv: what was wrong with the dataset
             folds.csv          the clips that each fold tests or leaves out; it trains on the others
             folds/<n>/         metrics.jsonl, a line per epoch; state.pt while training, then
                                model.safetensors and predictions.csv; inner/<k>/ of its inner folds
@@ -11,7 +11,6 @@ runs/<name>/config.json        the resolved configuration, classes, folds and no
                                report.html
 """
 
-import fcntl
 import json
 import weakref
 from collections.abc import Collection, Iterator
@@ -24,10 +23,10 @@ import torch
 
 from ..checkpoint import read_weights
 from ..clips import KEY
-from ..files import write_atomically, write_text
+from ..files import lock_file, write_atomically, write_text
 from ..protocol import FOLD_COLUMNS, read_predictions
 
-# Where things are and how the run is cut up. Whether the data are the same, their clips tell (`same_clips`).
+# Fields that may change on --resume; `check_clips` verifies the data.
 MAY_CHANGE = (
     *("data", "more_data", "annotation", "runs", "name", "only", "save_every", "strict", "device"),
     *("cache", "cache_gb"),
@@ -36,63 +35,63 @@ _IDENTITY = [*KEY, "apex", "offset", "label"]
 
 
 class RunFolder:
-    """The folder of one run, held by one process or one team of processes at a time.
+    """The folder of one run, locked for one process, or for one group of workers, until it ends.
 
     Args:
         path: the folder.
-        config: what config.json is to hold.
-        resume: continue a run that is there; otherwise the folder must be new.
-        team: let others of the same team in.
-        leads: false for those others, who come in after the one who leads.
+        config: what config.json will hold.
+        resume: continue an existing run; otherwise the folder must be new.
+        shared: the main process lets other workers in.
+        is_main: False in those other workers, which open the folder after the main process.
 
     Raises:
         ValueError: the run exists and `resume` is false, was made with other settings, or is in use.
     """
 
     def __init__(
-        self, path: Path, config: dict[str, Any], *, resume: bool, team: bool = False, leads: bool = True
+        self, path: Path, config: dict[str, Any], *, resume: bool, shared: bool = False, is_main: bool = True
     ) -> None:
         self.path = path
         config_file = path / "config.json"
-        if not leads:
-            self._lock = _lock(path / ".lock", fcntl.LOCK_SH)
+        if not is_main:
+            self._lock = _lock_run(path, shared=True)
             weakref.finalize(self, self._lock.close)
-            _same_settings(config_file, config)
+            _check_settings(config_file, config)
             return
         if config_file.exists() and not resume:
             raise ValueError(f"{path} exists: give --resume to continue it, or another --name")
         path.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(path / ".lock", fcntl.LOCK_EX)
+        self._lock = _lock_run(path, shared=False)
         weakref.finalize(self, self._lock.close)
-        _clear_litter(path)
+        _delete_temporary_files(path)
         if config_file.exists():
-            _same_settings(config_file, config)
+            _check_settings(config_file, config)
         else:
             write_text(config_file, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-        if team:
-            fcntl.flock(self._lock, fcntl.LOCK_SH)
+        if shared:
+            lock_file(self._lock, shared=True)
 
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         """Write a csv, whole or not at all."""
         write_text(self.path / name, table.to_csv(index=False))
 
-    def same_clips(self, clips: pd.DataFrame) -> None:
-        """Keep the clips of a new run in clips.csv; a run that has them already must be given the same ones.
+    def write_or_check_clips(self, clips: pd.DataFrame) -> None:
+        """Write clips.csv in a new run; in one that has it, check that the clips are the same.
 
         Raises:
-            ValueError: clips, their order, apexes or labels differ from those that the run was started on.
+            ValueError: clips, their order, apexes or labels differ from those in clips.csv.
         """
         path = self.path / "clips.csv"
         if path.exists():
             check_clips(path, clips)
         else:
-            write_text(path, clips.drop(columns="frames").to_csv(index=False))
+            self.write_table("clips.csv", clips.drop(columns="frames"))
 
-    def same_folds(self, folds: pd.DataFrame) -> None:
-        """Keep the folds of a new run in folds.csv; a run that has them already must be given the same ones.
+    def write_or_check_folds(self, folds: pd.DataFrame) -> None:
+        """Write folds.csv in a new run; in one that has it, check that the folds are the same.
 
         Raises:
-            ValueError: they differ.
+            ValueError: the folds differ from those in folds.csv.
         """
         path, columns = self.path / "folds.csv", list(FOLD_COLUMNS)
         if not path.exists():
@@ -103,20 +102,20 @@ class RunFolder:
             raise ValueError(f"{self.path} was started on other folds than those made now")
 
     def fold(self, number: int) -> "FoldFolder":
-        """What fold `number` (0, 1, ...) leaves; fold names may hold a slash, so they name no folder."""
+        """The folder of fold `number` (0, 1, ...)."""
         return FoldFolder(fold_folder(self.path, number))
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """While inside, this process alone writes what is pooled over folds."""
+    def exclusive_writer(self) -> Iterator[None]:
+        """Inside, only this process writes the files that pool all folds."""
         with (self.path / ".writing.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock_file(file)
             yield
 
-    def collect(self, num_folds: int) -> int:
+    def pool_predictions(self, num_folds: int) -> int:
         """Write predictions.csv of all finished folds, in their order, and metrics.jsonl of all folds.
 
-        Returns how many folds are finished; nothing is written where there is none.
+        Returns the number of finished folds; writes nothing if there is none.
         """
         folds = [self.fold(n) for n in range(num_folds)]
         finished = [fold for fold in folds if fold.finished]
@@ -127,53 +126,53 @@ class RunFolder:
             )
             self.write_table("predictions.csv", pd.concat(parts, ignore_index=True))
         for fold in finished:  # their models are saved
-            (fold.path / "state.pt").unlink(missing_ok=True)
+            fold.state_file.unlink(missing_ok=True)
         return len(finished)
 
 
 class FoldFolder:
-    """What one training leaves, in a folder of its own that one process at a time may take."""
+    """The files of one training, in a folder of its own that one process at a time can lock."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.state_file = path / "state.pt"
 
     @property
     def finished(self) -> bool:
-        """Whether the fold is trained and tested. Its predictions are written last."""
+        """Whether the fold is trained and tested: its predictions are written last."""
         return (self.path / "predictions.csv").exists()
 
     @contextmanager
-    def take(self) -> Iterator[bool]:
-        """Whether the fold is this process's while inside; false: another has it.
+    def try_acquire(self) -> Iterator[bool]:
+        """Lock the fold inside; False: another process has it.
 
-        The system gives it back however the process ends, kill -9 included.
+        The operating system releases the lock however the process ends, kill -9 included.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("w") as file:
-            taken = _try_lock(file, fcntl.LOCK_EX)
-            if taken:
-                _clear_litter(self.path)  # of the worker that had it before and was killed
-            yield taken
+            acquired = lock_file(file, wait=False)
+            if acquired:
+                _delete_temporary_files(self.path)
+            yield acquired
 
     def inner(self, number: int) -> "FoldFolder":
         """The folder of inner fold `number` (0, 1, ...)."""
         return FoldFolder(self.path / "inner" / f"{number + 1:02d}")
 
     def save_state(self, state: dict[str, Any]) -> None:
-        """Keep what training needs to go on from here: {"epoch": int, "model": ..., "optimizer": ...}."""
-        write_atomically(self.path / "state.pt", lambda file: torch.save(state, file))
+        """Save what training needs to continue from here: {"epoch": int, "model": ..., "optimizer": ...}."""
+        write_atomically(self.state_file, lambda file: torch.save(state, file))
 
     def load_state(self) -> dict[str, Any] | None:
-        """The last state that was saved, or None."""
-        path = self.path / "state.pt"
-        return read_weights(path) if path.exists() else None
+        """The last saved state, or None."""
+        return read_weights(self.state_file) if self.state_file.exists() else None
 
     def finish(self, predictions: pd.DataFrame) -> None:
         """Write the fold's predictions, which marks it finished."""
         write_text(self.path / "predictions.csv", predictions.to_csv(index=False))
 
     def metrics(self) -> list[str]:
-        """The lines of metrics.jsonl; one cut short by a kill is left out."""
+        """The lines of metrics.jsonl, without one that a kill has cut short."""
         path, lines = self.path / "metrics.jsonl", []
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
             try:
@@ -183,12 +182,12 @@ class FoldFolder:
             lines.append(line + "\n")
         return lines
 
-    def keep_metrics(self, epoch: int) -> None:
-        """Drop the lines beyond `epoch`, to be trained again."""
+    def truncate_metrics(self, epoch: int) -> None:
+        """Drop the lines after `epoch`: those epochs are trained again."""
         kept = [line for line in self.metrics() if json.loads(line)["epoch"] <= epoch]
         write_text(self.path / "metrics.jsonl", "".join(kept))
 
-    def add_metrics(self, entry: dict[str, Any]) -> None:
+    def append_metrics(self, entry: dict[str, Any]) -> None:
         """Append one line."""
         path = self.path / "metrics.jsonl"
         try:
@@ -199,33 +198,23 @@ class FoldFolder:
 
 
 def fold_folder(run: Path, number: int) -> Path:
-    """The folder of fold `number` (0, 1, ...) of a run."""
+    """The folder of fold `number` (0, 1, ...). Not named after the fold: its name may contain a slash."""
     return run / "folds" / f"{number + 1:02d}"
 
 
-def _lock(path: Path, kind: int) -> IO[str]:
-    """Take the run for this process (LOCK_EX) or its team (LOCK_SH), until the process ends."""
-    file = path.open("w")
-    if not _try_lock(file, kind):
+def _lock_run(path: Path, *, shared: bool) -> IO[str]:
+    """Lock a run for this process, or (shared) for all its workers, until the process ends."""
+    file = (path / ".lock").open("w")
+    if not lock_file(file, shared=shared, wait=False):
         file.close()
-        raise ValueError(f"{path.parent} is in use: another process is training this run")
+        raise ValueError(f"{path} is in use: another process is training this run")
     return file
 
 
-def _clear_litter(path: Path) -> None:
-    """Remove what a process that was killed while writing has left below a folder that is this process's."""
-    for litter in path.rglob(".*.tmp"):
-        litter.unlink(missing_ok=True)
-
-
-def _try_lock(file: IO[str], kind: int) -> bool:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        raise OSError(f"{file.name} cannot be locked on this file system: {error.strerror}") from error
-    return True
+def _delete_temporary_files(path: Path) -> None:
+    """Delete temporary files left by a killed writer; `path` must be locked by this process."""
+    for temporary in path.rglob(".*.tmp"):
+        temporary.unlink(missing_ok=True)
 
 
 def check_clips(path: Path, clips: pd.DataFrame) -> None:
@@ -238,7 +227,9 @@ def check_clips(path: Path, clips: pd.DataFrame) -> None:
         return
     shared = len(set(before) & set(now))
     if shared == len(before) == len(now):
-        raise ValueError(f"{path.parent} was started on these clips in another order: give the data as then")
+        raise ValueError(
+            f"{path.parent} was started on these clips in another order: give the datasets in that order"
+        )
     raise ValueError(
         f"{path.parent} was started on other clips, apexes or labels: of its {len(before)} clips {shared} "
         f"are among the {len(now)} clips found now"
@@ -249,36 +240,38 @@ def read_config(path: Path) -> dict[str, Any]:
     """The config.json of a run.
 
     Raises:
-        ValueError: there is none, or it is damaged.
+        ValueError: it does not exist or is damaged.
     """
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"{path} is no run: it has no config.json") from error
+        raise ValueError(f"{path} is not a run: it has no config.json") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path / 'config.json'} is damaged: {error}") from error
     if not isinstance(config, dict):
-        raise ValueError(f"{path / 'config.json'} wants an object, got {type(config).__name__}")
+        raise ValueError(f"{path / 'config.json'} expected a JSON object, got {type(config).__name__}")
     return config
 
 
 def as_read(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration as it comes back from config.json: tuples as lists."""
+    """A configuration as JSON returns it: tuples become lists."""
     return json.loads(json.dumps(config))
 
 
-def differing(before: dict[str, Any], now: dict[str, Any], free: Collection[str] = MAY_CHANGE) -> list[str]:
-    """The settings of `now` that differ from those on record, but for `free`, which may."""
-    return [name for name, value in now.items() if name not in free and before.get(name) != value]
+def differing(before: dict[str, Any], now: dict[str, Any], ignore: Collection[str] = MAY_CHANGE) -> list[str]:
+    """The names of the settings in `now` that differ from those in `before`, except `ignore`."""
+    return [name for name, value in now.items() if name not in ignore and before.get(name) != value]
 
 
-def _same_settings(config_file: Path, config: dict[str, Any]) -> None:
-    """Raise ValueError naming each setting that differs from the run's own."""
+def _check_settings(config_file: Path, config: dict[str, Any]) -> None:
+    """Raise ValueError naming each setting that differs from those in config.json."""
     before, now = read_config(config_file.parent), as_read(config)
     differ = differing(before, now)
     if differ:
         changes = "; ".join(f"{key} was {_short(before.get(key))}, is {_short(now[key])}" for key in differ)
-        raise ValueError(f"{config_file.parent} was started otherwise, so it cannot be continued: {changes}")
+        raise ValueError(
+            f"{config_file.parent} was started with other settings, so it cannot be continued: {changes}"
+        )
 
 
 def _short(value: object) -> str:

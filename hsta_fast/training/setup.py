@@ -1,4 +1,4 @@
-"""What a run works on: the clips, their labels, the folds, the device."""
+"""Sets up what a run works on: the clips, their labels, the folds, the device."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,9 +23,7 @@ from ..data import (
     read_datasets,
 )
 from ..environment import cuda_dtype
-from ..protocol import (
-    Fold,
-)
+from ..protocol import Fold
 from .config import TrainConfig, to_json
 from .splits import make_folds
 
@@ -34,10 +32,10 @@ RENDERED = "Rendered faces: these scores prove the machinery and say nothing abo
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A configuration, and what it became on its data and this machine.
+    """A configuration with its data, folds and device on this machine.
 
-    `dropped`: clips outside the label set, by emotion; `remarks`: what a reader of the scores must know about
-    the folds; `why`: the reason for device and dtype.
+    `dropped`: the number of clips outside the label set, by emotion; `remarks`: what a reader of the scores
+    must know about the folds; `why`: the reason for the dtype.
     """
 
     cfg: TrainConfig
@@ -51,20 +49,20 @@ class Experiment:
     why: str
 
     def autocast(self) -> torch.autocast:
-        """The context in which the model runs."""
+        """The context in which the model runs: products in `dtype`."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def class_counts(self, indices: np.ndarray) -> np.ndarray:
-        """Clips of each class among `indices`; int64 (classes,)."""
+        """The number of clips of each class at `indices`; int64 (classes,)."""
         return np.bincount(self.data.labels[indices], minlength=len(self.labels.classes))
 
 
-def prepare(cfg: TrainConfig, *, device: str | None = None) -> Experiment:
-    """Pick the device (`device`, or else that of `cfg`), read annotation and frames, make the folds.
+def set_up(cfg: TrainConfig, *, device: str | None = None) -> Experiment:
+    """Pick the device (`device`, by default that of `cfg`), read annotation and frames, make the folds.
 
     Raises:
-        ValueError: a setting that does not fit, a device that is not there, data that cannot be used, a fold
-            that does not exist.
+        ValueError: an invalid setting, a device that does not exist, unusable data, or an unknown fold in
+            `cfg.only`.
     """
     cfg.check()
     picked, dtype, why = pick_device(device or cfg.device, cfg.dtype)
@@ -92,7 +90,7 @@ def prepare(cfg: TrainConfig, *, device: str | None = None) -> Experiment:
     names = [fold.name for fold in folds]
     unknown = sorted(set(cfg.only) - set(names))
     if unknown:
-        raise ValueError(f"--only wants folds among {names}, got {unknown}")
+        raise ValueError(f"--only expected folds of {', '.join(names)}, got {', '.join(unknown)}")
     return Experiment(
         cfg=cfg,
         data=data,
@@ -107,55 +105,55 @@ def prepare(cfg: TrainConfig, *, device: str | None = None) -> Experiment:
 
 
 def cache_of(cfg: TrainConfig) -> Cache | None:
-    """The cache that `cfg` names; None for "none"."""
+    """The cache of decoded frames; None with --cache none."""
     folder = cfg.cache_folder()
     return None if folder is None else Cache(folder=folder, limit=int(cfg.cache_gb * 1e9))
 
 
 def fill_cache(cfg: TrainConfig) -> str:
-    """Put all that the run `cfg` would show into the cache; returns what is there, and what was left out.
+    """Write all model inputs of the run `cfg` to the cache; returns a summary, with the dataset's faults.
 
     Raises:
-        ValueError: as `prepare`; no cache is asked for; or something could not be written to it.
+        ValueError: as `set_up`; --cache is none; or something could not be written to the cache.
     """
     cache = cache_of(cfg)
     if cache is None:
-        raise ValueError("--cache wants the folder to fill, got 'none'")
-    data = prepare(cfg, device="cpu").data  # the run's own device may be on another machine
-    parts = {"frames": data.store.pixels, "flows": data.flow}
-    kept = {name: items for name, items in parts.items() if isinstance(items, Items)}
-    lost = sum(items.in_memory for items in kept.values())
-    if lost:
-        raise ValueError(f"{cache.folder}: {lost} pictures could not be kept, see above")
-    counts = ", ".join(f"{len(set(items.places))} {name}" for name, items in kept.items())
-    size = sum(sum(part.nbytes for part in items.parts) for items in kept.values())
-    said = f"{cache.folder}: {len(data)} clips, {counts}, {size / 1e6:.0f} MB, checked"
-    return "\n".join([said, *first_faults(data.table)])
+        raise ValueError("--cache expected the folder to fill, got 'none'")
+    data = set_up(cfg, device="cpu").data  # the run's own device may be on another machine
+    arrays = {"frames": data.store.pixels, "flows": data.flow}
+    cached = {name: items for name, items in arrays.items() if isinstance(items, Items)}
+    not_written = sum(items.in_memory for items in cached.values())
+    if not_written:
+        raise ValueError(f"{cache.folder}: {not_written} frames or flows could not be written, see above")
+    counts = ", ".join(f"{len(set(items.places))} {name}" for name, items in cached.items())
+    size = sum(sum(part.nbytes for part in items.parts) for items in cached.values())
+    summary = f"{cache.folder}: {len(data)} clips, {counts}, {size / 1e6:.0f} MB, checked"
+    return "\n".join([summary, *first_faults(data.table)])
 
 
 def first_faults(clips: ClipTable, where: str = "") -> list[str]:
-    """Lines that say how many faults there are and show the first ones; where: in which file they all are."""
+    """Lines with the number of faults and the first ones; where: a phrase that says where all of them are."""
     if not clips.faults:
         return []
-    head = f"{len(clips.faults)} faults of the data set{where}; the first ones:"
+    head = f"{len(clips.faults)} faults of the dataset{where}; the first ones:"
     return [head, *(f"  {fault}" for fault in clips.faults[:5])]
 
 
 def roots_of(cfg: TrainConfig) -> tuple[Path, ...]:
-    """All folders of data."""
+    """The folders of all datasets."""
     return (cfg.data, *cfg.more_data)
 
 
-def moved(cfg: TrainConfig, data: Sequence[Path]) -> TrainConfig:
-    """`cfg` with its folders of data at `data`, in the same order; an annotation in the first goes with it.
+def with_data_roots(cfg: TrainConfig, data: Sequence[Path]) -> TrainConfig:
+    """`cfg` with its datasets in the folders `data`, in the same order; an annotation in the first moves too.
 
     Raises:
-        ValueError: there are more or fewer folders than before.
+        ValueError: the number of folders differs.
     """
     before = roots_of(cfg)
     if len(data) != len(before):
         names = ", ".join(map(str, before))
-        raise ValueError(f"--data wants a folder for each of {names}, got {len(data)} for {len(before)}")
+        raise ValueError(f"--data expected a folder for each of {names}, got {len(data)} for {len(before)}")
     annotation = cfg.annotation
     if annotation is not None and annotation.is_relative_to(cfg.data):
         annotation = data[0] / annotation.relative_to(cfg.data)
@@ -163,7 +161,7 @@ def moved(cfg: TrainConfig, data: Sequence[Path]) -> TrainConfig:
 
 
 def read_clips(cfg: TrainConfig) -> ClipTable:
-    """The clips that `cfg` asks for, macro-expressions among them where they are to train."""
+    """The clips of all datasets of `cfg`; with `cfg.macro`, macro-expressions too."""
     kinds: tuple[Expression, ...] = ("micro", "macro") if cfg.macro else ("micro",)
     return read_datasets(
         roots_of(cfg), cfg.dataset, annotation=cfg.annotation, expressions=kinds, strict=cfg.strict
@@ -171,34 +169,35 @@ def read_clips(cfg: TrainConfig) -> ClipTable:
 
 
 def only_datasets(clips: ClipTable, names: Sequence[str]) -> ClipTable:
-    """The clips of the data sets `names`; all where none is named.
+    """The clips of the datasets `names`; all if `names` is empty.
 
     Raises:
-        ValueError: there is no clip of one of them.
+        ValueError: one of the datasets has no clip.
     """
     if not names:
         return clips
     known = sorted(set(clips.clips["dataset"]))
     if set(names) - set(known):
-        raise ValueError(f"--datasets wants some of {', '.join(known)}, got {list(names)}")
+        raise ValueError(f"--datasets expected some of {', '.join(known)}, got {', '.join(names)}")
     kept = clips.clips[clips.clips["dataset"].isin(list(names))].reset_index(drop=True)
     return replace(clips, clips=kept, faults=tuple(f for f in clips.faults if f.dataset in names))
 
 
 def pick_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype, str]:
-    """The device and the dtype of the matrix products for "auto" or an explicit wish, and the reason.
+    """The device and the dtype of the matrix products, each "auto" or as requested, and why this dtype.
 
     Raises:
-        ValueError: there is no such device.
+        ValueError: the device does not exist.
     """
     cuda = torch.cuda.is_available()
     try:
         picked = torch.device(("cuda" if cuda else "cpu") if device == "auto" else device)
     except RuntimeError as error:
-        raise ValueError(f"--device wants auto, cpu, cuda or cuda:0, got {device!r}") from error
-    known = 1 if picked.type == "cpu" else torch.cuda.device_count() if picked.type == "cuda" else 0
-    if (picked.index or 0) >= known:
-        raise ValueError(f"--device {device} cannot be used: torch {torch.__version__} finds no such device")
+        raise ValueError(f"--device expected auto, cpu, cuda or cuda:0, got {device!r}") from error
+    available = 1 if picked.type == "cpu" else torch.cuda.device_count() if picked.type == "cuda" else 0
+    if (picked.index or 0) >= available:
+        found = f"torch {torch.__version__} finds no such device"
+        raise ValueError(f"--device expected a device of this machine, got {device}: {found}")
     if dtype != "auto":
         return picked, getattr(torch, dtype), "as asked for"
     if picked.type == "cuda":
@@ -210,7 +209,10 @@ def pick_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype, str
 
 
 def describe(exp: Experiment) -> dict[str, Any]:
-    """What config.json holds: the settings, and what they became on these data."""
+    """The contents of config.json: the settings, and what follows from them on these data.
+
+    All of it, sentences too, is compared on --resume: with another wording an older run could not continue.
+    """
     cfg, notes = exp.cfg, []
     if any((root / "synthetic.json").exists() for root in roots_of(cfg)):
         notes.append(RENDERED)

@@ -26,13 +26,13 @@ def make_folds(cfg: TrainConfig, clips: ClipTable) -> tuple[list[Fold], list[str
     """The folds of `cfg.protocol` on labelled clips, and what a reader of the scores must know about them.
 
     Raises:
-        ValueError: these clips cannot be cut so.
+        ValueError: the protocol does not work on these clips.
     """
     table = clips.clips
     people = subject_ids(table)
     train_only, labels = is_macro(clips), table["label"].to_numpy()
     if cfg.macro and not train_only.any():
-        raise ValueError("--macro wants macro-expressions in the data set, found none")
+        raise ValueError("--macro expected macro-expressions in the dataset, got none")
     if cfg.protocol == "loso":
         return leave_one_subject_out(people, train_only=train_only), []
     if cfg.protocol == "composite":
@@ -55,13 +55,13 @@ def make_folds(cfg: TrainConfig, clips: ClipTable) -> tuple[list[Fold], list[str
 
 
 def inner_of(cfg: TrainConfig, clips: ClipTable, fold: Fold) -> list[Fold]:
-    """The inner folds, by subject, of the training part of `fold`."""
+    """The inner folds of the training part of `fold`, split by subject."""
     people, labels = subject_ids(clips.clips), clips.clips["label"]
     return inner_folds(fold, people, labels, cfg.inner_folds, cfg.seed, train_only=is_macro(clips))
 
 
 def fold_parts(clips: ClipTable, folds: Sequence[Fold]) -> pd.DataFrame:
-    """One row (FOLD_COLUMNS) for each clip that a fold tests, or leaves out; it trains on all others."""
+    """One row (FOLD_COLUMNS) for each clip that a fold tests or leaves out; it trains on all others."""
     names, parts = clips.clips[list(KEY)], []
     for fold in folds:
         part = np.full(len(names), "out", dtype=object)
@@ -71,5 +71,5 @@ def fold_parts(clips: ClipTable, folds: Sequence[Fold]) -> pd.DataFrame:
 
 
 def is_macro(clips: ClipTable) -> np.ndarray:
-    """(num_clips,) bool: clips that only ever train."""
+    """(num_clips,) bool: macro-expressions, which are never tested."""
     return (clips.clips["expression"] == "macro").to_numpy()

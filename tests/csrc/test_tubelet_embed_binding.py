@@ -103,23 +103,27 @@ VIDEO, WEIGHT, BIAS = (
     torch.zeros(4),
 )
 ERRORS = {
-    "wanted video (B, 3, T, H, W), got [3, 1, 1, 8, 8]": lambda: tokens(
+    "video expected shape (B, 3, T, H, W), got [3, 1, 1, 8, 8]": lambda: tokens(
         VIDEO[0, :, None], WEIGHT, BIAS, None, None
     ),
-    "wanted video of at least a patch [1, 8, 8]": lambda: tokens(VIDEO[..., 1:], WEIGHT, BIAS, None, None),
-    "wanted a contiguous weight": lambda: tokens(VIDEO, WEIGHT.transpose(3, 4), BIAS, None, None),
-    "wanted weight of float16, bfloat16 or float32, got Double": lambda: tokens(
+    "video expected at least one patch [1, 8, 8]": lambda: tokens(VIDEO[..., 1:], WEIGHT, BIAS, None, None),
+    "weight expected shape (C, 3, t, p, p), contiguous": lambda: tokens(
+        VIDEO, WEIGHT.transpose(3, 4), BIAS, None, None
+    ),
+    "weight expected float16, bfloat16 or float32, got Double": lambda: tokens(
         VIDEO, WEIGHT.double(), BIAS, None, None
     ),
-    "wanted bias (C,), got [3]": lambda: tokens(VIDEO, WEIGHT, BIAS[1:], None, None),
-    "wanted cls_token (C,), got [3]": lambda: tokens(VIDEO, WEIGHT, BIAS, BIAS[1:], None),
-    "wanted pos_embed of 2 rows, got [1, 4]": lambda: tokens(VIDEO, WEIGHT, BIAS, BIAS, BIAS[None]),
-    "wanted everything on cpu, got meta": lambda: tokens(VIDEO, WEIGHT, BIAS, BIAS.to("meta"), None),
-    "wanted patches of float16, bfloat16 or float32, got Byte": lambda: (
+    "bias expected shape (C,), got [3]": lambda: tokens(VIDEO, WEIGHT, BIAS[1:], None, None),
+    "cls_token expected C elements, got [3]": lambda: tokens(VIDEO, WEIGHT, BIAS, BIAS[1:], None),
+    "pos_embed expected 2 rows, got [1, 4]": lambda: tokens(VIDEO, WEIGHT, BIAS, BIAS, BIAS[None]),
+    "inputs expected one device, got cpu and meta": lambda: tokens(
+        VIDEO, WEIGHT, BIAS, BIAS.to("meta"), None
+    ),
+    "dtype expected float16, bfloat16 or float32, got Byte": lambda: (
         torch.ops.hsta_fast_emulated.tubelet_patches(VIDEO, [1, 8, 8], torch.uint8, 0.0)
     ),
-    "wanted a patch (t, p, p), got [0, 8, 8]": lambda: torch.ops.hsta_fast_emulated.tubelet_patches(
-        VIDEO, [0, 8, 8], torch.float32, 0.0
+    "patch expected three sizes (t, p, p) > 0, got [0, 8, 8]": lambda: (
+        torch.ops.hsta_fast_emulated.tubelet_patches(VIDEO, [0, 8, 8], torch.float32, 0.0)
     ),
 }
 

@@ -20,7 +20,7 @@ from tests.kernels.pool_checks import kernels as pool_kernels
 from tests.kernels.pool_checks import randn
 from tests.ops.attention_checks import LAYOUTS
 from tests.ops.attention_checks import inputs as attention_inputs
-from tests.yardstick import DEVICE, with_gradients
+from tests.tolerance import DEVICE, with_gradients
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 HALVES = (BF16, FP16)

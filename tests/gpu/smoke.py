@@ -29,7 +29,7 @@ from benchmarks.peer_model import PublishedHSTA
 from hsta_fast import reference
 from hsta_fast.layers import TubeletEmbed
 from tests.gpu.compile_ahead import fix_keys
-from tests.yardstick import DEVICE, with_gradients
+from tests.tolerance import DEVICE, with_gradients
 
 # Rounding of the operands and of the result, with room; tf32 in the place of float32 shows, at 3e-4.
 BOUNDS = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-4}

@@ -1,4 +1,4 @@
-"""cls_cross_attention on a CUDA device, in 16 bits: within the yardstick, and the same bits every time."""
+"""cls_cross_attention on a CUDA device, in 16 bits: within the tolerance, and the same bits every time."""
 
 import pytest
 import torch

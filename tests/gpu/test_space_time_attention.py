@@ -5,7 +5,7 @@ import torch
 
 from hsta_fast import info, space_time_attention
 from tests.ops.attention_checks import check, inputs
-from tests.yardstick import with_gradients
+from tests.tolerance import with_gradients
 
 pytestmark = pytest.mark.gpu
 HALVES = (torch.float16, torch.bfloat16)

@@ -30,4 +30,4 @@ def test_a_training_run_in_bfloat16(faces: Path, tmp_path: Path) -> None:
     )
     run = runner.main(cfg)
     assert len(read_predictions(run / "predictions.csv")) == 24
-    assert "0 answers differ" in evaluate(run)
+    assert "0 predictions differ" in evaluate(run)

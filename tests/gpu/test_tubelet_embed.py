@@ -8,7 +8,7 @@ import torch
 from hsta_fast import tubelet_embed
 from tests.compiler import needs_extension
 from tests.ops.tubelet_checks import CASES, NORM, check, make_video, parameters
-from tests.yardstick import with_gradients
+from tests.tolerance import with_gradients
 
 pytestmark = [pytest.mark.gpu, needs_extension]
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hsta_fast import reference
 from hsta_fast.kernels.attention_pool import attention_pool_bwd, attention_pool_fwd
-from tests.yardstick import DEVICE, assert_close
+from tests.tolerance import DEVICE, assert_close
 
 EPS = 1e-6
 
@@ -74,7 +74,7 @@ def check(
     normalize: bool = True,
     dpooled: Tensor | None = None,
 ) -> None:
-    """Forward and every gradient within the yardstick."""
+    """Forward and every gradient within the tolerance."""
     dpooled = randn(*query.shape, dtype=query.dtype) if dpooled is None else dpooled
     exact = specified(query, tokens, extra, normalize, dpooled, torch.float64)
     plain = specified(query, tokens, extra, normalize, dpooled, query.dtype)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hsta_fast.kernels.attention_pool import attention_pool_fwd
 from tests.kernels.pool_checks import EPS, check, inputs, kernels, randn, specified
-from tests.yardstick import DEVICE, DTYPES, assert_close
+from tests.tolerance import DEVICE, DTYPES, assert_close
 
 LENGTHS = (1, 17, 324, 588, 1568)
 

@@ -23,7 +23,7 @@ from tests.kernels.test_attention_pool import (
     test_what_is_saved,  # noqa: F401
 )
 from tests.memory import peak_bytes
-from tests.yardstick import DEVICE, DTYPES, assert_close, float32_products
+from tests.tolerance import DEVICE, DTYPES, assert_close, float32_products
 
 HOPPER = of_capability(90)
 PROCESSORS = HOPPER.processors

@@ -161,7 +161,7 @@ OLD = (70, 75)
 
 def old_cards() -> None:
     """Runs apart: below 8.0 every op takes torch's path, whatever the extension could do, and says why."""
-    with mock.patch.object(extension, "obstacle", lambda *_: None):
+    with mock.patch.object(extension, "unsupported_reason", lambda *_: None):
         for capability in OLD:
             with fake_driver(capability) as seen:
                 reason = f"compute capability {capability / 10} is below 8.0"

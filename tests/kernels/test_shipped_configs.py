@@ -9,7 +9,7 @@ from hsta_fast.kernels.space_time_attention_configs import WIDTHS
 from tests.kernels.pool_checks import check as check_pool
 from tests.kernels.pool_checks import inputs as pool_inputs
 from tests.ops.attention_checks import check, inputs
-from tests.yardstick import DEVICE, DTYPES
+from tests.tolerance import DEVICE, DTYPES
 
 # One of each table: `wgmma` and 227 KiB; `mma.sync` and 163 KiB; `mma.sync` and 99 KiB.
 CAPABILITIES = (90, 80, 86)

@@ -16,7 +16,7 @@ from hsta_fast.kernels.space_time_attention import (
     space_time_attention_fwd,
 )
 from hsta_fast.kernels.space_time_attention_configs import Config, backward_kernels, config_for
-from tests.yardstick import DEVICE, assert_close, float32_products, with_gradients
+from tests.tolerance import DEVICE, assert_close, float32_products, with_gradients
 
 LN2 = math.log(2.0)  # as the scale it makes q k' the exponent of 2
 TILE = 16

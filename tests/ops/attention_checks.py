@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from hsta_fast import reference, space_time_attention
-from tests.yardstick import DEVICE, assert_close, with_gradients
+from tests.tolerance import DEVICE, assert_close, with_gradients
 
 LAYOUTS = ("packed", "sliced", "transposed", "separate")
 EPS32 = torch.finfo(torch.float32).eps
@@ -26,7 +26,7 @@ def inputs(layout: str, B: int, N: int, M: int, H: int, D: int, dtype: torch.dty
 
 
 def check(given: list[Tensor], *, scale: float | None = None) -> None:
-    """Forward and every gradient within the yardstick."""
+    """Forward and every gradient within the tolerance."""
     q, k = given[0].unbind(2)[:2] if len(given) == 1 else given[:2]
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     dout = torch.randn(q.shape, device=DEVICE).to(q.dtype)

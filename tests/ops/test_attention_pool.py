@@ -16,13 +16,13 @@ from torch.utils.checkpoint import checkpoint
 from hsta_fast import attention_pool, extension, reference
 from hsta_fast.ops.attention_pool import _bwd, _fwd, auto_choice
 from tests.compiler import needs_compiler
-from tests.yardstick import DEVICE, DTYPES, assert_close, with_gradients
+from tests.tolerance import DEVICE, DTYPES, assert_close, with_gradients
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 
 EXTENSION = pytest.param("extension", marks=needs_compiler)
 IMPLS = ("torch", "triton", EXTENSION)
-# With the dtypes that each is held to its yardstick in.
+# Each with the dtypes that it is checked in.
 KINDS = [
     *((impl, dtype) for impl in ("torch", "triton") for dtype in DTYPES),
     pytest.param("extension", torch.float32, marks=needs_compiler),
@@ -46,7 +46,7 @@ def device_of(impl: str) -> str:
 
 
 def dtypes_of(impl: str) -> tuple[torch.dtype, ...]:
-    """What an implementation is held to its yardstick in."""
+    """The dtypes that an implementation is checked in."""
     return (torch.float32,) if impl == "extension" else DTYPES
 
 
@@ -81,7 +81,7 @@ def pool(impl: str, **options: Any) -> Any:
 
 
 def check(impl: str, tensors: list[Tensor], **options: Any) -> None:
-    """Forward and every gradient within the yardstick."""
+    """Forward and every gradient within the tolerance."""
     query, tokens = tensors[:2]
     dout = torch.randn(query.shape, device=query.device).to(query.dtype)
     exact = with_gradients(pool("reference", **options), [x.double() for x in tensors], dout)
@@ -389,10 +389,10 @@ def test_what_cannot_run_is_refused(impl: str, C: int, dtype: torch.dtype, messa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"eps": -1e-6}, "a number >= 0 as eps, got -1e-06"),
-        ({"eps": "small"}, "as eps, got 'small'"),
-        ({"eps": torch.tensor(1e-6)}, "as eps, got tensor"),
-        ({"normalize": 1}, "a bool as normalize, got 1"),
+        ({"eps": -1e-6}, "eps expected a number >= 0, got -1e-06"),
+        ({"eps": "small"}, "eps expected .*, got 'small'"),
+        ({"eps": torch.tensor(1e-6)}, "eps expected .*, got tensor"),
+        ({"normalize": 1}, "normalize expected True or False, got 1"),
     ],
 )
 def test_options_that_are_none_are_named(options: dict[str, Any], message: str) -> None:

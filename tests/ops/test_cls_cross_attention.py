@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hsta_fast import cls_cross_attention, reference
 from tests.compiler import needs_compiler
-from tests.yardstick import DEVICE, DTYPES, assert_close
+from tests.tolerance import DEVICE, DTYPES, assert_close
 
 IMPLS = ("torch", "triton", pytest.param("extension", marks=needs_compiler))
 VECTORS = ("norm_weight", "norm_bias", "q_bias", "k_bias", "v_bias")
@@ -40,7 +40,7 @@ def with_gradients(
 
 
 def check(impl: str, named: dict[str, Tensor], num_heads: int) -> None:
-    """Within the yardstick, each tensor by itself; the k_bias has no gradient but zeros."""
+    """Within the tolerance, each tensor by itself; the k_bias has no gradient but zeros."""
     dout = torch.randn_like(named["cls"])
     double = {name: x.double() for name, x in named.items()}
     exact = with_gradients(reference.cls_cross_attention, double, dout, num_heads=num_heads)
@@ -164,5 +164,5 @@ def test_mixed_dtypes_are_named() -> None:
     named = inputs("auto", 2, 9, 24)
     with pytest.raises(ValueError, match=r"one dtype .* v_bias torch.float64"):
         cls_cross_attention(**named | {"v_bias": named["v_bias"].double()}, num_heads=3)
-    with pytest.raises(ValueError, match="cls_cross_attention wants inputs that impl=.triton. can take"):
+    with pytest.raises(ValueError, match="impl expected one that supports these inputs, got .triton."):
         cls_cross_attention(**{name: x.double() for name, x in named.items()}, num_heads=3, impl="triton")

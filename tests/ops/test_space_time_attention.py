@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from hsta_fast import reference, space_time_attention
 from hsta_fast.ops.space_time_attention import _bwd, _fwd, auto_choice
 from tests.ops.attention_checks import LAYOUTS, check, inputs
-from tests.yardstick import DEVICE, DTYPES, with_gradients
+from tests.tolerance import DEVICE, DTYPES, with_gradients
 
 LENGTHS = (1, 2, 15, 16, 17, 63, 64, 65, 127, 197, 325, 589)
 WIDTHS = (16, 32, 64, 128)
@@ -265,13 +265,13 @@ def test_works_without_triton() -> None:
 def test_what_is_no_tensor_number_or_known_dtype_is_refused_in_one_line() -> None:
     qkv = torch.randn(1, 4, 3, 1, 16)
     calls = {
-        "a tensor .* as qkv, got list": lambda: space_time_attention([1.0]),  # type: ignore[arg-type]
-        "a number as scale .*, got Tensor": lambda: space_time_attention(qkv, scale=torch.ones(())),  # type: ignore[arg-type]
-        "a head width D of at least 1, got 0": lambda: space_time_attention(qkv[..., :0]),
-        "float16, bfloat16, float32 or float64, got torch.int64": lambda: space_time_attention(qkv.long()),
+        "qkv expected a tensor .*, got list": lambda: space_time_attention([1.0]),  # type: ignore[arg-type]
+        "scale expected a number .*, got Tensor": lambda: space_time_attention(qkv, scale=torch.ones(())),  # type: ignore[arg-type]
+        "qkv expected a head width D >= 1, got 0": lambda: space_time_attention(qkv[..., :0]),
+        "qkv expected float16, .* or float64, got torch.int64": lambda: space_time_attention(qkv.long()),
     }
     for message, call in calls.items():
-        with pytest.raises(ValueError, match=f"^space_time_attention wants {message}"):
+        with pytest.raises(ValueError, match=f"^{message}"):
             call()
 
 

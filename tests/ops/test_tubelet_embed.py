@@ -19,7 +19,7 @@ from hsta_fast.model import IMAGENET_MEAN, IMAGENET_STD
 from hsta_fast.ops.tubelet_embed import _dweight, _fwd, auto_choice, fold
 from tests.compiler import needs_extension
 from tests.ops.tubelet_checks import CASES, NORM, check, make_video, parameters
-from tests.yardstick import DEVICE, with_gradients
+from tests.tolerance import DEVICE, with_gradients
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 
@@ -298,9 +298,9 @@ def test_extension_refuses_what_it_cannot_run() -> None:
     with pytest.raises(ValueError, match="meta is neither CPU nor CUDA"):
         tubelet_embed(video, weight, bias, impl="extension")
     assert tubelet_embed(video, weight, bias).shape == (2, 12, 24)
-    with pytest.raises(ValueError, match="one device"):
+    with pytest.raises(ValueError, match="inputs expected one device"):
         tubelet_embed(small()[0], weight, bias)
-    with pytest.raises(ValueError, match="bias of a floating dtype"):
+    with pytest.raises(ValueError, match="bias expected a floating dtype"):
         tubelet_embed(small()[0], small()[1], torch.zeros(24, dtype=torch.int64, device=DEVICE))
 
 
@@ -343,14 +343,14 @@ def test_gradients_of_no_clip_and_of_expanded_ones(impl: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"std": (0.5, 0.0, 0.5)}, "std of three floats that are not zero"),
-        ({"mean": 0.5}, "mean of three floats, got 0.5"),
-        ({"mean": "abc"}, "mean of three floats, got abc"),
+        ({"std": (0.5, 0.0, 0.5)}, "std expected three floats other than 0"),
+        ({"mean": 0.5}, "mean expected three floats, got 0.5"),
+        ({"mean": "abc"}, "mean expected three floats, got abc"),
         (
             {"weight": torch.ones(4, 3, 2, 8, 8).int()},
-            "weight of a floating dtype, got torch.int32",
+            "weight expected a floating dtype, got torch.int32",
         ),
-        ({"weight": torch.zeros(4, 3, 2, 0, 8)}, "a weight of at least one element"),
+        ({"weight": torch.zeros(4, 3, 2, 0, 8)}, "weight expected at least one element"),
     ],
 )
 def test_errors_of_one_line(changes: dict[str, Any], message: str) -> None:

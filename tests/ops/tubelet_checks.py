@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hsta_fast import reference, tubelet_embed
 from hsta_fast.model import IMAGENET_MEAN, IMAGENET_STD
-from tests.yardstick import DEVICE, assert_close, with_gradients
+from tests.tolerance import DEVICE, assert_close, with_gradients
 
 NORM: dict[str, Any] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 CASES = [  # kind, layout, (B, T, H, W), (t, p, p), C, cls, pos
@@ -63,7 +63,7 @@ def check(
     cls: bool = True,
     pos: bool = True,
 ) -> None:
-    """Forward and every gradient within the yardstick."""
+    """Forward and every gradient within the tolerance."""
     video = make_video(kind, layout, *sizes, dtype)
     rows = (sizes[1] // patch[0]) * (sizes[2] // patch[1]) * (sizes[3] // patch[2])
     tensors, named = parameters(C, patch, rows, dtype, cls, pos)

@@ -1,4 +1,4 @@
-"""The paper's tables: their figures agree where the paper prints a row twice, and their rows run."""
+"""The paper's tables: a row that is printed twice has the same scores, and the rows can be run."""
 
 import shutil
 from dataclasses import fields, replace
@@ -62,28 +62,30 @@ def test_rows_are_run_and_the_paper_stands_beside(cfg: TrainConfig, tmp_path: Pa
     assert summary_of(folder / "a1")["folds"] == 2 and "LEAKY" not in text
     with pytest.raises(ValueError, match=r"no row could be run; a1 was not run: .*a1 exists: give --resume"):
         ablate(cfg, "2", ["a1"])
-    # What is there stays, and rows that are run later stand beside it; those on other data do not.
+    # Finished rows stay when others are run later, but not rows with other settings or on other data.
     kept = pd.read_csv(folder / "ablation.csv").set_index("row")
     assert kept.loc["a1", "uf1"] == frame["uf1"][0] and "exists" in str(kept.loc["a1", "remark"])
     ablate(cfg, "2", ["a5"])
     assert pd.read_csv(folder / "ablation.csv")["row"].tolist() == ["a1", "a5", "a6"]
     ablate(replace(cfg, epochs=2, name="table"), "2", ["a2"])
-    assert pd.read_csv(folder / "ablation.csv")["row"].tolist() == ["a2"]  # the others were trained otherwise
+    assert pd.read_csv(folder / "ablation.csv")["row"].tolist() == ["a2"]  # the others had other settings
     moved = shutil.copytree(cfg.data, tmp_path / "elsewhere")
     ablate(replace(cfg, data=moved), "2", ["a3"])
     table = pd.read_csv(folder / "ablation.csv")
     assert table["row"].tolist() == ["a3"]
-    ablate(replace(cfg, data=moved, resume=True), "2", ["a1"])  # the data have moved, the run is the same
+    ablate(replace(cfg, data=moved, resume=True), "2", ["a1"])  # the same run, on moved data
     assert pd.read_csv(folder / "ablation.csv").set_index("row").loc["a1", "uf1"] == frame["uf1"][0]
 
 
 def test_what_the_data_do_not_allow_is_listed_and_the_rest_goes_on(cfg: TrainConfig) -> None:
     rows = ["special frames, macro, objective", "special frames"]
     text = ablate(cfg, "7", rows)
-    assert "not run: --macro wants macro-expressions in the data set, found none" in text
+    assert "not run: --macro expected macro-expressions in the dataset, got none" in text
     frame = pd.read_csv(cfg.runs / "table" / "ablation.csv")
     assert frame["row"].tolist() == rows[::-1] and frame["uf1"].isna().tolist() == [False, True]
-    with pytest.raises(ValueError, match="table 5: no row could be run; smic was not run: --datasets wants"):
+    with pytest.raises(
+        ValueError, match="table 5: no row could be run; smic was not run: --datasets expected"
+    ):
         ablate(cfg, "5")
 
 
@@ -98,7 +100,7 @@ def test_the_papers_own_folds_are_stamped(cfg: TrainConfig) -> None:
 
 
 def test_a_row_that_leaves_one_subject_out_is_not_stamped(cfg: TrainConfig) -> None:
-    """Tables 5 and 6 set the protocol themselves, whatever the flags say."""
+    """Tables 5 and 6 set the protocol themselves and override the flag."""
     leaky = recipe_config("paper", **{**vars(cfg), "protocol": "published-folds"})
     text = ablate(leaky, "6", ["3 classes"])
     frame = pd.read_csv(cfg.runs / "table" / "ablation.csv", keep_default_na=False)

@@ -17,7 +17,8 @@ from hsta_fast.model import HSTA
 from hsta_fast.training import loop, runner
 from hsta_fast.training import setup as experiment
 from hsta_fast.training.config import TrainConfig, recipe_config
-from hsta_fast.training.loop import NonFiniteLossError, fit, seed_torch
+from hsta_fast.training.loop import fit, seed_torch
+from hsta_fast.training.optim import NonFiniteLossError
 from hsta_fast.training.run_folder import FoldFolder
 from hsta_fast.training.setup import pick_device
 
@@ -26,18 +27,18 @@ SETTINGS: dict[str, Any] = {
     **{"labels": "emotion3", "protocol": "kfold", "folds": 2, "only": ("1",), "batch_size": 6, "lr": 2e-4},
     **{"warmup_epochs": 1, "device": "cpu", "dtype": "float16", "save_every": 1, "clip_grad": 1.0},
 }
-TOO_LARGE = 2.0**20  # a loss scale at which gradients overflow float16, until it was halved some times
+TOO_LARGE = 2.0**20  # a loss scale at which gradients overflow float16 until it is halved a few times
 
 
 @pytest.fixture
 def config(faces: Path, tmp_path: Path) -> partial[TrainConfig]:
-    """A quick configuration on the shared rendered faces, to be completed by name and epochs."""
+    """A quick configuration on the shared rendered faces, without name and epochs."""
     return partial(recipe_config, "paper", data=faces, runs=tmp_path / "runs", **SETTINGS)
 
 
 @pytest.fixture
 def large_scale(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training begins with `TOO_LARGE`, so that its first steps really overflow."""
+    """Training starts with `TOO_LARGE`, so that its first steps really overflow."""
     monkeypatch.setattr(loop, "GradScaler", partial(torch.amp.GradScaler, init_scale=TOO_LARGE))
 
 
@@ -76,7 +77,7 @@ def test_the_loss_falls_as_in_float32(config: partial[TrainConfig]) -> None:
 
 
 def test_a_step_that_overflows_is_left_out(config: partial[TrainConfig], large_scale: None) -> None:
-    """Two epochs of overflow, which is no error, leave the model as it was; the state has the scale since."""
+    """Two epochs of overflow, which is no error, do not change the model; the state has the smaller scale."""
     cfg = config(name="skipped", epochs=2)
     fits = fit
 
@@ -98,7 +99,7 @@ def test_a_step_that_overflows_is_left_out(config: partial[TrainConfig], large_s
 
 
 def test_a_run_that_stopped_goes_on_with_its_scale(config: partial[TrainConfig], large_scale: None) -> None:
-    """Begun anew with the first scale, it would leave out steps that were not left out."""
+    """Restarted with the initial scale, it would skip steps that the whole run does not skip."""
     settings = {"epochs": 4}
     whole = runner.main(config(name="whole", **settings))
     with stopping(after=3), pytest.raises(KeyboardInterrupt):
@@ -109,13 +110,13 @@ def test_a_run_that_stopped_goes_on_with_its_scale(config: partial[TrainConfig],
     ours, theirs = weights(again), weights(whole)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     losses = [line["train_loss"] for line in metrics(whole)]
-    assert abs(losses[1] - losses[0]) < 1e-3 < abs(losses[-1] - losses[0])  # left out at first, then taken
+    assert abs(losses[1] - losses[0]) < 1e-3 < abs(losses[-1] - losses[0])  # steps are skipped at first
 
 
 def test_a_run_goes_on_where_only_float16_is_fast(
     config: partial[TrainConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A state from a device without a loss scale has none to go on from."""
+    """A state from a device without a loss scale holds none; training starts with the initial scale."""
     settings = {"name": "moved", "dtype": "auto", "epochs": 2}
     with stopping(after=1), pytest.raises(KeyboardInterrupt):
         runner.main(config(**settings))
@@ -128,9 +129,9 @@ def test_a_run_goes_on_where_only_float16_is_fast(
 def test_a_loss_that_is_no_number_stops_it(
     config: partial[TrainConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is the loss before scaling that is looked at: no scale hides it."""
+    """The loss is checked before scaling: no scale hides it."""
     monkeypatch.setattr(loop, "learning_rate", lambda cfg, epoch: 1e-3 if epoch < 1 else 1e30)
-    with pytest.raises(NonFiniteLossError, match=r"wanted a finite loss, got (nan|inf)"):
+    with pytest.raises(NonFiniteLossError, match=r"loss expected a finite number, got (nan|inf)"):
         runner.main(config(name="diverging", epochs=6))
 
 
@@ -150,17 +151,17 @@ def test_other_dtypes_have_no_scale(config: partial[TrainConfig], monkeypatch: p
 @pytest.mark.parametrize(
     ("capability", "dtype", "reason"),
     [
-        ((9, 0), torch.bfloat16, "its matrix units take bfloat16"),
-        ((8, 6), torch.bfloat16, "its matrix units take bfloat16"),
-        ((7, 5), torch.float16, "its matrix units take float16, not bfloat16"),
-        ((7, 0), torch.float16, "its matrix units take float16, not bfloat16"),
-        ((6, 1), torch.float32, "it has no matrix units"),
+        ((9, 0), torch.bfloat16, "its tensor cores support bfloat16"),
+        ((8, 6), torch.bfloat16, "its tensor cores support bfloat16"),
+        ((7, 5), torch.float16, "its tensor cores support float16, not bfloat16"),
+        ((7, 0), torch.float16, "its tensor cores support float16, not bfloat16"),
+        ((6, 1), torch.float32, "it has no tensor cores"),
     ],
 )
 def test_what_each_card_takes(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], dtype: torch.dtype, reason: str
 ) -> None:
-    """The card that is asked for decides, not the current one."""
+    """The requested card decides, not the current one."""
     capabilities = {"cuda:0": (9, 0), "cuda:1": capability}
 
     def properties(device: object) -> Any:

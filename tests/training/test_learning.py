@@ -1,4 +1,4 @@
-"""One fold, learned from rendered faces; and two controls that must not be learned."""
+"""One fold, learned from rendered faces; and two controls from which nothing can be learned."""
 
 import json
 from pathlib import Path

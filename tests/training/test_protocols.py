@@ -1,4 +1,4 @@
-"""Runs under each protocol: what trains, what is tested, how the epoch is chosen, and what says leaky."""
+"""Runs under each protocol: what is trained and tested, which epoch is chosen, what is marked leaky."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ from hsta_fast.training.evaluate import evaluate
 from hsta_fast.training.loop import fit
 from hsta_fast.training.optim import learning_rate
 from hsta_fast.training.run_folder import FoldFolder
-from hsta_fast.training.setup import prepare
+from hsta_fast.training.setup import set_up
 from hsta_fast.training.splits import inner_of
 
 MakeConfig = Callable[..., TrainConfig]
@@ -45,7 +45,7 @@ def make_config(faces: Path, tmp_path: Path) -> MakeConfig:
 
 @pytest.fixture
 def two_sets(faces: Path, tmp_path: Path) -> dict[str, Any]:
-    """Half of the rendered subjects in a folder of the data set "a", half in one of "b"."""
+    """Half of the rendered subjects as a dataset "a", the other half as "b"."""
     table = pd.read_csv(faces / "annotation.csv")
     subjects = table["Subject"].unique()
     for name, half in (("a", subjects[:2]), ("b", subjects[2:])):
@@ -67,16 +67,16 @@ def test_the_composite(make_config: MakeConfig, two_sets: dict[str, Any], tmp_pa
     summary = json.loads((run / "summary.json").read_text())
     assert [row["dataset"] for row in summary["per_dataset"]] == ["a", "b"]
     assert not audit(run / "predictions.csv", run / "clips.csv", run / "folds.csv")[1]
-    assert "0 answers differ" in evaluate(run)
+    assert "0 predictions differ" in evaluate(run)
     both = [two_sets["data"].rename(tmp_path / "a2"), two_sets["more_data"][0].rename(tmp_path / "b2")]
-    assert "0 answers differ" in evaluate(run, both)
-    with pytest.raises(ValueError, match="--data wants a folder for each of .*a, .*b, got 1 for 2"):
+    assert "0 predictions differ" in evaluate(run, both)
+    with pytest.raises(ValueError, match="--data expected a folder for each of .*a, .*b, got 1 for 2"):
         evaluate(run, both[:1])
     two_sets |= {"data": both[0], "more_data": tuple(both[1:])}
     with pytest.raises(ValueError, match="at least 2 data sets, got b"):
-        prepare(make_config(**two_sets, protocol="composite", datasets=("b",)))
-    with pytest.raises(ValueError, match=r"--datasets wants some of a, b, got \['c'\]"):
-        prepare(make_config(**two_sets, datasets=("c",)))
+        set_up(make_config(**two_sets, protocol="composite", datasets=("b",)))
+    with pytest.raises(ValueError, match=r"--datasets expected some of a, b, got c"):
+        set_up(make_config(**two_sets, datasets=("c",)))
 
 
 def test_from_one_data_set_to_another(make_config: MakeConfig, two_sets: dict[str, Any]) -> None:
@@ -86,12 +86,12 @@ def test_from_one_data_set_to_another(make_config: MakeConfig, two_sets: dict[st
     assert set(predictions["dataset"]) == {"a"} and len(predictions) == 12
     assert set(predictions["fold"]) == {"b to a"}
     assert sum(json.loads((run / "config.json").read_text())["train_counts"]["b to a"]) == 12
-    with pytest.raises(ValueError, match="--train-on wants --protocol cross-dataset"):
+    with pytest.raises(ValueError, match="--train-on expected --protocol cross-dataset"):
         make_config(train_on=("a",))
 
 
 def test_several_seeds_decode_once(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The runs of all seeds, and of an ablation's rows, take their frames out of one cache."""
+    """The runs of all seeds, and of an ablation's rows, read their frames from one cache."""
     runner.main(make_config(epochs=1))
     monkeypatch.setattr(cv2, "imdecode", None)
     cfg = make_config(epochs=1, seeds=2, name="seeds")
@@ -99,8 +99,8 @@ def test_several_seeds_decode_once(make_config: MakeConfig, monkeypatch: pytest.
     assert ablate(make_config(epochs=1, seeds=2, name="table"), "2", ["a1"])
     assert (run / "seed1" / "predictions.csv").exists()
     assert [path.parent for path in cfg.runs.rglob("recipe.json")] == list((cfg.runs / ".cache").iterdir())
-    # Where no cache is wanted none is made, in a seed's run neither.
-    assert make_config(cache="none").part("seed0").cache_folder() is None
+    # With --cache none, the run of a seed has no cache either.
+    assert make_config(cache="none").child_run("seed0").cache_folder() is None
 
 
 def some_macro(faces: Path, folder: Path) -> Path:
@@ -116,7 +116,7 @@ def test_macro_expressions_train_and_are_never_tested(
     make_config: MakeConfig, faces: Path, tmp_path: Path
 ) -> None:
     data = some_macro(faces, tmp_path / "macro")
-    exp = prepare(make_config(data=data, macro=True, protocol="loso"))
+    exp = set_up(make_config(data=data, macro=True, protocol="loso"))
     people = np.array(subject_ids(exp.data.table.clips))
     macro = (exp.data.table.clips["expression"] == "macro").to_numpy()
     assert macro.sum() == 8
@@ -127,8 +127,8 @@ def test_macro_expressions_train_and_are_never_tested(
     assert len(read_predictions(run / "predictions.csv")) == 16
     text, leaks = audit(run / "predictions.csv", run / "clips.csv", run / "folds.csv")
     assert not leaks and "by folds.csv" in text
-    with pytest.raises(ValueError, match="--macro wants macro-expressions in the data set, found none"):
-        prepare(make_config(macro=True))
+    with pytest.raises(ValueError, match="--macro expected macro-expressions in the dataset, got none"):
+        set_up(make_config(macro=True))
 
 
 def test_published_folds_stamp_every_output(
@@ -197,11 +197,11 @@ def test_a_prediction_that_was_changed_is_no_prediction_of_the_run(make_config: 
     path = run / "predictions.csv"
     whole = pd.read_csv(path)
     whole.assign(label=whole["predicted"]).to_csv(path, index=False)
-    with pytest.raises(ValueError, match="other labels or folds than the run, in [0-9]+ places"):
+    with pytest.raises(ValueError, match="expected the labels and folds of the run, got [0-9]+ others"):
         evaluate(run)
     pd.concat([whole, whole.iloc[:2].assign(subject="spNO.9")]).to_csv(path, index=False)
     with pytest.raises(
-        ValueError, match="wants the 24 clips of the finished folds, got 26 clips, 24 of them"
+        ValueError, match="expected the 24 clips of the finished folds, got 26 clips, 24 of them"
     ):
         evaluate(run)
 
@@ -209,9 +209,9 @@ def test_a_prediction_that_was_changed_is_no_prediction_of_the_run(make_config: 
 def test_the_same_frames_under_two_names_are_one_person(
     make_config: MakeConfig, two_sets: dict[str, Any], faces: Path
 ) -> None:
-    """With and without a cache; who is told apart by the name alone would be in training and test at once."""
+    """With and without a cache; by name alone, this person would be in training and test at once."""
     for cache in ("auto", "none"):
-        exp = prepare(make_config(data=faces, more_data=(two_sets["data"],), cache=cache))
+        exp = set_up(make_config(data=faces, more_data=(two_sets["data"],), cache=cache))
         assert set(exp.data.table.clips["dataset"]) == {"casme3"} and len(exp.data) == 24
         assert len(exp.data.table.faults) == 12
         assert "one person under two names: the frames of a " in exp.data.table.faults[0].what
@@ -233,42 +233,42 @@ def test_folds_from_the_file_of_another_run(make_config: MakeConfig) -> None:
     ours, theirs = (read_predictions(r / "predictions.csv") for r in (run, first))
     pd.testing.assert_frame_equal(ours[key], theirs[key])
     assert json.loads((run / "config.json").read_text())["leaky"]
-    with pytest.raises(ValueError, match="--fold-files wants --protocol published-folds"):
+    with pytest.raises(ValueError, match="--fold-files expected --protocol published-folds"):
         make_config(fold_files=first / "folds.csv")
 
 
 def test_the_best_test_epoch_is_that_of_the_curve(make_config: MakeConfig) -> None:
-    """The kept model answers as it did after the epoch with the best score on the test clips."""
+    """The saved model predicts what it did after the epoch with the best score on the test clips."""
     run = runner.main(make_config(select="best-test-epoch", epochs=5, only=("1",)))
     predictions = read_predictions(run / "predictions.csv")
     [epoch] = set(predictions["epoch"].astype(int))
-    exp = prepare(make_config(select="best-test-epoch", epochs=5))
+    exp = set_up(make_config(select="best-test-epoch", epochs=5))
     folder = experiment_folder(run)
-    _, answers = fit(exp, folder, exp.folds[0], (0,), 5, "again")
-    assert best_epoch(exp.data.labels[exp.folds[0].test], answers, 3) + 1 == epoch
-    assert answers[epoch - 1].tolist() == predictions["predicted"].tolist()
+    _, predicted = fit(exp, folder, exp.folds[0], (0,), 5, "again")
+    assert best_epoch(exp.data.labels[exp.folds[0].test], predicted, 3) + 1 == epoch
+    assert predicted[epoch - 1].tolist() == predictions["predicted"].tolist()
     line = json.loads((run / "metrics.jsonl").read_text().splitlines()[epoch - 1])
     assert line["test_acc"] == pytest.approx((predictions["label"] == predictions["predicted"]).mean())
 
 
 def experiment_folder(run: Path) -> FoldFolder:
-    """A fold's folder beside those of a run."""
+    """A fold folder next to those of a run."""
     folder = FoldFolder(run / "beside")
     folder.path.mkdir()
     return folder
 
 
 def test_inner_folds_choose_the_epoch_without_the_test_clips(make_config: MakeConfig) -> None:
-    """Every label of the test clips may change, and the chosen epoch and the model stay the same."""
+    """With every label of the test clips changed, the chosen epoch and the model are the same."""
     cfg = make_config(select="inner", inner_folds=2, epochs=4, only=("1",))
     run = runner.main(cfg)
     [epoch] = set(read_predictions(run / "predictions.csv")["epoch"].astype(int))
-    exp = prepare(cfg)
+    exp = set_up(cfg)
     parts = inner_of(exp.cfg, exp.data.table, exp.folds[0])
-    answers = [np.load(run / "folds" / "01" / "inner" / f"{i + 1:02d}" / "answers.npy") for i in range(2)]
-    assert [a.shape for a in answers] == [(4, len(part.test)) for part in parts]
+    predicted = [np.load(run / "folds" / "01" / "inner" / f"{i + 1:02d}" / "answers.npy") for i in range(2)]
+    assert [array.shape for array in predicted] == [(4, len(part.test)) for part in parts]
     truth = np.concatenate([exp.data.labels[part.test] for part in parts])
-    assert epoch == best_epoch(truth, np.concatenate(answers, axis=1), 3) + 1
+    assert epoch == best_epoch(truth, np.concatenate(predicted, axis=1), 3) + 1
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(1, epoch + 1))
     changed = exp.data.labels.copy()
@@ -281,25 +281,28 @@ def test_inner_folds_choose_the_epoch_without_the_test_clips(make_config: MakeCo
         assert torch.equal(ours, theirs)
 
 
-def test_the_answers_of_all_inner_folds_choose_together(make_config: MakeConfig, tmp_path: Path) -> None:
-    """Planted answers: the first inner fold alone would choose epoch 1, the second 3, both together 2."""
-    exp = prepare(make_config(select="inner", inner_folds=2))
+def test_the_predictions_of_all_inner_folds_choose_together(make_config: MakeConfig, tmp_path: Path) -> None:
+    """Planted predictions: the first inner fold alone would choose epoch 1, the second 3, both together 2."""
+    exp = set_up(make_config(select="inner", inner_folds=2))
     folder = FoldFolder(tmp_path / "planted")
     for i, (inner, right) in enumerate(
         zip(inner_of(exp.cfg, exp.data.table, exp.folds[0]), ([6, 5, 0], [0, 5, 6]), strict=True)
     ):
         truth = exp.data.labels[inner.test]
         assert len(truth) == 6
-        answers = [np.where(np.arange(6) < n, truth, (truth + 1) % 3) for n in right]
+        predicted = [np.where(np.arange(6) < n, truth, (truth + 1) % 3) for n in right]
         folder.inner(i).path.mkdir(parents=True)
-        np.save(folder.inner(i).path / "answers.npy", np.array(answers))
+        np.save(folder.inner(i).path / "answers.npy", np.array(predicted))
     assert runner.choose_epoch(exp, folder, 0, "") == 2
 
 
-@pytest.mark.parametrize("select", ["inner", "best-test-epoch"])
+@pytest.mark.parametrize(
+    ("select", "older"), [("inner", False), ("best-test-epoch", False), ("best-test-epoch", True)]
+)
 def test_a_run_that_chooses_its_epoch_goes_on_after_a_stop(
-    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, select: str
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, select: str, older: bool
 ) -> None:
+    """older: from a state of a version that named the predictions "answers"."""
     settings = {"select": select, "inner_folds": 2, "epochs": 4, "save_every": 2, "only": ("1",)}
     whole = runner.main(make_config(name="whole", **settings))
 
@@ -319,6 +322,10 @@ def test_a_run_that_chooses_its_epoch_goes_on_after_a_stop(
     with pytest.raises(StoppedError):
         runner.main(make_config(name="broken", **settings))
     monkeypatch.undo()
+    if older:
+        [path] = (make_config().runs / "broken").rglob("state.pt")
+        state = torch.load(path, weights_only=True)
+        torch.save({("answers" if key == "predictions" else key): state[key] for key in state}, path)
     run = runner.main(make_config(name="broken", resume=True, **settings))
     assert (run / "predictions.csv").read_text() == (whole / "predictions.csv").read_text()
     assert not list(run.rglob("state.pt"))

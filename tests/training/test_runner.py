@@ -1,4 +1,4 @@
-"""The training loop on rendered data: killed and resumed, stopped by nan or a full disk, its run folder."""
+"""Training on rendered data: killed and resumed, stopped by NaN or a full disk, and its run folder."""
 
 import json
 import os
@@ -23,9 +23,8 @@ from hsta_fast.protocol import read_predictions
 from hsta_fast.training import loop, runner
 from hsta_fast.training.config import TrainConfig, recipe_config
 from hsta_fast.training.evaluate import evaluate
-from hsta_fast.training.loop import NonFiniteLossError
-from hsta_fast.training.optim import learning_rate
-from hsta_fast.training.setup import RENDERED, describe, fill_cache, pick_device, prepare
+from hsta_fast.training.optim import NonFiniteLossError, learning_rate
+from hsta_fast.training.setup import RENDERED, describe, fill_cache, pick_device, set_up
 from tests.training.commands import output, start
 
 SMALL: dict[str, Any] = {
@@ -53,7 +52,7 @@ def make_config(faces: Path, tmp_path: Path) -> MakeConfig:
 
 
 def outcome(run: Path) -> tuple[str, list[dict[str, Any]]]:
-    """What a run found: its predictions, and its metrics without the times."""
+    """The results of a run: its predictions, and its metrics without the times."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         del line["seconds"], line["clips_per_second"]
@@ -62,7 +61,7 @@ def outcome(run: Path) -> tuple[str, list[dict[str, Any]]]:
 
 
 def lines_of(run: Path) -> int:
-    """How many epochs a run has recorded, finished folds or not."""
+    """The number of epochs that a run has recorded, in finished and unfinished folds."""
     return sum(len(path.read_text().splitlines()) for path in run.glob("folds/*/metrics.jsonl"))
 
 
@@ -84,7 +83,7 @@ def test_a_run_leaves_all_its_files(make_config: MakeConfig) -> None:
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [(m["fold"], m["epoch"]) for m in metrics] == [("1", 1), ("1", 2), ("2", 1), ("2", 2)]
     assert not list(run.rglob("state.pt")) and not list(run.rglob("*.tmp"))
-    assert "on 24 clips; 0 answers differ" in evaluate(run)
+    assert "on 24 clips; 0 predictions differ" in evaluate(run)
 
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not(make_config: MakeConfig) -> None:
@@ -143,7 +142,7 @@ def command(cfg: TrainConfig, *flags: str) -> list[str]:
 
 @pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.full)])
 def test_killed_at_random_moments_and_resumed(make_config: MakeConfig, kills: int) -> None:
-    """kill -9, --resume after each: the same numbers as an unbroken run, with all that is random in it."""
+    """kill -9, and --resume after each: the same numbers as an unbroken run, with every random part on."""
     settings = {"epochs": 12, "save_every": 3}
     random_too = ("--dropout", "0.1", "--drop-path", "0.1", "--flip", "--crop", "1")
     unbroken = make_config(name="unbroken", **settings)
@@ -151,7 +150,7 @@ def test_killed_at_random_moments_and_resumed(make_config: MakeConfig, kills: in
     output(*command(unbroken, *random_too))
     moments = random.Random(time.time())
     for number in range(kills):
-        # A part of the 24 epochs each; the last one is not begun, so that there is something to kill.
+        # Each goal lies in its own part of the 24 epochs, before the last one: there is a run to kill.
         goal = 22 * number // kills + moments.randint(0, 22 // kills)
         process = start(*command(broken, "--resume", *random_too))
         while process.poll() is None and lines_of(broken.runs / "broken") < goal:
@@ -204,11 +203,11 @@ def test_two_processes_do_not_train_the_same_run(make_config: MakeConfig) -> Non
 def test_a_nan_loss_stops_and_keeps_the_last_good_checkpoint(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A learning rate that overflows, after two good epochs: no nan is planted, training really diverges."""
+    """A learning rate that overflows, after two good epochs: training really diverges, no NaN is planted."""
     settings = {"name": "nan", "epochs": 8, "save_every": 1, "only": ("1",)}
     rate = learning_rate
     monkeypatch.setattr(loop, "learning_rate", lambda cfg, epoch: rate(cfg, epoch) if epoch < 2 else 1e30)
-    with pytest.raises(NonFiniteLossError, match=r"epoch \d.*: wanted a finite loss, .*state.pt"):
+    with pytest.raises(NonFiniteLossError, match=r"epoch \d.*: loss expected a finite number, .*state.pt"):
         runner.main(make_config(**settings))
     monkeypatch.undo()
     folder = make_config(**settings).runs / "nan" / "folds" / "01"
@@ -250,7 +249,7 @@ def test_a_full_disk_while_saving(make_config: MakeConfig) -> None:
     "kill_after", ["folds/01/predictions.csv", "folds/02/predictions.csv", "predictions.csv"]
 )
 def test_killed_right_after_a_file_is_in_place(make_config: MakeConfig, kill_after: str) -> None:
-    """kill -9 at the moment that a fold's last file or the pooled one is in place, then --resume."""
+    """kill -9 at the moment when a fold's last file, or the pooled one, is in place; then --resume."""
     whole = runner.main(make_config(epochs=1, name="whole"))
     cfg = make_config(epochs=1, name="killed")
     place = cfg.runs / "killed" / kill_after
@@ -274,8 +273,8 @@ def test_a_run_may_be_moved_and_cut_into_folds(make_config: MakeConfig, tmp_path
 
 
 def test_controls_and_the_published_recipe(make_config: MakeConfig, faces: Path, tmp_path: Path) -> None:
-    exp = prepare(make_config(shuffle_labels=True, onset_only=True))
-    plain = prepare(make_config())
+    exp = set_up(make_config(shuffle_labels=True, onset_only=True))
+    plain = set_up(make_config())
     assert sorted(exp.data.labels) == sorted(plain.data.labels)
     assert not np.array_equal(exp.data.labels, plain.data.labels)
     batch = next(exp.data.batches([0], batch_size=1, seed=(0,), train=False))
@@ -300,7 +299,7 @@ def test_every_loss_and_branch_trains(
 
 
 def test_the_cache_changes_no_number(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without one, filling it, out of it, and without decoding: one and the same run."""
+    """Without a cache, while filling it, and from it without decoding: the same run."""
     settings: dict[str, Any] = {"epochs": 1, "flip": True, "crop": 2}
     plain = runner.main(make_config(name="plain", cache="none", **settings))
     cfg = make_config(name="filling", **settings)
@@ -309,7 +308,7 @@ def test_the_cache_changes_no_number(make_config: MakeConfig, monkeypatch: pytes
     monkeypatch.setattr(cv2, "imdecode", None)
     out_of_it = runner.main(make_config(name="out", cache=str(cfg.runs / ".cache"), **settings))
     assert outcome(plain) == outcome(filling) == outcome(out_of_it)
-    # Where the frames are kept may change when a run is continued.
+    # The cache may change when a run is continued.
     runner.main(make_config(name="out", cache="auto", cache_gb=1.0, resume=True, **settings))
 
 
@@ -319,7 +318,7 @@ def test_optical_flow_and_apexes_by_motion(
     settings: dict[str, Any] = {"flow": "dis", "apex": "motion-all", "flip": True, "only": ("1",)}
     cfg = make_config(epochs=1, name="flow", **settings)
     assert str(cfg.runs / ".cache") in fill_cache(cfg)
-    batch = next(prepare(cfg).data.batches([0, 5], batch_size=2, seed=(0,), train=False))
+    batch = next(set_up(cfg).data.batches([0, 5], batch_size=2, seed=(0,), train=False))
     assert batch.special.dtype == torch.float32 and batch.special.shape == (2, 3, 2, 48, 48)
     capsys.readouterr()
     run = runner.main(cfg)
@@ -328,7 +327,7 @@ def test_optical_flow_and_apexes_by_motion(
     pictures = json.loads((run / "config.json").read_text())["pictures"]
     assert pictures["special"]["method"] == "dis" and pictures["special"]["scale"] == 100
     assert pictures["frames"]["size"] == 48 and pictures["apex"]["flow"] == "farneback"
-    assert "0 answers differ" in evaluate(run)
+    assert "0 predictions differ" in evaluate(run)
     again = runner.main(make_config(epochs=1, name="again", cache="none", **settings))
     assert outcome(run) == outcome(again)
 
@@ -365,17 +364,17 @@ def test_faulty_clips_are_listed_and_strict_raises(
         runner.main(make_config(data=copy, epochs=1, name="strict", strict=True))
 
 
-def test_evaluate_wants_a_run_with_the_same_clips(
+def test_evaluate_expects_a_run_with_the_same_clips(
     make_config: MakeConfig, faces: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="is no run"):
+    with pytest.raises(ValueError, match="is not a run"):
         evaluate(tmp_path)
     copy = tmp_path / "copy"
     shutil.copytree(faces, copy)
     run = runner.main(make_config(data=copy, epochs=1, name="changed"))
     table = pd.read_csv(copy / "annotation.csv")
-    assert "0 answers differ" in evaluate(run, [faces])  # the same clips, elsewhere
-    # As many clips of each class and subject as before, but other ones.
+    assert "0 predictions differ" in evaluate(run, [faces])  # the same clips, elsewhere
+    # The second: as many clips of each class and subject as before, but other ones.
     rotated = table.groupby("Subject")["emotion"].transform(lambda words: np.roll(words, 1))
     for changed in (table.iloc[1:], table.assign(emotion=rotated)):
         changed.to_csv(copy / "annotation.csv", index=False)

@@ -1,4 +1,4 @@
-"""Training on several folders of data, of different data sets, with labels from a file."""
+"""Training on several folders of data, of different datasets, with labels from a file."""
 
 import json
 import shutil
@@ -14,12 +14,12 @@ from hsta_fast.protocol import read_predictions
 from hsta_fast.training import runner
 from hsta_fast.training.config import TrainConfig, from_json, recipe_config, to_json
 from hsta_fast.training.evaluate import evaluate
-from hsta_fast.training.setup import RENDERED, describe, prepare
+from hsta_fast.training.setup import RENDERED, describe, set_up
 
 
 @pytest.fixture
 def config(faces: Path, tmp_path: Path) -> TrainConfig:
-    """The rendered faces as CAS(ME)3, and half of them again as clips of one's own, with their own labels."""
+    """The rendered faces as CAS(ME)3, and half of them again as own clips, with own labels."""
     own = tmp_path / "own"
     table = pd.read_csv(faces / "annotation.csv")
     table = table[table["Subject"].isin(table["Subject"].unique()[:2])]
@@ -61,11 +61,11 @@ def config(faces: Path, tmp_path: Path) -> TrainConfig:
 
 
 def test_a_run_on_two_data_sets(config: TrainConfig) -> None:
-    exp = prepare(config)
+    exp = set_up(config)
     table = read_datasets([config.data, *config.more_data])
     assert exp.data.table.root == table.root and len(exp.data) == 24 + 12
     assert exp.labels.classes == label_set(config.labels).classes == ("bad", "good")
-    # The same names in two data sets are two people.
+    # The same names in two datasets are two people.
     people = set(zip(exp.data.table.clips["dataset"], exp.data.table.clips["subject"], strict=True))
     assert {dataset for dataset, _ in people} == {"casme3", "lab"} and len(people) == 6
     # The same faces: decoded from either folder they are the same pixels.
@@ -76,7 +76,7 @@ def test_a_run_on_two_data_sets(config: TrainConfig) -> None:
     assert RENDERED in describe(exp)["notes"]
     run = runner.main(config)
     assert set(read_predictions(run / "predictions.csv")["dataset"]) == {"casme3", "lab"}
-    assert "0 answers differ" in evaluate(run)
+    assert "0 predictions differ" in evaluate(run)
     moved = config.more_data[0].rename(config.more_data[0].with_name("moved"))
     assert runner.main(replace(config, more_data=(moved,), resume=True)) == run
 
@@ -85,7 +85,7 @@ def test_rendered_data_among_others_are_noted(config: TrainConfig) -> None:
     swapped = recipe_config(
         "paper", **{**vars(config), "data": config.more_data[0], "more_data": (config.data,)}
     )
-    assert RENDERED in describe(prepare(swapped))["notes"]
+    assert RENDERED in describe(set_up(swapped))["notes"]
 
 
 def test_the_settings_go_through_json(config: TrainConfig) -> None:
@@ -96,8 +96,8 @@ def test_the_settings_go_through_json(config: TrainConfig) -> None:
 
 def test_the_data_set_may_be_named(config: TrainConfig) -> None:
     one = {**vars(config), "more_data": ()}
-    assert len(prepare(recipe_config("paper", **{**one, "dataset": "casme3"})).data) == 24
+    assert len(set_up(recipe_config("paper", **{**one, "dataset": "casme3"})).data) == 24
     with pytest.raises(ValueError, match=r"expected also the columns (subject|clip, path)"):
-        prepare(recipe_config("paper", **{**one, "dataset": "csv"}))
-    with pytest.raises(ValueError, match="--dataset wants auto or one of casme2"):
+        set_up(recipe_config("paper", **{**one, "dataset": "csv"}))
+    with pytest.raises(ValueError, match="--dataset expected auto or one of casme2"):
         recipe_config("paper", **{**one, "dataset": "fer"})

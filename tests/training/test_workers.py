@@ -1,4 +1,4 @@
-"""Folds shared among processes: the numbers of one process, no fold twice, also when one is killed."""
+"""Several workers: the numbers of a single process, and no fold trained twice, even if a worker is killed."""
 
 import json
 import os
@@ -17,8 +17,8 @@ from hsta_fast.synth import SynthConfig, render
 from hsta_fast.training import runner
 from hsta_fast.training.config import recipe_config
 from hsta_fast.training.run_folder import FoldFolder, RunFolder
-from hsta_fast.training.setup import describe, prepare
-from hsta_fast.training.workers import Team, team
+from hsta_fast.training.setup import describe, set_up
+from hsta_fast.training.workers import Workers, workers
 from tests.forked import Forked
 from tests.training.commands import output, start
 
@@ -74,7 +74,7 @@ def children(pid: int) -> list[int]:
 
 
 def wait_for(run: Path, folds: int, process: subprocess.Popen[bytes] | Forked) -> None:
-    """Until so many folds are finished and at least one more is in the middle."""
+    """Wait until `folds` folds are finished and at least one more is being trained."""
     while not (len(finished(run)) >= folds and len(begun(run)) > len(finished(run))):
         assert process.poll() is None, "ended before it could be killed"
         time.sleep(0.005)
@@ -98,7 +98,7 @@ def test_two_processes_give_the_predictions_of_one(people: Path, alone: Path, tm
 
 
 def test_torchrun_starts_the_workers_again_after_a_kill(people: Path, alone: Path, tmp_path: Path) -> None:
-    """kill -9 of a worker half-way: the agent stops the other, starts both again, and nothing is repeated."""
+    """kill -9 of a worker half-way: the agent stops the other and starts both again; no fold is repeated."""
     args = [*TORCHRUN, "--max-restarts", "1", "-m", "hsta_fast", *words(people, tmp_path, "killed")]
     agent = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ONE_THREAD)
     run = tmp_path / "killed"
@@ -111,7 +111,7 @@ def test_torchrun_starts_the_workers_again_after_a_kill(people: Path, alone: Pat
 
 
 def test_without_an_agent_the_other_worker_finishes_alone(people: Path, alone: Path, tmp_path: Path) -> None:
-    """The fold of the killed worker goes to the other, though the dead one led and hosted the store."""
+    """The other takes over the fold of the killed one, though that was the main process, with the store."""
     both = without_agent(2, *words(people, tmp_path, "orphan"))
     run = tmp_path / "orphan"
     wait_for(run, SUBJECTS // 2, both[0])
@@ -120,7 +120,7 @@ def test_without_an_agent_the_other_worker_finishes_alone(people: Path, alone: P
     same_outcome(run, alone)
 
 
-def test_a_worker_without_a_fold_leaves_the_table_to_the_lead(people: Path, tmp_path: Path) -> None:
+def test_a_worker_without_a_fold_leaves_the_table_to_the_main_process(people: Path, tmp_path: Path) -> None:
     table = ["ablate", "--table", "2", "--rows", "a1", *words(people, tmp_path, "table")[1:], "--folds", "2"]
     table[table.index("loso")] = "kfold"
     for worker in without_agent(3, *table):
@@ -132,8 +132,8 @@ def test_a_worker_without_a_fold_leaves_the_table_to_the_lead(people: Path, tmp_
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({}, "RANK in the environment must be a number, got ''"),
-        ({"RANK": "0", "LOCAL_RANK": "x"}, "LOCAL_RANK in"),
+        ({}, "environment variable RANK expected a number, got ''"),
+        ({"RANK": "0", "LOCAL_RANK": "x"}, "variable LOCAL_RANK expected"),
     ],
 )
 def test_an_environment_that_names_no_worker(
@@ -144,7 +144,7 @@ def test_an_environment_that_names_no_worker(
     for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", **more}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=said):
-        team.__wrapped__()
+        workers.__wrapped__()
 
 
 def test_the_workers_fail_together_where_the_run_exists(people: Path, alone: Path) -> None:
@@ -156,7 +156,7 @@ def test_the_workers_fail_together_where_the_run_exists(people: Path, alone: Pat
     assert "hsta_fast/cli.py" not in "".join(errors), "a traceback of ours"
 
 
-def test_a_team_shares_its_run_and_keeps_others_out(people: Path, tmp_path: Path) -> None:
+def test_workers_share_their_run_and_keep_others_out(people: Path, tmp_path: Path) -> None:
     settings = {
         "data": people,
         "runs": tmp_path,
@@ -164,28 +164,32 @@ def test_a_team_shares_its_run_and_keeps_others_out(people: Path, tmp_path: Path
         "image_size": 32,
         "labels": "emotion3",
     }
-    config = describe(prepare(recipe_config("paper", **settings)))
-    lead = RunFolder(tmp_path / "run", config, resume=False, team=True)
-    member = RunFolder(tmp_path / "run", config, resume=True, team=True, leads=False)
+    config = describe(set_up(recipe_config("paper", **settings)))
+    main = RunFolder(tmp_path / "run", config, resume=False, shared=True)
+    other = RunFolder(tmp_path / "run", config, resume=True, shared=True, is_main=False)
     with pytest.raises(ValueError, match="is in use"):
-        RunFolder(tmp_path / "run", config, resume=True, team=True)
+        RunFolder(tmp_path / "run", config, resume=True, shared=True)
     with pytest.raises(ValueError, match=r"cannot be continued: lr was 5e-05, is 1"):
-        RunFolder(tmp_path / "run", {**config, "lr": 1}, resume=True, team=True, leads=False)
-    with lead.fold(0).take() as mine, member.fold(0).take() as theirs, member.fold(1).take() as other:
-        assert mine and not theirs and other
-    with member.fold(0).take() as theirs:
+        RunFolder(tmp_path / "run", {**config, "lr": 1}, resume=True, shared=True, is_main=False)
+    with (
+        main.fold(0).try_acquire() as mine,
+        other.fold(0).try_acquire() as theirs,
+        other.fold(1).try_acquire() as another,
+    ):
+        assert mine and not theirs and another
+    with other.fold(0).try_acquire() as theirs:
         assert theirs
 
 
 def test_each_worker_has_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    workers = [object.__new__(Team) for _ in range(3)]
-    for rank, worker in enumerate(workers):
+    group = [object.__new__(Workers) for _ in range(3)]
+    for rank, worker in enumerate(group):
         worker.size, worker.local_rank = 3, rank
-    assert [worker.device("auto") for worker in workers] == ["cuda:0", "cuda:1", "cuda:0"]
-    assert [worker.device("cpu") for worker in workers] == ["cpu"] * 3
-    assert Team(0, 1, 0, 0).device("auto") == "auto"
+    assert [worker.device("auto") for worker in group] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert [worker.device("cpu") for worker in group] == ["cpu"] * 3
+    assert Workers(0, 1, 0, 0).device("auto") == "auto"
 
 
 def test_several_seeds(people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,12 +211,12 @@ def test_several_seeds(people: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_a_fold_folder_knows_a_cut_line(tmp_path: Path) -> None:
     folder = FoldFolder(tmp_path)
-    folder.add_metrics({"epoch": 1})
-    folder.add_metrics({"epoch": 2})
+    folder.append_metrics({"epoch": 1})
+    folder.append_metrics({"epoch": 2})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"epo')
     assert [json.loads(line)["epoch"] for line in folder.metrics()] == [1, 2]
-    folder.keep_metrics(1)
+    folder.truncate_metrics(1)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"epoch": 1}\n'
 
 
@@ -220,8 +224,8 @@ def test_a_fold_that_is_taken_holds_no_half_written_file(tmp_path: Path) -> None
     folder = FoldFolder(tmp_path / "fold")
     folder.path.mkdir()
     (folder.path / ".state.pt.x.tmp").write_bytes(b"half")
-    with folder.take() as mine:
+    with folder.try_acquire() as mine:
         assert mine and not list(folder.path.glob("*.tmp"))
         (folder.path / ".state.pt.y.tmp").write_bytes(b"half")
-        with FoldFolder(folder.path).take() as theirs:
+        with FoldFolder(folder.path).try_acquire() as theirs:
             assert not theirs and list(folder.path.glob(".*.tmp"))

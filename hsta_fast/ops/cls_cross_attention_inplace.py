@@ -1,17 +1,17 @@
-"""Crossmodal attention in place: two states give their CLS rows, are pooled, and take new CLS rows.
+"""cls_cross_attention in place: read the CLS rows of two states, pool their tokens, write new CLS rows.
 
-A state (B, N + 1, C) is a CLS row and N tokens, in one tensor. Autograd's own way copies the tokens: in the
+A state (B, N + 1, C) holds a CLS row and N tokens in one tensor. Plain autograd copies the tokens: in the
 forward for [cls' ; tokens], in the backward for the gradient of each slice and for the sum of gradients. Here
-a state is handed from function to function, each of which marks it as changed in place:
+a state passes through three functions, each of which marks it as changed in place:
 
-    take    the CLS rows out               backward: writes their gradients into row 0 of the buffers
-    pool    over the tokens of one state   backward: the buffer, the gradient that came plus the pool's
-    put     the new CLS rows in            backward: hands on the gradient that came, and its row 0
+    take    read the CLS rows               backward: writes their gradients into row 0 of the buffer
+    pool    over the tokens of one state    backward: the buffer = incoming gradient + that of the pool
+    put     write the new CLS rows          backward: returns the incoming gradient, and its row 0
 
-`pool` makes the buffer, which nobody but `take` ever sees; gradients that came are only read. The tokens that
-`pool` keeps are exempt from autograd's check of versions, for `put` changes row 0 beside them. It is `put`
-that keeps the states as they then are, so that changing them later is still refused: nothing but the states
-leads back here, so `put` runs backward before any `pool`.
+`pool` allocates the buffer, which only `take` sees; incoming gradients are read, never written. The tokens
+that `pool` saves bypass autograd's version check, because `put` changes row 0 of the same tensor. `put` saves
+the changed states, so a later change to them still raises: only the states lead back here, so the backward of
+`put` runs before that of any `pool`.
 
 B batch, N tokens, C width.
 """
@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .attention_pool import choose, pool_bwd, pool_fwd
-from .checks import want
+from .checks import check
 from .cls_cross_attention import attend
 
 
@@ -31,7 +31,7 @@ class _Take(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *states: Tensor) -> tuple[Tensor, ...]:
         memory = [state.untyped_storage()._cdata for state in states if state.numel()]
-        want(len(set(memory)) == len(memory), "take_cls", "states in memory of their own", "the same twice")
+        check(len(set(memory)) == len(memory), "states", "memory of their own", "the same memory twice")
         ctx.set_materialize_grads(False)
         ctx.mark_dirty(*states)
         return *states, *(state[:, 0].clone() for state in states)
@@ -67,7 +67,7 @@ class _Pool(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             B, N, C = tokens.shape
             buffer = tokens.new_empty((B, N + 1, C))
-            buffer[:, 0] = 0  # for `take` to write; until then a number, which is what anomaly detection asks
+            buffer[:, 0] = 0  # `take` writes it; until then anomaly detection must not find NaN
         dquery, dextra = pool_bwd(
             torch.zeros_like(query) if dpooled is None else dpooled,
             query,
@@ -98,15 +98,15 @@ class _Put(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        _ = ctx.saved_tensors  # raises if a state was changed since
+        _ = ctx.saved_tensors  # raises if a state was changed after `put`
         return *gradients, *(None if g is None else g[:, 0] for g in gradients)
 
 
 def take_cls(*states: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """(states, their CLS rows (B, C)); the states are the tensors given, which `put_cls` will change.
+    """(states, their CLS rows (B, C)). The states are the given tensors, which `put_cls` will change.
 
     Raises:
-        ValueError: states that share their memory.
+        ValueError: two states share memory.
     """
     out = _Take.apply(*states)
     return list(out[: len(states)]), list(out[len(states) :])
@@ -115,8 +115,8 @@ def take_cls(*states: Tensor) -> tuple[list[Tensor], list[Tensor]]:
 def cls_cross_attention_in_state(
     cls: Tensor, state: Tensor, *, num_heads: int, eps: float, impl: str, **weights: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`cls_cross_attention` of cls (B, C) over the tokens of a state (B, N + 1, C), and the state."""
-    chosen = choose("cls_cross_attention", impl, state)
+    """(`cls_cross_attention` of cls (B, C) over the tokens of a state (B, N + 1, C), the state)."""
+    chosen = choose(impl, state)
 
     def pool(query: Tensor, extra: Tensor) -> Tensor:
         nonlocal state
@@ -128,5 +128,5 @@ def cls_cross_attention_in_state(
 
 
 def put_cls(states: list[Tensor], cls: list[Tensor]) -> list[Tensor]:
-    """The states (B, N + 1, C) with new CLS rows (B, C), in their memory."""
+    """Write new CLS rows (B, C) into the states (B, N + 1, C); returns the states."""
     return list(_Put.apply(*states, *cls))
