@@ -1,8 +1,8 @@
-"""Clips per second into augmented training batches: from the cache, and decoding the JPEGs each time.
+"""Clips per second in training batches, mirrored and shifted: from the cache, and decoding JPEGs each time.
 
-Both read 8 frames per clip and give the same bytes; their rounds alternate. Decoding uses a thread per core,
-so a busy machine slows it more; the cache is read by one thread, as in training. A lower bound on decoding is
-reported as well: OpenCV alone in one process per core, without assembling batches.
+Both use 8 frames of a clip and give the same bytes. Decoding has a thread for each core, so a busy machine
+slows it more; one thread reads the cache, as in training. The rounds of the two alternate. For comparison the
+lower bound of decoding: OpenCV alone, one process for each core, without building batches.
 """
 
 import os
@@ -23,13 +23,13 @@ import hsta_fast
 from hsta_fast.data import Augment, Cache, ClipData, ClipTable, Sampling, load_frames
 from hsta_fast.data.frames.decode import read_frames, resize_to_planes
 from hsta_fast.data.frames.store import FrameStore
-from hsta_fast.data.loading import ahead
+from hsta_fast.data.loading import prefetch
 from hsta_fast.data.readers.casme3 import read_casme3
 from hsta_fast.synth import SynthConfig, render
 
 SAMPLING = Sampling()
 CORES = os.cpu_count() or 1
-# (height, width) of the frames on disk, and the side of the model's input.
+# Size of the frames on disk (height, width), and side of the model's frames.
 CASES = {
     "rendered 112": ((112, 112), 112),
     "224 x 224": ((224, 224), 224),
@@ -71,7 +71,7 @@ def one_pass(data: ClipData, number: int, batch_size: int = 12) -> Any:
 
 
 class Decoded:
-    """Frames that a thread pool decodes again after each `start`."""
+    """Frames that all threads of a pool decode again after each `start`."""
 
     def __init__(self, table: ClipTable, paths: list[str], size: int, pool: ThreadPoolExecutor) -> None:
         self.table, self.paths, self.pool = table, paths, pool
@@ -91,27 +91,27 @@ class Decoded:
 
 
 def decoding(table: ClipTable, size: int, pool: ThreadPoolExecutor) -> ClipData:
-    """The same clips, with every frame decoded again in each pass."""
+    """The same clips; every pass decodes every frame again."""
     _, store = load_frames(table, SAMPLING, size, progress=False)
     frames = Decoded(table, list(store.rows), size, pool)
     return ClipData(table, FrameStore(cast(Any, frames), store.rows, store.keys), SAMPLING)
 
 
 def decode_alone(paths: list[str], size: int) -> None:
-    """Decode these files into RGB planes with OpenCV alone."""
+    """RGB planes of these files by OpenCV alone, without our checks."""
     for path in paths:
         resize_to_planes(cv2.cvtColor(np.asarray(cv2.imread(path)), cv2.COLOR_BGR2RGB), size)
 
 
 def least_of_decoding(table: ClipTable, store: FrameStore, rounds: int) -> float:
-    """Clips per second of `decode_alone` in one process per core."""
+    """Clips per second of `decode_alone` in one process for each core."""
     paths = [str(table.root / path) for path in store.rows]
     parts = [paths[start :: 4 * CORES] for start in range(4 * CORES)]
     with ProcessPoolExecutor(
         CORES, mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
     ) as pool:
         times = []
-        for _ in range(rounds + 1):  # the first starts the processes
+        for _ in range(rounds + 1):  # the first round starts the processes
             start = time.perf_counter()
             list(pool.map(decode_alone, parts, [store.size] * len(parts)))
             times.append(time.perf_counter() - start)
@@ -119,7 +119,7 @@ def least_of_decoding(table: ClipTable, store: FrameStore, rounds: int) -> float
 
 
 def compare(table: ClipTable, size: int, folder: Path, rounds: int = 7) -> dict[str, float]:
-    """Medians of both, measured in turn; and the time to fill and to open the cache at the start of a run."""
+    """Medians of both, alternating; and the time to fill and to open the cache at the start of a run."""
     cache, seconds = Cache(folder=folder, limit=10**10), []
     for _ in range(2):
         start = time.perf_counter()
@@ -129,18 +129,18 @@ def compare(table: ClipTable, size: int, folder: Path, rounds: int = 7) -> dict[
     times: dict[str, list[float]] = {"decode": [], "cache": []}
     with ThreadPoolExecutor(CORES) as pool:
         fresh = decoding(table, size, pool)
-        pictures = cast(Decoded, fresh.store.pixels)
-        pictures.start()
+        frames = cast(Decoded, fresh.store.pixels)
+        frames.start()
         for slow, fast in zip(one_pass(fresh, 0), one_pass(cached, 0), strict=True):
             assert torch.equal(slow.video, fast.video) and torch.equal(slow.special, fast.special)
         for number in range(rounds):
             start = time.perf_counter()
-            pictures.start()
+            frames.start()
             for _ in one_pass(fresh, number):
                 pass
             times["decode"].append(time.perf_counter() - start)
             start = time.perf_counter()
-            for again in range(10):  # about as long as one decoding pass
+            for again in range(10):  # about as long as one pass of the other
                 for _ in one_pass(cached, 10 * number + again):
                     pass
             times["cache"].append((time.perf_counter() - start) / 10)
@@ -167,9 +167,9 @@ def bench_feeding(benchmark: Any, faces: Path, tmp_path: Path, case: str) -> Non
     benchmark.pedantic(lambda: [None for _ in one_pass(data, 0)], rounds=9, warmup_rounds=2)
 
 
-@pytest.mark.parametrize("thread", ["no thread", "a thread loads ahead"])
+@pytest.mark.parametrize("thread", ["no thread", "a thread prefetches"])
 def bench_training_on_the_cpu(benchmark: Any, faces: Path, thread: str) -> None:
-    """A pass of training steps, with and without a thread that loads batches ahead."""
+    """A pass of training steps, with batches prefetched by a thread and without."""
     table = read_casme3(faces)
     table = ClipTable(table.root, table.clips.assign(label=np.arange(len(table)) % 3))
     _, store = load_frames(table, SAMPLING, 112, progress=False)
@@ -179,7 +179,7 @@ def bench_training_on_the_cpu(benchmark: Any, faces: Path, thread: str) -> None:
 
     def run() -> None:
         batches = one_pass(data, 0)
-        for batch in batches if thread == "no thread" else ahead(batches, 2):
+        for batch in batches if thread == "no thread" else prefetch(batches, 2):
             cross_entropy(model(video=batch.video, special=batch.special), batch.label).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -22,14 +22,10 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-try:
-    from fcntl import LOCK_EX, flock
-except ImportError:  # Windows: torch is built there with a compiler that does not know our flags
-    flock = None  # type: ignore[assignment]
-
 import torch
 
 from . import toolchain
+from .files import CAN_LOCK, lock_file
 
 PARTS = ("cpu", "cuda")
 SOURCES = Path(__file__).parent / "csrc"
@@ -57,7 +53,7 @@ class BuildError(RuntimeError):
 _TOOLS = toolchain.find_tools()
 _NO_COMPILER = (
     "it is built on Linux and macOS only"
-    if flock is None
+    if not CAN_LOCK
     else "no C++ compiler was found (CXX, the name of one program, or c++ or g++ on PATH)"
     if _TOOLS.compiler is None
     else None
@@ -202,7 +198,7 @@ def _load(part: str, again: bool) -> Path:
     if not _writable(library.parent):
         library = _private_folder(library.parent) / library.name
     with library.with_suffix(".lock").open("w") as lock:
-        flock(lock, LOCK_EX)  # the system releases it however this process ends
+        lock_file(lock)  # the system releases it however this process ends
         if not _settled(library, again):  # another process may have built it meanwhile
             # Delete temporary folders left by a killed build.
             for leftover in library.parent.glob(f".{library.stem}-*"):

@@ -1,4 +1,4 @@
-"""Plain files: read, written whole or not at all, locked, and kept inside a root."""
+"""Plain files: open safely, write atomically, lock, and keep paths inside a root."""
 
 import errno
 import os
@@ -18,29 +18,29 @@ except ImportError:  # Windows
 
 CAN_LOCK = fcntl is not None  # whether this operating system has the locks of `lock_file`
 
-# Errors that say nothing about the file: the process has too many open, or no memory.
+# Errors that are not about the file: the process has too many files open, or no memory.
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 @contextmanager
 def open_plain(path: Path, wanted: str) -> Iterator[BufferedReader]:
-    """The plain file at `path`, to read; `wanted` says what it should be.
+    """Open the plain file at `path` for reading; `wanted` says in messages what it should be.
 
     Raises:
         ValueError: it cannot be opened or read, or is a folder, a pipe or a device.
-        OSError: the process has no room for another file.
+        OSError: the process cannot open another file.
     """
     try:
-        # Without O_NONBLOCK, which Windows lacks, a pipe of that name would be waited on for ever.
+        # Without O_NONBLOCK, which Windows lacks, opening a pipe would wait for ever.
         nonblock = getattr(os, "O_NONBLOCK", 0)
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | nonblock)) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ValueError(f"wanted {wanted}, it is no plain file")
+                raise ValueError(f"expected {wanted}, it is not a plain file")
             yield file
     except OSError as error:
         if error.errno in EXHAUSTED:
             raise
-        raise ValueError(f"wanted {wanted}, {error.strerror or error}") from error
+        raise ValueError(f"expected {wanted}, {error.strerror or error}") from error
 
 
 def _umask() -> int:
@@ -49,16 +49,16 @@ def _umask() -> int:
     return mask
 
 
-_UMASK = _umask()  # read once, on import: reading it means setting it, which threads would see
+_UMASK = _umask()  # read once, on import: to read it one must set it, which other threads would see
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then move it into place.
 
-    A killed process, a full disk or an error in `write` leaves `path` as it was.
+    After a kill, a full disk or an error in `write`, `path` is unchanged.
 
     Raises:
-        OSError: the file cannot be written; one line naming the file.
+        OSError: the file cannot be written; the one-line message names it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -80,12 +80,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, whole or not at all."""
+    """Write `data` to `path` atomically."""
     write_atomically(path, lambda file: file.write(data))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8, whole or not at all."""
+    """Write `text` to `path` as UTF-8, atomically."""
     write_bytes(path, text.encode())
 
 
@@ -96,11 +96,11 @@ def is_plain_name(name: str) -> bool:
 
 
 def inside(root: Path, relative: str) -> Path:
-    """`root / relative`, or ValueError where that, links followed, is not below `root`."""
+    """`root / relative`; ValueError if it is not below `root` once links are followed."""
     path = root / relative
     # realpath, not Path.resolve: the latter raises RuntimeError on a loop of links.
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
-        raise ValueError(f"wanted a path inside the root, {relative!r} leads out of it")
+        raise ValueError(f"expected a path inside the root, {relative!r} leads out of it")
     return path
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # for each worker has a core of its own; torch reads it once
+# Torch reads these once. Each worker has a core of its own, and threads that a test asks for do not spin.
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} | os.environ
 import torch
 
 # Triton decides at import whether @triton.jit compiles or interprets. Without a CUDA device kernels are

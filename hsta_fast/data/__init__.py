@@ -4,8 +4,8 @@ from .action_units import objective_class
 from .clips import ClipTable, Fault
 from .dataset import Augment, Balance, ClipData, steps
 from .frames.apex import Apex
-from .frames.cache import Cache, Items
-from .frames.load import load_pictures, picture_recipe
+from .frames.cache import Cache, CachedArrays
+from .frames.load import describe_inputs, load_inputs
 from .frames.store import FrameStore, load_frames
 from .labels.files import label_set
 from .labels.sets import LABEL_SETS, LabelSet, apply_labels
@@ -23,6 +23,7 @@ __all__ = [
     "Balance",
     "Batch",
     "Cache",
+    "CachedArrays",
     "ClipData",
     "ClipTable",
     "DatasetName",
@@ -30,16 +31,15 @@ __all__ = [
     "Fault",
     "FlowMethod",
     "FrameStore",
-    "Items",
     "LabelSet",
     "Sampling",
     "SpecialFrame",
     "apply_labels",
+    "describe_inputs",
     "label_set",
     "load_frames",
-    "load_pictures",
+    "load_inputs",
     "objective_class",
-    "picture_recipe",
     "random_frames",
     "read_casme3",
     "read_dataset",

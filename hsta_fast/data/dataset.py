@@ -1,7 +1,7 @@
 """Batches of clips from decoded frames.
 
-All randomness comes from the seed given, so a resumed run repeats what an unbroken one does. It is drawn
-before any picture is touched, so it is the same wherever the pictures are put together (see `loading`).
+All randomness comes from the given seed, so a resumed run repeats an uninterrupted one. It is drawn before
+any frame is read, so it is the same on the CPU and on a CUDA device (see `loading`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import torch
 from ..clips import KEY, identity, subject_ids
 from . import loading
 from .clips import ClipTable
-from .frames.cache import Items
+from .frames.cache import CachedArrays
 from .frames.store import FrameStore
-from .loading import Batch, Draw
+from .loading import Batch, BatchPlan
 from .sampling import Sampling, special_positions, video_positions
 
 Balance = Literal["matched", "even", "weighted", "none"]
@@ -27,10 +27,10 @@ Balance = Literal["matched", "even", "weighted", "none"]
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """What changes at random in training, the same for all frames of a clip.
+    """Random changes in training, the same for all frames of a clip.
 
-    flip: mirror left and right, half of the time.
-    crop: shift by up to so many pixels in each direction; the edge is repeated outwards.
+    flip: mirror left and right with probability 1/2.
+    crop: shift by up to this many pixels in each direction; the edge pixels are repeated.
     """
 
     flip: bool = True
@@ -38,39 +38,40 @@ class Augment:
 
     def __post_init__(self) -> None:
         if self.crop < 0:
-            raise ValueError(f"crop must be at least 0 pixels, got {self.crop}")
+            raise ValueError(f"crop expected at least 0 pixels, got {self.crop}")
 
 
 def steps(num_clips: int, batch_size: int) -> int:
-    """The number of batches in a pass over `num_clips` clips; the last one may be smaller."""
+    """The number of batches in one pass over `num_clips` clips; the last batch may be smaller."""
     return -(-num_clips // batch_size)
 
 
 class ClipData:
     """The clips of a labelled table as batches.
 
-    `labels` int64 (n,) and `subjects` str (n,), "dataset/subject", are in the table's order. `flow`: where
-    the sampling wants optical flow, the one of pair k of clip i as item 2 i + k, as `flow_pairs` orders them.
+    `labels` int64 (n,) and `subjects` str (n,), "dataset/subject", are in the table's order. `flow` is given
+    if the sampling has optical flow: `flow[2*i + k]` is flow k of clip i (see `flow_pairs`).
     """
 
     def __init__(
-        self, table: ClipTable, store: FrameStore, sampling: Sampling, flow: Items | None = None
+        self, table: ClipTable, store: FrameStore, sampling: Sampling, flow: CachedArrays | None = None
     ) -> None:
         clips = table.clips
         if "label" not in clips:
-            raise ValueError("wanted a table with labels (see apply_labels), it has no column 'label'")
+            raise ValueError("table expected a column 'label' (see apply_labels), got none")
         if (flow is None) != (sampling.flow is None):
-            raise ValueError(f"wanted flow items where the sampling wants flow, it wants {sampling.flow}")
+            needed, given = ("none", "some") if sampling.flow is None else ("arrays", "none")
+            raise ValueError(f"flow expected {needed} for a sampling with flow {sampling.flow}, got {given}")
         self.table = table
         self.store = store
         self.sampling = sampling
         self.flow = flow
         self.labels: np.ndarray = clips["label"].to_numpy(dtype=np.int64)
-        # A subject's number means another person in another data set.
+        # The same subject name in another data set is another person.
         self.subjects: np.ndarray = subject_ids(clips).to_numpy(dtype=str)
 
         self._names: list[str] = []
-        self._rows: list[np.ndarray] = []  # a clip's rows in the store, -1 for a frame that is not decoded
+        self._rows: list[np.ndarray] = []  # each clip's rows in the store, -1 for a frame that is not there
         self._special = np.empty((len(clips), 2), dtype=np.int64)  # positions in the clip
         for i, clip in enumerate(clips.to_dict("records")):
             frames = clip["frames"]
@@ -94,54 +95,64 @@ class ClipData:
     ) -> Iterator[Batch]:
         """One pass over the clips at `indices` (rows of the table): as many clips as there are indices.
 
-        train=True: in random order, with `augment` and `balance`. "even" shows every class about equally
-        often, a class's clips in shuffled passes, one after another; "weighted" draws with replacement with
-        weight 1 / (clips of the class); "none" shows each clip once.
-        train=False: each clip once, in the order given; `augment` and `balance` are of no effect. Random
-        video frames then depend on `seed` and the clip alone, not on the clips around it.
-        `seed`: any number of non-negative integers, such as (seed, fold, epoch).
-        `device`: on CUDA the batches are there already, loaded ahead by a thread; their bytes are the same.
+        Args:
+            indices: rows of the table.
+            batch_size: clips in a batch; the last batch may be smaller.
+            seed: any number of non-negative integers, such as (seed, fold, epoch).
+            train: True shows the clips in random order, with `augment` and `balance`. False shows each clip
+                once, in the given order, and ignores `augment` and `balance`; random video frames then depend
+                on `seed` and the clip alone, not on the other clips.
+            augment: random changes; None for none.
+            balance: "even" shows every class about equally often, the clips of a class in shuffled passes;
+                "matched" also puts clips of one subject and different classes next to each other; "weighted"
+                draws with replacement and weight 1 / (clips of the class); "none" shows each clip once.
+            device: on CUDA a thread loads the batches in advance; their bytes are the same as on the CPU.
+
+        Raises:
+            ValueError: an argument is out of range, or a frame that is needed is not in the frame store.
         """
-        wanted = np.asarray(indices, dtype=np.int64)
-        if wanted.ndim != 1 or len(wanted) == 0 or wanted.min() < 0 or wanted.max() >= len(self):
-            raise ValueError(f"indices must be one or more rows in 0..{len(self) - 1}, got {_short(indices)}")
+        rows = np.asarray(indices, dtype=np.int64)
+        if rows.ndim != 1 or len(rows) == 0 or rows.min() < 0 or rows.max() >= len(self):
+            raise ValueError(
+                f"indices expected one or more rows in 0..{len(self) - 1}, got {_short(indices)}"
+            )
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+            raise ValueError(f"batch_size expected a positive integer, got {batch_size}")
         if any(number < 0 for number in seed):
-            raise ValueError(f"seed must be non-negative integers, got {tuple(seed)}")
-        draws = self._draws(wanted, batch_size, list(seed), train, augment if train else None, balance)
+            raise ValueError(f"seed expected non-negative integers, got {tuple(seed)}")
+        plans = self._plans(rows, batch_size, list(seed), train, augment if train else None, balance)
         where = torch.device(device)
         if where.type == "cuda":
-            return loading.ahead_on_cuda(self, draws, where)
-        return (loading.on_cpu(self, draw) for draw in draws)
+            return loading.prefetch_on_cuda(self, plans, where)
+        return (loading.on_cpu(self, plan) for plan in plans)
 
-    def _draws(
+    def _plans(
         self,
-        wanted: np.ndarray,
+        rows: np.ndarray,
         batch_size: int,
         seed: list[int],
         train: bool,
         augment: Augment | None,
         balance: Balance,
-    ) -> Iterator[Draw]:
-        """What is random about each batch."""
+    ) -> Iterator[BatchPlan]:
+        """Everything that is random about each batch."""
         rng = np.random.default_rng(seed)
-        order = wanted
+        order = rows
         if train:
-            order = epoch_order(wanted, self.labels[wanted], self.subjects[wanted], balance, rng)
+            order = epoch_order(rows, self.labels[rows], self.subjects[rows], balance, rng)
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             frames = np.stack([self._frames_of(i, rng if train else self._clip_rng(i, seed)) for i in chosen])
-            yield Draw(chosen, frames, np.array([_move(augment, rng) for _ in chosen]))
+            yield BatchPlan(chosen, frames, np.array([_random_move(augment, rng) for _ in chosen]))
 
     def _clip_rng(self, index: int, seed: list[int]) -> np.random.Generator:
         return np.random.default_rng([*seed, zlib.crc32(self._names[index].encode())])
 
     def _frames_of(self, index: int, rng: np.random.Generator) -> np.ndarray:
-        """The rows in the store of a clip's T video and 2 special frames, (T + 2,)."""
+        """Rows in the store of a clip's T video frames and 2 special frames, (T + 2,)."""
         rows = self._rows[index]
         video = video_positions(self.sampling, len(rows), rng)
-        # With flow there are no special frames to show; the onset is there in any case.
+        # With flow there are no special frames to show; position 0, the onset, is always in the store.
         special = np.zeros(2, dtype=np.int64) if self.sampling.flow else self._special[index]
         positions = np.concatenate([video, special])
         picked = rows[positions]
@@ -154,7 +165,7 @@ class ClipData:
 def epoch_order(
     indices: np.ndarray, labels: np.ndarray, subjects: np.ndarray, balance: str, rng: np.random.Generator
 ) -> np.ndarray:
-    """A training epoch's order of `indices` (n,), whose classes and people are `labels` and `subjects`.
+    """The order of `indices` (n,) in a training epoch; `labels` and `subjects` are their classes and people.
 
     See `ClipData.batches` for `balance`.
     """
@@ -166,8 +177,8 @@ def epoch_order(
         weight = 1.0 / counts[members]
         return rng.choice(indices, size=n, p=weight / weight.sum())
     if balance not in ("even", "matched"):
-        raise ValueError(f"balance must be 'matched', 'even', 'weighted' or 'none', got {balance!r}")
-    # n // classes of each class, and one more of some classes, other ones in each epoch.
+        raise ValueError(f"balance expected 'matched', 'even', 'weighted' or 'none', got {balance!r}")
+    # n // classes of each class, and one more of some classes, which change from epoch to epoch.
     quotas = np.full(len(classes), n // len(classes))
     quotas[rng.permutation(len(classes))[: n % len(classes)]] += 1
     shown: list[int] = []  # positions in `indices`
@@ -182,7 +193,7 @@ def epoch_order(
 def _side_by_side(
     order: np.ndarray, classes: np.ndarray, subjects: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Reorder positions: clips of one subject and different classes in groups, the groups in random order."""
+    """Reorder positions: group clips of one subject and different classes; the groups in random order."""
     waiting: dict[str, dict[int, list[int]]] = {}
     for i in order.tolist():
         waiting.setdefault(subjects[i], {}).setdefault(classes[i], []).append(i)
@@ -193,7 +204,7 @@ def _side_by_side(
     return np.array([i for g in rng.permutation(len(groups)) for i in groups[g]], dtype=np.int64)
 
 
-def _move(augment: Augment | None, rng: np.random.Generator) -> tuple[int, int, int]:
+def _random_move(augment: Augment | None, rng: np.random.Generator) -> tuple[int, int, int]:
     """(mirrored, pixels down, pixels right) of one clip."""
     if augment is None:
         return 0, 0, 0

@@ -1,7 +1,7 @@
-"""From rows of the stores to the tensors of a batch, on the CPU or ahead of time on a CUDA device.
+"""Builds batches from the frame and flow stores, on the CPU or in advance on a CUDA device.
 
-Pictures are stored as planes, so a frame that is not shifted is three plain copies. Mirroring and shifting
-are index arithmetic on bytes: the CPU and the device give the same ones.
+Frames are stored as planes, so an unshifted frame is three plain copies. Mirroring and shifting only move
+bytes, so the CPU and the device give the same result.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .frames.cache import Items
+from .frames.cache import CachedArrays
 from .frames.store import FrameStore
 
 T = TypeVar("T")
@@ -28,8 +28,8 @@ T = TypeVar("T")
 class Batch:
     """video uint8 (B, 3, T, H, W), special (B, 3, 2, H, W), label int64 (B,), index int64 (B,).
 
-    special is uint8 frames or, with optical flow, float32. `index` is the clip's row in the table. The
-    pictures are RGB and contiguous.
+    special is uint8 frames or, with optical flow, float32. `index` is the clip's row in the table. Frames
+    are RGB; all tensors are contiguous.
     """
 
     video: Tensor
@@ -39,9 +39,11 @@ class Batch:
 
 
 @dataclass(frozen=True, eq=False)
-class Draw:
-    """What is random about a batch: chosen int64 (B,), rows of the table; frames int64 (B, T + 2), rows of
-    the store; moves int64 (B, 3): mirrored (0 or 1), then pixels down and right, the edge repeated.
+class BatchPlan:
+    """Everything that is random about a batch.
+
+    chosen: int64 (B,), rows of the table. frames: int64 (B, T + 2), rows of the store. moves: int64 (B, 3),
+    mirrored (0 or 1), pixels down, pixels right.
     """
 
     chosen: np.ndarray
@@ -50,58 +52,60 @@ class Draw:
 
 
 class Source(Protocol):
-    """What batches are made of; `ClipData` is one."""
+    """The data that batches are made of; `ClipData` is one."""
 
     store: FrameStore
-    flow: Items | None
+    flow: CachedArrays | None
     labels: np.ndarray
 
 
-def on_cpu(source: Source, draw: Draw) -> Batch:
-    """The batch of a draw."""
-    batch = _empty(source, draw, pinned=False)
-    _fill(source, draw, batch, draw.moves)
+def on_cpu(source: Source, plan: BatchPlan) -> Batch:
+    """The batch that `plan` describes, on the CPU."""
+    batch = _empty(source, plan, pinned=False)
+    _fill(source, plan, batch, plan.moves)
     return batch
 
 
-def ahead_on_cuda(
-    source: Source, draws: Iterator[Draw], device: torch.device, depth: int = 2
+def prefetch_on_cuda(
+    source: Source, plans: Iterator[BatchPlan], device: torch.device, depth: int = 2
 ) -> Iterator[Batch]:
-    """The batches of the draws on a CUDA device, made `depth` batches ahead by a thread.
+    """The batches of the plans on a CUDA device, made up to `depth` batches in advance by a thread.
 
-    The thread copies frames into pinned memory; a stream of its own carries them over, mirrors and shifts.
-    The stream that takes a batch waits for that and for nothing else.
+    The thread copies frames into pinned memory; its own stream copies them to the device, mirrors and shifts
+    them. The stream that uses a batch waits for that batch only.
     """
     stream = _stream(device)
 
     def load() -> Iterator[tuple[Batch, torch.cuda.Event]]:
         with torch.cuda.device(device), torch.cuda.stream(stream):
-            for draw in draws:
-                batch = _empty(source, draw, pinned=True)
-                _fill(source, draw, batch, np.zeros_like(draw.moves))
+            for plan in plans:
+                batch = _empty(source, plan, pinned=True)
+                _fill(source, plan, batch, np.zeros_like(plan.moves))
                 there = Batch(*(tensor.to(device, non_blocking=True) for tensor in _tensors(batch)))
-                if draw.moves.any():
-                    moves = torch.from_numpy(draw.moves).pin_memory().to(device, non_blocking=True)
-                    there = Batch(*move(there.video, there.special, moves), there.label, there.index)
+                if plan.moves.any():
+                    moves = torch.from_numpy(plan.moves).pin_memory().to(device, non_blocking=True)
+                    there = Batch(
+                        *shift_and_flip(there.video, there.special, moves), there.label, there.index
+                    )
                 ready = torch.cuda.Event()
                 ready.record(stream)
                 yield there, ready
 
-    for batch, ready in ahead(load(), depth):
+    for batch, ready in prefetch(load(), depth):
         current = torch.cuda.current_stream(device)
         current.wait_event(ready)
         for tensor in _tensors(batch):
-            tensor.record_stream(current)  # its memory is not given out again before this stream is done
+            tensor.record_stream(current)  # its memory is not reused before this stream is done with it
         yield batch
 
 
-@functools.cache  # the allocator keeps the memory of each stream apart: a new one each pass would take more
+@functools.cache  # the allocator has separate memory for each stream, so a new stream each pass would add up
 def _stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def ahead(items: Iterator[T], depth: int) -> Iterator[T]:
-    """The same items, up to `depth` of them taken ahead by a thread. What `items` raises is raised here."""
+def prefetch(items: Iterator[T], depth: int) -> Iterator[T]:
+    """The same items, up to `depth` of them fetched early by a thread. Errors of `items` are raised here."""
     taken: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
     stop = threading.Event()
 
@@ -123,7 +127,7 @@ def ahead(items: Iterator[T], depth: int) -> Iterator[T]:
         except BaseException as error:
             end = error
         finally:
-            # Here, because what it has entered (a stream, a device) is this thread's.
+            # Here, because the contexts that it has entered (a stream, a device) belong to this thread.
             if isinstance(items, Generator):
                 items.close()
         put((None, end))
@@ -143,10 +147,11 @@ def ahead(items: Iterator[T], depth: int) -> Iterator[T]:
         thread.join()
 
 
-def move(video: Tensor, special: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
-    """Mirror and shift clips (B, 3, T, H, W) by `moves` (B, 3) as in `Draw`, on any device.
+def shift_and_flip(video: Tensor, special: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
+    """Shift clips (B, 3, T, H, W) by `moves` (B, 3, see `BatchPlan`), edges repeated, then mirror them.
 
-    A mirrored flow, float, changes the sign of its first channel, the movement to the right.
+    Works on any device. Mirroring flow (float) also changes the sign of its first channel, the movement to
+    the right.
     """
     flip, down, right = moves.unbind(1)
     height, width = video.shape[-2:]
@@ -167,11 +172,11 @@ def _tensors(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return batch.video, batch.special, batch.label, batch.index
 
 
-def _empty(source: Source, draw: Draw, *, pinned: bool) -> Batch:
-    """A batch whose pictures are still to be filled in."""
-    count, num, size = len(draw.chosen), draw.frames.shape[1] - 2, source.store.size
+def _empty(source: Source, plan: BatchPlan, *, pinned: bool) -> Batch:
+    """A batch with labels and indices, and uninitialised video and special."""
+    count, num, size = len(plan.chosen), plan.frames.shape[1] - 2, source.store.size
     special = torch.uint8 if source.flow is None else torch.float32
-    label, index = torch.from_numpy(source.labels[draw.chosen]), torch.from_numpy(draw.chosen.copy())
+    label, index = torch.from_numpy(source.labels[plan.chosen]), torch.from_numpy(plan.chosen.copy())
     return Batch(
         _empty_tensor((count, 3, num, size, size), torch.uint8, pinned=pinned),
         _empty_tensor((count, 3, 2, size, size), special, pinned=pinned),
@@ -183,16 +188,16 @@ def _empty(source: Source, draw: Draw, *, pinned: bool) -> Batch:
 def _empty_tensor(shape: tuple[int, ...], dtype: torch.dtype, *, pinned: bool) -> Tensor:
     if pinned:
         return torch.empty(shape, dtype=dtype, pin_memory=True)
-    # By numpy, which asks for huge pages: half of the time of copying would go to small ones.
+    # numpy asks for huge pages; with small ones, copying would take twice as long.
     return torch.from_numpy(np.empty(shape, "uint8" if dtype == torch.uint8 else "float32"))
 
 
-def _fill(source: Source, draw: Draw, batch: Batch, moves: np.ndarray) -> None:
-    """Copy the pictures of a draw into the batch, moved by `moves` (B, 3)."""
+def _fill(source: Source, plan: BatchPlan, batch: Batch, moves: np.ndarray) -> None:
+    """Copy the frames and flows of a plan into the batch, moved by `moves` (B, 3)."""
     video, special = batch.video.numpy(), batch.special.numpy()
     pixels, flow = source.store.pixels, source.flow
     num = video.shape[2]
-    for i, (clip, rows) in enumerate(zip(draw.chosen, draw.frames.tolist(), strict=True)):
+    for i, (clip, rows) in enumerate(zip(plan.chosen, plan.frames.tolist(), strict=True)):
         _place([pixels[row] for row in rows[:num]], video[i], moves[i])
         if flow is None:
             _place([pixels[row] for row in rows[num:]], special[i], moves[i])
@@ -203,13 +208,13 @@ def _fill(source: Source, draw: Draw, batch: Batch, moves: np.ndarray) -> None:
 
 
 def _place(planes: Sequence[np.ndarray], out: np.ndarray, move: np.ndarray) -> None:
-    """Write frames (3, H, W) into `out` (3, T, H, W): mirrored, shifted down and right, edges repeated."""
+    """Write frames (3, H, W) into `out` (3, T, H, W): shifted down and right, edges repeated, mirrored."""
     height, width = out.shape[-2:]
     flip, down, right = move.tolist()
     if flip:
-        right = -right  # shifted first and mirrored afterwards, in place
+        right = -right  # shifted first, then mirrored in place
     down, right = max(1 - height, min(height - 1, down)), max(1 - width, min(width - 1, right))
-    # A plane goes over in one piece: what its lines hand on to the next ones lies where edges are repeated.
+    # Copy each plane as one flat slice; wrapped pixels land in the border, overwritten below.
     whole, offset = height * width, down * width + right
     to, start = slice(max(offset, 0), whole + min(offset, 0)), slice(max(-offset, 0), whole - max(offset, 0))
     flat = out.reshape(3, len(planes), whole)
@@ -220,7 +225,7 @@ def _place(planes: Sequence[np.ndarray], out: np.ndarray, move: np.ndarray) -> N
     elif down < 0:
         out[:, :, down:] = out[:, :, down - 1 : down]
     lines = out.reshape(-1, width)
-    # Column by column: a line's few bytes at its end are slow to copy each for itself.
+    # Column by column: copying the few bytes at the end of each line separately would be slow.
     for column in range(right) if right > 0 else range(width + right, width):
         lines[:, column] = lines[:, right if right > 0 else width + right - 1]
     if flip:

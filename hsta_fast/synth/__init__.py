@@ -1,4 +1,4 @@
-"""Rendered faces that perform micro-expressions, on disk in the layouts of the data sets."""
+"""Renders faces with micro-expressions, and writes them in the layouts of the data sets."""
 
 from .render import SynthConfig, render
 

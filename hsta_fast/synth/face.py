@@ -1,7 +1,7 @@
-"""One rendered face: its geometry, and the fields along which its action units move it.
+"""One rendered face: its geometry, and the displacement fields of its action units.
 
 Coordinates: x to the right, y down, (0, 0) the middle of the picture, one unit = the picture's side. Left and
-right are the picture's. Colours are sRGB, 0..1.
+right are as seen in the picture. Colours are sRGB, 0..1.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.floating[Any]]
 
-# The texture reaches this far beyond the picture on each side, so that a drifting head shows no border.
+# The texture extends this far beyond the picture on each side, so that a drifting head shows no border.
 MARGIN = 0.08
 
-# From light to dark; a subject's skin lies anywhere between two neighbours, with its own hue and saturation.
+# From light to dark. A subject's skin is a mix of two neighbours, with some random hue and saturation.
 SKIN = np.array(
     [(0.95, 0.82, 0.74), (0.90, 0.74, 0.63), (0.84, 0.66, 0.52), (0.74, 0.55, 0.41), (0.60, 0.42, 0.30),
      (0.47, 0.32, 0.23), (0.34, 0.23, 0.17)]
@@ -33,7 +33,7 @@ IRIS = np.array(
 
 @dataclass(frozen=True, kw_only=True)
 class Face:
-    """What stays the same of one subject: lengths in picture sides, colours in sRGB 0..1."""
+    """The constant properties of one subject: lengths in picture sides, colours in sRGB 0..1."""
 
     width: float  # half the width of the head at the cheek bones
     height: float  # half the height of the head, crown to chin
@@ -92,7 +92,7 @@ def _colour(values: NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def random_face(rng: np.random.Generator) -> Face:
-    """Draw one subject: geometry, colours and lamp, each from a wide range of its own."""
+    """Draw one subject: geometry, colours and lamp, each from its own wide range."""
 
     def u(low: float, high: float) -> float:
         return float(rng.uniform(low, high))
@@ -167,19 +167,19 @@ def grid(pixels: int) -> tuple[Array, Array]:
 
 
 def margin_pixels(pixels: int) -> int:
-    """How many pixels the texture reaches beyond the picture on each side."""
+    """How many pixels the texture extends beyond the picture on each side."""
     return round(MARGIN * pixels)
 
 
-# Skin follows well beyond the muscle's own line: the reaches below are those of the line itself.
+# Factor on the sigmas below, which are those of the muscle itself: the skin around it moves too.
 REACH = 1.8
 
-# One push on the right half (x > 0): its middle (x, y), its reach (sigma x, sigma y), its direction (x, y).
+# One push on the right half (x > 0): centre (x, y), Gaussian width (sigma x, sigma y), direction (x, y).
 Push = tuple[float, float, float, float, float, float]
 
 
 def _pushes(face: Face, unit: int) -> list[Push]:
-    """Where and how one FACS action unit moves the picture's right half; the left half mirrors it."""
+    """How one FACS action unit moves the right half of the picture; the left half mirrors it."""
     lid_up = face.eye_y - face.eye_h
     lid_low = face.eye_y + 0.6 * face.eye_h
     outer = face.brow_in + 0.80 * face.brow_w
@@ -193,7 +193,7 @@ def _pushes(face: Face, unit: int) -> list[Push]:
         return [(face.eye_x, lid_up, 0.050, 0.024, 0.0, -1.0)]
     if unit == 7:  # lid tightener
         return [(face.eye_x, lid_low, 0.050, 0.024, -0.15, -0.9)]
-    if unit == 9:  # nose wrinkler, with the upper lip it lifts
+    if unit == 9:  # nose wrinkler; it also lifts the upper lip
         return [
             (0.9 * face.nose_w, face.nose_y - 0.015, 0.036, 0.042, 0.05, -1.0),
             (0.45 * face.mouth_w, face.mouth_y - 1.2 * face.lip_up, 0.036, 0.026, 0.0, -0.7),
@@ -207,24 +207,24 @@ def _pushes(face: Face, unit: int) -> list[Push]:
         return [(face.mouth_w, face.mouth_y + 0.006, 0.042, 0.036, 0.10, 1.0)]
     if unit == 20:  # lip stretcher
         return [(face.mouth_w, face.mouth_y + 0.004, 0.046, 0.036, 1.0, 0.10)]
-    raise ValueError(f"no movement is known for action unit {unit}; known are 1, 2, 4, 5, 7, 9, 12, 15, 20")
+    raise ValueError(f"action unit expected one of 1, 2, 4, 5, 7, 9, 12, 15, 20, got {unit}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variation:
-    """How one clip's movement differs from another of the same subject and label."""
+    """How the movement of one clip differs from others of the same subject and label."""
 
     right: float  # weight of the right half
     left: float  # weight of the left half
-    dx: float  # shift of the pushes' middles, away from the middle line
+    dx: float  # shift of the pushes' centres, away from the middle line
     dy: float
-    reach: float  # factor on the pushes' reach
+    reach: float  # factor on the pushes' width
 
 
 def movement_field(face: Face, action_units: str, how: Variation, x: Array, y: Array) -> Array:
-    """The displacement, (P, P, 2) float32, that "4+9" makes at x and y; its greatest length is 1.
+    """The displacement field of action units such as "4+9" at x and y (P, P): float32 (P, P, 2).
 
-    Raises ValueError for an action unit that no movement is known for.
+    It is scaled so that the largest displacement is 1. Raises ValueError for an unknown action unit.
     """
     field = np.zeros((*x.shape, 2), np.float32)
     for unit in action_units.split("+"):

@@ -1,6 +1,6 @@
-"""Faults planted in rendered data on request: those of published copies, one clip each.
+"""Puts faults that published copies have into rendered data, on request, each into one clip.
 
-`planted.json` lists them as `hsta-fast doctor` has to find them; all other clips stay as they are.
+`planted.json` lists them as `hsta-fast doctor` should report them; all other clips stay as they are.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..data.clips import CLASS_BY_UNITS, LEFT_OUT, MIDDLE_APEX, UNREADABLE
 from ..files import write_text
 from .layouts import LAYOUTS, RenderedClip
 
-# Name -> the cells that change, given onset and offset, by their meaning; and what a reader does about it.
+# Name -> (function from onset and offset to the changed cells by meaning, what a reader does about it).
 _IN_THE_ROW: dict[str, tuple[Callable[[int, int], dict[str, Any]], str]] = {
     "apex-slash": (lambda onset, offset: {"apex": "/"}, MIDDLE_APEX),
     "apex-before-onset": (lambda onset, offset: {"apex": onset - 1}, MIDDLE_APEX),
@@ -30,7 +30,7 @@ _IN_THE_ROW: dict[str, tuple[Callable[[int, int], dict[str, Any]], str]] = {
     ),
 }
 _ROW_TWICE = "row-twice"
-# Name -> what happens to the file of the apex frame, and what is done about it.
+# Name -> (what happens to the file of the apex frame, what a reader does about it).
 _IN_A_FRAME: dict[str, tuple[Callable[[Path], object], str]] = {
     "frame-missing": (lambda path: path.unlink(), LEFT_OUT),
     "frame-empty": (lambda path: path.write_bytes(b""), UNREADABLE),
@@ -43,31 +43,31 @@ def _first_half(data: bytes) -> bytes:
 
 
 def faults_of(layout: str) -> tuple[str, ...]:
-    """Names of the faults that this layout can have: those whose cells it has a column for."""
+    """Names of the faults that this layout can have: it has columns for all cells that they change."""
     columns = LAYOUTS[layout].columns.keys()
     in_rows = [name for name, (cells, _) in _IN_THE_ROW.items() if cells(1, 2).keys() <= columns]
     return (*in_rows, _ROW_TWICE, *_IN_A_FRAME)
 
 
 def chosen_faults(layout: str, names: Sequence[str]) -> tuple[str, ...]:
-    """`names`, or all of the layout for the one word "all"; ValueError for a name that it has not."""
+    """`names`, or every fault of the layout for ("all",); ValueError for a fault it cannot have."""
     known = faults_of(layout)
     if list(names) == ["all"]:
         return known
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(
-            f"faults of {layout} must be all, or among {', '.join(known)}, got {', '.join(unknown)}"
+            f"faults of {layout} expected all, or names out of {', '.join(known)}, got {', '.join(unknown)}"
         )
     return tuple(names)
 
 
-def plant(
+def inject_faults(
     out: Path, layout: str, clips: Sequence[RenderedClip], names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The annotation's rows of `clips`, the faults in them and in the frames; writes `planted.json`.
+    """Put the faults `names` into annotation rows and frames; returns the rows, writes `planted.json`.
 
-    The clips that are taken lie evenly among all; `names` are fewer than `clips`.
+    The clips with faults are spread evenly over all clips; `names` has fewer entries than `clips`.
     """
     form = LAYOUTS[layout]
     taken = {len(clips) * place // len(names): name for place, name in enumerate(names)}

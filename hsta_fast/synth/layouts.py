@@ -1,7 +1,7 @@
-"""Layouts of rendered data: where each dataset has its frames, and the annotation file beside them.
+"""Layouts of rendered data: the paths of each data set's frames, and its annotation file.
 
-Names, number widths, columns, sheets and emotion words are those of the datasets, as their readers describe
-them; the pictures are the same in all, but grey in SAMM.
+Names, number widths, columns, sheets and emotion words are those of the data sets, as described in their
+readers. The frames are the same in all layouts, but grey in SAMM.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ class RenderedClip:
     apex: int
     offset: int
     emotion: str
-    frames: list[int] = field(default_factory=list)  # all that were rendered, neutral ones around included
+    frames: list[int] = field(default_factory=list)  # all, with the neutral ones around it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a dataset names its frames, and what its annotation says."""
+    """How a data set names its frames, and what its annotation has."""
 
-    words: dict[str, str]  # the renderer's emotion -> the dataset's
+    words: dict[str, str]  # the renderer's emotion -> the data set's
     frame: Callable[[RenderedClip, int], str]  # path of a frame, below the folder
-    cells: Callable[[RenderedClip, str], dict[str, Any]]  # column -> cell, given the dataset's word
-    columns: dict[str, str]  # onset, apex, ... -> its column, of those that a fault can be planted in
+    cells: Callable[[RenderedClip, str], dict[str, Any]]  # column -> cell, given the data set's emotion word
+    columns: dict[str, str]  # onset, apex, ... -> its column; those that faults change
     known_as: Callable[[RenderedClip], tuple[str, str]]  # subject and clip, as its reader writes them
-    header: tuple[str | None, ...]  # None is a column without a name
+    header: tuple[str | None, ...]  # None: a column without a name
     annotation: str
     sheet: str = ""
     above: int = 0  # rows above the column names
@@ -65,13 +65,13 @@ class Layout:
         return self.cells(clip, self.words[clip.emotion])
 
     def write(self, out: Path, rows: list[dict[str, Any]]) -> None:
-        """The annotation file of these rows, whole or not at all."""
+        """Write the annotation file with these rows, atomically."""
         cells = [[row.get(name) if name is not None else None for name in self.header] for row in rows]
         if self.annotation.endswith(".csv"):
             table = pd.DataFrame(cells, columns=[str(name) for name in self.header])
             write_text(out / self.annotation, table.to_csv(index=False))
             return
-        from openpyxl import Workbook  # needed for Excel files alone
+        from openpyxl import Workbook  # only Excel files need it
 
         book = Workbook()
         own = book.active
@@ -102,7 +102,7 @@ def _samm_name(clip: RenderedClip) -> str:
 _SMIC_CODES = {"negative": "ne", "positive": "po", "surprise": "sur"}
 _SMIC_WORDS = dict.fromkeys(("disgust", "fear", "anger", "sad"), "negative")
 _SMIC_WORDS |= {"happy": "positive", "surprise": "surprise"}
-_SMIC_FIRST = 17_580_000  # the camera counts on
+_SMIC_FIRST = 17_580_000  # the camera's counter runs through all recordings
 
 
 def _smic_name(clip: RenderedClip) -> str:

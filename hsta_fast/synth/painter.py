@@ -1,7 +1,7 @@
-"""The picture of a face: an albedo map lit by one lamp over a height map, painted back to front.
+"""Paints a face: an albedo map, lit by one lamp over a height map, painted back to front.
 
-Shading, the nose's shadow and the lids agree because they come from one relief. Coordinates are
-those of face.py; sums are done in linear light.
+Shading, the nose's shadow and the lids are consistent because they use one height map. Coordinates are those
+of face.py; colours are computed in linear light.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .face import Array, Face, grid, margin_pixels
 
 
 def _ramp(low: float, high: float, value: Array) -> Array:
-    """Smooth step from 0 at `low` to 1 at `high` (which may be the smaller one)."""
+    """Smooth step from 0 at `low` to 1 at `high`; `high` may be the smaller one."""
     t = np.clip((value - low) / (high - low), 0.0, 1.0)
     return t * t * (3.0 - 2.0 * t)
 
@@ -42,8 +42,8 @@ class _Painter:
         ) ** (1 / p)
 
     def noise(self, size: float, stretch: float = 1.0) -> Array:
-        """Smooth noise of unit variance; `size`: its grain in picture sides, `stretch`: height over width."""
-        # Coarse noise is drawn on a coarser grid: the same look for a fraction of the work.
+        """Smooth noise of unit variance. size: grain in picture sides; stretch: its height over its width."""
+        # Coarse noise is drawn on a coarser grid: it looks the same and costs a fraction.
         sigma = max(size * self.pixels, 0.3)
         step = max(1.0, sigma / 3)
         side = round(len(self.x) / step)
@@ -53,14 +53,14 @@ class _Painter:
         return soft / soft.std()
 
     def mix(self, colour: Array, mask: Array) -> None:
-        """Lay a colour (3,) or picture (P, P, 3) over the picture where the mask (P, P), 0..1, says so."""
+        """Blend a colour (3,) or picture (P, P, 3) over the picture with the mask (P, P), 0..1."""
         self.picture += mask[..., None] * (colour - self.picture)
 
     def darken(self, mask: Array, by: float) -> None:
         self.picture *= (1 - by * np.clip(mask, 0, 1))[..., None]
 
     def strokes(self, lines: list[NDArray[np.float64]], levels: Array, thickness: float) -> Array:
-        """A mask (P, P), 0..1, of anti-aliased hair strokes, each (K, 2) points in picture coordinates."""
+        """A mask (P, P), 0..1, of anti-aliased hairs; each line is (K, 2) points in picture coordinates."""
         mask = np.zeros(self.x.shape, np.uint8)
         pad = margin_pixels(self.pixels)
         for line, level in zip(lines, levels, strict=True):
@@ -77,7 +77,7 @@ class _Painter:
         return mask.astype(np.float32) / 255
 
     def light(self, height: Array, shine: float) -> tuple[Array, Array]:
-        """Diffuse light and highlight of a height map under the subject's lamp."""
+        """Diffuse light and highlight, each (P, P), of a height map under the subject's lamp."""
         gy, gx = np.gradient(height * self.pixels)
         length = np.sqrt(gx**2 + gy**2 + 1)
         lx, ly, lz = self.face.light
@@ -105,7 +105,7 @@ class _Painter:
         if not self.face.bald:
             self.front_hair()
         picture = np.clip(self.picture, 0, None)
-        # A camera's exposure goes part of the way towards a middle grey.
+        # Like a camera's exposure, move the mean part of the way to a middle grey.
         picture *= (0.22 / picture.mean()) ** 0.35
         picture = picture / (1 + np.clip(picture - 0.75, 0, None))
         return (np.clip(picture, 0, 1) ** (1 / 2.2) * 255).astype(np.float32)
@@ -132,7 +132,7 @@ class _Painter:
         self.hair = self.hair_picture()
         v = face.hair_volume
         ragged = 0.006 * self.noise(0.012, 3.0)
-        # Short hair lies closer the lower it is.
+        # Short hair lies closer to the head further down.
         v_side = v if face.hair_length > 0 else v * _ramp(0.03, -0.25, y - face.middle)
         cap = (
             np.abs(x / (face.width + v_side)) ** 2.2
@@ -166,7 +166,7 @@ class _Painter:
             self.mix(skin * shade[..., None], _ramp(1.06, 0.94, r))
 
     def relief(self) -> Array:
-        """Height of the head over the picture plane, in picture sides."""
+        """Height of the head above the picture plane (P, P), in picture sides."""
         f, x, y = self.face, self.x, self.y
         ax = np.abs(x)
         height = 0.30 * np.sqrt(np.clip(1.04 - self.radius**2, 0.0008, None))
@@ -190,7 +190,7 @@ class _Painter:
         f, x, y = self.face, self.x, self.y
         ax = np.abs(x)
         albedo = np.ones_like(self.picture) * _linear(f.skin)
-        # Blood: cheeks, nose and chin are redder, the skin about the eyes is darker.
+        # Cheeks, nose and chin are redder; the skin around the eyes is darker.
         red = 0.6 * _blob(ax, y, f.eye_x + 0.03, f.eye_y + 0.14, 0.07, 0.05) + 0.5 * _blob(
             x, y, 0, f.nose_y - 0.01, 0.05, 0.03
         )
@@ -217,7 +217,7 @@ class _Painter:
         )
         mask = _ramp(1.012, 0.988, self.radius)
         self.mix(skin, mask)
-        # Folds from the nose to the mouth's corners, and the shadow that the nose throws.
+        # Folds from the nose to the corners of the mouth, and the shadow of the nose.
         lx = f.light[0]
         t = np.clip((y - f.nose_y + 0.02) / (f.mouth_y - f.nose_y + 0.01), 0, 1.15)
         fold = np.exp(
@@ -247,7 +247,7 @@ class _Painter:
         lower = 0.62 * f.eye_h * opening**0.9 * (1 + 0.2 * ex)
         soft = 0.003
         inside = _ramp(-soft, soft, y - upper) * _ramp(-soft, soft, lower - y) * (np.abs(ex) < 1)
-        # The crease and the lid's edge, on the skin.
+        # On the skin: the crease, and the edge of the lid.
         wide = _ramp(1.25, 0.8, np.abs(ex))
         self.darken(np.exp(-0.5 * ((y - 1.08 * upper + f.crease) / 0.0045) ** 2) * wide, 0.42)
         self.darken(np.exp(-0.5 * ((y - lower - 0.011) / 0.006) ** 2) * wide, 0.12 + 0.1 * f.age)
@@ -275,7 +275,7 @@ class _Painter:
             np.full(3, 0.95, np.float32),
             0.9 * _ramp(0.25, 0.6, _blob(self.x, self.y, gx, gy, 0.0055, 0.005)) * inside,
         )
-        # Lashes: a dark edge, thicker outwards, and short hairs.
+        # Lashes: a dark edge, thicker to the outside, and short hairs.
         rim = np.exp(-0.5 * ((y - upper + 0.001) / (0.0042 + 0.0012 * ex)) ** 2) * _ramp(
             1.06, 0.9, np.abs(ex)
         )

@@ -1,13 +1,15 @@
-"""Rendered micro-expressions on disk, in the layout of a dataset (`layouts`); here of CAS(ME)3 part A.
+"""Renders micro-expressions to disk in the layout of a data set (`layouts`).
+
+In that of CAS(ME)3 part A:
 
     <out>/spNO.1/b/color/175.jpg ...  200 frames a second, several clips in a recording, neutral frames around
     <out>/annotation.csv              written last: a folder without it is not finished
-    <out>/synthetic.json              the settings, and that this is rendered data
-    <out>/planted.json                the faults that were asked for: which clip, and what a reader does
+    <out>/synthetic.json              the settings, and a note that this is rendered data
+    <out>/planted.json                the requested faults: which clip, and what a reader does about it
 
-The label of a clip chooses the shape of its movement field and nothing else. Subject, lamp, drift, noise,
-timing, strength, asymmetry and numbering come from random streams that never see the label, and the field has
-amplitude exactly 0 at the onset, so an onset frame is the same to the last byte whatever the label.
+The label of a clip determines the shape of its movement field and nothing else. Subject, lamp, drift, noise,
+timing, strength, asymmetry and numbering come from random streams that do not depend on the label, and the
+amplitude of the field is exactly 0 at the onset, so the bytes of an onset frame do not depend on the label.
 """
 
 from __future__ import annotations
@@ -29,12 +31,12 @@ from tqdm import tqdm
 
 from ..files import write_text
 from .face import Array, Variation, grid, margin_pixels, movement_field, random_face
-from .faults import chosen_faults, plant
+from .faults import chosen_faults, inject_faults
 from .layouts import EXPRESSIONS, LAYOUTS, RenderedClip
 from .painter import paint_face
 
 NOTE = "Rendered faces, no recordings: nothing measured on them says anything about people."
-RENDERER = 1  # goes up whenever the same settings give other pictures
+RENDERER = 1  # increased whenever the same settings give other frames
 REFERENCE_SIZE = 112  # strengths and drifts are given in pixels of this picture size
 FINE = 3  # texture pixels per picture pixel
 CLIPS_PER_RECORDING = 6
@@ -43,7 +45,7 @@ SHORTEST, LONGEST = 8, 67  # frames of a clip: 1/25 s and 1/3 s at 200 frames a 
 
 @dataclass(frozen=True, kw_only=True)
 class SynthConfig:
-    """What to render. The same seed and subject number give the same bytes with any number of processes."""
+    """What to render. The number of processes does not change the bytes of a subject with a given seed."""
 
     out: Path
     """Folder to write; new, empty, or holding the same data set."""
@@ -52,7 +54,7 @@ class SynthConfig:
     subjects: int = 40
     """Number of faces."""
     clips_per_subject: int = 24
-    """Clips of each subject, the emotions as evenly among them as they divide."""
+    """Clips of each subject, the emotions as balanced as possible."""
     size: int = 112
     """Height and width of a frame in pixels."""
     strength: tuple[float, float] = (1.2, 1.5)
@@ -60,61 +62,61 @@ class SynthConfig:
     emotions: tuple[str, ...] = ("happy", "surprise", "disgust")
     """Emotion words, out of others, disgust, surprise, fear, anger, sad, happy."""
     seed: int = 0
-    """Seed of everything random."""
+    """Seed of all randomness."""
     quality: int = 95
     """JPEG quality."""
     faults: tuple[str, ...] = ()
-    """Faults to plant, in a clip each: names of docs/data.md, or all that the layout can have."""
+    """Faults to put into one clip each: names from docs/data.md, or all for those the layout can have."""
     processes: int = 0
-    """Processes that render at once, 1 = none beside this one; 0 = one for each processor core."""
+    """Processes that render in parallel; 1 = only this one, 0 = one for each processor core."""
 
     def check(self) -> None:
-        """Raise ValueError, naming the setting, for one that does not fit."""
+        """Raise ValueError, naming the setting, for the first setting that is out of range."""
         low, high = self.strength
         words = LAYOUTS[self.layout].words
         unknown = [word for word in self.emotions if word not in words]
-        wishes = (
-            (self.subjects >= 2, f"subjects must be at least 2, got {self.subjects}"),
-            (
-                self.clips_per_subject >= 1,
-                f"clips_per_subject must be at least 1, got {self.clips_per_subject}",
-            ),
-            (32 <= self.size <= 1024, f"size must be 32..1024 pixels, got {self.size}"),
+        different = len(set(self.emotions)) == len(self.emotions)
+        per_subject = self.clips_per_subject
+        checks = (
+            (self.subjects >= 2, f"subjects expected at least 2, got {self.subjects}"),
+            (per_subject >= 1, f"clips_per_subject expected at least 1, got {per_subject}"),
+            (32 <= self.size <= 1024, f"size expected 32..1024 pixels, got {self.size}"),
             # Beyond 4 pixels the field would fold the face over itself.
-            (0 < low <= high <= 4, f"strength must be 0 < low <= high <= 4 pixels, got ({low}, {high})"),
+            (0 < low <= high <= 4, f"strength expected 0 < low <= high <= 4 pixels, got ({low}, {high})"),
             (
                 not unknown,
-                f"emotions of {self.layout} must be among {', '.join(words)}, got {', '.join(unknown)}",
+                f"emotions of {self.layout} expected words out of {', '.join(words)}, "
+                f"got {', '.join(unknown)}",
             ),
-            (len(self.emotions) >= 2, f"emotions must be at least 2, got {len(self.emotions)}"),
-            (len(set(self.emotions)) == len(self.emotions), f"emotions must differ, got {self.emotions}"),
-            (self.seed >= 0, f"seed must be 0 or more, got {self.seed}"),
-            (1 <= self.quality <= 100, f"quality must be 1..100, got {self.quality}"),
-            (self.processes >= 0, f"processes must be 0 or more, got {self.processes}"),
+            (len(self.emotions) >= 2, f"emotions expected at least 2 words, got {len(self.emotions)}"),
+            (different, f"emotions expected different words, got {self.emotions}"),
+            (self.seed >= 0, f"seed expected 0 or more, got {self.seed}"),
+            (1 <= self.quality <= 100, f"quality expected 1..100, got {self.quality}"),
+            (self.processes >= 0, f"processes expected 0 or more, got {self.processes}"),
         )
-        for fulfilled, message in wishes:
-            if not fulfilled:
+        for valid, message in checks:
+            if not valid:
                 raise ValueError(message)
-        clips, wanted = self.subjects * self.clips_per_subject, chosen_faults(self.layout, self.faults)
-        if len(wanted) >= clips:
-            raise ValueError(f"faults take a clip each and leave one: {len(wanted)} of {clips} clips")
+        clips, faults = self.subjects * per_subject, chosen_faults(self.layout, self.faults)
+        if len(faults) >= clips:
+            raise ValueError(f"faults expected fewer than the {clips} clips, got {len(faults)}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipPlan:
-    """All of one clip but its label."""
+    """Everything about one clip except its label."""
 
     recording: str
     onset: int
     apex: int
     offset: int
     strength: float  # pixels at 112 x 112
-    rise: float  # exponents on the smooth rise and fall: how early the movement comes and goes
+    rise: float  # exponents of the smooth rise and fall: how early the movement comes and goes
     fall: float
     how: Variation
 
     def amplitude(self, frame: int) -> float:
-        """0 at the onset and before, 1 at the apex, 0 at the offset and after."""
+        """0 up to the onset, 1 at the apex, 0 from the offset on."""
         if frame <= self.apex:
             t, bend = (frame - self.onset) / (self.apex - self.onset), self.rise
         else:
@@ -125,7 +127,7 @@ class ClipPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class RecordingPlan:
-    """One recording: its frames, the clips in it, and where the head and the light are in each frame."""
+    """One recording: its frames, its clips, and the position of head and light in each frame."""
 
     name: str
     frames: range
@@ -136,7 +138,7 @@ class RecordingPlan:
 
 
 def _wander(rng: np.random.Generator, frames: range) -> Array:
-    """A smooth curve of about unit variance over the frames: three slow waves of 0.6 to 4.5 seconds."""
+    """A smooth curve over the frames with about unit variance: three waves of 0.6 to 4.5 seconds."""
     period = np.exp(rng.uniform(np.log(120), np.log(900), 3))
     phase = rng.uniform(0, 2 * np.pi, 3)
     waves = np.sin(2 * np.pi * np.array(frames)[:, None] / period + phase)
@@ -168,7 +170,7 @@ def _plan_clip(rng: np.random.Generator, cfg: SynthConfig, recording: str, onset
 
 
 def plan_subject(cfg: SynthConfig, rng: np.random.Generator) -> list[RecordingPlan]:
-    """Plan all recordings of a subject. Knows nothing of labels."""
+    """Plan all recordings of a subject, independent of the labels."""
     restless = rng.uniform(0.15, 0.6) / REFERENCE_SIZE
     camera_noise = rng.uniform(0.8, 2.4)
     plans = []
@@ -199,7 +201,7 @@ def plan_subject(cfg: SynthConfig, rng: np.random.Generator) -> list[RecordingPl
 
 
 def shuffled_labels(cfg: SynthConfig, rng: np.random.Generator) -> list[str]:
-    """One emotion word for each clip of a subject: as even as they divide, in random order."""
+    """One emotion word for each clip of a subject: as balanced as possible, in random order."""
     each, left = divmod(cfg.clips_per_subject, len(cfg.emotions))
     extra = rng.choice(len(cfg.emotions), left, replace=False)
     words = [*(word for word in cfg.emotions for _ in range(each)), *(cfg.emotions[i] for i in extra)]
@@ -207,7 +209,7 @@ def shuffled_labels(cfg: SynthConfig, rng: np.random.Generator) -> list[str]:
 
 
 class Camera:
-    """Turns one subject's texture, (P, P, 3) with P = FINE * size and the margins, into frames."""
+    """Turns the texture of one subject, (P, P, 3) with P = FINE * size + margins, into frames."""
 
     def __init__(self, size: int, texture: Array) -> None:
         self.size, self.fine, self.texture = size, size * FINE, texture
@@ -217,13 +219,13 @@ class Camera:
         self.x, self.y = line[None, :, None], line[:, None, None]
 
     def view(self, pose: Array, field: Array, displacement: float) -> Array:
-        """What the lens sees, (size, size, 3) float32: the texture pushed along the unit field, then posed.
+        """The noise-free view, (size, size, 3) float32: the texture moved along the unit field, then posed.
 
-        `displacement` is the push's greatest length in pixels at 112 x 112; 0 leaves the field out.
+        `displacement` is the largest movement in pixels at 112 x 112; 0 leaves the field out.
         """
         dx, dy, angle, log_scale = pose
         cos, sin = np.cos(angle) * np.exp(-log_scale), np.sin(angle) * np.exp(-log_scale)
-        # Frame pixel -> texture pixel: turn back and shift back about the picture's middle.
+        # Frame pixel -> texture pixel: the inverse rotation and shift about the middle of the picture.
         middle = (self.fine - 1) / 2
         turn = np.array(((cos, sin), (-sin, cos)))
         shift = middle + margin_pixels(self.fine) - turn @ (middle + np.array((dx, dy)) * self.fine)
@@ -235,16 +237,16 @@ class Camera:
             push = cv2.warpAffine(field, to_texture, (self.fine, self.fine), flags=flags)
             map_x -= displacement * self.fine / REFERENCE_SIZE * push[..., 0]
             map_y -= displacement * self.fine / REFERENCE_SIZE * push[..., 1]
-        # Linear, because it moves a ramp by exactly the map (OpenCV's cubic is off by up to 1/20 pixel); it
-        # blurs at the scale of the finer texture only. OpenCV rounds the map to 1/32 texture pixel.
+        # Linear interpolation moves a ramp exactly by the map (OpenCV's cubic is off by up to 1/20 pixel) and
+        # blurs only at the scale of the finer texture. OpenCV rounds the map to 1/32 texture pixel.
         fine = cv2.remap(self.texture, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         return np.asarray(cv2.resize(fine, (self.size, self.size), interpolation=cv2.INTER_AREA))
 
     def shoot(self, view: Array, lamp: Array, noise: float, rng: np.random.Generator) -> NDArray[np.uint8]:
-        """The view under its light and with the sensor's noise, (size, size, 3) uint8."""
+        """The view with its light and the sensor's noise, (size, size, 3) uint8."""
         gain, slope_x, slope_y = lamp.astype(np.float32)
         picture = view * (gain + slope_x * self.x + slope_y * self.y)
-        # More noise in the light, most of it alike in the three channels.
+        # Bright pixels have more noise; most of it is common to the three channels.
         grain = rng.standard_normal((*picture.shape[:2], 4), np.float32)
         grain = grain[..., :1] + 0.4 * grain[..., 1:]
         picture += noise * grain * np.sqrt(0.3 + np.clip(picture, 0, 255) / 180)
@@ -256,11 +258,11 @@ def subject_frames(
 ) -> Iterator[tuple[str, int, NDArray[np.uint8], ClipPlan, str]]:
     """Every frame of subject 1, 2, ...: (recording, frame number, picture, clip it is in or near, label).
 
-    Pictures are (size, size, 3) uint8 RGB. `labels`, one a clip, take the place of the shuffled ones: only
-    the movement changes.
+    Pictures are (size, size, 3) uint8 RGB. `labels`, one for each clip, replace the shuffled ones: only the
+    movement changes.
     """
     if labels is not None and len(labels) != cfg.clips_per_subject:
-        raise ValueError(f"wanted {cfg.clips_per_subject} labels, one a clip, got {len(labels)}")
+        raise ValueError(f"labels expected {cfg.clips_per_subject}, one for each clip, got {len(labels)}")
     streams = np.random.SeedSequence((cfg.seed, subject)).spawn(5)
     face_rng, paint_rng, plan_rng, label_rng, noise_rng = (np.random.default_rng(s) for s in streams)
     face = random_face(face_rng)
@@ -314,7 +316,7 @@ def _one_thread() -> None:
 
 
 def _render_subjects(cfg: SynthConfig) -> Generator[tuple[int, list[RenderedClip]]]:
-    """Number and clips of each subject, as they are done."""
+    """Number and clips of each subject, in the order in which they are finished."""
     processes = min(cfg.processes or os.cpu_count() or 1, cfg.subjects)
     numbers = range(1, cfg.subjects + 1)
     if processes == 1:
@@ -334,21 +336,21 @@ def _render_subjects(cfg: SynthConfig) -> Generator[tuple[int, list[RenderedClip
 
 
 def _is_finished(cfg: SynthConfig, settings: str) -> bool:
-    """Whether `out` holds this very data set already; raises where it holds anything else."""
+    """Whether `out` has this finished data set; ValueError if it has anything else."""
     if not cfg.out.exists():
         return False
     if not cfg.out.is_dir():
-        raise ValueError(f"{cfg.out}: wanted a folder to render into, got a file")
+        raise ValueError(f"{cfg.out}: expected a folder to render into, got a file")
     if not any(cfg.out.iterdir()):
         return False
     said = cfg.out / "synthetic.json"
     if not said.is_file():
         raise ValueError(
-            f"{cfg.out}: wanted a new or empty folder to render into, got one with other files in it"
+            f"{cfg.out}: expected a new or empty folder to render into, got one with other files in it"
         )
     if said.read_text(encoding="utf-8") != settings:
         raise ValueError(
-            f"{cfg.out}: holds a data set rendered with other settings (see {said}); choose another folder"
+            f"{cfg.out}: has a data set rendered with other settings (see {said}); choose another folder"
         )
     return (cfg.out / LAYOUTS[cfg.layout].annotation).is_file()
 
@@ -356,12 +358,16 @@ def _is_finished(cfg: SynthConfig, settings: str) -> bool:
 def render(cfg: SynthConfig) -> Path:
     """Render the data set that `cfg` describes into `cfg.out`, and return that folder.
 
-    A folder that holds the same data set already is kept as it is, one whose rendering was broken off is
-    rendered again, and anything else in it raises ValueError. Nothing is ever deleted.
+    A folder that already has this data set is kept as it is; if its rendering was interrupted, it is rendered
+    again. Nothing is ever deleted.
+
+    Raises:
+        ValueError: a setting is out of range, or the folder has anything else in it.
+        OSError: a file cannot be written.
     """
     cfg.check()
     chosen = {key: value for key, value in asdict(cfg).items() if key not in ("out", "processes")}
-    # Data sets rendered before there was a choice are still known.
+    # Left out at their defaults, so that data sets rendered before these settings existed still match.
     if cfg.layout == "casme3":
         del chosen["layout"]
     if not cfg.faults:
@@ -371,7 +377,7 @@ def render(cfg: SynthConfig) -> Path:
         print(f"{cfg.out}: already rendered with these settings, kept")
         return cfg.out
     cfg.out.mkdir(parents=True, exist_ok=True)
-    # First, because it marks the folder as ours should rendering break off.
+    # Written first: it marks the folder as ours if rendering is interrupted.
     write_text(cfg.out / "synthetic.json", settings)
     clips: dict[int, list[RenderedClip]] = {}
     bar = tqdm(total=cfg.subjects, desc=f"render {cfg.out}", unit="subject", dynamic_ncols=True)
@@ -381,6 +387,6 @@ def render(cfg: SynthConfig) -> Path:
             bar.update()
     numbers = range(1, cfg.subjects + 1)
     ordered = [clip for number in numbers for clip in clips[number]]
-    rows = plant(cfg.out, cfg.layout, ordered, chosen_faults(cfg.layout, cfg.faults))
+    rows = inject_faults(cfg.out, cfg.layout, ordered, chosen_faults(cfg.layout, cfg.faults))
     LAYOUTS[cfg.layout].write(cfg.out, rows)
     return cfg.out

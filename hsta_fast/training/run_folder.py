@@ -12,6 +12,7 @@ runs/<name>/config.json        the resolved configuration, classes, folds and no
 """
 
 import json
+import weakref
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,12 +55,14 @@ class RunFolder:
         config_file = path / "config.json"
         if not is_main:
             self._lock = _lock_run(path, shared=True)
+            weakref.finalize(self, self._lock.close)
             _check_settings(config_file, config)
             return
         if config_file.exists() and not resume:
             raise ValueError(f"{path} exists: give --resume to continue it, or another --name")
         path.mkdir(parents=True, exist_ok=True)
         self._lock = _lock_run(path, shared=False)
+        weakref.finalize(self, self._lock.close)
         _delete_temporary_files(path)
         if config_file.exists():
             _check_settings(config_file, config)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..checkpoint import save_model
 from ..clips import subject_ids
-from ..data import picture_recipe
+from ..data import describe_inputs
 from ..environment import info_text
 from ..files import write_atomically
 from ..protocol import best_epoch, table, write_report, write_seeds
@@ -149,8 +149,8 @@ def print_experiment(exp: Experiment, run: RunFolder) -> None:
         f"{len(data)} clips of {subject_ids(clips.clips).nunique()} subjects:",
         ", ".join(f"{n} {c}" for n, c in counts),
     )
-    recipe = picture_recipe(data.sampling, exp.cfg.image_size, exp.cfg.apex)
-    print("\n".join(f"{name}: {_on_one_line(value)}" for name, value in recipe.items()))
+    inputs = describe_inputs(data.sampling, exp.cfg.image_size, exp.cfg.apex)
+    print("\n".join(f"{name}: {_on_one_line(value)}" for name, value in inputs.items()))
     if exp.dropped:
         print("outside the label set:", ", ".join(f"{n} {emotion}" for emotion, n in exp.dropped.items()))
     print("".join(f"{line}\n" for line in first_faults(clips, f", all in {run.path / 'faults.csv'}")), end="")

@@ -10,16 +10,16 @@ import torch
 
 from ..data import (
     Cache,
+    CachedArrays,
     ClipData,
     ClipTable,
     Expression,
-    Items,
     LabelSet,
     Sampling,
     apply_labels,
+    describe_inputs,
     label_set,
-    load_pictures,
-    picture_recipe,
+    load_inputs,
     read_datasets,
 )
 from ..environment import cuda_dtype
@@ -77,7 +77,7 @@ def set_up(cfg: TrainConfig, *, device: str | None = None) -> Experiment:
         flow=cfg.flow,
         onset_only=cfg.onset_only,
     )
-    clips, frames, flow = load_pictures(
+    clips, frames, flow = load_inputs(
         clips, sampling, cfg.image_size, apex=cfg.apex, cache=cache_of(cfg), strict=cfg.strict
     )
     if cfg.shuffle_labels:
@@ -121,7 +121,7 @@ def fill_cache(cfg: TrainConfig) -> str:
         raise ValueError("--cache expected the folder to fill, got 'none'")
     data = set_up(cfg, device="cpu").data  # the run's own device may be on another machine
     arrays = {"frames": data.store.pixels, "flows": data.flow}
-    cached = {name: items for name, items in arrays.items() if isinstance(items, Items)}
+    cached = {name: items for name, items in arrays.items() if isinstance(items, CachedArrays)}
     not_written = sum(items.in_memory for items in cached.values())
     if not_written:
         raise ValueError(f"{cache.folder}: {not_written} frames or flows could not be written, see above")
@@ -225,7 +225,7 @@ def describe(exp: Experiment) -> dict[str, Any]:
     return to_json(cfg) | {
         "classes": list(exp.labels.classes),
         "architecture": asdict(cfg.architecture(len(exp.labels.classes))),
-        "pictures": picture_recipe(exp.data.sampling, cfg.image_size, cfg.apex),
+        "pictures": describe_inputs(exp.data.sampling, cfg.image_size, cfg.apex),
         "num_folds": len(exp.folds),
         "train_counts": {fold.name: exp.class_counts(fold.train).tolist() for fold in exp.folds},
         "notes": [*notes, *exp.remarks],

@@ -9,7 +9,7 @@ import torch
 
 from hsta_fast.data.clips import ClipTable, clip_frame
 from hsta_fast.data.dataset import ClipData
-from hsta_fast.data.frames.cache import Items
+from hsta_fast.data.frames.cache import CachedArrays
 from hsta_fast.data.frames.store import FrameStore
 from hsta_fast.data.loading import Batch
 from hsta_fast.data.sampling import Sampling
@@ -45,7 +45,7 @@ def data_of(labels: list[int], sampling: Sampling, size: int = SIZE, length: int
         return ClipData(table, store, sampling)
     values = np.random.default_rng(1).normal(size=(2 * len(labels), 3, size, size)).astype(np.float32)
     places = [(0, item) for item in range(len(values))]
-    return ClipData(table, store, sampling, Items([values], [False], places, {}, values.shape[1:]))
+    return ClipData(table, store, sampling, CachedArrays([values], [False], places, {}, values.shape[1:]))
 
 
 def everything(batches: list[Batch]) -> Batch:

@@ -250,13 +250,13 @@ def _(root: Path) -> None:
     table = read_dataset(root / "copy")
     assert table.clips["subject"].tolist() == ["s01", "s04", "s05"]
     said = [
-        (fault.subject, fault.clip, fault.what.split(": ", 1)[1][:40], fault.action) for fault in table.faults
+        (fault.subject, fault.clip, fault.what.split(": ", 1)[1][:42], fault.action) for fault in table.faults
     ]
-    out = "wanted a path inside the root, 'HS/s"
+    out = "expected a path inside the root, 'HS/s"
     assert said == [
         ("s2", "s2", f"{out}2' l", LEFT_OUT),
         ("s3", "positive", f"{out}3/mi", LEFT_OUT),
-        ("s4", "again", "HS/s4/micro/positive/again: Too many lev", LEFT_OUT),
+        ("s4", "again", "HS/s4/micro/positive/again: Too many level", LEFT_OUT),
     ]
 
 

@@ -14,7 +14,7 @@ from hsta_fast.data.sampling import Sampling
 from tests.data.batches import LENGTH, SIZE, data_of, epoch, everything, same
 
 
-def pictures(data: ClipData, clip: int, positions: list[int]) -> torch.Tensor:
+def frames_of(data: ClipData, clip: int, positions: list[int]) -> torch.Tensor:
     """(3, frames, H, W) of a clip, straight from the store."""
     pixels = [data.store.pixels[clip * LENGTH + k] for k in positions]
     return torch.from_numpy(np.stack(pixels, axis=1))
@@ -32,8 +32,8 @@ def test_a_test_batch_holds_the_clips_in_order() -> None:
     whole = everything(batches)
     assert whole.index.tolist() == [3, 0, 4] and whole.label.tolist() == [1, 0, 0]
     for i, clip in enumerate([3, 0, 4]):
-        assert torch.equal(whole.video[i], pictures(data, clip, [0, 4, 7, 11]))
-        assert torch.equal(whole.special[i], pictures(data, clip, [0, 5]))
+        assert torch.equal(whole.video[i], frames_of(data, clip, [0, 4, 7, 11]))
+        assert torch.equal(whole.special[i], frames_of(data, clip, [0, 5]))
 
 
 def test_labels_and_subjects_are_those_of_the_table() -> None:
@@ -56,8 +56,8 @@ def test_the_control_shows_the_onset_frame_alone() -> None:
     data = data_of([0, 1], Sampling(num_frames=3, video="random", onset_only=True))
     whole = everything(epoch(data, train=False))
     for clip in range(2):
-        assert torch.equal(whole.video[clip], pictures(data, clip, [0, 0, 0]))
-        assert torch.equal(whole.special[clip], pictures(data, clip, [0, 0]))
+        assert torch.equal(whole.video[clip], frames_of(data, clip, [0, 0, 0]))
+        assert torch.equal(whole.special[clip], frames_of(data, clip, [0, 0]))
 
 
 def test_random_test_frames_do_not_depend_on_the_batch() -> None:
@@ -75,7 +75,7 @@ def test_augmentation_moves_all_frames_of_a_clip_alike() -> None:
     whole = everything(epoch(data, augment=Augment(flip=True, crop=crop), batch_size=8))
     seen = set()
     for i, clip in enumerate(whole.index.tolist()):
-        plain = torch.cat([pictures(data, clip, [0, 6, 11]), pictures(data, clip, [0, 5])], dim=1)
+        plain = torch.cat([frames_of(data, clip, [0, 6, 11]), frames_of(data, clip, [0, 5])], dim=1)
         got = torch.cat([whole.video[i], whole.special[i]], dim=1)
         matches = []
         for flip in (False, True):
@@ -109,7 +109,7 @@ def test_flow_takes_the_place_of_the_special_frames() -> None:
         assert torch.equal(whole.special[i], expected)
         seen.add(mirrored)
     assert seen == {True, False}
-    with pytest.raises(ValueError, match="wanted flow items where the sampling wants flow, it wants dis"):
+    with pytest.raises(ValueError, match="flow expected arrays for a sampling with flow dis, got none"):
         ClipData(data.table, data.store, data.sampling)
 
 
@@ -182,22 +182,22 @@ def test_matched_balance_puts_a_subject_s_classes_side_by_side() -> None:
 def test_wrong_arguments_are_named() -> None:
     data = data_of([0, 1], Sampling())
     for indices in ([], [2], [-1]):
-        with pytest.raises(ValueError, match=r"indices must be one or more rows in 0..1, got \["):
+        with pytest.raises(ValueError, match=r"indices expected one or more rows in 0..1, got \["):
             data.batches(indices, batch_size=2, seed=(0,), train=True)
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size expected a positive integer, got 0"):
         data.batches([0], batch_size=0, seed=(0,), train=True)
-    with pytest.raises(ValueError, match="seed must be non-negative"):
+    with pytest.raises(ValueError, match="seed expected non-negative"):
         data.batches([0], batch_size=1, seed=(0, -1), train=True)
-    with pytest.raises(ValueError, match=r"balance must be .* got 'fair'"):
+    with pytest.raises(ValueError, match=r"balance expected .* got 'fair'"):
         epoch(data, balance="fair")
-    with pytest.raises(ValueError, match="crop must be at least 0 pixels, got -1"):
+    with pytest.raises(ValueError, match="crop expected at least 0 pixels, got -1"):
         Augment(crop=-1)
 
 
 def test_a_table_without_labels_and_a_store_without_frames_raise() -> None:
     data = data_of([0, 1], Sampling(num_frames=2))
     unlabelled = dataclasses.replace(data.table, clips=data.table.clips.drop(columns="label"))
-    with pytest.raises(ValueError, match="no column 'label'"):
+    with pytest.raises(ValueError, match="expected a column 'label' .* got none"):
         ClipData(unlabelled, data.store, data.sampling)
     rows = {path: row for path, row in data.store.rows.items() if path != "1/11.jpg"}
     partial = ClipData(data.table, FrameStore(data.store.pixels, rows, data.store.keys), data.sampling)

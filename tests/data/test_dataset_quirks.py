@@ -136,7 +136,7 @@ def _(_: Path) -> None:
         left_out(table, "sub02/EP02_01f: expected a folder of images, got Permission denied")
         assert (
             diagnosis.faults[1].what
-            == "sub01/EP02_01f/img48.jpg: wanted an image or video file, Permission denied"
+            == "sub01/EP02_01f/img48.jpg: expected an image or video file, Permission denied"
         )
 
 

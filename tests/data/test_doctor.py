@@ -70,7 +70,7 @@ def test_faults_are_listed_with_what_is_done(
         "apex taken as the middle frame",
         f"  casme2 sub01/EP02_01f onset ?: {table} 3: onset and offset expected integers, got 'x' and '50'; "
         "clip left out",
-        "  casme2 sub02/EP02_01f onset 46: sub02/EP02_01f/img47.jpg: wanted an image, the file is empty "
+        "  casme2 sub02/EP02_01f onset 46: sub02/EP02_01f/img47.jpg: expected an image, the file is empty "
         f"(and 1 more of its frames); {UNREADABLE}",
     ]
 
@@ -108,7 +108,7 @@ def test_unusable_copies(
     status, out, _ = doctor(monkeypatch, capsys, tmp_path)
     assert status == 2 and "unusable: " in out and "2 faults" in out and out.count("clip left out") == 2
     status, out, err = doctor(monkeypatch, capsys)
-    assert status == 2 and "doctor wants a folder" in err
+    assert status == 2 and "doctor expected a folder" in err
     status, out, err = doctor(monkeypatch, capsys, tmp_path, "--official", tmp_path / "no.csv")
     assert status == 2 and "no.csv" in err and out == ""
 
@@ -130,7 +130,9 @@ def test_the_frames_of_videos_are_decoded(tmp_path: Path) -> None:
     broken, frames = check_frames(table, progress=False)
     assert frames == 56 and list(broken) == [f"cut.avi#{number}" for number in range(20, 30)]
     (fault,) = examine([tmp_path], progress=False).diagnoses[0].faults
-    words = "cut.avi#20: wanted frames up to 29, the video ends or is damaged after 20 frames (and 9 more of"
+    words = (
+        "cut.avi#20: expected frames up to 29, the video ends or is damaged after 20 frames (and 9 more of"
+    )
     assert fault.clip == "cut" and fault.what.startswith(words)
 
 
@@ -187,7 +189,7 @@ def test_pipes_are_neither_tables_nor_videos(tmp_path: Path) -> None:
     os.mkfifo(own / "film.mp4")
     (found,) = examine([own], progress=False).diagnoses
     assert found.table is not None and len(found.table) == 1
-    assert "film.mp4: wanted a video file, it is no plain file" in found.faults[0].what
+    assert "film.mp4: expected a video file, it is not a plain file" in found.faults[0].what
 
 
 def test_a_workbook_that_unpacks_to_too_much_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Faults that are planted in rendered data are what the doctor finds, and all that it finds."""
+"""The doctor finds all faults that were put into rendered data, and no others."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def settings(out: Path, layout: Any, *faults: str) -> SynthConfig:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_doctor_finds_those_planted_and_no_others(tmp_path: Path, layout: str) -> None:
+def test_the_doctor_finds_the_injected_faults_and_no_others(tmp_path: Path, layout: str) -> None:
     sound = read_dataset(render(settings(tmp_path / "sound", layout))).clips.set_index(list(KEY))
     root = render(settings(tmp_path / "faulty", layout, "all"))
     planted = json.loads((root / "planted.json").read_text())
@@ -81,14 +81,14 @@ def test_the_doctor_finds_those_planted_and_no_others(tmp_path: Path, layout: st
     assert spoilt == {tuple(e[name] for name in KEY) for e in planted if e["fault"] in in_frames}
 
 
-def test_a_fault_can_be_planted_several_times(tmp_path: Path) -> None:
+def test_a_fault_can_be_injected_several_times(tmp_path: Path) -> None:
     root = render(settings(tmp_path / "x", "casme3", "frame-empty", "frame-empty", "row-twice"))
     assert [f.action for f in doctor.examine([root], progress=False).diagnoses[0].faults].count(LEFT_OUT) == 1
     assert sum(path.stat().st_size == 0 for path in root.rglob("*.jpg")) == 2
 
 
-def test_broken_off_and_rendered_again(tmp_path: Path) -> None:
-    """A frame that was taken away comes back before the fault is planted anew."""
+def test_interrupted_rendering_is_repeated(tmp_path: Path) -> None:
+    """A removed frame is rendered again before the fault is put in again."""
     root = render(settings(tmp_path / "x", "casme3", "frame-missing", "frame-truncated"))
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
     (root / "annotation.csv").unlink()
@@ -99,12 +99,16 @@ def test_broken_off_and_rendered_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("layout", "faults", "wanted"),
     [
-        ("smic", ("apex-slash",), "faults of smic must be all, or among onset-blank, .*, got apex-slash"),
-        ("casme3", ("second-expression", "none"), "among .*, got second-expression, none"),
-        ("casme3", ("frame-empty",) * 24, "faults take a clip each and leave one: 24 of 24 clips"),
+        (
+            "smic",
+            ("apex-slash",),
+            "faults of smic expected all, or .* onset-blank, .*, got apex-slash",
+        ),
+        ("casme3", ("second-expression", "none"), "names out of .*, got second-expression, none"),
+        ("casme3", ("frame-empty",) * 24, "faults expected fewer than the 24 clips, got 24"),
     ],
 )
-def test_faults_that_cannot_be_are_named(
+def test_impossible_faults_are_named(
     tmp_path: Path, layout: str, faults: tuple[str, ...], wanted: str
 ) -> None:
     with pytest.raises(ValueError, match=wanted):

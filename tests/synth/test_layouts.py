@@ -1,4 +1,4 @@
-"""Rendered data in each dataset's layout are read back as the clips that were rendered, to the last frame."""
+"""The readers read rendered data of each layout as exactly the clips that were rendered."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def planned(layout: str) -> list[dict[str, Any]]:
-    """The clips as the renderer plans them, with what the table must say of each."""
+    """The clips that the renderer plans, with the values expected in the table."""
     clips: dict[tuple[int, str, int], dict[str, Any]] = {}
     for subject in (1, 2):
         for recording, _, _, plan, word in subject_frames(settings(Path("unused"), layout), subject):
@@ -86,7 +86,7 @@ def test_read_back_exactly(roots: dict[str, Path], layout: str) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS[:3])
 def test_the_pictures_are_the_same_in_every_layout(roots: dict[str, Path], layout: str) -> None:
-    """By clip, frame for frame; SAMM's are grey."""
+    """Every frame of every clip; SAMM's are grey."""
     ours, others = read_dataset(roots[layout]).clips, read_dataset(roots["casme3"]).clips
     for (_, row), (_, other) in zip(ours.iterrows(), others.iterrows(), strict=True):
         for name, twin in zip(row["frames"], other["frames"], strict=True):
@@ -118,7 +118,7 @@ def test_columns_are_the_datasets(
 
 @pytest.mark.parametrize(("layout", "dropped"), [("casme2", {"sadness": 4}), ("samm", {}), ("smic", {})])
 def test_labels_of_the_composite(roots: dict[str, Path], layout: str, dropped: dict[str, int]) -> None:
-    """By each dataset's own words; CASME II's part leaves sadness out."""
+    """With each data set's own words; the composite has no sadness from CASME II."""
     table, left = apply_labels(read_dataset(roots[layout]), label_set("megc2019"))
     assert {word.casefold(): count for word, count in left.items()} == dropped
     assert len(table) == 16 - sum(dropped.values())
@@ -136,7 +136,7 @@ def test_the_same_settings_are_kept(
 
 
 @pytest.mark.parametrize(("layout", "word"), [("casme2", "anger"), ("smic", "others")])
-def test_emotions_that_a_dataset_has_not_are_named(tmp_path: Path, layout: Any, word: str) -> None:
-    wanted = f"emotions of {layout} must be among .*, got {word}"
+def test_emotions_that_a_dataset_lacks_are_named(tmp_path: Path, layout: Any, word: str) -> None:
+    wanted = f"emotions of {layout} expected words out of .*, got {word}"
     with pytest.raises(ValueError, match=wanted):
         render(SynthConfig(out=tmp_path / "x", layout=layout, emotions=("happy", word)))

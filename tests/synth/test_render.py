@@ -1,4 +1,4 @@
-"""Rendered data: the layout is CAS(ME)3's, and the label lives in the movement alone."""
+"""Rendered data: the layout is that of CAS(ME)3, and only the movement depends on the label."""
 
 from __future__ import annotations
 
@@ -192,29 +192,29 @@ def test_folder_of_the_users_is_left_alone(tmp_path: Path) -> None:
     mine = tmp_path / "spNO.1" / "a" / "color" / "1.jpg"
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"licensed")
-    with pytest.raises(ValueError, match="wanted a new or empty folder"):
+    with pytest.raises(ValueError, match="expected a new or empty folder"):
         render(small(tmp_path))
     assert contents(tmp_path) == {"spNO.1/a/color/1.jpg": b"licensed"}
-    with pytest.raises(ValueError, match="wanted a folder"):
+    with pytest.raises(ValueError, match="expected a folder"):
         render(small(mine))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"strength": (0.0, 1.0)}, "strength must be"),
-        ({"strength": (1.5, 1.0)}, "strength must be"),
-        ({"strength": (1.0, float("nan"))}, "strength must be"),
-        ({"strength": (1.0, 9.0)}, "strength must be"),
-        ({"subjects": 1}, "subjects must be"),
-        ({"clips_per_subject": 0}, "clips_per_subject must be"),
-        ({"size": 16}, "size must be"),
-        ({"emotions": ("happy", "contempt")}, "emotions of casme3 must be among .* got contempt"),
-        ({"emotions": ("happy",)}, "emotions must be at least 2"),
-        ({"emotions": ("happy", "happy")}, "emotions must differ"),
-        ({"seed": -1}, "seed must be"),
-        ({"quality": 0}, "quality must be"),
-        ({"processes": -1}, "processes must be"),
+        ({"strength": (0.0, 1.0)}, "strength expected"),
+        ({"strength": (1.5, 1.0)}, "strength expected"),
+        ({"strength": (1.0, float("nan"))}, "strength expected"),
+        ({"strength": (1.0, 9.0)}, "strength expected"),
+        ({"subjects": 1}, "subjects expected"),
+        ({"clips_per_subject": 0}, "clips_per_subject expected"),
+        ({"size": 16}, "size expected"),
+        ({"emotions": ("happy", "contempt")}, "emotions of casme3 expected words out of .* got contempt"),
+        ({"emotions": ("happy",)}, "emotions expected at least 2"),
+        ({"emotions": ("happy", "happy")}, "emotions expected different"),
+        ({"seed": -1}, "seed expected"),
+        ({"quality": 0}, "quality expected"),
+        ({"processes": -1}, "processes expected"),
     ],
 )
 def test_bad_settings(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -224,11 +224,11 @@ def test_bad_settings(tmp_path: Path, changes: dict[str, Any], message: str) -> 
 
 
 def test_as_many_labels_as_clips(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="wanted 7 labels"):
+    with pytest.raises(ValueError, match="labels expected 7"):
         next(subject_frames(small(tmp_path), 1, ["happy"]))
 
 
 def test_unknown_action_unit() -> None:
     how = Variation(right=1.0, left=1.0, dx=0.0, dy=0.0, reach=1.0)
-    with pytest.raises(ValueError, match="action unit 99"):
+    with pytest.raises(ValueError, match="action unit expected .* got 99"):
         movement_field(random_face(np.random.default_rng(0)), "99", how, *grid(32))

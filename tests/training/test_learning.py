@@ -32,7 +32,8 @@ SETTINGS: dict[str, Any] = {
 def many_faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("many")
     strength = (1.2 * 112 / SIZE, 1.5 * 112 / SIZE)
-    return render(SynthConfig(out=out, subjects=24, clips_per_subject=24, size=SIZE, strength=strength))
+    cfg = SynthConfig(out=out, subjects=24, clips_per_subject=24, size=SIZE, strength=strength, processes=1)
+    return render(cfg)
 
 
 @pytest.mark.parametrize(

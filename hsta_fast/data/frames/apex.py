@@ -1,15 +1,16 @@
-"""The apex found by motion, for clips whose annotation names none.
+"""Finds the apex by motion, for clips whose annotation has none.
 
-Of every frame of the clip, grey and resized to 112 x 112:
+For every frame of the clip, grey and resized to 112 x 112:
 
-1. the dense flow (Farneback) from the onset frame to it;
-2. less the movement of the whole head: the affine field that fits best, by least squares, refitted twice on
-   the 70 % of points that it fits best;
-3. the mean length of the largest 5 % of what is left: the local movement of the skin;
-4. this curve smoothed over a sixth of the clip. Its highest point is the apex, the first where several are.
+1. Compute the dense flow (Farneback) from the onset frame to it.
+2. Subtract the movement of the whole head: the affine field of the least-squares fit, refitted twice on the
+   70 % of the points that it fits best.
+3. Take the mean length of the largest 5 % of the rest: the local movement of the skin.
+4. Smooth this curve over a sixth of the clip. The apex is its highest point, the first one if there are
+   several.
 
-On 36 rendered clips, whose apex is known, the error is 0 in the median and 5 % of the clip's length in the
-mean; that of the middle frame is 13 and 11 %.
+On 36 rendered clips with a known apex the median error is 0 and the mean error 5 % of the clip's length; for
+the middle frame they are 13 and 11 %.
 """
 
 from __future__ import annotations
@@ -23,44 +24,44 @@ import numpy as np
 
 from ...clips import KEY
 from ..clips import KEPT_APEX, MIDDLE_APEX, MOTION_APEX, ClipTable, fault_of
-from .cache import Cache, Made, load_items
-from .chunks import Kind, digest
+from .cache import Cache, Made, load_arrays
+from .chunks import ArraySpec, digest
 from .decode import by_file, content_keys, read_frames
 from .flow import PARAMETERS, pixel_flow
 
 Apex = Literal["annotated", "motion", "motion-all"]
 
 SIZE = 112
-TOP = 0.05  # of the pixels
-STEADY = 0.7  # of the points, that the movement of the head is fitted to
+TOP = 0.05  # fraction of the pixels
+STEADY = 0.7  # fraction of the points that the movement of the head is fitted to
 
 _LINE = (np.arange(SIZE) + 0.5) / SIZE - 0.5
 _PLACES = np.stack(np.broadcast_arrays(1.0, *np.meshgrid(_LINE, _LINE)), axis=-1)  # 1, x, y
 
 
-def apex_recipe() -> dict[str, Any]:
-    """What an apex was found with; version goes up when the code may find others."""
+def apex_fingerprint() -> dict[str, Any]:
+    """Everything that an apex depends on besides its frames. A change of the code raises version."""
     how = {"flow": "farneback", **PARAMETERS["farneback"], "size": SIZE, "top": TOP, "steady": STEADY}
     return {**how, "smoothed_over": "a sixth of the clip", "version": 1}
 
 
 def lacks_apex(table: ClipTable) -> np.ndarray:
-    """Which clips have a middle frame in the place of an annotated apex; bool (n,)."""
+    """Which clips use the middle frame because no apex is annotated; bool (n,)."""
     return ~table.clips["apex_annotated"].to_numpy(dtype=bool)
 
 
 def search_apexes(
     table: ClipTable, wanted: np.ndarray, *, cache: Cache | None = None, progress: bool = False
 ) -> ClipTable:
-    """The table with the apex of the `wanted` clips, bool (n,), found by motion, once where cached.
+    """The table with the apex of the `wanted` clips, bool (n,), found by motion, once if cached.
 
-    A clip with a frame that cannot be read keeps the apex that it has, and that is listed in the faults.
+    A clip with an unreadable frame keeps its apex and is listed in the faults.
     """
     clips = table.clips
     rows = np.flatnonzero(wanted)
     frames: list[tuple[str, ...]] = [clips["frames"].iloc[row] for row in rows]
     paths = list(dict.fromkeys(path for clip in frames for path in clip))
-    # A path alone is no key for a clip's frames outside a cache either: it is made of all of them.
+    # The key of a clip is made of all its frames; without a cache the paths are enough.
     found: dict[str, str | ValueError] = dict(zip(paths, paths, strict=True))
     if cache is not None:
         found = content_keys(table.root, paths, progress=progress)
@@ -70,7 +71,7 @@ def search_apexes(
         made: list[Made] = []
         for clip in (frames[number] for number in numbers):
             try:
-                pictures = _pictures(
+                pictures = _grey_frames(
                     table, clip, {path: str(found[path]) for path in clip} if cache else None
                 )
                 made.append(np.array([apex_position(pictures)], dtype=np.int64))
@@ -78,8 +79,10 @@ def search_apexes(
                 made.append(error)
         return made
 
-    kind = Kind(name="apex", recipe={**apex_recipe(), "opencv": cv2.__version__}, shape=(1,), dtype="int64")
-    items = load_items(kind, keys, make, cache=cache, progress=progress)
+    spec = ArraySpec(
+        name="apex", fingerprint={**apex_fingerprint(), "opencv": cv2.__version__}, shape=(1,), dtype="int64"
+    )
+    items = load_arrays(spec, keys, make, cache=cache, progress=progress)
     apexes = clips["apex"].to_numpy(copy=True)
     failed, replaced = [], set()
     for number, row in enumerate(rows):
@@ -99,7 +102,7 @@ def search_apexes(
     return replace(table, clips=clips.assign(apex=apexes), faults=(*known, *failed))
 
 
-def _pictures(table: ClipTable, clip: Sequence[str], keys: dict[str, str] | None) -> np.ndarray:
+def _grey_frames(table: ClipTable, clip: Sequence[str], keys: dict[str, str] | None) -> np.ndarray:
     """The clip's frames, grey uint8 (T, SIZE, SIZE)."""
     pictures = np.empty((len(clip), SIZE, SIZE), dtype=np.uint8)
     for group in by_file(clip):
@@ -119,7 +122,7 @@ def _small_grey(image: np.ndarray) -> np.ndarray:
 
 
 def apex_position(pictures: np.ndarray) -> int:
-    """The apex's position in a clip's grey pictures, uint8 (T, SIZE, SIZE); the method is the module's."""
+    """The position of the apex in a clip's grey frames, uint8 (T, SIZE, SIZE); method: see the module."""
     curve = np.array([_local_movement(pixel_flow("farneback", pictures[0], now)) for now in pictures])
     width = max(3, len(curve) // 6 | 1) if len(curve) >= 3 else 1  # odd
     weight = np.hanning(width + 2)[1:-1]
@@ -128,7 +131,7 @@ def apex_position(pictures: np.ndarray) -> int:
 
 
 def _local_movement(flow: np.ndarray) -> float:
-    """Mean length in pixels of the largest `TOP` of a flow (SIZE, SIZE, 2), less the head's movement."""
+    """Mean length in pixels of the largest `TOP` of a flow (SIZE, SIZE, 2) without the head's movement."""
     places, points = _PLACES[4::8, 4::8].reshape(-1, 3), flow[4::8, 4::8].reshape(-1, 2)
     steady = np.ones(len(points), dtype=bool)
     for _ in range(3):

@@ -1,23 +1,22 @@
 """Arrays made once and kept on disk: decoded frames, optical flow, apexes.
 
-    <folder>/<kind>-<recipe>/recipe.json    in words: what the arrays of this folder are
-                             <name>.chunk   a header, then some 16 MB of arrays of one shape and dtype
+    <folder>/<name>-<digest of the fingerprint>/recipe.json    the fingerprint in words
+                                                <name>.chunk   a header, then about 16 MB of arrays
 
-An array is known by a key, made from the content of what it was computed from, and by its folder's recipe,
-which holds everything else that its bytes depend on. So neither a changed file nor a changed setting can be
-served what was there before, and a data set that was moved is still found.
+An array is found by its key, which is made from the content of its source files, and by the fingerprint of
+its folder, which holds everything else that its bytes depend on. So a changed file or a changed setting never
+gets the old array, and a data set that was moved is still found.
 
-A chunk is written beside its place and then moved there, so a killed writer leaves no part of one. Its header
-carries a check sum of itself and of every array. What is asked for is checked when it is opened; a chunk in
-which anything is wrong is thrown away and its arrays are made again. Two writers of one folder take turns;
-without locks (some network disks) both would do the work, and the same bytes would be moved to the same
-name. Arrays that cannot be written (read-only folder, full disk, the limit) are kept in memory.
+A chunk is written to a temporary file that is then moved into place, so a killed writer leaves no partial
+chunk. Its header has a checksum of itself and of every array. Arrays are checked when a chunk is opened; a
+chunk in which anything is wrong is deleted and its arrays are made again. Two writers of one folder take
+turns; without locks (some network disks) both do the work and write the same bytes to the same name. Arrays
+that cannot be written (read-only folder, full disk, the limit) are kept in memory.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -33,11 +32,11 @@ from typing import IO, Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from ...files import EXHAUSTED, write_atomically, write_text
-from .chunks import Kind, chunk_head, map_arrays, open_chunk
+from ...files import EXHAUSTED, lock_file, write_atomically, write_text
+from .chunks import ArraySpec, chunk_head, map_arrays, open_chunk
 
-CHUNK_BYTES = 16 * 2**20  # what a killed writer loses at most
-COUNT_EVERY = 10.0  # seconds for which a writer trusts what it knows of the folder's size
+CHUNK_BYTES = 16 * 2**20  # the most that a killed writer loses
+COUNT_EVERY = 10.0  # seconds before a writer measures the folder's size again
 
 Made = np.ndarray | ValueError
 Job = TypeVar("Job")
@@ -46,19 +45,19 @@ Result = TypeVar("Result")
 
 @dataclass(kw_only=True, eq=False)
 class Cache:
-    """Where arrays are kept, and at most how many bytes of them.
+    """Where arrays are kept, and how many bytes of them at most.
 
-    Beyond `limit` the chunks that were not used for longest are deleted, none that came out of this object.
+    Beyond `limit` the least recently used chunks are deleted, but none that this object has handed out.
     """
 
     folder: Path
     limit: int
     in_use: set[Path] = field(default_factory=set, init=False)
-    _counted: float = field(default=-math.inf, init=False)  # when the folder was last looked through
-    _bytes: int = field(default=0, init=False)  # what was there, and what was written since
+    _counted: float = field(default=-math.inf, init=False)  # when the folder was last measured
+    _bytes: int = field(default=0, init=False)  # found then and written since
 
     def make_room(self, size: int) -> bool:
-        """Whether `size` more bytes keep to the limit, once chunks not used for longest are deleted."""
+        """Whether `size` more bytes fit into the limit; deletes the least recently used chunks for it."""
         if time.monotonic() - self._counted > COUNT_EVERY or self._bytes + size > self.limit:
             self._counted, self._bytes = time.monotonic(), self._clear(size)
         if self._bytes + size > self.limit:
@@ -67,7 +66,7 @@ class Cache:
         return True
 
     def _clear(self, size: int) -> int:
-        """Delete what has to go for `size` more bytes, if that helps; returns the bytes that are left."""
+        """Delete chunks until `size` more bytes fit, if that is possible; returns the bytes left."""
         chunks = []
         for path in self.folder.glob("*/*.chunk"):
             with contextlib.suppress(OSError):  # deleted by another process just now
@@ -85,11 +84,11 @@ class Cache:
 
 
 @dataclass(frozen=True, eq=False)
-class Items:
-    """Arrays by number: `items[3]`, mapped read-only from disk or in memory.
+class CachedArrays:
+    """Arrays by number, mapped read-only from disk or in memory: `arrays[3]` has the shape `shape`.
 
-    parts: arrays (n, *shape). on_disk: which of them are mapped. places: (part, row) of each item. errors:
-    what was wrong with items that have none.
+    parts: arrays (n, *shape). on_disk: for each part whether it is mapped. places: (part, row) of each array.
+    errors: number -> message for each array that could not be made.
     """
 
     parts: Sequence[np.ndarray]
@@ -101,10 +100,10 @@ class Items:
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, item: int) -> np.ndarray:
-        part, row = self.places[item]
+    def __getitem__(self, number: int) -> np.ndarray:
+        part, row = self.places[number]
         if part < 0:
-            raise KeyError(self.errors[item])
+            raise KeyError(self.errors[number])
         return self.parts[part][row]
 
     @property
@@ -113,51 +112,55 @@ class Items:
         return sum(part >= 0 and not self.on_disk[part] for part, _ in set(self.places))
 
 
-def load_items(
-    kind: Kind,
+def load_arrays(
+    spec: ArraySpec,
     keys: Sequence[str],
     make: Callable[[list[int]], Iterable[Made]],
     *,
     groups: Sequence[list[int]] | None = None,
     cache: Cache | None = None,
     progress: bool = False,
-) -> Items:
-    """One array for each key, out of the cache where it is there and whole, made and kept otherwise.
+) -> CachedArrays:
+    """One array for each key: read from the cache if it is there and undamaged, else made and stored.
 
-    make: the arrays of some items, given by their numbers in `keys`; a ValueError in the place of one that
-        cannot be made. Called in several threads at once.
-    groups: numbers that are made in one call (frames of one video); by default each alone.
-    cache: None keeps everything in memory.
+    Args:
+        spec: shape, dtype and fingerprint of the arrays.
+        keys: the keys of the arrays.
+        make: makes the arrays with the given numbers (positions in `keys`), with a ValueError in the place of
+            an array that cannot be made. Called from several threads at once.
+        groups: numbers to make in one call (frames of one video); by default each alone.
+        cache: None keeps everything in memory.
+        progress: show progress bars.
     """
     first: dict[str, int] = {}
     for number, key in enumerate(keys):
         first.setdefault(key, number)
-    shelf = _Shelf(kind, cache, progress)
+    store = _CacheFolder(spec, cache, progress)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        shelf.find(set(first), pool)
-        if len(shelf.found) < len(first):
-            with shelf.writing() as lock:
-                if lock:  # what another writer has finished while this one waited
-                    shelf.find(set(first) - set(shelf.found), pool)
+        store.find(set(first), pool)
+        if len(store.found) < len(first):
+            with store.writing() as lock:
+                if lock:  # another writer may have finished some while this one waited
+                    store.find(set(first) - set(store.found), pool)
                 jobs = []
                 for group in groups or ([number] for number in first.values()):
-                    wanted = [n for n in group if first[keys[n]] == n and keys[n] not in shelf.found]
+                    wanted = [n for n in group if first[keys[n]] == n and keys[n] not in store.found]
                     if wanted:
                         jobs.append(wanted)
-                errors = shelf.make(jobs, keys, make, pool)
+                errors = store.make(jobs, keys, make, pool)
         else:
             errors = {}
-    places = [shelf.found.get(key, (-1, -1)) for key in keys]
+    places = [store.found.get(key, (-1, -1)) for key in keys]
     wrong = {n: errors[key] for n, key in enumerate(keys) if key in errors}
-    return Items(shelf.parts, shelf.on_disk, places, wrong, kind.shape)
+    return CachedArrays(store.parts, store.on_disk, places, wrong, spec.shape)
 
 
-class _Shelf:
-    """The folder of one kind, and what was found in it or made for it: `found` is key -> (part, row)."""
+class _CacheFolder:
+    """One folder of the cache, and the arrays found in it or made for it: `found` is key -> (part, row)."""
 
-    def __init__(self, kind: Kind, cache: Cache | None, progress: bool) -> None:
-        self.kind, self.cache, self.progress = kind, cache, progress
-        self.folder = cache.folder / f"{kind.name}-{kind.digest}" if cache else None
+    def __init__(self, spec: ArraySpec, cache: Cache | None, progress: bool) -> None:
+        self.spec, self.cache, self.progress = spec, cache, progress
+        self.folder = cache.folder / f"{spec.name}-{spec.digest}" if cache else None
         self.parts: list[np.ndarray] = []
         self.on_disk: list[bool] = []
         self.found: dict[str, tuple[int, int]] = {}
@@ -167,28 +170,28 @@ class _Shelf:
         tqdm.write(f"cache {self.folder}: {line}", file=sys.stderr)
 
     def find(self, wanted: set[str], pool: ThreadPoolExecutor) -> None:
-        """Open the chunks that hold wanted keys; throw those away in which anything is wrong."""
+        """Open the chunks that have wanted keys; delete chunks in which anything is wrong."""
         if self.cache is None or self.folder is None:
             return
         try:
             paths = sorted(path for path in self.folder.glob("*.chunk") if path.is_file())
-        except OSError:  # none yet, or one that may not be read
+        except OSError:  # no folder yet, or no permission to read it
             return
 
         def check(path: Path) -> tuple[Path, tuple[np.ndarray, dict[str, int]] | ValueError | OSError]:
             try:
-                return path, open_chunk(path, self.kind, wanted)
+                return path, open_chunk(path, self.spec, wanted)
             except (ValueError, OSError) as error:
                 return path, error
 
-        bar = tqdm(paths, f"check {self.kind.name}", unit="chunk", disable=not self.progress, leave=False)
+        bar = tqdm(paths, f"check {self.spec.name}", unit="chunk", disable=not self.progress, leave=False)
         for path, opened in _in_order(pool, check, bar):
             if isinstance(opened, OSError):
                 if opened.errno in EXHAUSTED:
                     raise opened
-                self.say(f"{path.name} cannot be read: {opened.strerror}")
+                self.say(f"{path.name} cannot be read: {opened.strerror or opened}")
             elif isinstance(opened, ValueError):
-                self.say(f"{path.name} is thrown away: {opened}")
+                self.say(f"{path.name} is deleted: {opened}")
                 with contextlib.suppress(OSError):
                     path.unlink(missing_ok=True)
             elif opened[1]:
@@ -197,11 +200,11 @@ class _Shelf:
                 self.on_disk.append(True)
                 self.cache.in_use.add(path)
                 with contextlib.suppress(OSError):
-                    os.utime(path)  # used now: deleted last where room is needed
+                    os.utime(path)  # used now: the last to be deleted when room is needed
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[bool]:
-        """The right to write to the folder: True, once no other process has it, where it can be had."""
+        """Wait until no other process writes to the folder; yields whether this process can write to it."""
         if self.folder is None:
             yield False
             return
@@ -215,23 +218,21 @@ class _Shelf:
         with lock:
             self.writable = True
             try:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
+                if not lock_file(lock, wait=False):
                     self.say("another process is filling it; waiting")
-                    fcntl.flock(lock, fcntl.LOCK_EX)
-                for litter in self.folder.glob(".*.tmp"):  # of a writer that was killed
-                    if litter.is_file():
-                        litter.unlink(missing_ok=True)
-                words = json.dumps(self.kind.recipe, indent=2) + "\n"
+                    lock_file(lock)
+                for leftover in self.folder.glob(".*.tmp"):  # of a killed writer
+                    if leftover.is_file():
+                        leftover.unlink(missing_ok=True)
+                words = json.dumps(self.spec.fingerprint, indent=2) + "\n"
                 if not (self.folder / "recipe.json").exists():
                     write_text(self.folder / "recipe.json", words)
             except OSError as error:
-                self.say(f"{error}; going on without a lock")
+                self.say(f"{error}; continuing without a lock")
             yield True
 
     def open_lock(self) -> IO[str]:
-        """The file that writers lock; read-only where another user made it, which is enough for a lock."""
+        """The file that writers lock. Another user's is opened read-only, which is enough to lock it."""
         assert self.folder is not None
         try:
             return (self.folder / ".lock").open("a")
@@ -247,11 +248,11 @@ class _Shelf:
         make: Callable[[list[int]], Iterable[Made]],
         pool: ThreadPoolExecutor,
     ) -> dict[str, str]:
-        """Make the items of all jobs, chunk by chunk; returns key -> what was wrong."""
+        """Make the arrays of all jobs, chunk by chunk; returns key -> message for those that failed."""
         errors: dict[str, str] = {}
-        per_chunk = max(1, CHUNK_BYTES // self.kind.bytes_each)
+        per_chunk = max(1, CHUNK_BYTES // self.spec.bytes_each)
         total = sum(map(len, jobs))
-        bar = tqdm(total=total, desc=f"make {self.kind.name}", disable=not self.progress, dynamic_ncols=True)
+        bar = tqdm(total=total, desc=f"make {self.spec.name}", disable=not self.progress, dynamic_ncols=True)
         names: list[str] = []
         arrays: list[np.ndarray] = []
         with bar:
@@ -271,14 +272,13 @@ class _Shelf:
         return errors
 
     def add(self, names: list[str], arrays: list[np.ndarray]) -> None:
-        """Keep arrays of these keys as one part: a chunk on disk where possible."""
-        part = np.stack(arrays).astype(self.kind.dtype, copy=False)
+        """Keep the arrays of these keys as one part: a chunk on disk if possible, else in memory."""
+        part = np.stack(arrays).astype(self.spec.dtype, copy=False)
         mapped = False
         if self.writable and self.cache is not None and self.folder is not None:
             try:
                 if path := self.write(names, part):
-                    with path.open("rb") as file:
-                        part = map_arrays(file, self.kind, path.stat().st_size - part.nbytes, len(part))
+                    part = map_arrays(path, self.spec, path.stat().st_size - part.nbytes, len(part))
                     mapped = True
                     self.cache.in_use.add(path)
             except OSError as error:
@@ -289,9 +289,9 @@ class _Shelf:
         self.on_disk.append(mapped)
 
     def write(self, names: list[str], part: np.ndarray) -> Path | None:
-        """Write a chunk; None where there is no room for it."""
+        """Write a chunk and return its path; None if there is no room for it."""
         assert self.cache is not None and self.folder is not None
-        start, name = chunk_head(self.kind, names, part)
+        start, name = chunk_head(self.spec, names, part)
         if not self.cache.make_room(len(start) + part.nbytes):
             self.writable = False
             self.say(f"is full ({self.cache.limit / 1e9:g} GB); what is not in it is kept in memory")
@@ -312,9 +312,9 @@ def _in_order(
     jobs: Iterable[Job],
     size: Callable[[Job], int] = lambda job: 1,
 ) -> Iterator[Result]:
-    """Results in the order of the jobs, a bounded number of items ahead of who takes them.
+    """The results of `work` in the order of the jobs, computed a bounded number of items ahead.
 
-    size: items of a job. There is a job for each thread, however large.
+    size: the number of items of a job. Each thread has a job, however large it is.
     """
     threads = os.cpu_count() or 1
     left, waiting, items = iter(jobs), deque[tuple[int, Future[Result]]](), 0

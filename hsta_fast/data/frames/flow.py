@@ -1,8 +1,8 @@
-"""Dense optical flow in the place of the special frames: onset -> apex, then apex -> offset.
+"""Dense optical flow instead of the special frames: onset -> apex, then apex -> offset.
 
 Three channels: u (to the right), v (down) and their magnitude, float32, in hundredths of the picture's side.
-A micro-expression moves the skin by about 1 % of the side of a cropped face, so values are of order one at
-any size and the model takes them as they are.
+A micro-expression moves the skin by about 1 % of the side of a cropped face, so the values are of order one
+at any size and the model uses them unchanged.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import numpy as np
 
 from ..clips import ClipTable
 from ..sampling import FlowMethod, Sampling, flow_positions
-from .cache import Cache, Items, Made, load_items
-from .chunks import Kind, digest
-from .store import FrameStore, frame_recipe
+from .cache import Cache, CachedArrays, Made, load_arrays
+from .chunks import ArraySpec, digest
+from .store import FrameStore, frame_fingerprint
 
-SCALE = 100.0  # the value of a movement as long as the picture's side
-SMALLEST = 32  # pixels; the pyramids of the methods need about that much
+SCALE = 100.0  # the value for a movement over the whole side of the picture
+SMALLEST = 32  # pixels; the image pyramids of the methods need about that many
 
 # Grey pictures (H, W) uint8, from and to -> displacement in pixels (H, W, 2) float32.
 Method = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
-# What a method is made with. DIS: the finest scale is the whole picture, because the movement sought is
-# about a pixel long, and patches overlap more than in OpenCV's presets.
+# Parameters of each method. DIS: the finest scale is the full resolution, because the movement is about a
+# pixel long, and patches overlap more than in OpenCV's presets.
 PARAMETERS: dict[FlowMethod, dict[str, Any]] = {
     "dis": {"preset": "medium", "finest_scale": 0, "patch_size": 12, "patch_stride": 4},
     "farneback": {
@@ -42,8 +42,8 @@ PARAMETERS: dict[FlowMethod, dict[str, Any]] = {
 }
 
 
-def flow_recipe(method: FlowMethod) -> dict[str, Any]:
-    """What a flow was made with; version goes up when the code changes its values."""
+def flow_fingerprint(method: FlowMethod) -> dict[str, Any]:
+    """Everything that a flow depends on besides its frames. A change of the code raises version."""
     how = {"method": method, **PARAMETERS[method], "scale": SCALE, "unit": "100 = the picture's side"}
     return {**how, "pictures": "grey, at the size of the frames", "version": 1}
 
@@ -54,7 +54,7 @@ def _dis() -> Method:
     flow.setFinestScale(chosen["finest_scale"])
     flow.setPatchSize(chosen["patch_size"])
     flow.setPatchStride(chosen["patch_stride"])
-    # A flow given as the third argument would be taken as a first guess.
+    # A flow as the third argument would be the initial estimate.
     return lambda a, b: flow.calc(a, b, None)  # type: ignore[call-overload]
 
 
@@ -71,15 +71,15 @@ def _farneback() -> Method:
 def _tvl1() -> Method:
     if not hasattr(cv2, "optflow"):
         raise ValueError(
-            "flow tvl1 wants OpenCV's extra modules: install opencv-contrib-python-headless in the place of "
-            "opencv-python-headless, or take dis or farneback"
+            "flow tvl1 expected OpenCV's extra modules, got none: install opencv-contrib-python-headless "
+            "instead of opencv-python-headless, or use dis or farneback"
         )
     flow = cv2.optflow.DualTVL1OpticalFlow_create()
     return lambda a, b: flow.calc(a, b, None)
 
 
 _METHODS: dict[FlowMethod, Callable[[], Method]] = {"dis": _dis, "farneback": _farneback, "tvl1": _tvl1}
-_OF_THREAD = threading.local()  # OpenCV's flow objects keep buffers: one for each thread
+_OF_THREAD = threading.local()  # OpenCV's flow objects keep buffers: one object per thread
 
 
 def _method(method: FlowMethod) -> Method:
@@ -100,19 +100,18 @@ def pixel_flow(method: FlowMethod, before: np.ndarray, after: np.ndarray) -> np.
 
 
 def dense_flow(method: FlowMethod, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """u, v and magnitude, float32 (3, H, W), in hundredths of the side, of what `before` has to move to be
-    `after`.
+    """The flow from `before` to `after`: u, v, magnitude, float32 (3, H, W), in hundredths of the side.
 
     `before`, `after`: uint8 RGB planes (3, H, W), H = W.
-    Raises ValueError where OpenCV finds none or one that is not finite.
+    Raises ValueError if OpenCV fails or the flow is not finite.
     """
     size = before.shape[-1]
     try:
         moved = pixel_flow(method, grey(before), grey(after)) * np.float32(SCALE / size)
     except cv2.error as error:
-        raise ValueError(f"wanted optical flow, OpenCV says {error.err}") from error
+        raise ValueError(f"expected optical flow, OpenCV says {error.err}") from error
     if not np.isfinite(moved).all():
-        raise ValueError(f"wanted optical flow, {method} gave values that are not finite")
+        raise ValueError(f"expected optical flow, {method} gave values that are not finite")
     u, v = moved[..., 0], moved[..., 1]
     return np.stack([u, v, np.hypot(u, v)])
 
@@ -124,19 +123,22 @@ def load_flow(
     *,
     cache: Cache | None = None,
     progress: bool = False,
-) -> Items:
-    """`dense_flow` of each pair of paths of the store, float32 (3, size, size) each; computed once where
-    cached.
+) -> CachedArrays:
+    """`dense_flow` of each pair of paths in the store, float32 (3, size, size), computed once if cached.
 
     Raises:
         ValueError: the method is not installed, the pictures are too small, or a flow cannot be computed.
     """
     if store.size < SMALLEST:
-        raise ValueError(f"optical flow wants pictures of at least {SMALLEST} pixels, got {store.size}")
-    _METHODS[method]()  # is it installed?
-    kind = Kind(
+        raise ValueError(f"optical flow expected pictures of at least {SMALLEST} pixels, got {store.size}")
+    _METHODS[method]()  # raises if it is not installed
+    spec = ArraySpec(
         name="flow",
-        recipe={**flow_recipe(method), "frames": frame_recipe(store.size), "opencv": cv2.__version__},
+        fingerprint={
+            **flow_fingerprint(method),
+            "frames": frame_fingerprint(store.size),
+            "opencv": cv2.__version__,
+        },
         shape=(3, store.size, store.size),
         dtype="float32",
     )
@@ -152,14 +154,14 @@ def load_flow(
                 flows.append(error)
         return flows
 
-    items = load_items(kind, keys, make, cache=cache, progress=progress)
+    items = load_arrays(spec, keys, make, cache=cache, progress=progress)
     for number, what in items.errors.items():
         raise ValueError(f"{' -> '.join(pairs[number])}: {what}")
     return items
 
 
 def flow_pairs(table: ClipTable, sampling: Sampling) -> list[tuple[str, str]]:
-    """The paths that the flows of each clip go from and to, two pairs a clip, one clip after another."""
+    """(from, to) paths of the two flows of each clip, in the order of the table."""
     pairs = []
     for clip in table.clips.to_dict("records"):
         frames = clip["frames"]

@@ -1,4 +1,4 @@
-"""All that a run shows to the model, out of the cache or into it: apexes, frames, optical flow."""
+"""Everything that the model is shown, from the cache if it is there: apexes, frames, optical flow."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 
 from ..clips import ClipTable
 from ..sampling import Sampling
-from .apex import Apex, apex_recipe, lacks_apex, search_apexes
-from .cache import Cache, Items
-from .flow import flow_pairs, flow_recipe, load_flow
-from .store import FrameStore, frame_recipe, load_frames
+from .apex import Apex, apex_fingerprint, lacks_apex, search_apexes
+from .cache import Cache, CachedArrays
+from .flow import flow_fingerprint, flow_pairs, load_flow
+from .store import FrameStore, frame_fingerprint, load_frames
 
 
-def load_pictures(
+def load_inputs(
     table: ClipTable,
     sampling: Sampling,
     size: int,
@@ -23,11 +23,11 @@ def load_pictures(
     cache: Cache | None = None,
     strict: bool = False,
     progress: bool = True,
-) -> tuple[ClipTable, FrameStore, Items | None]:
-    """The clips that can be shown, their frames, and their flow where `sampling` wants it.
+) -> tuple[ClipTable, FrameStore, CachedArrays | None]:
+    """The clips that can be shown, their frames, and their flow if `sampling` asks for it.
 
-    apex: as annotated; or by motion, for clips without one ("motion") or for all ("motion-all").
-    See `search_apexes`, `load_frames` and `load_flow` for what they raise.
+    apex: as annotated; or found by motion, for clips without one ("motion") or for all ("motion-all").
+    Raises what `search_apexes`, `load_frames` and `load_flow` raise.
     """
     if apex != "annotated":
         wanted = lacks_apex(table) if apex == "motion" else np.ones(len(table), dtype=bool)
@@ -39,15 +39,15 @@ def load_pictures(
     return table, store, load_flow(store, pairs, sampling.flow, cache=cache, progress=progress)
 
 
-def picture_recipe(sampling: Sampling, size: int, apex: Apex) -> dict[str, Any]:
-    """Everything about the pictures that a run should say of itself, as plain values."""
+def describe_inputs(sampling: Sampling, size: int, apex: Apex) -> dict[str, Any]:
+    """How the model's inputs are made, as plain values: the entry "pictures" of a run's config.json."""
     special: object = list(sampling.special)
     if sampling.flow:
-        special = {"first": "onset -> apex", "second": "apex -> offset", **flow_recipe(sampling.flow)}
+        special = {"first": "onset -> apex", "second": "apex -> offset", **flow_fingerprint(sampling.flow)}
     how: object = "annotated, else the middle frame"
     if apex != "annotated":
         how = {
             "by motion": "where none is annotated" if apex == "motion" else "in every clip",
-            **apex_recipe(),
+            **apex_fingerprint(),
         }
-    return {"frames": frame_recipe(size), "special": special, "apex": how}
+    return {"frames": frame_fingerprint(size), "special": special, "apex": how}

@@ -1,4 +1,4 @@
-"""Every frame that a run needs, decoded once, in parallel, as uint8 RGB, and kept in a cache."""
+"""Every frame that a run needs as uint8 RGB, decoded once, in parallel, and kept in a cache."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import numpy as np
 from ..clips import LEFT_OUT, ClipTable, FaultLog, fault_of
 from ..duplicates import duplicate_people
 from ..sampling import Sampling, needed_positions
-from .cache import Cache, Items, Made, load_items
-from .chunks import Kind
+from .cache import Cache, CachedArrays, Made, load_arrays
+from .chunks import ArraySpec
 from .decode import by_file, content_keys, read_frames, resize_to_planes
 
 
 @dataclass(frozen=True)
 class FrameStore:
-    """Decoded frames: `pixels[row]` is uint8 RGB (3, size, size), `rows` the row of each path.
+    """Decoded frames: `pixels[row]` is uint8 RGB (3, size, size), `rows` has the row of each path.
 
-    `keys`: what identifies the content of each path, from which the keys of what is computed are made.
+    `keys`: path -> key of its content, from which the cache keys of flow are made.
     """
 
-    pixels: np.ndarray | Items
+    pixels: np.ndarray | CachedArrays
     rows: dict[str, int]
     keys: dict[str, str]
 
@@ -38,16 +38,16 @@ class FrameStore:
         return len(self.rows)
 
 
-def frame_recipe(size: int) -> dict[str, object]:
-    """All that the bytes of a frame depend on beside its file; version goes up when the code changes them."""
+def frame_fingerprint(size: int) -> dict[str, object]:
+    """Everything that a frame's bytes depend on besides its file. A change of the code raises version."""
     how = "RGB, resized to a square, cv2.INTER_AREA where it shrinks, else cv2.INTER_LINEAR"
     return {"size": size, "interpolation": how, "version": 1}
 
 
-def frame_kind(size: int) -> Kind:
-    """The cache's folder for frames of this size. Another OpenCV may decode a JPEG to other bytes."""
-    recipe = {**frame_recipe(size), "opencv": cv2.__version__}
-    return Kind(name="frames", recipe=recipe, shape=(3, size, size), dtype="uint8")
+def frame_spec(size: int) -> ArraySpec:
+    """The cached arrays for frames of this size. Another OpenCV may decode a JPEG to other bytes."""
+    fingerprint = {**frame_fingerprint(size), "opencv": cv2.__version__}
+    return ArraySpec(name="frames", fingerprint=fingerprint, shape=(3, size, size), dtype="uint8")
 
 
 def load_frames(
@@ -59,16 +59,17 @@ def load_frames(
     strict: bool = False,
     progress: bool = True,
 ) -> tuple[ClipTable, FrameStore]:
-    """The frames that `sampling` can ask for, resized to (size, size), which ignores the aspect.
+    """The frames that `sampling` can ask for, resized to (size, size), which ignores the aspect ratio.
 
-    They come from `cache` where they are in it, and are decoded and put into it otherwise; None keeps them in
-    memory. A clip with a frame that is missing, unreadable, truncated or too large is left out of the
-    returned table and listed in its faults. So are all clips of a person of whom one has, to the byte, the
-    frames of an earlier person's. With `strict` the first such clip raises ValueError.
-    Raises ValueError where no clip is left.
+    Frames that are not in `cache` are decoded and added to it; None keeps them in memory. A clip with a frame
+    that is missing, unreadable, truncated or too large is left out of the returned table and listed in its
+    faults. So are all clips of a person who is also in the table under an earlier name (`duplicate_people`).
+
+    Raises:
+        ValueError: no clip is left; or, if `strict`, a clip would be left out.
     """
     if size < 1:
-        raise ValueError(f"size must be at least 1 pixel, got {size}")
+        raise ValueError(f"size expected at least 1 pixel, got {size}")
     clips = table.clips
     needed = [
         [frames[position] for position in needed_positions(sampling, len(frames), apex - onset)]
@@ -101,7 +102,7 @@ def load_frames(
 def _load(
     root: Path, paths: Sequence[str], size: int, cache: Cache | None, *, progress: bool
 ) -> tuple[FrameStore, dict[str, str]]:
-    """The store of all readable `paths`, and path -> what is wrong with each of the others."""
+    """The store of all readable `paths`, and path -> message for each of the others."""
     found = content_keys(root, paths, progress=progress)
     errors = {path: str(key) for path, key in found.items() if isinstance(key, ValueError)}
     keys = {path: key for path, key in found.items() if not isinstance(key, ValueError)}
@@ -112,8 +113,8 @@ def _load(
         key = keys[wanted[0]].split("#")[0]
         return read_frames(root, wanted, functools.partial(resize_to_planes, size=size), file_key=key)
 
-    items = load_items(
-        frame_kind(size), list(keys.values()), make, groups=by_file(names), cache=cache, progress=progress
+    items = load_arrays(
+        frame_spec(size), list(keys.values()), make, groups=by_file(names), cache=cache, progress=progress
     )
     errors |= {names[number]: what for number, what in items.errors.items()}
     rows = {name: number for number, name in enumerate(names) if name not in errors}

@@ -36,7 +36,7 @@ def middle(table: ClipTable) -> ClipTable:
 
 
 def errors(table: ClipTable, truth: ClipTable) -> np.ndarray:
-    """Distance from the true apex in lengths of the clip."""
+    """Distance from the true apex as a fraction of the clip's length."""
     length = (truth.clips["offset"] - truth.clips["onset"]).to_numpy()
     return np.abs((table.clips["apex"] - truth.clips["apex"]).to_numpy()) / length
 
@@ -100,11 +100,11 @@ def test_no_apex_of_frames_that_change_while_they_are_read(
 
     monkeypatch.setattr(apex_module, "content_keys", and_then_changed)
     found = search_apexes(one, np.ones(1, dtype=bool), cache=Cache(folder=tmp_path / "cache", limit=10**9))
-    assert f"{names[2]}: wanted a file that stays as it is" in found.faults[-1].what
+    assert f"{names[2]}: expected a file that stays as it is" in found.faults[-1].what
 
 
 def test_the_movement_of_the_head_is_no_movement_of_the_skin() -> None:
-    """A head that shifts, turns and nears by several pixels, with and without skin that moves on it."""
+    """A head that shifts, turns and comes closer by several pixels, with and without moving skin."""
     line = np.linspace(-0.5, 0.5, SIZE, dtype=np.float32)
     x, y = np.meshgrid(line, line)
     head = np.stack([4 + 2 * x - 3 * y, -3 + 3 * x + 2 * y], axis=-1)
@@ -137,14 +137,14 @@ def test_an_unreadable_frame_keeps_the_apex_and_is_listed(moving: ClipTable, tmp
     for cache in (None, Cache(folder=tmp_path, limit=10**9)):
         found = search_apexes(table, np.arange(12) == 0, cache=cache)
         assert found.clips["apex"].tolist() == moving.clips["apex"].tolist()
-        assert "missing.jpg: wanted an image or video file" in found.faults[-1].what
+        assert "missing.jpg: expected an image or video file" in found.faults[-1].what
         assert found.faults[-1].action == KEPT_APEX
     none = dataclasses.replace(table, clips=table.clips.assign(apex_annotated=False))
     assert search_apexes(none, np.arange(12) == 0).faults[-1].action == MIDDLE_APEX
 
 
 def test_what_the_faults_say_of_an_apex_is_what_became_of_it(moving: ClipTable) -> None:
-    said = [fault_of(clip, "wanted an apex", MIDDLE_APEX) for clip in moving.clips.to_dict("records")[:2]]
+    said = [fault_of(clip, "expected an apex", MIDDLE_APEX) for clip in moving.clips.to_dict("records")[:2]]
     table = dataclasses.replace(moving, faults=tuple(said))
     found = search_apexes(table, np.arange(12) == 1)
     assert [fault.action for fault in found.faults] == [MIDDLE_APEX, MOTION_APEX]

@@ -1,4 +1,4 @@
-"""The cache serves what decoding would give, whatever was changed, damaged, killed or forbidden."""
+"""The cache gives the frames that decoding would give, after changes, damage, kills and lost permissions."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ import pytest
 
 from hsta_fast.data.clips import ClipTable
 from hsta_fast.data.frames import cache as cache_module
-from hsta_fast.data.frames import store as frames_module
-from hsta_fast.data.frames.cache import Cache, Items, load_items
-from hsta_fast.data.frames.chunks import Kind, digest
+from hsta_fast.data.frames import store as store_module
+from hsta_fast.data.frames.cache import Cache, CachedArrays, load_arrays
+from hsta_fast.data.frames.chunks import ArraySpec, digest
 from hsta_fast.data.frames.decode import content_keys
-from hsta_fast.data.frames.store import FrameStore, frame_kind, load_frames
+from hsta_fast.data.frames.store import FrameStore, frame_spec, load_frames
 from hsta_fast.data.sampling import Sampling
 from hsta_fast.files import write_atomically
 from tests.data.frames.test_store import encoded, table_of
@@ -66,7 +66,7 @@ def pictures(store: FrameStore) -> dict[str, bytes]:
 
 
 def in_memory(store: FrameStore) -> int:
-    assert isinstance(store.pixels, Items)
+    assert isinstance(store.pixels, CachedArrays)
     return store.pixels.in_memory
 
 
@@ -97,7 +97,7 @@ def test_frames_are_decoded_once_and_mapped_afterwards(
     assert len(decoded) == 48 and pictures(first) == plain and in_memory(first) == 0
     again = load(table, new(tmp_path))[1]
     assert len(decoded) == 48 and pictures(again) == plain and in_memory(again) == 0
-    assert isinstance(again.pixels, Items) and all(again.pixels.on_disk)
+    assert isinstance(again.pixels, CachedArrays) and all(again.pixels.on_disk)
     assert not again.pixels[0].flags.writeable
     assert len(chunks(cache)) == 5 and (chunks(cache)[0].parent / "recipe.json").exists()
     # Elsewhere the same files are found too: they are known by their content.
@@ -106,7 +106,7 @@ def test_frames_are_decoded_once_and_mapped_afterwards(
     assert pictures(load(moved, new(tmp_path))[1]) == plain and len(decoded) == 48
 
 
-def test_another_recipe_is_another_place(
+def test_another_fingerprint_is_another_place(
     table: ClipTable, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = pictures(load(table, cache)[1])
@@ -138,7 +138,7 @@ def test_a_changed_file_is_never_served_stale(table: ClipTable, cache: Cache, tm
         ].tobytes()
         if len(other) <= len(data):
             break
-    path.write_bytes(other.ljust(len(data), b"\0"))  # bytes after the image are of no effect
+    path.write_bytes(other.ljust(len(data), b"\0"))  # bytes after the image have no effect
     os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (facts.st_size, facts.st_mtime_ns)
     after = pictures(load(table, new(tmp_path))[1])
@@ -156,7 +156,7 @@ def test_a_file_that_changes_while_it_is_read_is_a_fault(
         shutil.copy(table.root / "clips/0_0.jpg", table.root / "clips/3_0.jpg")
         return found
 
-    monkeypatch.setattr(frames_module, "content_keys", and_then_changed)
+    monkeypatch.setattr(store_module, "content_keys", and_then_changed)
     left, _ = load(table, cache)
     assert left.clips["subject"].tolist() == ["s0", "s1", "s2", "s4", "s5"]
     assert "changed while it was read" in left.faults[0].what
@@ -191,10 +191,10 @@ def test_damage_is_found_and_made_good(
     already = len(decoded)
     capfd.readouterr()
     assert pictures(load(table, new(tmp_path))[1]) == plain
-    assert "is thrown away" in capfd.readouterr().err
+    assert "is deleted" in capfd.readouterr().err
     assert 0 < len(decoded) - already <= 5  # of that chunk alone
     assert victim.read_bytes() == whole  # the same frames make the same chunk
-    assert "thrown away" not in capfd.readouterr().err
+    assert "is deleted" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -208,22 +208,22 @@ def test_damage_is_found_and_made_good(
         ),
     ],
 )
-def test_a_header_of_nonsense_is_thrown_away(
+def test_a_header_of_nonsense_is_deleted(
     table: ClipTable, cache: Cache, tmp_path: Path, header: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Even with the digest of its own words."""
     plain = pictures(load(table, cache)[1])
     victim = chunks(cache)[0]
-    text = header.replace('"R"', json.dumps(frame_kind(SIZE).digest)).encode()
+    text = header.replace('"R"', json.dumps(frame_spec(SIZE).digest)).encode()
     words = f"hsta-fast cache {digest(text)} {len(text)}\n".encode() + text
     victim.write_bytes(words.ljust(4096, b"\0") + victim.read_bytes()[4096:])
     store = load(table, new(tmp_path))[1]
     assert pictures(store) == plain and in_memory(store) == 0
-    assert "is thrown away: its header is none of this format" in capfd.readouterr().err
+    assert "is deleted: its header is not of this format" in capfd.readouterr().err
 
 
 def test_what_is_no_chunk_is_passed_over(table: ClipTable, cache: Cache, tmp_path: Path) -> None:
-    """A pipe would be waited on for ever; a folder is nobody's to delete."""
+    """Opening a pipe would wait for ever; a folder is not ours to delete."""
     plain = pictures(load(table, cache)[1])
     folder = chunks(cache)[0].parent
     os.mkfifo(folder / "pipe.chunk")
@@ -237,7 +237,7 @@ def test_what_is_no_chunk_is_passed_over(table: ClipTable, cache: Cache, tmp_pat
 def test_more_chunks_than_open_files(
     table: ClipTable, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A mapped chunk holds no file open; where one cannot be opened all the same, no clip is blamed."""
+    """A mapped chunk holds no file open; if no other file can be opened, no clip is called faulty."""
     monkeypatch.setattr(cache_module, "CHUNK_BYTES", 1)  # 24 chunks of one frame
     plain = pictures(load(table, None)[1])
     before = set(os.listdir("/proc/self/fd"))
@@ -257,24 +257,26 @@ def test_more_chunks_than_open_files(
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_chunk_in_the_folder_of_another_recipe_is_not_served(
+def test_a_chunk_in_the_folder_with_another_fingerprint_is_not_served(
     table: ClipTable, cache: Cache, tmp_path: Path
 ) -> None:
     load(table, cache)
     source = chunks(cache)[0].parent
-    kind = frame_kind(SIZE)
-    other = Kind(name="frames", recipe={**kind.recipe, "version": 99}, shape=kind.shape, dtype=kind.dtype)
+    spec = frame_spec(SIZE)
+    other = ArraySpec(
+        name="frames", fingerprint={**spec.fingerprint, "version": 99}, shape=spec.shape, dtype=spec.dtype
+    )
     target = cache.folder / f"frames-{other.digest}"
     shutil.copytree(source, target)
     keys = list(content_keys(table.root, ["clips/0_0.jpg"]).values())
-    marker = np.full(kind.shape, 7, np.uint8)
-    items = load_items(other, [str(keys[0])], lambda numbers: [marker] * len(numbers), cache=new(tmp_path))
+    marker = np.full(spec.shape, 7, np.uint8)
+    items = load_arrays(other, [str(keys[0])], lambda numbers: [marker] * len(numbers), cache=new(tmp_path))
     assert (items[0] == 7).all()
 
 
 @contextlib.contextmanager
 def as_nobody() -> Iterator[None]:
-    """Without the rights of the superuser, whom no permission stops."""
+    """Without root's rights, which permissions do not limit."""
     root = os.geteuid() == 0
     if root:
         os.seteuid(NOBODY)
@@ -287,7 +289,7 @@ def as_nobody() -> Iterator[None]:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A temporary folder that everybody may enter; pytest's own are the user's alone."""
+    """A temporary folder that every user may enter, unlike pytest's own."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     yield folder
@@ -312,7 +314,7 @@ def test_a_read_only_cache_serves_what_it_has(
         _, store = load(table, Cache(folder=place.folder, limit=10**9))
         assert pictures(store) == plain and in_memory(store) == 12
         assert len(decoded) == 12
-        # A damaged chunk cannot be thrown away; it is not served either.
+        # A damaged chunk cannot be deleted; it is not served either.
     said = capfd.readouterr().err
     assert "cannot be written" in said and "in memory" in said
     assert {path: path.stat().st_mtime_ns for path in place.folder.rglob("*")} == before
@@ -363,7 +365,7 @@ def test_the_limit_deletes_what_was_not_used_for_longest(
 ) -> None:
     for size in (8, 12):
         load(table, cache, size)
-    of = {size: set((cache.folder / f"frames-{frame_kind(size).digest}").glob("*.chunk")) for size in (8, 12)}
+    of = {size: set((cache.folder / f"frames-{frame_spec(size).digest}").glob("*.chunk")) for size in (8, 12)}
     for path in of[old]:
         os.utime(path, (1, 1))
     mine = cache.folder / "note.txt"
@@ -403,14 +405,14 @@ def test_what_was_used_last_is_deleted_last(table: ClipTable, cache: Cache, tmp_
     for size in (8, 12):
         load(table, cache, size)
     for path in chunks(cache):
-        os.utime(path, (1, 1) if path.parent.name == f"frames-{frame_kind(8).digest}" else (2, 2))
+        os.utime(path, (1, 1) if path.parent.name == f"frames-{frame_spec(8).digest}" else (2, 2))
     load(table, new(tmp_path), 8)  # used again
     used = sum(path.stat().st_size for path in chunks(cache))
     load(table, new(tmp_path, used), 4)  # little, but something has to go
     left = {path.parent.name for path in chunks(cache)}
-    assert f"frames-{frame_kind(8).digest}" in left
-    assert len(list((cache.folder / f"frames-{frame_kind(8).digest}").glob("*.chunk"))) == 2
-    assert len(list((cache.folder / f"frames-{frame_kind(12).digest}").glob("*.chunk"))) < 3
+    assert f"frames-{frame_spec(8).digest}" in left
+    assert len(list((cache.folder / f"frames-{frame_spec(8).digest}").glob("*.chunk"))) == 2
+    assert len(list((cache.folder / f"frames-{frame_spec(12).digest}").glob("*.chunk"))) < 3
 
 
 def test_the_folder_is_not_counted_for_every_chunk(
@@ -431,7 +433,7 @@ def test_the_folder_is_not_counted_for_every_chunk(
 def test_another_user_may_fill_a_shared_folder(
     table: ClipTable, cache: Cache, open_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The lock that the first one made is theirs; to lock it, reading is enough."""
+    """The lock file belongs to the first user; opening it read-only is enough to lock it."""
     data = shutil.copytree(table.root, open_folder / "data")
     shared = Cache(folder=open_folder / "cache", limit=10**9)
     load(ClipTable(data, table.clips[:3]), shared)
@@ -461,7 +463,7 @@ def test_bad_files_are_faults_through_the_cache_too(
         assert left.clips["subject"].tolist() == ["s5"]
         wrong = [
             *("truncated after", "the file is empty", "at most 64000000 pixels, got 50000 x 50000"),
-            *("it is no plain file", "a path inside the root"),
+            *("it is not a plain file", "a path inside the root"),
         ]
         assert all(word in fault.what for word, fault in zip(wrong, left.faults, strict=True))
         assert len(decoded) == 24 - 5 and len(store) == 19

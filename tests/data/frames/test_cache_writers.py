@@ -1,4 +1,4 @@
-"""Writers of the cache that are killed, and two at once: no wrong frame, none twice."""
+"""Killed writers of the cache, and two writers at once: no wrong frame, and none written twice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hsta_fast.data.frames.store import load_frames
 from hsta_fast.data.readers.casme3 import read_casme3
 from hsta_fast.data.sampling import Sampling
 
-# Forks of a process with threads may hang, so a fresh one forks.
+# A fork of a process with threads may hang, so a new process forks.
 _KILLER = """
 import os, random, signal, sys, time
 from pathlib import Path
@@ -44,7 +44,7 @@ whole = time.perf_counter() - start
 chunks = lambda place: len(list(place.rglob("*.chunk")))
 total = chunks(folder / "unbroken")
 places, part = [], 0
-# One of them in the middle of the writing at least, which a slow reader of the folder may miss.
+# At least one kill has to hit in the middle of the writing; a slow reader of the folder may miss it.
 while len(places) < moments or not part:
     place = folder / str(rng.random())
     goal, number = rng.randrange(total), child(place)
@@ -62,7 +62,7 @@ while len(places) < moments or not part:
     part += 0 < chunks(place) < total
     assert os.waitpid(child(place), 0)[1] == 0
     assert not list(place.rglob("*.tmp")), list(place.rglob("*.tmp"))
-# Only now, because this process must have no threads while it forks.
+# Not earlier, because this process must have no threads while it forks.
 truth = pictures(load(None))
 for place in places:
     store = load(Cache(folder=place, limit=10**9))

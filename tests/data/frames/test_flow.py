@@ -1,4 +1,4 @@
-"""Optical flow against known movements, and kept in the cache."""
+"""Optical flow of known movements, and flow from the cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hsta_fast.data.frames import flow as flow_module
-from hsta_fast.data.frames.cache import Cache, Items
+from hsta_fast.data.frames.cache import Cache, CachedArrays
 from hsta_fast.data.frames.flow import SCALE, dense_flow, flow_pairs, load_flow
 from hsta_fast.data.frames.store import FrameStore, load_frames
 from hsta_fast.data.readers.casme3 import read_casme3
@@ -54,7 +54,7 @@ def test_a_known_shift_is_found(texture: np.ndarray, method: FlowMethod, right: 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("picture", ["texture", "grey", "black and small"])
 def test_equal_and_empty_pictures_have_no_flow(texture: np.ndarray, method: FlowMethod, picture: str) -> None:
-    """A face without a corner is no reason to stop."""
+    """A face without corners is not an error."""
     pictures = {"texture": texture[:SIZE, :SIZE], "grey": np.full((SIZE, SIZE, 3), 90, np.uint8)}
     frame = planes(pictures.get(picture, np.zeros((32, 32, 3), np.uint8)))
     flow = dense_flow(method, frame, frame)
@@ -64,7 +64,7 @@ def test_equal_and_empty_pictures_have_no_flow(texture: np.ndarray, method: Flow
 
 @pytest.mark.parametrize(("method", "error"), [("dis", 0.6), ("farneback", 0.8)])
 def test_the_movement_of_a_rendered_face_is_found(tmp_path: Path, method: Any, error: float) -> None:
-    """Onset to apex with the head still: what is found is the field that was rendered, noise and all."""
+    """Onset to apex with the head still: the flow is the rendered field, in spite of the noise."""
     cfg, rng = SynthConfig(out=tmp_path, size=SIZE, clips_per_subject=3), np.random.default_rng(1)
     face = random_face(rng)
     camera = Camera(SIZE, paint_face(face, SIZE * FINE, rng))
@@ -109,7 +109,7 @@ def test_the_flow_of_each_clip_is_computed_once(
     onset, apex, offset = (row["frames"][row[name] - row["onset"]] for name in ("onset", "apex", "offset"))
     assert pairs[10:12] == [(onset, apex), (apex, offset)]
 
-    def opened() -> Items:
+    def opened() -> CachedArrays:
         return load_flow(store, pairs, "dis", cache=Cache(folder=tmp_path, limit=10**9))
 
     plain, first = load_flow(store, pairs, "dis"), opened()
@@ -131,7 +131,7 @@ def test_a_flow_is_known_by_where_from_and_where_to(
     _, store = stored(faces, Sampling(num_frames=2, flow="dis", offset_cap=3))
     a, b = list(store.rows)[:2]
 
-    def opened(*pairs: tuple[str, str]) -> Items:
+    def opened(*pairs: tuple[str, str]) -> CachedArrays:
         return load_flow(store, pairs, "dis", cache=Cache(folder=tmp_path, limit=10**9))
 
     there, back = opened((a, b))[0], opened((b, a))[0]
@@ -165,5 +165,7 @@ def test_what_cannot_be_computed_is_named(faces: Path) -> None:
         load_flow(store, flow_pairs(table, Sampling(flow="dis")), "dis")
     if not CONTRIB:
         _, store = stored(faces, Sampling(num_frames=2))
-        with pytest.raises(ValueError, match="tvl1 wants OpenCV's extra modules: install opencv-contrib"):
+        with pytest.raises(
+            ValueError, match="tvl1 expected OpenCV's extra modules, got none: install opencv-contrib"
+        ):
             load_flow(store, [], "tvl1")

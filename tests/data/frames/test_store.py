@@ -1,4 +1,5 @@
 import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from hsta_fast.data.clips import LEFT_OUT, ClipTable, clip_frame
-from hsta_fast.data.frames.decode import read_image
+from hsta_fast.data.frames.decode import decode_image
 from hsta_fast.data.frames.store import FrameStore, load_frames
 from hsta_fast.data.sampling import Sampling
 
@@ -95,7 +96,7 @@ def progressive() -> bytes:
 
 
 def with_thumbnail(jpeg: bytes) -> bytes:
-    """A JPEG with a whole small JPEG, and so an end marker, in its header, as cameras write it."""
+    """A JPEG whose header has a whole small JPEG with an end marker, as cameras write it."""
     thumbnail = encoded(".jpg", PICTURE[:8, :8])
     return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail + jpeg[2:]
 
@@ -110,16 +111,14 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-def test_a_truncated_image_is_refused_wherever_it_ends(tmp_path: Path, kind: str) -> None:
-    whole, path = WHOLE[kind], tmp_path / "frame.jpg"
-    path.write_bytes(whole + b"trailing bytes")
-    assert read_image(path).shape == (24, 32, 3)
+def test_a_truncated_image_is_refused_wherever_it_ends(kind: str) -> None:
+    whole = WHOLE[kind]
+    assert decode_image(whole + b"trailing bytes").shape == (24, 32, 3)
     # A PNG's last four bytes are a check sum of nothing: its pictures are whole without them.
     last = len(whole) - (5 if kind == "png" else 1)
     for end in np.linspace(10, last, 60).astype(int):
-        path.write_bytes(whole[:end])
-        with pytest.raises(ValueError, match=f"wanted a whole image, .* truncated after {end} bytes"):
-            read_image(path)
+        with pytest.raises(ValueError, match=f"expected a whole image, .* truncated after {end} bytes"):
+            decode_image(whole[:end])
 
 
 def test_bad_files_are_faults_of_their_clips(tmp_path: Path) -> None:
@@ -128,40 +127,46 @@ def test_bad_files_are_faults_of_their_clips(tmp_path: Path) -> None:
     (table.root / "0_1.png").write_bytes(b"")
     (table.root / "0_2.png").unlink()
     (table.root / "2_3.png").write_bytes(b"GIF89a no such thing here")
-    with pytest.raises(ValueError, match=r"^casme3 s0/a onset 10: 0_1.png: wanted an image, the file"):
+    with pytest.raises(ValueError, match=r"^casme3 s0/a onset 10: 0_1.png: expected an image, the file"):
         load(table, strict=True)
     left, store = load(table)
     assert left.clips["subject"].tolist() == ["s1"] and left.clips.index.tolist() == [0]
     assert [fault.what for fault in left.faults] == [
-        "0_1.png: wanted an image, the file is empty (and 1 more of its frames)",
-        "2_3.png: wanted a JPEG, PNG or BMP image, the file begins with 47 49 46 38",
+        "0_1.png: expected an image, the file is empty (and 1 more of its frames)",
+        "2_3.png: expected a JPEG, PNG or BMP image, the file begins with 47 49 46 38",
     ]
     assert {fault.action for fault in left.faults} == {LEFT_OUT}
     assert "0_1.png" not in store.rows and (store.pixels[store.rows["1_2.png"]] == 12).all()
 
 
-def test_damage_inside_a_png_is_found(tmp_path: Path) -> None:
+def test_damage_inside_a_png_is_found() -> None:
     data = bytearray(WHOLE["png"])
     data[len(data) // 2] ^= 0xFF
-    (tmp_path / "frame.png").write_bytes(data)
     with pytest.raises(ValueError, match="OpenCV cannot decode it"):
-        read_image(tmp_path / "frame.png")
+        decode_image(bytes(data))
 
 
-def test_a_huge_image_is_refused_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_header_is_found() -> None:
+    data = bytearray(WHOLE["png"])
+    data[17] ^= 0xFF  # the width; its checksum is wrong now
+    with pytest.raises(ValueError, match="expected a whole image, its header is damaged or truncated after"):
+        decode_image(bytes(data))
+
+
+def test_a_huge_image_is_refused_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_decode(*_: object) -> None:
         raise AssertionError("decoded")
 
     monkeypatch.setattr(cv2, "imdecode", no_decode)
     png = bytearray(WHOLE["png"])
     png[16:24] = struct.pack(">II", 50_000, 50_000)
+    png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
     jpg = bytearray(WHOLE["jpg"])
     start = jpg.index(b"\xff\xc0")
     jpg[start + 5 : start + 9] = struct.pack(">HH", 50_000, 50_000)
     for data in (png, jpg):
-        (tmp_path / "frame").write_bytes(data)
         with pytest.raises(ValueError, match="at most 64000000 pixels, got 50000 x 50000"):
-            read_image(tmp_path / "frame")
+            decode_image(bytes(data))
 
 
 def test_a_path_that_leads_outside_is_a_fault(tmp_path: Path) -> None:
@@ -173,11 +178,11 @@ def test_a_path_that_leads_outside_is_a_fault(tmp_path: Path) -> None:
     clips = [*(["0_0.png", path] for path in outside), ["2_0.png", "2_1.png"]]
     left, _ = load(table_of(tmp_path / "root", clips))
     assert left.clips["subject"].tolist() == ["s3"] and len(left.faults) == 3
-    assert all("wanted a path inside the root" in fault.what for fault in left.faults)
+    assert all("expected a path inside the root" in fault.what for fault in left.faults)
 
 
 def test_no_clip_left_and_a_wrong_size_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"got none of 1; the first fault is: casme3 s0/a onset 10: x.png"):
         load(table_of(tmp_path, [["x.png", "y.png"]]))
-    with pytest.raises(ValueError, match="size must be at least 1 pixel, got 0"):
+    with pytest.raises(ValueError, match="size expected at least 1 pixel, got 0"):
         load(table_of(tmp_path, [["x.png", "y.png"]]), 0)

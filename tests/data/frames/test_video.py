@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hsta_fast.data.frames import store as frames_module
+from hsta_fast.data.frames import store as store_module
 from hsta_fast.data.frames.cache import Cache
 from hsta_fast.data.frames.decode import content_keys
 from hsta_fast.data.frames.store import load_frames
@@ -90,7 +90,7 @@ def test_a_video_that_changes_while_it_is_read_is_a_fault(
         (tmp_path / "a.avi").write_bytes((tmp_path / "a.avi").read_bytes() + b"\0")
         return found
 
-    monkeypatch.setattr(frames_module, "content_keys", and_then_changed)
+    monkeypatch.setattr(store_module, "content_keys", and_then_changed)
     cache = Cache(folder=tmp_path / "cache", limit=10**9)
     with pytest.raises(ValueError, match="changed while it was read"):
         load(tmp_path, [["a.avi#0", "a.avi#1"]], cache)

@@ -269,7 +269,7 @@ def test_which_file_is_the_annotation(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"got annotation.csv, second.csv; name one with --annotation"):
         read_casme3(root)
     assert len(read_casme3(root, annotation=second)) == 1
-    with pytest.raises(ValueError, match=r"no-such.csv: wanted an annotation file, No such file"):
+    with pytest.raises(ValueError, match=r"no-such.csv: expected an annotation file, No such file"):
         read_casme3(root, annotation=root / "no-such.csv")
     with pytest.raises(ValueError, match="no such folder"):
         read_casme3(tmp_path / "elsewhere")

@@ -201,8 +201,8 @@ def test_own_clips_have_their_own_words_and_kinds(tmp_path: Path) -> None:
         ({"path": "C:\\x"}, "path expected"),
         ({"path": ""}, "path expected"),
         ({"path": "nowhere"}, "nowhere: expected a folder of images, got No such file"),
-        ({"path": "nofilm.avi"}, "nofilm.avi: wanted a video file, No such file"),
-        ({"path": "empty.avi"}, "empty.avi: wanted a video file, it is empty"),
+        ({"path": "nofilm.avi"}, "nofilm.avi: expected a video file, No such file"),
+        ({"path": "empty.avi"}, "empty.avi: expected a video file, it is empty"),
         (
             {"path": "film.avi", "offset": 6},
             "film.avi: onset and offset expected frames in 0..5, got 1 and 6",
