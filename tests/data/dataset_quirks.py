@@ -307,7 +307,7 @@ def _(root: Path) -> None:
         table = read_dataset(
             fake_datasets.casme3_copy(root, [casme3_row(), casme3_row(Onset=176, Offset=offset)])
         )
-        left_out(table, "offset expected a frame after onset")
+        left_out(table, "offset expected a frame not before onset")
 
 
 @quirk("CAS(ME)3", "a micro-expression of 3455 frames", "clip left out: at most 600 frames are accepted")

@@ -21,7 +21,7 @@ WORDS = {
     "apex-before-onset": "apex expected a frame in",
     "apex-after-offset": "apex expected a frame in",
     "onset-blank": "onset and offset expected integers",
-    "offset-zero": "offset expected a frame after onset",
+    "offset-zero": "offset expected a frame not before onset",
     "offset-far": "at most 600 frames, got 3455",
     "emotion-blank": "emotion expected a word, got a blank",
     "class-unreadable": "'?'",

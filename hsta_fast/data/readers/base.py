@@ -187,7 +187,7 @@ def _build_clip(row: AnnotationRow) -> tuple[dict[str, Any], list[tuple[str, str
     if onset is None or offset is None:
         raise ValueError(f"onset and offset expected integers, got {row.onset!r} and {row.offset!r}")
     if offset < onset:
-        raise ValueError(f"offset expected a frame after onset {onset}, got {offset}")
+        raise ValueError(f"offset expected a frame not before onset {onset}, got {offset}")
     length = offset - onset + 1
     if length == 1:
         raise ValueError(f"clip expected at least 2 frames, got 1: onset and offset are both {onset}")

@@ -95,8 +95,8 @@ def test_an_unusable_apex_becomes_the_middle_frame(tmp_path: Path, apex: Any) ->
 @pytest.mark.parametrize(
     ("cells", "what"),
     [
-        ({"offset": 2}, "offset expected a frame after onset 3, got 2"),
-        ({"offset": 0}, "offset expected a frame after onset 3, got 0"),
+        ({"offset": 2}, "offset expected a frame not before onset 3, got 2"),
+        ({"offset": 0}, "offset expected a frame not before onset 3, got 0"),
         ({"offset": 3}, "at least 2 frames, got 1: onset and offset are both 3"),
         ({"onset": "three"}, "expected integers, got 'three' and '9'"),
         ({"onset": ""}, "expected integers, got '' and '9'"),
