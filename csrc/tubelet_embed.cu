@@ -52,8 +52,7 @@ __device__ __forceinline__ int weight_place(int row, int chunk) {
 }
 
 // The channel, of a warp's 64, that column n of the product's tile j stands for. A thread holds columns 2q and 2q + 1
-// of each tile: with this order eight neighbouring channels in tiles 0..3 and eight in 4..7, which it writes as 16 bytes
-// each.
+// of each tile: with this order eight neighbouring channels in tiles 0..3 and eight in 4..7, each written as 16 bytes.
 __device__ __forceinline__ int channel(int j, int n) { return (j >> 2) * 32 + (n >> 1) * 8 + (j & 3) * 2 + (n & 1); }
 
 // The pixels that a thread loads in one step: kCount pieces of V values, at one place of a patch, from tokens 4V apart.

@@ -219,7 +219,7 @@ def test_an_unwritable_results_folder_is_reported_before_anything_runs(tmp_path:
     process = start_process(MAIN, "--stand-in", "--results", tmp_path / "file")
     out, err = process.communicate()
     assert (process.returncode, out) == (1, "")
-    assert err.startswith("the results cannot be written: ") and err.count("\n") == 1
+    assert err.startswith("--results expected a writable folder, got ") and err.count("\n") == 1
 
 
 def test_tuned_files_go_to_the_results_folder(tmp_path: Path) -> None:
@@ -416,4 +416,4 @@ def test_without_a_device_it_ends_with_one_line() -> None:
     )
     assert ran.returncode == 1
     assert ran.stdout == ""
-    assert ran.stderr.startswith("no CUDA device") and ran.stderr.count("\n") == 1
+    assert ran.stderr.startswith("gpu.py expected a CUDA device, got none") and ran.stderr.count("\n") == 1
