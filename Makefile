@@ -71,7 +71,7 @@ compat: $(READY)
 	  PYTHONPATH=build/triton-$$version:. $(BIN)/python -m hsta_fast.kernels.report --check 80 86 89 90 100 120; \
 	done
 
-# The extension against the CUDA build of torch, 5 GB of it in an environment of its own; wants nvcc, and no GPU.
+# The extension against the CUDA build of torch, 5 GB of it in an environment of its own; needs nvcc but no GPU.
 cuda-build:
 	$(PYTHON) -m venv build/cuda
 	build/cuda/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir \

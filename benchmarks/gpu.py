@@ -319,12 +319,12 @@ def main() -> int:
         print(plan({stage.name: stage.budget for stage in chosen}))
         return 0
     if not (torch.cuda.is_available() or arguments.stand_in):
-        print(f"no CUDA device: torch {torch.__version__} finds none", file=sys.stderr)
+        print(f"gpu.py expected a CUDA device, got none (torch {torch.__version__})", file=sys.stderr)
         return 1
     device = "stand-in" if arguments.stand_in else torch.cuda.get_device_name(0)
     problem = unwritable(folder)
     if problem is not None:
-        print(f"the results cannot be written: {problem}; use another --results", file=sys.stderr)
+        print(f"--results expected a writable folder, got {problem}", file=sys.stderr)
         return 1
     tuned = folder / "tuned" if arguments.results is not None else None
     run = Run(folder=folder, device=device, tuned=tuned, stand_in=arguments.stand_in)

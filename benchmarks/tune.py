@@ -245,7 +245,7 @@ def main() -> int:
     parser.add_argument("--entries", type=Path, help="file to append entries to")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
-        print(f"no CUDA device: torch {torch.__version__} finds none", file=sys.stderr)
+        print(f"tune.py expected a CUDA device, got none (torch {torch.__version__})", file=sys.stderr)
         return 1
     start = time.monotonic()
     device = device_of(torch.device("cuda"))

@@ -1,5 +1,5 @@
-// Everything the kernels ask of the hardware beyond plain C++, sm_80 and later. Nothing else in csrc/ is CUDA-specific
-// but __global__ and the launch, so the kernels also run on a host that provides these functions.
+// Everything that the kernels need from the hardware beyond plain C++; sm_80 and later. Apart from __global__ and the
+// launch nothing else in csrc/ is CUDA-specific, so the kernels also run on a host that provides these functions.
 #pragma once
 
 #include <cstdint>
@@ -54,8 +54,8 @@ __device__ __forceinline__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
 }
 
-// Four 8 x 8 matrices of 16 bits: lane l names row l % 8 of matrix l / 8, and gets of matrix i, in to[i], columns
-// 2 (l % 4) and 2 (l % 4) + 1 of row l / 4.
+// Four 8 x 8 matrices of 16 bits: lane l gives the address of row l % 8 of matrix l / 8. In to[i] it gets columns
+// 2 (l % 4) and 2 (l % 4) + 1 of row l / 4 of matrix i.
 __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const void* shared) {
   const uint32_t from = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"

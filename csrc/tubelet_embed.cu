@@ -1,8 +1,9 @@
-// Tubelet embedding: a matrix product whose left side is gathered from the video as it is needed.
+// Tubelet embedding: a matrix product whose left operand is gathered from the video on the fly.
 //
-// tokens (M = B N rows, C) = patches (M, K) weight^T (K, C). A block of 4 warps owns 128 tokens x 128 channels and goes
-// through K in steps of 32. Pixels come by registers, where they are converted (0..255 is exact in both 16-bit types),
-// into two buffers; weights come by asynchronous copy into three. One barrier a step. docs/tubelet-embed.md says why.
+// tokens (M = B N rows, C) = patches (M, K) weight^T (K, C). A block of 4 warps owns 128 tokens x 128 channels and
+// loops over K in steps of 32. Pixels are loaded into registers, converted there (0..255 is exact in both 16-bit types)
+// and stored in two buffers; weights are copied asynchronously into three. One barrier per step. The reasons are in
+// docs/tubelet-embed.md.
 #include "tubelet_embed.h"
 
 #include <type_traits>
@@ -50,11 +51,11 @@ __device__ __forceinline__ int weight_place(int row, int chunk) {
   return row * kStep + ((chunk ^ (row >> 3)) & 3) * 8;
 }
 
-// The channel, of a warp's 64, that column n of the product's tile j stands for. A thread, which holds columns 2q and
-// 2q + 1 of each tile, so has eight neighbours in tiles 0..3 and eight in 4..7, and writes 16 bytes at once.
+// The channel, of a warp's 64, that column n of the product's tile j stands for. A thread holds columns 2q and 2q + 1
+// of each tile: with this order eight neighbouring channels in tiles 0..3 and eight in 4..7, each written as 16 bytes.
 __device__ __forceinline__ int channel(int j, int n) { return (j >> 2) * 32 + (n >> 1) * 8 + (j & 3) * 2 + (n & 1); }
 
-// The pixels a thread brings in one step: kCount pieces of V values, at one place of a patch, from tokens 4V apart.
+// The pixels that a thread loads in one step: kCount pieces of V values, at one place of a patch, from tokens 4V apart.
 template <class Pixel, int V>
 struct Pieces {
   static constexpr int kPerRow = kStep / V;
@@ -95,8 +96,8 @@ struct Pieces {
   }
 };
 
-// The weights a thread brings in one step: 16 bytes of each of four rows. Rows beyond the last are copies of it, whose
-// products are not written; columns beyond the last are zeros, since pixels there are zeros and not NaN.
+// The weights that a thread copies in one step: 16 bytes of each of four rows. Rows beyond the last are copies of it,
+// whose products are not written; columns beyond the last are zeros (the pixels there are zeros too, not NaN).
 struct Weights {
   const uint16_t* from;
   uint32_t rows[kTile / 32];
@@ -223,7 +224,7 @@ __global__ void __launch_bounds__(kThreads, 2) tokens_kernel(const TokensArgumen
   const Weights weights(a, first);
 #pragma unroll
   for (int step = 0; step < kStages - 1; ++step) weights.copy(a, shared.weights[step], step);
-  barrier();  // origins are there
+  barrier();  // origins are written
 
   Pieces<Pixel, V> pieces;
   pieces.load(a.video, shared, 0);
@@ -233,7 +234,7 @@ __global__ void __launch_bounds__(kThreads, 2) tokens_kernel(const TokensArgumen
   int stage = 0;
   for (int step = 0; step < steps; ++step) {
     wait_copies<kStages - 2>();
-    barrier();  // this step's pixels and weights are there; the previous step's buffers are free
+    barrier();  // this step's pixels and weights are written; the previous step's buffers are free
     multiply<Compute>(sums, shared.pixels[step % 2], shared.weights[stage], 0);
     const int free = stage == 0 ? kStages - 1 : stage - 1;
     weights.copy(a, shared.weights[free], step + kStages - 1);

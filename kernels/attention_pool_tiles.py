@@ -13,7 +13,7 @@ from .tiles import rounded
 QUERIES = tl.constexpr(16)  # per group, and pass over the tokens
 LOG2_E = tl.constexpr(math.log2(math.e))
 
-# Lengths are no constants of the machine code: no length compiles anything anew.
+# Do not specialise on lengths: no length needs a new compilation.
 jit = triton.jit(do_not_specialize=("N", "M", "R", "splits", "share", "group"))
 
 

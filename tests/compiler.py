@@ -1,7 +1,6 @@
-"""What tests of the extension's build share: small sources, compilers that fail, processes of their own.
+"""Shared by tests of the extension's build: small sources, failing compilers, separate processes.
 
-Tests that build the extension are skipped where a tool is missing, and only there: a build that fails is a
-failed test.
+Tests that build the extension are skipped if a tool is missing, and only then: a failing build fails them.
 """
 
 import os
@@ -18,9 +17,9 @@ from .tolerance import DEVICE
 needs_compiler = pytest.mark.skipif(missing("cpu") is not None, reason=str(missing("cpu")))
 needs_extension = pytest.mark.skipif(missing(DEVICE) is not None, reason=str(missing(DEVICE)))
 
-# A process to whom this torch is one for CUDA.
+# Makes torch look like a CUDA build.
 WITH_CUDA = "import torch; torch.version.cuda = '99.0'\n"
-# Loads a part of what stands in a folder, and says where the library is.
+# Loads a part from the sources in a folder, and prints the path of the library.
 LOAD = (
     "import sys, hsta_fast.extension as e; from pathlib import Path\n"
     "e.SOURCES = Path(sys.argv[1]); print(e.load('cpu'))"
@@ -29,7 +28,7 @@ LOAD_CUDA = WITH_CUDA + LOAD.replace("'cpu'", "'cuda'")
 
 
 def start(code: str, *args: object, **environment: str) -> Forked:
-    """A process that runs `code`."""
+    """Start a process that runs `code`."""
     return Forked(code, args, environment={**os.environ, **environment})
 
 
@@ -41,7 +40,7 @@ def finish(process: Forked, status: int = 0) -> tuple[str, str]:
 
 
 def script(path: Path, body: str) -> Path:
-    """A shell script in the place of a program."""
+    """Write a shell script that replaces a program."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!/bin/sh\n{body}\n")
     path.chmod(0o755)
@@ -49,7 +48,7 @@ def script(path: Path, body: str) -> Path:
 
 
 def write_sources(folder: Path) -> Path:
-    """A csrc that compiles in a moment: a CPU part, and a CUDA part that calls the CUDA runtime."""
+    """A small csrc that compiles fast: a CPU part, and a CUDA part that calls the CUDA runtime."""
     folder.mkdir()
     (folder / "one.cpp").write_text('extern "C" int one() { return 1; }\n')
     (folder / "two.cu").write_text(
@@ -60,7 +59,7 @@ def write_sources(folder: Path) -> Path:
 
 
 def write_cudart(file: Path, release: int, soname: str | None = None) -> Path:
-    """A CUDA runtime of one function, which returns its release."""
+    """Build a CUDA runtime with one function, which returns its release."""
     file.parent.mkdir(parents=True, exist_ok=True)
     source = file.parent / "cudart.cpp"
     source.write_text(f'extern "C" int cudart_release() {{ return {release}; }}\n')
@@ -73,7 +72,7 @@ def write_cudart(file: Path, release: int, soname: str | None = None) -> Path:
 def write_nvcc(
     path: Path, *, release: int = 99, libraries: tuple[Path, ...] = (), compiling: str = ""
 ) -> Path:
-    """An nvcc: answers as nvcc does, compiles as C++; `compiling` is what it does before that."""
+    """A fake nvcc: prints what nvcc prints, compiles as C++; `compiling` is shell code to run before that."""
     flags = " ".join(f'"-L{folder}"' for folder in libraries)
     return script(
         path,

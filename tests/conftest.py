@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# Torch reads these once. Each worker has a core of its own, and threads that a test asks for do not spin.
+# Torch reads these once. Each worker uses one core, and threads that a test requests do not spin.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} | os.environ
 import torch
 
@@ -21,7 +21,7 @@ if not torch.cuda.is_available():
         quicken()
 
 
-# What takes longest, first: a worker that came to it last would end alone.
+# The slowest files, to run first: started last, they would run alone at the end.
 SLOW = (
     "training/test_learning.py",
     "training/",
@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
-    """For code of ours that shares its work among threads: each has a tile of rows of its own."""
+    """Use several threads, for our code that gives each thread its own tile of rows."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield

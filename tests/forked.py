@@ -1,6 +1,6 @@
-"""Processes of their own that find torch imported: forked off one that has done nothing else.
+"""Separate processes with torch imported: forked from a process that has done nothing else.
 
-Importing torch takes a second of processor time, and more than the rest of what most such tests run.
+Importing torch takes a second of processor time, more than the rest of most such tests.
 """
 
 import atexit
@@ -28,7 +28,7 @@ exec(compile(serve(int(sys.argv[1]), sys.argv[2:]), "<string>", "exec"))
 
 
 class Forked:
-    """What runs `python -c code *arguments`, with as much of subprocess.Popen as tests need."""
+    """Like `python -c code *arguments`, with the part of subprocess.Popen that tests need."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class Forked:
 
 @functools.cache
 def _server(imported: tuple[str, ...]) -> socket.socket:
-    """Where requests go: to a process that has imported the modules, and ends with this one."""
+    """The server of requests: a process that has imported the modules and ends with this one."""
     ours, theirs = socket.socketpair()
     command = [sys.executable, "-c", _SERVER, str(theirs.fileno()), *imported]
     process = subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()])
@@ -112,7 +112,7 @@ def _server(imported: tuple[str, ...]) -> socket.socket:
 
 
 def serve(control: int, imported: Sequence[str]) -> str:
-    """Fork for each request; returns the code to run, in the process that is to run it."""
+    """Fork for each request; in the forked process, return the code that it runs."""
     for name in imported:
         importlib.import_module(name)
     gc.freeze()  # collecting them at each end would copy their memory
@@ -129,7 +129,7 @@ def serve(control: int, imported: Sequence[str]) -> str:
         for descriptor in descriptors:
             os.close(descriptor)
     requests.close()
-    # The process in between waits for the one that runs the code, and says how it has ended.
+    # The intermediate process waits for the one that runs the code, and reports its exit status.
     outcome = socket.socket(fileno=descriptors[0]).makefile("rw")
     request = json.loads(outcome.readline())
     pid = os.fork()

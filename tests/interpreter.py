@@ -1,4 +1,4 @@
-"""Triton's interpreter without work that changes no result: a quarter of its time is left (Triton 3.7)."""
+"""Make Triton's interpreter skip work that changes no result: a quarter of its time remains (Triton 3.7)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from triton.runtime import interpreter
 
 
 def quicken() -> None:
-    """Leave that work out, from now on in this process."""
+    """Skip that work from now on in this process."""
     replace_once_per_launch()
     check_no_overflow()
     remember_dtypes()
@@ -36,7 +36,7 @@ def replace_once_per_launch() -> None:
 
 
 def check_no_overflow() -> None:
-    """Without its option `debug` the interpreter asserts nothing, but computes all that it would assert."""
+    """Without option `debug` the interpreter asserts nothing, but still computes the conditions."""
     builder = interpreter.interpreter_builder
     assert not builder.options.debug
     builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)

@@ -1,4 +1,4 @@
-"""Peak of memory on the CPU, as torch's profiler sees it: every allocation, those inside custom ops too."""
+"""Peak memory on the CPU according to torch's profiler, which also sees allocations inside custom ops."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
-    """The most that `run` held at once beyond what was there before it, its result included."""
+    """The most bytes that `run` holds at once, its result included, beyond those allocated before."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         kept = run()
     del kept

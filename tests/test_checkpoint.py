@@ -1,4 +1,4 @@
-"""Checkpoints: the published keys both ways, our own files, and what is said of damaged or foreign ones."""
+"""Checkpoints: published keys in both directions, our own files, errors for damaged or foreign files."""
 
 import argparse
 import os
@@ -30,7 +30,7 @@ def load(source: object) -> HSTA:
     return hsta_fast.load_published(source, num_heads=(3, 4))  # type: ignore[arg-type]
 
 
-def test_configuration_is_read_off_the_shapes(state: State) -> None:
+def test_the_configuration_is_derived_from_the_shapes(state: State) -> None:
     config = load(state).config
     assert (config.widths, config.num_heads, config.patch_sizes) == ((24, 32), (3, 4), (12, 16))
     assert (config.num_layers, config.n_special, config.n_video, config.num_classes) == (2, 1, 2, 3)
@@ -45,7 +45,7 @@ def test_the_dtype_of_the_checkpoint_is_kept(dtype: torch.dtype) -> None:
     assert all(p.requires_grad for p in model.parameters())
 
 
-def test_published_keys_come_back(state: State) -> None:
+def test_published_keys_round_trip(state: State) -> None:
     model = load(state)
     back = model.published_state_dict()
     assert back.keys() == state.keys()
@@ -129,7 +129,7 @@ def test_models_without_a_published_layout_say_so() -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"csta": False}, {"branches": ("video",)}, {"head": "mean"}])
-def test_own_files_bring_the_model_back(settings: dict[str, object], tmp_path: Path) -> None:
+def test_own_files_round_trip(settings: dict[str, object], tmp_path: Path) -> None:
     model = hsta_fast.create_model("hsta_tiny", num_layers=1, num_classes=3, **settings).to(torch.bfloat16)
     hsta_fast.save_model(model, tmp_path / "model.safetensors")
     back = hsta_fast.load_model(tmp_path / "model.safetensors")
@@ -144,7 +144,7 @@ def test_a_file_without_configuration_is_not_ours(state: State, tmp_path: Path) 
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
-    """A limit on the size of files stands for the full disk: writing fails half-way, as it would there."""
+    """A limit on file sizes simulates the full disk: writing fails half-way."""
     model = hsta_fast.create_model("hsta_tiny", num_layers=1)
     path = tmp_path / "model.safetensors"
     hsta_fast.save_model(model, path)

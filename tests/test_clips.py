@@ -1,4 +1,4 @@
-"""What names a clip and a person: one rule for spellings, and natural order."""
+"""Keys of clips and persons: one rule for spellings, and natural order."""
 
 import pandas as pd
 import pytest

@@ -1,4 +1,4 @@
-"""CSTA: the same numbers and gradients in place; what may not be done in place; the memory it takes."""
+"""CSTA: equal values and gradients in place; uses that must not be in place; memory."""
 
 import copy
 from typing import Any
@@ -60,7 +60,7 @@ def loss(states: tuple[Tensor, ...], weights: tuple[float, float] = (1.0, 1.0)) 
 
 
 def results(function: Any, module: Any, weights: tuple[float, float] = (1.0, 1.0)) -> list[Tensor | None]:
-    """The states that `function` makes of states, and every gradient."""
+    """The states that `function` returns, and every gradient."""
     given = leaves(next(module.parameters()).dtype)
     out = function(*(x.clone() for x in given))
     values = [x.detach().clone() for x in out]
@@ -71,7 +71,7 @@ def results(function: Any, module: Any, weights: tuple[float, float] = (1.0, 1.0
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 0.0), (0.0, 1.0)])
 @pytest.mark.parametrize("inplace", [True, False])
 def test_values_and_every_gradient(inplace: bool, weights: tuple[float, float]) -> None:
-    """Also where only one of the two states matters."""
+    """Also if only one of the two states is used."""
     module = csta(inplace=inplace)
     expected = results(lambda *x: specified(module, *x), module, weights)
     for came, want in zip(results(module, module, weights), expected, strict=True):
@@ -87,8 +87,8 @@ def test_in_place_is_bit_equal_to_the_copy(impl: str) -> None:
         torch.testing.assert_close(came, want, rtol=1e-6, atol=1e-6)
 
 
-def test_in_place_uses_up_the_states() -> None:
-    """The states returned are the ones given, rewritten; without `inplace` those stay as they are."""
+def test_in_place_overwrites_the_states() -> None:
+    """The returned states are the given ones, overwritten; without `inplace` these do not change."""
     for grad in (True, False):
         for inplace in (True, False):
             with torch.set_grad_enabled(grad):
@@ -116,7 +116,7 @@ def test_in_place_twice_and_gradients_twice() -> None:
     torch.testing.assert_close(*chains, rtol=1e-11, atol=1e-11)
 
 
-def test_gradients_that_come_are_not_written_to() -> None:
+def test_incoming_gradients_are_not_written_to() -> None:
     given = leaves()
     out = csta(inplace=True)(*(x.clone() for x in given))
     douts = [torch.randn_like(x) for x in out]
@@ -127,7 +127,7 @@ def test_gradients_that_come_are_not_written_to() -> None:
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 0.0), (0.0, 1.0)])
 def test_states_used_elsewhere_too(weights: tuple[float, float]) -> None:
-    """Before, by what keeps no state; after, more than once: gradients add up."""
+    """Before, by ops that do not save the state; after, more than once: gradients add up."""
 
     def function(module: Any, special: Tensor, video: Tensor) -> tuple[Tensor, ...]:
         earlier = [special.sum(1), video.mean(1)]
@@ -142,7 +142,7 @@ def test_states_used_elsewhere_too(weights: tuple[float, float]) -> None:
 
 
 def test_anomaly_detection_finds_nothing() -> None:
-    """Gradients hold numbers at every step on their way, where uninitialised memory would be NaN."""
+    """Gradients are finite at every step; uninitialised memory would be NaN."""
     module, given = csta(inplace=True), leaves()
     torch.use_deterministic_algorithms(True)
     try:
@@ -155,8 +155,8 @@ def test_anomaly_detection_finds_nothing() -> None:
 
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("when", ["kept before", "changed after"])
-def test_values_that_are_gone_are_missed(when: str, which: int) -> None:
-    """A state that another needs as it was, and one changed later, even where the other alone matters."""
+def test_use_of_overwritten_values_raises(when: str, which: int) -> None:
+    """A state saved before CSTA by another op, and one changed after it, even if only the other is used."""
     given = [x.clone() for x in leaves()]
     kept = given[which].square()
     out = csta(inplace=True)(*given)
@@ -169,7 +169,7 @@ def test_values_that_are_gone_are_missed(when: str, which: int) -> None:
         scalar.backward()
 
 
-def test_states_that_cannot_be_used_up_are_named() -> None:
+def test_states_that_cannot_be_overwritten_are_named() -> None:
     module, (special, video) = csta(inplace=True), leaves()
     with pytest.raises(ValueError, match="special expected .* overwritten, got a leaf that requires grad"):
         module(special, video.clone())
@@ -206,7 +206,7 @@ def test_one_graph(inplace: bool) -> None:
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_checkpointing_what_makes_the_states(reentrant: bool) -> None:
+def test_checkpointing_the_producer_of_the_states(reentrant: bool) -> None:
     gradients = []
     for stored in (True, False):
         module, given = csta(inplace=True), leaves()
@@ -220,7 +220,7 @@ def test_checkpointing_what_makes_the_states(reentrant: bool) -> None:
     assert all(map(torch.equal, *gradients))
 
 
-def test_checkpointing_what_uses_up_its_input_is_refused() -> None:
+def test_checkpointing_an_in_place_module_raises() -> None:
     module, given = csta(inplace=True), leaves()
     out = checkpoint(module, *(x.clone() for x in given), use_reentrant=False)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -248,8 +248,8 @@ def test_second_derivatives_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("n_special", "n_video"), [(0, 0), (0, 1), (1, 0), (1, 1)])
-def test_an_hsta_layer_leaves_its_states_alone(n_special: int, n_video: int) -> None:
-    """Also without USTA layers, which would otherwise make the states that CSTA uses up."""
+def test_an_hsta_layer_does_not_change_its_inputs(n_special: int, n_video: int) -> None:
+    """Also without USTA layers, which would otherwise create the states that CSTA overwrites."""
     config = HSTAConfig(widths=WIDTHS, num_heads=HEADS, n_special=n_special, n_video=n_video)
     torch.manual_seed(0)
     layer = HSTALayer(config, [0.0]).double()
@@ -269,7 +269,7 @@ def test_an_hsta_layer_leaves_its_states_alone(n_special: int, n_video: int) -> 
 
 SMALL = (600, 96, 2)  # N, C, H
 SPECIAL, VIDEO, LONGER_VIDEO = (324, 384, 12), (588, 768, 12), (1568, 768, 12)
-# Interpreted, the model's shapes take long; the kernels' own tests hold them to the same bound.
+# The model's shapes are slow in the interpreter; tests/kernels checks them against the same bound.
 INTERPRETED = (299, 96, 2)
 SHAPES = [
     ("triton", 2, INTERPRETED),
@@ -287,14 +287,14 @@ def nbytes(*tensors: Tensor | None) -> int:
 
 
 def allowed(B: int, *shapes: tuple[int, int, int]) -> int:
-    """8 B H N floats: of the tokens an eighth (the video's) to a quarter (the special's)."""
+    """8 B H N floats: an eighth (video) to a quarter (special) of the tokens' size."""
     return sum(8 * B * H * N * 4 for N, _, H in shapes)
 
 
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize(("impl", "B", "shape"), SHAPES)
 def test_memory_of_the_pool(impl: str, B: int, shape: tuple[int, int, int]) -> None:
-    """Beyond what is returned, 8 B H N floats at most, forward and backward."""
+    """At most 8 B H N floats beyond the results, forward and backward."""
     N, C, H = shape
     torch.manual_seed(0)
     query, tokens, extra = torch.randn(B, H, C), torch.randn(B, N + 1, C)[:, 1:], torch.randn(B, C)
@@ -324,7 +324,7 @@ def test_memory_of_the_pool(impl: str, B: int, shape: tuple[int, int, int]) -> N
     ],
 )
 def test_memory_of_csta(impl: str, B: int, shapes: tuple[tuple[int, int, int], ...], frozen: bool) -> None:
-    """No copy of the tokens in the forward; in the backward one gradient of each state beside what came."""
+    """The forward copies no tokens; the backward adds one gradient per state to the incoming ones."""
     torch.manual_seed(0)
     widths, heads = zip(*(shape[1:] for shape in shapes), strict=True)
     module = CrossmodalSpaceTimeAttention(widths, num_heads=heads, inplace=True, impl=impl)
@@ -366,8 +366,8 @@ def tiny(device: str = "cpu") -> tuple[HSTA, dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("watch", ["nothing", "forward hook", "retained gradient", "backward hook"])
-def test_states_that_somebody_watches_stay_as_they_are(watch: str) -> None:
-    """Of the last USTA layer before CSTA: what a hook was given is not rewritten behind its back."""
+def test_states_seen_by_hooks_are_not_overwritten(watch: str) -> None:
+    """The output of the last USTA layer before CSTA stays as a hook received it."""
     torch.manual_seed(0)
     model, frames = tiny()
     frames = {name: torch.randn_like(x) for name, x in frames.items()}
@@ -394,7 +394,7 @@ def test_states_that_somebody_watches_stay_as_they_are(watch: str) -> None:
     assert torch.equal(plain(**frames), logits)
 
 
-def test_a_model_without_data() -> None:
+def test_a_model_on_the_meta_device() -> None:
     model, frames = tiny("meta")
     assert model(**frames).shape == (2, 2)
 

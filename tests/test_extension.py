@@ -1,4 +1,4 @@
-"""The build of the extension: two at once, killed, without a place to write, a compiler, or a good one."""
+"""The build of the extension: concurrent, killed, without a writable cache, a compiler or a working one."""
 
 import os
 import platform
@@ -40,7 +40,7 @@ def test_two_processes_at_once_build_once(sources: Path, tmp_path: Path) -> None
 
 
 def slow_compiler(folder: Path) -> Path:
-    """A compiler that says when it starts compiling, and takes its time until the file `go` is there."""
+    """A compiler that signals when it starts compiling, and waits until the file `go` exists."""
     real = shutil.which("c++") or shutil.which("g++")
     return script(
         folder / "slow++",
@@ -50,7 +50,7 @@ def slow_compiler(folder: Path) -> Path:
 
 
 @needs_compiler
-def test_a_killed_build_leaves_nothing_in_the_way(sources: Path, tmp_path: Path) -> None:
+def test_a_killed_build_does_not_block_the_next(sources: Path, tmp_path: Path) -> None:
     environment = {"HSTA_FAST_CACHE": str(tmp_path / "cache"), "CXX": str(slow_compiler(tmp_path))}
     killed = start(LOAD, sources, **environment)
     deadline = time.monotonic() + 120
@@ -70,18 +70,18 @@ def test_a_killed_build_leaves_nothing_in_the_way(sources: Path, tmp_path: Path)
 @needs_compiler
 def test_a_cache_that_cannot_be_written(sources: Path, tmp_path: Path) -> None:
     locked = tmp_path / "locked"
-    if os.geteuid() == 0:  # whom no permission stops: a file stands where the folder would be
+    if os.geteuid() == 0:  # root ignores permissions: a file blocks the folder's path
         locked.write_text("")
         locked = locked / "cache"
     else:
         locked.mkdir(mode=0o555)
     library, err = finish(start(LOAD, sources, HSTA_FAST_CACHE=str(locked)))
     assert err.count("Warning") == 1 and f"{locked} cannot be written" in err
-    assert not Path(library).exists()  # the folder went with its process
+    assert not Path(library).exists()  # the folder was deleted with its process
 
 
 @needs_compiler
-def test_a_full_cache_needs_no_writing(sources: Path, tmp_path: Path) -> None:
+def test_a_cached_library_needs_no_write_access(sources: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     library, _ = finish(start(LOAD, sources, HSTA_FAST_CACHE=str(cache)))
     code = LOAD.replace("e.SOURCES =", "e._writable = lambda _: False; e.SOURCES =")
@@ -90,8 +90,8 @@ def test_a_full_cache_needs_no_writing(sources: Path, tmp_path: Path) -> None:
 
 @needs_compiler
 @pytest.mark.parametrize("left", [b"", b"garbage", None])
-def test_a_damaged_library_is_built_anew(sources: Path, tmp_path: Path, left: bytes | None) -> None:
-    """Loading a truncated one would end the process."""
+def test_a_damaged_library_is_rebuilt(sources: Path, tmp_path: Path, left: bytes | None) -> None:
+    """Loading a truncated one would crash the process."""
     cache = str(tmp_path / "cache")
     library, _ = finish(start(LOAD, sources, HSTA_FAST_CACHE=cache))
     whole = Path(library).read_bytes()
@@ -111,7 +111,7 @@ def test_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_cuda_binding_implements_what_the_schemas_name() -> None:
-    """No build here joins the two: the CUDA part needs a CUDA build of torch."""
+    """A CPU build of torch cannot check this by a build: the CUDA part needs a CUDA build of torch."""
     named = set(re.findall(r'm\.def\(\s*"(\w+)\(', (extension.SOURCES / "schemas.cpp").read_text()))
     for binding in extension.SOURCES.glob("*_cuda.cpp"):
         implemented = re.findall(r'm\.impl\(\s*"(\w+)"', binding.read_text())
@@ -200,7 +200,7 @@ def test_a_wheel_holds_the_sources_and_the_template(tmp_path: Path) -> None:
     ],
 )
 def test_under_the_sanitizers(tmp_path: Path, driver: str, target: str) -> None:
-    """With the processor's own instructions, and without them where these are those of AVX-512."""
+    """With the processor's own instructions, and without AVX-512 if it has that."""
     if target == "x86-64" and platform.machine() != "x86_64":
         target = "native"
     flags = [flag for flag in toolchain.FLAGS if flag not in ("-O3", "-march=native", "-fopenmp")]

@@ -1,4 +1,4 @@
-"""A part of the extension that cannot be built or loaded: torch's path, one warning, and no second try."""
+"""A part of the extension that cannot be built or loaded: ops run on torch, one warning, no second try."""
 
 import os
 import re
@@ -25,14 +25,14 @@ from .forked import ROOT
 
 pytestmark = needs_compiler
 
-# What Apple's clang says.
+# The message of Apple's clang.
 NO_OPENMP = (
     'case "$*" in *-fopenmp*) echo "clang: error: unsupported option \'-fopenmp\'" >&2; exit 1;; esac\n'
     'exec c++ "$@"'
 )
 BUILD = "; sys.argv = ['hsta-fast', 'build']; from hsta_fast.cli import main; main()"
-# Every op, forward and backward, with impl="auto" beside impl="torch": twice, as the first that meets the
-# failure and as one that knows of it. sys.argv: how, in turn.
+# Every op, forward and backward, with impl="auto" and impl="torch": twice, first meeting the failure and then
+# knowing of it. sys.argv: how to run it each time.
 BOTH = """
 import itertools, sys, torch, hsta_fast
 
@@ -81,7 +81,7 @@ print(hsta_fast.info()["ops"]["cpu"]["attention_pool"])
 
 @pytest.mark.parametrize("how", [("eager", "autocast"), ("compiled",)])
 def test_a_cpp_compiler_that_refuses_a_flag(how: tuple[str, ...], tmp_path: Path) -> None:
-    """Right values, whether the failure comes before a trace, while a graph runs, or in another process."""
+    """Correct values, whether the build fails before a trace, while a graph runs, or in another process."""
     environment = {
         "CXX": str(script(tmp_path / "clang++", NO_OPENMP)),
         "HSTA_FAST_CACHE": str(tmp_path / "cache"),
@@ -99,7 +99,7 @@ def test_a_cpp_compiler_that_refuses_a_flag(how: tuple[str, ...], tmp_path: Path
 
 
 def test_an_explicit_impl_is_an_error_at_once(tmp_path: Path) -> None:
-    """One line, also where nothing has failed before."""
+    """One line, also if nothing has failed before."""
     code = (
         "import torch, hsta_fast; x = torch.ones(1, 2, 8); hsta_fast.attention_pool(x, x, impl='extension')"
     )
@@ -123,7 +123,7 @@ def test_a_program_that_is_no_compiler(tmp_path: Path, body: str) -> None:
         )
         assert re.match(expected, err.splitlines()[-1]) and err.count("hsta_fast: building") == builds
     (log,) = (tmp_path / "cache").glob("*.log")
-    log.write_text("")  # as a process leaves it that is killed there
+    log.write_text("")  # as left by a process killed at this point
     assert finish(start(LOAD, sources, **environment), status=1)[1].count("hsta_fast: building") == 1
 
 
@@ -137,7 +137,7 @@ def test_two_processes_at_once_fail_once(tmp_path: Path) -> None:
     assert len({err.splitlines()[-1] for err in errors}) == 1
 
 
-# How nvcc, or what it needs, fails: what the log then says.
+# How nvcc, or what it needs, fails -> what the log then contains.
 TRIGGERS = {
     "no C++20": "Value 'c++20' is not defined for option 'std'",
     "host compiler too new": "unsupported GNU version! gcc versions later than 12 are not supported!",
@@ -161,7 +161,7 @@ def failing_cuda(trigger: str, folder: Path) -> dict[str, str]:
     return {"CUDA_HOME": str(folder / "toolkit"), "HSTA_FAST_CACHE": str(folder / "cache")}
 
 
-# Asks what a CUDA tensor would run on, embeds one as far as that goes without a device, uses both parts.
+# Asks what a CUDA tensor would run on, embeds one as far as possible without a device, uses both parts.
 AFTERWARDS = f"""
 {WITH_CUDA}
 import sys, hsta_fast, hsta_fast.extension as e; from pathlib import Path
@@ -180,7 +180,7 @@ assert not e.usable("cuda", "auto") and e.usable("cpu", "auto")
 
 @pytest.mark.parametrize("trigger", TRIGGERS)
 def test_a_cuda_part_that_fails(trigger: str, tmp_path: Path) -> None:
-    """The CPU part is there all the same; another process learns of the failure from the cache."""
+    """The CPU part still works; another process reads the failure from the cache."""
     sources, environment = write_sources(tmp_path / "csrc"), failing_cuda(trigger, tmp_path)
     for process, builds in (("first", 2), ("second", 0)):
         out, err = finish(start(AFTERWARDS, sources, process, **environment))
@@ -223,7 +223,7 @@ def test_another_nvcc_is_tried(tmp_path: Path) -> None:
 
 
 def test_a_library_that_no_longer_loads(tmp_path: Path) -> None:
-    """It is built once more, which would help where its runtime has moved; then that is remembered."""
+    """It is rebuilt once, which helps if its runtime has moved; then the failure is remembered."""
     sources, environment = write_sources(tmp_path / "csrc"), failing_cuda("", tmp_path)
     lib = tmp_path / "toolkit/lib"
     shutil.copy(lib / "libcudart.so.99", lib / "libcudart.so")
@@ -237,7 +237,7 @@ def test_a_library_that_no_longer_loads(tmp_path: Path) -> None:
     assert finish(start(LOAD_CUDA, sources, **environment)) == (library, "")
 
 
-def test_a_cpu_tensor_asks_nothing_of_nvcc(tmp_path: Path) -> None:
+def test_a_cpu_tensor_does_not_start_nvcc(tmp_path: Path) -> None:
     script(tmp_path / "bin/nvcc", f"touch {tmp_path}/asked; exit 1")
     code = (
         f"{WITH_CUDA}import hsta_fast; x = torch.ones(1, 2, 8); print(hsta_fast.attention_pool(x, x).sum())\n"
@@ -256,7 +256,7 @@ def test_needs_no_ninja(tmp_path: Path) -> None:
 
 
 def test_where_there_is_no_fcntl(tmp_path: Path) -> None:
-    """Windows, which lacks O_NONBLOCK and the other Unix modules, too."""
+    """As on Windows, which also lacks O_NONBLOCK and the other Unix modules."""
     code = (
         "import os, sys; from pathlib import Path; del os.O_NONBLOCK\n"
         "sys.modules |= dict.fromkeys(('fcntl', 'resource', 'pwd', 'grp', 'termios', 'pty', 'syslog'))\n"
@@ -267,7 +267,12 @@ def test_where_there_is_no_fcntl(tmp_path: Path) -> None:
         "with open_plain(Path(sys.argv[1]) / 'plain', 'text') as file: assert file.read() == b'text'\n"
         "print(hsta_fast.info()['ops']['cpu']['attention_pool']['reason'])\n"
     )
-    command = [sys.executable, "-c", code, str(tmp_path)]  # not forked: torch is imported like this as well
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        str(tmp_path),
+    ]  # not forked: torch is imported this way too
     environment = {**os.environ, "HSTA_FAST_CACHE": str(tmp_path / "cache")}
     ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     err = ran.stderr
@@ -278,7 +283,7 @@ def test_where_there_is_no_fcntl(tmp_path: Path) -> None:
 
 
 def test_a_log_of_another_user(tmp_path: Path) -> None:
-    """That cannot be read or written, as in a shared cache: here a folder, for root may read every file."""
+    """It cannot be read or written, as in a shared cache; here a folder, because root can read any file."""
     sources, environment = write_sources(tmp_path / "csrc"), {"HSTA_FAST_CACHE": str(tmp_path / "cache")}
     (sources / "one.cpp").write_text("this is no C++\n")
     finish(start(LOAD, sources, **environment), status=1)
@@ -292,7 +297,7 @@ def test_a_log_of_another_user(tmp_path: Path) -> None:
     assert "this is no C++" in err and f"its log {log} cannot be written" in err.splitlines()[-1]
 
 
-def test_build_fails_where_the_library_cannot_be_kept(tmp_path: Path) -> None:
+def test_build_fails_if_the_cache_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     sources, environment = write_sources(tmp_path / "csrc"), {"HSTA_FAST_CACHE": str(tmp_path / "file/cache")}
     out, err = finish(start(LOAD + BUILD, sources, **environment), status=1)

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "hsta_fast"
 
-# Room -> the rooms that it may import. A room is a file, or a folder that this table names.
+# Module -> the modules that it may import. A module here is a file, or a folder that this table names.
 ARROWS: dict[str, str] = {
     "files": "",
     "clips": "",
@@ -45,7 +45,7 @@ ARROWS: dict[str, str] = {
     "synth.faults": "files data.clips synth.layouts",
     "synth.render": "files synth.face synth.faults synth.layouts synth.painter",
     "synth": "synth.render",
-    # Evaluation: of ours it knows clips and files, nothing else.
+    # Evaluation: imports only clips and files of ours.
     "protocol.plots": "",
     "protocol.page": "",
     "protocol.folds": "clips",
@@ -89,13 +89,13 @@ def modules() -> list[Path]:
 
 
 def room_of(parts: tuple[str, ...]) -> str:
-    """The longest beginning of a dotted name that the table names; "__init__" for the package itself."""
+    """The longest prefix of a dotted name that is in the table; "__init__" for the package itself."""
     named = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
     return next((name for name in named if name in ARROWS), ".".join(parts))
 
 
 def imported_rooms(path: Path) -> set[str]:
-    """The rooms of hsta_fast that a file imports, relative imports resolved."""
+    """The modules of hsta_fast in the table that a file imports, with relative imports resolved."""
     here = ("hsta_fast", *path.relative_to(PACKAGE).with_suffix("").parts)
     names: list[str] = []
     for node in ast.walk(ast.parse(path.read_text())):
@@ -109,18 +109,18 @@ def imported_rooms(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_follow_the_arrows(path: Path) -> None:
+def test_imports_are_allowed(path: Path) -> None:
     room = room_of(path.relative_to(PACKAGE).with_suffix("").parts)
     assert imported_rooms(path) - {room} <= set(ARROWS[room].split())
 
 
-def test_the_arrows_make_no_circle() -> None:
+def test_the_allowed_imports_have_no_cycle() -> None:
     graph = {room: arrows.split() for room, arrows in ARROWS.items()}
     assert {arrow for arrows in graph.values() for arrow in arrows} <= graph.keys()
     TopologicalSorter(graph).prepare()
 
 
-def test_the_table_names_no_room_that_is_gone() -> None:
+def test_the_table_names_only_existing_modules() -> None:
     for room in ARROWS:
         path = PACKAGE.joinpath(*room.split("."))
         assert path.is_dir() or path.with_suffix(".py").exists(), room
@@ -136,7 +136,7 @@ def test_parts_that_stand_alone(part: str, forbidden: str) -> None:
 
 
 def test_import_does_no_work() -> None:
-    """No compiler, no Triton, no GPU, no output, and none of the training side's packages."""
+    """No compiler, no Triton, no GPU, no output, and no packages that only training needs."""
     code = (
         "import sys, hsta_fast, torch; "
         "heavy = {'triton', 'cv2', 'pandas', 'matplotlib', 'sklearn', 'tyro'} & set(sys.modules); "

@@ -1,4 +1,4 @@
-"""HSTA against an independently written formulation of the published model, and its public boundary."""
+"""HSTA against an independent formulation of the published model, and errors at its public boundary."""
 
 import copy
 import math
@@ -33,7 +33,7 @@ def reference(state: dict[str, Tensor], clip: Tensor, **kinds: object) -> tuple[
 
 
 def weight_of(logits: Tensor) -> Tensor:
-    """A scalar to differentiate that treats no two logits alike."""
+    """A scalar to differentiate, with a different weight for each logit."""
     return (logits * torch.linspace(0.5, 1.5, logits.numel(), dtype=logits.dtype).view_as(logits)).sum()
 
 
@@ -127,14 +127,14 @@ def test_position_table() -> None:
             assert table[position, j].item() == pytest.approx(expected, abs=1e-14)
 
 
-def test_positions_are_no_state_and_follow_size_and_dtype() -> None:
+def test_positions_are_not_in_the_state_dict_and_follow_size_and_dtype() -> None:
     model = tiny()
     assert not [key for key in model.state_dict() if "pos" in key or "table" in key]
     video, special = torch.randn(1, 3, 4, 64, 48), torch.randn(1, 3, 2, 64, 48)
     for frames, side in ((4, 64), (2, 32), (4, 64)):
         assert model(video[:, :, :frames, :side], special).shape == (1, 5)
     narrow = model(video, special)
-    # The table of a model that became float64 is computed anew, not cast up from float32.
+    # After a cast to float64 the table is computed again, not cast up from float32.
     wide = model.double()(video.double(), special.double())
     exact = HSTA(model.config).double()
     exact.load_state_dict(model.state_dict())
@@ -163,7 +163,7 @@ def test_bytes_are_normalised_inside() -> None:
     std = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64).view(3, 1, 1, 1)
     floats = (video.double() / 255 - mean) / std
     assert torch.allclose(model(video, video[:, :, :2]), model(floats, floats[:, :, :2]), atol=1e-12)
-    # Flow as special frames beside bytes as video: each is taken for what it is.
+    # Float flow as special frames with uint8 video: each is handled by its own dtype.
     assert torch.allclose(model(video, floats[:, :, :2]), model(floats, floats[:, :, :2]), atol=1e-12)
 
 
@@ -179,8 +179,8 @@ def test_one_branch_alone(branch: str) -> None:
         model(frames, frames)
 
 
-def test_without_layers_a_branch_keeps_its_share() -> None:
-    """n = 0 and no CSTA: the head sees the normed CLS alone, the same for every clip."""
+def test_without_layers_a_branch_keeps_its_share_of_the_head() -> None:
+    """n = 0 and no CSTA: the head sees only the normed CLS, the same for every clip."""
     model = tiny(n_special=0, n_video=0, csta=False).eval()
     logits = model(torch.randn(3, 3, 2, 32, 32), torch.randn(3, 3, 2, 32, 32))
     assert torch.equal(logits[0], logits[1])

@@ -1,4 +1,4 @@
-"""What the README shows runs."""
+"""The README's code runs, and links in the docs lead somewhere."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Finding the compilers and the CUDA runtime, on trees laid out as those of toolkits, wheels and conda."""
+"""Finding the compilers and the CUDA runtime, in folder trees like those of toolkits, wheels and conda."""
 
 import ctypes
 import platform
@@ -19,7 +19,7 @@ def nothing_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """CXX goes before PATH, CUDA_HOME before an nvcc on PATH."""
+    """CXX takes precedence over PATH, CUDA_HOME over an nvcc on PATH."""
     for name in ("c++", "g++", "my++", "nvcc", "bin/nvcc"):
         script(tmp_path / name, "")
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -34,7 +34,7 @@ def test_tools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_gencode(tmp_path: Path) -> None:
-    """Architectures that nvcc does not know are left out; 90a only from release 12 on."""
+    """Architectures that nvcc does not know are omitted; 90a only from release 12 on."""
     for release, known, expected in (
         ("13.0", "sm_80 sm_90 sm_100 sm_120", ["80", "90a", "100", "120"]),
         ("12.4", "sm_80 sm_90", ["80", "90a"]),
@@ -49,7 +49,7 @@ def test_gencode(tmp_path: Path) -> None:
 
 
 TARGET = f"targets/{platform.machine()}-linux/lib"
-# Who names the root, the folder below it, the file there: {} stands for the release.
+# What names the root, the folder below it, the file there; {} is the release.
 LAYOUTS = {
     "nvcc's own": ("nvcc", "lib", "libcudart.so"),
     "CUDA_HOME, lib64": ("CUDA_HOME", "lib64", "libcudart.so"),
@@ -68,8 +68,8 @@ LAYOUTS = {
 def test_the_runtime_is_found_linked_and_loaded(
     layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the link that has no version, or without; the name that the loader looks for stands beside it."""
-    release = 900 + list(LAYOUTS).index(layout)  # which no library that is loaded has
+    """With or without an unversioned link; the name that the loader looks for is in the same folder."""
+    release = 900 + list(LAYOUTS).index(layout)  # no loaded library has this release
     who, below, name = LAYOUTS[layout]
     root = tmp_path / "root"
     file = write_cudart(root / below.format(release) / f"libcudart.so.{release}", release)
@@ -92,12 +92,12 @@ def test_the_runtime_is_found_linked_and_loaded(
     assert ctypes.CDLL(str(made)).two() == release
 
 
-def test_a_runtime_of_another_release_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It lacks what nvcc's code calls, or has it with another meaning."""
+def test_a_runtime_of_another_release_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may lack functions that nvcc's code calls, or change their meaning."""
     monkeypatch.setattr(toolchain, "_TORCH", tmp_path / "site/torch")
     first, second = tmp_path / "first", tmp_path / "second"
     nvcc = str(write_nvcc(tmp_path / "nvcc", release=12, libraries=(first, second)))
-    assert toolchain.link_cudart(nvcc) == ["-lcudart"]  # as much as can be said
+    assert toolchain.link_cudart(nvcc) == ["-lcudart"]  # left to the linker
     for folder, name in (
         (first, "libcudart.so.13"),
         (first, "libcudart.so.120"),
@@ -114,7 +114,7 @@ def test_a_runtime_of_another_release_is_passed_over(tmp_path: Path, monkeypatch
 
 
 @needs_compiler
-def test_every_command_that_failed_is_told_of(tmp_path: Path) -> None:
+def test_every_failed_command_is_reported(tmp_path: Path) -> None:
     for name, text in (("one.cpp", "no C++ at all\n"), ("two.cpp", ""), ("three.cpp", "nor this\n")):
         (tmp_path / name).write_text(text)
     recipe = toolchain.cpp_recipe(sorted(tmp_path.glob("*.cpp")), str(shutil.which("c++")))

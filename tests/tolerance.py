@@ -1,4 +1,4 @@
-"""How wrong an implementation may be: twice the error of the plain path in its dtype, plus a band."""
+"""The error an implementation may have: twice that of the plain path in its dtype, plus a band."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-# The interpreter's bfloat16 products are garbage; real ones are for a GPU.
+# The interpreter's bfloat16 products are wrong; real ones are tested on a GPU.
 DTYPES = (torch.float32, torch.float16, *([torch.bfloat16] if DEVICE == "cuda" else []))
 
 Function = Callable[..., Tensor]
@@ -32,7 +32,7 @@ def float32_products(precision: str) -> Iterator[None]:
 
 
 def worst(came: Tensor, exact: Tensor) -> float:
-    """The largest difference; infinite if NaN or infinity stands where the exact result is finite."""
+    """The largest difference; infinite for a NaN or infinity where the exact result is finite."""
     difference = (came.double() - exact).abs()
     return float(difference.nan_to_num(nan=torch.inf).max()) if came.numel() else 0.0
 
@@ -47,8 +47,8 @@ def assert_close(
 ) -> None:
     """Tensors that belong together: `band` is relative to the largest value of all exact ones.
 
-    Where the exact result is a difference that can vanish, `terms` is the size of what is subtracted, whose
-    rounding is left over.
+    If the exact result is a difference that can vanish, `terms` is the size of its terms, whose rounding
+    errors do not cancel.
     """
     largest = max([terms, *(float(x.abs().max()) for x in exact if x.numel())])
     for came_x, plain_x, exact_x in zip(came, plain, exact, strict=True):

@@ -1,4 +1,4 @@
-"""A Python environment with torch, Triton, numpy, einops, safetensors and pytest, and nothing beside them."""
+"""A Python environment with only torch, Triton, numpy, einops, safetensors and pytest."""
 
 import importlib.metadata as metadata
 import re
@@ -10,7 +10,7 @@ PACKAGES = ("torch", "triton", "numpy", "einops", "safetensors", "pytest")
 
 
 def _required(names: tuple[str, ...]) -> set[str]:
-    """The packages and what they require, extras left out."""
+    """The packages and their requirements, without extras."""
     found: set[str] = set()
     ahead = list(names)
     while ahead:
@@ -27,7 +27,7 @@ def _required(names: tuple[str, ...]) -> set[str]:
 
 
 def make(folder: Path) -> Path:
-    """Its interpreter. The packages are links to those that are installed here."""
+    """Create it; returns its interpreter. The packages are links to the installed ones."""
     venv.create(folder, symlinks=True, with_pip=False)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     site = folder / "lib" / version / "site-packages"

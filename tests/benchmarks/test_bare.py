@@ -1,4 +1,4 @@
-"""`make gpu` where nothing but torch, Triton, numpy, einops, safetensors and pytest is installed."""
+"""`make gpu` with only torch, Triton, numpy, einops, safetensors and pytest installed."""
 
 import json
 import os
@@ -46,13 +46,13 @@ def output(python: Path, *arguments: str) -> str:
     return ran.stdout
 
 
-def test_it_is_bare(python: Path) -> None:
+def test_the_environment_has_no_other_packages(python: Path) -> None:
     code = f"import importlib.util as u; print(*[m for m in {sorted(LACKING)!r} if u.find_spec(m)])"
     assert output(python, "-c", code).strip() == ""
 
 
 def test_all_tests_of_the_stages_are_collected(python: Path) -> None:
-    """As many as the estimate of their time counts; and no others are asked for."""
+    """As many as the estimate of their time counts, and no others."""
     command = ("-m", "pytest", "--collect-only", "-q", "-m", "gpu")
     found = [line for line in output(python, *command, "tests/gpu").splitlines() if "::" in line]
     kernels = [line for line in found if "test_random_shapes.py" in line]
@@ -72,16 +72,16 @@ def test_the_plan_and_the_wheels_are_printed(python: Path) -> None:
 
 
 def test_the_checks_of_the_smoke_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as are counted; those that compute-sanitizer watches are among them."""
+    """As many as the estimate counts, including those that compute-sanitizer runs."""
     monkeypatch.setattr(smoke, "DTYPES", tuple(smoke.BOUNDS))  # as on a device
     names = [name for name, _ in smoke.checks()]
     assert len(set(names)) == len(names) == CHECKS
     assert set(SANITIZED) <= set(names)
     waits = [name.startswith("tubelets") or name == "model in float32" for name in names]
-    assert waits == sorted(waits)  # for the extension: last
+    assert waits == sorted(waits)  # checks that wait for the extension come last
 
 
-def test_what_comes_first_in_smoke_loads_no_extension(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_smoke_checks_load_no_extension(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(part: str) -> None:
         raise AssertionError(f"the {part} part was asked for")
 
@@ -94,8 +94,8 @@ def test_what_comes_first_in_smoke_loads_no_extension(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.full
-def test_every_stage_runs_with_the_cpu_in_the_devices_place(python: Path, tmp_path: Path) -> None:
-    """Smoke interpreted, tests collected, every benchmark case tiny, compiled ones by an eager backend."""
+def test_every_stage_runs_with_the_cpu_as_a_stand_in(python: Path, tmp_path: Path) -> None:
+    """Smoke interpreted, tests only collected, benchmark cases tiny, compiled ones with an eager backend."""
     said = output(python, "benchmarks/gpu.py", "--stand-in", "--results", str(tmp_path))
     stages = json.loads((tmp_path / "stand-in.json").read_text())["stages"]
     assert list(stages) == ["ahead", "smoke", "ops", "kernels", "bench", "tune"]

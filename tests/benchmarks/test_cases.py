@@ -1,4 +1,4 @@
-"""One benchmark case: compiled for its own shape or failed, a refusal told from a failure, its peers."""
+"""Benchmark cases: compilation for their own shape, refusals and failures, timing, peers."""
 
 import re
 import sys
@@ -26,7 +26,7 @@ Backend = Callable[[torch.fx.GraphModule, list[Tensor]], Callable[..., Any]]
 
 
 class Counting:
-    """A backend that runs graphs eagerly and notes the shapes that each was compiled for."""
+    """A backend that runs graphs eagerly and records the shapes that each was compiled for."""
 
     def __init__(self) -> None:
         self.shapes: list[list[Any]] = []
@@ -54,7 +54,7 @@ def at_length(N: int) -> Callable[[Place], Step]:
 
 
 def test_each_case_is_compiled_for_its_own_shape() -> None:
-    """More shapes than dynamo recompiles for: with the counts of before, the last ones would run eagerly."""
+    """More shapes than dynamo's recompile limit: without a reset the last ones would run eagerly."""
     backend = Counting()
     lengths = range(2, 2 + torch._dynamo.config.recompile_limit + 4)
     for N in lengths:
@@ -81,7 +81,7 @@ def test_the_recompile_limit_is_a_failure() -> None:
 def test_no_graph_is_a_failure() -> None:
     def make(place: Place) -> Step:
         x = torch.randn(2, 3)
-        return lambda: function(x)  # not what was compiled
+        return lambda: function(x)  # not the compiled function
 
     entry = measure(case(make), Place(device="cpu", tiny=True, backend="eager"))
     assert "no graph was compiled" in entry["failed"]
@@ -114,8 +114,8 @@ def forced(backend: SDPBackend, peer: bool = True) -> Case:
     return case(make, compiled=False, forced=backend, peer=peer)
 
 
-def test_a_backend_that_cannot_take_the_shape_refuses() -> None:
-    """Cuda's backends on the CPU: what they say is torch's own message."""
+def test_an_unsupported_shape_is_a_refusal() -> None:
+    """CUDA's backends on the CPU fail with torch's own messages."""
     place = Place(device="cpu", tiny=True)
     for name in ("cudnn", "efficient"):
         entry = measure(forced(BACKENDS[name]), place)
@@ -141,7 +141,7 @@ def test_without_the_extension_its_case_is_skipped() -> None:
     [
         (RuntimeError("No available kernel. Aborting execution."), True, "refuses"),
         (NotImplementedError("no backward on this device"), True, "refuses"),
-        (RuntimeError("No available kernel. Aborting execution."), False, "failed"),  # ours must run
+        (RuntimeError("No available kernel. Aborting execution."), False, "failed"),  # our own must run
         (RuntimeError("CUDA error: an illegal memory access was encountered"), True, "failed"),
         (torch.OutOfMemoryError("CUDA out of memory."), True, "failed"),
     ],
@@ -156,7 +156,7 @@ def test_what_is_a_refusal(error: Exception, peer: bool, word: str) -> None:
 
 
 class Stream:
-    """Events, memory and a clock in a device's place: a spin takes 3 ms, a step 2 ms."""
+    """Fake events, memory and clock of a device: a spin takes 3 ms, a step 2 ms."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.happened: list[str] = []
@@ -186,7 +186,7 @@ class Stream:
             return Flush()
 
         def sleep(clocks: int) -> None:
-            assert clocks >= 3e-3 * 1.98e9  # of an H100 at its highest clock
+            assert clocks >= 3e-3 * 1.98e9  # at the highest clock of an H100
             stream.happened.append("spin")
 
         monkeypatch.setattr(torch.cuda, "Event", Event)
@@ -228,7 +228,7 @@ def test_the_cache_is_flushed_before_each_timed_step(monkeypatch: pytest.MonkeyP
 def test_a_dispatch_above_the_head_start_is_marked(
     monkeypatch: pytest.MonkeyPatch, seconds: float, shows: bool
 ) -> None:
-    """The time of the CPU is recorded either way, and the table says where it shows."""
+    """The CPU's time is always recorded, and the table marks figures that it affects."""
     stream = Stream(monkeypatch)
 
     def step() -> None:
@@ -242,8 +242,8 @@ def test_a_dispatch_above_the_head_start_is_marked(
     assert ("ms shows" in said) == shows
 
 
-def test_what_is_timed_makes_no_constants() -> None:
-    """A constant made on a device is a copy that waits for it: in a step it would be timed."""
+def test_timed_steps_create_no_constants() -> None:
+    """Creating a constant on a device is a synchronising copy, which would be timed with the step."""
 
     class Seen(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -276,10 +276,10 @@ def test_every_group_has_ours_and_a_peer() -> None:
                 assert f"attention D={D} N={N} B=32 {what}" in groups
 
 
-def test_a_line_a_group_as_it_goes(
+def test_each_group_is_printed_once_it_is_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """A case that an earlier process has done is not done again."""
+    """A case that an earlier process has finished is not run again."""
     some = [found for found in cases() if found.group == "ceilings"]
     monkeypatch.setattr(gpu_bench, "cases", lambda: [*some, case(at_length(3), compiled=False), failing()])
     monkeypatch.setattr(sys, "argv", ["", f"--entries={tmp_path / 'entries'}", "--stand-in"])
@@ -298,14 +298,14 @@ def failing() -> Case:
     return case(make, name="broken", compiled=False)
 
 
-def test_what_is_compiled_comes_last() -> None:
+def test_compiled_cases_come_last() -> None:
     compiled = [found.compiled for found in cases()]
     assert compiled == sorted(compiled)
     assert len({str(found) for found in cases()}) == len(compiled)
 
 
 def test_the_peer_model_is_the_published_one() -> None:
-    """Same weights, same logits, same gradients; compiled by block, too."""
+    """The same logits and gradients from the same weights; also compiled block by block."""
     torch.manual_seed(0)
     model = create_model("hsta_tiny", num_layers=2).double()
     for p in model.parameters():

@@ -1,4 +1,4 @@
-"""Kernels compiled ahead of the GPU tests: few, all that the tests draw, and found again by the launches."""
+"""Kernels compiled ahead of the GPU tests: few, enough for all draws, and found again by the launches."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 from benchmarks.plan import SPECIALISATIONS
 from tests.gpu.compile_ahead import MOST
 
-# In processes of their own: there @triton.jit compiles, for a device that nobody has.
+# Run in separate processes, where @triton.jit compiles, for a device that is not present.
 PREPARE = """
 import json, sys
 from hsta_fast.kernels import space_time_attention, attention_pool
@@ -70,7 +70,7 @@ def output(code: str, cache: Path, *arguments: str) -> list[object]:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     paths = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), os.getcwd())))
     environment |= {"TRITON_CACHE_DIR": str(cache), "PYTHONPATH": paths}
-    script = cache / "script.py"  # a file, for the pool's processes import it
+    script = cache / "script.py"  # a file, because the pool's processes import it
     script.write_text(code)
     command = [sys.executable, str(script), *arguments]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -88,14 +88,14 @@ def test_few_kernels_are_compiled_and_the_draws_need_no_others(seeds: int, tmp_p
 
 
 def test_what_tuning_compiles(tmp_path: Path) -> None:
-    """By count 20 of its 140 seconds, on 16 cores."""
+    """Estimated at 20 of its 140 seconds, on 16 cores."""
     [count] = output(PREPARE + TRIED, tmp_path)
     assert 100 <= count <= 150  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(("when", "hit"), [("ahead", True), ("never", False)])
 def test_a_launch_finds_what_was_compiled_ahead(when: str, hit: bool, tmp_path: Path) -> None:
-    """By its key on disk: Triton says of each launch whether it had to compile."""
+    """Found by its key on disk: Triton reports for each launch whether it had to compile."""
     found, hits, compilations = output(PREPARE + HITS, tmp_path, when)
     assert found == hits + compilations >= 10  # type: ignore[operator]
     assert (hits, compilations) == ((found, 0) if hit else (0, found))

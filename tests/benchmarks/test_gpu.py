@@ -1,4 +1,4 @@
-"""What `make gpu` does around its stages: order, budgets, restarts, results after a kill, the table."""
+"""`make gpu` around its stages: order, budgets, restarts, results after a kill, the table."""
 
 import json
 import os
@@ -31,13 +31,13 @@ PRELUDE = "import sys, time, os; from pathlib import Path; from benchmarks.entri
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr(gpu, "build_extension", lambda run: None)  # there is no device to build for
-    monkeypatch.setattr(gpu, "info_anew", dict)  # a process that imports torch, of which one test is enough
+    monkeypatch.setattr(gpu, "build_extension", lambda run: None)  # no device to build for
+    monkeypatch.setattr(gpu, "info_anew", dict)  # starts a process that imports torch; one test covers it
     return Run(folder=tmp_path, device="A Card 1")
 
 
 def stage(name: str, code: str, budget: int = 60) -> Stage:
-    """A stage of one Python script, which finds the file for its entries in `path`."""
+    """A stage that runs one Python script; its variable `path` is the file for entries."""
 
     def commands(run: Run, entries: Path) -> list[list[str]]:
         return [[sys.executable, "-c", f"{PRELUDE}path = Path({str(entries)!r})\n{code}"]]
@@ -51,7 +51,7 @@ def stored(run: Run) -> dict[str, Any]:
 
 
 def ended(pid: int) -> bool:
-    """Whether a process ends within seconds; one that nobody waits for counts as ended."""
+    """Whether a process ends within seconds; a zombie counts as ended."""
     state = Path(f"/proc/{pid}/stat")
     for _ in range(50):
         try:
@@ -76,7 +76,7 @@ def test_order_and_choice() -> None:
     ]
 
 
-def test_budgets_hold_what_is_counted_and_end_within_nine_minutes() -> None:
+def test_budgets_cover_the_estimates_and_total_less_than_nine_minutes() -> None:
     assert sum(s.budget for s in selected(None)) < 9 * 60
     for s in selected(None):
         assert estimates()[s.name][0] <= s.budget, s.name
@@ -86,7 +86,7 @@ def test_budgets_hold_what_is_counted_and_end_within_nine_minutes() -> None:
     assert [line.split()[0] for line in lines] == ["ahead", *(s.name for s in STAGES), "all"]
 
 
-def test_the_results_are_written_after_each_stage_and_the_status_says(run: Run) -> None:
+def test_the_results_are_written_after_each_stage_with_its_status(run: Run) -> None:
     seen = f"append(path, {{'case': 'before', 'note': str(Path({str(run.results)!r}).exists())}})"
     assert go(run, [stage("smoke", seen), stage("ops", f"{seen}; sys.exit(1)"), stage("bench", "")]) == 1
     found = stored(run)
@@ -99,7 +99,7 @@ def test_the_results_are_written_after_each_stage_and_the_status_says(run: Run) 
     assert stored(run)["ops"]["status"] == "passed"
 
 
-def test_nothing_works_is_said(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_smoke_stage_without_a_pass_is_reported(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     go(run, [stage("smoke", "append(path, {'case': 'one', 'failed': 'it'})"), stage("ops", "")])
     said = capsys.readouterr().out
     assert "NOTHING WORKS on A Card 1" in said
@@ -108,8 +108,8 @@ def test_nothing_works_is_said(run: Run, capsys: pytest.CaptureFixture[str]) -> 
     assert "NOTHING WORKS" not in capsys.readouterr().out
 
 
-def test_a_stage_is_cut_at_its_budget_with_what_it_has(run: Run) -> None:
-    """What it has started ends with it."""
+def test_a_stage_is_stopped_at_its_budget_and_keeps_its_results(run: Run) -> None:
+    """Processes that it has started end with it."""
     code = (
         "append(path, {'case': 'done'}); append(path, {'started': 'endless'})\n"
         "import subprocess; child = subprocess.Popen(['sleep', '600'])\n"
@@ -124,7 +124,7 @@ def test_a_stage_is_cut_at_its_budget_with_what_it_has(run: Run) -> None:
     assert ended(found["entries"][1]["note"])
 
 
-def test_a_process_that_the_device_took_down_is_followed_by_another(run: Run) -> None:
+def test_a_new_process_continues_after_a_device_fault(run: Run) -> None:
     code = (
         "done = {entry['case'] for entry in read(path)}\n"
         "for case in ('a', 'b', 'c', 'd'):\n"
@@ -140,13 +140,13 @@ def test_a_process_that_the_device_took_down_is_followed_by_another(run: Run) ->
     assert outcome == {"a": None, "b": "fault", "d": None, "c": "the process ended within it"}
 
 
-def test_a_device_that_stays_dead_is_given_up(run: Run) -> None:
+def test_restarts_are_limited(run: Run) -> None:
     code = f"append(path, {{'case': str(len(read(path))), 'failed': 'fault'}}); sys.exit({DEVICE_FAULT})"
     assert len(perform(stage("bench", code), run)["entries"]) == 1 + gpu.RESTARTS
 
 
 def test_the_table_after_a_kill_in_the_middle_of_a_stage(tmp_path: Path) -> None:
-    """The whole of `go` is killed, with no time to do anything; then again by what can be caught."""
+    """The process of `go` is ended by SIGKILL, then another one by a signal that can be caught."""
     code = (
         "import sys; sys.argv = ['']\n"
         "from tests.benchmarks.test_gpu import *\n"
@@ -172,14 +172,14 @@ def test_the_table_after_a_kill_in_the_middle_of_a_stage(tmp_path: Path) -> None
         assert "bench: unfinished" in said
         assert "* ours" in said and "1.50 x best peer" in said
         pid = entry_file.read(partial)[2]["pid"]
-        assert ended(pid)  # what was running would write into the file of the next run
+        assert ended(pid)  # a survivor would write into the file of the next run
         partial.unlink()
 
 
-def test_the_reason_of_a_process_that_dies_outside_a_case_is_kept(
+def test_the_output_of_a_process_that_dies_outside_a_case_is_kept(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its exit status and last lines; they are shown as well."""
+    """Its exit status and last lines are stored and shown."""
     code = "print('\\n'.join(map(str, range(100)))); raise ImportError('no such module')"
     found = perform(stage("bench", code), run)
     assert (found["status"], found["exit"], len(found["tail"])) == ("failed", 1, TAIL)
@@ -203,7 +203,7 @@ def test_names_of_devices_with_dots(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damaged", ['{"device": "A', "[]", '{"stages": {"ops": 3}}', "\x00"])
-def test_a_damaged_file_of_results_is_set_aside(
+def test_a_damaged_results_file_is_renamed(
     run: Run, capsys: pytest.CaptureFixture[str], damaged: str
 ) -> None:
     run.results.write_text(damaged)
@@ -214,15 +214,15 @@ def test_a_damaged_file_of_results_is_set_aside(
     assert "renamed it to a-card-1.json.damaged" in capsys.readouterr().out
 
 
-def test_results_that_cannot_be_written_are_said_before_anything_runs(tmp_path: Path) -> None:
+def test_an_unwritable_results_folder_is_reported_before_anything_runs(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     process = start_process(MAIN, "--stand-in", "--results", tmp_path / "file")
     out, err = process.communicate()
     assert (process.returncode, out) == (1, "")
-    assert err.startswith("the results cannot be written: ") and err.count("\n") == 1
+    assert err.startswith("--results expected a writable folder, got ") and err.count("\n") == 1
 
 
-def test_what_is_tuned_goes_where_results_go(tmp_path: Path) -> None:
+def test_tuned_files_go_to_the_results_folder(tmp_path: Path) -> None:
     [tune] = [s for s in STAGES if s.name == "tune"]
     entries = tmp_path / "entries.jsonl"
     [command] = tune.commands(Run(folder=tmp_path, device="card"), entries)
@@ -231,8 +231,8 @@ def test_what_is_tuned_goes_where_results_go(tmp_path: Path) -> None:
     assert command[-2:] == [f"--entries={entries}", f"--folder={tmp_path / 'tuned'}"]
 
 
-def test_the_results_end_with_what_a_new_process_finds(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process has asked before, and remembers; a build may have failed since."""
+def test_the_final_info_comes_from_a_new_process(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process has cached its answer; a build may have failed since."""
     before = hsta_fast.info()
     monkeypatch.setattr(gpu, "info_anew", INFO_ANEW)
     monkeypatch.setenv("CXX", "/nowhere")
@@ -245,7 +245,7 @@ def test_the_results_end_with_what_a_new_process_finds(run: Run, monkeypatch: py
 @needs_compiler
 @pytest.mark.parametrize(("prelude", "parts"), [("", ["cpu"]), (WITH_CUDA, ["cpu", "cuda"])])
 def test_the_extension_is_built_ahead(tmp_path: Path, prelude: str, parts: list[str]) -> None:
-    """Each part for which there are the tools: without nvcc the CPU's."""
+    """Each part whose tools are present: without nvcc only the CPU's."""
     sources = write_sources(tmp_path / "csrc")
     environment = {"HSTA_FAST_CACHE": str(tmp_path / "cache"), "CUDA_HOME": str(tmp_path / "cuda")}
     if prelude:
@@ -270,7 +270,7 @@ def test_the_extension_is_built_ahead(tmp_path: Path, prelude: str, parts: list[
     ],
 )
 def test_make_gpu(tmp_path: Path, given: list[str], said: str) -> None:
-    """In the environment that was made, unless a Python is named."""
+    """`make gpu` uses the environment of `make env`, unless PYTHON is given."""
     interpreter = tmp_path / ".venv" / "bin" / "python"
     interpreter.parent.mkdir(parents=True)
     interpreter.touch()
@@ -279,7 +279,7 @@ def test_make_gpu(tmp_path: Path, given: list[str], said: str) -> None:
     assert ran.split() == f"PYTHONPATH=. {said}".split()
 
 
-def test_smoke_does_without_pytest() -> None:
+def test_smoke_needs_no_pytest() -> None:
     code = (
         "import sys; sys.modules['pytest'] = None\n"
         "import benchmarks.gpu, tests.gpu.smoke, tests.gpu.shapes\n"
@@ -288,7 +288,7 @@ def test_smoke_does_without_pytest() -> None:
     assert "cases" in finish(start_process(code))[0]
 
 
-def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "entries.jsonl"
     assert entry_file.read(path) == []
     entry_file.append(path, {"case": "whole"})
@@ -327,7 +327,7 @@ def attention(D: int, what: str, times: dict[int, dict[str, float]]) -> list[dic
 def test_goals_are_met_or_not_by_their_worst_group() -> None:
     line = goal("attention D=64, N >= 1569, forward")
     assert line([]).endswith("not measured")
-    good = {"triton": 1.0, "cudnn": 1.1, "flex": 0.5}  # against cuDNN alone
+    good = {"triton": 1.0, "cudnn": 1.1, "flex": 0.5}  # compared with cuDNN only
     entries = attention(64, "forward", {589: {"triton": 9.0, "cudnn": 1.0}, 1569: good, 3137: good})
     assert "so far met, 2 of 3 groups" in line(entries)
     assert "met  (" in line(entries + attention(64, "forward", {6273: good}))
@@ -361,7 +361,7 @@ def test_the_floor_of_the_tubelets_is_the_larger_of_two() -> None:
 
 
 def test_every_goal_finds_its_groups_among_the_cases() -> None:
-    """As many as it says, with the peer that it names."""
+    """Each goal finds the stated number of groups, with the peer that it names."""
     from benchmarks.gpu_bench import cases
 
     ceilings = {"TFLOP/s": 1.0, "GB/s": 1.0}
@@ -370,7 +370,7 @@ def test_every_goal_finds_its_groups_among_the_cases() -> None:
         assert " of " not in line and "not measured" not in line, line
 
 
-def test_the_table_names_what_failed_was_skipped_or_refused() -> None:
+def test_the_table_lists_failures_skips_and_refusals() -> None:
     stages = {
         "smoke": [
             {"case": "attention", "error": 1e-3, "bound": 1e-2, "seconds": 0.5},
@@ -416,4 +416,4 @@ def test_without_a_device_it_ends_with_one_line() -> None:
     )
     assert ran.returncode == 1
     assert ran.stdout == ""
-    assert ran.stderr.startswith("no CUDA device") and ran.stderr.count("\n") == 1
+    assert ran.stderr.startswith("gpu.py expected a CUDA device, got none") and ran.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The pytest plugin of `make gpu`: an entry a test, and a run that goes on after a device was lost."""
+"""The pytest plugin of `make gpu`: one entry per test, and a run that continues after a device fault."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ def test_last(): pass
 DEAD = """
 import torch
 from tests.gpu import report
-torch.cuda.is_available = lambda: True  # a device, and it answers no more
+torch.cuda.is_available = lambda: True  # a device that does not respond
 report.device_is_dead = lambda: True
 """
 
@@ -54,7 +54,7 @@ def test_each_outcome_is_an_entry(tmp_path: Path) -> None:
     assert entries[4]["note"] == "0 compiled ahead, 0 not: -"
 
 
-def test_after_a_lost_device_the_next_run_takes_the_tests_that_are_left(tmp_path: Path) -> None:
+def test_after_a_device_fault_the_next_run_takes_the_remaining_tests(tmp_path: Path) -> None:
     status, entries = run(tmp_path, "-p", "dead")
     assert status == DEVICE_FAULT
     assert names(entries) == ["test_passes", "test_fails", "kernels"]
@@ -63,7 +63,7 @@ def test_after_a_lost_device_the_next_run_takes_the_tests_that_are_left(tmp_path
     assert names(entries)[3:] == ["test_skipped", "test_last", "kernels"]
 
 
-def test_what_is_collected_is_counted(tmp_path: Path) -> None:
+def test_collected_tests_are_counted(tmp_path: Path) -> None:
     status, entries = run(tmp_path, "--collect-only")
     assert status == 0
     assert entries == [{"case": "tests", "note": "4 collected"}]

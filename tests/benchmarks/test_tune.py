@@ -1,4 +1,4 @@
-"""Tuning, with interpreted kernels in the device's place: real launches, times and files."""
+"""Tuning, with interpreted kernels instead of a device: real launches, times and files."""
 
 import json
 import subprocess
@@ -43,7 +43,7 @@ def attention_case(kernel: str = "fwd", *configs: Config) -> Case:
 
 
 @pytest.mark.parametrize("kernel", ["fwd", "dq", "dkv"])
-def test_the_fastest_is_what_runs_from_then_on(kernel: str, tmp_path: Path) -> None:
+def test_launchers_use_the_fastest_afterwards(kernel: str, tmp_path: Path) -> None:
     found = tune.tune(CARD.name, [attention_case(kernel, SLOW, FAST)], limit=600)
     assert found[tuned_key("space_time_attention", kernel, 16)]["rows"] == 64
     assert config_for(kernel, 16, torch.bfloat16, device=CARD) == FAST
@@ -53,7 +53,7 @@ def test_the_fastest_is_what_runs_from_then_on(kernel: str, tmp_path: Path) -> N
 
 
 def test_where_results_go(tmp_path: Path) -> None:
-    """To a folder that is named, and into the entries of `make gpu`."""
+    """To the given folder, and into the entries of `make gpu`."""
     entries, elsewhere = tmp_path / "entries.jsonl", tmp_path / "elsewhere"
     case = attention_case("fwd", SLOW, FAST)
     tune.tune(CARD.name, [case], limit=600, folder=elsewhere, entries=entries)
@@ -63,7 +63,7 @@ def test_where_results_go(tmp_path: Path) -> None:
     assert entry["ms"] < entry["shipped_ms"]
 
 
-def test_what_is_held_for_others_stays(tmp_path: Path) -> None:
+def test_entries_of_other_versions_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "nvidia-test-card.json"
     path.write_text(
         json.dumps({"device": "x", "triton": {"3.0": {"a": 1}, TRITON: {"b": 2}}, "milliseconds": {}})
@@ -79,7 +79,7 @@ def test_the_shipped_one_stays_unless_another_is_clearly_faster() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["numbers", "does not run"])
-def test_what_is_wrong_is_not_taken(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_results_and_errors_are_rejected(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
     def run() -> Sequence[Tensor]:
         rows = launch.tuned_table(CARD.name)[KEY]["rows"]
         if rows == 16:
@@ -98,8 +98,8 @@ def test_time_runs_out(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{KEY}: skipped not reached" in capsys.readouterr().out
 
 
-def test_what_writes_nothing_is_not_taken(capsys: pytest.CaptureFixture[str]) -> None:
-    """Its memory is that of the right one before it, which is freed."""
+def test_a_kernel_that_writes_nothing_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:
+    """It reuses the freed memory of the correct one before it."""
 
     def run() -> Sequence[Tensor]:
         out = torch.empty(1 << 16)
@@ -112,8 +112,8 @@ def test_what_writes_nothing_is_not_taken(capsys: pytest.CaptureFixture[str]) ->
     assert found[KEY]["rows"] == 16 and "results differ" in capsys.readouterr().out
 
 
-def test_a_shipped_one_that_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
-    """The launcher's warning sends people here: the others are held against the first that runs."""
+def test_a_shipped_configuration_that_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    """The launcher's warning points to tuning: the others are compared with the first that runs."""
 
     def run() -> Sequence[Tensor]:
         if launch.tuned_table(CARD.name).get(KEY, {"rows": 16})["rows"] == 16:
@@ -162,4 +162,5 @@ def test_without_a_device() -> None:
     command = [sys.executable, "benchmarks/tune.py"]
     ran = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": ".", "PATH": "/usr/bin"})
     if not torch.cuda.is_available():
-        assert (ran.returncode, ran.stdout) == (1, "") and ran.stderr.startswith("no CUDA device: torch ")
+        assert (ran.returncode, ran.stdout) == (1, "")
+        assert ran.stderr.startswith("tune.py expected a CUDA device, got none (torch ")

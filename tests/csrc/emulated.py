@@ -1,4 +1,4 @@
-"""The CUDA kernels' own source for the host: csrc/ with emulated_device.cuh in the place of device.cuh."""
+"""Build the CUDA kernels' source for the host: csrc/ with emulated_device.cuh replacing device.cuh."""
 
 import ctypes
 import shutil
@@ -50,11 +50,11 @@ class Counts(ctypes.Structure):
 
 
 class FaultError(RuntimeError):
-    """What the emulated device would not let pass."""
+    """An error that the emulated device detected."""
 
 
 def sources(folder: Path, mistake: tuple[str, str] | None = None) -> None:
-    """csrc/ and the emulated device, copied; `mistake`: a text that is there once, and its replacement."""
+    """csrc/ and the emulated device, copied; `mistake`: a text that occurs once, and its replacement."""
     folder.mkdir(parents=True, exist_ok=True)
     for source in CSRC.iterdir():
         shutil.copy(source, folder / source.name)
@@ -93,7 +93,7 @@ def compile_kernels(folder: Path, mistake: tuple[str, str] | None = None) -> "De
 
 
 class Device:
-    """Launches on CPU tensors what a CUDA device would be given."""
+    """Launches the CUDA kernels on CPU tensors."""
 
     def __init__(self, library: Path) -> None:
         self.library = ctypes.CDLL(str(library))
@@ -114,7 +114,7 @@ class Device:
         out: Tensor | None = None,
         blocks: tuple[int, int] | None = None,
     ) -> Tensor:
-        """The tokens (B, N (+ 1), C); `blocks` limits what is launched: the first, and the first not."""
+        """The tokens (B, N (+ 1), C); `blocks` limits the launch to blocks first <= i < last."""
         described = describe(video, weight.shape[2:])
         B, N, C = video.shape[0], tokens_of(video, weight.shape[2:]), weight.shape[0]
         if video.stride(1) == 1 and video.stride(4) == 3:

@@ -1,5 +1,5 @@
-// Takes the place of csrc/device.cuh on a host compiler: the same functions on the emulator, and the little of CUDA's
-// runtime and built-in functions that the kernels' source names.
+// Replaces csrc/device.cuh on a host compiler: the same functions on the emulator, and the few functions of CUDA's
+// runtime and built-ins that the kernels' source uses.
 #pragma once
 
 #include <bit>
@@ -138,7 +138,7 @@ void wait_copies() {
   }
 }
 
-// ldmatrix .x4: lane l names row l % 8 of matrix l / 8; register i of lane l is that pair of matrix i at row l / 4,
+// ldmatrix .x4: lane l addresses row l % 8 of matrix l / 8; register i of lane l is that pair of matrix i at row l / 4,
 // columns 2 (l % 4) and the next.
 inline void load_matrices(uint32_t (&to)[4], const void* shared) {
   struct Request {

@@ -1,10 +1,10 @@
-// Runs a kernel's blocks on the host, one at a time, a fibre for each thread, and watches what they touch.
+// Runs a kernel's blocks on the host, one at a time, with a fibre per thread, and checks every memory access.
 //
-// A thread runs until it meets a warp-wide operation or a barrier; warps run in turn as far as the next barrier, in an
-// order that changes from barrier to barrier. What a GPU would let pass unseen is an error here: shared memory read
-// before it is written, or touched by two threads between two barriers, one of them writing; an asynchronous copy
-// used before its thread waited for it and the block met a barrier (until it lands, its place holds NaN); global
-// memory outside the operands, misaligned, or written twice.
+// A thread runs until a warp-wide operation or a barrier; warps run in turn up to the next barrier, in an order that
+// changes from barrier to barrier. Mistakes that a GPU would not report are errors here: shared memory read before it
+// is written, or accessed by two threads between two barriers if one of them writes; an asynchronous copy used before
+// its thread waited for it and the block passed a barrier (until then its destination holds NaN); global memory outside
+// the operands, misaligned, or written twice.
 #pragma once
 
 #include <setjmp.h>
@@ -22,7 +22,7 @@
 
 namespace emulator {
 
-constexpr int kWarp = 32, kSharedBytes = 48 << 10;  // what a kernel gets without asking for more
+constexpr int kWarp = 32, kSharedBytes = 48 << 10;  // available to a kernel by default
 constexpr size_t kStack = 64 << 10;
 constexpr int kFault = 700;  // cudaErrorIllegalAddress
 
@@ -48,7 +48,7 @@ struct Warp {
   int arrived;
   int64_t generation;
 };
-struct Byte {  // what was last done to a byte of shared memory, in which interval between barriers
+struct Byte {  // the last accesses to a byte of shared memory, and in which interval between barriers
   int written_in = -1, written_by = -1, read_in = -1, read_by = -1;
   bool in_flight = false, seen = false;
 };
@@ -99,7 +99,7 @@ inline void resume(int index) {
   setcontext(&threads[index].start);
 }
 
-// The whole warp meets here; the last to come runs `operation` on what all of them brought.
+// The whole warp meets here; the last lane to arrive runs `operation` on the arguments of all.
 template <class Request, class Run>
 void together(Request& request, const Run& operation) {
   static const char name = 0;

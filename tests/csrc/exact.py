@@ -1,4 +1,4 @@
-"""Videos, weights, and the convolution in float64 that the kernels are held to."""
+"""Videos, weights, and the float64 convolution that the kernels are compared with."""
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ def make_video(shape: tuple[int, ...], dtype: torch.dtype = torch.uint8) -> Tens
 
 
 def make_weight(C: int, t: int, p: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """The size folded weights have for uint8 video: tokens of about 1."""
+    """Weights as large as folded weights for uint8 video: they give tokens of about 1."""
     return (torch.randn(C, 3, t, p, p) / (127 * (3 * t * p * p) ** 0.5)).to(dtype)
 
 
@@ -33,7 +33,7 @@ def convolved(
 
 
 def assert_rounded(came: Tensor, exact: Tensor) -> None:
-    """Element by element: one rounding to the result's dtype, and float32's in the sum."""
+    """Per element: one rounding to the result's dtype plus that of the float32 sum."""
     assert came.shape == exact.shape
     scale = exact.abs().amax() if exact.numel() else 0.0
     allowed = exact.abs() * torch.finfo(came.dtype).eps / 2 + scale * 1e-5

@@ -1,4 +1,4 @@
-"""csrc/tubelet_embed_cuda.cpp, compiled against the torch that is here, on the emulated device."""
+"""csrc/tubelet_embed_cuda.cpp, compiled against the installed torch, on the emulated device."""
 
 import ctypes
 import shutil
@@ -21,11 +21,11 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     from torch.utils import cpp_extension
 
     folder = tmp_path_factory.mktemp("binding")
-    # Slices of the float32 path small enough that a few samples make several.
+    # Make the float32 path's slices so small that a few samples need several.
     sources(folder, ("int64_t{1} << 28", "int64_t{1} << 14"))
     includes = [f"-isystem{path}" for path in cpp_extension.include_paths()]
     libraries = [f"-L{path}" for path in cpp_extension.library_paths()] + ["-ltorch_cpu", "-lc10"]
-    # Under another name, beside which the extension itself may be loaded.
+    # Under another name, so that the extension itself can be loaded too.
     compile_host(
         folder / "binding.so",
         "-Dhsta_fast=hsta_fast_under_test",
@@ -56,7 +56,7 @@ def test_tokens(emulated: ctypes.CDLL, dtype: torch.dtype, came: torch.dtype, p:
     pos_embed = torch.randn(13, 20)
     out = tokens(video, weight, bias, cls_token, pos_embed)
     assert out.dtype == dtype
-    seen = video.to(dtype)  # what the product is fed; exact for bytes
+    seen = video.to(dtype)  # the operand of the product; exact for bytes
     assert_rounded(out, convolved(seen, weight, bias, cls_token, pos_embed))
     assert emulated.emulated_stream() == OURS
 

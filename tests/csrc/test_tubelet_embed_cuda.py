@@ -1,4 +1,4 @@
-"""csrc/tubelet_embed.cu: no spills in its machine code, and its source, emulated, is the convolution."""
+"""csrc/tubelet_embed.cu: no spills in its machine code; its source, emulated, equals the convolution."""
 
 import itertools
 import re
@@ -106,7 +106,7 @@ def test_cls_and_positions(device: Device, cls: bool, pos: bool) -> None:
 @needs_gxx
 @pytest.mark.parametrize(("B", "tokens"), [(0, 4), (1, 4), (150, 1), (64, 4), (5, 100), (1, 256)])
 def test_samples_and_tiles_of_tokens(device: Device, B: int, tokens: int) -> None:
-    """Many samples in a tile, and tiles that begin within a sample, at its first token, or after its last."""
+    """Many samples in a tile; tiles that begin within a sample, at its first token, or after its last."""
     check(device, make_video((B, 3, 1, 2, 2 * tokens)), C=9, t=1, p=2)
 
 
@@ -116,7 +116,7 @@ def test_one_patch_of_one_pixel(device: Device) -> None:
 
 
 def sparse(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Zeros that take memory only where they are touched: a file of holes."""
+    """Zeros in a sparse file: they take memory only where they are used."""
     size = torch.Size(shape).numel()
     with tempfile.NamedTemporaryFile() as file:
         file.truncate(size * dtype.itemsize)
@@ -205,7 +205,7 @@ MISTAKES = {
 
 
 def probe(device: Device) -> None:
-    """What the mistakes above break."""
+    """Calls that the mistakes above break."""
     test_no_bank_conflicts(device, 12)
     test_no_bank_conflicts(device, 8)
     test_widths(device, 130, True)

@@ -1,10 +1,10 @@
-"""Compile every kernel that the GPU tests launch before they do, in as many processes as there are cores.
+"""Compile every kernel that the GPU tests will launch, in one process per core.
 
     python -m tests.gpu.compile_ahead --entries FILE
 
-What the launches in `shapes` would compile is taken from Triton's own hook, with all that its binder makes of
-the arguments, and nothing is launched; each is then compiled in a process that sees no driver, into the cache
-on disk that the launches read.
+Triton's own hook reports what the launches in `shapes` would compile, with the binder's specialisation of the
+arguments; nothing is launched. Each kernel is then compiled in a process without a driver, into the cache on
+disk that the launches read.
 """
 
 import argparse
@@ -29,7 +29,7 @@ MOST = 80  # specialisations of all tests together: a compilation is about a sec
 
 
 class NoLaunch:
-    """A driver for compiling alone: it knows its target, and launches nothing."""
+    """A driver that only compiles: it has a target, and launches nothing."""
 
     def __init__(self, target: GPUTarget) -> None:
         self.target = target
@@ -45,9 +45,9 @@ class NoLaunch:
 
 
 def fix_keys() -> None:
-    """Give every kernel the key on disk that it has where all are hashed in one order.
+    """Hash all kernels in a fixed order, so that each has the same key on disk in every process.
 
-    Up to 3.7 at least, Triton's hash of a kernel holds a helper's constants only if the helper was hashed
+    Up to at least 3.7, Triton's hash of a kernel includes a helper's constants only if the helper was hashed
     before, for another kernel: the key depends on what the process launched first.
     """
     from hsta_fast.kernels import attention_pool, space_time_attention
@@ -60,7 +60,7 @@ def fix_keys() -> None:
 def gather(launches: Iterable[Callable[[], object]]) -> dict[str, Any]:
     """{specialisation: its kernel and arguments} of all that `launches` would launch; launches nothing.
 
-    What the launches return was never written. Kernels that this process has launched before are left out.
+    The results of the launches are uninitialised. Kernels that this process has launched before are omitted.
     """
     found: dict[str, Any] = {}
 
@@ -79,7 +79,7 @@ def gather(launches: Iterable[Callable[[], object]]) -> dict[str, Any]:
 
 
 def each(launches: Iterable[Callable[[], None]], failures: list[str]) -> Iterator[Callable[[], None]]:
-    """`launches`, of which one that raises is noted in `failures`: the others are compiled nevertheless."""
+    """`launches`; if one raises, this is noted in `failures`, and the others are still compiled."""
 
     def caught(launch: Callable[[], None]) -> Callable[[], None]:
         def run() -> None:
@@ -94,7 +94,7 @@ def each(launches: Iterable[Callable[[], None]], failures: list[str]) -> Iterato
 
 
 def _compile(job: tuple[GPUTarget, str]) -> float:
-    """Seconds that one specialisation took."""
+    """Compile one specialisation; returns the seconds it took."""
     target, data = job
     start = time.perf_counter()
     driver.set_active(NoLaunch(target))
@@ -108,13 +108,13 @@ def _compile(job: tuple[GPUTarget, str]) -> float:
 def compile_all(
     specialisations: Iterable[str], target: GPUTarget, processes: int, limit: float | None = None
 ) -> list[float]:
-    """Compile them for `target`; seconds of each. What does not compile is left to its launch to say.
+    """Compile for `target`; returns the seconds of each. Compilation errors are left to the launches.
 
     Raises:
-        multiprocessing.TimeoutError: it takes more than `limit` seconds; what is compiled by then stays.
+        multiprocessing.TimeoutError: it takes more than `limit` seconds; compiled kernels stay in the cache.
     """
     jobs = [(target, data) for data in specialisations]
-    interpreted = os.environ.pop("TRITON_INTERPRET", None)  # of a stand-in: there kernels would not compile
+    interpreted = os.environ.pop("TRITON_INTERPRET", None)  # set for a stand-in, prevents compilation
     try:
         # Spawned, not forked: this process may have a CUDA context.
         with multiprocessing.get_context("spawn").Pool(min(processes, len(jobs))) as pool:
@@ -125,7 +125,7 @@ def compile_all(
 
 
 def stand_in(capability: int, processors: int) -> GPUTarget:
-    """Launches of CPU tensors are prepared from now on as for such a device, and not carried out."""
+    """From now on prepare launches of CPU tensors as for such a device, without launching."""
     target = GPUTarget("cuda", capability, 32)
     driver.set_active(NoLaunch(target))
     from hsta_fast.kernels import attention_pool, space_time_attention
@@ -134,14 +134,16 @@ def stand_in(capability: int, processors: int) -> GPUTarget:
     device = of_capability(capability)._replace(processors=processors)
     for module in (attention_pool, space_time_attention):
         vars(module)["device_of"] = lambda _: device
-    os.environ["TRITON_INTERPRET"] = "1"  # the ops let CPU tensors pass; kernels imported before are compiled
+    os.environ["TRITON_INTERPRET"] = "1"  # the ops accept CPU tensors; kernels imported before compile
     return target
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--entries", type=Path, required=True, help="file that entries are appended to")
-    parser.add_argument("--stand-in", action="store_true", help="count them for sm_90 without a device")
+    parser.add_argument("--entries", type=Path, required=True, help="file to append entries to")
+    parser.add_argument(
+        "--stand-in", action="store_true", help="count the kernels for sm_90 without a device"
+    )
     arguments = parser.parse_args()
     start = time.perf_counter()
     if arguments.stand_in:

@@ -1,4 +1,4 @@
-"""Tests that read clips or write reports are skipped where packages for that are missing, and only there."""
+"""Skip tests that read clips or write reports if a package for that is missing, and only then."""
 
 import pytest
 

@@ -1,7 +1,7 @@
-"""A pytest plugin for `make gpu`: each test's outcome is an entry in a file as soon as it is known.
+"""A pytest plugin for `make gpu` that writes each test's outcome to a file of entries as soon as it is known.
 
-Where the device stops answering, the run ends with DEVICE_FAULT; run again with the same file, it goes on
-after the test in which that happened. The last entry counts the kernels that were not compiled ahead.
+If the device fails, the run ends with DEVICE_FAULT; a new run with the same file continues after the test in
+which that happened. The last entry counts the kernels that were not compiled ahead.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.gpu.compile_ahead import fix_keys
 
 
 class Reporter:
-    """Attributes: path, the file of the entries; done, the tests that it holds already."""
+    """Attributes: path, the file of the entries; done, the tests that it already contains."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -57,7 +57,7 @@ class Reporter:
             entry["failed"] = str(getattr(crash, "message", report.longrepr))[:400]
         append(self.path, entry)
         if "failed" in entry and torch.cuda.is_available() and device_is_dead():
-            pytest.exit("the CUDA device answers no more", returncode=DEVICE_FAULT)
+            pytest.exit("the CUDA device does not respond any more", returncode=DEVICE_FAULT)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if session.config.option.collectonly:
@@ -68,7 +68,7 @@ class Reporter:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--entries", type=Path, required=True, help="file that entries are appended to")
+    parser.addoption("--entries", type=Path, required=True, help="file to append entries to")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,8 +1,8 @@
-"""What the GPU tests run on, and the launches that come of it, so that kernels can be compiled ahead of them.
+"""Inputs of the GPU tests, and the launches that follow from them, so that kernels can be compiled ahead.
 
-A kernel is compiled anew for a width, a dtype, an extra row and the like, not for a length: draws take those
-from small fixed sets, and batches, lengths, heads and layouts freely. `launches` stands for every kernel that
-smoke, tests and draws launch; `tests/benchmarks/test_compile_ahead.py` holds the draws against it.
+A kernel is compiled again for another width, dtype, extra row and the like, but not for another length: draws
+take these properties from small fixed sets, and batches, lengths, heads and layouts freely. `launches` covers
+every kernel that smoke, tests and draws launch; `tests/benchmarks/test_compile_ahead.py` checks the draws.
 """
 
 import random
@@ -32,7 +32,7 @@ ATTENTION = [(64, BF16), (32, BF16), (128, BF16), (48, BF16), (64, FP16), (32, F
 
 
 class Pool(NamedTuple):
-    """What attention pooling is compiled for."""
+    """The properties that attention pooling is compiled for."""
 
     C: int
     dtype: torch.dtype
@@ -52,7 +52,7 @@ ACCUMULATING = 17  # queries from which the backward adds to what an earlier gro
 
 
 class AttentionShape(NamedTuple):
-    """As `attention_inputs` takes it."""
+    """The arguments of `attention_inputs`."""
 
     layout: str
     B: int
@@ -64,7 +64,7 @@ class AttentionShape(NamedTuple):
 
 
 def attention_draws(seed: int) -> Iterator[AttentionShape]:
-    """Half of them at D = 32, where Triton 3.6 and 3.7 are known for illegal accesses."""
+    """Random shapes, half of them at D = 32, where Triton 3.6 and 3.7 have made illegal accesses."""
     draw = random.Random(seed)
     narrow = [kind for kind in ATTENTION if kind[0] == 32]
     for _ in range(DRAWS):
@@ -74,7 +74,7 @@ def attention_draws(seed: int) -> Iterator[AttentionShape]:
 
 
 class PoolShape(NamedTuple):
-    """Samples, queries, tokens, and what is compiled for."""
+    """Samples, queries, tokens, and the properties that are compiled for."""
 
     B: int
     R: int
@@ -107,15 +107,15 @@ def pool_launch(B: int, R: int, N: int, kind: Pool) -> None:
 def layer_launch(dtype: torch.dtype, lengths: tuple[int, int]) -> None:
     """A layer of HSTA with both head widths, forward and backward: in bfloat16 by autocast, or in float32.
 
-    The paper's widths in bfloat16; in float32 384 twice, as in the test of logits and gradients. Without the
-    tubelets, for their extension is still being built when this runs.
+    The paper's widths in bfloat16; in float32 384 twice, as in the test of logits and gradients. Tubelets are
+    omitted, because the extension is still being built when this runs.
     """
     widths, heads = ((384, 768), (12, 12)) if dtype == BF16 else ((384, 384), (12, 6))
     layer = create_model("hsta_base", widths=widths, num_heads=heads, num_layers=1).blocks[0].to(DEVICE)
     on_triton = (CrossAttentionBlock,) if dtype == FP32 else (CrossAttentionBlock, SpaceTimeAttention)
     for module in layer.modules():
         if isinstance(module, on_triton) and DEVICE == "cpu":
-            module.impl = "triton"  # in a device's place, where "auto" is another; on the device it is "auto"
+            module.impl = "triton"  # on the CPU stand-in, where "auto" chooses another
     shapes = zip(lengths, widths, strict=True)
     states = {str(d): torch.randn(2, N, C, device=DEVICE).to(dtype) for d, (N, C) in enumerate(shapes)}
     with torch.autocast(DEVICE, BF16, enabled=dtype == BF16):
@@ -124,7 +124,7 @@ def layer_launch(dtype: torch.dtype, lengths: tuple[int, int]) -> None:
 
 
 def launches() -> Iterator[Callable[[], None]]:
-    """For each kernel that is launched at least one launch, of few rows."""
+    """At least one launch, with few rows, of each kernel that is launched."""
     for D, dtype in ATTENTION:
         yield partial(attention_launch, D, dtype)
     for kind in POOLS:
@@ -132,6 +132,6 @@ def launches() -> Iterator[Callable[[], None]]:
     for kind in POOLS[:2]:
         yield partial(pool_launch, 2, ACCUMULATING, 600, kind)
         yield partial(pool_launch, 40, ACCUMULATING, 400, kind)
-    # Of the training run, on 48 pixels, and of the test of logits and gradients, on 112.
+    # The training run with 48 pixels, and the test of logits and gradients with 112.
     yield partial(layer_launch, BF16, (17, 28))
     yield partial(layer_launch, FP32, (82, 148))

@@ -2,9 +2,9 @@
 
     python -m tests.gpu.smoke --entries FILE
 
-One entry a check: the largest relative error (of the norms, over the result and its gradients) against
-float64, its bound, and the seconds it took. What needs the extension, which is built meanwhile, comes last.
-Exit status 0 where all passed.
+One entry per check: the largest relative error against float64 (in norm, over the result and its gradients),
+its bound, and the seconds it took. Checks that need the extension come last, because it is built meanwhile.
+Exit status 0 if all passed.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from hsta_fast.layers import TubeletEmbed
 from tests.gpu.compile_ahead import fix_keys
 from tests.tolerance import DEVICE, with_gradients
 
-# Rounding of the operands and of the result, with room; tf32 in the place of float32 shows, at 3e-4.
+# Rounding of the operands and of the result, with a margin; tf32 instead of float32 fails, at 3e-4.
 BOUNDS = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-4}
 MODEL_BOUND, FLOAT32_MODEL_BOUND = 5e-2, 1e-3
 CUDA = DEVICE == "cuda"
@@ -63,7 +63,7 @@ def relative(came: Tensor, exact: Tensor) -> float:
 
 
 def op_error(function: Callable[..., Tensor], exact: Callable[..., Tensor], tensors: list[Tensor]) -> float:
-    """The worst of the result and the gradients that are no rounding alone."""
+    """The largest relative error of the result and of gradients that are more than rounding."""
     dout = torch.randn(function(*tensors).shape, device=DEVICE)
     found = with_gradients(function, tensors, dout)
     expected = with_gradients(exact, [x.double() for x in tensors], dout)
@@ -120,7 +120,7 @@ def cross_attention(dtype: torch.dtype) -> Found:
 
 
 def tubelets(dtype: torch.dtype) -> Found:
-    """By "auto", which is torch where the extension cannot be built: the entry says which."""
+    """With impl="auto", which is torch if the extension cannot be built: the entry says which one ran."""
     from hsta_fast.ops.tubelet_embed import auto_choice
 
     side, C = (224, 768) if CUDA else (32, 24)
@@ -143,7 +143,7 @@ def clips(frames: int) -> dict[str, Tensor]:
 
 
 class EmbedOnTorch(TubeletEmbed):
-    """The same without the extension, whose build may take longer than this stage."""
+    """The same layer without the extension, because its build may take longer than this stage."""
 
     def forward(
         self, video: Tensor, cls_token: Tensor | None = None, pos_embed: Tensor | None = None
@@ -179,14 +179,14 @@ def model_in_bfloat16() -> Found:
 
 
 def model_in_float32() -> Found:
-    """No autocast: what a caller gets who only moves the model to the device."""
+    """Without autocast, as for a caller who only moves the model to the device."""
     model, exact, given = model_pair(extension=True)
     with torch.inference_mode():
         return {"error": relative(model(**given), exact), "bound": FLOAT32_MODEL_BOUND}
 
 
 def training_step() -> Found:
-    """Finite loss and gradients, every parameter moved; the error is the share of those that are not so."""
+    """The loss and all gradients are finite and all parameters move; the error is the share that fails."""
     model, _, given = model_pair(extension=False)
     model.train()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -199,7 +199,7 @@ def training_step() -> Found:
     wrong = []
     for name, p in model.named_parameters():
         finite = p.grad is not None and bool(p.grad.isfinite().all())
-        stays = name.endswith("wk.bias")  # which the softmax does not see
+        stays = name.endswith("wk.bias")  # it cancels in the softmax
         if not finite or (torch.equal(p, before[name]) and not stays):
             wrong.append(name)
     error = len(wrong) / len(before) if bool(loss.isfinite()) else torch.inf
@@ -207,7 +207,7 @@ def training_step() -> Found:
 
 
 def first_call() -> Found:
-    """Seconds of both kernels, forward and backward, compiled from nothing in a process after its imports."""
+    """Seconds of both kernels, forward and backward, after the imports of a process with an empty cache."""
     N, C, dtype = (589, 768, "bfloat16") if CUDA else (20, 192, "float32")
     code = FIRST_CALL.format(N=N, C=C, device=DEVICE, dtype=dtype)
     with tempfile.TemporaryDirectory() as cache:
@@ -234,7 +234,7 @@ def checks() -> Iterator[tuple[str, Callable[[], Found]]]:
     yield "model in bfloat16", model_in_bfloat16
     yield "training step in bfloat16", training_step
     yield "first call in a new process", first_call
-    for dtype in DTYPES:  # from here on the extension is waited for, which may take what is left
+    for dtype in DTYPES:  # from here on checks wait for the extension, which may use up the time
         yield name("tubelets", dtype), partial(tubelets, dtype)
     yield "model in float32", model_in_float32
 
@@ -245,7 +245,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", help="these checks alone")
     arguments = parser.parse_args()
     entries = arguments.entries
-    torch.backends.cudnn.allow_tf32 = False  # on by default, for convolutions alone
+    torch.backends.cudnn.allow_tf32 = False  # on by default, for convolutions only
     if CUDA:
         fix_keys()
     before = read(entries)
@@ -262,7 +262,7 @@ def main() -> int:
             entry |= check()
             if "bound" in entry and not entry["error"] <= entry["bound"]:
                 entry["failed"] = f"{entry['error']:.3g} is above {entry['bound']:.3g}"
-        except Exception as error:  # the other checks are made, whatever this one met
+        except Exception as error:  # one failing check must not stop the others
             entry["failed"] = f"{type(error).__name__}: {error}"[:400]
         append(entries, entry | {"seconds": round(time.perf_counter() - start, 2)})
         print(f"{case}: {entry.get('failed', 'passed')}", flush=True)

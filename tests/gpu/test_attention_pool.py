@@ -1,4 +1,4 @@
-"""Attention pooling where only a CUDA device shows it: real bfloat16, full widths, repeats, graphs."""
+"""Attention pooling, what needs a CUDA device: real bfloat16, full widths, repeats, graphs."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Batches loaded ahead on a CUDA device: the bytes of the CPU's, and no wait for them."""
+"""Batches prefetched to a CUDA device: the same bytes as on the CPU, without synchronisation."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def test_the_bytes_are_those_of_the_cpu(flow: Any, augmented: bool) -> None:
 
 
 def test_a_batch_is_not_overwritten_while_it_is_used() -> None:
-    """Slow work on each batch, freed at once: its memory must not be given to a batch loaded meanwhile."""
+    """Slow work on each batch, which is freed at once: a later batch must not reuse its memory meanwhile."""
     from hsta_fast.data.sampling import Sampling
     from tests.data.batches import data_of, epoch
 
@@ -39,7 +39,7 @@ def test_a_batch_is_not_overwritten_while_it_is_used() -> None:
     for batch in data.batches(range(64), batch_size=4, seed=(0,), train=True, device="cuda"):
         for _ in range(4):
             work = work @ work * 1e-4
-        sums.append(batch.video.double().sum())  # waits for the work: the stream is one
+        sums.append(batch.video.double().sum())  # runs after the work, on the same stream
         del batch
     plain = [batch.video.double().sum() for batch in epoch(data, batch_size=4, seed=(0,))]
     assert torch.stack(sums).cpu().tolist() == torch.stack(plain).tolist()

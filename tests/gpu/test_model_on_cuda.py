@@ -12,7 +12,7 @@ HEADS = (12, 6)  # both head widths of HSTA
 
 
 def test_logits_and_gradients_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # on by default, for convolutions alone
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # on by default, for convolutions only
     config = {"widths": (384, 384), "patches": (12, 16), "n_s": 1, "n_v": 2, "layers": 2, "num_classes": 7}
     state = published_state(config, dtype=torch.float32, seed=0)
     clip = torch.randn(2, 3, 8, 112, 112)

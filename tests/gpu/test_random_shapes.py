@@ -1,4 +1,4 @@
-"""The kernels at random shapes: lengths that end anywhere in a tile, every layout, one step and two."""
+"""The kernels at random shapes: lengths that end anywhere in a tile, every layout, one and two steps."""
 
 import pytest
 import torch

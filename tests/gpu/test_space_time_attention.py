@@ -1,4 +1,4 @@
-"""space_time_attention where only a CUDA device shows it: real bfloat16, repeats, graphs."""
+"""space_time_attention, what needs a CUDA device: real bfloat16, repeats, graphs."""
 
 import pytest
 import torch

@@ -19,7 +19,7 @@ def test_a_training_run_in_bfloat16(faces: Path, tmp_path: Path) -> None:
         "paper",
         data=faces,
         runs=tmp_path,
-        model="hsta_base",  # whose kernels the other tests compile
+        model="hsta_base",  # the other tests compile its kernels
         num_layers=1,
         image_size=48,
         labels="emotion3",

@@ -1,11 +1,11 @@
-"""A machine with one card of each kind, for a process without a GPU: all of a launch but the kernel itself.
+"""A fake CUDA driver with one card of each kind: everything of a launch except running the kernel; no GPU.
 
-Triton's own `run` binds, specialises, compiles and checks; its launcher is replaced by one that refuses what
-the CUDA driver would refuse and writes the rest down. Tensors have a device, strides and addresses, but no
-memory (torch's FakeTensorMode), so a batch of 65,536 costs nothing. There is no autograd: its engine asks the
-CUDA libraries for streams, so backward ops are called as such.
+Triton's own `run` binds, specialises, compiles and checks; its launcher is replaced by one that rejects what
+the CUDA driver would reject and records the other launches. Tensors have a device, strides and addresses, but
+no memory (torch's FakeTensorMode), so a batch of 65,536 costs nothing. There is no autograd: its engine
+asks the CUDA libraries for streams, so backward ops are called directly.
 
-Not in a process that interprets kernels (TRITON_INTERPRET=1), since there nothing is launched.
+Does not work in a process that interprets kernels (TRITON_INTERPRET=1): nothing is launched there.
 """
 
 import re
@@ -35,7 +35,7 @@ _GRID = (2**31 - 1, 65535, 65535)
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What launchers ask a device for, named as in torch.cuda.get_device_properties."""
+    """The device properties that launchers read, named as in torch.cuda.get_device_properties."""
 
     name: str
     major: int
@@ -57,7 +57,7 @@ def _card(name: str, capability: int, processors: int, shared: int, memory: int)
     )
 
 
-# Device cuda:i is the i-th: what is cached by device stays right from one card to the next.
+# Device cuda:i is the i-th card, so that caches keyed by device stay valid for every card.
 CARDS = {
     70: _card("Tesla V100-SXM2-16GB", 70, 80, 96, 16),
     75: _card("Tesla T4", 75, 40, 64, 15),
@@ -71,13 +71,13 @@ CARDS = {
 
 
 def _most_threads(registers: int) -> int:
-    """Threads that a block may have if each takes so many registers; they are given in eights, per warp."""
+    """The most threads per block at this number of registers per thread; allocated in eights, per warp."""
     return min(_THREADS, _REGISTERS // (-(-registers // 8) * 8 * 32) * 32)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """One launch that the driver would have taken: shared and stack in bytes, registers per thread."""
+    """A launch that the driver would accept: shared and stack in bytes, registers per thread."""
 
     kernel: str
     grid: tuple[int, int, int]
@@ -87,7 +87,7 @@ class Launch:
     stack: int
 
     def faults(self, card: Card) -> list[str]:
-        """What a block of it takes beyond `card`, and grids that cannot be, or do nothing."""
+        """Limits of `card` that a block exceeds, and grids that are too large or empty."""
         limits = {
             "shared memory": (self.shared, card.shared_memory_per_block_optin),
             "threads": (self.threads, _most_threads(self.registers)),
@@ -99,7 +99,7 @@ class Launch:
 
 @dataclass
 class Launches:
-    """What went to the card: `launches` in order, and `compiled`, each kernel with Triton's key for it.
+    """What was sent to the card: `launches` in order, and `compiled`, each kernel with Triton's key.
 
     `device` is where tensors must be made: torch.empty(..., device=launches.device).
     """
@@ -122,7 +122,7 @@ def _usage(cubin: bytes) -> tuple[int, int]:
 
 
 class _Driver:
-    """What Triton asks of a driver, answered for the current card: the one element of `current`."""
+    """The driver interface that Triton uses, for the current card: the only element of `current`."""
 
     def __init__(self, current: list[int], cards: list[Card], seen: Launches) -> None:
         self._current, self._cards, self._seen = current, cards, seen
@@ -177,7 +177,7 @@ def _tensors(arguments: Sequence[Any]) -> Iterator[Tensor]:
 
 
 class _OurOps(TorchDispatchMode):
-    """Runs the registered ops of hsta_fast as on a device, in the place of their fakes."""
+    """Runs the registered ops of hsta_fast as on a device, instead of their fakes."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -194,10 +194,10 @@ class _OurOps(TorchDispatchMode):
 def fake_driver(capability: int, *, shared: int | None = None) -> Iterator[Launches]:
     """A card of compute capability `capability` (90 is 9.0), current on a machine that has all `CARDS`.
 
-    shared: bytes of shared memory per block, in the place of what that card has.
+    shared: bytes of shared memory per block, instead of the card's own.
 
-    Inside, RuntimeError and Triton's OutOfResources are raised as with a driver. What was compiled stays in
-    TRITON_CACHE_DIR, as ever.
+    Inside, RuntimeError and Triton's OutOfResources are raised as by a driver. Compiled kernels stay in
+    TRITON_CACHE_DIR, as usual.
     """
     cards = dict(CARDS)
     if shared is not None:
@@ -220,7 +220,7 @@ def fake_driver(capability: int, *, shared: int | None = None) -> Iterator[Launc
         return before
 
     def address(tensor: Tensor) -> int:
-        """Storages lie far apart and start at multiples of 512, as torch's allocator has them."""
+        """Storages lie far apart and start at multiples of 512, as with torch's allocator."""
         base = bases.setdefault(tensor.untyped_storage()._cdata, (len(bases) + 1) << 44)
         return base + int(tensor.storage_offset()) * tensor.element_size()
 
@@ -238,7 +238,7 @@ def fake_driver(capability: int, *, shared: int | None = None) -> Iterator[Launc
         "_maybe_exchange_device": exchange,
     }
     for kernel in jit._triton_jit_function_registry.values():
-        kernel.device_caches.clear()  # each is loaded, and so checked, anew: `shared` may be another
+        kernel.device_caches.clear()  # load and check each again: `shared` may differ
     compiler.max_shared_mem.cache_clear()
     before = driver._active
     with (

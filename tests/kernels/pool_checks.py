@@ -1,4 +1,4 @@
-"""The attention-pooling kernels held against float64: what tests with and without a CUDA device share."""
+"""Compare the attention-pooling kernels with float64; shared by tests with and without a CUDA device."""
 
 import math
 
@@ -44,7 +44,7 @@ def kernels(
     dtokens: Tensor | None = None,
     accumulate: Tensor | None = None,
 ) -> list[Tensor]:
-    """The same of the kernels."""
+    """The same, of the kernels."""
     saved = attention_pool_fwd(query, tokens, extra, normalize, EPS)
     dtokens = torch.empty_like(tokens) if dtokens is None else dtokens
     dquery, dextra = attention_pool_bwd(
@@ -55,7 +55,7 @@ def kernels(
 
 
 def sizes(query: Tensor, z: Tensor, rstd: Tensor, pooled: Tensor, dpooled: Tensor) -> list[float]:
-    """What the rounding of dquery and of the rows' gradient is relative to where their own terms cancel.
+    """The scale of rounding errors in dquery and in the rows' gradient, whose own terms may cancel.
 
     delta = dpooled . pooled is rounded by eps times the norm of its terms, and t - delta may vanish, as where
     one row has all the weight: ds is left with that, and ds z and ds u rstd with it. All in float64.

@@ -17,7 +17,7 @@ LENGTHS = (1, 17, 324, 588, 1568)
 
 @pytest.fixture(autouse=True)
 def nan_filled_outputs() -> Iterator[None]:
-    """Torch fills uninitialised memory with NaN in this mode, so that whatever is not written is seen."""
+    """In this mode torch fills uninitialised memory with NaN, so a missing write is detected."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -87,7 +87,7 @@ def random_case(data: st.DataObject) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mean", [30.0, 1e4])
 def test_tokens_with_a_mean(mean: float, dtype: torch.dtype) -> None:
-    """Of one sign, and of both in turn; rounded to 16 bits at 1e4, whole tokens are constant."""
+    """With one sign or alternating signs; at 1e4, 16-bit rounding makes whole tokens constant."""
     torch.manual_seed(0)
     query, tokens, extra = inputs(1, 5, 33, 40, dtype)
     assert extra is not None
@@ -98,7 +98,7 @@ def test_tokens_with_a_mean(mean: float, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_an_outlier_channel_first(dtype: torch.dtype) -> None:
-    """A first channel of 300 deviations is no base to subtract."""
+    """Subtracting a first channel of 300 deviations would cost precision."""
     torch.manual_seed(0)
     query, tokens, extra = inputs(1, 5, 33, 40, dtype)
     tokens[..., 0] = 300.0
@@ -108,7 +108,7 @@ def test_an_outlier_channel_first(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("value", [0.0, 3.7, -1e4])
 def test_constant_tokens(value: float, dtype: torch.dtype) -> None:
-    """Their z is exactly zero, be they all or a few."""
+    """Their z is exactly zero, whether all tokens are constant or a few."""
     torch.manual_seed(0)
     query, tokens, extra = inputs(1, 5, 33, 40, dtype)
     dpooled = randn(1, 5, 40, dtype=dtype)
@@ -143,7 +143,7 @@ def test_equal_scores() -> None:
 
 
 def strided(x: Tensor) -> Tensor:
-    """The same values between others: a batch stride and a row stride that are no product of sizes."""
+    """A view with the same values, whose batch and row strides are not products of sizes."""
     B, N, C = x.shape
     room = torch.full((B, N + 3, C + 5), torch.nan, dtype=x.dtype, device=x.device)
     room[:, 2:-1, 3:-2] = x
@@ -189,8 +189,8 @@ def test_accumulate(dtype: torch.dtype, R: int) -> None:
 
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize(("R", "N"), [(3, 49), (20, 33), (2, 0)])
-def test_what_is_saved(R: int, N: int, normalize: bool) -> None:
-    """Scores, their log-sum-exp, means and reciprocal deviations; nothing where nothing is normalised."""
+def test_results_saved_for_the_backward(R: int, N: int, normalize: bool) -> None:
+    """Scores, their log-sum-exp, means and reciprocal deviations; the last two only with `normalize`."""
     torch.manual_seed(0)
     query, tokens, extra = inputs(2, R, N, 96, torch.float32)
     assert extra is not None
@@ -229,8 +229,8 @@ def test_a_nan_in_a_token_reaches_every_query(place: int) -> None:
     assert attention_pool_fwd(query, tokens, extra, True, EPS)[0].isnan().all()
 
 
-def test_scores_that_overflow_count_for_nothing() -> None:
-    """A whole split at -inf is no NaN, as long as there is another row."""
+def test_scores_of_minus_infinity_have_no_weight() -> None:
+    """A whole split at -inf gives no NaN if there is another row."""
     query = torch.full((1, 1, 16), 1e20, device=DEVICE)
     tokens = torch.full((1, 80, 16), -1e25, device=DEVICE)
     tokens[:, -1] = 1e-20
@@ -254,5 +254,5 @@ def test_beyond_two_to_the_31_elements(B: int, N: int, batch_stride: int, row_st
     tokens.copy_(near)
     dpooled = randn(B, 3, C, dtype=torch.float16)
     expected = kernels(query, near, None, True, dpooled)
-    came = kernels(query, tokens, None, True, dpooled, tokens)  # the gradient into the tokens' own place
+    came = kernels(query, tokens, None, True, dpooled, tokens)  # the gradient overwrites the tokens
     assert all(torch.equal(a, b) for a, b in zip(came, expected, strict=True))

@@ -1,4 +1,4 @@
-"""Attention pooling in two steps, as a device of many multiprocessors takes small batches; its memory."""
+"""Attention pooling in two steps, used for small batches on devices with many multiprocessors; its memory."""
 
 from dataclasses import replace
 from typing import Any
@@ -18,9 +18,9 @@ from tests.kernels.test_attention_pool import (
     test_constant_tokens,  # noqa: F401
     test_large_scores,  # noqa: F401
     test_repeats_are_bit_equal,  # noqa: F401
-    test_scores_that_overflow_count_for_nothing,  # noqa: F401
+    test_results_saved_for_the_backward,  # noqa: F401
+    test_scores_of_minus_infinity_have_no_weight,  # noqa: F401
     test_tokens_with_a_mean,  # noqa: F401
-    test_what_is_saved,  # noqa: F401
 )
 from tests.memory import peak_bytes
 from tests.tolerance import DEVICE, DTYPES, assert_close, float32_products
@@ -31,17 +31,17 @@ PROCESSORS = HOPPER.processors
 
 @pytest.fixture(autouse=True)
 def many_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """N is split as on such a device, whatever runs the kernels."""
+    """Split N as on such a device, whatever runs the kernels."""
     monkeypatch.setattr(module, "device_of", lambda device: HOPPER)
 
 
 def first_of_two(kernel: str) -> str:
-    """What launches the first of two steps."""
+    """The configuration of the first of two steps."""
     return "bwd, two steps" if kernel == "bwd" else kernel
 
 
 def steps(B: int, R: int, N: int, C: int, kernel: str = "fwd", dtype: torch.dtype = torch.bfloat16) -> int:
-    """1 or 2, and both within the bounds that they are chosen by."""
+    """The number of steps, 1 or 2, after checking both against the bounds that decide."""
     tokens = torch.empty((B, N, C), dtype=dtype, device="meta")
     config, of_two = (config_for(name, C, dtype) for name in (kernel, first_of_two(kernel)))
     owners = B * (-(-R // 16) if kernel == "fwd" else 1)
@@ -52,7 +52,7 @@ def steps(B: int, R: int, N: int, C: int, kernel: str = "fwd", dtype: torch.dtyp
         return 1
     assert second[0] * second[1] >= N > (second[0] - 1) * second[1]
     assert second[0] * C <= max(6 * N, C)
-    # What is read again is in the L2 of every such device.
+    # The tokens that are read again fit in the L2 of every such device.
     assert tokens.numel() * dtype.itemsize <= 27 * 2**20
     return 2
 
@@ -60,7 +60,7 @@ def steps(B: int, R: int, N: int, C: int, kernel: str = "fwd", dtype: torch.dtyp
 @pytest.mark.parametrize("kernel", ["fwd", "bwd"])
 @pytest.mark.parametrize(("N", "C"), [(324, 384), (588, 768), (1568, 768), (3136, 768), (12544, 768)])
 def test_one_step_or_two(N: int, C: int, kernel: str) -> None:
-    """Large batches read the tokens once; a batch of 1 fills the device, as far as it has tiles."""
+    """Large batches read the tokens once; a batch of 1 fills the device, if it has enough tiles."""
     assert steps(32, 12, N, C, kernel) == 1
     for B in range(1, 65):
         tokens = torch.empty((B, N, C), dtype=torch.bfloat16, device="meta")
@@ -114,8 +114,8 @@ def test_accumulate_and_strides(R: int) -> None:
 
 
 @pytest.mark.parametrize("tokens", [16, 32])
-def test_the_first_step_has_tiles_of_its_own(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where it was tuned: no row belongs to two programs, which would add to it twice."""
+def test_the_first_step_may_have_another_tile_size(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after tuning: no row may belong to two programs, which would add to it twice."""
     tiles = replace(config_for("bwd, two steps", 96, torch.float16), tokens=tokens)
 
     def tuned(kernel: str, *arguments: Any, **rest: Any) -> Any:
@@ -158,6 +158,6 @@ def test_memory(B: int, N: int, C: int, R: int) -> None:
             attention_pool_bwd(dpooled, query, tokens, extra, True, EPS, *saved, dtokens=dtokens)  # type: ignore[arg-type]
         )
 
-    with float32_products("ieee"):  # in parts they would take thrice the time, and no other memory
+    with float32_products("ieee"):  # "bf16x6" would take three times as long and use the same memory
         assert peak_bytes(forward) <= nbytes(*saved) + allowed
         assert peak_bytes(backward) <= nbytes(*gradients) + allowed

@@ -19,18 +19,18 @@ from hsta_fast.kernels.report import faults
 from hsta_fast.kernels.resources import Resources
 
 WIDTHS = 4
-# Two dtypes of three kernels; float32 in three precisions, in parts of D = 64 and 128 with four kernels.
+# Two dtypes with three kernels; float32 in three precisions, "bf16x6" at D = 64 and 128 with four kernels.
 ATTENTION = WIDTHS * (2 * 3 + 3 * 3) + 2
-# Widths; in one step seven kernels, the backward twice, in two steps four; "ieee" only those with products.
+# Per width: seven builds in one step (the backward twice), four in two steps; "ieee" only with products.
 POOLS = 3 * (3 * (7 + 4) + 8)
 SHIPPED = ATTENTION + POOLS
-# Two widths of three kernels, of seven in float32; pools in bfloat16.
+# Two widths with three kernels, seven in float32; pools in bfloat16.
 MODEL = 2 * 3 + 7 + 2 * (7 + 4)
 FINE = Resources(registers=128, spills=0, spills_outside=0, shared=0, ctas=4, wgmma=True, clocks=())
 
 
 def check(*options: object) -> str:
-    """In a process of its own, where @triton.jit compiles."""
+    """Run the report in a separate process, where @triton.jit compiles instead of interpreting."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "hsta_fast.kernels.report", "--check", *map(str, options)]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The path to a launch on every kind of card: what `fake_driver` refuses, and a walk of the ops."""
+"""The path to a launch on every kind of card: what `fake_driver` rejects, and a walk over the ops."""
 
 import os
 import warnings
@@ -21,7 +21,7 @@ from .walk import CAPABILITIES, QUICK, walk
 
 
 def apart(cache: Path, code: str) -> str:
-    """What `code` prints in a process of its own, where @triton.jit compiles."""
+    """The output of `code` in a separate process, where @triton.jit compiles instead of interpreting."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     process = Forked(code, environment=environment | {"TRITON_CACHE_DIR": str(cache)})
     out, err = process.communicate()
@@ -30,19 +30,19 @@ def apart(cache: Path, code: str) -> str:
 
 
 def call_apart(cache: Path, function: Callable[[], None]) -> None:
-    """Call a function of a module's top level there."""
+    """Call a top-level function of a module in such a process."""
     module, name = function.__module__, function.__name__
     apart(cache, f"import {module}; {module}.{name}()")
 
 
 def walk_apart(cache: Path, *options: str) -> str:
-    """What the walk prints there."""
+    """The output of the walk in such a process."""
     return apart(cache, f"import sys; from tests.kernels import walk; sys.argv += {options}; walk.main()")
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the processes of these tests share what they compile."""
+    """The cache that the processes of these tests share."""
     return tmp_path_factory.mktemp("triton")
 
 
@@ -63,7 +63,7 @@ def _total(x_ptr, total_ptr, n, BLOCK: tl.constexpr):  # type: ignore[no-untyped
 
 
 def refusals() -> None:
-    """Runs apart: the fake driver refuses what a driver would, and sees what compiles anew."""
+    """In a separate process: the fake driver rejects what a driver would, and sees each compilation."""
     with fake_driver(90) as seen:
         x = torch.empty(1024, device=seen.device)
         for grid in ((2**31,), (1, 65536), (1, 1, 65536), (0,)):
@@ -77,10 +77,10 @@ def refusals() -> None:
         [launch] = seen.launches
         assert (launch.kernel, launch.grid, launch.threads) == ("_total", (2, 3, 1), 128)
         assert 0 < launch.registers <= 255 and launch.shared > 0 and len(seen.compiled) == 1
-        for n in (1, 16):  # a constant of the machine code, a multiple of 16
+        for n in (1, 16):  # values that Triton specialises on: 1, a multiple of 16
             _total[(1,)](x, x, n, BLOCK=128)
         assert len(seen.compiled) == 3
-        _total[(1,)](x.narrow(0, 1, 64), x, 9, BLOCK=128)  # an address that is none
+        _total[(1,)](x.narrow(0, 1, 64), x, 9, BLOCK=128)  # a misaligned address
         assert len(seen.compiled) == 4
         with torch.cuda.device(0):
             assert torch.cuda.get_device_properties().name == CARDS[70].name
@@ -105,7 +105,7 @@ def test_limits_of_a_block() -> None:
 
 
 def too_little() -> None:
-    """Runs apart: a walk on a card of 8 KiB finds faults in every case."""
+    """In a separate process: a walk on a card with 8 KiB finds faults in every case."""
     for case in QUICK:
         card = replace(CARDS[case.capability], shared_memory_per_block_optin=8 * 1024)
         with mock.patch.dict(CARDS, {case.capability: card}):
@@ -117,7 +117,7 @@ def test_a_walk_finds_faults(cache: Path) -> None:
 
 
 def too_large() -> None:
-    """Runs apart: on a card with too little for the shipped tiles smaller ones run, with one warning."""
+    """In a separate process: on a card with too little shared memory smaller tiles run, with one warning."""
     with fake_driver(90, shared=60 * 1024) as seen:
         qkv = torch.empty(2, 589, 3, 12, 64, device=seen.device, dtype=torch.bfloat16)
         with pytest.warns(UserWarning, match="fwd, D=64 does not fit NVIDIA H100 80GB HBM3 as configured"):
@@ -138,7 +138,7 @@ def test_what_does_not_fit_runs_smaller(cache: Path) -> None:
 
 
 def float32() -> None:
-    """Runs apart: float32 goes to torch's attention, which info() says, unless Triton is asked for."""
+    """In a separate process: float32 runs on torch's attention, as info() reports, unless impl="triton"."""
     with fake_driver(90) as seen:
         choice = hsta_fast.info(torch.float32)["ops"][str(seen.device)]["space_time_attention"]
         assert choice["impl"] == "torch" and "float32" in choice["reason"]
@@ -160,7 +160,7 @@ OLD = (70, 75)
 
 
 def old_cards() -> None:
-    """Runs apart: below 8.0 every op takes torch's path, whatever the extension could do, and says why."""
+    """In a separate process: below 8.0 every op runs on torch and gives the reason."""
     with mock.patch.object(extension, "unsupported_reason", lambda *_: None):
         for capability in OLD:
             with fake_driver(capability) as seen:

@@ -1,4 +1,4 @@
-"""Which configuration a launcher takes: the device's table, what was tuned on it, what fits."""
+"""Which configuration a launcher uses: the device's table, a tuned one, or a smaller one that fits."""
 
 import json
 import warnings
@@ -21,7 +21,7 @@ BF16 = torch.bfloat16
 
 @pytest.fixture
 def tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of tuned files with one for CARD, of this Triton and of another."""
+    """A folder with a tuned file for CARD, with entries of this Triton and of another."""
     monkeypatch.setattr(launch, "TUNED", tmp_path)
     attended = {"rows": 64, "cols": 32, "stages": 2, "warps": 4, "frozen": True}
     pooled = {"tokens": 16, "chunk": 64, "slices": 4, "stages": 1, "warps": 4, "residents": 1}
@@ -37,7 +37,7 @@ def tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     launch.tuned_table.cache_clear()
 
 
-def test_what_was_tuned_goes_before_the_tables(tuned: Path) -> None:
+def test_a_tuned_configuration_takes_precedence(tuned: Path) -> None:
     expected = Config(rows=64, cols=32, stages=2, warps=4, frozen=True)
     for dtype in (BF16, torch.float16):
         assert attention.config_for("fwd", 64, dtype, device=CARD) == expected
@@ -51,8 +51,8 @@ def test_what_was_tuned_goes_before_the_tables(tuned: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"triton": 3}', "{}"])
-def test_a_file_that_is_no_table(tuned: Path, text: str) -> None:
-    """One warning; the table of the architecture is as right, if slower."""
+def test_a_damaged_tuned_file_is_ignored(tuned: Path, text: str) -> None:
+    """One warning; the architecture's table is used instead."""
     shipped = attention.config_for("fwd", 64, BF16, device=CARD._replace(name="another"))
     tuned.write_text(text)
     with pytest.warns(UserWarning, match="expected a table of benchmarks/tune.py in .*nvidia-test-card.json"):
@@ -63,7 +63,7 @@ def test_a_file_that_is_no_table(tuned: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("change", [{"old": 1}, {"rows": 48}, {"rows": "64"}, {"rows": None}])
-def test_an_entry_of_another_version(tuned: Path, change: dict[str, object]) -> None:
+def test_an_entry_of_another_version_is_ignored(tuned: Path, change: dict[str, object]) -> None:
     shipped = attention.config_for("fwd", 64, BF16, device=CARD._replace(name="another"))
     held = json.loads(tuned.read_text())
     held["triton"][launch.TRITON][tuned_key("space_time_attention", "fwd", 64)] |= change
@@ -84,8 +84,8 @@ def test_the_files_that_ship_are_of_this_version() -> None:
             assert launch.tuned_config(kind, name, key) is not None
 
 
-def test_an_architecture_has_its_own() -> None:
-    """Nothing that is held for `wgmma` or 163 KiB goes to a consumer card."""
+def test_architectures_have_their_own_tables() -> None:
+    """Consumer cards never get configurations for `wgmma` or 163 KiB."""
     ada, hopper = of_capability(89), of_capability(90)
     assert attention.config_for("dq", 64, BF16, device=hopper).registers == 128
     assert attention.config_for("dq", 64, BF16, device=ada).registers is None
@@ -134,4 +134,4 @@ def test_smaller_is_smaller(capability: int) -> None:
     for width in (384, 768, 1024):
         config_of_pool = pool.config_for("bwd", width, BF16, device=device)
         assert not pool.smaller(config_of_pool).hold and pool.smaller(config_of_pool).stages == 1
-        assert pool.smaller(config_of_pool).tokens == config_of_pool.tokens  # what the plan was made with
+        assert pool.smaller(config_of_pool).tokens == config_of_pool.tokens  # the plan was made with these

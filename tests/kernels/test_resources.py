@@ -1,10 +1,10 @@
-"""What is read off machine code: loops, spills within and outside them, clocks a pipe."""
+"""What is read from machine code: loops, spills inside and outside them, clocks per pipe."""
 
 import pytest
 
 from hsta_fast.kernels.resources import _clocks, _loops, _spills
 
-# A loop within a loop, a spill in each and one before; two products, an exponential, a load past the L1.
+# A nested loop with a spill in each loop and one before; two products, an exponential, a load past the L1.
 CODE = """
 .text.kernel:
         /*0000*/                   STL [R1], R2 ;
@@ -37,7 +37,7 @@ def test_clocks(per_tile: float) -> None:
     expected = {
         "matrix": 2 * 64 * 64 * 16 / 4096,
         "exponential": 32 * WARPS / 16,
-        # The right operand of 64 x 16 and the left of as much, in 2 bytes; what the copy writes.
+        # The right operand of 64 x 16 and the left of equal size, 2 bytes each; and what the copy writes.
         "shared memory": (2 * 2 * 64 * 16 + 32 * WARPS * 16) / 128,
         "L2": 32 * WARPS * (16 + 2) / 26,
         "issue": 6 * WARPS / 4,

@@ -1,4 +1,4 @@
-"""Every configuration that a launcher takes by itself, float32 as torch comes, on every card; interpreted."""
+"""Every configuration that a launcher chooses with torch's default settings, on every card; interpreted."""
 
 import pytest
 import torch
@@ -11,13 +11,13 @@ from tests.kernels.pool_checks import inputs as pool_inputs
 from tests.ops.attention_checks import check, inputs
 from tests.tolerance import DEVICE, DTYPES
 
-# One of each table: `wgmma` and 227 KiB; `mma.sync` and 163 KiB; `mma.sync` and 99 KiB.
+# One card per table: `wgmma` and 227 KiB; `mma.sync` and 163 KiB; `mma.sync` and 99 KiB.
 CAPABILITIES = (90, 80, 86)
 pytestmark = pytest.mark.skipif(DEVICE == "cuda", reason="a device takes its own configurations")
 
 
 def on_card(monkeypatch: pytest.MonkeyPatch, capability: int, processors: int = 2) -> None:
-    """What the launchers are told of the device."""
+    """The device that the launchers see."""
     card = of_capability(capability)._replace(processors=processors)
     for module in (space_time_attention, attention_pool):
         monkeypatch.setattr(module, "device_of", lambda _: card)
@@ -27,7 +27,7 @@ def on_card(monkeypatch: pytest.MonkeyPatch, capability: int, processors: int = 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_attention(width: int, dtype: torch.dtype, capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lengths that leave ragged tiles behind whole ones in every direction."""
+    """Lengths that leave a ragged tile after whole ones in every direction."""
     on_card(monkeypatch, capability)
     torch.manual_seed(0)
     check(inputs("separate", 1, 150, 270, 1, width, dtype))

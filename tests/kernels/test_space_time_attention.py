@@ -1,4 +1,4 @@
-"""The forward without a running maximum: each rule that it would be wrong without."""
+"""The forward with a frozen maximum: one test per rule that keeps it correct."""
 
 import math
 from collections.abc import Iterator
@@ -18,9 +18,9 @@ from hsta_fast.kernels.space_time_attention import (
 from hsta_fast.kernels.space_time_attention_configs import Config, backward_kernels, config_for
 from tests.tolerance import DEVICE, assert_close, float32_products, with_gradients
 
-LN2 = math.log(2.0)  # as the scale it makes q k' the exponent of 2
+LN2 = math.log(2.0)  # with this scale the weights are 2^(q k')
 TILE = 16
-# float32 shows the limit of 2^40 that bfloat16 has, which the interpreter cannot run; float16 has its own.
+# float32 tests bfloat16's limit of 2^40, because the interpreter cannot run bfloat16; float16 has its own.
 FORMS = [
     pytest.param(torch.float32, False, id="float32"),
     pytest.param(torch.float32, True, id="float32-polynomial"),
@@ -32,7 +32,7 @@ POLYNOMIAL_ERROR = 1.02e-4
 
 @pytest.fixture(autouse=True)
 def true_float32() -> Iterator[None]:
-    """float32 stands for bfloat16 here: one product, whose overflow is an infinity and not NaN."""
+    """float32 stands in for bfloat16 here: a single product, which overflows to infinity and not to NaN."""
     with float32_products("ieee"):
         yield
 
@@ -57,7 +57,7 @@ def check(q: Tensor, k: Tensor, v: Tensor, *, polynomial: bool, scale: float = L
 
 
 def ordinary(dtype: torch.dtype, N: int = 18, M: int = 40) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries that ignore the first feature, keys that have nothing there, and values with a mean."""
+    """Queries and keys that are zero in the first feature, and values with a mean."""
     torch.manual_seed(0)
     q, k = (torch.randn(1, n, 1, 16, device=DEVICE) * 0.5 for n in (N, M))
     q[..., 0] = k[..., 0] = 0.0
@@ -68,7 +68,7 @@ def ordinary(dtype: torch.dtype, N: int = 18, M: int = 40) -> tuple[Tensor, Tens
 @pytest.mark.parametrize("excess", [20, 60, 130, 300, 517, 1030])
 @pytest.mark.parametrize(("dtype", "polynomial"), FORMS)
 def test_excess_over_the_frozen_maximum(dtype: torch.dtype, polynomial: bool, excess: int) -> None:
-    """One key 2^excess above the first tile, in every lane of a pack; for one row among others, for all."""
+    """One key 2^excess above the first tile, in every lane of a pack; for a single row, and for all rows."""
     for lane in range(4):
         for rows in (slice(5, 6), slice(None)):
             q, k, v = ordinary(dtype)
@@ -80,7 +80,7 @@ def test_excess_over_the_frozen_maximum(dtype: torch.dtype, polynomial: bool, ex
 @pytest.mark.parametrize("excess", [20, 60, 130, 300, 517, 1030])
 @pytest.mark.parametrize(("dtype", "polynomial"), FORMS)
 def test_keys_far_below_the_maximum(dtype: torch.dtype, polynomial: bool, excess: int) -> None:
-    """Weights that vanish, in every lane."""
+    """Weights that underflow, in every lane."""
     q, k, v = ordinary(dtype)
     q[:, 5, :, 0] = 1.0
     k[:, TILE:, :, 0] = -excess
@@ -89,7 +89,7 @@ def test_keys_far_below_the_maximum(dtype: torch.dtype, polynomial: bool, excess
 
 @pytest.mark.parametrize("shift", [39, 100, 300, 600, 1000])
 def test_rising_scores(shift: int) -> None:
-    """Each tile above the one before: the sum ends far beyond the first tile's."""
+    """Each tile's scores exceed those of the previous tile: the sum ends far above that of the first tile."""
     q, k, v = ordinary(torch.float32, M=100)
     q[..., 0] = 1.0
     k[:, :, 0, 0] = torch.linspace(0, shift, 100, device=DEVICE)
@@ -109,7 +109,7 @@ def test_huge_values_with_a_small_sum(dtype: torch.dtype, polynomial: bool) -> N
 @pytest.mark.parametrize("later", [0.0, 30.0, 200.0, -50.0, -200.0, -1000.0])
 @pytest.mark.parametrize("polynomial", [False, True])
 def test_first_tile_of_overflowed_products(later: float, polynomial: bool) -> None:
-    """Every product of the first tile is -inf: its maximum is no base for the rest, however low that lies."""
+    """Every product of the first tile is -inf: its maximum cannot serve the other tiles, however low."""
     q, k, v = ordinary(torch.float32)
     q[:, 5, :, 0] = 1e20
     k[:, :TILE, :, 0] = -1e25
@@ -134,7 +134,7 @@ def test_a_single_nan_key(dtype: torch.dtype, polynomial: bool, place: int) -> N
 
 @pytest.mark.parametrize(("dtype", "polynomial"), FORMS)
 def test_a_single_nan_query(dtype: torch.dtype, polynomial: bool) -> None:
-    """A row of NaN, and the block redone for it: the others stay right."""
+    """A row of NaN makes the block run again: its other rows stay correct."""
     q, k, v = ordinary(dtype)
     q[:, 5] = torch.nan
     out, _ = space_time_attention_fwd(q, k, v, LN2, config=config(polynomial))
@@ -159,7 +159,7 @@ def test_negative_scale(dtype: torch.dtype, polynomial: bool, excess: int) -> No
 @pytest.mark.parametrize("excess", [12, 15, 18, 24])
 @pytest.mark.parametrize("M", [1569, pytest.param(12545, marks=pytest.mark.full)])
 def test_dominant_cls_key_in_float16(M: int, excess: int, place: str) -> None:
-    """Many small weights beside one 2^excess above them: shifted down, they would be subnormal or gone."""
+    """Many small weights and one 2^excess above them: shifted down, they would become subnormal or 0."""
     q, k, v = ordinary(torch.float16, N=3, M=M)
     q[..., 0] = 1.0
     q[..., 1:] = 0.0
@@ -170,26 +170,26 @@ def test_dominant_cls_key_in_float16(M: int, excess: int, place: str) -> None:
         out, _ = space_time_attention_fwd(q, k, v, LN2, config=shipped)
         plain = reference.space_time_attention(q, k, v, scale=LN2)
         exact = reference.space_time_attention(q.double(), k.double(), v.double(), scale=LN2)
-        # Against the dominated keys' own share, not only against the largest output.
+        # Relative to the share of the small weights, not only to the largest output.
         assert_close([out], [plain], [exact], band=torch.finfo(torch.float16).eps)
 
 
 @pytest.mark.parametrize(("dtype", "polynomial"), FORMS)
 def test_the_sum_up_to_which_the_frozen_maximum_is_trusted(dtype: torch.dtype, polynomial: bool) -> None:
-    """Beyond the limit the result is the online form's, bit by bit; below it the fast loop's own."""
+    """Above the limit the result equals the online form's bit by bit; below it the fast loop's."""
     limit = 15 if dtype == torch.float16 else 40
     for above in (False, True):
         q, k, v = ordinary(dtype)
         q[..., 1:] *= 0.1
         q[..., 0] = 1.0
-        k[:, -8:, :, 0] = limit - 3 + (0.75 if above else -0.75)  # eight alike: 2^3 times one in the sum
+        k[:, -8:, :, 0] = limit - 3 + (0.75 if above else -0.75)  # eight equal keys: 2^3 times one in the sum
         frozen, _ = space_time_attention_fwd(q, k, v, LN2, config=config(polynomial))
         online, _ = space_time_attention_fwd(q, k, v, LN2, config=config(False, frozen=False))
         assert torch.equal(frozen, online) == above
 
 
-def test_the_two_forms_agree_where_nothing_is_redone() -> None:
-    """The online form reaches the same sums by another way."""
+def test_the_two_forms_agree_below_the_limit() -> None:
+    """The online form computes the same sums in another way."""
     q, k, v = ordinary(torch.float32, M=100)
     frozen, online = (
         space_time_attention_fwd(q, k, v, LN2, config=config(False, frozen=frozen))
@@ -201,7 +201,7 @@ def test_the_two_forms_agree_where_nothing_is_redone() -> None:
 
 @pytest.mark.parametrize("axis", ["batch", "rows", "heads"])
 def test_beyond_two_to_the_31_elements(axis: str) -> None:
-    """Three of them 2^30 + 16 elements apart, which fits 32 bits, in 4 GiB that nothing else touches."""
+    """Three rows 2^30 + 16 elements apart, a stride that fits 32 bits, in 4 GiB that nothing else uses."""
     far, D = 2**30 + 16, 16
     shape, strides = {
         "batch": ((3, 5, 1, D), (far, D, D, 1)),
@@ -247,7 +247,7 @@ def test_the_precision_of_float32_products_is_torchs_setting(
 
 
 @pytest.mark.parametrize("width", [32, 64])
-def test_float32_in_parts_is_float32(width: int) -> None:
+def test_float32_as_three_bfloat16_parts_is_exact_to_rounding(width: int) -> None:
     """Three bfloat16 parts hold all 24 bits; with two, or in tf32, errors would be 2^-16 and 2^-11."""
     torch.manual_seed(0)
     q, k, v, dout = (torch.randn(1, 70, 2, width, device=DEVICE) * 2 for _ in range(4))
@@ -259,7 +259,7 @@ def test_float32_in_parts_is_float32(width: int) -> None:
         out, lse = space_time_attention_fwd(q, k, v, scale)
         space_time_attention_bwd(dout, q, k, v, out, lse, scale, *gradients)
     assert_close([out, *gradients], plain, exact, band=4 * torch.finfo(torch.float32).eps)
-    # dk and dv come in two launches at the greater width.
+    # At the larger width dk and dv take two launches.
     assert ("dk" in backward_kernels(width, "bf16x6")) == (width == 64)
 
 

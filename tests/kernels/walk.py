@@ -23,8 +23,8 @@ from .fake_driver import fake_driver
 CAPABILITIES = (80, 86, 89, 90, 100, 120)
 HEADS = 12
 Shape = tuple[int, int]  # batch, tokens
-# What the first calls compile must serve all others. A batch that fills a device and one that does not take
-# different ways through attention pooling.
+# What the first calls compile must serve all others. Attention pooling takes one step for a batch that
+# fills a device and two for a smaller one.
 _ATTEND_FIRST: tuple[Shape, ...] = ((2, 589),)
 _POOL_FIRST: tuple[Shape, ...] = ((64, 589), (1, 589))
 _THEN: tuple[Shape, ...] = (
@@ -35,7 +35,7 @@ _THEN: tuple[Shape, ...] = (
 
 @dataclass(frozen=True)
 class Case:
-    """What a kernel is compiled for, and so what no other length or batch may compile anew."""
+    """What a kernel is compiled for. Other lengths and batches must not need another compilation."""
 
     capability: int
     op: str
@@ -50,7 +50,7 @@ class Case:
 
 @dataclass
 class Walked:
-    """What came of one case."""
+    """The result of one case."""
 
     case: Case
     launches: int
@@ -108,7 +108,7 @@ def _pool(case: Case, device: torch.device, shape: Shape) -> Iterator[tuple[str,
             ),
         )
         return
-    # More queries than one group of 16, whose second adds to what the first has left.
+    # More than one group of 16 queries: the second group adds to the gradients of the first.
     normalize = case.layout == "strided"
     query = new(B, 17, C)
     tokens = new(B, N, C + 1).narrow(2, 1, C) if case.layout == "strided" else new(B, N, C)
@@ -129,14 +129,14 @@ def _pool(case: Case, device: torch.device, shape: Shape) -> Iterator[tuple[str,
 
 
 def _apart_from_strides(key: str) -> str:
-    """A kernel and what it is for, but for which of its arguments are multiples of 16."""
+    """A kernel's key without the information which of its arguments are multiples of 16."""
     return key.replace("'D'", "''")
 
 
 def walk(case: Case) -> Walked:
-    """Call the op of `case` at every length and batch; a warning, such as of a smaller choice, is a fault.
+    """Call the op of `case` at every length and batch; warnings, such as of a smaller choice, are faults.
 
-    Widths and layouts whose strides are multiples of 16 at one length and not at another compile for each.
+    Widths and layouts whose strides are multiples of 16 only at some lengths are compiled for both kinds.
     """
     attends = case.op == "space_time_attention"
     first = _ATTEND_FIRST if attends else _POOL_FIRST
@@ -149,9 +149,7 @@ def walk(case: Case) -> Walked:
                 known, before = {_apart_from_strides(key) for key in seen.compiled}, len(seen.compiled)
                 try:
                     part()
-                except (
-                    Exception
-                ) as error:  # whatever a launcher or a compiler may raise is what is looked for
+                except Exception as error:  # any error of a launcher or compiler is a fault
                     faults.append(f"{case}, {shape}, {name}: {type(error).__name__}: {error}")
                 if shape not in first:
                     new = [k for k in seen.compiled[before:] if even or _apart_from_strides(k) not in known]
@@ -166,9 +164,9 @@ def walk(case: Case) -> Walked:
 
 
 def cases(capability: int) -> Iterator[Case]:
-    """Every width in every dtype as HSTA lays tensors out, and some in the other layouts.
+    """Every width and dtype in HSTA's layout, and some in the other layouts.
 
-    Odd widths of attention pooling stay without float16, which takes what bfloat16 takes.
+    Odd widths of attention pooling omit float16, whose launches are those of bfloat16.
     """
     halves = (torch.bfloat16, torch.float16)
     for width, dtype in itertools.product((16, 24, 32, 64, 80, 128), (*halves, torch.float32)):
@@ -190,7 +188,7 @@ QUICK = (
 
 
 def main() -> None:
-    """Walk, in a pool of processes; a fault ends with status 1."""
+    """Walk all cases in a pool of processes; exits with status 1 if there are faults."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--capability", type=int, nargs="+", choices=CAPABILITIES, default=CAPABILITIES)
     parser.add_argument("--quick", action="store_true")

@@ -1,4 +1,4 @@
-"""space_time_attention held against float64: what tests with and without a CUDA device share."""
+"""Compare space_time_attention with float64; shared by the tests with and without a CUDA device."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ EPS32 = torch.finfo(torch.float32).eps
 
 
 def inputs(layout: str, B: int, N: int, M: int, H: int, D: int, dtype: torch.dtype) -> list[Tensor]:
-    """[qkv], or [q, k, v] with M keys where the layout is "separate"."""
+    """[qkv], or [q, k, v] with M keys if the layout is "separate"."""
 
     def randn(*shape: int) -> Tensor:
         return torch.randn(shape, device=DEVICE).to(dtype)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("two_threads")
 
 EXTENSION = pytest.param("extension", marks=needs_compiler)
 IMPLS = ("torch", "triton", EXTENSION)
-# Each with the dtypes that it is checked in.
+# Implementation -> the dtypes that it is checked in.
 KINDS = [
     *((impl, dtype) for impl in ("torch", "triton") for dtype in DTYPES),
     pytest.param("extension", torch.float32, marks=needs_compiler),
@@ -34,14 +34,14 @@ EPS32 = torch.finfo(torch.float32).eps
 
 @pytest.fixture(autouse=True)
 def nan_filled_outputs() -> Iterator[None]:
-    """Torch fills uninitialised memory with NaN in this mode, so that whatever is not written is seen."""
+    """In this mode torch fills uninitialised memory with NaN, so a missing write is detected."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
 
 
 def device_of(impl: str) -> str:
-    """Where an implementation is tested: the extension's code is for the CPU, kernels are for a GPU."""
+    """The device to test an implementation on: the CPU for the extension, a GPU, if any, for kernels."""
     return "cpu" if impl == "extension" else DEVICE
 
 
@@ -70,7 +70,7 @@ def inputs(
 
 
 def pool(impl: str, **options: Any) -> Any:
-    """The op, or its specification, as a function of (query, tokens) or (query, tokens, extra)."""
+    """The op or its reference as a function of (query, tokens) or (query, tokens, extra)."""
 
     def run(query: Tensor, tokens: Tensor, extra: Tensor | None = None) -> Tensor:
         if impl == "reference":
@@ -92,16 +92,16 @@ def check(impl: str, tensors: list[Tensor], **options: Any) -> None:
     if options.get("normalize", True):
         rows = torch.nn.functional.layer_norm(rows, rows.shape[-1:], eps=options.get("eps", 1e-6))
     scores = (query.double() @ rows.transpose(1, 2)).abs().max()
-    t = (dout.double().abs() @ rows.abs().transpose(1, 2)).max()  # whose terms may cancel, too
+    t = (dout.double().abs() @ rows.abs().transpose(1, 2)).max()  # its terms may cancel too
     eps, rounding = torch.finfo(query.dtype).eps, 4 * float(scores) * EPS32
     assert_close(came[:1], plain[:1], exact[:1], band=4 * eps + rounding)
-    # dquery = sum_j p_j (t_j - t . p) z_j: nothing if one row has all the weight, or all rows are alike.
+    # dquery = sum_j p_j (t_j - t . p) z_j: zero if one row has all the weight, or all rows are equal.
     assert_close(came[1:2], plain[1:2], exact[1:2], band=eps + rounding, terms=float(t * rows.abs().max()))
     assert_close(came[2:], plain[2:], exact[2:], band=4 * eps + rounding)
 
 
 def pairwise() -> list[Any]:
-    """Every implementation with every length; dtypes, layouts, the extra row and normalising take turns."""
+    """Every implementation with every length; dtype, layout, extra row and normalisation alternate."""
     cases = []
     for shift, impl in enumerate(("torch", "triton", "extension")):
         for i, N in enumerate(LENGTHS):
@@ -109,7 +109,7 @@ def pairwise() -> list[Any]:
             dtypes = dtypes_of(impl)
             dtype, layout = dtypes[turn % len(dtypes)], LAYOUTS[turn % len(LAYOUTS)]
             marks = needs_compiler if impl == "extension" else ()
-            if impl == "triton" and N > 324:  # the kernels' own tests come to these lengths
+            if impl == "triton" and N > 324:  # tests/kernels covers these lengths
                 marks = pytest.mark.full
             cases.append(
                 pytest.param(impl, N, dtype, layout, N == 0 or turn % 2 == 0, turn % 3 != 2, marks=marks)
@@ -186,7 +186,7 @@ def test_large_scores(impl: str, largest: float, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("constant", [0.0, 0.1, 3.7, 1e4])
 @pytest.mark.parametrize("impl", IMPLS)
 def test_constant_tokens(impl: str, constant: float) -> None:
-    """Rows without variance: z is 0, every weight the same; alone, and beside rows that vary."""
+    """Rows without variance have z = 0 and equal weights; alone, and together with rows that vary."""
     torch.manual_seed(0)
     query, tokens, extra = inputs(impl, 2, 3, 19, 24)
     check(impl, [query, torch.full_like(tokens, constant), torch.full_like(extra, constant)])
@@ -197,7 +197,7 @@ def test_constant_tokens(impl: str, constant: float) -> None:
 
 @pytest.mark.parametrize("mean", [0.0, 30.0, 1e4, -1e4])
 @pytest.mark.parametrize("impl", IMPLS)
-def test_a_mean_of_the_tokens_costs_nothing(impl: str, mean: float) -> None:
+def test_a_large_mean_of_the_tokens_adds_no_error(impl: str, mean: float) -> None:
     """Scores must not pick up mean times sum(query), 1e6 here, nor mean times what rounding leaves of it.
 
     Held to float32's own rounding: the plain path is wrong by up to 1e-2 here, which would hide any fault.
@@ -377,12 +377,12 @@ def test_second_derivatives_are_refused(impl: str) -> None:
         pytest.param("extension", 16, torch.float16, "float16", marks=needs_compiler),
     ],
 )
-def test_what_cannot_run_is_refused(impl: str, C: int, dtype: torch.dtype, message: str) -> None:
+def test_unsupported_inputs_are_named(impl: str, C: int, dtype: torch.dtype, message: str) -> None:
     query, tokens = inputs(impl, 1, 2, 4, C, dtype, extra=False)
     with pytest.raises(ValueError, match=message):
         attention_pool(query, tokens, impl=impl)
     exact = reference.attention_pool(query.double(), tokens.double())
-    came = attention_pool(query, tokens)  # auto takes another
+    came = attention_pool(query, tokens)  # auto chooses another
     torch.testing.assert_close(came.double(), exact, rtol=1e-2, atol=1e-3)  # type: ignore[union-attr]
 
 
@@ -395,7 +395,7 @@ def test_what_cannot_run_is_refused(impl: str, C: int, dtype: torch.dtype, messa
         ({"normalize": 1}, "normalize expected True or False, got 1"),
     ],
 )
-def test_options_that_are_none_are_named(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         attention_pool(torch.randn(1, 2, 4), torch.randn(1, 3, 4), **options)
 
@@ -407,7 +407,7 @@ def test_triton_on_the_cpu_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch
 
 
 def test_auto_on_the_cpu() -> None:
-    """The extension where it can be built; never the interpreter, which the tests have turned on."""
+    """The extension if it can be built; never the interpreter, although the tests turn it on."""
     choice = auto_choice(torch.device("cpu"), torch.float32)
     assert choice.impl == ("torch" if extension.missing("cpu") else "extension")
     choice = auto_choice(torch.device("cpu"), torch.float16)

@@ -1,4 +1,4 @@
-"""cls_cross_attention: what the algebra moves or cancels, against the materialised form in float64."""
+"""cls_cross_attention, which reorders and cancels terms, against the materialised form in float64."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ MATRICES = ("q_weight", "k_weight", "v_weight")
 
 
 def inputs(impl: str, B: int, N: int, C: int, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
-    """cls, tokens and every parameter; none of them 0 or 1, so that one left out shows."""
+    """cls, tokens and every parameter; none is 0 or 1, so that omitting one changes the result."""
 
     def randn(*shape: int) -> Tensor:
         return torch.randn(shape, device="cpu" if impl == "extension" else DEVICE)
@@ -40,7 +40,7 @@ def with_gradients(
 
 
 def check(impl: str, named: dict[str, Tensor], num_heads: int) -> None:
-    """Within the tolerance, each tensor by itself; the k_bias has no gradient but zeros."""
+    """Compare each tensor within its own tolerance; the gradient of k_bias must be zeros."""
     dout = torch.randn_like(named["cls"])
     double = {name: x.double() for name, x in named.items()}
     exact = with_gradients(reference.cls_cross_attention, double, dout, num_heads=num_heads)
@@ -50,13 +50,13 @@ def check(impl: str, named: dict[str, Tensor], num_heads: int) -> None:
     terms = max(float(x.abs().max()) for x in exact.values() if x.numel())
     for name, x in came.items():
         eps = torch.finfo(x.dtype).eps
-        # The gradients of q and k vanish with the differences between rows: with one row there is none.
+        # The gradients of q and k depend on differences between rows: with one row they are zero.
         vanishes = name in ("q_weight", "q_bias", "k_weight")
         size = terms if vanishes else 0.0
         assert_close([x], [plain[name]], [exact[name]], band=8 * eps, terms=size)
 
 
-# The kernels' own tests come to the longer ones, interpreted.
+# tests/kernels covers longer ones, interpreted.
 LENGTHS = [
     pytest.param(impl, N, marks=marks if impl != "triton" or N < 588 else pytest.mark.full)
     for impl, marks in (("torch", ()), ("triton", ()), ("extension", needs_compiler))
@@ -86,7 +86,7 @@ def test_heads_widths_and_dtypes(impl: str, C: int, num_heads: int, dtype: torch
 @pytest.mark.parametrize("N", [0, 1, 17, 588])
 @pytest.mark.parametrize("impl", ["torch", pytest.param("extension", marks=needs_compiler)])
 def test_float64_is_the_materialised_form(impl: str, N: int) -> None:
-    """All that the algebra cancels or moves: the norm's affine, both biases and both projections."""
+    """The affine of the norm, both biases and both projections, which the op reorders or cancels."""
     torch.manual_seed(N)
     named = inputs(impl, 2, N, 48, torch.float64)
     dout = torch.randn_like(named["cls"])
@@ -100,7 +100,7 @@ def test_float64_is_the_materialised_form(impl: str, N: int) -> None:
 @pytest.mark.parametrize("impl", ["torch", "triton"])
 @pytest.mark.parametrize("mean", [0.0, 30.0])
 def test_bfloat16_is_no_worse_than_the_materialised_path(impl: str, mean: float) -> None:
-    """Tokens whose mean is 30 deviations included, where a query that is rounded after centring fails."""
+    """Also with tokens whose mean is 30 deviations, where rounding the query after centring would fail."""
     errors: dict[str, list[Tensor]] = {"came": [], "plain": []}
     for seed in range(5):
         torch.manual_seed(seed)
@@ -116,7 +116,7 @@ def test_bfloat16_is_no_worse_than_the_materialised_path(impl: str, mean: float)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_a_foreign_k_bias_changes_nothing(impl: str) -> None:
+def test_the_value_of_k_bias_changes_nothing(impl: str) -> None:
     torch.manual_seed(0)
     named = inputs(impl, 2, 9, 24)
     out = cls_cross_attention(**named, num_heads=3, impl=impl)
@@ -125,7 +125,7 @@ def test_a_foreign_k_bias_changes_nothing(impl: str) -> None:
 
 
 def test_frozen_parameters() -> None:
-    """Only what asks for a gradient has one, k_bias included."""
+    """Only tensors that require a gradient get one, k_bias included."""
     torch.manual_seed(0)
     named = inputs("auto", 2, 9, 24)
     for name in ("tokens", "k_bias"):
@@ -147,8 +147,8 @@ def test_one_graph() -> None:
         torch.testing.assert_close(came[name], x, rtol=1e-6, atol=1e-6, msg=name)
 
 
-def test_autocast_lowers_the_result_alone() -> None:
-    """The small products stay in float32; tokens are read as they come, lowered or not."""
+def test_autocast_casts_only_the_result() -> None:
+    """The small products stay in float32; tokens keep their dtype, lowered or not."""
     torch.manual_seed(0)
     named = inputs("auto", 2, 9, 24)
     exact = cls_cross_attention(**named, num_heads=3)

@@ -1,4 +1,4 @@
-"""The public ops: equal to their specification, with every error of the boundary named."""
+"""The public ops: equality with the reference, and every error at their boundary."""
 
 from typing import Any
 

@@ -23,14 +23,14 @@ WIDTHS = (16, 32, 64, 128)
 
 @pytest.fixture(autouse=True)
 def nan_filled_outputs() -> Iterator[None]:
-    """Torch fills uninitialised memory with NaN in this mode, so that whatever is not written is seen."""
+    """In this mode torch fills uninitialised memory with NaN, so a missing write is detected."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
 
 
 def pairwise() -> list[tuple[int, int, torch.dtype, str]]:
-    """Every length, and every pair of head width, dtype and layout; four short lengths come twice."""
+    """Every length, and every combination of head width, dtype and layout; four short lengths occur twice."""
     lengths = (*LENGTHS, 2, 16, 17, 63)
     rest = [
         (D, DTYPES[(i + j) % len(DTYPES)], layout)
@@ -106,7 +106,7 @@ def test_equal_logits(dtype: torch.dtype) -> None:
     check([q, k[:, :1].expand_as(k), v])
 
 
-def test_same_tensor_thrice() -> None:
+def test_the_same_tensor_as_q_k_and_v() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 20, 2, 16, device=DEVICE, requires_grad=True)
     dout = torch.randn_like(x)
@@ -231,12 +231,12 @@ def test_second_derivatives_are_refused() -> None:
     ("shape", "dtype", "message"),
     [((1, 4, 3, 1, 16), torch.float64, "float64"), ((1, 4, 3, 1, 160), torch.float32, "160")],
 )
-def test_triton_refuses_what_it_cannot_run(shape: tuple[int, ...], dtype: torch.dtype, message: str) -> None:
+def test_unsupported_inputs_are_named(shape: tuple[int, ...], dtype: torch.dtype, message: str) -> None:
     qkv = torch.randn(shape, device=DEVICE, dtype=dtype)
     with pytest.raises(ValueError, match=message):
         space_time_attention(qkv, impl="triton")
     exact = reference.space_time_attention(qkv)
-    torch.testing.assert_close(space_time_attention(qkv), exact, rtol=1e-5, atol=1e-5)  # auto takes torch
+    torch.testing.assert_close(space_time_attention(qkv), exact, rtol=1e-5, atol=1e-5)  # auto chooses torch
 
 
 def test_triton_on_the_cpu_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +262,7 @@ def test_works_without_triton() -> None:
     assert ran.stdout.strip() == "32.0"
 
 
-def test_what_is_no_tensor_number_or_known_dtype_is_refused_in_one_line() -> None:
+def test_arguments_of_a_wrong_type_are_named_in_one_line() -> None:
     qkv = torch.randn(1, 4, 3, 1, 16)
     calls = {
         "qkv expected a tensor .*, got list": lambda: space_time_attention([1.0]),  # type: ignore[arg-type]
@@ -275,19 +275,19 @@ def test_what_is_no_tensor_number_or_known_dtype_is_refused_in_one_line() -> Non
             call()
 
 
-def test_tensors_without_data_have_a_shape() -> None:
+def test_meta_tensors() -> None:
     qkv = torch.randn(2, 4, 3, 2, 16, device="meta")
     assert space_time_attention(qkv).shape == (2, 4, 2, 16)
 
 
-def test_autocast_takes_mixed_dtypes() -> None:
-    """Normalised queries and keys come in float32 beside values in bfloat16."""
+def test_autocast_accepts_mixed_dtypes() -> None:
+    """Such as normalised queries and keys in float32 with values in bfloat16."""
     q, k, v = (torch.randn(1, 4, 2, 16, device=DEVICE) for _ in range(3))
     with torch.autocast(DEVICE, torch.bfloat16):
         assert space_time_attention(q, k, v.bfloat16()).dtype == torch.bfloat16
 
 
-def test_forward_mode_is_refused_where_it_would_give_no_tangent() -> None:
+def test_forward_mode_raises_instead_of_dropping_the_tangent() -> None:
     qkv = torch.randn(1, 4, 3, 1, 16, device=DEVICE)
     with pytest.raises(ValueError, match="forward-mode"):
         torch.func.jvp(lambda x: space_time_attention(x, impl="triton"), (qkv,), (qkv,))

@@ -30,7 +30,7 @@ SHIFT, SCALE = [255 * m for m in IMAGENET_MEAN], [1 / (255 * s) for s in IMAGENE
 
 @pytest.fixture(autouse=True)
 def nan_filled_outputs() -> Iterator[None]:
-    """Torch fills uninitialised memory with NaN in this mode, so that whatever is not written is seen."""
+    """In this mode torch fills uninitialised memory with NaN, so a missing write is detected."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -57,7 +57,7 @@ def test_patches_and_tubelets(p: int, depth: int) -> None:
 @needs_extension
 @pytest.mark.parametrize("dtype", DTYPES[:2])
 def test_many_blocks_of_rows_and_columns(dtype: torch.dtype) -> None:
-    """More tokens and columns than a block of either product holds, a width that fills no last panel."""
+    """More tokens and columns than one block of either product, and a width that leaves a partial panel."""
     torch.manual_seed(0)
     check("bytes", "BCTHW", (2, 4, 160, 160), (1, 8, 8), 100, dtype)
     check("float", "BCTHW", (1, 8, 72, 48), (8, 24, 24), 72, dtype)
@@ -127,7 +127,7 @@ def columns(video: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("what", FRAMES)
 def test_folding_is_no_worse_than_normalising_in_bfloat16(what: str) -> None:
-    """By rounding on the CPU, the products exact: as matrix units with wide sums have it."""
+    """Rounded on the CPU with exact products, like matrix units with wide accumulators."""
     torch.manual_seed(0)
     video, weight = frames(what), torch.randn(256, 3, 2, 16, 16) / 40
     bias, dout = torch.randn(256), torch.randn(4 * 2 * 16, 256).bfloat16()
@@ -137,7 +137,7 @@ def test_folding_is_no_worse_than_normalising_in_bfloat16(what: str) -> None:
     folded, less = fold(weight, bias, SHIFT, SCALE, torch.bfloat16)
     assert folded.dtype == torch.bfloat16 and less.dtype == torch.float32
     ours = columns(video.double()) @ folded.double().flatten(1).T + less.double()
-    # The two round different numbers, so equal quality is equal up to chance: one part in twenty.
+    # The two round different numbers, so equally good errors may differ by chance: one part in twenty.
     assert rms(bf16(ours) - exact) <= 1.05 * rms(bf16(rounded) - exact)
 
     # The weight's gradient: (bytes - 128) exact, the product unrounded, unfolded in float32.
@@ -150,7 +150,7 @@ def test_folding_is_no_worse_than_normalising_in_bfloat16(what: str) -> None:
 
 
 def test_the_bias_is_made_from_the_rounded_weight() -> None:
-    """From the unrounded one, a flat frame at the mean would not come out as the bias."""
+    """From the unrounded one, a flat frame equal to the mean would not give the bias."""
     torch.manual_seed(0)
     weight, bias = torch.randn(256, 3, 2, 16, 16) / 40, torch.randn(256)
     folded, less = fold(weight, bias, SHIFT, SCALE, torch.bfloat16)
@@ -188,7 +188,7 @@ def test_bfloat16_is_no_worse_than_normalising_and_conv3d(what: str) -> None:
 
 
 def small(dtype: torch.dtype = torch.float32, *, floats: bool = False) -> tuple[Any, ...]:
-    """The arguments of `_fwd`, with gradients wanted of all that can have them."""
+    """The arguments of `_fwd`; those that can require gradients do."""
     torch.manual_seed(0)
     video = make_video("float" if floats else "bytes", "BCTHW", 2, 4, 20, 26, dtype)
     (weight, bias), named = parameters(24, (2, 8, 8), 12, dtype, True, True)
@@ -281,8 +281,8 @@ def test_mean_and_std_as_tensors() -> None:
 
 
 @needs_extension
-def test_the_layer_takes_it() -> None:
-    """`auto` is the extension, bit for bit."""
+def test_the_layer_uses_the_extension() -> None:
+    """`auto` gives the same bits as the extension."""
     torch.manual_seed(0)
     layer = TubeletEmbed(48, patch_size=8, mean=IMAGENET_MEAN, std=IMAGENET_STD).to(DEVICE)
     video = make_video("bytes", "BCTHW", 1, 2, 16, 16, torch.float32)
@@ -293,7 +293,7 @@ def test_the_layer_takes_it() -> None:
     assert info()["ops"][DEVICE if DEVICE == "cpu" else "cuda:0"]["tubelet_embed"]["impl"] == "extension"
 
 
-def test_extension_refuses_what_it_cannot_run() -> None:
+def test_inputs_that_the_extension_does_not_support_are_named() -> None:
     video, weight, bias = (x.detach().to("meta") for x in small()[:3])
     with pytest.raises(ValueError, match="meta is neither CPU nor CUDA"):
         tubelet_embed(video, weight, bias, impl="extension")
@@ -305,7 +305,7 @@ def test_extension_refuses_what_it_cannot_run() -> None:
 
 
 def test_works_without_a_compiler(tmp_path: Any) -> None:
-    """On torch's path, with one warning; what asks for the extension by name is told what is missing."""
+    """The op runs on torch with one warning; impl="extension" raises and names what is missing."""
     code = (
         "import torch, hsta_fast\n"
         "model = hsta_fast.create_model('hsta_tiny', num_layers=1)\n"
@@ -331,7 +331,7 @@ def test_works_without_a_compiler(tmp_path: Any) -> None:
 
 @pytest.mark.parametrize("impl", ["torch", pytest.param("extension", marks=needs_extension)])
 def test_gradients_of_no_clip_and_of_expanded_ones(impl: str) -> None:
-    """Such gradients come with strides of their own, even where they count as contiguous."""
+    """Such gradients have unusual strides, even if they count as contiguous."""
     for B, C in ((0, 4), (1, 1), (2, 1), (2, 4)):
         video = torch.randint(0, 256, (B, 3, 2, 8, 8), dtype=torch.uint8, device=DEVICE)
         weight = torch.randn(C, 3, 2, 8, 8, device=DEVICE, requires_grad=True)
@@ -353,7 +353,7 @@ def test_gradients_of_no_clip_and_of_expanded_ones(impl: str) -> None:
         ({"weight": torch.zeros(4, 3, 2, 0, 8)}, "weight expected at least one element"),
     ],
 )
-def test_errors_of_one_line(changes: dict[str, Any], message: str) -> None:
+def test_bad_input_is_named_in_one_line(changes: dict[str, Any], message: str) -> None:
     given: dict[str, Any] = {"weight": torch.zeros(4, 3, 2, 8, 8), "mean": (0.5,) * 3, "std": (0.5,) * 3}
     video = torch.zeros(1, 3, 2, 8, 8, dtype=torch.uint8)
     with pytest.raises(ValueError, match=message) as raised:

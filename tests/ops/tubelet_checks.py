@@ -1,4 +1,4 @@
-"""tubelet_embed on the extension held against Conv3d in float64: what tests on the CPU and on CUDA share."""
+"""Compare tubelet_embed on the extension with Conv3d in float64; shared by tests on the CPU and on CUDA."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ CASES = [  # kind, layout, (B, T, H, W), (t, p, p), C, cls, pos
 
 
 def make_video(kind: str, layout: str, B: int, T: int, H: int, W: int, dtype: torch.dtype) -> Tensor:
-    """Bytes where kind is "bytes" or "raw" (no mean and std), else floats; "sliced" is a part of a tensor."""
+    """Bytes if kind is "bytes" or "raw" (without mean and std), else floats; "sliced" is a view."""
     shape = {"BCTHW": (B, 3, T, H, W)}.get(layout, (B, T, H, W, 3))
     if layout == "sliced":
         shape = (B + 1, 3, T + 1, H + 2, 2 * W + 1)
@@ -84,7 +84,7 @@ def check(
     plain = run(reference.tubelet_embed, dtype)
     came = run(tubelet_embed, dtype, impl="extension")
     eps = torch.finfo(dtype).eps
-    slack = 128 if dtype == torch.float64 else 4  # in float64 the exact result is as rounded as ours
+    slack = 128 if dtype == torch.float64 else 4  # in float64 the reference is rounded as much as ours
     for i, (a, b, c) in enumerate(zip(came, plain, exact, strict=True)):
         if c.numel():
             assert_close([a], [b], [c], band=(slack if i or eps < 1e-6 else 1) * eps)
