@@ -1,4 +1,4 @@
-# make train   environment, a rendered data set, a trained and scored model, a report
+# make train   environment, a rendered dataset, a trained and scored model, a report
 # make test    environment, the tests
 # make gpu STAGE=bench RESULTS=folder   checks and benchmarks on a CUDA device, all stages or one (docs/gpu.md)
 # make train RUN=shuffled EXTRA=--shuffle-labels   a control: the score must be that of chance

@@ -21,8 +21,8 @@ def identity(dataset: str, subject: str, clip: str, onset: int | None) -> str:
 def spelling_key(name: str) -> str:
     """The key of a name, equal for all its spellings: the one rule for subjects, clips and folders.
 
-    Ignores case, whitespace, leading zeros, a trailing ".0", separators (. _ - are equal), digit script, and
-    invisible characters.
+    Ignores case, whitespace, leading zeros, a trailing ".0", digit script, invisible characters, and which of
+    . _ - separates; a name with a separator differs from one without.
     """
     plain = unicodedata.normalize("NFKC", name).casefold()
     visible = [

@@ -22,6 +22,11 @@ CAN_LOCK = fcntl is not None  # whether this operating system has the locks of `
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
+def reason(error: OSError) -> str:
+    """The system's words for an error, such as "no such file or directory", for a message."""
+    return error.strerror.lower() if error.strerror else str(error)
+
+
 @contextmanager
 def open_plain(path: Path, wanted: str) -> Iterator[BufferedReader]:
     """Open the plain file at `path` for reading; `wanted` says in messages what it should be.
@@ -35,12 +40,12 @@ def open_plain(path: Path, wanted: str) -> Iterator[BufferedReader]:
         nonblock = getattr(os, "O_NONBLOCK", 0)
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | nonblock)) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ValueError(f"expected {wanted}, it is not a plain file")
+                raise ValueError(f"expected {wanted}, got: not a plain file")
             yield file
     except OSError as error:
         if error.errno in EXHAUSTED:
             raise
-        raise ValueError(f"expected {wanted}, {error.strerror or error}") from error
+        raise ValueError(f"expected {wanted}, got: {reason(error)}") from error
 
 
 def _umask() -> int:

@@ -167,7 +167,7 @@ def test_strict_names_the_first_fault(monkeypatch: pytest.MonkeyPatch, copy: Pat
             ("--labels", "emotion5"),
             "--labels expected one of emotion7, emotion3, objective7, megc2019, or a .json",
         ),
-        (("--labels", "no-such.json"), "no-such.json: expected a label file, No such file"),
+        (("--labels", "no-such.json"), "no-such.json: expected a label file, got: no such file"),
         (("--labels", "megc2019"), "emotion expected a word of label set 'megc2019'"),
         (("--more-data", "/nowhere"), "/nowhere: expected the folder of a dataset, got no such folder"),
         (("--more-data", "/nowhere", "--dataset", "casme3"), "recognised by themselves"),

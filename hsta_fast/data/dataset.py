@@ -67,7 +67,7 @@ class ClipData:
         self.sampling = sampling
         self.flow = flow
         self.labels: np.ndarray = clips["label"].to_numpy(dtype=np.int64)
-        # The same subject name in another data set is another person.
+        # The same subject name in another dataset is another person.
         self.subjects: np.ndarray = subject_ids(clips).to_numpy(dtype=str)
 
         self._names: list[str] = []

@@ -251,7 +251,8 @@ def as_text(examination: Examination) -> str:
         if diagnosis.error:
             lines += [f"unusable: {diagnosis.error}", ""]
         if diagnosis.faults:
-            lines += [f"{len(diagnosis.faults)} faults"]
+            count = len(diagnosis.faults)
+            lines += [f"{count} fault" if count == 1 else f"{count} faults"]
             lines += [*(f"  {fault}" for fault in diagnosis.faults), ""]
         elif not diagnosis.error:
             lines += [f"no fault in any row or any of {diagnosis.frames} frames", ""]

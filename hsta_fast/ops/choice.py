@@ -1,4 +1,7 @@
-"""Which implementation of an op runs, and why."""
+"""What the choice of implementation of every op shares.
+
+The choice itself is made in `auto_choice` of ops/<op>.py.
+"""
 
 import os
 import re

@@ -77,7 +77,7 @@ def _notes(found: Findings) -> Iterator[str]:
 
 def _score_lines(found: Findings) -> Iterator[str]:
     def line(name: str, cells: Sequence[str]) -> str:
-        return f"{name:<24}" + "".join(f"{cell:>14}" for cell in cells)
+        return f"{name:<28}" + "".join(f"{cell:>14}" for cell in cells)
 
     def numbers(scores: Scores) -> list[str]:
         return [f"{value:.4f}" for value in (scores.uf1, scores.uar, scores.acc)]
@@ -88,7 +88,7 @@ def _score_lines(found: Findings) -> Iterator[str]:
         yield line("95 % over subjects", [f"{low:.3f}-{high:.3f}" for low, high in found.interval.values()])
     yield line("majority class", numbers(found.baseline))
     if found.fold_mean is not None:
-        yield line("mean of folds (no score)", [f"{value:.4f}" for value in found.fold_mean.values()])
+        yield line("mean of folds (not a score)", [f"{value:.4f}" for value in found.fold_mean.values()])
     for name, scores in found.datasets.items():
         yield line(name, numbers(scores))
 
@@ -128,15 +128,20 @@ def _verdict(overlap: Overlap) -> Iterator[str]:
     if overlap.folds_file is not None:
         basis = f"by {overlap.folds_file}"
     else:
-        basis = f"if each fold trained on all clips of {name} that it does not test"
+        basis = f"assuming that each fold trained on every clip of {name} that it does not test"
         if overlap.num_macro:
             basis += f", except its {overlap.num_macro} macro-expressions (--folds says more)"
-    clips = f"{overlap.shared_clips} of {total} test clips ({overlap.shared_clips / total:.0%})"
+
+    def test_clips(count: int) -> str:
+        return f"{count} of {total} test clips ({count / total:.0%})"
+
+    clips = test_clips(overlap.shared_clips)
     if overlap.subjects and overlap.by_count:
         yield f"LEAK: {clips} are of subjects with more clips in {name} than the fold tests, {basis}:"
     elif overlap.subjects:
-        recordings = f"{overlap.shared_recordings} ({overlap.shared_recordings / total:.0%})"
-        yield f"LEAK: {clips} are of subjects in training, {recordings} of a recording in training, {basis}:"
+        yield f"LEAK: {clips} are of subjects in training, {basis}."
+        yield f"{test_clips(overlap.shared_recordings)} are of a recording in training."
+        yield "The subjects in training and test of the same fold are:"
     elif overlap.by_count:
         yield "So it is unknown what each fold trained on: shared subjects were not looked for."
     elif overlap.unmatched:

@@ -31,7 +31,7 @@ class Findings:
         interval: of the pooled scores, see `metrics.bootstrap_interval`; None without a column subject.
         baseline: scores of always predicting, in a fold, the most frequent class of what other folds test.
         fold_mean: unweighted means over folds of "uf1", "uar" and "acc"; None without a column fold.
-        datasets: scores of each data set; empty if there are not several.
+        datasets: scores of each dataset; empty if there are not several.
         overlap: comparison with the table of all clips; None without that table.
     """
 

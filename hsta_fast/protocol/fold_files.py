@@ -60,7 +60,7 @@ def read_folds(path: Path, clips: pd.DataFrame, *, macro: bool) -> tuple[list[Fo
     exact: dict[tuple[str, ...], list[int]] = {}
     by_key: dict[str, list[int]] = {}
     for position, clip in enumerate(clips[keys].astype(str).itertuples(index=False, name=None)):
-        for name in {clip, ("", *clip[1:])}:  # published lists have no data set
+        for name in {clip, ("", *clip[1:])}:  # published lists have no dataset
             exact.setdefault(name, []).append(position)
             by_key.setdefault(clip_key(*name), []).append(position)
     folds, missing = [], 0
@@ -71,7 +71,7 @@ def read_folds(path: Path, clips: pd.DataFrame, *, macro: bool) -> tuple[list[Fo
             clip, kind = row[:-1], row[-1]
             positions = exact.get(clip) or by_key.get(clip_key(*clip), [])
             if len(positions) > 1:
-                got = "several" if clip[0] else "clips of several data sets; name the data set"
+                got = "several" if clip[0] else "clips of several datasets; name the dataset"
                 raise ValueError(f"{path}: fold {fold_name}: {clip[1:]} expected to name one clip, got {got}")
             missing += not positions
             found[kind] += positions

@@ -1,6 +1,6 @@
 """Subject-disjoint folds: leave one subject out, k folds by subject, composite, cross-dataset.
 
-Data set and name together identify a subject, because two data sets may both have a subject "s01". So
+Dataset and name together identify a subject, because two datasets may both have a subject "s01". So
 callers pass one string "dataset/subject" per clip. `train_only` marks clips that are never tested, such as
 macro-expressions: they train in every fold that does not test their subject.
 """
@@ -58,14 +58,14 @@ def leave_one_subject_out(subjects: ArrayLike, *, train_only: ArrayLike | None =
 
 
 def composite(subjects: ArrayLike, datasets: ArrayLike, *, train_only: ArrayLike | None = None) -> list[Fold]:
-    """`leave_one_subject_out` over the pooled subjects of two or more data sets.
+    """`leave_one_subject_out` over the pooled subjects of two or more datasets.
 
     subjects, datasets: (num_clips,) strings, "dataset/subject" and "dataset".
     """
     subjects, datasets = _subjects(subjects), np.asarray(datasets)
     names = sorted(set(datasets[~_train_only(train_only, len(subjects))].tolist()))
     if len(names) < 2:
-        raise ValueError(f"composite expected at least 2 data sets, got {', '.join(names) or 'none'}")
+        raise ValueError(f"composite expected at least 2 datasets, got {', '.join(names) or 'none'}")
     return leave_one_subject_out(subjects, train_only=train_only)
 
 
@@ -77,7 +77,7 @@ def cross_dataset(
     *,
     train_only: ArrayLike | None = None,
 ) -> list[Fold]:
-    """One fold that trains on all clips of some data sets and tests those of others; the rest is not used.
+    """One fold that trains on all clips of some datasets and tests those of others; the rest is not used.
 
     subjects, datasets: (num_clips,) strings, "dataset/subject" and "dataset".
     train_only: (num_clips,) bool, clips that are never tested; None if there are none.
@@ -86,11 +86,11 @@ def cross_dataset(
     known = sorted(set(datasets.tolist()))
     for name, given in (("train-on", train_on), ("test-on", test_on)):
         if not given or set(given) - set(known):
-            raise ValueError(f"--{name} expected data sets among {', '.join(known)}, got {list(given)}")
+            raise ValueError(f"--{name} expected datasets among {', '.join(known)}, got {list(given)}")
     both = sorted(set(train_on) & set(test_on))
     if both:
         raise ValueError(
-            f"cross-dataset expected no data set in both training and test, got {', '.join(both)}"
+            f"cross-dataset expected no dataset in both training and test, got {', '.join(both)}"
         )
     test = np.isin(datasets, list(test_on)) & ~_train_only(train_only, len(subjects))
     name = f"{'+'.join(sorted(train_on))} to {'+'.join(sorted(test_on))}"
@@ -165,7 +165,10 @@ def _subjects(subjects: ArrayLike) -> np.ndarray:
             raise ValueError(f"subjects expected a name for the subject of each clip, got {subject!r}")
         if spelling.setdefault(key, subject) != subject:
             both = f"{spelling[key]!r} and {subject!r}"
-            raise ValueError(f"subjects expected one spelling of each person, got {both}")
+            raise ValueError(
+                f"subjects expected one spelling of each person, got {both}; "
+                "write one of them everywhere in the annotation"
+            )
     return array
 
 

@@ -103,7 +103,7 @@ def per_fold(predictions: pd.DataFrame, num_classes: int) -> tuple[pd.DataFrame,
 
 
 def per_dataset(predictions: pd.DataFrame, num_classes: int) -> dict[str, Scores]:
-    """Scores of each data set's clips, pooled, over the classes that it has clips of (absent="skip")."""
+    """Scores of each dataset's clips, pooled, over the classes that it has clips of (absent="skip")."""
     return {
         str(name): score(part["label"], part["predicted"], num_classes, absent="skip")
         for name, part in predictions.groupby("dataset", sort=True)

@@ -101,7 +101,7 @@ def table(run_dir: Path) -> str:
     lines += [f"{'pooled':<18}{'UF1':>13}{'UAR':>13}{'ACC':>13}"]
     lines += [f"{name:<18}" + "".join(f"{cell:>13}" for cell in cells) for name, *cells in _pooled_rows(run)]
     if len(run.datasets) > 1:
-        lines += ["", f"{'data set':<18}{'UF1':>13}{'UAR':>13}{'ACC':>13}"]
+        lines += ["", f"{'dataset':<18}{'UF1':>13}{'UAR':>13}{'ACC':>13}"]
         for name, _, _, *values in run.datasets.itertuples(index=False):
             lines.append(f"{name:<18}" + "".join(f"{value:>13.3f}" for value in values))
     width = max(18, *(len(name) + 2 for name in run.classes))
@@ -188,7 +188,7 @@ def _epoch(config: dict[str, Any], predictions: pd.DataFrame) -> str:
 
 
 def _datasets(predictions: pd.DataFrame, num_classes: int) -> pd.DataFrame:
-    """dataset, subjects, clips, uf1, uar, acc; one row per data set."""
+    """dataset, subjects, clips, uf1, uar, acc; one row per dataset."""
     people = predictions.groupby("dataset")["subject"].nunique()
     rows = [
         {"dataset": name, "subjects": int(people[name]), "clips": own.num_clips} | _headline(own)

@@ -1,4 +1,4 @@
-"""Renders faces with micro-expressions, and writes them in the layouts of the data sets."""
+"""Renders faces with micro-expressions, and writes them in the layouts of the datasets."""
 
 from .render import SynthConfig, render
 

@@ -1,6 +1,6 @@
-"""Layouts of rendered data: the paths of each data set's frames, and its annotation file.
+"""Layouts of rendered data: the paths of each dataset's frames, and its annotation file.
 
-Names, number widths, columns, sheets and emotion words are those of the data sets, as described in their
+Names, number widths, columns, sheets and emotion words are those of the datasets, as described in their
 readers. The frames are the same in all layouts, but grey in SAMM.
 """
 
@@ -46,11 +46,11 @@ class RenderedClip:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a data set names its frames, and what its annotation has."""
+    """How a dataset names its frames, and what its annotation has."""
 
-    words: dict[str, str]  # the renderer's emotion -> the data set's
+    words: dict[str, str]  # the renderer's emotion -> the dataset's
     frame: Callable[[RenderedClip, int], str]  # path of a frame, below the folder
-    cells: Callable[[RenderedClip, str], dict[str, Any]]  # column -> cell, given the data set's emotion word
+    cells: Callable[[RenderedClip, str], dict[str, Any]]  # column -> cell, given the dataset's emotion word
     columns: dict[str, str]  # onset, apex, ... -> its column; those that faults change
     known_as: Callable[[RenderedClip], tuple[str, str]]  # subject and clip, as its reader writes them
     header: tuple[str | None, ...]  # None: a column without a name

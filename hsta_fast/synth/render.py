@@ -1,4 +1,4 @@
-"""Renders micro-expressions to disk in the layout of a data set (`layouts`).
+"""Renders micro-expressions to disk in the layout of a dataset (`layouts`).
 
 In that of CAS(ME)3 part A:
 
@@ -48,7 +48,7 @@ class SynthConfig:
     """What to render. The number of processes does not change the bytes of a subject with a given seed."""
 
     out: Path
-    """Folder to write; new, empty, or holding the same data set."""
+    """Folder to write; new, empty, or holding the same dataset."""
     layout: Literal["casme2", "samm", "smic", "casme3"] = "casme3"
     """Whose names, columns and words: CASME II (raw), SAMM, SMIC-HS (long recordings), CAS(ME)3 part A."""
     subjects: int = 40
@@ -336,7 +336,7 @@ def _render_subjects(cfg: SynthConfig) -> Generator[tuple[int, list[RenderedClip
 
 
 def _is_finished(cfg: SynthConfig, settings: str) -> bool:
-    """Whether `out` has this finished data set; ValueError if it has anything else."""
+    """Whether `out` has this finished dataset; ValueError if it has anything else."""
     if not cfg.out.exists():
         return False
     if not cfg.out.is_dir():
@@ -350,15 +350,15 @@ def _is_finished(cfg: SynthConfig, settings: str) -> bool:
         )
     if said.read_text(encoding="utf-8") != settings:
         raise ValueError(
-            f"{cfg.out}: has a data set rendered with other settings (see {said}); choose another folder"
+            f"{cfg.out}: has a dataset rendered with other settings (see {said}); choose another folder"
         )
     return (cfg.out / LAYOUTS[cfg.layout].annotation).is_file()
 
 
 def render(cfg: SynthConfig) -> Path:
-    """Render the data set that `cfg` describes into `cfg.out`, and return that folder.
+    """Render the dataset that `cfg` describes into `cfg.out`, and return that folder.
 
-    A folder that already has this data set is kept as it is; if its rendering was interrupted, it is rendered
+    A folder that already has this dataset is kept as it is; if its rendering was interrupted, it is rendered
     again. Nothing is ever deleted.
 
     Raises:
@@ -367,7 +367,7 @@ def render(cfg: SynthConfig) -> Path:
     """
     cfg.check()
     chosen = {key: value for key, value in asdict(cfg).items() if key not in ("out", "processes")}
-    # Left out at their defaults, so that data sets rendered before these settings existed still match.
+    # Left out at their defaults, so that datasets rendered before these settings existed still match.
     if cfg.layout == "casme3":
         del chosen["layout"]
     if not cfg.faults:

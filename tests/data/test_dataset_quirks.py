@@ -50,7 +50,7 @@ def _(root: Path) -> None:
 def _(root: Path) -> None:
     table = read_dataset(fake_datasets.samm_copy(root, [samm_row(), samm_row(**{"Offset Frame": 5565})]))
     assert table.clips["offset"].tolist() == [5566]
-    left_out(table, "got those of an earlier row")
+    left_out(table, "onset of an earlier row")
 
 
 @quirk("any", "an unreadable objective class", "the class of the action units is used")
@@ -101,7 +101,10 @@ def _(root: Path) -> None:
         examine([copy], progress=False)
         .diagnoses[0]
         .faults[0]
-        .what.endswith("sub01/EP02_01f/img48.jpg: Too many levels of symbolic links")
+        .what.endswith(
+            "sub01/EP02_01f/img48.jpg: expected a readable file or folder, "
+            "got: too many levels of symbolic links"
+        )
     )
 
 
@@ -133,10 +136,10 @@ def _(_: Path) -> None:
             if user == 0:
                 os.seteuid(0)
             (root / "sub02/EP02_01f").chmod(0o755)
-        left_out(table, "sub02/EP02_01f: expected a folder of images, got Permission denied")
+        left_out(table, "sub02/EP02_01f: expected a folder of images, got: permission denied")
         assert (
             diagnosis.faults[1].what
-            == "sub01/EP02_01f/img48.jpg: expected an image or video file, Permission denied"
+            == "sub01/EP02_01f/img48.jpg: expected an image or video file, got: permission denied"
         )
 
 

@@ -189,7 +189,7 @@ def test_pipes_are_neither_tables_nor_videos(tmp_path: Path) -> None:
     os.mkfifo(own / "film.mp4")
     (found,) = examine([own], progress=False).diagnoses
     assert found.table is not None and len(found.table) == 1
-    assert "film.mp4: expected a video file, it is not a plain file" in found.faults[0].what
+    assert "film.mp4: expected a video file, got: not a plain file" in found.faults[0].what
 
 
 def test_a_workbook_that_unpacks_to_too_much_is_refused(tmp_path: Path) -> None:
@@ -205,4 +205,5 @@ def test_names_that_are_not_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[s
     os.mkdir(os.fsencode(root) + b"/HS/s1/micro/negative/bad\xff")
     found = examine([root], progress=False)
     assert found.diagnoses[0].faults[0].clip == "bad?" and found.status == 1
-    assert "name expected UTF-8" in as_text(found).encode().decode()
+    text = as_text(found).encode().decode()
+    assert "\n1 fault\n" in text and "name expected UTF-8" in text

@@ -30,7 +30,7 @@ def test_scores_are_those_of_scikit_learn_on_the_pooled_file(kept: Path, predict
     macro = {"average": "macro", "zero_division": 0}
     expected = [f1_score(truth, predicted, **macro), recall_score(truth, predicted, **macro)]
     assert numbers(text, "pooled") == pytest.approx([*expected, accuracy_score(truth, predicted)], abs=5e-5)
-    means = numbers(text, "mean of folds (no score)")
+    means = numbers(text, "mean of folds (not a score)")
     assert means == pytest.approx(list(per_fold(predictions, 3)[1].values()), abs=5e-5)
     assert means != numbers(text, "pooled")
     assert "60 clips, 8 subjects, 3 classes, 4 folds" in text and not leaks
@@ -82,6 +82,9 @@ def test_a_shared_subject_is_named_with_its_folds(tmp_path: Path, predictions: p
     clips = table_of(predictions, tmp_path / "clips.csv", subject=other)
     text, leaks = audit(tmp_path / "theirs.csv", clips)
     assert leaks and f"LEAK: {len(who)} of 60 test clips" in text
+    of_recording = predictions.loc[who].groupby("clip")["fold"].agg(["size", "nunique"])
+    count = of_recording["size"][of_recording["nunique"] > 1].sum()
+    assert f"\n{count} of 60 test clips ({count / 60:.0%}) are of a recording in training.\n" in text
     for fold in (home, away):
         assert f"  fold {fold}: 1 subjects, casme3/spNO.3" in text
     assert text.count("  fold ") == 2

@@ -131,7 +131,7 @@ def test_composite_pools_the_subjects_of_all_data_sets() -> None:
     folds = composite(subjects, datasets)
     assert [fold.name for fold in folds] == ["a/1", "a/2", "b/1"]
     assert folds[2].train.tolist() == [0, 1]
-    with pytest.raises(ValueError, match="composite expected at least 2 data sets, got a$"):
+    with pytest.raises(ValueError, match="composite expected at least 2 datasets, got a$"):
         composite(subjects[:2], datasets[:2])
 
 
@@ -147,13 +147,13 @@ def test_cross_dataset_trains_on_some_and_tests_on_others() -> None:
     [
         (
             lambda: cross_dataset(["a/1", "b/1"], ["a", "b"], ["a"], ["a", "b"]),
-            "no data set in both .* got a$",
+            "no dataset in both .* got a$",
         ),
         (lambda: cross_dataset(["a/1", "b/1"], ["a", "b"], ["a"], ["c"]), "--test-on expected .* a, b, got"),
         (lambda: cross_dataset(["a/1", "b/1"], ["a", "b"], [], ["a"]), "--train-on expected .* a, b, got"),
         (
             lambda: leave_one_subject_out(["a/s1", "a/s01"]),
-            "one spelling of each person, got 'a/s01' and 'a/s1'",
+            "one spelling of each person, got 'a/s01' and 'a/s1'; write one of them",
         ),
         (lambda: leave_one_subject_out(["a/s1", "a/ "]), "a name for the subject of each clip, got 'a/ '"),
         (

@@ -123,5 +123,5 @@ def test_bad_lists_are_named(
 
 def test_a_list_that_fits_two_data_sets_is_refused(tmp_path: Path, clips: pd.DataFrame) -> None:
     write_lists(tmp_path, clips, test_fold_1=[0], train_fold_1=[1])
-    with pytest.raises(ValueError, match="expected to name one clip, got clips of several data sets"):
+    with pytest.raises(ValueError, match="expected to name one clip, got clips of several datasets"):
         read_folds(tmp_path, pd.concat([clips, clips.assign(dataset="e")]), macro=False)

@@ -153,7 +153,7 @@ def test_everything_from_outside_is_escaped(make_run: MakeRun, predictions: pd.D
     page = _Page(write_report(run))
     assert len([tag for tag, name, _ in page.attributes if tag == "img" and name == "src"]) == 2
     assert "onerror" not in {name for _, name, _ in page.attributes}
-    # Note, setting and its value, fault, data set, class, and each of 4 folds and 8 subjects with its fold.
+    # Note, setting and its value, fault, dataset, class, and each of 4 folds and 8 subjects with its fold.
     assert page.text.count(evil) == 1 + 2 + 1 + 1 + 1 + 4 + 2 * 8
     assert "Faults of the data (1)" in page.text and "clip left out" in page.text
 

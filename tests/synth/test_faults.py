@@ -26,7 +26,7 @@ WORDS = {
     "emotion-blank": "emotion expected a word, got a blank",
     "class-unreadable": "'?'",
     "second-expression": "expression 2 of the row",
-    "row-twice": "got those of an earlier row",
+    "row-twice": "onset of an earlier row",
     "frame-missing": "first",
     "frame-empty": "empty",
     "frame-truncated": "truncated",

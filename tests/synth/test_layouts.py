@@ -118,7 +118,7 @@ def test_columns_are_the_datasets(
 
 @pytest.mark.parametrize(("layout", "dropped"), [("casme2", {"sadness": 4}), ("samm", {}), ("smic", {})])
 def test_labels_of_the_composite(roots: dict[str, Path], layout: str, dropped: dict[str, int]) -> None:
-    """With each data set's own words; the composite has no sadness from CASME II."""
+    """With each dataset's own words; the composite has no sadness from CASME II."""
     table, left = apply_labels(read_dataset(roots[layout]), label_set("megc2019"))
     assert {word.casefold(): count for word, count in left.items()} == dropped
     assert len(table) == 16 - sum(dropped.values())

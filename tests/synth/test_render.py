@@ -44,7 +44,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small data set, rendered with two processes."""
+    """The small dataset, rendered with two processes."""
     return render(small(tmp_path_factory.mktemp("synth") / "two"))
 
 

@@ -73,7 +73,7 @@ def test_the_composite(make_config: MakeConfig, two_sets: dict[str, Any], tmp_pa
     with pytest.raises(ValueError, match="--data expected a folder for each of .*a, .*b, got 1 for 2"):
         evaluate(run, both[:1])
     two_sets |= {"data": both[0], "more_data": tuple(both[1:])}
-    with pytest.raises(ValueError, match="at least 2 data sets, got b"):
+    with pytest.raises(ValueError, match="at least 2 datasets, got b"):
         set_up(make_config(**two_sets, protocol="composite", datasets=("b",)))
     with pytest.raises(ValueError, match=r"--datasets expected some of a, b, got c"):
         set_up(make_config(**two_sets, datasets=("c",)))

@@ -40,7 +40,10 @@ _PLACES = np.stack(np.broadcast_arrays(1.0, *np.meshgrid(_LINE, _LINE)), axis=-1
 
 
 def apex_fingerprint() -> dict[str, Any]:
-    """Everything that an apex depends on besides its frames. A change of the code raises version."""
+    """Everything that an apex depends on besides its frames.
+
+    Raise `version` whenever a change of the code changes the bytes.
+    """
     how = {"flow": "farneback", **PARAMETERS["farneback"], "size": SIZE, "top": TOP, "steady": STEADY}
     return {**how, "smoothed_over": "a sixth of the clip", "version": 1}
 

@@ -3,9 +3,9 @@
     <folder>/<name>-<digest of the fingerprint>/recipe.json    the fingerprint in words
                                                 <name>.chunk   a header, then about 16 MB of arrays
 
-An array is found by its key, which is made from the content of its source files, and by the fingerprint of
-its folder, which holds everything else that its bytes depend on. So a changed file or a changed setting never
-gets the old array, and a data set that was moved is still found.
+An array is found by its key, which is made from the content of its source files, and by the fingerprint
+(everything else that its bytes depend on), which names the folder. So a changed file or a changed setting
+never gets the old array, and a dataset that was moved is still found.
 
 A chunk is written to a temporary file that is then moved into place, so a killed writer leaves no partial
 chunk. Its header has a checksum of itself and of every array. Arrays are checked when a chunk is opened; a
@@ -57,7 +57,7 @@ class Cache:
     _bytes: int = field(default=0, init=False)  # found then and written since
 
     def make_room(self, size: int) -> bool:
-        """Whether `size` more bytes fit into the limit; deletes the least recently used chunks for it."""
+        """Reserve `size` bytes, deleting the least recently used chunks; False if they do not fit."""
         if time.monotonic() - self._counted > COUNT_EVERY or self._bytes + size > self.limit:
             self._counted, self._bytes = time.monotonic(), self._clear(size)
         if self._bytes + size > self.limit:
@@ -87,8 +87,8 @@ class Cache:
 class CachedArrays:
     """Arrays by number, mapped read-only from disk or in memory: `arrays[3]` has the shape `shape`.
 
-    parts: arrays (n, *shape). on_disk: for each part whether it is mapped. places: (part, row) of each array.
-    errors: number -> message for each array that could not be made.
+    parts: arrays (n, *shape). on_disk: for each part whether it is mapped. places: (part, row) of each array,
+    part -1: not made. errors: number -> message for each array that could not be made.
     """
 
     parts: Sequence[np.ndarray]
@@ -184,7 +184,8 @@ class _CacheFolder:
             except (ValueError, OSError) as error:
                 return path, error
 
-        bar = tqdm(paths, f"check {self.spec.name}", unit="chunk", disable=not self.progress, leave=False)
+        hidden = not (self.progress and paths)
+        bar = tqdm(paths, f"check {self.spec.name}", unit="chunk", disable=hidden, leave=False)
         for path, opened in _in_order(pool, check, bar):
             if isinstance(opened, OSError):
                 if opened.errno in EXHAUSTED:
@@ -312,9 +313,10 @@ def _in_order(
     jobs: Iterable[Job],
     size: Callable[[Job], int] = lambda job: 1,
 ) -> Iterator[Result]:
-    """The results of `work` in the order of the jobs, computed a bounded number of items ahead.
+    """The results of `work` in the order of the jobs.
 
-    size: the number of items of a job. Each thread has a job, however large it is.
+    About 32 items per thread are computed ahead; each thread always has a job, however large it is. size: the
+    number of items of a job.
     """
     threads = os.cpu_count() or 1
     left, waiting, items = iter(jobs), deque[tuple[int, Future[Result]]](), 0

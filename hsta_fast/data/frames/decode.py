@@ -124,7 +124,7 @@ def decode_image(data: bytes) -> np.ndarray:
 
     Raises:
         ValueError: the file is empty, truncated, damaged, of another format, or declares more than
-            `MAX_PIXELS`; all but damage inside the picture is found before decoding.
+            `MAX_PIXELS`; each is found before decoding, except damage inside the picture.
     """
     width, height = _declared_size(data)
     if width * height > MAX_PIXELS:
@@ -151,8 +151,8 @@ def _declared_size(data: bytes) -> tuple[int, int]:
         raise ValueError(f"expected a JPEG, PNG or BMP image, the file begins with {data[:4].hex(' ')}")
     file = io.BytesIO(data)
     try:
-        # Pillow reads the header alone. The class of the format, not Image.open, whose own limit would come
-        # before ours and would not say the size.
+        # Pillow reads the header alone. The format's class, because Image.open has its own limit, which comes
+        # first and hides the size.
         image = reader(file)
         whole = _has_end(image, data, file.tell())
     except (SyntaxError, OSError, ValueError, OverflowError) as error:  # a header that ends or makes no sense
@@ -172,5 +172,6 @@ def _has_end(image: ImageFile, data: bytes, position: int) -> bool:
         return (
             codec != "raw" or not isinstance(layout, tuple) or len(data) >= start + layout[1] * image.height
         )
-    # Looked for after the header, whose thumbnail has an end of its own. JPEG data have no other FF D9.
+    # Searched behind the header, because a thumbnail in it has an end marker too.
+    # The coded data of a JPEG have none.
     return data.rfind(b"\xff\xd9" if isinstance(image, JpegImageFile) else b"\0\0\0\0IEND", position) >= 0

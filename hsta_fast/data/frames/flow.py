@@ -43,7 +43,10 @@ PARAMETERS: dict[FlowMethod, dict[str, Any]] = {
 
 
 def flow_fingerprint(method: FlowMethod) -> dict[str, Any]:
-    """Everything that a flow depends on besides its frames. A change of the code raises version."""
+    """Everything that a flow depends on besides its frames.
+
+    Raise `version` whenever a change of the code changes the bytes.
+    """
     how = {"method": method, **PARAMETERS[method], "scale": SCALE, "unit": "100 = the picture's side"}
     return {**how, "pictures": "grey, at the size of the frames", "version": 1}
 

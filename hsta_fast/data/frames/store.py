@@ -39,7 +39,10 @@ class FrameStore:
 
 
 def frame_fingerprint(size: int) -> dict[str, object]:
-    """Everything that a frame's bytes depend on besides its file. A change of the code raises version."""
+    """Everything that a frame's bytes depend on besides its file.
+
+    Raise `version` whenever a change of the code changes the bytes.
+    """
     how = "RGB, resized to a square, cv2.INTER_AREA where it shrinks, else cv2.INTER_LINEAR"
     return {"size": size, "interpolation": how, "version": 1}
 

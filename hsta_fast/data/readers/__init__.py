@@ -1,1 +1,1 @@
-"""One file for each data set: which columns and folders its versions have, and what is peculiar to them."""
+"""One file for each dataset: which columns and folders its versions have, and what is peculiar to them."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...files import open_plain
+from ...files import open_plain, reason
 from ..clips import brief
 
 # The column names are searched for in this many rows.
@@ -102,7 +102,7 @@ def annotation_files(root: Path) -> list[Path]:
     try:
         paths = sorted(root.iterdir())
     except OSError as error:
-        raise ValueError(f"{root}: expected a readable folder, got {error.strerror or error}") from error
+        raise ValueError(f"{root}: expected a readable folder, got: {reason(error)}") from error
     return [p for p in paths if p.suffix.lower() in (".csv", ".xlsx") and not p.name.startswith(("~$", "."))]
 
 

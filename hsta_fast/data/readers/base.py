@@ -6,9 +6,12 @@ row that is wrong never stops the run, it gives a `Fault`:
 - An unusable apex (not an integer, or outside onset..offset) is replaced by the middle frame; the clip is
   kept.
 - An unreadable objective class is replaced by that of the action units; the clip is kept.
-- The clip is left out if onset or offset is not an integer, the offset is before the onset, it has one frame
-  only, frames are missing on disk, a folder or link leads outside the root, the emotion is blank, an earlier
-  clip has the same (subject, clip, onset), or it is a micro-expression of more than `MAX_MICRO_FRAMES`.
+- A csv row without a cell for an optional column has a blank there; the clip is kept.
+- The clip is left out if a csv row has no cell for a required column or more cells than columns, the subject
+  is unreadable, the expression type is unknown, the file name is not that of one folder, onset or offset is
+  not an integer, the offset is before the onset, it has one frame only, frames are missing on disk, a folder
+  or link leads outside the root, the emotion is blank, an earlier clip has the same (subject, clip, onset),
+  or it is a micro-expression of more than `MAX_MICRO_FRAMES`.
 """
 
 from __future__ import annotations
@@ -155,7 +158,8 @@ def read_rows(
                 notes.append((too_few, AS_BLANK))
             if name in clips:
                 raise ValueError(
-                    "row expected a new subject, file name and onset, got those of an earlier row"
+                    "row expected a clip not read before, "
+                    "got the subject, file name and onset of an earlier row"
                 )
         except ValueError as error:
             notes = [(str(error), LEFT_OUT)]

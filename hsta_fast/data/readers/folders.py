@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 
 from ...clips import spelling_key
-from ...files import inside
+from ...files import inside, reason
 from ..frames.video import check_container
 
 # A frame's file name without its type; group 1 is the frame number.
@@ -128,9 +128,7 @@ class FrameFolders:
                         raise ValueError(f"{folder}: frame {number} expected one image, got {both}")
                     listing.files[number] = entry.name
         except OSError as error:
-            raise ValueError(
-                f"{folder}: expected a folder of images, got {error.strerror or error}"
-            ) from error
+            raise ValueError(f"{folder}: expected a folder of images, got: {reason(error)}") from error
         return listing
 
 
@@ -147,7 +145,7 @@ def is_there(root: Path, folder: str, entry: os.DirEntry[str], is_kind: Callable
     except UnicodeEncodeError as error:
         raise ValueError(f"name expected UTF-8, got {os.fsencode(path)!r}") from error
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}") from error
+        raise ValueError(f"{path}: expected a readable file or folder, got: {reason(error)}") from error
     if entry.is_symlink():
         inside(root, path)
     return True
@@ -247,7 +245,7 @@ def list_subfolders(root: Path, folder: str) -> tuple[list[str], list[tuple[str,
                 except ValueError as error:
                     errors.append((entry.name.encode(errors="replace").decode(), str(error)))
     except OSError as error:
-        errors.append(("", f"{folder or '.'}: expected a readable folder, got {error.strerror or error}"))
+        errors.append(("", f"{folder or '.'}: expected a readable folder, got: {reason(error)}"))
     except ValueError as error:
         errors.append(("", str(error)))
     return sorted(names), sorted(errors)

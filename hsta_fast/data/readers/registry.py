@@ -39,7 +39,7 @@ def recognise(root: Path | str, annotation: Path | str | None = None) -> tuple[s
         if has_table or (name == "smic" and version == "cropped"):  # the one that needs no annotation
             found[name] = version
     if len(found) > 1:
-        # An annotation whose frames are here is preferred to one whose frames are not.
+        # A released dataset with its frames wins over a plain table, and over one without its frames.
         found = {name: v for name, v in found.items() if v != "no frames" and name != "csv"} or found
     if len(found) == 1:
         return next(iter(found.items()))
@@ -84,7 +84,7 @@ def scan(
     expressions: Sequence[Expression] = ("micro",),
     strict: bool = False,
 ) -> ClipTable:
-    """`read_dataset`, possibly without a clip."""
+    """Like `read_dataset`, but the table may be empty."""
     root = check_folder(root)
     if dataset == "auto":
         dataset, _ = recognise(root, annotation)
@@ -106,7 +106,7 @@ def read_datasets(
     With one root this is `read_dataset`. With several, each is recognised by itself and read with the
     annotation in its own folder; paths of frames become relative to the folder that holds all roots.
 
-    Raises ValueError also if several roots come with a dataset's name or an annotation.
+    Also raises ValueError if `dataset` or `annotation` is given with several roots.
     """
     if not roots:
         raise ValueError("roots expected at least one folder of data, got none")

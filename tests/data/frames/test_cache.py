@@ -162,6 +162,16 @@ def test_a_file_that_changes_while_it_is_read_is_a_fault(
     assert "changed while it was read" in left.faults[0].what
 
 
+def test_a_bar_for_chunks_only_where_there_are_some(
+    table: ClipTable, cache: Cache, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    load_frames(table, SAMPLING, SIZE, cache=cache)
+    said = capfd.readouterr().err
+    assert "make frames" in said and "check frames" not in said
+    load_frames(table, SAMPLING, SIZE, cache=new(tmp_path))
+    assert "check frames" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("where", ["header", "array", "end", "cut", "empty", "foreign", "longer", "zeros"])
 def test_damage_is_found_and_made_good(
     table: ClipTable,
@@ -463,7 +473,7 @@ def test_bad_files_are_faults_through_the_cache_too(
         assert left.clips["subject"].tolist() == ["s5"]
         wrong = [
             *("truncated after", "the file is empty", "at most 64000000 pixels, got 50000 x 50000"),
-            *("it is not a plain file", "a path inside the root"),
+            *("got: not a plain file", "a path inside the root"),
         ]
         assert all(word in fault.what for word, fault in zip(wrong, left.faults, strict=True))
         assert len(decoded) == 24 - 5 and len(store) == 19
@@ -481,4 +491,4 @@ def test_a_folder_without_permission_is_a_fault(table: ClipTable, open_folder: P
     (data / "closed").chmod(0)
     with as_nobody():
         left, _ = load(clips, Cache(folder=open_folder / "nowhere", limit=10**9))
-    assert left.clips["subject"].tolist() == ["s1"] and "Permission denied" in left.faults[0].what
+    assert left.clips["subject"].tolist() == ["s1"] and "got: permission denied" in left.faults[0].what

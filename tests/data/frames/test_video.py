@@ -73,7 +73,7 @@ def test_bad_videos_are_faults(tmp_path: Path) -> None:
     assert left.clips["subject"].tolist() == ["s7"]
     wrong = [
         *("ends or is damaged after 20 frames", "cannot open it", "a readable video"),
-        *("is empty", "begins with 66 66 63 6f", "No such file", "inside the root"),
+        *("is empty", "begins with 66 66 63 6f", "got: no such file", "inside the root"),
     ]
     for word, fault in zip(wrong, left.faults, strict=True):
         assert word in fault.what, fault

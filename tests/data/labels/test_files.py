@@ -27,9 +27,9 @@ def test_names() -> None:
         ValueError, match=r"--labels expected one of emotion7, .*megc2019, or .* got 'emotion5'"
     ):
         label_set("emotion5")
-    with pytest.raises(ValueError, match=r"nowhere.csv: expected a table, No such file"):
+    with pytest.raises(ValueError, match=r"nowhere.csv: expected a table, got: no such file"):
         label_set("nowhere.csv")
-    with pytest.raises(ValueError, match=r"nowhere.json: expected a label file, No such file"):
+    with pytest.raises(ValueError, match=r"nowhere.json: expected a label file, got: no such file"):
         label_set("nowhere.json")
 
 

@@ -108,7 +108,7 @@ def test_an_unusable_apex_becomes_the_middle_frame(tmp_path: Path, apex: Any) ->
         ({"offset": 10**14}, "clip expected at most 600 frames"),
         ({"offset": 10**40}, "expected integers"),
         ({"emotion": ""}, "emotion expected a word, got a blank"),
-        ({"filename": "z"}, "spNO.1/z/color: expected a folder of images, got No such file or directory"),
+        ({"filename": "z"}, "spNO.1/z/color: expected a folder of images, got: no such file or directory"),
         ({"subject": ""}, "subject expected the name of one folder inside the root, got ''"),
         ({"subject": ".."}, "subject expected the name of one folder inside the root, got '..'"),
         ({"subject": "/etc"}, "got '/etc'"),
@@ -171,7 +171,7 @@ def test_of_repeated_rows_the_first_usable_one_is_kept(tmp_path: Path) -> None:
     rows = [changed(offset=99), GOOD, changed(emotion="fear"), changed(offset=8)]
     table = read_casme3(copy_of(tmp_path, rows))
     assert table.clips["emotion"].tolist() == ["disgust"] and table.clips["offset"].tolist() == [9]
-    assert ["got those of an earlier row" in fault.what for fault in table.faults] == [False, True, True]
+    assert ["onset of an earlier row" in fault.what for fault in table.faults] == [False, True, True]
 
 
 def test_expression_types(tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_which_file_is_the_annotation(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"got annotation.csv, second.csv; name one with --annotation"):
         read_casme3(root)
     assert len(read_casme3(root, annotation=second)) == 1
-    with pytest.raises(ValueError, match=r"no-such.csv: expected an annotation file, No such file"):
+    with pytest.raises(ValueError, match=r"no-such.csv: expected an annotation file, got: no such file"):
         read_casme3(root, annotation=root / "no-such.csv")
     with pytest.raises(ValueError, match="no such folder"):
         read_casme3(tmp_path / "elsewhere")

@@ -200,8 +200,8 @@ def test_own_clips_have_their_own_words_and_kinds(tmp_path: Path) -> None:
         ({"path": "ann/../../x"}, "path expected"),
         ({"path": "C:\\x"}, "path expected"),
         ({"path": ""}, "path expected"),
-        ({"path": "nowhere"}, "nowhere: expected a folder of images, got No such file"),
-        ({"path": "nofilm.avi"}, "nofilm.avi: expected a video file, No such file"),
+        ({"path": "nowhere"}, "nowhere: expected a folder of images, got: no such file"),
+        ({"path": "nofilm.avi"}, "nofilm.avi: expected a video file, got: no such file"),
         ({"path": "empty.avi"}, "empty.avi: expected a video file, it is empty"),
         (
             {"path": "film.avi", "offset": 6},
