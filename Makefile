@@ -32,9 +32,9 @@ train: $(READY)
 	$(BIN)/hsta-fast synth --out $(DATA)
 	$(BIN)/hsta-fast train --data $(DATA) --name $(RUN) --resume $(TRAIN_FLAGS) $(EXTRA)
 
-# Two at a time: interpreted kernels take one core each. A file's tests stay together, as does what they share;
+# As many at a time as there are cores. A file's tests stay together, and so do their fixtures;
 # tests/conftest.py orders the files.
-PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
 test: $(READY)
 	$(PYTEST) $(PARALLEL) -m "not full and not gpu"

@@ -19,7 +19,7 @@ def identity(dataset: str, subject: str, clip: str, onset: int | None) -> str:
 
 
 def spelling_key(name: str) -> str:
-    """The key of a name, equal for all its spellings: the one rule for subjects, clips and folders.
+    """The key of a name, equal for all its spellings: the one rule, for people, clips and folders.
 
     Ignores case, whitespace, leading zeros, a trailing ".0", digit script, invisible characters, and which of
     . _ - separates; a name with a separator differs from one without.
@@ -41,10 +41,14 @@ def person_key(subject_id: str) -> str:
     return spelling_key(subject_id)
 
 
+def words_key(name: str) -> str:
+    """The key of a name of several words, equal for all spellings of each word; "1 1" is not "11"."""
+    return " ".join(map(spelling_key, name.split()))
+
+
 def clip_key(dataset: str, subject: str, clip: str, onset: str) -> str:
-    """The key of a clip, equal for all spellings of its names by the rule of `spelling_key`."""
-    words = [f"{dataset}/{subject}", *clip.split(), "|", *onset.split()]
-    return " ".join(map(spelling_key, words))
+    """The key of a clip, equal for all spellings of person, name and onset (`person_key`, `words_key`)."""
+    return f"{person_key(f'{dataset}/{subject}')} {words_key(clip)} | {words_key(onset)}"
 
 
 def subject_ids(clips: pd.DataFrame) -> pd.Series:

@@ -114,7 +114,6 @@ _WHOLE = {
     64: Config(rows=32, cols=32, stages=2, warps=8),
     128: Config(rows=32, cols=32, stages=2, warps=8),
 }
-KERNELS = tuple(_HALF)
 WIDTHS = tuple(_WHOLE)
 FLOAT32_PRECISIONS = ("bf16x6", "tf32", "ieee")
 

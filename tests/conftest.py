@@ -15,10 +15,6 @@ import torch
 # interpreted, on CPU tensors; with one, the same tests run the compiled kernels.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
-    if find_spec("triton"):
-        from tests.interpreter import quicken
-
-        quicken()
 
 
 # The slowest files, to run first: started last, they would run alone at the end.
@@ -30,6 +26,15 @@ SLOW = (
     "kernels/",
     "ops/",
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The quick suite runs a quicker interpreter; `make test-full` runs Triton's own."""
+    quick = "not full" in config.getoption("markexpr")
+    if quick and os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton"):
+        from tests.interpreter import quicken
+
+        quicken()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from hsta_fast.clips import clip_key, identity, natural_key, person_key, spelling_key, subject_ids
+from hsta_fast.clips import clip_key, identity, natural_key, person_key, spelling_key, subject_ids, words_key
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,10 @@ def test_a_name_of_two_data_sets_is_two_people() -> None:
     table = pd.DataFrame({"dataset": ["a", "b"], "subject": ["s1", "s1"]})
     assert subject_ids(table).tolist() == ["a/s1", "b/s1"]
     assert len(set(map(person_key, subject_ids(table)))) == 2
+
+
+def test_words_of_a_clip_stay_apart() -> None:
+    assert words_key("EP 1 1") == words_key("ep 01 1") != words_key("EP 11")
 
 
 def test_a_clip_key_does_not_mix_its_parts() -> None:

@@ -15,7 +15,7 @@ from ..clips import KEY, clip_key, natural_key, person_key
 from .folds import Fold
 from .predictions import read_text_table
 
-FOLD_COLUMNS = ("dataset", "subject", "clip", "onset", "fold", "part")
+FOLD_COLUMNS = (*KEY, "fold", "part")
 _LIST_COLUMNS = ("Subject", "Filename", "Onset")
 _TEST_LIST = re.compile(r"test_fold_([0-9]+)\.csv")
 

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from ..clips import KEY, clip_key, natural_key, person_key, subject_ids
+from ..clips import KEY, clip_key, natural_key, person_key, subject_ids, words_key
 from .fold_files import read_folds
 from .predictions import Predictions, read_text_table
 
@@ -132,7 +132,7 @@ def _with_keys(rows: pd.DataFrame, compared: set[str]) -> pd.DataFrame:
     names = zip(*(rows[name].astype(str) for name in KEY), strict=True)
     keys = pd.Series([clip_key(*name) for name in names], index=rows.index, dtype=object)
     people = person_keys(rows)
-    return rows.assign(key=keys, person_key=people, recording=people + " " + rows["clip"])
+    return rows.assign(key=keys, person_key=people, recording=people + " " + rows["clip"].map(words_key))
 
 
 def _trained_on(

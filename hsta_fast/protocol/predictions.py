@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from ..clips import KEY, natural_key
 
-NAMES = ("dataset", "subject", "clip", "onset", "fold")
+NAMES = (*KEY, "fold")
 LABELS = ("label", "predicted")
 MAX_CLASSES = 1000  # a larger label is taken for a mistake, not for a class
 _NUMBER = re.compile(r"[+-]?[0-9]{1,15}(?:\.0*)?")

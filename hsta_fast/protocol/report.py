@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..clips import natural_key, subject_ids
+from ..clips import KEY, natural_key, subject_ids
 from ..files import write_bytes, write_text
 from . import page, plots
 from .metrics import Scores, bootstrap_interval, majority_baseline, per_dataset, per_fold, score
@@ -21,7 +21,7 @@ from .predictions import load_predictions, read_text_table
 # Keys of config.json that have a meaning here; the report lists all others as settings.
 _NOTES, _NUM_FOLDS, _TRAIN_COUNTS, _LEAKY = "notes", "num_folds", "train_counts", "leaky"
 _CURVES = ("train_loss", "train_acc", "test_loss", "test_acc")
-_FAULTS = ("dataset", "subject", "clip", "onset", "what", "action")
+_FAULTS = (*KEY, "what", "action")
 _EPOCHS = {
     "last": "the last one, fixed in advance; none was chosen by looking at test clips.",
     "inner": "in each fold the best on inner folds of its training subjects; no test clip was looked at.",

@@ -105,16 +105,19 @@ def _read_header(text: bytes) -> tuple[str, list[str], list[int]]:
 def map_arrays(path: Path, spec: ArraySpec, begin: int, count: int) -> np.ndarray:
     """The arrays (count, *shape) that begin at byte `begin` of a file, mapped read-only.
 
-    The map is private, so nothing can write to the file through it. It holds no file open, unlike
-    `np.memmap`: a large cache has more chunks than a process may have open files.
+    The map is private, so nothing can write to the file through it; under a limit on a process's data
+    (RLIMIT_DATA) or without overcommit the system counts it as memory that could be written. It holds no file
+    open, unlike `np.memmap`: a large cache has more chunks than a process may have open files.
 
     Raises:
         OSError: the file cannot be mapped.
     """
     size = begin + count * spec.bytes_each
     try:
-        whole = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8, device="cpu")
-    except (RuntimeError, UnicodeError) as error:  # torch ends its message with the system's error number
+        with path.open("rb") as file:  # torch takes names in UTF-8 only, and paths may be others
+            name = f"/dev/fd/{file.fileno()}"
+            whole = torch.from_file(name, shared=False, size=size, dtype=torch.uint8, device="cpu")
+    except RuntimeError as error:  # torch ends its message with the system's error number
         code = re.search(r"\(([0-9]+)\)\s*$", str(error))
         raise OSError(int(code[1]) if code else 0, f"cannot be mapped: {error}") from error
     part = whole.numpy()[begin:].view(spec.dtype).reshape(count, *spec.shape)

@@ -156,9 +156,8 @@ def _declared_size(data: bytes) -> tuple[int, int]:
         image = reader(file)
         whole = _has_end(image, data, file.tell())
     except (SyntaxError, OSError, ValueError, OverflowError) as error:  # a header that ends or makes no sense
-        raise ValueError(
-            f"expected a whole image, its header is damaged or truncated after {len(data)} bytes ({error})"
-        ) from error
+        what = f"its header or metadata are damaged or truncated after {len(data)} bytes"
+        raise ValueError(f"expected a whole image, {what} ({error})") from error
     if not whole:
         raise ValueError(f"expected a whole image, the file is truncated after {len(data)} bytes")
     return image.size

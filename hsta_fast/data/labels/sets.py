@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from ...clips import KEY, identity, spelling_key
+from ...clips import KEY, identity, spelling_key, words_key
 from ..action_units import OBJECTIVE_CLASSES
 from ..clips import LEFT_OUT, ClipTable, Fault, fault_of
 
@@ -29,8 +29,8 @@ def dataset_id(name: str) -> str:
 
 
 def name_key(dataset: str, subject: str, clip: str) -> ClipName:
-    """The key of a clip's name, equal for all spellings of its subject and clip (see `spelling_key`)."""
-    return dataset, spelling_key(subject), spelling_key(clip)
+    """The key of a clip's name, equal for all spellings of its subject and clip."""
+    return dataset, spelling_key(subject), words_key(clip)
 
 
 def _key_of(clip: Mapping[Any, Any]) -> ClipName:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cv2
 
-from ...clips import spelling_key
+from ...clips import words_key
 from ...files import inside, reason
 from ..frames.video import check_container
 
@@ -196,7 +196,7 @@ class VideoFiles:
 
 
 class FolderNames:
-    """Folder names as spelled on disk, for the spellings of an annotation (see `spelling_key`)."""
+    """Folder names as spelled on disk, for the spellings of an annotation (see `words_key`)."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -212,7 +212,7 @@ class FolderNames:
         names = self._children[folder]
         if name in names:
             return name
-        found = [other for other in names if spelling_key(other) == spelling_key(name)]
+        found = [other for other in names if words_key(other) == words_key(name)]
         if len(found) > 1:
             raise ValueError(f"{folder or '.'}: expected one folder for {name!r}, got {', '.join(found)}")
         return found[0] if found else name

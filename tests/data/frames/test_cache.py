@@ -146,6 +146,16 @@ def test_a_changed_file_is_never_served_stale(table: ClipTable, cache: Cache, tm
     assert [name for name in before if before[name] != after[name]] == ["clips/2_1.jpg"]
 
 
+def test_a_folder_whose_name_is_no_utf8(table: ClipTable, tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/cach\xe9"))
+    for decoded in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            if not decoded:
+                patch.setattr(cv2, "imdecode", None)
+            _, store = load(table, Cache(folder=folder, limit=10**9))
+        assert in_memory(store) == 0
+
+
 def test_a_file_that_changes_while_it_is_read_is_a_fault(
     table: ClipTable, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,7 +149,9 @@ def test_damage_inside_a_png_is_found() -> None:
 def test_a_damaged_header_is_found() -> None:
     data = bytearray(WHOLE["png"])
     data[17] ^= 0xFF  # the width; its checksum is wrong now
-    with pytest.raises(ValueError, match="expected a whole image, its header is damaged or truncated after"):
+    with pytest.raises(
+        ValueError, match="expected a whole image, its header or metadata are damaged or truncated after"
+    ):
         decode_image(bytes(data))
 
 
