@@ -43,7 +43,7 @@ class FoldTraining:
 def fit(
     exp: Experiment, folder: FoldFolder, fold: Fold, stream: tuple[int, ...], epochs: int, title: str
 ) -> tuple[HSTA, np.ndarray]:
-    """Train on a fold for the first `epochs` epochs of a schedule of `cfg.epochs`; `folder` gets the files.
+    """Train for the first `epochs` epochs of a schedule of `cfg.epochs`; `folder` gets checkpoints, metrics.
 
     Returns:
         The model after the last epoch (with --select best-test-epoch: after the best one), and the class
@@ -141,7 +141,7 @@ def update_weights(training: FoldTraining, loss: Tensor, lr: float) -> None:
 
 
 def score_test_clips(training: FoldTraining, epoch: int) -> dict[str, float]:
-    """Test loss, accuracy; adds predictions to `training`, and --select best-test-epoch best weights too."""
+    """Test loss and accuracy; `training` keeps the predictions, with best-test-epoch the best weights too."""
     exp, test = training.exp, training.fold.test
     logits, truth = predict(exp, training.model, test), torch.from_numpy(exp.data.labels[test]).to(exp.device)
     predicted = logits.argmax(1)

@@ -128,8 +128,8 @@ def choose_epoch(exp: Experiment, folder: FoldFolder, number: int, title: str) -
         inner_folder = folder.inner(i)
         path = inner_folder.path / "answers.npy"
         if not path.exists():
-            # The trailing 1: SeedSequence ignores trailing zeros, so without it the draws before the first
-            # epoch, from (seed, n, i + 1, 0), would be those of outer epoch i + 1, from (seed, n, i + 1).
+            # The trailing 1: SeedSequence ignores trailing zeros, so without it the seed of the weights,
+            # (seed, number, i + 1, 0), would equal that of epoch i + 1 of the outer fold.
             stream, name = (number, i + 1, 1), f"{title}, inner {inner.name}"
             _, predicted = fit(exp, inner_folder, inner, stream, exp.cfg.epochs, name)
             write_atomically(path, partial(np.save, arr=predicted))

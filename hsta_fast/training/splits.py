@@ -59,7 +59,7 @@ def make_folds(cfg: TrainConfig, clips: ClipTable) -> tuple[list[Fold], list[str
 def inner_of(cfg: TrainConfig, clips: ClipTable, fold: Fold) -> list[Fold]:
     """The inner folds of the training part of `fold`, split by subject."""
     people, labels, train_only = subject_ids(clips.clips), clips.clips["label"], is_macro(clips)
-    num_subjects = people[fold.train][~train_only[fold.train]].nunique()
+    num_subjects = people.iloc[fold.train][~train_only[fold.train]].nunique()
     _check_number("--inner-folds", cfg.inner_folds, num_subjects, f"training subjects of fold {fold.name}")
     return inner_folds(fold, people, labels, cfg.inner_folds, cfg.seed, train_only=train_only)
 
