@@ -38,7 +38,11 @@ def _synth(config: Annotated[SynthConfig, tyro.conf.arg(name="")]) -> None:
 
 
 def _doctor(
-    roots: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    roots: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="PATH [PATH ...]", help_behavior_hint="(required)"),
+    ],
     /,
     dataset: DatasetName = "auto",
     annotation: Path | None = None,
@@ -61,6 +65,8 @@ def _doctor(
     try:
         if not roots:
             raise ValueError("doctor expected a folder, got none")
+        if not json and (absent := [root for root in roots if not root.exists()]):
+            raise ValueError(f"{absent[0]}: expected the folder of a dataset, got no such folder")
         found = doctor.examine(roots, dataset, annotation=annotation, official=official)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -73,7 +79,7 @@ def _prepare(recipe: Recipe = "paper", *, config: Settings) -> None:
     """Decode a run's frames ahead of it (same flags as train).
 
     Args:
-        recipe: sets the defaults shown here.
+        recipe: the paper's settings, or the published code's; other flags override them.
         config: the settings.
     """
     from .training.setup import fill_cache
@@ -85,7 +91,7 @@ def _train(recipe: Recipe = "paper", *, config: Settings) -> None:
     """Train and test under a subject-disjoint protocol.
 
     Args:
-        recipe: sets the defaults shown here.
+        recipe: the paper's settings, or the published code's; other flags override them.
         config: the settings.
     """
     from .training import runner
@@ -113,7 +119,7 @@ def _audit(
 ) -> None:
     """Score any predictions again, and look for shared subjects.
 
-    Exit status: 0 no leak, 1 a leak or an error, 2 it cannot be told.
+    Exit status: 0 no leak, 1 a leak or an error, 2 it cannot be told, or a wrong flag.
 
     Args:
         path: a csv with the columns label and predicted; dataset, subject, clip, onset, fold if known.
@@ -129,15 +135,13 @@ def _audit(
         sys.exit(status)
 
 
-def _ablate(
-    recipe: Recipe = "paper", table: str = "", rows: tuple[str, ...] = (), *, config: Settings
-) -> None:
+def _ablate(recipe: Recipe = "paper", rows: tuple[str, ...] = (), *, table: str, config: Settings) -> None:
     """Run the rows of one of the paper's tables.
 
     Args:
-        recipe: sets the defaults shown here.
+        recipe: the paper's settings, or the published code's; other flags override them.
+        rows: names of the rows to run, such as "video 0"; all by default.
         table: 1 to 7, or figure3.
-        rows: names of the rows to run; all by default.
         config: the settings.
     """
     from .training.ablate import ablate
@@ -201,9 +205,11 @@ def _run(args: Sequence[str]) -> None:
     """Parse the arguments and run the command.
 
     Raises:
-        ValueError: an unknown command.
+        ValueError: an unknown command, or a folder without --data.
     """
     name, commands = args[0], _commands(args)
+    if name in ("prepare", "train", "ablate") and args[1:] and not args[1].startswith("-"):
+        raise ValueError(f"{name} expected flags, got {args[1]!r}: --data gives the folder of the dataset")
     if name in commands:
         tyro.cli(commands[name], prog=f"hsta-fast {name}", args=args[1:])
     elif name == "--version":
@@ -222,11 +228,15 @@ def _list_commands(commands: dict[str, Callable[..., None]], args: Sequence[str]
         text = getdoc(getattr(function, "func", function)) or ""
         app.command(name=name, help=text.partition("\n")[0])(function)
     what = "Hierarchical Space-Time Attention for micro-expression recognition"
-    app.cli(prog="hsta-fast", description=f"{what}, version {hsta_fast.__version__}.", args=args)
+    app.cli(prog="hsta-fast", description=f"{what}, version {hsta_fast.__version__} (--version).", args=args)
 
 
 def main() -> None:
-    """Run the command that the arguments name; a mistake of the user is one line and exit status 1."""
+    """Run the command that the arguments name.
+
+    An error that we find is one line and exit status 1 (`doctor`: 2). One that tyro finds in the flags is a
+    box and exit status 2.
+    """
     args = sys.argv[1:] or ["--help"]
     try:
         _run(args)

@@ -315,7 +315,7 @@ def model_config(name: str, **overrides: Any) -> HSTAConfig:
         ValueError: an unknown name or field, or a value that does not fit.
     """
     if name not in _PRESETS:
-        raise ValueError(f"name expected one of {list_models()}, got {name!r}")
+        raise ValueError(f"name expected one of {', '.join(list_models())}, got {name!r}")
     known = [f.name for f in fields(HSTAConfig)]
     unknown = sorted(set(overrides) - set(known))
     if unknown:

@@ -33,7 +33,9 @@ def test_help_and_info(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
         with pytest.raises(SystemExit) as stop:
             run(monkeypatch, *words)
         assert stop.value.code == 0
-        listed = capsys.readouterr().out.split("(required)")[1].splitlines()
+        description, _, commands = capsys.readouterr().out.partition("(required)")
+        assert "--version" in description
+        listed = commands.splitlines()
         listed = [line for line in listed if any(letter.isalpha() for letter in line)]
         assert len(listed) == len(COMMANDS), "a line each"
         assert all(f" {command} " in line for command, line in zip(COMMANDS, listed, strict=True))
@@ -155,7 +157,15 @@ def test_strict_names_the_first_fault(monkeypatch: pytest.MonkeyPatch, copy: Pat
     [
         (("--num-frames", "5"), "multiple of the tubelet depth 2, got 5"),
         (("--image-size", "10"), "at least one patch of 16"),
-        (("--protocol", "kfold", "--folds", "9"), "9"),
+        (
+            ("--protocol", "kfold", "--folds", "9"),
+            "--folds expected 2 to 4, the number of subjects, got 9",
+        ),
+        (
+            ("--protocol", "published-folds", "--folds", "25"),
+            "--folds expected 2 to 24, the number of clips, got 25",
+        ),
+        (("--num-layers", "0"), "--num-layers expected a whole number >= 1, got 0"),
         (("--only", "nobody"), "--only expected folds of"),
         (("--device", "tpu"), "--device"),
         (("--name", "a/b"), "--name expected one folder name"),
@@ -179,6 +189,25 @@ def test_bad_settings_are_named(
     assert words in train(monkeypatch, copy, *flags)
 
 
+def test_an_unknown_model_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = refusal(monkeypatch, "train", "--data", "x", "--model", "hsta_big")
+    assert message == "error: --model expected one of hsta_tiny, hsta_small, hsta_base, got 'hsta_big'"
+
+
+def test_a_folder_without_its_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = refusal(monkeypatch, "train", "faces", "--epochs", "1")
+    assert message == "error: train expected flags, got 'faces': --data gives the folder of the dataset"
+
+
+def test_a_folder_that_cannot_be_created(monkeypatch: pytest.MonkeyPatch, copy: Path) -> None:
+    """A file is where a folder above it would have to be."""
+    below = copy / "annotation.csv" / "x"
+    message = train(monkeypatch, copy, "--runs", str(below), "--cache", "none")
+    assert f"--runs expected a folder that can be created, got {below}: " in message
+    message = refusal(monkeypatch, "synth", "--out", str(below))
+    assert f"--out expected a folder that can be created, got {below}: " in message
+
+
 def test_evaluate_of_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert "is not a run" in refusal(monkeypatch, "evaluate", str(tmp_path))
 
@@ -197,13 +226,24 @@ def test_audit_and_its_exit_status(
         run(monkeypatch, "audit", str(tmp_path / "by_clip.csv"), *words[2:])
     assert stop.value.code == 1
     assert "LEAK: 8 of 8 test clips (100%)" in capsys.readouterr().out
-    assert "nowhere.csv" in refusal(monkeypatch, "audit", str(tmp_path / "nowhere.csv"))
+    for path, got in ((tmp_path / "nowhere.csv", "no such file"), (tmp_path, "a folder")):
+        message = refusal(monkeypatch, "audit", str(path))
+        assert message == f"error: {path}: expected a csv file, got {got}"
 
 
-def test_ablate_expects_a_table_and_its_rows(monkeypatch: pytest.MonkeyPatch, faces: Path) -> None:
+def test_ablate_expects_a_table_and_its_rows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], faces: Path
+) -> None:
     words = ("ablate", "--data", str(faces))
-    assert "--table expected one of 1, 2, 3, 4, 5, 6, 7, figure3" in refusal(monkeypatch, *words)
-    assert "expected rows of a1, a2" in refusal(monkeypatch, *words, "--table", "2", "--rows", "b1")
+    with pytest.raises(SystemExit) as stop:
+        run(monkeypatch, *words)
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and "--table STR" in said and "--data" not in said
+    message = refusal(monkeypatch, *words, "--table", "8")
+    assert "--table expected one of 1, 2, 3, 4, 5, 6, 7, figure3, got '8'" in message
+    message = refusal(monkeypatch, *words, "--table", "1", "--rows", "nope", "video")
+    assert "--rows expected rows of 'video 0', 'video 1', " in message
+    assert message.endswith("'special 12', got 'nope', 'video'")
 
 
 def test_synth_refuses_a_folder_that_is_not_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -84,8 +84,11 @@ def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """Read a csv with at least these columns, every cell as str, so that a subject "007" stays "007".
 
     Raises:
-        ValueError: not a csv, a missing column, or rows with more cells than columns; names the file.
+        ValueError: no csv file, a missing column, or rows with more cells than columns; names the file.
     """
+    if path.is_dir() or not path.exists():
+        got = "a folder" if path.is_dir() else "no such file"
+        raise ValueError(f"{path}: expected a csv file, got {got}")
     expected = f"{path}: expected a csv with columns {', '.join(columns)}"
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False)

@@ -57,7 +57,7 @@ def chosen_faults(layout: str, names: Sequence[str]) -> tuple[str, ...]:
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(
-            f"faults of {layout} expected all, or names out of {', '.join(known)}, got {', '.join(unknown)}"
+            f"--faults of {layout} expected all, or names out of {', '.join(known)}, got {', '.join(unknown)}"
         )
     return tuple(names)
 

@@ -71,35 +71,35 @@ class SynthConfig:
     """Processes that render in parallel; 1 = only this one, 0 = one for each processor core."""
 
     def check(self) -> None:
-        """Raise ValueError, naming the setting, for the first setting that is out of range."""
+        """Raise ValueError, naming the flag, for the first setting that is out of range."""
         low, high = self.strength
         words = LAYOUTS[self.layout].words
         unknown = [word for word in self.emotions if word not in words]
         different = len(set(self.emotions)) == len(self.emotions)
         per_subject = self.clips_per_subject
         checks = (
-            (self.subjects >= 2, f"subjects expected at least 2, got {self.subjects}"),
-            (per_subject >= 1, f"clips_per_subject expected at least 1, got {per_subject}"),
-            (32 <= self.size <= 1024, f"size expected 32..1024 pixels, got {self.size}"),
+            (self.subjects >= 2, f"--subjects expected at least 2, got {self.subjects}"),
+            (per_subject >= 1, f"--clips-per-subject expected at least 1, got {per_subject}"),
+            (32 <= self.size <= 1024, f"--size expected 32..1024 pixels, got {self.size}"),
             # Beyond 4 pixels the field would fold the face over itself.
-            (0 < low <= high <= 4, f"strength expected 0 < low <= high <= 4 pixels, got ({low}, {high})"),
+            (0 < low <= high <= 4, f"--strength expected 0 < low <= high <= 4 pixels, got ({low}, {high})"),
             (
                 not unknown,
-                f"emotions of {self.layout} expected words out of {', '.join(words)}, "
+                f"--emotions of {self.layout} expected words out of {', '.join(words)}, "
                 f"got {', '.join(unknown)}",
             ),
-            (len(self.emotions) >= 2, f"emotions expected at least 2 words, got {len(self.emotions)}"),
-            (different, f"emotions expected different words, got {self.emotions}"),
-            (self.seed >= 0, f"seed expected 0 or more, got {self.seed}"),
-            (1 <= self.quality <= 100, f"quality expected 1..100, got {self.quality}"),
-            (self.processes >= 0, f"processes expected 0 or more, got {self.processes}"),
+            (len(self.emotions) >= 2, f"--emotions expected at least 2 words, got {len(self.emotions)}"),
+            (different, f"--emotions expected different words, got {self.emotions}"),
+            (self.seed >= 0, f"--seed expected 0 or more, got {self.seed}"),
+            (1 <= self.quality <= 100, f"--quality expected 1..100, got {self.quality}"),
+            (self.processes >= 0, f"--processes expected 0 or more, got {self.processes}"),
         )
         for valid, message in checks:
             if not valid:
                 raise ValueError(message)
         clips, faults = self.subjects * per_subject, chosen_faults(self.layout, self.faults)
         if len(faults) >= clips:
-            raise ValueError(f"faults expected fewer than the {clips} clips, got {len(faults)}")
+            raise ValueError(f"--faults expected fewer than the {clips} clips, got {len(faults)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -376,7 +376,11 @@ def render(cfg: SynthConfig) -> Path:
     if _is_finished(cfg, settings):
         print(f"{cfg.out}: already rendered with these settings, kept")
         return cfg.out
-    cfg.out.mkdir(parents=True, exist_ok=True)
+    try:
+        cfg.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror
+        raise OSError(f"--out expected a folder that can be created, got {cfg.out}: {reason}") from error
     # Written first: it marks the folder as ours if rendering is interrupted.
     write_text(cfg.out / "synthetic.json", settings)
     clips: dict[int, list[RenderedClip]] = {}

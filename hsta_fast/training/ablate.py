@@ -35,7 +35,8 @@ def ablate(cfg: TrainConfig, table: str, rows: Sequence[str] = ()) -> str:
         raise ValueError(f"--table expected one of {', '.join(EXPERIMENTS)}, got {table!r}")
     unknown = sorted(set(rows) - set(EXPERIMENTS[table]))
     if unknown:
-        raise ValueError(f"--rows expected rows of {', '.join(EXPERIMENTS[table])}, got {', '.join(unknown)}")
+        known, got = (", ".join(map(repr, names)) for names in (EXPERIMENTS[table], unknown))
+        raise ValueError(f"--rows expected rows of {known}, got {got}")
     requested, remarks = rows or list(EXPERIMENTS[table]), {}
     for row in requested:
         try:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ..data import LABEL_SETS, READERS, Apex, Balance, DatasetName, FlowMethod, SpecialFrame
-from ..model import BRANCHES, Head, HSTAConfig, model_config
+from ..model import BRANCHES, Head, HSTAConfig, list_models, model_config
 
 Protocol = Literal["loso", "kfold", "composite", "cross-dataset", "published-folds"]
 Select = Literal["last", "inner", "best-test-epoch"]
@@ -25,7 +25,7 @@ class TrainConfig:
     dataset: DatasetName = "auto"
     """Which dataset --data holds; auto: detect it from its files."""
     annotation: Path | None = None
-    """Annotation file, csv or xlsx, if the folder of --data holds several."""
+    """Annotation file, csv or xlsx, if the folder of --data holds none or several."""
     labels: str = "emotion7"
     """Label set: emotion7; emotion3 (negative, positive, surprise); objective7 (classes I to VII); megc2019
     (the composite of CASME II, SAMM and SMIC-HS); or a mapping file (.json or .csv)."""
@@ -170,13 +170,20 @@ class TrainConfig:
         for name, kind in (("protocol", Protocol), ("select", Select), ("dtype", Dtype)):
             choices = get_args(kind)
             require(getattr(self, name) in choices, name, f"one of {', '.join(choices)}")
+        require(self.model in list_models(), "model", f"one of {', '.join(list_models())}")
+        for name, least in (("num_layers", 1), ("n_special", 0), ("n_video", 0)):
+            value = getattr(self, name)
+            require(value is None or value >= least, name, f"a whole number >= {least}")
+        for name in ("dropout", "drop_path"):
+            require(0 <= getattr(self, name) < 1, name, "a number in [0, 1)")
+        require(bool(self.branches), "branches", f"{' or '.join(BRANCHES)}, or both")
         require(self.inner_folds >= 2, "inner_folds", "a whole number >= 2")
         needs = {"train_on": "cross-dataset", "test_on": "cross-dataset", "fold_files": "published-folds"}
         for name, protocol in needs.items():
             if getattr(self, name) and self.protocol != protocol:
                 flag = f"--{name.replace('_', '-')}"
                 raise ValueError(f"{flag} expected --protocol {protocol}, got --protocol {self.protocol}")
-        self.architecture(2)  # checks the model's settings
+        self.architecture(2)  # checks the model's settings together
 
     def cache_folder(self) -> Path | None:
         """The folder for decoded frames; None: they stay in memory."""

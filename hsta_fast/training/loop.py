@@ -43,7 +43,7 @@ class FoldTraining:
 def fit(
     exp: Experiment, folder: FoldFolder, fold: Fold, stream: tuple[int, ...], epochs: int, title: str
 ) -> tuple[HSTA, np.ndarray]:
-    """Train on a fold for `epochs` of the schedule's `cfg.epochs`; checkpoints and metrics go to `folder`.
+    """Train for the first `epochs` epochs of a schedule of `cfg.epochs`; `folder` gets checkpoints, metrics.
 
     Returns:
         The model after the last epoch (with --select best-test-epoch: after the best one), and the class
@@ -102,7 +102,7 @@ def train_epoch(training: FoldTraining, epoch: int) -> dict[str, float]:
         with exp.autocast():
             logits = training.model(**model_inputs(training.model, batch, device))
         loss = training.loss(logits.float(), label)
-        # Reading a number makes the CPU wait for the GPU, so there the loss is checked only now and then.
+        # Reading a number makes the CPU wait for the GPU, so on a GPU every 50th step only.
         if device.type == "cpu" or step % 50 == 0:
             check_finite(loss.item(), f"{where}, step {step + 1}", training.folder.state_file)
         update_weights(training, loss, lr)
@@ -141,7 +141,7 @@ def update_weights(training: FoldTraining, loss: Tensor, lr: float) -> None:
 
 
 def score_test_clips(training: FoldTraining, epoch: int) -> dict[str, float]:
-    """Loss and accuracy on the test clips; keeps the predictions, and the weights if they are the best."""
+    """Test loss and accuracy; `training` keeps the predictions, with best-test-epoch the best weights too."""
     exp, test = training.exp, training.fold.test
     logits, truth = predict(exp, training.model, test), torch.from_numpy(exp.data.labels[test]).to(exp.device)
     predicted = logits.argmax(1)
@@ -150,8 +150,7 @@ def score_test_clips(training: FoldTraining, epoch: int) -> dict[str, float]:
     training.predictions = torch.cat([training.predictions, predicted[None].cpu()])
     by_test_score = exp.cfg.select == "best-test-epoch"
     if by_test_score and best_epoch(truth.cpu(), training.predictions, logits.shape[1]) == epoch:
-        weights = training.model.state_dict()
-        training.best = {name: value.detach().cpu().clone() for name, value in weights.items()}
+        training.best = {k: v.detach().cpu().clone() for k, v in training.model.state_dict().items()}
     training.epochs_done = epoch + 1
     return {"test_loss": test_loss, "test_acc": (predicted == truth).float().mean().item()}
 
@@ -190,7 +189,8 @@ def load_checkpoint(training: FoldTraining) -> None:
         training.optimizer.load_state_dict(state["optimizer"])
         if state.get("scaler"):  # empty if saved on a device that needs no loss scale
             training.scaler.load_state_dict(state["scaler"])
-        training.predictions = state["predictions" if "predictions" in state else "answers"]  # older states
+        # Older states call them answers.
+        training.predictions = state["predictions" if "predictions" in state else "answers"]
         training.epochs_done, training.best = state["epoch"], state["best"]
     training.folder.truncate_metrics(training.epochs_done)
 

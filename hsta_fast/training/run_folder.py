@@ -6,7 +6,8 @@ runs/<name>/config.json        the resolved configuration, classes, folds and no
             clips.csv          the clips used; faults.csv: what was wrong with the dataset
             folds.csv          the clips that each fold tests or leaves out; it trains on the others
             folds/<n>/         metrics.jsonl, a line per epoch; state.pt while training, then
-                               model.safetensors and predictions.csv; inner/<k>/ of its inner folds
+                               model.safetensors and predictions.csv; inner/<k>/ of its inner folds, with
+                               answers.npy: the classes predicted after each epoch
             predictions.csv    all finished folds; metrics.jsonl, curves.png, confusion.png, summary.json,
                                report.html
 """
@@ -41,7 +42,7 @@ class RunFolder:
         path: the folder.
         config: what config.json will hold.
         resume: continue an existing run; otherwise the folder must be new.
-        shared: the main process lets other workers in.
+        shared: whether other workers open the folder too.
         is_main: False in those other workers, which open the folder after the main process.
 
     Raises:
@@ -58,15 +59,18 @@ class RunFolder:
             weakref.finalize(self, self._lock.close)
             _check_settings(config_file, config)
             return
-        if config_file.exists() and not resume:
-            raise ValueError(f"{path} exists: give --resume to continue it, or another --name")
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror
+            raise OSError(
+                f"--runs expected a folder that can be created, got {path.parent}: {reason}"
+            ) from error
         self._lock = _lock_run(path, shared=False)
         weakref.finalize(self, self._lock.close)
+        check_run(path, config, resume=resume)
         _delete_temporary_files(path)
-        if config_file.exists():
-            _check_settings(config_file, config)
-        else:
+        if not config_file.exists():
             write_text(config_file, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         if shared:
             lock_file(self._lock, shared=True)
@@ -99,7 +103,10 @@ class RunFolder:
             return
         before = pd.read_csv(path, dtype=str, keep_default_na=False)
         if before[columns].to_numpy().tolist() != folds[columns].astype(str).to_numpy().tolist():
-            raise ValueError(f"{self.path} was started on other folds than those made now")
+            raise ValueError(
+                f"{self.path} was started on other folds than those made now: give the same --folds, --seed "
+                "and data, or another --name"
+            )
 
     def fold(self, number: int) -> "FoldFolder":
         """The folder of fold `number` (0, 1, ...)."""
@@ -115,7 +122,8 @@ class RunFolder:
     def pool_predictions(self, num_folds: int) -> int:
         """Write predictions.csv of all finished folds, in their order, and metrics.jsonl of all folds.
 
-        Returns the number of finished folds; writes nothing if there is none.
+        Returns the number of finished folds; writes nothing if there is none. Deletes state.pt of finished
+        folds, whose models are saved.
         """
         folds = [self.fold(n) for n in range(num_folds)]
         finished = [fold for fold in folds if fold.finished]
@@ -125,7 +133,7 @@ class RunFolder:
                 self.path / "metrics.jsonl", "".join(line for fold in folds for line in fold.metrics())
             )
             self.write_table("predictions.csv", pd.concat(parts, ignore_index=True))
-        for fold in finished:  # their models are saved
+        for fold in finished:
             fold.state_file.unlink(missing_ok=True)
         return len(finished)
 
@@ -261,6 +269,16 @@ def as_read(config: dict[str, Any]) -> dict[str, Any]:
 def differing(before: dict[str, Any], now: dict[str, Any], ignore: Collection[str] = MAY_CHANGE) -> list[str]:
     """The names of the settings in `now` that differ from those in `before`, except `ignore`."""
     return [name for name, value in now.items() if name not in ignore and before.get(name) != value]
+
+
+def check_run(path: Path, settings: dict[str, Any], *, resume: bool) -> None:
+    """Raise ValueError if there is a run at `path` and it cannot be continued with `settings`."""
+    config_file = path / "config.json"
+    if not config_file.exists():
+        return
+    if not resume:
+        raise ValueError(f"{path} exists: give --resume to continue it, or another --name")
+    _check_settings(config_file, settings)
 
 
 def _check_settings(config_file: Path, config: dict[str, Any]) -> None:

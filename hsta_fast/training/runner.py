@@ -14,15 +14,15 @@ from ..data import describe_inputs
 from ..environment import info_text
 from ..files import write_atomically
 from ..protocol import best_epoch, table, write_report, write_seeds
-from .config import TrainConfig, leak_columns
+from .config import TrainConfig, leak_columns, to_json
 from .evaluate import predictions_table
 from .loop import fit, predict
-from .run_folder import FoldFolder, RunFolder
+from .run_folder import FoldFolder, RunFolder, check_run
 from .setup import Experiment, describe, first_faults, set_up
 from .splits import fold_parts, inner_of
 from .workers import workers
 
-# Seconds between two reports of an unfinished run, at least: a fold may take less time than a report.
+# The least time between two reports, in seconds: writing one may take longer than a fold.
 _REPORT_INTERVAL = 30.0
 
 
@@ -33,7 +33,7 @@ def main(cfg: TrainConfig) -> Path:
     seed is a run in a folder of its own inside the run's folder, and a table shows the scores of all.
 
     Raises:
-        ValueError: invalid settings or data, or a run folder that was made with others.
+        ValueError: invalid settings or data, or a run folder that was made with other settings.
         OSError: a file cannot be written; what was there before is untouched.
         NonFiniteLossError: the loss became NaN or infinite.
     """
@@ -54,6 +54,7 @@ def train_run(cfg: TrainConfig) -> Path:
     """`main` for one seed."""
     group = workers()
     cfg = replace(cfg, resume=cfg.resume or group.restarts > 0)
+    group.main_process_first(partial(check_before_reading, cfg))
     exp = set_up(cfg, device=group.device(cfg.device))
     run = group.main_process_first(partial(open_run, exp))
     train_folds(exp, run)
@@ -62,6 +63,12 @@ def train_run(cfg: TrainConfig) -> Path:
             update_report(exp, run)
         print(f"\n{table(run.path)}\n\nreport: {run.path / 'report.html'}")
     return run.path
+
+
+def check_before_reading(cfg: TrainConfig, is_main: bool) -> None:
+    """Raise ValueError for a run that exists and cannot be continued, before its frames are decoded."""
+    if is_main:
+        check_run(cfg.runs / cfg.name, to_json(cfg), resume=cfg.resume)
 
 
 def open_run(exp: Experiment, is_main: bool) -> RunFolder:
@@ -121,7 +128,8 @@ def choose_epoch(exp: Experiment, folder: FoldFolder, number: int, title: str) -
         inner_folder = folder.inner(i)
         path = inner_folder.path / "answers.npy"
         if not path.exists():
-            # More numbers than an outer fold has, so that no two trainings share random draws.
+            # The trailing 1: SeedSequence ignores trailing zeros, so without it the seed of the weights,
+            # (seed, number, i + 1, 0), would equal that of epoch i + 1 of the outer fold.
             stream, name = (number, i + 1, 1), f"{title}, inner {inner.name}"
             _, predicted = fit(exp, inner_folder, inner, stream, exp.cfg.epochs, name)
             write_atomically(path, partial(np.save, arr=predicted))

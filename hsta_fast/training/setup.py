@@ -128,10 +128,10 @@ def fill_cache(cfg: TrainConfig) -> str:
     counts = ", ".join(f"{len(set(items.places))} {name}" for name, items in cached.items())
     size = sum(sum(part.nbytes for part in items.parts) for items in cached.values())
     summary = f"{cache.folder}: {len(data)} clips, {counts}, {size / 1e6:.0f} MB, checked"
-    return "\n".join([summary, *first_faults(data.table)])
+    return "\n".join([summary, *first_faults(data.table, ", all listed by hsta-fast doctor")])
 
 
-def first_faults(clips: ClipTable, where: str = "") -> list[str]:
+def first_faults(clips: ClipTable, where: str) -> list[str]:
     """Lines with the number of faults and the first ones; where: a phrase that says where all of them are."""
     if not clips.faults:
         return []
@@ -145,7 +145,9 @@ def roots_of(cfg: TrainConfig) -> tuple[Path, ...]:
 
 
 def with_data_roots(cfg: TrainConfig, data: Sequence[Path]) -> TrainConfig:
-    """`cfg` with its datasets in the folders `data`, in the same order; an annotation in the first moves too.
+    """`cfg` with its datasets in the folders `data`, in the same order.
+
+    An annotation inside the first folder is looked for in its new place.
 
     Raises:
         ValueError: the number of folders differs.
@@ -211,7 +213,7 @@ def pick_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype, str
 def describe(exp: Experiment) -> dict[str, Any]:
     """The contents of config.json: the settings, and what follows from them on these data.
 
-    All of it, sentences too, is compared on --resume: with another wording an older run could not continue.
+    --resume compares this (except MAY_CHANGE): rewording a sentence here stops older runs from continuing.
     """
     cfg, notes = exp.cfg, []
     if any((root / "synthetic.json").exists() for root in roots_of(cfg)):

@@ -40,9 +40,11 @@ def make_folds(cfg: TrainConfig, clips: ClipTable) -> tuple[list[Fold], list[str
     if cfg.protocol == "cross-dataset":
         return cross_dataset(people, table["dataset"], cfg.train_on, cfg.test_on, train_only=train_only), []
     if cfg.protocol == "kfold":
+        _check_number("--folds", cfg.folds, people[~train_only].nunique(), "subjects")
         return k_folds_by_subject(people, labels, cfg.folds, cfg.seed, train_only=train_only), []
     missing = 0
     if cfg.fold_files is None:
+        _check_number("--folds", cfg.folds, int((~train_only).sum()), "clips")
         folds = folds_by_clip(len(clips), cfg.folds, cfg.seed, train_only=train_only)
     else:
         folds, missing = read_folds(cfg.fold_files, table, macro=cfg.macro)
@@ -56,8 +58,16 @@ def make_folds(cfg: TrainConfig, clips: ClipTable) -> tuple[list[Fold], list[str
 
 def inner_of(cfg: TrainConfig, clips: ClipTable, fold: Fold) -> list[Fold]:
     """The inner folds of the training part of `fold`, split by subject."""
-    people, labels = subject_ids(clips.clips), clips.clips["label"]
-    return inner_folds(fold, people, labels, cfg.inner_folds, cfg.seed, train_only=is_macro(clips))
+    people, labels, train_only = subject_ids(clips.clips), clips.clips["label"], is_macro(clips)
+    num_subjects = people.iloc[fold.train][~train_only[fold.train]].nunique()
+    _check_number("--inner-folds", cfg.inner_folds, num_subjects, f"training subjects of fold {fold.name}")
+    return inner_folds(fold, people, labels, cfg.inner_folds, cfg.seed, train_only=train_only)
+
+
+def _check_number(flag: str, folds: int, largest: int, what: str) -> None:
+    """Raise ValueError, naming the flag, unless there are 2 to `largest` folds."""
+    if not 2 <= folds <= largest:
+        raise ValueError(f"{flag} expected 2 to {largest}, the number of {what}, got {folds}")
 
 
 def fold_parts(clips: ClipTable, folds: Sequence[Fold]) -> pd.DataFrame:

@@ -1,9 +1,10 @@
 """The worker processes that train one run together: which one this is, and how they start.
 
 `torchrun` starts them (or anything that sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT). They communicate
-once per run, through torch.distributed's store: the main process says when it has created the run's folder.
-After that, locks on the folders of the folds (`FoldFolder.try_acquire`) decide who trains which fold; the
-operating system releases a lock however the process ends. All processes must see the same disk.
+twice per run, through torch.distributed's store: the main process says whether the run may start, and when it
+has created the run's folder. After that, locks on the folders of the folds (`FoldFolder.try_acquire`) decide
+who trains which fold; the operating system releases a lock however the process ends. All processes must see
+the same disk.
 """
 
 import os
@@ -21,9 +22,9 @@ Result = TypeVar("Result")
 
 
 class Workers:
-    """The processes that were started together, as one of them sees it; a single process has size 1.
+    """The processes that were started together, seen from one of them; a single process has size 1.
 
-    rank: 0..size - 1; local_rank: the same among those of this machine; restarts: how often the launcher has
+    rank: 0..size - 1; local_rank: its number on this machine; restarts: how often the launcher has
     restarted all of them after one ended.
     """
 
@@ -73,7 +74,7 @@ class Workers:
         return function(False)
 
 
-@cache  # processes can meet at one address only once
+@cache  # a second rendezvous at the same address would fail
 def workers() -> Workers:
     """The workers that this process was started with."""
     size, restarts = _number("WORLD_SIZE", 1), _number("TORCHELASTIC_RESTART_COUNT", 0)

@@ -109,6 +109,9 @@ def test_unusable_copies(
     assert status == 2 and "unusable: " in out and "2 faults" in out and out.count("clip left out") == 2
     status, out, err = doctor(monkeypatch, capsys)
     assert status == 2 and "doctor expected a folder" in err
+    status, out, err = doctor(monkeypatch, capsys, tmp_path / "nowhere")
+    assert (status, out) == (2, "")
+    assert err == f"error: {tmp_path / 'nowhere'}: expected the folder of a dataset, got no such folder\n"
     status, out, err = doctor(monkeypatch, capsys, tmp_path, "--official", tmp_path / "no.csv")
     assert status == 2 and "no.csv" in err and out == ""
 

@@ -102,10 +102,10 @@ def test_interrupted_rendering_is_repeated(tmp_path: Path) -> None:
         (
             "smic",
             ("apex-slash",),
-            "faults of smic expected all, or .* onset-blank, .*, got apex-slash",
+            "--faults of smic expected all, or .* onset-blank, .*, got apex-slash",
         ),
         ("casme3", ("second-expression", "none"), "names out of .*, got second-expression, none"),
-        ("casme3", ("frame-empty",) * 24, "faults expected fewer than the 24 clips, got 24"),
+        ("casme3", ("frame-empty",) * 24, "--faults expected fewer than the 24 clips, got 24"),
     ],
 )
 def test_impossible_faults_are_named(

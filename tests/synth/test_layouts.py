@@ -137,6 +137,6 @@ def test_the_same_settings_are_kept(
 
 @pytest.mark.parametrize(("layout", "word"), [("casme2", "anger"), ("smic", "others")])
 def test_emotions_that_a_dataset_lacks_are_named(tmp_path: Path, layout: Any, word: str) -> None:
-    wanted = f"emotions of {layout} expected words out of .*, got {word}"
+    wanted = f"--emotions of {layout} expected words out of .*, got {word}"
     with pytest.raises(ValueError, match=wanted):
         render(SynthConfig(out=tmp_path / "x", layout=layout, emotions=("happy", word)))

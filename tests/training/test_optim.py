@@ -102,7 +102,10 @@ def test_the_recipes_differ_where_the_sources_do() -> None:
         ({"name": "../x"}, "--name expected one folder name"),
         ({"epochs": 0}, "--epochs expected a whole number >= 1, got 0"),
         ({"lr": 0.0}, "--lr expected a number > 0"),
-        ({"model": "x"}, "one of"),
+        ({"model": "x"}, "--model expected one of hsta_tiny, hsta_small, hsta_base, got 'x'"),
+        ({"n_video": -1}, "--n-video expected a whole number >= 0, got -1"),
+        ({"drop_path": 1.0}, r"--drop-path expected a number in \[0, 1\), got 1.0"),
+        ({"branches": ()}, r"--branches expected special or video, or both, got \(\)"),
         ({"speed": 3}, "settings expected fields of TrainConfig, got speed"),
     ],
 )

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,10 @@ def test_a_run_goes_on_with_the_folds_and_clips_it_was_started_on_alone(
     rows = pd.read_csv(files)
     rows["fold"] = 3 - rows["fold"]
     rows.to_csv(files, index=False)
-    with pytest.raises(ValueError, match="y was started on other folds"):
+    with pytest.raises(
+        ValueError,
+        match="y was started on other folds .* give the same --folds, --seed",
+    ):
         runner.main(make_config(**by_clip, resume=True))
 
 
@@ -266,6 +270,8 @@ def test_inner_folds_choose_the_epoch_without_the_test_clips(make_config: MakeCo
     exp = set_up(cfg)
     parts = inner_of(exp.cfg, exp.data.table, exp.folds[0])
     predicted = [np.load(run / "folds" / "01" / "inner" / f"{i + 1:02d}" / "answers.npy") for i in range(2)]
+    with pytest.raises(ValueError, match="--inner-folds expected 2 to 2, the number of training subjects of"):
+        inner_of(replace(cfg, inner_folds=9), exp.data.table, exp.folds[0])
     assert [array.shape for array in predicted] == [(4, len(part.test)) for part in parts]
     truth = np.concatenate([exp.data.labels[part.test] for part in parts])
     assert epoch == best_epoch(truth, np.concatenate(predicted, axis=1), 3) + 1

@@ -180,10 +180,12 @@ def test_finished_folds_are_not_repeated(make_config: MakeConfig) -> None:
 
 def test_a_run_is_neither_overwritten_nor_continued_otherwise(make_config: MakeConfig) -> None:
     runner.main(make_config(epochs=1, name="mine", only=("1",)))
-    with pytest.raises(ValueError, match="mine exists: give --resume"):
-        runner.main(make_config(epochs=1, name="mine"))
-    with pytest.raises(ValueError, match=r"cannot be continued: .*lr was 0\.001, is 0\.1"):
-        runner.main(make_config(epochs=1, name="mine", only=("1",), lr=0.1, resume=True))
+    nowhere = make_config().runs / "nowhere"  # both are said before any data are read
+    for changes in ({}, {"data": nowhere}):
+        with pytest.raises(ValueError, match="mine exists: give --resume"):
+            runner.main(make_config(epochs=1, name="mine", **changes))
+        with pytest.raises(ValueError, match=r"cannot be continued: .*lr was 0\.001, is 0\.1"):
+            runner.main(make_config(epochs=1, name="mine", only=("1",), lr=0.1, resume=True, **changes))
 
 
 def test_two_processes_do_not_train_the_same_run(make_config: MakeConfig) -> None:
@@ -360,6 +362,8 @@ def test_faulty_clips_are_listed_and_strict_raises(
     faults = pd.read_csv(run / "faults.csv")
     assert len(faults) == 1 and "truncated" in faults["what"][0] and faults["action"][0] == "clip left out"
     assert len(read_predictions(run / "predictions.csv")) == 23
+    filled = fill_cache(make_config(data=copy))
+    assert "1 faults of the dataset, all listed by hsta-fast doctor; the first ones:\n" in filled
     with pytest.raises(ValueError, match=f"{row['Onset']}.jpg"):
         runner.main(make_config(data=copy, epochs=1, name="strict", strict=True))
 
