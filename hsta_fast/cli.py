@@ -1,7 +1,8 @@
 """The command line: arguments only.
 
-The commands are tyro's subcommands, made from the functions below. A function imports what it runs, so that
-help and mistakes in the arguments do not wait for scikit-learn and matplotlib.
+Each command is a function below, whose arguments and help tyro makes from its signature; so is the list of
+commands in `hsta-fast --help`. A function imports what it runs, so that help and mistakes in the arguments do
+not wait for scikit-learn and matplotlib.
 """
 
 import argparse
