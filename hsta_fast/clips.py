@@ -14,15 +14,15 @@ KEY = ("dataset", "subject", "clip", "onset")
 
 
 def identity(dataset: str, subject: str, clip: str, onset: int | None) -> str:
-    """The one-line name of a clip in messages, and the text that seeds its randomness at test time."""
+    """The one-line name of a clip in messages, which also seeds its random frames at test time."""
     return f"{dataset} {subject}/{clip} onset {'?' if onset is None else onset}"
 
 
 def spelling_key(name: str) -> str:
     """The key of a name, equal for all its spellings: the one rule, for people, clips and folders.
 
-    Ignores case, whitespace, leading zeros, a trailing ".0", digit script, invisible characters, and which of
-    . _ - separates; a name with a separator differs from one without.
+    Ignores case, whitespace, leading zeros, a trailing ".0" (not "_0"), digit script, invisible characters,
+    and which of . _ - separates; a name with a separator differs from one without.
     """
     plain = unicodedata.normalize("NFKC", name).casefold()
     visible = [

@@ -210,7 +210,9 @@ def _projection(width_in: int, width_out: int) -> nn.Sequential:
 
 
 def _has_hooks(module: nn.Module, *kinds: str) -> bool:
-    return any(getattr(module, f"_{kind}_hooks") for kind in kinds)
+    """Whether hooks of these kinds, or hooks of all modules, run when `module` is called."""
+    own = any(getattr(module, f"_{kind}_hooks") for kind in kinds)
+    return own or nn.modules.module._has_any_global_hook()
 
 
 def reason_to_copy(
@@ -280,11 +282,7 @@ class CrossmodalSpaceTimeAttention(nn.Module):
         check_shape("video", video, (special.shape[0], None, self.widths[1]), "(B, N_1 + 1, C_1)")
         rows = min(special.shape[1], video.shape[1])
         check(rows > 0, "special and video", "a CLS row in each state", "a state without rows")
-        # A backward hook on this module turns its inputs into views. Hooks on `fusion` run in its `forward`,
-        # which the path in place does not call.
-        kinds = ("forward", "forward_pre", "backward", "backward_pre")
-        hooked = _has_hooks(self, "backward") or any(_has_hooks(block, *kinds) for block in self.fusion)
-        if self.inplace and not torch.compiler.is_compiling() and not hooked:
+        if self._may_run_in_place():
             return self._in_place(special, video)
         given = (special, video)
         out = []
@@ -293,6 +291,16 @@ class CrossmodalSpaceTimeAttention(nn.Module):
             cls = self.revert_projs[a](attended).unsqueeze(1)
             out.append(torch.cat([cls.to(given[a].dtype), given[a][:, 1:]], dim=1))
         return out[0], out[1]
+
+    def _may_run_in_place(self) -> bool:
+        """Whether `_in_place` computes what `forward` promises; `reason_to_copy` asks about the states."""
+        if not self.inplace or torch.compiler.is_compiling():  # the compiler plans the memory
+            return False
+        # A backward hook on this module turns its inputs into views. Hooks on `fusion` run in its `forward`,
+        # which the path in place does not call.
+        kinds = ("forward", "forward_pre", "backward", "backward_pre")
+        hooked = (_has_hooks(block, *kinds) for block in self.fusion)
+        return not (_has_hooks(self, "backward", "backward_pre") or any(hooked))
 
     def _in_place(self, special: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
         for name, state in {"special": special, "video": video}.items():

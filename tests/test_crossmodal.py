@@ -365,7 +365,20 @@ def tiny(device: str = "cpu") -> tuple[HSTA, dict[str, Tensor]]:
     return model, {name: torch.zeros(2, 3, T, 48, 48, device=device) for name, T in frames.items()}
 
 
-@pytest.mark.parametrize("watch", ["nothing", "forward hook", "retained gradient", "backward hook"])
+# Torch says of a hook of all modules that some return a dict and that some inputs need no gradient.
+@pytest.mark.filterwarnings("ignore:For backward hooks to be called", "ignore:Full backward hook is firing")
+@pytest.mark.parametrize(
+    "watch",
+    [
+        "nothing",
+        "forward hook",
+        "retained gradient",
+        "backward hook",
+        "backward pre-hook",
+        "forward hook of all modules",
+        "backward hook of all modules",
+    ],
+)
 def test_states_seen_by_hooks_are_not_overwritten(watch: str) -> None:
     """The output of the last USTA layer before CSTA stays as a hook received it."""
     torch.manual_seed(0)
@@ -374,20 +387,33 @@ def test_states_seen_by_hooks_are_not_overwritten(watch: str) -> None:
     layer = next(m for m in model.modules() if isinstance(m, HSTALayer))
     last = list(layer.blocks["1"].children())[-1]
     kept: list[tuple[Tensor, Tensor]] = []
-    if watch in ("forward hook", "retained gradient"):
+    handles: list[Any] = []
 
-        def keep(module: Any, given: Any, out: Tensor) -> None:
+    def keep(module: Any, given: Any, out: Tensor) -> None:
+        if module is last:
             kept.append((out, out.detach().clone()))
-            if watch == "retained gradient":
-                out.retain_grad()
+        if module is last and watch == "retained gradient":
+            out.retain_grad()
 
+    if watch in ("forward hook", "retained gradient"):
         last.register_forward_hook(keep)
-    elif watch == "backward hook":
+    elif watch == "forward hook of all modules":
+        handles.append(nn.modules.module.register_module_forward_hook(keep))
+    elif watch == "backward hook of all modules":
+        handles.append(nn.modules.module.register_module_full_backward_hook(lambda *_: None))
+    elif watch.startswith("backward"):
         for module in (last, layer.csta):
-            module.register_full_backward_hook(lambda *_: None)  # type: ignore[union-attr]
+            assert module is not None
+            if watch == "backward hook":
+                module.register_full_backward_hook(lambda *_: None)
+            else:
+                module.register_full_backward_pre_hook(lambda *_: None)
     logits = model(**frames)
     logits.sum().backward()
+    for handle in handles:
+        handle.remove()
     assert all(torch.equal(out, before) for out, before in kept)
+    assert bool(kept) == ("forward hook" in watch or watch == "retained gradient")
     assert watch != "retained gradient" or kept[0][0].grad is not None
     plain, _ = tiny()
     plain.load_state_dict(model.state_dict())

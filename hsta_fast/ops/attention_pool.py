@@ -265,8 +265,8 @@ def attention_pool(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """sum_j softmax_j(query . z_j) z_j, with z the layer-normed tokens (no affine) or the tokens themselves.
 
-    The tokens are read once in the forward and once in the backward, which writes their gradient. No other
-    tensor of their size is allocated.
+    With up to 16 queries the tokens are read once in the forward and once in the backward, which writes their
+    gradient (a small batch on a GPU reads them twice). No other tensor of their size is allocated.
 
     Args:
         query: (B, R, C). There is no scale: fold it into the query. More than 16 queries take several passes.

@@ -1,7 +1,7 @@
 """The training script: build the model and the optimiser, train a fold epoch by epoch, predict.
 
 Every random draw is seeded from (seed, fold, epoch), so no fold depends on another, and a training that was
-killed and is resumed from its last checkpoint gives the same numbers as an uninterrupted one.
+killed and is resumed from its last checkpoint gives (on the CPU) the numbers of an uninterrupted one.
 """
 
 import time
@@ -43,7 +43,7 @@ class FoldTraining:
 def fit(
     exp: Experiment, folder: FoldFolder, fold: Fold, stream: tuple[int, ...], epochs: int, title: str
 ) -> tuple[HSTA, np.ndarray]:
-    """Train for the first `epochs` epochs of a schedule of `cfg.epochs`; `folder` gets checkpoints, metrics.
+    """Train `epochs` epochs of a schedule of `cfg.epochs`; write checkpoints and metrics to `folder`.
 
     Returns:
         The model after the last epoch (with --select best-test-epoch: after the best one), and the class
@@ -141,7 +141,7 @@ def update_weights(training: FoldTraining, loss: Tensor, lr: float) -> None:
 
 
 def score_test_clips(training: FoldTraining, epoch: int) -> dict[str, float]:
-    """Test loss and accuracy; `training` keeps the predictions, with best-test-epoch the best weights too."""
+    """Test loss and accuracy; `training` gets the predictions, with best-test-epoch the best weights too."""
     exp, test = training.exp, training.fold.test
     logits, truth = predict(exp, training.model, test), torch.from_numpy(exp.data.labels[test]).to(exp.device)
     predicted = logits.argmax(1)

@@ -222,6 +222,9 @@ class _CacheFolder:
                 if not lock_file(lock, wait=False):
                     self.say("another process is filling it; waiting")
                     lock_file(lock)
+            except OSError as error:
+                self.say(f"{error}; continuing without a lock")
+            try:
                 for leftover in self.folder.glob(".*.tmp"):  # of a killed writer
                     if leftover.is_file():
                         leftover.unlink(missing_ok=True)
@@ -229,7 +232,7 @@ class _CacheFolder:
                 if not (self.folder / "recipe.json").exists():
                     write_text(self.folder / "recipe.json", words)
             except OSError as error:
-                self.say(f"{error}; continuing without a lock")
+                self.say(str(error))
             yield True
 
     def open_lock(self) -> IO[str]:

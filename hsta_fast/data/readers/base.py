@@ -45,7 +45,7 @@ EXPRESSION_TYPES: dict[str, Expression] = {
     "macro": "macro",
 }
 
-# A micro-expression lasts about half a second. 600 frames are 3 s at 200 frames per second, and more at any
+# A micro-expression lasts at most half a second. 600 frames are 3 s at 200 frames per second, and more at any
 # lower rate: a longer "clip" (the published CAS(ME)3 has one of 3455 frames) is an annotation error.
 MAX_MICRO_FRAMES = 600
 
@@ -128,8 +128,8 @@ def read_rows(
     expressions: the kinds of expression to read; rows of other kinds are skipped.
     strict: raise the first fault instead of listing it.
 
-    Every row that is not skipped becomes one clip of the table or one fault with the action `LEFT_OUT`; each
-    further expression in a row is one more such fault.
+    Every row that is not skipped becomes one clip of the table or one fault with the action `LEFT_OUT`. Each
+    further expression in a row that is kept is one more such fault.
     """
     unknown = [kind for kind in expressions if kind not in EXPRESSIONS]
     if unknown or not expressions:
