@@ -224,16 +224,21 @@ class _CacheFolder:
                     lock_file(lock)
             except OSError as error:
                 self.say(f"{error}; continuing without a lock")
-            try:
-                for leftover in self.folder.glob(".*.tmp"):  # of a killed writer
-                    if leftover.is_file():
-                        leftover.unlink(missing_ok=True)
-                words = json.dumps(self.spec.fingerprint, indent=2) + "\n"
-                if not (self.folder / "recipe.json").exists():
-                    write_text(self.folder / "recipe.json", words)
-            except OSError as error:
-                self.say(str(error))
+            else:
+                self.tidy()
             yield True
+
+    def tidy(self) -> None:
+        """Delete what a killed writer left, and write recipe.json. Needs the lock: others may write, too."""
+        assert self.folder is not None
+        try:
+            for leftover in self.folder.glob(".*.tmp"):
+                if leftover.is_file():
+                    leftover.unlink(missing_ok=True)
+            if not (self.folder / "recipe.json").exists():
+                write_text(self.folder / "recipe.json", json.dumps(self.spec.fingerprint, indent=2) + "\n")
+        except OSError as error:
+            self.say(str(error))
 
     def open_lock(self) -> IO[str]:
         """The file that writers lock. Another user's is opened read-only, which is enough to lock it."""
