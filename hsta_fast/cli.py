@@ -62,12 +62,14 @@ def _doctor(
         json: print one JSON object instead of text.
     """
     from .data import doctor
+    from .data.readers.folders import check_folder
 
     try:
         if not roots:
             raise ValueError("doctor expected a folder, got none")
-        if not json and (absent := [root for root in roots if not root.exists()]):
-            raise ValueError(f"{absent[0]}: expected the folder of a dataset, got no such folder")
+        if not json:  # with it, each folder is judged for itself
+            for root in roots:
+                check_folder(root)
         found = doctor.examine(roots, dataset, annotation=annotation, official=official)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

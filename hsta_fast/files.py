@@ -94,6 +94,20 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def make_folder(path: Path, flag: str, value: Path) -> None:
+    """Create the folder `path` and its parents, which the argument `flag` asks for with `value`.
+
+    Raises:
+        OSError: it cannot be created; one line naming the argument.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"{flag} expected a folder that can be created, got {value}: {reason(error)}"
+        ) from error
+
+
 def is_plain_name(name: str) -> bool:
     """Whether `name` is one file or folder name: no separator, no drive, no `..`, on any system."""
     path = PureWindowsPath(name)

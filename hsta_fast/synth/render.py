@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..files import write_text
+from ..files import make_folder, write_text
 from .face import Array, Variation, grid, margin_pixels, movement_field, random_face
 from .faults import chosen_faults, inject_faults
 from .layouts import EXPRESSIONS, LAYOUTS, RenderedClip
@@ -376,11 +376,7 @@ def render(cfg: SynthConfig) -> Path:
     if _is_finished(cfg, settings):
         print(f"{cfg.out}: already rendered with these settings, kept")
         return cfg.out
-    try:
-        cfg.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = error.strerror
-        raise OSError(f"--out expected a folder that can be created, got {cfg.out}: {reason}") from error
+    make_folder(cfg.out, "--out", cfg.out)
     # Written first: it marks the folder as ours if rendering is interrupted.
     write_text(cfg.out / "synthetic.json", settings)
     clips: dict[int, list[RenderedClip]] = {}

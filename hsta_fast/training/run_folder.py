@@ -24,7 +24,7 @@ import torch
 
 from ..checkpoint import read_weights
 from ..clips import KEY
-from ..files import lock_file, write_atomically, write_text
+from ..files import lock_file, make_folder, write_atomically, write_text
 from ..protocol import FOLD_COLUMNS, read_predictions
 
 # Fields that may change on --resume; `check_clips` verifies the data.
@@ -54,20 +54,13 @@ class RunFolder:
     ) -> None:
         self.path = path
         config_file = path / "config.json"
+        if is_main:
+            make_folder(path, "--runs", path.parent)
+        self._lock = _lock_run(path, shared=not is_main)
+        weakref.finalize(self, self._lock.close)
         if not is_main:
-            self._lock = _lock_run(path, shared=True)
-            weakref.finalize(self, self._lock.close)
             _check_settings(config_file, config)
             return
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            reason = error.strerror
-            raise OSError(
-                f"--runs expected a folder that can be created, got {path.parent}: {reason}"
-            ) from error
-        self._lock = _lock_run(path, shared=False)
-        weakref.finalize(self, self._lock.close)
         check_run(path, config, resume=resume)
         _delete_temporary_files(path)
         if not config_file.exists():

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..checkpoint import save_model
-from ..clips import subject_ids
+from ..clips import KEY, subject_ids
 from ..data import describe_inputs
 from ..environment import info_text
 from ..files import write_atomically
@@ -78,7 +78,7 @@ def open_run(exp: Experiment, is_main: bool) -> RunFolder:
     run = RunFolder(path, describe(exp), resume=cfg.resume, shared=shared, is_main=is_main)
     run.write_or_check_clips(clips.clips.assign(**leak_columns(cfg)))
     if is_main:
-        columns = ["dataset", "subject", "clip", "onset", "what", "action"]
+        columns = [*KEY, "what", "action"]
         faults = pd.DataFrame([asdict(fault) for fault in clips.faults], columns=columns)
         run.write_or_check_folds(fold_parts(clips, exp.folds).assign(**leak_columns(cfg)))
         run.write_table("faults.csv", faults.assign(**leak_columns(cfg)))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 
@@ -20,12 +21,27 @@ from ..frames.video import check_container
 ANY_NUMBERED = re.compile(r"(?:.*[^0-9])?([0-9]{1,15})", re.DOTALL)
 _IMAGE_TYPE = re.compile(r"\.(?:jpg|jpeg|png|bmp)", re.IGNORECASE)
 
+Found = TypeVar("Found")
+
 
 def check_folder(root: Path | str) -> Path:
     """`root` as a path; ValueError if it is not a folder."""
     if not os.path.isdir(root):
         raise ValueError(f"{root}: expected the folder of a dataset, got no such folder")
     return Path(root)
+
+
+def _remembered(known: dict[str, Found | ValueError], name: str, find: Callable[[str], Found]) -> Found:
+    """`find(name)`, called once for each name; what it raised is raised again."""
+    if name not in known:
+        try:
+            known[name] = find(name)
+        except ValueError as error:
+            known[name] = error
+    found = known[name]
+    if isinstance(found, ValueError):
+        raise found
+    return found
 
 
 @dataclass(frozen=True)
@@ -53,15 +69,7 @@ class FrameFolders:
 
     def listing(self, folder: str) -> Listing:
         """The images in `folder`, a path relative to the root; ValueError if it cannot be listed."""
-        if folder not in self._listed:
-            try:
-                self._listed[folder] = self._list(folder)
-            except ValueError as error:
-                self._listed[folder] = error
-        listing = self._listed[folder]
-        if isinstance(listing, ValueError):
-            raise listing
-        return listing
+        return _remembered(self._listed, folder, self._list)
 
     def all_files(self, folder: str) -> dict[int, str]:
         """Frame number -> file name of a folder that is one clip.
@@ -160,15 +168,7 @@ class VideoFiles:
 
     def length(self, path: str) -> int:
         """The number of frames that the file declares; ValueError if OpenCV cannot open it."""
-        if path not in self._lengths:
-            try:
-                self._lengths[path] = self._open(path)
-            except ValueError as error:
-                self._lengths[path] = error
-        length = self._lengths[path]
-        if isinstance(length, ValueError):
-            raise length
-        return length
+        return _remembered(self._lengths, path, self._open)
 
     def frames(self, path: str, onset: int, offset: int) -> tuple[str, ...]:
         """Frames onset..offset as "path#number"; ValueError if the file has fewer."""
