@@ -206,9 +206,10 @@ class HSTA(nn.Module):
 
     def _positions(self, d: int, shape: torch.Size) -> Tensor:
         """The table for frames of `shape` (B, 3, T, H, W) in the model's dtype, computed once per size."""
-        weight = cast(TubeletEmbed, self.patch_embed[str(d)]).proj.weight
-        grid = [size // p for size, p in zip(shape[2:], weight.shape[2:], strict=True)]
-        key = (1 + grid[0] * grid[1] * grid[2], weight.shape[0], weight.dtype, weight.device)
+        c, cls = self.config, self.cls_token[str(d)]
+        patch = (c.tubelet_depth, c.patch_sizes[d], c.patch_sizes[d])
+        grid = [size // p for size, p in zip(shape[2:], patch, strict=True)]
+        key = (1 + grid[0] * grid[1] * grid[2], c.widths[d], cls.dtype, cls.device)
         if key not in self._tables:
             # inference_mode off: a later training step must be able to use the same table.
             with torch.inference_mode(False):
