@@ -15,7 +15,7 @@ from . import ops
 from .ops.checks import check, check_shape
 from .ops.cls_cross_attention_inplace import cls_cross_attention_in_state, put_cls, take_cls
 from .ops.tubelet_embed import normalize
-from .replaced import any_global_hook, is_plain, warn_of_call
+from .replaced import any_global_hook, has_bias, is_plain, warn_of_call
 
 LN_EPS = 1e-6
 
@@ -69,7 +69,7 @@ class TubeletEmbed(nn.Module):
         return (
             is_plain(proj, nn.Conv3d)
             and not any_global_hook()
-            and proj._parameters["bias"] is not None
+            and has_bias(proj)
             and (proj.stride, proj.padding, proj.dilation) == (proj.kernel_size, (0, 0, 0), (1, 1, 1))
             and proj.groups == 1
         )
@@ -124,8 +124,7 @@ class SpaceTimeAttention(nn.Module):
         """(B, N, C) -> (B, N, C)."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         projection = self.qkv
-        own_bias = projection._parameters.get("bias") is not None
-        if is_plain(projection, nn.Linear) and not own_bias and not any_global_hook():
+        if is_plain(projection, nn.Linear) and not has_bias(projection) and not any_global_hook():
             qkv = F.linear(x, projection.weight, bias)  # the biases are added inside the product
         else:
             qkv = projection(x)
@@ -250,13 +249,13 @@ class CrossAttentionBlock(nn.Module):
         # `_modules` because the lookup of an attribute takes longer than all the rest.
         modules: dict[str, Any] = self._modules
         norm, attn = modules["norm1"], modules["attn"]
-        if any_global_hook() or not is_plain(norm, nn.LayerNorm) or norm._parameters["bias"] is None:
+        if any_global_hook() or not is_plain(norm, nn.LayerNorm) or not has_bias(norm):
             return "norm1", nn.LayerNorm
         if not is_plain(attn, CrossAttention):
             return "attn", CrossAttention
         for name in ("wq", "wk", "wv"):
             part = attn._modules[name]
-            if not is_plain(part, nn.Linear) or part._parameters["bias"] is None:
+            if not is_plain(part, nn.Linear) or not has_bias(part):
                 return f"attn.{name}", nn.Linear
         return None
 

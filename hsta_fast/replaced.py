@@ -39,6 +39,11 @@ def is_plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
     return weight in _PLAIN_WEIGHTS or not hasattr(weight, "__tensor_flatten__")
 
 
+def has_bias(module: nn.Module) -> bool:
+    """Whether a plain module has a bias, which in a replica of nn.DataParallel is not in `_parameters`."""
+    return module._parameters.get("bias", module) is not None
+
+
 def warn_of_call(owner: nn.Module, name: str, kind: type[nn.Module], cost: str) -> None:
     """Warn, once per process and class of `owner`, that its submodule `name` is called, and what it costs."""
     if torch.compiler.is_compiling() or type(owner).__name__ in _warned:  # a warning would break the graph

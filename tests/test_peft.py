@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import hsta_fast
 from hsta_fast import HSTA
+from hsta_fast.layers import CrossAttentionBlock
 from hsta_fast.model import IMAGENET_MEAN, IMAGENET_STD
 
 from .called_modules import called_logits, gradients, scalar
@@ -97,6 +98,7 @@ def test_logits_and_gradients_are_those_of_the_sum_of_weights(peft: Any, targets
         assert_same(model(video, special), plain(video, special))
     merged = model.merge_and_unload()
     assert list(merged.state_dict()) == list(plain.state_dict())
+    assert all(m.replaced() is None for m in merged.modules() if isinstance(m, CrossAttentionBlock))
     assert_same(merged(video, special), logits)
 
 
@@ -146,6 +148,9 @@ def test_merge_and_unmerge_and_a_second_adapter(peft: Any) -> None:
     second = model(*clip())
     assert not torch.allclose(second, first)
     assert_same(second, called_logits(model.get_base_model(), *clip()))
+    with torch.no_grad():  # each sample its own
+        mixed = model(*clip(), adapter_names=["default", "other"])
+    assert_same(mixed, torch.stack([first[0], second[1]]))
     model.base_model.set_adapter(["default", "other"])
     both = model(*clip())
     assert_same(both, called_logits(model.get_base_model(), *clip()))
