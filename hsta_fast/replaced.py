@@ -15,7 +15,7 @@ _warned: set[str] = set()
 
 def any_global_hook() -> bool:
     """Whether a hook of all modules is registered, which every call of a module runs."""
-    return nn.modules.module._has_any_global_hook()
+    return bool(nn.modules.module._has_any_global_hook())
 
 
 def is_plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
