@@ -144,7 +144,7 @@ def open_lock(path: Path) -> IO[str]:
             # Without O_CREAT, which Linux refuses for another user's file in a folder like /tmp.
             return path.open("r+")
         except PermissionError:
-            if not os.access(path.parent, os.W_OK):
+            if not os.access(path.parent, os.W_OK, effective_ids=True):
                 raise
             return path.open()
     share(path, path.parent, 0o666)
