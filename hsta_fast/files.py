@@ -6,7 +6,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path, PureWindowsPath
 from typing import IO, Any, BinaryIO
@@ -121,6 +121,34 @@ def inside(root: Path, relative: str) -> Path:
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise ValueError(f"expected a path inside the root, {relative!r} leads out of it")
     return path
+
+
+def share(path: Path, folder: Path, most: int) -> None:
+    """Give the file at `path` those permissions of `folder` that are in `most`, whatever the umask."""
+    with suppress(OSError):  # some file systems have no permissions
+        path.chmod(folder.stat().st_mode & most)
+
+
+def open_lock(path: Path) -> IO[str]:
+    """Open the file that processes lock; create it, if absent, for all who may write to its folder.
+
+    Another user's file is opened for reading, which is enough to lock it.
+
+    Raises:
+        OSError: it cannot be opened, or its folder cannot be written.
+    """
+    try:
+        file = path.open("x")
+    except FileExistsError:
+        try:
+            # Without O_CREAT, which Linux refuses for another user's file in a folder like /tmp.
+            return path.open("r+")
+        except PermissionError:
+            if not os.access(path.parent, os.W_OK, effective_ids=True):
+                raise
+            return path.open()
+    share(path, path.parent, 0o666)
+    return file
 
 
 def lock_file(file: IO[Any], *, shared: bool = False, wait: bool = True) -> bool:

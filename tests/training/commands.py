@@ -5,11 +5,12 @@ import os
 from tests.forked import Forked
 
 
-def start(*words: object, before: str = "", **environment: str) -> Forked:
-    """`hsta-fast words`, after the code `before`."""
+def start(*words: object, before: str = "", preload: str = "", **environment: str) -> Forked:
+    """`hsta-fast words`, after the code `before`; `preload` as for `Forked`."""
     code = f"{before}\nfrom hsta_fast.cli import main; main()"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return Forked(code, words, environment=environment, imported=("hsta_fast.cli",))
+    imported = ("hsta_fast.cli",)
+    return Forked(code, words, environment=environment, imported=imported, preload=preload)
 
 
 def output(*words: object) -> str:
