@@ -90,8 +90,11 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8, atomically."""
-    write_bytes(path, text.encode())
+    r"""Write `text` to `path` as UTF-8, atomically.
+
+    A name from a disk may hold bytes that are no UTF-8; these are written as \udce9, in JSON its escape.
+    """
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def make_folder(path: Path, flag: str, value: Path) -> None:
