@@ -104,14 +104,14 @@ class HSTAConfig:
         return tuple(BRANCHES.index(branch) for branch in self.branches)
 
 
-def position_table(num_positions: int, width: int) -> Tensor:
+def position_table(num_positions: int, width: int, device: torch.device | str = "cpu") -> Tensor:
     """The fixed sine / cosine table (1, num_positions, width) in float64; position 0 is the CLS.
 
     angle(pos, j) = pos / 10000 ** (2 (j // 2) / width), sine for even j, cosine for odd j.
     """
-    channel = torch.arange(width, dtype=torch.float64)
+    channel = torch.arange(width, dtype=torch.float64, device=device)
     rate = 10000.0 ** (2 * (channel // 2) / width)
-    angle = torch.arange(num_positions, dtype=torch.float64).unsqueeze(1) / rate
+    angle = torch.arange(num_positions, dtype=torch.float64, device=device).unsqueeze(1) / rate
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).unsqueeze(0)
 
 
@@ -151,8 +151,9 @@ class HSTALayer(nn.Module):
             block: nn.Module | None = None
             for block in cast(nn.ModuleList, blocks):
                 x = block(x)
-            if self.csta is not None and reason_to_copy(x, given=states[d], made_by=block) is not None:
-                x = x.clone()  # CSTA overwrites its inputs
+            overwritten = self.csta is not None and self.csta.writes_into_states()
+            if overwritten and reason_to_copy(x, given=states[d], made_by=block) is not None:
+                x = x.clone()
             out[d] = x
         if self.csta is not None:
             out["0"], out["1"] = self.csta(out["0"], out["1"])
@@ -218,11 +219,14 @@ class HSTA(nn.Module):
         """The table for frames of `shape` (B, 3, T, H, W) in the model's dtype, computed once per size."""
         weight = cast(TubeletEmbed, self.patch_embed[str(d)]).proj.weight
         grid = [size // p for size, p in zip(shape[2:], weight.shape[2:], strict=True)]
-        key = (1 + grid[0] * grid[1] * grid[2], weight.shape[0], weight.dtype, weight.device)
+        size = 1 + grid[0] * grid[1] * grid[2], weight.shape[0]
+        if torch.compiler.is_compiling():  # a cache would be guarded: one more graph for every size
+            return position_table(*size, weight.device).to(weight.dtype)
+        key = (*size, weight.dtype, weight.device)
         if key not in self._tables:
             # inference_mode off: a later training step must be able to use the same table.
             with torch.inference_mode(False):
-                self._tables[key] = position_table(*key[:2]).to(key[3], key[2])
+                self._tables[key] = position_table(*size).to(weight.device, weight.dtype)
         return self._tables[key]
 
     def _frames(self, video: Tensor | None, special: Tensor | None) -> dict[int, Tensor]:
@@ -251,7 +255,8 @@ class HSTA(nn.Module):
                 raise ValueError(
                     f"{name} expected at least {patch} x {patch} pixels, got {tuple(x.shape[3:])}"
                 )
-        if len({x.shape[0] for x in given.values()}) > 1:
+        batches = [x.shape[0] for x in given.values()]  # not a set: it would fix B while compiling
+        if batches[0] != batches[-1]:
             sizes = ", ".join(f"{name} {x.shape[0]}" for name, x in given.items())
             raise ValueError(f"video and special expected one batch size, got {sizes}")
         return {BRANCHES.index(name): given[name] for name in branches}
