@@ -6,11 +6,13 @@ Branch 0 is special, 1 is video, also in state dicts.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
+from .inputs import ModelInputs
 from .layers import LN_EPS, USTA, CrossmodalSpaceTimeAttention, TubeletEmbed, reason_to_copy
 
 BRANCHES = ("special", "video")
@@ -163,7 +165,15 @@ class HSTA(nn.Module):
 
     Parameters are initialised as in the paper's code: linear layers and CLS with a truncated normal of 0.02,
     biases with 0.
+
+    Attributes:
+        config: everything that shapes the model.
+        inputs: what the model was trained on, if that is known.
+        notes: text about the model by name, which its file keeps, such as why its scores are leaky.
     """
+
+    inputs: ModelInputs | None = None
+    notes: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, config: HSTAConfig) -> None:
         super().__init__()
