@@ -365,7 +365,7 @@ class CrossmodalSpaceTimeAttention(nn.Module):
         check_shape("video", video, (special.shape[0], None, self.widths[1]), "(B, N_1 + 1, C_1)")
         rows = min(special.shape[1], video.shape[1])
         check(rows > 0, "special and video", "a CLS row in each state", "a state without rows")
-        if self._may_run_in_place():
+        if self.writes_into_states():
             return self._in_place(special, video)
         given = (special, video)
         out = []
@@ -375,8 +375,8 @@ class CrossmodalSpaceTimeAttention(nn.Module):
             out.append(torch.cat([cls.to(given[a].dtype), given[a][:, 1:]], dim=1))
         return out[0], out[1]
 
-    def _may_run_in_place(self) -> bool:
-        """Whether `_in_place` computes what `forward` promises; `reason_to_copy` asks about the states."""
+    def writes_into_states(self) -> bool:
+        """Whether `forward` overwrites its inputs: `inplace`, where hooks and the compiler permit it."""
         if not self.inplace or torch.compiler.is_compiling():  # the compiler plans the memory
             return False
         # A backward hook on this module turns its inputs into views. The path in place neither calls a block

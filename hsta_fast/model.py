@@ -6,11 +6,13 @@ Branch 0 is special, 1 is video, also in state dicts.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
+from .inputs import ModelInputs
 from .layers import LN_EPS, USTA, CrossmodalSpaceTimeAttention, TubeletEmbed, reason_to_copy
 
 BRANCHES = ("special", "video")
@@ -102,14 +104,14 @@ class HSTAConfig:
         return tuple(BRANCHES.index(branch) for branch in self.branches)
 
 
-def position_table(num_positions: int, width: int) -> Tensor:
+def position_table(num_positions: int, width: int, device: torch.device | str = "cpu") -> Tensor:
     """The fixed sine / cosine table (1, num_positions, width) in float64; position 0 is the CLS.
 
     angle(pos, j) = pos / 10000 ** (2 (j // 2) / width), sine for even j, cosine for odd j.
     """
-    channel = torch.arange(width, dtype=torch.float64)
+    channel = torch.arange(width, dtype=torch.float64, device=device)
     rate = 10000.0 ** (2 * (channel // 2) / width)
-    angle = torch.arange(num_positions, dtype=torch.float64).unsqueeze(1) / rate
+    angle = torch.arange(num_positions, dtype=torch.float64, device=device).unsqueeze(1) / rate
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).unsqueeze(0)
 
 
@@ -149,8 +151,9 @@ class HSTALayer(nn.Module):
             block: nn.Module | None = None
             for block in cast(nn.ModuleList, blocks):
                 x = block(x)
-            if self.csta is not None and reason_to_copy(x, given=states[d], made_by=block) is not None:
-                x = x.clone()  # CSTA overwrites its inputs
+            overwritten = self.csta is not None and self.csta.writes_into_states()
+            if overwritten and reason_to_copy(x, given=states[d], made_by=block) is not None:
+                x = x.clone()
             out[d] = x
         if self.csta is not None:
             out["0"], out["1"] = self.csta(out["0"], out["1"])
@@ -162,7 +165,15 @@ class HSTA(nn.Module):
 
     Parameters are initialised as in the paper's code: linear layers and CLS with a truncated normal of 0.02,
     biases with 0.
+
+    Attributes:
+        config: everything that shapes the model.
+        inputs: what the model was trained on, if that is known.
+        notes: text about the model by name, which its file keeps, such as why its scores are leaky.
     """
+
+    inputs: ModelInputs | None = None
+    notes: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, config: HSTAConfig) -> None:
         super().__init__()
@@ -209,11 +220,14 @@ class HSTA(nn.Module):
         c, cls = self.config, self.cls_token[str(d)]
         patch = (c.tubelet_depth, c.patch_sizes[d], c.patch_sizes[d])
         grid = [size // p for size, p in zip(shape[2:], patch, strict=True)]
-        key = (1 + grid[0] * grid[1] * grid[2], c.widths[d], cls.dtype, cls.device)
+        size = 1 + grid[0] * grid[1] * grid[2], c.widths[d]
+        if torch.compiler.is_compiling():  # a cache would be guarded: one more graph for every size
+            return position_table(*size, cls.device).to(cls.dtype)
+        key = (*size, cls.dtype, cls.device)
         if key not in self._tables:
             # inference_mode off: a later training step must be able to use the same table.
             with torch.inference_mode(False):
-                self._tables[key] = position_table(*key[:2]).to(key[3], key[2])
+                self._tables[key] = position_table(*size).to(cls.device, cls.dtype)
         return self._tables[key]
 
     def _frames(self, video: Tensor | None, special: Tensor | None) -> dict[int, Tensor]:
@@ -242,7 +256,8 @@ class HSTA(nn.Module):
                 raise ValueError(
                     f"{name} expected at least {patch} x {patch} pixels, got {tuple(x.shape[3:])}"
                 )
-        if len({x.shape[0] for x in given.values()}) > 1:
+        batches = [x.shape[0] for x in given.values()]  # not a set: it would fix B while compiling
+        if batches[0] != batches[-1]:
             sizes = ", ".join(f"{name} {x.shape[0]}" for name, x in given.items())
             raise ValueError(f"video and special expected one batch size, got {sizes}")
         return {BRANCHES.index(name): given[name] for name in branches}

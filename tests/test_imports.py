@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "hsta_fast"
 ARROWS: dict[str, str] = {
     "files": "",
     "clips": "",
+    "console": "",
     # The model, from the ground up.
     "reference": "",
     "kernels": "",
@@ -23,9 +24,11 @@ ARROWS: dict[str, str] = {
     "ops": "reference kernels extension",
     "replaced": "",
     "layers": "ops replaced",
-    "model": "layers",
+    "inputs": "",
+    "model": "layers inputs",
+    "wrappers": "model",
     "environment": "ops",
-    "checkpoint": "files model",
+    "checkpoint": "files layers inputs model wrappers",
     # Data.
     "data.action_units": "",
     "data.sampling": "",
@@ -91,7 +94,7 @@ ARROWS: dict[str, str] = {
     "training.optim": "model training.config",
     "training.splits": "clips data.clips protocol training.config",
     "training.run_folder": "files clips checkpoint protocol",
-    "training.setup": "environment data protocol training.config training.splits",
+    "training.setup": "environment inputs data protocol training.config training.splits",
     "training.loop": "model data protocol training.config training.optim training.run_folder training.setup",
     "training.evaluate": "clips checkpoint protocol training.config training.loop "
     "training.run_folder training.setup",
@@ -100,11 +103,11 @@ ARROWS: dict[str, str] = {
     "training.ablate": "files protocol training.config training.optim training.paper_tables "
     "training.run_folder training.runner training.workers",
     # The top.
-    "cli": "environment extension data data.doctor synth synth.render protocol.audit "
+    "cli": "console environment extension files data data.doctor synth synth.render protocol.audit "
     "training.ablate training.config training.evaluate training.optim training.runner training.setup "
     "training.workers",
     "__main__": "cli",
-    "__init__": "reference ops layers model checkpoint environment",
+    "__init__": "reference ops layers inputs model checkpoint environment",
 }
 
 

@@ -20,7 +20,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .. import extension, reference
-from .checks import autocast_dtype, check, check_shape, no_autocast
+from .checks import autocast_dtype, check, check_shape, no_autocast, unexpected
 from .choice import Choice, check_supported, resolve
 from .registration import register
 
@@ -339,17 +339,22 @@ def tubelet_embed(
             the other, an unknown `impl`, or "extension" where it cannot run.
         BuildError: impl="extension", and it cannot be built or loaded.
     """
-    check(layout in ("BCTHW", "BTHWC"), "layout", '"BCTHW" or "BTHWC"', repr(layout))
+    if layout not in ("BCTHW", "BTHWC"):
+        raise unexpected("layout", '"BCTHW" or "BTHWC"', repr(layout))
     check_shape("weight", weight, (None, 3, None, None, None), "(C, 3, t, p, p)")
     C, _, *patch = weight.shape
-    check(weight.numel() > 0, "weight", "at least one element", tuple(weight.shape))
+    if weight.numel() == 0:
+        raise unexpected("weight", "at least one element", tuple(weight.shape))
     check_shape("bias", bias, (C,), "(C,)")
-    shape = (None, 3, None, None, None) if layout == "BCTHW" else (None, None, None, None, 3)
-    check_shape("video", video, shape, "(" + ", ".join(layout.replace("C", "3")) + ")")
+    if layout == "BCTHW":
+        check_shape("video", video, (None, 3, None, None, None), "(B, 3, T, H, W)")
+    else:
+        check_shape("video", video, (None, None, None, None, 3), "(B, T, H, W, 3)")
     affine = _affine(video, mean, std)
     sizes = video.shape[2:] if layout == "BCTHW" else video.shape[1:4]
     grid = [size // p for size, p in zip(sizes, patch, strict=True)]
-    check(min(grid) > 0, "video", f"T, H, W of at least one tubelet {tuple(patch)}", tuple(sizes))
+    if min(grid) == 0:
+        raise unexpected("video", f"T, H, W of at least one tubelet {tuple(patch)}", tuple(sizes))
     rows = grid[0] * grid[1] * grid[2]
     if cls_token is not None:
         check_shape("cls_token", cls_token, (1, 1, C), "(1, 1, C)")

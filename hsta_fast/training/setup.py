@@ -23,6 +23,7 @@ from ..data import (
     read_datasets,
 )
 from ..environment import cuda_dtype
+from ..inputs import ModelInputs
 from ..protocol import Fold
 from .config import TrainConfig, to_json
 from .splits import make_folds
@@ -51,6 +52,21 @@ class Experiment:
     def autocast(self) -> torch.autocast:
         """The context in which the model runs: products in `dtype`."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def model_inputs(self) -> ModelInputs:
+        """What a model of this experiment is trained on."""
+        cfg, sampling = self.cfg, self.data.sampling
+        return ModelInputs(
+            classes=self.labels.classes,
+            image_size=cfg.image_size,
+            num_frames=sampling.num_frames,
+            sampling=sampling.video,
+            offset_cap=sampling.offset_cap,
+            special=sampling.special,
+            flow=sampling.flow,
+            apex=cfg.apex,
+            onset_only=sampling.onset_only,
+        )
 
     def class_counts(self, indices: np.ndarray) -> np.ndarray:
         """The number of clips of each class at `indices`; int64 (classes,)."""
@@ -210,12 +226,9 @@ def pick_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype, str
     return picked, torch.bfloat16 if amx else torch.float32, why
 
 
-def describe(exp: Experiment) -> dict[str, Any]:
-    """The contents of config.json: the settings, and what follows from them on these data.
-
-    --resume compares this (except MAY_CHANGE): rewording a sentence here stops older runs from continuing.
-    """
-    cfg, notes = exp.cfg, []
+def caveats(cfg: TrainConfig) -> list[str]:
+    """What a reader of the scores must know about the data and the labels, one sentence each."""
+    notes = []
     if any((root / "synthetic.json").exists() for root in roots_of(cfg)):
         notes.append(RENDERED)
     if cfg.shuffle_labels:
@@ -224,12 +237,21 @@ def describe(exp: Experiment) -> dict[str, Any]:
         notes.append("Control: every frame is the onset frame.")
     if cfg.macro:
         notes.append("Macro-expressions of the training subjects were training data; none was tested.")
+    return notes
+
+
+def describe(exp: Experiment) -> dict[str, Any]:
+    """The contents of config.json: the settings, and what follows from them on these data.
+
+    --resume compares this (except MAY_CHANGE): rewording a sentence here stops older runs from continuing.
+    """
+    cfg = exp.cfg
     return to_json(cfg) | {
         "classes": list(exp.labels.classes),
         "architecture": asdict(cfg.architecture(len(exp.labels.classes))),
         "pictures": describe_inputs(exp.data.sampling, cfg.image_size, cfg.apex),
         "num_folds": len(exp.folds),
         "train_counts": {fold.name: exp.class_counts(fold.train).tolist() for fold in exp.folds},
-        "notes": [*notes, *exp.remarks],
+        "notes": [*caveats(cfg), *exp.remarks],
         "leaky": cfg.leaks(),
     }
