@@ -11,21 +11,25 @@ instruction sets, so a home folder shared by different machines holds one librar
 
 import atexit
 import functools
+import glob
 import hashlib
 import os
+import platform
 import shutil
 import sys
 import tempfile
 import threading
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from . import toolchain
-from .files import CAN_LOCK, lock_file
+from .files import CAN_LOCK, lock_file, open_lock, share
 
 PARTS = ("cpu", "cuda")
 SOURCES = Path(__file__).parent / "csrc"
@@ -153,7 +157,7 @@ def _recall(part: str) -> None:
     with _mutex:
         for needed in _NEEDS[part]:
             library = _plan(needed).library
-            known = needed in _libraries or needed in _failures or library.exists()
+            known = needed in _libraries or needed in _failures or os.path.exists(library)
             if not known and (error := _failed_before(library)):
                 _remember(needed, error)
 
@@ -197,14 +201,37 @@ def _load(part: str, again: bool) -> Path:
         return library
     if not _writable(library.parent):
         library = _private_folder(library.parent) / library.name
-    with library.with_suffix(".lock").open("w") as lock:
-        lock_file(lock)  # the system releases it however this process ends
-        if not _settled(library, again):  # another process may have built it meanwhile
-            # Delete temporary folders left by a killed build.
-            for leftover in library.parent.glob(f".{library.stem}-*"):
+    with _build_lock(library) as locked:
+        if _settled(library, again):  # another process may have built it meanwhile
+            return library
+        if locked:
+            for leftover in library.parent.glob(f"{glob.escape(_work_prefix(library))}*"):
                 shutil.rmtree(leftover, ignore_errors=True)
-            _build(part, library, recipe)
-    return library
+        return _build(part, library, recipe)
+
+
+@contextmanager
+def _build_lock(library: Path) -> Iterator[bool]:
+    """Wait until no other process builds the library; yields False where that cannot be known.
+
+    Some file systems have no locks. Then two processes may build at once, which costs their time only: each
+    moves a whole library into place.
+    """
+    with ExitStack() as stack:
+        try:
+            lock = stack.enter_context(open_lock(library.with_suffix(".lock")))
+            locked = lock_file(lock)  # the system releases it however this process ends
+        except OSError:
+            locked = False
+        yield locked
+
+
+def _work_prefix(library: Path) -> str:
+    """How the names of temporary folders begin in which this machine builds the library.
+
+    Machines that share a disk may not see each other's locks, so none deletes another's folders.
+    """
+    return f".{library.stem}-{platform.node()}-"
 
 
 def _settled(library: Path, again: bool) -> bool:
@@ -224,9 +251,9 @@ def _failed_before(library: Path) -> BuildError | None:
     log = library.with_suffix(".log")
     try:
         first, _, _ = log.read_text("utf-8", "replace").partition("\n")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:  # the log belongs to another user of a shared cache
+    except OSError as error:
+        if not os.path.exists(log):  # or the cache belongs to another user, who alone may look into it
+            return None
         first = f"the extension could not be built before; its log cannot be read ({error.strerror})"
     # An empty log comes from a process that was killed before writing it.
     return BuildError(f"{first}; see {log}", log) if first else None
@@ -244,13 +271,16 @@ def _whole(library: Path) -> bool:
         return False
 
 
-def _build(part: str, library: Path, recipe: toolchain.Recipe) -> None:
-    """Compile in a temporary folder, load, then move into place: the cache never holds a partial library."""
+def _build(part: str, library: Path, recipe: toolchain.Recipe) -> Path:
+    """Compile in a temporary folder, load, then move into place: the cache never holds a partial library.
+
+    Returns the library's path: in a private folder, if another user's file is in its place.
+    """
     start = time.perf_counter()
     long = ": some minutes" if part == "cuda" else ""
     print(f"hsta_fast: building {library}, once{long} ... ", end="", file=sys.stderr, flush=True)
     log = library.with_suffix(".log")
-    with tempfile.TemporaryDirectory(dir=library.parent, prefix=f".{library.stem}-") as work:
+    with tempfile.TemporaryDirectory(dir=library.parent, prefix=_work_prefix(library)) as work:
         did = "built"
         try:
             built = toolchain.make(recipe, Path(work))
@@ -264,6 +294,7 @@ def _build(part: str, library: Path, recipe: toolchain.Recipe) -> None:
             details = f"{error}\n{error.__cause__}" if error.__cause__ else str(error)
             try:
                 log.write_text(f"{summary}\n{details}\n", "utf-8")
+                share(log, log.parent, 0o644)
             except OSError:
                 print(details, file=sys.stderr)
                 raise BuildError(f"{summary}; its log {log} cannot be written") from error
@@ -272,10 +303,17 @@ def _build(part: str, library: Path, recipe: toolchain.Recipe) -> None:
             os.fsync(file.fileno())
         digest = Path(work) / "digest"
         digest.write_bytes(hashlib.sha256(built.read_bytes()).digest())
-        digest.replace(_digest_of(library))
-        built.replace(library)
-    log.unlink(missing_ok=True)  # left by an earlier failure
+        share(built, library.parent, 0o755)
+        share(digest, library.parent, 0o644)
+        try:
+            digest.replace(_digest_of(library))
+            built.replace(library)
+        except OSError:
+            library = Path(shutil.move(built, _private_folder(library) / library.name))
+        with suppress(OSError):
+            log.unlink()  # left by an earlier failure
     print(f"{time.perf_counter() - start:.1f} s", file=sys.stderr)
+    return library
 
 
 def _cache() -> Path:
@@ -289,11 +327,12 @@ def _cache() -> Path:
 
 
 @functools.cache
-def _private_folder(cache: Path) -> Path:
+def _private_folder(refused: Path) -> Path:
+    """A folder for this process, because it cannot write `refused`: the cache, or a library in it."""
     folder = Path(tempfile.mkdtemp(prefix="hsta_fast-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     warnings.warn(
-        f"{cache} cannot be written: the extension is built for this process only "
+        f"{refused} cannot be written: the extension is built for this process only "
         "(set HSTA_FAST_CACHE to another folder)",
         stacklevel=4,
     )
@@ -303,6 +342,7 @@ def _private_folder(cache: Path) -> Path:
 def _writable(folder: Path) -> bool:
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
     except OSError:
         return False
-    return os.access(folder, os.W_OK | os.X_OK)

@@ -6,7 +6,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path, PureWindowsPath
 from typing import IO, Any, BinaryIO
@@ -90,8 +90,11 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8, atomically."""
-    write_bytes(path, text.encode())
+    r"""Write `text` to `path` as UTF-8, atomically.
+
+    A name from a disk may hold bytes that are no UTF-8; these are written as \udce9, in JSON its escape.
+    """
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def make_folder(path: Path, flag: str, value: Path) -> None:
@@ -121,6 +124,34 @@ def inside(root: Path, relative: str) -> Path:
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise ValueError(f"expected a path inside the root, {relative!r} leads out of it")
     return path
+
+
+def share(path: Path, folder: Path, most: int) -> None:
+    """Give the file at `path` those permissions of `folder` that are in `most`, whatever the umask."""
+    with suppress(OSError):  # some file systems have no permissions
+        path.chmod(folder.stat().st_mode & most)
+
+
+def open_lock(path: Path) -> IO[str]:
+    """Open the file that processes lock; create it, if absent, for all who may write to its folder.
+
+    Another user's file is opened for reading, which is enough to lock it.
+
+    Raises:
+        OSError: it cannot be opened, or its folder cannot be written.
+    """
+    try:
+        file = path.open("x")
+    except FileExistsError:
+        try:
+            # Without O_CREAT, which Linux refuses for another user's file in a folder like /tmp.
+            return path.open("r+")
+        except PermissionError:
+            if not os.access(path.parent, os.W_OK, effective_ids=True):
+                raise
+            return path.open()
+    share(path, path.parent, 0o666)
+    return file
 
 
 def lock_file(file: IO[Any], *, shared: bool = False, wait: bool = True) -> bool:

@@ -221,16 +221,17 @@ class HSTA(nn.Module):
 
     def _positions(self, d: int, shape: torch.Size) -> Tensor:
         """The table for frames of `shape` (B, 3, T, H, W) in the model's dtype, computed once per size."""
-        weight = cast(TubeletEmbed, self.patch_embed[str(d)]).proj.weight
-        grid = [size // p for size, p in zip(shape[2:], weight.shape[2:], strict=True)]
-        size = 1 + grid[0] * grid[1] * grid[2], weight.shape[0]
+        c, cls = self.config, self.cls_token[str(d)]
+        patch = (c.tubelet_depth, c.patch_sizes[d], c.patch_sizes[d])
+        grid = [size // p for size, p in zip(shape[2:], patch, strict=True)]
+        size = 1 + grid[0] * grid[1] * grid[2], c.widths[d]
         if torch.compiler.is_compiling():  # a cache would be guarded: one more graph for every size
-            return position_table(*size, weight.device).to(weight.dtype)
-        key = (*size, weight.dtype, weight.device)
+            return position_table(*size, cls.device).to(cls.dtype)
+        key = (*size, cls.dtype, cls.device)
         if key not in self._tables:
             # inference_mode off: a later training step must be able to use the same table.
             with torch.inference_mode(False):
-                self._tables[key] = position_table(*size).to(weight.device, weight.dtype)
+                self._tables[key] = position_table(*size).to(cls.device, cls.dtype)
         return self._tables[key]
 
     def _frames(self, video: Tensor | None, special: Tensor | None) -> dict[int, Tensor]:

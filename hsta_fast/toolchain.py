@@ -24,7 +24,7 @@ _CUDA_FLAGS = ("-O3", "-std=c++20", "--threads=4", "-Xcompiler=-fPIC")
 _ARCHITECTURES = (80, 90, 100, 120)  # a build for 80 also runs on 86 and 89, one for 100 on 103, 120 on 121
 # On macOS the linker would report the symbols of torch's OpenMP, which is not linked, as missing.
 _SHARED = ("-shared", *(("-undefined", "dynamic_lookup") if sys.platform == "darwin" else ()))
-_TORCH = Path(torch.__file__).parent
+_TORCH = Path(torch.__file__).absolute().parent
 
 
 class ToolError(RuntimeError):
@@ -52,10 +52,16 @@ def find_tools() -> Tools:
     CXX is the name of one program, without arguments.
     """
     cxx = os.environ.get("CXX")
-    compiler = shutil.which(cxx) if cxx else shutil.which("c++") or shutil.which("g++")
+    compiler = _which(cxx) if cxx else _which("c++") or _which("g++")
     home = _cuda_home()
-    nvcc = shutil.which(f"{home}/bin/nvcc") if home else shutil.which("nvcc")
-    return Tools(compiler, nvcc or (None if home else shutil.which("/usr/local/cuda/bin/nvcc")))
+    nvcc = _which(f"{home}/bin/nvcc") if home else _which("nvcc")
+    return Tools(compiler, nvcc or (None if home else _which("/usr/local/cuda/bin/nvcc")))
+
+
+def _which(program: str) -> str | None:
+    """The absolute path of a program: it runs in another folder."""
+    found = shutil.which(program)
+    return found and os.path.abspath(found)
 
 
 def cpp_recipe(sources: list[Path], compiler: str) -> Recipe:
@@ -83,27 +89,31 @@ def facts(recipe: Recipe) -> list[str]:
 
 
 def make(recipe: Recipe, folder: Path) -> Path:
-    """Compile and link in `folder`; returns the library there.
+    """Compile and link in `folder`; returns the library there. The sources are in one other folder.
 
     Raises:
         ToolError: a command fails.
     """
-    objects = [str(folder / f"{path.name}.o") for path in recipe.sources]
+    # Names are relative to `folder`: nvcc passes them to a shell, which would expand a $ in one.
+    (folder / "csrc").symlink_to(recipe.sources[0].parent.absolute())
+    objects = [f"{path.name}.o" for path in recipe.sources]
     options = {".cpp": ["-fPIC", "-isystem", str(_TORCH / "include")], ".cu": []}
-    _run(
-        [*recipe.compile[path.suffix], *options[path.suffix], "-c", str(path), "-o", out]
+    compiling = [
+        [*recipe.compile[path.suffix], *options[path.suffix], "-c", f"csrc/{path.name}", "-o", out]
         for path, out in zip(recipe.sources, objects, strict=True)
-    )
-    library = folder / "library.so"
+    ]
+    _run(compiling, folder)
     compiler, *flags = recipe.link
-    _run([[compiler, *_SHARED, *objects, "-o", str(library), f"-L{_TORCH / 'lib'}", *flags]])
-    return library
+    _run([[compiler, *_SHARED, *objects, "-o", "library.so", f"-L{_TORCH / 'lib'}", *flags]], folder)
+    return folder / "library.so"
 
 
-def _run(commands: Iterable[list[str]]) -> None:
+def _run(commands: Iterable[list[str]], folder: Path) -> None:
     def one(command: list[str]) -> str | None:
         try:
-            ran = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+            ran = subprocess.run(
+                command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+            )
         except OSError as error:
             return f"$ {shlex.join(command)}\n{error}\n"
         return f"$ {shlex.join(command)}\n{ran.stdout.decode(errors='replace')}" if ran.returncode else None
@@ -134,6 +144,8 @@ def link_cudart(nvcc: str) -> list[str]:
         for file in sorted(folder.glob("libcudart.so*")):
             version = re.fullmatch(r"libcudart\.so(?:\.(\d+).*)?", file.resolve().name)
             if version and (release is None or version[1] in (None, release)):
+                if "," in str(folder):  # where -Wl splits
+                    return [str(file), "-Xlinker", "-rpath", "-Xlinker", str(folder)]
                 return [str(file), f"-Wl,-rpath,{folder}"]
     return ["-lcudart"]  # the linker may find it in a system folder
 
@@ -154,7 +166,8 @@ def _library_folders(nvcc: str) -> Iterator[Path]:
 
 
 def _cuda_home() -> str | None:
-    return os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    return home and os.path.abspath(home)
 
 
 def _release(nvcc: str) -> str | None:

@@ -27,9 +27,9 @@ LOAD = (
 LOAD_CUDA = WITH_CUDA + LOAD.replace("'cpu'", "'cuda'")
 
 
-def start(code: str, *args: object, **environment: str) -> Forked:
+def start(code: str, *args: object, preload: str = "", **environment: str) -> Forked:
     """Start a process that runs `code`."""
-    return Forked(code, args, environment={**os.environ, **environment})
+    return Forked(code, args, environment={**os.environ, **environment}, preload=preload)
 
 
 def finish(process: Forked, status: int = 0) -> tuple[str, str]:

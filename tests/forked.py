@@ -37,6 +37,7 @@ class Forked:
         *,
         environment: Mapping[str, str] | None = None,
         imported: tuple[str, ...] = ("torch",),
+        preload: str = "",
     ) -> None:
         """Start it in a session of its own.
 
@@ -45,10 +46,11 @@ class Forked:
             arguments: its sys.argv[1:].
             environment: all of its environment; None is this process's.
             imported: modules that it finds imported.
+            preload: a library whose functions it calls instead of the C library's.
         """
         ours, theirs = socket.socketpair()
         pipes = [os.pipe(), os.pipe()]
-        socket.send_fds(_server(imported), [b"."], [theirs.fileno(), *(write for _, write in pipes)])
+        socket.send_fds(_server(imported, preload), [b"."], [theirs.fileno(), *(write for _, write in pipes)])
         theirs.close()
         for _, write in pipes:
             os.close(write)
@@ -96,11 +98,12 @@ class Forked:
 
 
 @functools.cache
-def _server(imported: tuple[str, ...]) -> socket.socket:
+def _server(imported: tuple[str, ...], preload: str) -> socket.socket:
     """The server of requests: a process that has imported the modules and ends with this one."""
     ours, theirs = socket.socketpair()
     command = [sys.executable, "-c", _SERVER, str(theirs.fileno()), *imported]
-    process = subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()])
+    environment = {**os.environ, "LD_PRELOAD": preload}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[theirs.fileno()])
     theirs.close()
 
     def close() -> None:

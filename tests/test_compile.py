@@ -88,5 +88,5 @@ def test_two_graphs_for_all_batches() -> None:
 
 
 def test_one_graph_for_all_sizes_if_dynamic_from_the_start() -> None:
-    """Torch takes sizes that are equal at first to stay equal: not if B were 2 or 3, as special and RGB are."""
+    """Sizes equal at first stay equal to torch: not if B were 2 or 3, like special frames and channels."""
     assert new_graphs(tiny(), [frames(**size) for size in SIZES], dynamic=True) == [1, 0, 0, 0]

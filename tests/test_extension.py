@@ -81,10 +81,28 @@ def test_a_cache_that_cannot_be_written(sources: Path, tmp_path: Path) -> None:
 
 
 @needs_compiler
+def test_any_letters_in_the_paths(tmp_path: Path) -> None:
+    """Of torch, the sources and the cache."""
+    odd = tmp_path / """a b'c"d$HOME`,é"""
+    (odd / "site").mkdir(parents=True)
+    (odd / "site/torch").symlink_to(toolchain._TORCH)
+    sources = write_sources(odd / "csrc")
+    (sources / "one.cpp").write_text("#include <c10/macros/Macros.h>\n")
+    environment = {"HSTA_FAST_CACHE": str(odd / "cache"), "PYTHONPATH": f"{odd / 'site'}:{ROOT}"}
+    command = [sys.executable, "-c", f"{LOAD}; print(e.torch.__file__)", str(sources)]  # not forked
+    ran = subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, check=True
+    )
+    library, torch_file = ran.stdout.splitlines()
+    assert Path(library).parent == odd / "cache" and Path(torch_file).parent == odd / "site/torch"
+    assert "Warning" not in ran.stderr
+
+
+@needs_compiler
 def test_a_cached_library_needs_no_write_access(sources: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     library, _ = finish(start(LOAD, sources, HSTA_FAST_CACHE=str(cache)))
-    code = LOAD.replace("e.SOURCES =", "e._writable = lambda _: False; e.SOURCES =")
+    code = LOAD.replace("e.SOURCES =", "e._writable = e._build_lock = None; e.SOURCES =")
     assert finish(start(code, sources, HSTA_FAST_CACHE=str(cache))) == (library, "")
 
 

@@ -1,5 +1,7 @@
 """Locks between processes."""
 
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from hsta_fast import files
-from hsta_fast.files import lock_file
+from hsta_fast.files import lock_file, open_lock
+
+from .compiler import finish, needs_compiler, start
+from .no_locks import ERRORS, no_locks
 
 HOLD = (
     "import sys, time; from hsta_fast.files import lock_file; file = open(sys.argv[1], 'w');"
@@ -27,6 +32,33 @@ def test_a_lock_holds_until_its_process_is_killed(tmp_path: Path, theirs: str) -
         holder.kill()
     with path.open("w") as file:
         assert lock_file(file)
+
+
+@needs_compiler
+@pytest.mark.parametrize("number", ERRORS)
+def test_a_file_system_without_locks(tmp_path: Path, number: int) -> None:
+    """One kind of error, which names the file, whether or not the caller would wait."""
+    code = (
+        "import sys; from pathlib import Path; from hsta_fast.files import lock_file, open_lock\n"
+        "for wait in (True, False):\n"
+        "    with open_lock(Path(sys.argv[1])) as file:\n"
+        "        try: lock_file(file, wait=wait)\n"
+        "        except OSError as error: print(error)"
+    )
+    process = start(code, tmp_path / ".lock", preload=no_locks(), NO_LOCKS=str(number))
+    expected = f"{tmp_path}/.lock cannot be locked on this file system: {os.strerror(number)}"
+    assert finish(process)[0].splitlines() == [expected] * 2
+
+
+@pytest.mark.parametrize("folder_mode", [0o700, 0o755, 0o775, 0o1777])
+def test_a_lock_is_for_all_who_may_write_to_its_folder(tmp_path: Path, folder_mode: int) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    folder.chmod(folder_mode)
+    for _ in range(2):  # new, and there already
+        with open_lock(folder / ".lock") as file:
+            assert lock_file(file)
+        assert stat.S_IMODE((folder / ".lock").stat().st_mode) == folder_mode & 0o666
 
 
 def test_where_there_are_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,13 +15,15 @@ PACKAGE = Path(__file__).parent.parent / "hsta_fast"
 ARROWS: dict[str, str] = {
     "files": "",
     "clips": "",
+    "console": "",
     # The model, from the ground up.
     "reference": "",
     "kernels": "",
     "toolchain": "",
     "extension": "files toolchain",
     "ops": "reference kernels extension",
-    "layers": "ops",
+    "replaced": "",
+    "layers": "ops replaced",
     "inputs": "",
     "frame_checks": "inputs",
     "model": "frame_checks inputs layers",
@@ -102,7 +104,7 @@ ARROWS: dict[str, str] = {
     "training.ablate": "files protocol training.config training.optim training.paper_tables "
     "training.run_folder training.runner training.workers",
     # The top.
-    "cli": "environment extension data data.doctor synth synth.render protocol.audit "
+    "cli": "console environment extension files data data.doctor synth synth.render protocol.audit "
     "training.ablate training.config training.evaluate training.optim training.runner training.setup "
     "training.workers",
     "__main__": "cli",

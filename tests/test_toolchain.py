@@ -26,7 +26,12 @@ def test_tools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert toolchain.find_tools() == (str(tmp_path / "c++"), str(tmp_path / "nvcc"))
     monkeypatch.setenv("CXX", "my++")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
-    assert toolchain.find_tools() == (str(tmp_path / "my++"), str(tmp_path / "bin/nvcc"))
+    found = (str(tmp_path / "my++"), str(tmp_path / "bin/nvcc"))
+    assert toolchain.find_tools() == found
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CXX", "./my++")
+    monkeypatch.setenv("CUDA_HOME", ".")
+    assert toolchain.find_tools() == found  # absolute: they run in another folder
     monkeypatch.setenv("CUDA_HOME", "/nowhere")
     for none in ("no++", "my++ -pipe", "'x", " "):
         monkeypatch.setenv("CXX", none)
@@ -68,10 +73,13 @@ LAYOUTS = {
 def test_the_runtime_is_found_linked_and_loaded(
     layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With or without an unversioned link; the name that the loader looks for is in the same folder."""
+    """With or without an unversioned link; the name that the loader looks for is in the same folder.
+
+    A comma, a space and a letter outside ASCII in its path.
+    """
     release = 900 + list(LAYOUTS).index(layout)  # no loaded library has this release
     who, below, name = LAYOUTS[layout]
-    root = tmp_path / "root"
+    root = tmp_path / "a root, in é"
     file = write_cudart(root / below.format(release) / f"libcudart.so.{release}", release)
     if name != "libcudart.so.{}":
         (file.parent / name.format(release)).symlink_to(file.name)
@@ -88,7 +96,8 @@ def test_the_runtime_is_found_linked_and_loaded(
     )
     sources = write_sources(tmp_path / "csrc")
     recipe = toolchain.cuda_recipe([sources / "two.cu"], str(shutil.which("c++")), str(nvcc))
-    made = toolchain.make(recipe, tmp_path)
+    (tmp_path / "work").mkdir()
+    made = toolchain.make(recipe, tmp_path / "work")
     assert ctypes.CDLL(str(made)).two() == release
 
 
@@ -114,13 +123,31 @@ def test_a_runtime_of_another_release_is_ignored(tmp_path: Path, monkeypatch: py
 
 
 @needs_compiler
+def test_a_dollar_in_the_paths(tmp_path: Path) -> None:
+    """nvcc hands the names that it is given to a shell, in double quotes."""
+    nvcc = script(
+        tmp_path / "nvcc",
+        'while [ "$1" != -c ]; do shift; done\nexec sh -c "c++ -fPIC -x c++ -c \\"$2\\" -o \\"$4\\""',
+    )
+    places = [tmp_path / f"{name} $HOME" for name in ("csrc", "work")]
+    sources = write_sources(places[0])
+    (sources / "shared.h").touch()
+    (sources / "two.cu").write_text('#include "shared.h"\nextern "C" int two() { return 2; }\n')
+    places[1].mkdir()
+    recipe = toolchain.cuda_recipe([sources / "two.cu"], str(shutil.which("c++")), str(nvcc))
+    assert ctypes.CDLL(str(toolchain.make(recipe._replace(link=["c++"]), places[1]))).two() == 2
+
+
+@needs_compiler
 def test_every_failed_command_is_reported(tmp_path: Path) -> None:
+    for name in ("work", "other"):
+        (tmp_path / name).mkdir()
     for name, text in (("one.cpp", "no C++ at all\n"), ("two.cpp", ""), ("three.cpp", "nor this\n")):
         (tmp_path / name).write_text(text)
     recipe = toolchain.cpp_recipe(sorted(tmp_path.glob("*.cpp")), str(shutil.which("c++")))
     with pytest.raises(toolchain.ToolError) as raised:
-        toolchain.make(recipe, tmp_path)
+        toolchain.make(recipe, tmp_path / "work")
     assert "no C++ at all" in str(raised.value) and "nor this" in str(raised.value)
     assert str(raised.value).count("$ ") == 2
     with pytest.raises(toolchain.ToolError, match="No such file or directory: '/nowhere/c"):
-        toolchain.make(toolchain.cpp_recipe([tmp_path / "two.cpp"], "/nowhere/c++"), tmp_path)
+        toolchain.make(toolchain.cpp_recipe([tmp_path / "two.cpp"], "/nowhere/c++"), tmp_path / "other")

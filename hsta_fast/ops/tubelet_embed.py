@@ -268,13 +268,38 @@ def _three(name: str, given: Sequence[float] | Tensor) -> list[float]:
     return three
 
 
-def _affine(mean: Sequence[float] | Tensor | None, std: Sequence[float] | Tensor | None) -> Any:
+def _affine(
+    video: Tensor, mean: Sequence[float] | Tensor | None, std: Sequence[float] | Tensor | None
+) -> Any:
     """(shift, scale) by channel of (x / 255 - mean) / std = (x - shift) * scale."""
+    pixels = video.dtype == torch.uint8
+    check(pixels or video.is_floating_point(), "video", "uint8 or a floating dtype", video.dtype)
+    check((mean is None) == (std is None), "mean and std", "both or neither", "one of them")
+    check(mean is None or pixels, "mean and std", "None for float video (normalise it first)", "both")
     if mean is None or std is None:
         return _PLAIN
     means, stds = _three("mean", mean), _three("std", std)
     check(all(stds), "std", "three floats other than 0", stds)
     return [255 * m for m in means], [1 / (255 * s) for s in stds]
+
+
+def normalize(
+    video: Tensor,
+    mean: Sequence[float] | Tensor | None,
+    std: Sequence[float] | Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Video (B, 3, T, H, W), uint8 or float, as `tubelet_embed` sees it: (x / 255 - mean) / std in `dtype`.
+
+    Raises:
+        ValueError: another shape or dtype, mean and std with float video or one without the other.
+    """
+    check_shape("video", video, (None, 3, None, None, None), "(B, 3, T, H, W)")
+    shift, scale = _affine(video, mean, std)
+    if (shift, scale) == _PLAIN:
+        return video.to(dtype)
+    x = video.to(_wide(dtype))
+    return torch.stack([(x[:, c] - shift[c]) * scale[c] for c in range(3)], dim=1).to(dtype)
 
 
 def tubelet_embed(
@@ -325,10 +350,7 @@ def tubelet_embed(
         check_shape("video", video, (None, 3, None, None, None), "(B, 3, T, H, W)")
     else:
         check_shape("video", video, (None, None, None, None, 3), "(B, T, H, W, 3)")
-    pixels = video.dtype == torch.uint8
-    check(pixels or video.is_floating_point(), "video", "uint8 or a floating dtype", video.dtype)
-    check((mean is None) == (std is None), "mean and std", "both or neither", "one of them")
-    check(mean is None or pixels, "mean and std", "None for float video (normalise it first)", "both")
+    affine = _affine(video, mean, std)
     sizes = video.shape[2:] if layout == "BCTHW" else video.shape[1:4]
     grid = [size // p for size, p in zip(sizes, patch, strict=True)]
     if min(grid) == 0:
@@ -339,7 +361,6 @@ def tubelet_embed(
         rows += 1
     if pos_embed is not None:
         check_shape("pos_embed", pos_embed, (1, rows, C), "(1, N, C), N with the CLS")
-    affine = _affine(mean, std)
     tensors = {"video": video, "weight": weight, "bias": bias, "cls_token": cls_token, "pos_embed": pos_embed}
     devices = {name: x.device for name, x in tensors.items() if x is not None}
     check(len(set(devices.values())) == 1, "inputs", "one device", devices)

@@ -77,7 +77,6 @@ def build(exp: Experiment, folder: FoldFolder, fold: Fold, stream: tuple[int, ..
     cfg, device = exp.cfg, exp.device
     seed_torch(cfg.seed, *stream, 0)
     model = HSTA(cfg.architecture(len(exp.labels.classes))).to(device)
-    model.inputs = exp.model_inputs()
     optimizer = torch.optim.AdamW(parameter_groups(model, cfg), lr=cfg.lr, betas=(0.9, 0.999), fused=True)
     # Gradients too small for float16 would become zero. In other dtypes the scaler does nothing.
     scaler = GradScaler(device.type, enabled=exp.dtype == torch.float16)

@@ -13,6 +13,7 @@ runs/<name>/config.json        the resolved configuration, classes, folds and no
 """
 
 import json
+import sys
 import weakref
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ import torch
 
 from ..checkpoint import read_weights
 from ..clips import KEY
-from ..files import lock_file, make_folder, write_atomically, write_text
+from ..files import lock_file, make_folder, open_lock, write_atomically, write_text
 from ..protocol import FOLD_COLUMNS, read_predictions
 
 # Fields that may change on --resume; `check_clips` verifies the data.
@@ -38,6 +39,8 @@ _IDENTITY = [*KEY, "apex", "offset", "label"]
 class RunFolder:
     """The folder of one run, locked for one process, or for one group of workers, until it ends.
 
+    On a disk without locks one process may train, with a warning, and several may not.
+
     Args:
         path: the folder.
         config: what config.json will hold.
@@ -47,6 +50,7 @@ class RunFolder:
 
     Raises:
         ValueError: the run exists and `resume` is false, was made with other settings, or is in use.
+        OSError: the folder cannot be created, or there are other workers and its disk has no locks.
     """
 
     def __init__(
@@ -56,7 +60,8 @@ class RunFolder:
         config_file = path / "config.json"
         if is_main:
             make_folder(path, "--runs", path.parent)
-        self._lock = _lock_run(path, shared=not is_main)
+        self.alone = is_main and not shared
+        self._lock = _lock_run(path, shared=not is_main, alone=self.alone)
         weakref.finalize(self, self._lock.close)
         if not is_main:
             _check_settings(config_file, config)
@@ -103,13 +108,13 @@ class RunFolder:
 
     def fold(self, number: int) -> "FoldFolder":
         """The folder of fold `number` (0, 1, ...)."""
-        return FoldFolder(fold_folder(self.path, number))
+        return FoldFolder(fold_folder(self.path, number), alone=self.alone)
 
     @contextmanager
     def exclusive_writer(self) -> Iterator[None]:
         """Inside, only this process writes the files that pool all folds."""
-        with (self.path / ".writing.lock").open("w") as file:
-            lock_file(file)
+        with open_lock(self.path / ".writing.lock") as file:
+            _lock(file, alone=self.alone)
             yield
 
     def pool_predictions(self, num_folds: int) -> int:
@@ -132,10 +137,15 @@ class RunFolder:
 
 
 class FoldFolder:
-    """The files of one training, in a folder of its own that one process at a time can lock."""
+    """The files of one training, in a folder of its own that one process at a time can lock.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        path: the folder.
+        alone: whether no other process trains the run; then a disk without locks is enough.
+    """
+
+    def __init__(self, path: Path, *, alone: bool = False) -> None:
+        self.path, self.alone = path, alone
         self.state_file = path / "state.pt"
 
     @property
@@ -150,15 +160,15 @@ class FoldFolder:
         The operating system releases the lock however the process ends, kill -9 included.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as file:
-            acquired = lock_file(file, wait=False)
+        with open_lock(self.path / ".lock") as file:
+            acquired = _lock(file, alone=self.alone, wait=False)
             if acquired:
                 _delete_temporary_files(self.path)
             yield acquired
 
     def inner(self, number: int) -> "FoldFolder":
         """The folder of inner fold `number` (0, 1, ...)."""
-        return FoldFolder(self.path / "inner" / f"{number + 1:02d}")
+        return FoldFolder(self.path / "inner" / f"{number + 1:02d}", alone=self.alone)
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Save what training needs to continue from here: {"epoch": int, "model": ..., "optimizer": ...}."""
@@ -203,10 +213,28 @@ def fold_folder(run: Path, number: int) -> Path:
     return run / "folds" / f"{number + 1:02d}"
 
 
-def _lock_run(path: Path, *, shared: bool) -> IO[str]:
+def _lock(file: IO[Any], *, alone: bool, wait: bool = True) -> bool:
+    """`lock_file`; a process that is alone goes on where there are no locks."""
+    try:
+        return lock_file(file, wait=wait)
+    except OSError:
+        if not alone:
+            raise
+        return True
+
+
+def _lock_run(path: Path, *, shared: bool, alone: bool) -> IO[str]:
     """Lock a run for this process, or (shared) for all its workers, until the process ends."""
-    file = (path / ".lock").open("w")
-    if not lock_file(file, shared=shared, wait=False):
+    file = open_lock(path / ".lock")
+    try:
+        locked = lock_file(file, shared=shared, wait=False)
+    except OSError as error:
+        if not alone:
+            file.close()
+            raise OSError(f"{error}; --runs expected a disk with locks, for several processes") from error
+        print(f"{error}; make sure that no other process trains this run", file=sys.stderr)
+        locked = True
+    if not locked:
         file.close()
         raise ValueError(f"{path} is in use: another process is training this run")
     return file

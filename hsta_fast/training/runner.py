@@ -13,7 +13,7 @@ from ..clips import KEY, subject_ids
 from ..data import describe_inputs
 from ..environment import info_text
 from ..files import write_atomically
-from ..protocol import best_epoch, table, write_report, write_seeds
+from ..protocol import best_epoch, import_matplotlib, table, write_report, write_seeds
 from .config import TrainConfig, leak_columns, to_json
 from .evaluate import predictions_table
 from .loop import fit, predict
@@ -68,6 +68,7 @@ def train_run(cfg: TrainConfig) -> Path:
 def check_before_reading(cfg: TrainConfig, is_main: bool) -> None:
     """Raise ValueError for a run that exists and cannot be continued, before its frames are decoded."""
     if is_main:
+        import_matplotlib()
         check_run(cfg.runs / cfg.name, to_json(cfg), resume=cfg.resume)
 
 
@@ -117,7 +118,7 @@ def train_fold(exp: Experiment, folder: FoldFolder, number: int) -> None:
     if cfg.select == "best-test-epoch":
         epochs = best_epoch(exp.data.labels[fold.test], predicted, len(exp.labels.classes)) + 1
     notes = leak_columns(cfg) | ({"notes": " ".join(of_data)} if (of_data := caveats(cfg)) else {})
-    save_model(model, folder.path / "model.safetensors", notes=notes)
+    save_model(model, folder.path / "model.safetensors", inputs=exp.model_inputs(), notes=notes)
     predictions = predictions_table(exp, fold, predict(exp, model, fold.test))
     folder.finish(predictions.assign(epoch=epochs, **leak_columns(cfg)))
 

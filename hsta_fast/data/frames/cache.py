@@ -27,12 +27,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
-from ...files import EXHAUSTED, lock_file, write_atomically, write_text
+from ...files import EXHAUSTED, lock_file, open_lock, write_atomically, write_text
 from .chunks import ArraySpec, chunk_head, map_arrays, open_chunk
 
 CHUNK_BYTES = 16 * 2**20  # the most that a killed writer loses
@@ -211,7 +211,7 @@ class _CacheFolder:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = self.open_lock()
+            lock = open_lock(self.folder / ".lock")
         except OSError as error:
             self.say(f"cannot be written ({error.strerror}); what is not in it is kept in memory")
             yield False
@@ -239,16 +239,6 @@ class _CacheFolder:
                 write_text(self.folder / "recipe.json", json.dumps(self.spec.fingerprint, indent=2) + "\n")
         except OSError as error:
             self.say(str(error))
-
-    def open_lock(self) -> IO[str]:
-        """The file that writers lock. Another user's is opened read-only, which is enough to lock it."""
-        assert self.folder is not None
-        try:
-            return (self.folder / ".lock").open("a")
-        except PermissionError:
-            if not os.access(self.folder, os.W_OK, effective_ids=True):
-                raise
-            return (self.folder / ".lock").open()
 
     def make(
         self,
