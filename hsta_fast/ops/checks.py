@@ -54,3 +54,8 @@ def no_autocast(tensor: Tensor) -> AbstractContextManager[object]:
     """Turn autocast off on the tensor's device. Some devices, such as meta, have no autocast."""
     kind = tensor.device.type
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
+def product_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which to multiply tensors of `dtype`: on CPUs torch multiplies float16 very slowly."""
+    return torch.float32 if device.type == "cpu" and dtype == torch.float16 else dtype

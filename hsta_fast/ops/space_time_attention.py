@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .checks import autocast_dtype, check, check_same, check_shape, unexpected
+from .checks import autocast_dtype, check, check_same, check_shape, no_autocast, product_dtype, unexpected
 from .choice import Choice, check_supported, resolve, triton_unsupported_reason
 from .registration import register
 
@@ -111,6 +111,10 @@ _bwd = register(f"{_OP}_backward", _backward, _fake_backward)
 
 def _torch(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """Torch's fused attention; for short sequences on the CPU, two products and a softmax."""
+    dtype = product_dtype(q.device, q.dtype)
+    if dtype != q.dtype:
+        with no_autocast(q):
+            return _torch(q.to(dtype), k.to(dtype), v.to(dtype), scale).to(q.dtype)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # torch's functions take (B, H, N, D)
     # Not while tracing: the graph would be specialised to the lengths seen.
     if q.device.type == "cpu" and q.dtype in _EXACT and not torch.compiler.is_compiling():
@@ -141,7 +145,8 @@ def space_time_attention(
         impl: "auto", "triton" or "torch". Triton supports float32, float16 and bfloat16 with D <= 128 on CUDA
             devices of compute capability >= 8.0, and on the CPU under TRITON_INTERPRET=1. "auto" is Triton in
             16 bits on CUDA devices where it can run, and torch's own attention otherwise ("torch": on the
-            CPU two matrix products and a softmax for short sequences, else scaled_dot_product_attention).
+            CPU two matrix products and a softmax for short sequences, else scaled_dot_product_attention;
+            float16 in float32 there, rounded once).
             Triton's float32 is exact to float32 rounding, on tensor cores, unless
             torch.backends.cuda.matmul.fp32_precision is "ieee" or "tf32".
 

@@ -20,7 +20,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .. import extension, reference
-from .checks import autocast_dtype, check, check_shape, no_autocast, unexpected
+from .checks import autocast_dtype, check, check_shape, no_autocast, product_dtype, unexpected
 from .choice import Choice, check_supported, resolve
 from .registration import register
 
@@ -56,8 +56,8 @@ def _unsupported_reason(device: torch.device, dtype: torch.dtype) -> str | None:
 def auto_choice(device: torch.device, dtype: torch.dtype) -> Choice:
     """The implementation that `impl="auto"` takes for video on this device and a result of this dtype."""
     reason = _unsupported_reason(device, dtype)
-    if reason is None and device.type == "cpu" and _AMX and dtype in (torch.bfloat16, torch.float16):
-        reason = f"AMX multiplies {dtype}, and the extension computes in float32"
+    if reason is None and device.type == "cpu" and _AMX and dtype == torch.bfloat16:
+        reason = "AMX multiplies bfloat16, and the extension computes in float32"
     if reason is None:
         return Choice("extension", "from bytes to tokens in one pass; built when first used")
     return Choice("torch", f"torch's conv3d: {reason}")
@@ -126,11 +126,12 @@ def _forward_on_torch(
     dtype: torch.dtype,
 ) -> Tensor:
     plain = (tuple(shift), tuple(scale)) == _PLAIN
+    products = product_dtype(video.device, dtype)
     with no_autocast(video):
         tokens = reference.tubelet_embed(
             video,
-            weight.to(dtype),
-            bias.to(dtype),
+            weight.to(products),
+            bias.to(products),
             mean=None if plain else [s / 255 for s in shift],
             std=None if plain else [1 / (255 * s) for s in scale],
             cls_token=cls_token,
@@ -221,7 +222,8 @@ def _dvideo(dout: Tensor, weight: Tensor, video: Tensor) -> Tensor:
     """The gradient of float video: zero outside whole patches."""
     t, p, q = weight.shape[2:]
     grid = [size // n for size, n in zip(video.shape[2:], (t, p, q), strict=True)]
-    patches = dout @ weight.to(dout.dtype).flatten(1)
+    products = product_dtype(dout.device, dout.dtype)
+    patches = dout.to(products) @ weight.to(products).flatten(1)
     pattern = "b (t h w) (c dt p q) -> b c (t dt) (h p) (w q)"
     grad = rearrange(patches, pattern, t=grid[0], h=grid[1], c=3, dt=t, p=p, q=q)
     unused = [(0, size - have) for size, have in zip(video.shape[2:], grad.shape[2:], strict=True)]
@@ -370,14 +372,16 @@ def tubelet_embed(
     cast = autocast_dtype(weight)
     dtype = weight.dtype if cast is None or weight.dtype == torch.float64 else cast  # as autocast does
     chosen = resolve(impl, auto_choice(video.device, dtype), IMPLS)
+    frames = video if layout == "BCTHW" else video.permute(0, 4, 1, 2, 3)
     if chosen == "extension":
         check_supported("extension", _unsupported_reason(video.device, dtype))
-        frames = video if layout == "BCTHW" else video.permute(0, 4, 1, 2, 3)
         return _fwd(frames, weight, bias, cls_token, pos_embed, *affine, dtype, impl)
     if impl == "auto" and video.device.type in _DTYPES and not torch.compiler.is_compiling():
         reason = extension.unsupported_reason(video.device.type)
         if reason is not None:
             extension.warn_of(reason)
+    if product_dtype(video.device, dtype) != dtype:
+        return _forward_on_torch(frames, weight, bias, cls_token, pos_embed, *affine, dtype)
     tokens = reference.tubelet_embed(
         video,
         weight,

@@ -174,3 +174,15 @@ def test_what_each_card_takes(
     picked = pick_device("cuda:1", "auto")
     assert picked == (torch.device("cuda:1"), dtype, reason)
     assert environment.cuda_dtype(torch.device("cuda:1")) == (dtype, reason)
+
+
+@pytest.mark.parametrize(("amx", "dtype"), [(False, torch.float32), (True, torch.bfloat16)])
+def test_a_cpu_takes_no_float16(monkeypatch: pytest.MonkeyPatch, amx: bool, dtype: torch.dtype) -> None:
+    """Unless asked to; then it says that this is slow."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert pick_device("cpu", "auto")[1] == dtype
+    assert pick_device("cpu", "bfloat16")[1:] == (torch.bfloat16, "as asked for")
+    _, picked, why = pick_device("cpu", "float16")
+    assert picked == torch.float16 and why.startswith(
+        "as asked for, but torch multiplies float16 on CPUs up to"
+    )
