@@ -166,6 +166,15 @@ def test_saved_and_loaded(peft: Any, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     loaded = peft.PeftModel.from_pretrained(base(), tmp_path).double().eval()
     assert torch.equal(loaded(*clip()), model(*clip()))
+    # As a model file: once the adapters are merged.
+    path = tmp_path / "model.safetensors"
+    for unmerged in (model, model.get_base_model()):
+        with pytest.raises(ValueError, match=r"call merge_and_unload\(\) of the adapters first$"):
+            hsta_fast.save_model(unmerged, path)
+    assert not path.exists()
+    merged = model.merge_and_unload()
+    hsta_fast.save_model(merged, path)
+    assert_same(hsta_fast.load_model(path)(*clip()), merged(*clip()))
 
 
 def test_a_step_of_training_changes_the_adapters_alone(peft: Any) -> None:
