@@ -352,7 +352,7 @@ def tubelet_embed(
         check_shape("video", video, (None, 3, None, None, None), "(B, 3, T, H, W)")
     else:
         check_shape("video", video, (None, None, None, None, 3), "(B, T, H, W, 3)")
-    affine = _affine(video, mean, std)
+    shift, scale = _affine(video, mean, std)
     sizes = video.shape[2:] if layout == "BCTHW" else video.shape[1:4]
     grid = [size // p for size, p in zip(sizes, patch, strict=True)]
     if min(grid) == 0:
@@ -375,13 +375,13 @@ def tubelet_embed(
     frames = video if layout == "BCTHW" else video.permute(0, 4, 1, 2, 3)
     if chosen == "extension":
         check_supported("extension", _unsupported_reason(video.device, dtype))
-        return _fwd(frames, weight, bias, cls_token, pos_embed, *affine, dtype, impl)
+        return _fwd(frames, weight, bias, cls_token, pos_embed, shift, scale, dtype, impl)
     if impl == "auto" and video.device.type in _DTYPES and not torch.compiler.is_compiling():
         reason = extension.unsupported_reason(video.device.type)
         if reason is not None:
             extension.warn_of(reason)
     if product_dtype(video.device, dtype) != dtype:
-        return _forward_on_torch(frames, weight, bias, cls_token, pos_embed, *affine, dtype)
+        return _forward_on_torch(frames, weight, bias, cls_token, pos_embed, shift, scale, dtype)
     tokens = reference.tubelet_embed(
         video,
         weight,
