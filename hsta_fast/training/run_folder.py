@@ -87,8 +87,8 @@ class RunFolder:
             return
         check_run(path, config, resume=resume, overwrite=overwrite)
         _delete_temporary_files(path)
-        if not resume:
-            exists = config_file.exists()
+        exists = config_file.exists()
+        if not resume and (exists or overwrite):
             finished = _delete_run(path)
             if overwrite and exists:
                 print(f"{path}: the run that was here is deleted, {finished} finished folds (--overwrite)")
