@@ -251,7 +251,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         resumable = args[0] in ("train", "ablate")
-        sys.exit("interrupted" + ("; --resume continues the run" if resumable else ""))
+        sys.exit("interrupted" + ("; --resume continues the run if it has begun" if resumable else ""))
     if (lost := console.lost()) is not None:
         sys.exit(
             1 if isinstance(lost, BrokenPipeError) else f"error: could not write the output: {reason(lost)}"

@@ -111,6 +111,31 @@ def make_folder(path: Path, flag: str, value: Path) -> None:
         ) from error
 
 
+def check_writable(path: Path, flag: str, value: Path) -> None:
+    """Check that the folder `path`, for which the argument `flag` has `value`, can be created and written.
+
+    Nothing is created: a nameless file is written to it, or to the nearest folder above it that exists.
+
+    Raises:
+        OSError: it cannot; one line naming the argument.
+    """
+    try:
+        there = next(folder for folder in (path, *path.absolute().parents) if _is_there(folder))
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        what = f"a folder that can be created and written, got {value}"
+        raise OSError(f"{flag} expected {what}: {reason(error)}") from error
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def is_plain_name(name: str) -> bool:
     """Whether `name` is one file or folder name: no separator, no drive, no `..`, on any system."""
     path = PureWindowsPath(name)

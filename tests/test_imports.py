@@ -95,7 +95,7 @@ ARROWS: dict[str, str] = {
     "training.optim": "model training.config",
     "training.splits": "clips data.clips protocol training.config",
     "training.run_folder": "files clips checkpoint protocol",
-    "training.setup": "environment inputs data protocol training.config training.splits",
+    "training.setup": "environment files inputs data protocol training.config training.splits",
     "training.loop": "model data protocol training.config training.optim training.run_folder training.setup",
     "training.evaluate": "clips checkpoint protocol training.config training.loop "
     "training.run_folder training.setup",

@@ -159,7 +159,7 @@ def test_killed_at_random_moments_and_resumed(make_config: MakeConfig, kills: in
     for number in range(kills):
         # Each goal lies in its own part of the 24 epochs, before the last one: there is a run to kill.
         goal = 22 * number // kills + moments.randint(0, 22 // kills)
-        process = start(*command(broken, "--resume", *random_too))
+        process = start(*command(broken, *(["--resume"] if number else []), *random_too))
         while process.poll() is None and lines_of(broken.runs / "broken") < goal:
             time.sleep(0.01)
         time.sleep(moments.random() * 0.2)
