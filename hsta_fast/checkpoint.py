@@ -222,17 +222,7 @@ def _check_unchanged(hsta: HSTA, state: Mapping[str, Tensor]) -> None:
         _check_entries("model", {key: value.shape for key, value in reference.state_dict().items()}, state)
     except ValueError as error:
         raise ValueError(f"{error}{hint(state)}") from None
-    odd = [
-        f"{key} ({'meta' if value.is_meta else value.dtype}, {type(value).__name__})"
-        for key, value in state.items()
-        # Quantised weights and the like are classes of their own.
-        if type(value) not in (Tensor, nn.Parameter)
-        or value.is_meta
-        or value.layout != torch.strided
-        or not value.is_floating_point()
-    ]
-    if odd:
-        raise ValueError(f"model expected floating tensors with values, got {_some(odd)}")
+    _check_values("model", state)
     own = {name for name, _ in reference.named_children()}
     expected = dict(reference.named_modules())
     found = {plain_name(name): module for name, module in hsta.named_modules(remove_duplicate=False)}
@@ -247,6 +237,21 @@ def _check_unchanged(hsta: HSTA, state: Mapping[str, Tensor]) -> None:
             f"model expected the modules of an HSTA, got {_some(changed)}: to save the weights alone, load "
             "its state dict into HSTA(model.config)"
         )
+
+
+def _check_values(name: str, state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless all entries are plain floating tensors in memory."""
+    odd = [
+        f"{key} ({'meta' if value.is_meta else value.dtype}, {type(value).__name__})"
+        for key, value in state.items()
+        # Quantised weights and the like are classes of their own.
+        if type(value) not in (Tensor, nn.Parameter)
+        or value.is_meta
+        or value.layout != torch.strided
+        or not value.is_floating_point()
+    ]
+    if odd:
+        raise ValueError(f"{name} expected floating tensors with values, got {_some(odd)}")
 
 
 def _computes_as(module: nn.Module, expected: nn.Module | None) -> bool:
@@ -294,5 +299,6 @@ def load_model(path: Path | str) -> HSTA:
     model.notes = metadata
     state = plain_keys(state)
     _check_entries(str(path), {key: value.shape for key, value in model.state_dict().items()}, state)
+    _check_values(str(path), state)
     model.load_state_dict(state, assign=True)
     return model.eval()

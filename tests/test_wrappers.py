@@ -461,6 +461,15 @@ def test_a_damaged_entry_is_named(text: str, message: str, tmp_path: Path) -> No
     assert "\n" not in str(error.value)
 
 
+def test_a_file_of_integers_is_named(tmp_path: Path) -> None:
+    metadata = {"hsta_fast_config": json.dumps(vars(tiny().config))}
+    save_file(integers(tiny()).state_dict(), tmp_path / "a.safetensors", metadata)
+    with pytest.raises(
+        ValueError, match=r"a.safetensors expected floating .* head.bias \(torch.int8, Tensor\)$"
+    ):
+        hsta_fast.load_model(tmp_path / "a.safetensors")
+
+
 @pytest.mark.parametrize(
     "text", ["[]", "{", "3", "[" * 100_000, '{"widths": 1}', '{"depth": 1}', '{"mlp_ratio": NaN}']
 )
