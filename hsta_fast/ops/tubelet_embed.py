@@ -355,7 +355,8 @@ def tubelet_embed(
         if reason is not None:
             extension.warn_of(reason)
     if product_dtype(video.device, dtype) != dtype:
-        return _forward_on_torch(frames, weight, bias, cls_token, pos_embed, *affine, dtype)
+        shift, scale = affine
+        return _forward_on_torch(frames, weight, bias, cls_token, pos_embed, shift, scale, dtype)
     tokens = reference.tubelet_embed(
         video,
         weight,
