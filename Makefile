@@ -30,7 +30,8 @@ $(READY): pyproject.toml constraints.txt
 
 train: $(READY)
 	$(BIN)/hsta-fast synth --out $(DATA)
-	$(BIN)/hsta-fast train --data $(DATA) --name $(RUN) --resume $(TRAIN_FLAGS) $(EXTRA)
+	$(BIN)/hsta-fast train --data $(DATA) --name $(RUN) $(if $(wildcard runs/$(RUN)/config.json),--resume) \
+	  $(TRAIN_FLAGS) $(EXTRA)
 
 # As many at a time as there are cores. A file's tests stay together, and so do their fixtures;
 # tests/conftest.py orders the files.

@@ -3,6 +3,7 @@
 from . import layers, reference
 from .checkpoint import load_model, load_published, save_model
 from .environment import info
+from .inputs import ModelInputs
 from .model import HSTA, HSTAConfig, create_model, list_models
 from .ops import attention_pool, cls_cross_attention, space_time_attention, tubelet_embed
 
@@ -11,6 +12,7 @@ __version__ = "0.1.0"
 __all__ = [
     "HSTA",
     "HSTAConfig",
+    "ModelInputs",
     "attention_pool",
     "cls_cross_attention",
     "create_model",

@@ -5,7 +5,7 @@ import itertools
 import json
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
 from .files import write_atomically
+from .inputs import ModelInputs
+from .layers import DropPath
 from .model import HSTA, Head, HSTAConfig, published_key
+from .wrappers import hint, plain_keys, plain_name, unwrap
 
+# In the metadata of a file; its other entries are notes.
 _CONFIG_KEY = "hsta_fast_config"
+_INPUTS_KEY = "hsta_fast_inputs"
 
 
 def read_weights(path: Path | str) -> Any:
@@ -53,12 +58,13 @@ def load_published(
     num_heads: int | tuple[int, int] = 12,
     head: Head = "cls",
 ) -> HSTA:
-    """Build an HSTA from a checkpoint with the published model's keys, in the checkpoint's dtype.
+    """Build an HSTA from a checkpoint with the published model's keys, in its dtype and in eval mode.
 
     Widths, depths, patch sizes, classes and the head "cls+last" are derived from the shapes.
 
     Args:
-        source: a file (torch or .safetensors) or a state dict, plain or under "model" or "module".
+        source: a file (torch or .safetensors) or a state dict, plain or under "model", "module" or
+            "state_dict". "module." or "_orig_mod." in front of all keys is dropped.
         num_heads: one number, or one per branch (special, video); the shapes do not determine it.
         head: "cls" or "mean", which have the same shapes; "cls+last" is recognised.
 
@@ -66,14 +72,19 @@ def load_published(
         ValueError: entries are missing, unknown or of another shape; the message lists them.
     """
     state = source if isinstance(source, Mapping) else read_weights(source)
-    for wrapper in ("model", "module"):
-        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
+    while isinstance(state, Mapping):
+        inside = [name for name in ("model", "module", "state_dict") if isinstance(state.get(name), Mapping)]
+        if len(inside) > 1:
+            raise ValueError(f"checkpoint expected one state dict, got {_some(inside)}: pass one of them")
+        if not inside:
+            break
+        state = state[inside[0]]
     if not isinstance(state, Mapping):
         raise ValueError(f"checkpoint expected a dictionary of tensors, got {type(state).__name__}")
     others = [str(k) for k, v in state.items() if not (isinstance(k, str) and isinstance(v, Tensor))]
     if others:
         raise ValueError(f"checkpoint expected only tensors, got other objects under {_some(others)}")
+    state = plain_keys(state)
     dtypes = {value.dtype for value in state.values()}
     if len(dtypes) > 1 or not all(dtype.is_floating_point for dtype in dtypes):
         raise ValueError(f"checkpoint expected one floating dtype, got {_some(sorted(map(str, dtypes)))}")
@@ -82,7 +93,7 @@ def load_published(
     _check_entries("checkpoint", {key: model.state_dict()[own].shape for key, own in expected.items()}, state)
     # Copies: the model must not share its parameters with the caller's dictionary.
     model.load_state_dict({own: state[key].clone() for key, own in expected.items()}, assign=True)
-    return model
+    return model.eval()
 
 
 def _published_config(
@@ -158,23 +169,104 @@ def _empty_model(config: HSTAConfig) -> HSTA:
         return HSTA(config)
 
 
-def save_model(model: HSTA, path: Path | str, *, notes: Mapping[str, str] | None = None) -> None:
-    """Write weights, configuration and `notes` (text about the model) as .safetensors, atomically.
+def save_model(
+    model: nn.Module | Callable[..., Any],
+    path: Path | str,
+    *,
+    inputs: ModelInputs | None = None,
+    notes: Mapping[str, str] | None = None,
+) -> None:
+    """Write weights, configuration, inputs and notes as .safetensors, atomically.
+
+    The model may be wrapped: by torch.compile, DataParallel, DistributedDataParallel, FSDP and AveragedModel,
+    also in each other. If parameters are sharded (FSDP), every rank must call this, and each writes the whole
+    file. `load_model` reads every file that this writes, and its model computes the same logits.
+
+    Args:
+        model: an HSTA.
+        path: the file, which ends in .safetensors.
+        inputs: what the model was trained on; by default `model.inputs`.
+        notes: text about the model by name, in addition to `model.notes`.
 
     Raises:
-        ValueError: `path` does not end in .safetensors.
+        ValueError: `path` or `notes` do not fit, the model is not one that its configuration describes, or
+            `inputs` has another number of classes; nothing was written.
         OSError: the file cannot be written; an existing file is unchanged.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"path expected a name that ends in .safetensors, got {path}")
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    metadata = {**(notes or {}), _CONFIG_KEY: json.dumps(asdict(model.config))}
-    write_atomically(path, lambda file: file.write(safetensors_bytes(state, metadata)))
+    hsta, state = unwrap(model)
+    _check_unchanged(hsta, state)
+    metadata = {**hsta.notes, **(notes or {})}
+    odd = [str(k) for k, v in metadata.items() if not (isinstance(k, str) and isinstance(v, str))]
+    odd += [key for key in (_CONFIG_KEY, _INPUTS_KEY) if key in metadata]
+    if odd:
+        raise ValueError(f"notes expected text by name (not {_CONFIG_KEY}, {_INPUTS_KEY}), got {_some(odd)}")
+    metadata[_CONFIG_KEY] = json.dumps(asdict(hsta.config))
+    inputs = hsta.inputs if inputs is None else inputs
+    if inputs is not None:
+        _check_classes("inputs", inputs, hsta.config)
+        metadata[_INPUTS_KEY] = inputs.to_json()
+    # Copies, because safetensors refuses tensors that share memory.
+    data = safetensors_bytes(
+        {key: value.cpu().clone().contiguous() for key, value in state.items()}, metadata
+    )
+    write_atomically(path, lambda file: file.write(data))
+
+
+def _check_unchanged(hsta: HSTA, state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless a new HSTA of the same configuration with these weights computes the same."""
+    reference = _empty_model(hsta.config)
+    try:
+        _check_entries("model", {key: value.shape for key, value in reference.state_dict().items()}, state)
+    except ValueError as error:
+        raise ValueError(f"{error}{hint(state)}") from None
+    odd = [
+        f"{key} ({'meta' if value.is_meta else value.dtype}, {type(value).__name__})"
+        for key, value in state.items()
+        # Quantised weights and the like are classes of their own.
+        if type(value) not in (Tensor, nn.Parameter)
+        or value.is_meta
+        or value.layout != torch.strided
+        or not value.is_floating_point()
+    ]
+    if odd:
+        raise ValueError(f"model expected floating tensors with values, got {_some(odd)}")
+    own = {name for name, _ in reference.named_children()}
+    expected = dict(reference.named_modules())
+    found = {plain_name(name): module for name, module in hsta.named_modules(remove_duplicate=False)}
+    changed = [
+        f"{name} ({type(module).__name__})"
+        for name, module in found.items()
+        # Modules beside the model's own, such as a loss, take no part in its forward pass.
+        if name.partition(".")[0] in own and not _computes_as(module, expected.get(name))
+    ]
+    if changed:
+        raise ValueError(
+            f"model expected the modules of an HSTA, got {_some(changed)}: to save the weights alone, load "
+            "its state dict into HSTA(model.config)"
+        )
+
+
+def _computes_as(module: nn.Module, expected: nn.Module | None) -> bool:
+    """Whether `module` has the forward pass of `expected`, in eval mode."""
+    no_op = (nn.Dropout, DropPath, nn.Identity)
+    if isinstance(module, no_op) and isinstance(expected, no_op):
+        return True
+    return expected is not None and type(module).forward is type(expected).forward
+
+
+def _check_classes(name: str, inputs: ModelInputs, config: HSTAConfig) -> None:
+    if len(inputs.classes) != config.num_classes:
+        got = f"{len(inputs.classes)}: {_some(list(inputs.classes))}"
+        raise ValueError(f"{name} expected the model's {config.num_classes} classes, got {got}")
 
 
 def load_model(path: Path | str) -> HSTA:
-    """Read a model that `save_model` wrote; on the CPU, in the dtype of the file.
+    """Read a model that `save_model` wrote; in eval mode, on the CPU, in the dtype of the file.
+
+    Its `inputs` say what it was trained on, as far as the file knows, and its `notes` are those of the file.
 
     Raises:
         ValueError: the file is damaged, was not written by `save_model`, or does not match its configuration.
@@ -182,14 +274,25 @@ def load_model(path: Path | str) -> HSTA:
     state = read_weights(path)
     try:
         with safe_open(path, framework="pt") as file:
-            written = json.loads((file.metadata() or {})[_CONFIG_KEY])
-        settings: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in written.items()
-        }
+            metadata = dict(file.metadata() or {})
+        written = json.loads(metadata.pop(_CONFIG_KEY))
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in written.items()}
         config = HSTAConfig(**settings)
-    except (KeyError, TypeError, SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} expected the configuration of an HSTA model, got none: {error}") from error
-    model = _empty_model(config)
+        model = _empty_model(config)
+    except KeyError:
+        raise ValueError(f"{path} expected the configuration of an HSTA model, got none") from None
+    except (ValueError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} expected the configuration of an HSTA model, got a faulty one: {error}"
+        ) from error
+    if _INPUTS_KEY in metadata:
+        try:
+            model.inputs = ModelInputs.from_json(metadata.pop(_INPUTS_KEY))
+        except ValueError as error:
+            raise ValueError(f"{path} expected to say what the model was trained on: {error}") from error
+        _check_classes(f"{path}: inputs", model.inputs, config)
+    model.notes = metadata
+    state = plain_keys(state)
     _check_entries(str(path), {key: value.shape for key, value in model.state_dict().items()}, state)
     model.load_state_dict(state, assign=True)
-    return model
+    return model.eval()

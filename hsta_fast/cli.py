@@ -6,7 +6,6 @@ not wait for scikit-learn and matplotlib.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,8 +21,10 @@ from tyro.extras import SubcommandApp
 
 import hsta_fast
 
+from . import console
 from .data import DatasetName
 from .extension import PARTS, BuildError, kept, load, missing
+from .files import reason
 from .synth import SynthConfig
 from .training.config import RECIPES, Recipe, TrainConfig, recipe_config
 from .training.optim import NonFiniteLossError
@@ -75,7 +76,8 @@ def _doctor(
         print(f"error: {error}", file=sys.stderr)
         sys.exit(doctor.UNUSABLE)
     print(dumps(doctor.as_json(found), indent=2) if json else doctor.as_text(found))
-    sys.exit(found.status)
+    if found.status:
+        sys.exit(found.status)
 
 
 def _prepare(recipe: Recipe = "paper", *, config: Settings) -> None:
@@ -238,17 +240,19 @@ def main() -> None:
     """Run the command that the arguments name.
 
     An error that we find is one line and exit status 1 (`doctor`: 2). One that tyro finds in the flags is a
-    box and exit status 2.
+    box and exit status 2. A command whose output cannot be written runs to its end and has exit status 1.
     """
+    console.use_utf8()
+    console.protect()
     args = sys.argv[1:] or ["--help"]
     try:
         _run(args)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader of the output has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except (ValueError, OSError, NonFiniteLossError, BuildError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         resumable = args[0] in ("train", "ablate")
-        sys.exit("interrupted" + ("; --resume continues the run" if resumable else ""))
+        sys.exit("interrupted" + ("; --resume continues the run if it has begun" if resumable else ""))
+    if (lost := console.lost()) is not None:
+        sys.exit(
+            1 if isinstance(lost, BrokenPipeError) else f"error: could not write the output: {reason(lost)}"
+        )

@@ -90,8 +90,11 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8, atomically."""
-    write_bytes(path, text.encode())
+    r"""Write `text` to `path` as UTF-8, atomically.
+
+    A name from a disk may hold bytes that are no UTF-8; these are written as \udce9, in JSON its escape.
+    """
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def make_folder(path: Path, flag: str, value: Path) -> None:
@@ -106,6 +109,31 @@ def make_folder(path: Path, flag: str, value: Path) -> None:
         raise OSError(
             f"{flag} expected a folder that can be created, got {value}: {reason(error)}"
         ) from error
+
+
+def check_writable(path: Path, flag: str, value: Path) -> None:
+    """Check that the folder `path`, for which the argument `flag` has `value`, can be created and written.
+
+    Nothing is created: a nameless file is written to it, or to the nearest folder above it that exists.
+
+    Raises:
+        OSError: it cannot; one line naming the argument.
+    """
+    try:
+        there = next(folder for folder in (path, *path.absolute().parents) if _is_there(folder))
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        what = f"a folder that can be created and written, got {value}"
+        raise OSError(f"{flag} expected {what}: {reason(error)}") from error
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def is_plain_name(name: str) -> bool:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from . import ops
 from .ops.checks import check, check_shape
 from .ops.cls_cross_attention_inplace import cls_cross_attention_in_state, put_cls, take_cls
+from .ops.tubelet_embed import normalize
+from .replaced import any_global_hook, has_bias, is_plain, warn_of_call
 
 LN_EPS = 1e-6
 
@@ -40,7 +42,7 @@ class TubeletEmbed(nn.Module):
     ) -> None:
         super().__init__()
         kernel = (tubelet_depth, patch_size, patch_size)
-        # A Conv3d only for its parameters, their names and initialisation; the op does the computation.
+        # While it is plain, only its parameters are used: the op does the computation.
         self.proj = nn.Conv3d(3, width, kernel_size=kernel, stride=kernel)
         self.mean, self.std = mean, std
 
@@ -48,6 +50,8 @@ class TubeletEmbed(nn.Module):
         self, video: Tensor, cls_token: Tensor | None = None, pos_embed: Tensor | None = None
     ) -> Tensor:
         """uint8 video is normalised by mean and std; float video must already be normalised."""
+        if not self._is_plain():
+            return self._call_proj(video, cls_token, pos_embed)
         pixels = video.dtype == torch.uint8
         return ops.tubelet_embed(
             video,
@@ -58,6 +62,34 @@ class TubeletEmbed(nn.Module):
             cls_token=cls_token,
             pos_embed=pos_embed,
         )
+
+    def _is_plain(self) -> bool:
+        """Whether `proj` does what the op computes from its weight and bias."""
+        proj = cast(nn.Conv3d, self._modules["proj"])
+        return (
+            is_plain(proj, nn.Conv3d)
+            and not any_global_hook()
+            and has_bias(proj)
+            and (proj.stride, proj.padding, proj.dilation) == (proj.kernel_size, (0, 0, 0), (1, 1, 1))
+            and proj.groups == 1
+        )
+
+    def _call_proj(self, video: Tensor, cls_token: Tensor | None, pos_embed: Tensor | None) -> Tensor:
+        """The same with `proj` called on the normalised frames, in the dtype of its parameters."""
+        cost = "it is called on frames that are normalised beforehand, which takes longer"
+        warn_of_call(self, "proj", nn.Conv3d, cost)
+        dtypes = [p.dtype for p in self.proj.parameters() if p.is_floating_point()]
+        pixels = video.dtype == torch.uint8
+        mean, std = (self.mean, self.std) if pixels else (None, None)
+        tokens = self.proj(normalize(video, mean, std, dtypes[0] if dtypes else torch.float32))
+        tokens = tokens.flatten(2).transpose(1, 2)
+        dtype = tokens.dtype
+        if cls_token is not None:
+            tokens = torch.cat([cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
+        if pos_embed is not None:
+            check_shape("pos_embed", pos_embed, (1, *tokens.shape[1:]), "(1, N, C), N with the CLS")
+            tokens = tokens + pos_embed
+        return tokens.to(dtype)
 
 
 class SpaceTimeAttention(nn.Module):
@@ -91,7 +123,12 @@ class SpaceTimeAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(x, self.qkv.weight, bias)
+        projection = self.qkv
+        if is_plain(projection, nn.Linear) and not has_bias(projection) and not any_global_hook():
+            qkv = F.linear(x, projection.weight, bias)  # the biases are added inside the product
+        else:
+            qkv = projection(x)
+            qkv = qkv + bias.to(qkv.dtype)
         qkv = rearrange(qkv, "b n (three h d) -> b n three h d", three=3, h=self.num_heads)
         attended = ops.space_time_attention(qkv, impl=self.impl)
         return self.dropout(self.proj(rearrange(attended, "b n h d -> b n (h d)")))
@@ -153,18 +190,38 @@ class USTA(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """The projections of CLS-to-token cross-attention (Eq. 9), all with bias."""
+    """CLS-to-token cross-attention with its projections, all with bias (Eq. 9).
 
-    def __init__(self, width: int) -> None:
+    Args:
+        width: C.
+        num_heads: H, a divisor of C.
+    """
+
+    def __init__(self, width: int, *, num_heads: int) -> None:
         super().__init__()
+        self.num_heads = num_heads
         self.wq = nn.Linear(width, width)
         self.wk = nn.Linear(width, width)
         self.wv = nn.Linear(width, width)
         self.proj = nn.Linear(width, width)
 
+    def forward(self, y: Tensor) -> Tensor:
+        """Normalised rows (B, 1 + N, C), CLS first -> (B, C), with keys and values of all rows.
+
+        `CrossAttentionBlock` computes the same from the weights, without keys and values, where it may.
+        """
+        q, k, v = (
+            rearrange(projection(rows), "b n (h d) -> b n h d", h=self.num_heads)
+            for projection, rows in ((self.wq, y[:, :1]), (self.wk, y), (self.wv, y))
+        )
+        return self.proj(rearrange(ops.space_time_attention(q, k, v), "b 1 h d -> b (h d)"))
+
 
 class CrossAttentionBlock(nn.Module):
     """cls + proj(attention of the CLS over LN([cls ; tokens])), one query, no MLP (Eq. 9, 10).
+
+    Where the norm, `attn`, wq, wk or wv is not plain (`hsta_fast.replaced`), they are called, and keys and
+    values are computed.
 
     Args:
         width: C.
@@ -184,22 +241,48 @@ class CrossAttentionBlock(nn.Module):
         self.num_heads = num_heads
         self.impl = impl
         self.norm1 = nn.LayerNorm(width, eps=LN_EPS)
-        self.attn = CrossAttention(width)
+        self.attn = CrossAttention(width, num_heads=num_heads)
         self.dropout = nn.Dropout(dropout)
+
+    def replaced(self) -> tuple[str, type[nn.Module]] | None:
+        """The first submodule that must be called, and the class it would have if plain; None if none."""
+        # `_modules` because the lookup of an attribute takes longer than all the rest.
+        modules: dict[str, Any] = self._modules
+        norm, attn = modules["norm1"], modules["attn"]
+        if any_global_hook() or not is_plain(norm, nn.LayerNorm) or not has_bias(norm):
+            return "norm1", nn.LayerNorm
+        if not is_plain(attn, CrossAttention):
+            return "attn", CrossAttention
+        for name in ("wq", "wk", "wv"):
+            part = attn._modules[name]
+            if not is_plain(part, nn.Linear) or not has_bias(part):
+                return f"attn.{name}", nn.Linear
+        return None
 
     def _settings(self) -> dict[str, Any]:
         names = {"norm": self.norm1, "q": self.attn.wq, "k": self.attn.wk, "v": self.attn.wv}
         weights = {f"{name}_weight": module.weight for name, module in names.items()}
         biases = {f"{name}_bias": module.bias for name, module in names.items()}
-        return weights | biases | {"num_heads": self.num_heads, "eps": LN_EPS, "impl": self.impl}
+        return weights | biases | {"num_heads": self.num_heads, "eps": self.norm1.eps, "impl": self.impl}
 
     def forward(self, cls: Tensor, tokens: Tensor) -> Tensor:
         """Cls (B, C), tokens (B, N, C) -> (B, C)."""
-        attended = ops.cls_cross_attention(cls, tokens, **self._settings())
-        return cls + self.dropout(self.attn.proj(attended))
+        replaced = self.replaced()
+        if replaced is None:
+            attended = ops.cls_cross_attention(cls, tokens, **self._settings())
+            return cls + self.dropout(self.attn.proj(attended))
+        cost = "keys and values are computed in full, 4 N C^2 operations per sample instead of 4 H N C"
+        warn_of_call(self, *replaced, cost)
+        check_shape("tokens", tokens, (None, None, None), "(B, N, C)")
+        check_shape("cls", cls, (tokens.shape[0], tokens.shape[2]), "(B, C)")
+        rows = torch.cat([cls.unsqueeze(1), tokens], dim=1)
+        return cls + self.dropout(self.attn(self.norm1(rows)))
 
     def in_state(self, cls: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The same for the tokens of a state (B, N + 1, C) that `take_cls` returned: (out, state)."""
+        """The same for the tokens of a state (B, N + 1, C) that `take_cls` returned: (out, state).
+
+        Only where nothing is `replaced`.
+        """
         attended, state = cls_cross_attention_in_state(cls, state, **self._settings())
         return cls + self.dropout(self.attn.proj(attended)), state
 
@@ -282,7 +365,7 @@ class CrossmodalSpaceTimeAttention(nn.Module):
         check_shape("video", video, (special.shape[0], None, self.widths[1]), "(B, N_1 + 1, C_1)")
         rows = min(special.shape[1], video.shape[1])
         check(rows > 0, "special and video", "a CLS row in each state", "a state without rows")
-        if self._may_run_in_place():
+        if self.writes_into_states():
             return self._in_place(special, video)
         given = (special, video)
         out = []
@@ -292,15 +375,16 @@ class CrossmodalSpaceTimeAttention(nn.Module):
             out.append(torch.cat([cls.to(given[a].dtype), given[a][:, 1:]], dim=1))
         return out[0], out[1]
 
-    def _may_run_in_place(self) -> bool:
-        """Whether `_in_place` computes what `forward` promises; `reason_to_copy` asks about the states."""
+    def writes_into_states(self) -> bool:
+        """Whether `forward` overwrites its inputs: `inplace`, where hooks and the compiler permit it."""
         if not self.inplace or torch.compiler.is_compiling():  # the compiler plans the memory
             return False
-        # A backward hook on this module turns its inputs into views. Hooks on `fusion` run in its `forward`,
-        # which the path in place does not call.
-        kinds = ("forward", "forward_pre", "backward", "backward_pre")
-        hooked = (_has_hooks(block, *kinds) for block in self.fusion)
-        return not (_has_hooks(self, "backward", "backward_pre") or any(hooked))
+        # A backward hook on this module turns its inputs into views. The path in place neither calls a block
+        # of `fusion`, whose hooks run in its `forward`, nor the projections in it.
+        return not _has_hooks(self, "backward", "backward_pre") and all(
+            is_plain(block, CrossAttentionBlock) and cast(CrossAttentionBlock, block).replaced() is None
+            for block in self.fusion
+        )
 
     def _in_place(self, special: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
         for name, state in {"special": special, "video": video}.items():

@@ -4,13 +4,17 @@ B batch, T video frames, S = 2 special frames, N patch tokens, C width, H heads,
 Branch 0 is special, 1 is video, also in state dicts.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
+from .frame_checks import check_packed, check_tensor, check_values, may_read, other_size
+from .inputs import ModelInputs
 from .layers import LN_EPS, USTA, CrossmodalSpaceTimeAttention, TubeletEmbed, reason_to_copy
 
 BRANCHES = ("special", "video")
@@ -102,14 +106,14 @@ class HSTAConfig:
         return tuple(BRANCHES.index(branch) for branch in self.branches)
 
 
-def position_table(num_positions: int, width: int) -> Tensor:
+def position_table(num_positions: int, width: int, device: torch.device | str = "cpu") -> Tensor:
     """The fixed sine / cosine table (1, num_positions, width) in float64; position 0 is the CLS.
 
     angle(pos, j) = pos / 10000 ** (2 (j // 2) / width), sine for even j, cosine for odd j.
     """
-    channel = torch.arange(width, dtype=torch.float64)
+    channel = torch.arange(width, dtype=torch.float64, device=device)
     rate = 10000.0 ** (2 * (channel // 2) / width)
-    angle = torch.arange(num_positions, dtype=torch.float64).unsqueeze(1) / rate
+    angle = torch.arange(num_positions, dtype=torch.float64, device=device).unsqueeze(1) / rate
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).unsqueeze(0)
 
 
@@ -149,8 +153,9 @@ class HSTALayer(nn.Module):
             block: nn.Module | None = None
             for block in cast(nn.ModuleList, blocks):
                 x = block(x)
-            if self.csta is not None and reason_to_copy(x, given=states[d], made_by=block) is not None:
-                x = x.clone()  # CSTA overwrites its inputs
+            overwritten = self.csta is not None and self.csta.writes_into_states()
+            if overwritten and reason_to_copy(x, given=states[d], made_by=block) is not None:
+                x = x.clone()
             out[d] = x
         if self.csta is not None:
             out["0"], out["1"] = self.csta(out["0"], out["1"])
@@ -162,7 +167,17 @@ class HSTA(nn.Module):
 
     Parameters are initialised as in the paper's code: linear layers and CLS with a truncated normal of 0.02,
     biases with 0.
+
+    Attributes:
+        config: everything that shapes the model.
+        inputs: what the model was trained on, if that is known.
+        notes: text about the model by name, which its file keeps, such as why its scores are leaky.
     """
+
+    inputs: ModelInputs | None = None
+    notes: Mapping[str, str] = MappingProxyType({})
+    _values_read: frozenset[str] = frozenset()  # the branches whose values on a device were read
+    _warned = False  # of frames of another size than those of the training
 
     def __init__(self, config: HSTAConfig) -> None:
         super().__init__()
@@ -206,30 +221,34 @@ class HSTA(nn.Module):
 
     def _positions(self, d: int, shape: torch.Size) -> Tensor:
         """The table for frames of `shape` (B, 3, T, H, W) in the model's dtype, computed once per size."""
-        weight = cast(TubeletEmbed, self.patch_embed[str(d)]).proj.weight
-        grid = [size // p for size, p in zip(shape[2:], weight.shape[2:], strict=True)]
-        key = (1 + grid[0] * grid[1] * grid[2], weight.shape[0], weight.dtype, weight.device)
+        c, cls = self.config, self.cls_token[str(d)]
+        patch = (c.tubelet_depth, c.patch_sizes[d], c.patch_sizes[d])
+        grid = [size // p for size, p in zip(shape[2:], patch, strict=True)]
+        size = 1 + grid[0] * grid[1] * grid[2], c.widths[d]
+        if torch.compiler.is_compiling():  # a cache would be guarded: one more graph for every size
+            return position_table(*size, cls.device).to(cls.dtype)
+        key = (*size, cls.dtype, cls.device)
         if key not in self._tables:
             # inference_mode off: a later training step must be able to use the same table.
             with torch.inference_mode(False):
-                self._tables[key] = position_table(*key[:2]).to(key[3], key[2])
+                self._tables[key] = position_table(*size).to(cls.device, cls.dtype)
         return self._tables[key]
 
     def _frames(self, video: Tensor | None, special: Tensor | None) -> dict[int, Tensor]:
         """The frames of each branch (B, 3, T or S, H, W), checked."""
-        branches = self.config.branches
+        branches, depth = self.config.branches, self.config.tubelet_depth
         given = {name: x for name, x in (("special", special), ("video", video)) if x is not None}
         if branches == ("special",) and special is None and video is not None:
             given = {"special": video}  # model(frames) for a model of one branch
-        elif branches == BRANCHES and special is None and video is not None and video.dim() == 5:
+        for name, x in given.items():
+            check_tensor(name, x, f"(B, 3, {'S' if name == 'special' else 'T'}, H, W)")
+        if branches == BRANCHES and special is None and video is not None:
+            check_packed(video.shape[2], SPECIAL_FRAMES, depth, self.inputs)
             cut = video.shape[2] - SPECIAL_FRAMES
             given = {"special": video[:, :, cut:], "video": video[:, :, :cut]}
         if set(given) != set(branches):
             raise ValueError(f"frames expected one input per branch {branches}, got {tuple(given) or 'none'}")
         for name, x in given.items():
-            frames, depth = "S" if name == "special" else "T", self.config.tubelet_depth
-            if x.dim() != 5 or x.shape[1] != 3:
-                raise ValueError(f"{name} expected shape (B, 3, {frames}, H, W), got {tuple(x.shape)}")
             if name == "special" and x.shape[2] != SPECIAL_FRAMES:
                 raise ValueError(f"special expected {SPECIAL_FRAMES} frames, got {x.shape[2]}")
             if x.shape[2] == 0 or x.shape[2] % depth:
@@ -241,10 +260,32 @@ class HSTA(nn.Module):
                 raise ValueError(
                     f"{name} expected at least {patch} x {patch} pixels, got {tuple(x.shape[3:])}"
                 )
-        if len({x.shape[0] for x in given.values()}) > 1:
+        batches = [x.shape[0] for x in given.values()]  # not a set: it would fix B while compiling
+        if batches[0] != batches[-1]:
             sizes = ", ".join(f"{name} {x.shape[0]}" for name, x in given.items())
             raise ValueError(f"video and special expected one batch size, got {sizes}")
+        if not torch.compiler.is_compiling():
+            self._check_as_trained({name: given[name] for name in reversed(branches)})
         return {BRANCHES.index(name): given[name] for name in branches}
+
+    def _check_as_trained(self, given: Mapping[str, Tensor]) -> None:
+        """Refuse float frames that were not normalised; warn once of a size other than that of the training.
+
+        Reading a value makes the CPU wait for the device, so values on another device are read once.
+        """
+        for name, x in given.items():
+            once = x.device.type != "cpu"
+            if x.is_floating_point() and may_read(x) and not (once and name in self._values_read):
+                flow = name == "special" and (self.inputs is None or self.inputs.flow is not None)
+                check_values(name, x, or_flow=flow)
+                if once:
+                    self._values_read |= {name}
+        if self.inputs is None or self._warned:
+            return
+        differences = (other_size(name, x, self.inputs) for name, x in given.items())
+        if (difference := next(filter(None, differences), None)) is not None:
+            self._warned = True
+            warnings.warn(difference, stacklevel=6)  # the line that called the model
 
     def forward(self, video: Tensor | None = None, special: Tensor | None = None) -> Tensor:
         """Clips to logits (B, num_classes).
@@ -257,7 +298,11 @@ class HSTA(nn.Module):
                 takes only the frames of that branch.
 
         Raises:
-            ValueError: frames that do not fit the model or each other.
+            ValueError: frames that do not fit the model or each other, or float frames with the values of
+                bytes (over 32). Values are read at every call on the CPU, at the first one on another device,
+                and never while torch.compile, torch.export or a transform traces.
+
+        Warns once of another image size or T than the model was trained with, if `inputs` tell.
         """
         states = {}
         for d, frames in self._frames(video, special).items():

@@ -109,7 +109,8 @@ def train(monkeypatch: pytest.MonkeyPatch, data: Path, *more: str) -> str:
         "--image-size",
         "48",
     ]
-    return refusal(monkeypatch, "train", *words, "--epochs", "1", "--labels", "emotion3", *more)
+    words += ["--epochs", "1", "--warmup-epochs", "0", "--labels", "emotion3"]
+    return refusal(monkeypatch, "train", *words, *more)
 
 
 def spoil(data: Path, **changes: object) -> None:
@@ -203,7 +204,7 @@ def test_a_folder_that_cannot_be_created(monkeypatch: pytest.MonkeyPatch, copy: 
     """A file is where a folder above it would have to be."""
     below = copy / "annotation.csv" / "x"
     message = train(monkeypatch, copy, "--runs", str(below), "--cache", "none")
-    assert f"--runs expected a folder that can be created, got {below}: " in message
+    assert f"--runs expected a folder that can be created and written, got {below}: " in message
     message = refusal(monkeypatch, "synth", "--out", str(below))
     assert f"--out expected a folder that can be created, got {below}: " in message
 
@@ -272,4 +273,4 @@ def test_prepare_fills_the_cache_of_a_run(
     )
     (tmp_path / "file").write_text("mine")
     message = refusal(monkeypatch, "prepare", *words, "--cache", str(tmp_path / "file"))
-    assert "frames or flows could not be written" in message
+    assert "--cache expected a folder that can be created and written, got " in message

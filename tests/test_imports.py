@@ -15,16 +15,21 @@ PACKAGE = Path(__file__).parent.parent / "hsta_fast"
 ARROWS: dict[str, str] = {
     "files": "",
     "clips": "",
+    "console": "",
     # The model, from the ground up.
     "reference": "",
     "kernels": "",
     "toolchain": "",
     "extension": "files toolchain",
     "ops": "reference kernels extension",
-    "layers": "ops",
-    "model": "layers",
+    "replaced": "",
+    "layers": "ops replaced",
+    "inputs": "",
+    "frame_checks": "inputs",
+    "model": "frame_checks inputs layers",
+    "wrappers": "model",
     "environment": "ops",
-    "checkpoint": "files model",
+    "checkpoint": "files layers inputs model wrappers",
     # Data.
     "data.action_units": "",
     "data.sampling": "",
@@ -90,7 +95,7 @@ ARROWS: dict[str, str] = {
     "training.optim": "model training.config",
     "training.splits": "clips data.clips protocol training.config",
     "training.run_folder": "files clips checkpoint protocol",
-    "training.setup": "environment data protocol training.config training.splits",
+    "training.setup": "environment files inputs data protocol training.config training.splits",
     "training.loop": "model data protocol training.config training.optim training.run_folder training.setup",
     "training.evaluate": "clips checkpoint protocol training.config training.loop "
     "training.run_folder training.setup",
@@ -99,11 +104,11 @@ ARROWS: dict[str, str] = {
     "training.ablate": "files protocol training.config training.optim training.paper_tables "
     "training.run_folder training.runner training.workers",
     # The top.
-    "cli": "environment extension data data.doctor synth synth.render protocol.audit "
+    "cli": "console environment extension files data data.doctor synth synth.render protocol.audit "
     "training.ablate training.config training.evaluate training.optim training.runner training.setup "
     "training.workers",
     "__main__": "cli",
-    "__init__": "reference ops layers model checkpoint environment",
+    "__init__": "reference ops layers inputs model checkpoint environment",
 }
 
 

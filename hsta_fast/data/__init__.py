@@ -5,6 +5,7 @@ from .clips import ClipTable, Fault
 from .dataset import Augment, Balance, ClipData, steps
 from .frames.apex import Apex
 from .frames.cache import Cache, CachedArrays
+from .frames.flow import check_flow_method
 from .frames.load import describe_inputs, load_inputs
 from .frames.store import FrameStore, load_frames
 from .labels.files import label_set
@@ -35,6 +36,7 @@ __all__ = [
     "Sampling",
     "SpecialFrame",
     "apply_labels",
+    "check_flow_method",
     "describe_inputs",
     "label_set",
     "load_frames",

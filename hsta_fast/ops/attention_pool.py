@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import extension
 from .attention_pool_torch import accumulation_dtype
-from .checks import autocast_dtype, check, check_same, check_shape, no_autocast
+from .checks import autocast_dtype, check_same, check_shape, no_autocast, unexpected
 from .choice import Choice, check_supported, resolve, triton_unsupported_reason
 from .registration import register
 
@@ -296,9 +296,11 @@ def attention_pool(
     if extra is not None:
         check_shape("extra", extra, (B, C), "(B, C)")
     elif N == 0:
-        raise ValueError("tokens expected at least one row, or extra, got N = 0 and no extra")
-    check(type(normalize) is bool, "normalize", "True or False", repr(normalize))
-    check(isinstance(eps, int | float) and eps >= 0, "eps", "a number >= 0", repr(eps))
+        raise unexpected("tokens", "at least one row, or extra", "N = 0 and no extra")
+    if type(normalize) is not bool:
+        raise unexpected("normalize", "True or False", repr(normalize))
+    if not isinstance(eps, int | float) or not eps >= 0:
+        raise unexpected("eps", "a number >= 0", repr(eps))
     if autocast_dtype(tokens) is not None:  # casting the tokens would copy them
         query, extra = query.to(tokens.dtype), None if extra is None else extra.to(tokens.dtype)
     check_same({"query": query, "tokens": tokens} | ({} if extra is None else {"extra": extra}))

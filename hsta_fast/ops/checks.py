@@ -1,4 +1,8 @@
-"""Checks at the public boundary of the ops. Each error is one line: `name` expected X, got Y."""
+"""Checks at the public boundary of the ops. Each error is one line: `name` expected X, got Y.
+
+A message is formatted only once its check has failed: a call costs less, and torch.compile need not format
+sizes that it does not know.
+"""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -8,20 +12,25 @@ from torch import Tensor
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
+def unexpected(name: str, expected: str, got: object) -> ValueError:
+    """The error "`name` expected `expected`, got `got`", to raise."""
+    return ValueError(f"{name} expected {expected}, got {got}")
+
+
 def check(condition: bool, name: str, expected: str, got: object) -> None:
-    """Raise ValueError("`name` expected `expected`, got `got`") unless `condition` holds."""
+    """Raise ValueError unless `condition` holds. For arguments that are at hand: else raise `unexpected`."""
     if not condition:
-        raise ValueError(f"{name} expected {expected}, got {got}")
+        raise unexpected(name, expected, got)
 
 
 def check_shape(name: str, tensor: Tensor, shape: tuple[int | None, ...], letters: str) -> None:
     """Raise ValueError unless `tensor` has `shape`. None allows any size; `letters` names the sizes."""
     if not isinstance(tensor, Tensor):
-        check(False, name, f"a tensor {letters}", type(tensor).__name__)
-    got = tuple(tensor.shape)
+        raise unexpected(name, f"a tensor {letters}", type(tensor).__name__)
+    got = tensor.shape
     if len(got) != len(shape) or any(s is not None and s != g for s, g in zip(shape, got, strict=True)):
         sizes = ", ".join("*" if s is None else str(s) for s in shape)
-        check(False, name, f"shape {letters} = ({sizes})", got)
+        raise unexpected(name, f"shape {letters} = ({sizes})", tuple(got))
 
 
 def check_same(tensors: dict[str, Tensor]) -> None:
@@ -30,7 +39,7 @@ def check_same(tensors: dict[str, Tensor]) -> None:
     check(first.dtype in DTYPES, name, "float16, bfloat16, float32 or float64", first.dtype)
     if any(t.dtype != first.dtype or t.device != first.device for t in tensors.values()):
         listing = ", ".join(f"{name} {t.dtype} on {t.device}" for name, t in tensors.items())
-        check(False, "inputs", "one dtype and one device", listing)
+        raise unexpected("inputs", "one dtype and one device", listing)
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:

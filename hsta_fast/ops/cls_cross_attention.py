@@ -14,12 +14,11 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
 from .attention_pool import attention_pool, auto_choice, choose
 from .attention_pool_torch import accumulation_dtype
-from .checks import autocast_dtype, check, check_same, check_shape, no_autocast
+from .checks import autocast_dtype, check_same, check_shape, no_autocast, unexpected
 
 __all__ = ["attend", "auto_choice", "cls_cross_attention"]
 
@@ -49,13 +48,11 @@ def attend(
     with no_autocast(cls):
         g, b = norm_weight.to(wide), norm_bias.to(wide)
         y = F.layer_norm(cls.to(wide), cls.shape[-1:], g, b, eps)
-        q = rearrange(F.linear(y, q_weight.to(wide), q_bias.to(wide)), "b (h d) -> b h d", h=num_heads)
-        k_heads, v_heads = (
-            rearrange(w.to(wide), "(h d) c -> h d c", h=num_heads) for w in (k_weight, v_weight)
-        )
+        q = F.linear(y, q_weight.to(wide), q_bias.to(wide)).unflatten(1, (num_heads, -1))
+        k_heads, v_heads = (w.to(wide).unflatten(0, (num_heads, -1)) for w in (k_weight, v_weight))
         u = torch.einsum("bhd,hdc->bhc", q * q.shape[-1] ** -0.5, k_heads) * g
         pooled = pool(u.to(dtype), cls.to(dtype)).to(wide) * g + b
-        values = rearrange(torch.einsum("bhc,hdc->bhd", pooled, v_heads), "b h d -> b (h d)")
+        values = torch.einsum("bhc,hdc->bhd", pooled, v_heads).flatten(1)
         # A sum over zero elements of k_bias adds nothing, but makes its gradient zeros instead of None.
         out = values + v_bias.to(wide) + k_bias[:0].sum()
     return out.to(norm_weight.dtype if autocast is None or wide == torch.float64 else autocast)
@@ -107,8 +104,8 @@ def cls_cross_attention(
     check_shape("tokens", tokens, (None, None, None), "(B, N, C)")
     B, _, C = tokens.shape
     check_shape("cls", cls, (B, C), "(B, C)")
-    divides = type(num_heads) is int and num_heads > 0 and C % num_heads == 0
-    check(divides, "num_heads", f"a divisor of the width {C}", repr(num_heads))
+    if type(num_heads) is not int or num_heads <= 0 or C % num_heads:
+        raise unexpected("num_heads", f"a divisor of the width {C}", repr(num_heads))
     vectors = {"norm_weight": norm_weight, "norm_bias": norm_bias, "q_bias": q_bias}
     vectors |= {"k_bias": k_bias, "v_bias": v_bias}
     matrices = {"q_weight": q_weight, "k_weight": k_weight, "v_weight": v_weight}

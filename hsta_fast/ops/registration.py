@@ -3,7 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+import einops
 import torch
+
+# einops notes which tensors it has seen, and torch.compile guards on the notes: without this, a compiled
+# function would be compiled again at its second call.
+for _seen in (torch.empty(0, device="cpu"), torch.nn.Parameter(torch.empty(0, device="cpu"))):
+    einops.rearrange(_seen, "n -> n")
 
 _LIBRARY = torch.library.Library("hsta_fast", "FRAGMENT")
 # The tags that torch.library.custom_op sets. It is not used itself: it takes 5 to 7 microseconds more per

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .checks import autocast_dtype, check, check_same, check_shape, no_autocast, product_dtype
+from .checks import autocast_dtype, check, check_same, check_shape, no_autocast, product_dtype, unexpected
 from .choice import Choice, check_supported, resolve, triton_unsupported_reason
 from .registration import register
 
@@ -170,7 +170,7 @@ def space_time_attention(
     # An int becomes a float: Triton would compile the kernels again for a scale of 1.
     scale = width**-0.5 if scale is None else float(scale) if isinstance(scale, int) else scale
     if not isinstance(scale, (float, int, torch.SymFloat, torch.SymInt)):
-        check(False, "scale", "a number (multiply a learned scale into q)", type(scale).__name__)
+        raise unexpected("scale", "a number (multiply a learned scale into q)", type(scale).__name__)
     cast = autocast_dtype(qkv)
     if cast is not None and qkv.dtype != torch.float64:  # as autocast does for torch's attention
         qkv, k, v = (None if x is None else x.to(cast) for x in (qkv, k, v))  # type: ignore[assignment]

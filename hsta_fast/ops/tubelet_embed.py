@@ -20,7 +20,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .. import extension, reference
-from .checks import autocast_dtype, check, check_shape, no_autocast, product_dtype
+from .checks import autocast_dtype, check, check_shape, no_autocast, product_dtype, unexpected
 from .choice import Choice, check_supported, resolve
 from .registration import register
 
@@ -270,13 +270,38 @@ def _three(name: str, given: Sequence[float] | Tensor) -> list[float]:
     return three
 
 
-def _affine(mean: Sequence[float] | Tensor | None, std: Sequence[float] | Tensor | None) -> Any:
+def _affine(
+    video: Tensor, mean: Sequence[float] | Tensor | None, std: Sequence[float] | Tensor | None
+) -> Any:
     """(shift, scale) by channel of (x / 255 - mean) / std = (x - shift) * scale."""
+    pixels = video.dtype == torch.uint8
+    check(pixels or video.is_floating_point(), "video", "uint8 or a floating dtype", video.dtype)
+    check((mean is None) == (std is None), "mean and std", "both or neither", "one of them")
+    check(mean is None or pixels, "mean and std", "None for float video (normalise it first)", "both")
     if mean is None or std is None:
         return _PLAIN
     means, stds = _three("mean", mean), _three("std", std)
     check(all(stds), "std", "three floats other than 0", stds)
     return [255 * m for m in means], [1 / (255 * s) for s in stds]
+
+
+def normalize(
+    video: Tensor,
+    mean: Sequence[float] | Tensor | None,
+    std: Sequence[float] | Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Video (B, 3, T, H, W), uint8 or float, as `tubelet_embed` sees it: (x / 255 - mean) / std in `dtype`.
+
+    Raises:
+        ValueError: another shape or dtype, mean and std with float video or one without the other.
+    """
+    check_shape("video", video, (None, 3, None, None, None), "(B, 3, T, H, W)")
+    shift, scale = _affine(video, mean, std)
+    if (shift, scale) == _PLAIN:
+        return video.to(dtype)
+    x = video.to(_wide(dtype))
+    return torch.stack([(x[:, c] - shift[c]) * scale[c] for c in range(3)], dim=1).to(dtype)
 
 
 def tubelet_embed(
@@ -316,27 +341,28 @@ def tubelet_embed(
             the other, an unknown `impl`, or "extension" where it cannot run.
         BuildError: impl="extension", and it cannot be built or loaded.
     """
-    check(layout in ("BCTHW", "BTHWC"), "layout", '"BCTHW" or "BTHWC"', repr(layout))
+    if layout not in ("BCTHW", "BTHWC"):
+        raise unexpected("layout", '"BCTHW" or "BTHWC"', repr(layout))
     check_shape("weight", weight, (None, 3, None, None, None), "(C, 3, t, p, p)")
     C, _, *patch = weight.shape
-    check(weight.numel() > 0, "weight", "at least one element", tuple(weight.shape))
+    if weight.numel() == 0:
+        raise unexpected("weight", "at least one element", tuple(weight.shape))
     check_shape("bias", bias, (C,), "(C,)")
-    shape = (None, 3, None, None, None) if layout == "BCTHW" else (None, None, None, None, 3)
-    check_shape("video", video, shape, "(" + ", ".join(layout.replace("C", "3")) + ")")
-    pixels = video.dtype == torch.uint8
-    check(pixels or video.is_floating_point(), "video", "uint8 or a floating dtype", video.dtype)
-    check((mean is None) == (std is None), "mean and std", "both or neither", "one of them")
-    check(mean is None or pixels, "mean and std", "None for float video (normalise it first)", "both")
+    if layout == "BCTHW":
+        check_shape("video", video, (None, 3, None, None, None), "(B, 3, T, H, W)")
+    else:
+        check_shape("video", video, (None, None, None, None, 3), "(B, T, H, W, 3)")
+    shift, scale = _affine(video, mean, std)
     sizes = video.shape[2:] if layout == "BCTHW" else video.shape[1:4]
     grid = [size // p for size, p in zip(sizes, patch, strict=True)]
-    check(min(grid) > 0, "video", f"T, H, W of at least one tubelet {tuple(patch)}", tuple(sizes))
+    if min(grid) == 0:
+        raise unexpected("video", f"T, H, W of at least one tubelet {tuple(patch)}", tuple(sizes))
     rows = grid[0] * grid[1] * grid[2]
     if cls_token is not None:
         check_shape("cls_token", cls_token, (1, 1, C), "(1, 1, C)")
         rows += 1
     if pos_embed is not None:
         check_shape("pos_embed", pos_embed, (1, rows, C), "(1, N, C), N with the CLS")
-    affine = _affine(mean, std)
     tensors = {"video": video, "weight": weight, "bias": bias, "cls_token": cls_token, "pos_embed": pos_embed}
     devices = {name: x.device for name, x in tensors.items() if x is not None}
     check(len(set(devices.values())) == 1, "inputs", "one device", devices)
@@ -349,13 +375,12 @@ def tubelet_embed(
     frames = video if layout == "BCTHW" else video.permute(0, 4, 1, 2, 3)
     if chosen == "extension":
         check_supported("extension", _unsupported_reason(video.device, dtype))
-        return _fwd(frames, weight, bias, cls_token, pos_embed, *affine, dtype, impl)
+        return _fwd(frames, weight, bias, cls_token, pos_embed, shift, scale, dtype, impl)
     if impl == "auto" and video.device.type in _DTYPES and not torch.compiler.is_compiling():
         reason = extension.unsupported_reason(video.device.type)
         if reason is not None:
             extension.warn_of(reason)
     if product_dtype(video.device, dtype) != dtype:
-        shift, scale = affine
         return _forward_on_torch(frames, weight, bias, cls_token, pos_embed, shift, scale, dtype)
     tokens = reference.tubelet_embed(
         video,

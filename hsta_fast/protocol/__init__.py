@@ -13,7 +13,7 @@ from .folds import (
 )
 from .metrics import Scores, best_epoch, bootstrap_interval, majority_baseline, per_dataset, per_fold, score
 from .predictions import read_predictions
-from .report import summary_of, table, write_report
+from .report import import_matplotlib, summary_of, table, write_report
 from .seeds import write_seeds
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "composite",
     "cross_dataset",
     "folds_by_clip",
+    "import_matplotlib",
     "inner_folds",
     "k_folds_by_subject",
     "leave_one_subject_out",

@@ -1,15 +1,19 @@
 """The two figures of a run: learning curves and confusion matrix.
 
 Figures are created as objects, never through pyplot, so no global state changes and no display is needed.
+They are drawn with the settings that matplotlib ships: a user's matplotlibrc (LaTeX, fonts) changes none.
+
+`report.import_matplotlib` comes first: MPLBACKEND can make matplotlib's import fail.
 """
 
 import io
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context, rcParamsDefault
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -21,7 +25,10 @@ _COLORS = {"train": "#0072B2", "test": "#D55E00"}
 _DASHES: dict[str, Any] = {"train": (0, (4, 1.5)), "test": "-"}
 _INK, _GREY, _GRID = "#1f2328", "#57606a", "#e4e7eb"
 
+_as_shipped = rc_context({name: value for name, value in rcParamsDefault.items() if name != "backend"})
 
+
+@_as_shipped
 def learning_curves(metrics: pd.DataFrame, *, leaky: bool = False) -> Figure:
     """Loss and accuracy per epoch, train and test: one thin line per fold and their mean as a thick line.
 
@@ -69,6 +76,7 @@ def _curves(axes: Axes, metrics: pd.DataFrame, quantity: str) -> None:
     axes.spines["bottom"].set_color(_GREY)
 
 
+@_as_shipped
 def confusion_matrix(confusion: np.ndarray, classes: Sequence[str], *, leaky: bool = False) -> Figure:
     """Counts and, below each, its share of the row, which also gives the shade.
 
@@ -118,8 +126,11 @@ def _figure(width: float, height: float, leaky: bool) -> Figure:
     return figure
 
 
+@_as_shipped
 def png(figure: Figure) -> bytes:
-    """The figure on a white ground as the bytes of a PNG file."""
+    """The figure on a white ground as the bytes of a PNG file; a letter that its font lacks is a box."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor="white")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        figure.savefig(buffer, format="png", facecolor="white")
     return buffer.getvalue()

@@ -4,7 +4,10 @@ Reads config.json, metrics.jsonl, predictions.csv and, if present, faults.csv fr
 curves.png, confusion.png, summary.json and report.html into it.
 """
 
+import contextlib
 import json
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +17,7 @@ import pandas as pd
 
 from ..clips import KEY, natural_key, subject_ids
 from ..files import write_bytes, write_text
-from . import page, plots
+from . import page
 from .metrics import Scores, bootstrap_interval, majority_baseline, per_dataset, per_fold, score
 from .predictions import load_predictions, read_text_table
 
@@ -50,6 +53,30 @@ class _Run:
     subjects: pd.DataFrame
 
 
+def import_matplotlib() -> None:
+    """Import matplotlib, which a command that draws nothing does not need.
+
+    Its import fails where MPLBACKEND names a backend that is not installed, such as that of a notebook. The
+    figures here need no backend, so such a name is ignored.
+
+    Raises:
+        ValueError: matplotlib cannot be imported, for instance because a matplotlibrc is not UTF-8.
+    """
+    if "matplotlib" in sys.modules:
+        return
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+    except ValueError as error:
+        raise ValueError(f"report expected matplotlib, which cannot be imported: {error}") from error
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    if backend:  # for pyplot, if the caller uses it
+        with contextlib.suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend
+
+
 def write_report(run_dir: Path) -> Path:
     """Score the finished folds of a run and write its figures, summary.json and report.html.
 
@@ -67,6 +94,9 @@ def write_report(run_dir: Path) -> Path:
     Raises:
         ValueError: a file is missing or cannot be read; the message names the file and the place in it.
     """
+    import_matplotlib()
+    from . import plots
+
     run_dir = Path(run_dir)
     run = _read_run(run_dir)
     metrics = _read_metrics(run_dir / "metrics.jsonl")

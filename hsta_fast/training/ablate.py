@@ -1,6 +1,7 @@
 """Runs the rows of one of the paper's tables on the user's data, with the paper's scores next to them."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -29,7 +30,8 @@ def ablate(cfg: TrainConfig, table: str, rows: Sequence[str] = ()) -> str:
     workers, only the main process gets the text; the others get "".
 
     Raises:
-        ValueError: an unknown table or row, or none of the rows could be run.
+        ValueError: an unknown table or row, a row whose run exists or cannot be continued, or none of the
+            rows could be run.
     """
     if table not in EXPERIMENTS:
         raise ValueError(f"--table expected one of {', '.join(EXPERIMENTS)}, got {table!r}")
@@ -38,9 +40,13 @@ def ablate(cfg: TrainConfig, table: str, rows: Sequence[str] = ()) -> str:
         known, got = (", ".join(map(repr, names)) for names in (EXPERIMENTS[table], unknown))
         raise ValueError(f"--rows expected rows of {known}, got {got}")
     requested, remarks = rows or list(EXPERIMENTS[table]), {}
+    configs = {row: _row_config(cfg, table, row) for row in requested}
+    runs = {row: runner.seed_runs(row_cfg) for row, row_cfg in configs.items()}
+    all_runs = [run for of_row in runs.values() for run in of_row]
+    workers().main_process_first(partial(runner.check_before_reading, cfg, all_runs))
     for row in requested:
         try:
-            runner.main(_row_config(cfg, table, row))
+            runner.train_runs(configs[row], runs[row])
             remarks[row] = ""
         except (ValueError, NonFiniteLossError) as error:
             remarks[row] = f"not run: {error}"
@@ -68,10 +74,7 @@ def _score_rows(
     lines = []
     for row in EXPERIMENTS[table]:
         row_cfg = _row_config(cfg, table, row)
-        runs = [row_cfg]
-        if row_cfg.seeds > 1:
-            seeds = range(row_cfg.seed, row_cfg.seed + row_cfg.seeds)
-            runs = [row_cfg.child_run(f"seed{n}", seed=n, seeds=1) for n in seeds]
+        runs = runner.seed_runs(row_cfg)
         finished = remarks.get(row) == "" or all(_is_finished(run) for run in runs)
         if row not in requested and not finished:
             continue

@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ..data import LABEL_SETS, READERS, Apex, Balance, DatasetName, FlowMethod, SpecialFrame
+from ..data import LABEL_SETS, Apex, Balance, DatasetName, FlowMethod, SpecialFrame
 from ..model import BRANCHES, Head, HSTAConfig, list_models, model_config
 
 Protocol = Literal["loso", "kfold", "composite", "cross-dataset", "published-folds"]
@@ -42,6 +42,8 @@ class TrainConfig:
     """Name of the run, and of its folder in --runs."""
     resume: bool = False
     """Continue the run of this name from its last checkpoint."""
+    overwrite: bool = False
+    """Delete the run of this name, and start it again."""
     save_every: int = 5
     """Epochs between checkpoints."""
 
@@ -144,7 +146,7 @@ class TrainConfig:
     """Dtype of the matrix products (autocast); parameters stay float32. float16 uses a loss scale."""
 
     def check(self) -> None:
-        """Raise ValueError, naming the flag, for an invalid setting."""
+        """Raise ValueError, naming the flag, for an invalid setting; `check_warm_up` is apart."""
 
         def require(condition: bool, name: str, expected: str) -> None:
             if not condition:
@@ -163,15 +165,18 @@ class TrainConfig:
         require(self.clip_grad is None or self.clip_grad > 0, "clip_grad", "a number > 0")
         known = self.labels in LABEL_SETS or self.labels.lower().endswith((".json", ".csv"))
         require(known, "labels", f"one of {', '.join(LABEL_SETS)}, or a .json or .csv file")
-        require(self.dataset in ("auto", *READERS), "dataset", f"auto or one of {', '.join(READERS)}")
-        plain = self.name.isprintable() and 0 < len(self.name) <= 100
+        if self.resume and self.overwrite:
+            raise ValueError("--overwrite expected no --resume beside it, got both")
+        plain = self.name.isprintable() and 0 < len(self.name) <= 100 and len(self.name.encode()) <= 255
         plain = plain and Path(self.name).name == self.name and self.name not in (".", "..")
-        require(plain, "name", "one folder name of at most 100 characters")
-        for name, kind in (("protocol", Protocol), ("select", Select), ("dtype", Dtype)):
-            choices = get_args(kind)
-            require(getattr(self, name) in choices, name, f"one of {', '.join(choices)}")
+        require(plain, "name", "one folder name of at most 100 characters and 255 bytes")
+        runs = str(self.runs)
+        require(runs == runs.encode(errors="ignore").decode(), "runs", "a path in UTF-8")
+        for name, kind in get_type_hints(TrainConfig).items():
+            if get_origin(kind) is Literal:
+                require(getattr(self, name) in get_args(kind), name, f"one of {', '.join(get_args(kind))}")
         require(self.model in list_models(), "model", f"one of {', '.join(list_models())}")
-        for name, least in (("num_layers", 1), ("n_special", 0), ("n_video", 0)):
+        for name, least in (("num_layers", 1), ("n_special", 0), ("n_video", 0), ("offset_cap", 1)):
             value = getattr(self, name)
             require(value is None or value >= least, name, f"a whole number >= {least}")
         for name in ("dropout", "drop_path"):
@@ -184,6 +189,12 @@ class TrainConfig:
                 flag = f"--{name.replace('_', '-')}"
                 raise ValueError(f"{flag} expected --protocol {protocol}, got --protocol {self.protocol}")
         self.architecture(2)  # checks the model's settings together
+
+    def check_warm_up(self) -> None:
+        """Raise ValueError if the run would end before its warm-up; older runs could."""
+        if self.epochs < self.warmup_epochs:
+            got = f"at most --epochs {self.epochs}, got {self.warmup_epochs}"
+            raise ValueError(f"--warmup-epochs expected {got}: the run would end before its warm-up")
 
     def cache_folder(self) -> Path | None:
         """The folder for decoded frames; None: they stay in memory."""
@@ -269,8 +280,9 @@ def recipe_config(recipe: str, **settings: Any) -> TrainConfig:
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:
-    """The configuration as JSON values, without `resume`, which only says how to start."""
-    values = {field.name: getattr(config, field.name) for field in fields(config) if field.name != "resume"}
+    """The configuration as JSON values, without `resume` and `overwrite`, which say how to start."""
+    names = [field.name for field in fields(config) if field.name not in ("resume", "overwrite")]
+    values: dict[str, Any] = {name: getattr(config, name) for name in names}
     values["more_data"] = tuple(str(path) for path in config.more_data)
     return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 

@@ -13,7 +13,7 @@ from ..protocol import Fold, read_predictions, score, table
 from .config import from_json
 from .loop import predict
 from .run_folder import check_clips, fold_folder, read_config
-from .setup import Experiment, set_up, with_data_roots
+from .setup import Experiment, decode, known_after_decoding, plan, with_data_roots
 
 
 def predictions_table(exp: Experiment, fold: Fold, logits: Tensor) -> pd.DataFrame:
@@ -42,7 +42,12 @@ def evaluate(path: Path, data: Sequence[Path] = ()) -> str:
         ValueError: `path` is not a run, has no finished fold, or its data have changed.
     """
     cfg = from_json(read_config(path))
-    exp = set_up(with_data_roots(cfg, data) if data else cfg)
+    if next(path.glob("folds/*/predictions.csv"), None) is None:  # before its frames are decoded
+        raise ValueError(f"{path} has no finished fold yet")
+    planned = plan(with_data_roots(cfg, data) if data else cfg)
+    unknown = known_after_decoding(cfg)
+    check_clips(path / "clips.csv", planned.clips.clips, decoded=False, unknown=unknown)
+    exp = decode(planned)
     check_clips(path / "clips.csv", exp.data.table.clips)
     now = _predict_again(exp, path)
     both = _match_saved(now, path / "predictions.csv")
@@ -66,8 +71,6 @@ def _predict_again(exp: Experiment, path: Path) -> pd.DataFrame:
         if (folder / "predictions.csv").exists():
             model = load_model(folder / "model.safetensors").to(exp.device)
             parts.append(predictions_table(exp, fold, predict(exp, model, fold.test)))
-    if not parts:
-        raise ValueError(f"{path} has no finished fold yet")
     return pd.concat(parts, ignore_index=True)
 
 

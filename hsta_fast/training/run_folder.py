@@ -12,6 +12,7 @@ runs/<name>/config.json        the resolved configuration, classes, folds and no
                                report.html
 """
 
+import contextlib
 import json
 import sys
 import weakref
@@ -35,6 +36,16 @@ MAY_CHANGE = (
 )
 _IDENTITY = [*KEY, "apex", "offset", "label"]
 
+# What a run writes, in the order in which it is deleted: without its predictions, which come first, a fold is
+# not finished; without config.json, which comes last, a folder is not a run.
+_FILES = (
+    *("predictions.csv", "answers.npy", "model.safetensors", "state.pt", "metrics.jsonl", "summary.json"),
+    *("report.html", "curves.png", "confusion.png", "faults.csv", "folds.csv", "clips.csv", ".writing.lock"),
+    "config.json",
+)
+_FOLDERS = ("folds", "folds/[0-9]*", "folds/[0-9]*/inner", "folds/[0-9]*/inner/[0-9]*")
+_RESULTS = {"predictions.csv", "answers.npy", "model.safetensors", "state.pt", "summary.json"}
+
 
 class RunFolder:
     """The folder of one run, locked for one process, or for one group of workers, until it ends.
@@ -44,17 +55,25 @@ class RunFolder:
     Args:
         path: the folder.
         config: what config.json will hold.
-        resume: continue an existing run; otherwise the folder must be new.
+        resume: continue the run, if there is one; otherwise there may be none with a checkpoint.
+        overwrite: delete the run that there is.
         shared: whether other workers open the folder too.
         is_main: False in those other workers, which open the folder after the main process.
 
     Raises:
-        ValueError: the run exists and `resume` is false, was made with other settings, or is in use.
+        ValueError: `check_run` says so, or the run is in use.
         OSError: the folder cannot be created, or there are other workers and its disk has no locks.
     """
 
     def __init__(
-        self, path: Path, config: dict[str, Any], *, resume: bool, shared: bool = False, is_main: bool = True
+        self,
+        path: Path,
+        config: dict[str, Any],
+        *,
+        resume: bool,
+        overwrite: bool = False,
+        shared: bool = False,
+        is_main: bool = True,
     ) -> None:
         self.path = path
         config_file = path / "config.json"
@@ -66,8 +85,13 @@ class RunFolder:
         if not is_main:
             _check_settings(config_file, config)
             return
-        check_run(path, config, resume=resume)
+        check_run(path, config, resume=resume, overwrite=overwrite)
         _delete_temporary_files(path)
+        if not resume:
+            exists = config_file.exists()
+            finished = _delete_run(path)
+            if overwrite and exists:
+                print(f"{path}: the run that was here is deleted, {finished} finished folds (--overwrite)")
         if not config_file.exists():
             write_text(config_file, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         if shared:
@@ -246,15 +270,23 @@ def _delete_temporary_files(path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def check_clips(path: Path, clips: pd.DataFrame) -> None:
-    """Raise ValueError unless the clips and labels in `path`, a run's clips.csv, are those of `clips`."""
+def check_clips(
+    path: Path, clips: pd.DataFrame, *, decoded: bool = True, unknown: Collection[str] = ()
+) -> None:
+    """Raise ValueError unless the clips and labels in `path`, a run's clips.csv, are those of `clips`.
+
+    decoded: False: their frames have yet to be decoded, which may leave out some of `clips`.
+    unknown: columns that are known only then.
+    """
+    columns = [column for column in _IDENTITY if column not in unknown]
     before, now = (
-        list(table[_IDENTITY].astype(str).itertuples(index=False, name=None))
+        list(table[columns].astype(str).itertuples(index=False, name=None))
         for table in (pd.read_csv(path, dtype=str, keep_default_na=False), clips)
     )
-    if before == now:
+    known = set(before)
+    if before == (now if decoded else [clip for clip in now if clip in known]):
         return
-    shared = len(set(before) & set(now))
+    shared = len(known & set(now))
     if shared == len(before) == len(now):
         raise ValueError(
             f"{path.parent} was started on these clips in another order: give the datasets in that order"
@@ -292,14 +324,74 @@ def differing(before: dict[str, Any], now: dict[str, Any], ignore: Collection[st
     return [name for name, value in now.items() if name not in ignore and before.get(name) != value]
 
 
-def check_run(path: Path, settings: dict[str, Any], *, resume: bool) -> None:
-    """Raise ValueError if there is a run at `path` and it cannot be continued with `settings`."""
+def check_run(path: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool = False) -> None:
+    """Check that a run can be started at `path`, or continued with `settings`.
+
+    A run that ended before its first checkpoint does not stand in the way of a new one.
+
+    Raises:
+        ValueError: a run with results is there, and neither `resume` nor `overwrite` is given; with `resume`,
+            it has other settings; with `overwrite`, the folder is not a run; or it holds other runs.
+    """
     config_file = path / "config.json"
-    if not config_file.exists():
+    if not config_file.exists() and next(path.glob("*/config.json"), None) is not None:
+        raise ValueError(f"{path} holds several runs, of --seeds or of ablate: give another --name")
+    if resume:
+        if config_file.exists():
+            _check_settings(config_file, settings)
+    elif overwrite:
+        others = [] if config_file.exists() or not path.is_dir() else _other_files(path)
+        if others:
+            raise ValueError(
+                f"--overwrite expected a run in {path}, got other files: {', '.join(others[:5])}"
+            )
+    elif _has_results(path):
+        raise ValueError(
+            f"{path} exists: give --resume to continue it, --overwrite to delete it and start again, or "
+            "another --name"
+        )
+
+
+def check_free(path: Path) -> None:
+    """Raise ValueError if another process is training the run at `path`."""
+    if not (path / ".lock").is_file():
         return
-    if not resume:
-        raise ValueError(f"{path} exists: give --resume to continue it, or another --name")
-    _check_settings(config_file, settings)
+    with open_lock(path / ".lock") as file, contextlib.suppress(OSError):  # a disk without locks
+        if not lock_file(file, wait=False):
+            raise ValueError(f"{path} is in use: another process is training this run")
+
+
+def _has_results(path: Path) -> bool:
+    """Whether the run at `path` has a checkpoint, or anything that comes after one."""
+    folders = [path, *(folder for pattern in _FOLDERS for folder in path.glob(pattern))]
+    return any((folder / name).exists() for folder in folders for name in _RESULTS)
+
+
+def _other_files(path: Path) -> list[str]:
+    """The names in the folder `path` that are not those of a run."""
+    names = sorted(entry.name for entry in path.iterdir())
+    return [name for name in names if name not in (*_FILES, "folds", ".lock") and not name.endswith(".tmp")]
+
+
+def _delete_run(path: Path) -> int:
+    """Delete the run at `path`, which must be locked by this process; returns how many folds were finished.
+
+    Only files and folders that a run writes: others stay. Of a link, the link itself.
+    """
+    finished = len(list(path.glob("folds/[0-9]*/predictions.csv")))
+    for pattern in _FOLDERS:
+        for folder in path.glob(pattern):
+            if folder.is_symlink():
+                folder.unlink()
+    for pattern in reversed(_FOLDERS):
+        for folder in path.glob(pattern):
+            for name in (*_FILES, ".lock"):
+                (folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it holds other files
+                folder.rmdir()
+    for name in _FILES:
+        (path / name).unlink(missing_ok=True)
+    return finished
 
 
 def _check_settings(config_file: Path, config: dict[str, Any]) -> None:
@@ -308,8 +400,10 @@ def _check_settings(config_file: Path, config: dict[str, Any]) -> None:
     differ = differing(before, now)
     if differ:
         changes = "; ".join(f"{key} was {_short(before.get(key))}, is {_short(now[key])}" for key in differ)
+        path = config_file.parent
+        again = "" if _has_results(path) else "; it has no checkpoint, so without --resume it starts again"
         raise ValueError(
-            f"{config_file.parent} was started with other settings, so it cannot be continued: {changes}"
+            f"{path} was started with other settings, so it cannot be continued: {changes}{again}"
         )
 
 

@@ -1,6 +1,7 @@
 """Trains and tests every fold of a run, alone or with other workers, and keeps its report up to date."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -12,13 +13,23 @@ from ..checkpoint import save_model
 from ..clips import KEY, subject_ids
 from ..data import describe_inputs
 from ..environment import info_text
-from ..files import write_atomically
-from ..protocol import best_epoch, table, write_report, write_seeds
+from ..files import check_writable, write_atomically
+from ..protocol import best_epoch, import_matplotlib, table, write_report, write_seeds
 from .config import TrainConfig, leak_columns, to_json
 from .evaluate import predictions_table
 from .loop import fit, predict
-from .run_folder import FoldFolder, RunFolder, check_run
-from .setup import Experiment, describe, first_faults, set_up
+from .run_folder import FoldFolder, RunFolder, check_clips, check_free, check_run
+from .setup import (
+    Experiment,
+    Plan,
+    caveats,
+    decode,
+    describe,
+    describe_settings,
+    first_faults,
+    known_after_decoding,
+    plan,
+)
 from .splits import fold_parts, inner_of
 from .workers import workers
 
@@ -37,25 +48,69 @@ def main(cfg: TrainConfig) -> Path:
         OSError: a file cannot be written; what was there before is untouched.
         NonFiniteLossError: the loss became NaN or infinite.
     """
+    runs = seed_runs(cfg)
+    workers().main_process_first(partial(check_before_reading, cfg, runs))
+    return train_runs(cfg, runs)
+
+
+def seed_runs(cfg: TrainConfig) -> list[TrainConfig]:
+    """The run of each seed, `cfg` itself if there is one seed."""
     cfg.check()
+    if workers().restarts > 0:  # go on with what was begun, if that is there
+        cfg = replace(cfg, resume=True, overwrite=False)
     if cfg.seeds == 1:
-        return train_run(cfg)
-    folder = cfg.runs / cfg.name
-    if (folder / "config.json").exists():
-        raise ValueError(f"{folder} is a run of one seed: give another --name")
+        return [cfg]
     seeds = range(cfg.seed, cfg.seed + cfg.seeds)
-    runs = {n: train_run(cfg.child_run(f"seed{n}", seed=n, seeds=1)) for n in seeds}
+    return [cfg.child_run(f"seed{n}", seed=n, seeds=1) for n in seeds]
+
+
+def check_before_reading(cfg: TrainConfig, runs: Sequence[TrainConfig], is_main: bool) -> None:
+    """Check, before any data are read, that all runs of `cfg` can be started, or continued, and written.
+
+    Raises:
+        ValueError: --resume without a run, or `check_run` or `TrainConfig.check_warm_up` of a run says so.
+        OSError: the folder of the runs cannot be written.
+    """
+    if not is_main:
+        return
+    import_matplotlib()
+    folder = cfg.runs / cfg.name
+    check_writable(folder, "--runs", cfg.runs)
+    begun = (folder / "config.json").exists()
+    if any((run.runs, run.name) != (cfg.runs, cfg.name) for run in runs):  # inside it: of seeds, of a table
+        if begun:
+            raise ValueError(f"{folder} is a run of one seed: give another --name")
+        begun = any(next(folder.glob(inside), None) for inside in ("*/config.json", "*/*/config.json"))
+    if cfg.resume and workers().restarts == 0 and not begun:
+        raise ValueError(f"--resume expected a run in {folder}, got none: without --resume it is started")
+    for run in runs:
+        path = run.runs / run.name
+        check_free(path)
+        check_run(path, to_json(run), resume=run.resume, overwrite=run.overwrite)
+        if not (run.resume and (path / "config.json").exists()):
+            run.check_warm_up()
+        check_writable(path, "--runs", cfg.runs)
+
+
+def train_runs(cfg: TrainConfig, runs: Sequence[TrainConfig]) -> Path:
+    """`main` after its checks."""
+    folder = cfg.runs / cfg.name
+    if cfg.seeds == 1:
+        return train_run(*runs)
+    if workers().is_main and runs[0].overwrite:
+        (folder / "seeds.csv").unlink(missing_ok=True)
+    paths = {run.seed: train_run(run) for run in runs}
     if workers().is_main:
-        print(f"\n{write_seeds(folder, runs)}\n\neach seed: {folder / 'seeds.csv'}")
+        print(f"\n{write_seeds(folder, paths)}\n\neach seed: {folder / 'seeds.csv'}")
     return folder
 
 
 def train_run(cfg: TrainConfig) -> Path:
-    """`main` for one seed."""
+    """Train and test the folds of the run of one seed."""
     group = workers()
-    cfg = replace(cfg, resume=cfg.resume or group.restarts > 0)
-    group.main_process_first(partial(check_before_reading, cfg))
-    exp = set_up(cfg, device=group.device(cfg.device))
+    planned = plan(cfg, device=group.device(cfg.device))
+    group.main_process_first(partial(check_before_decoding, planned))
+    exp = decode(planned)
     run = group.main_process_first(partial(open_run, exp))
     train_folds(exp, run)
     if group.is_main:
@@ -65,17 +120,24 @@ def train_run(cfg: TrainConfig) -> Path:
     return run.path
 
 
-def check_before_reading(cfg: TrainConfig, is_main: bool) -> None:
-    """Raise ValueError for a run that exists and cannot be continued, before its frames are decoded."""
-    if is_main:
-        check_run(cfg.runs / cfg.name, to_json(cfg), resume=cfg.resume)
+def check_before_decoding(planned: Plan, is_main: bool) -> None:
+    """Raise ValueError for a run that cannot be continued on the clips of the annotation."""
+    cfg = planned.cfg
+    path = cfg.runs / cfg.name
+    if is_main and cfg.resume and (path / "clips.csv").exists():
+        settings = describe_settings(cfg, planned.labels, planned.sampling)
+        check_run(path, settings, resume=True)
+        unknown = known_after_decoding(cfg)
+        check_clips(path / "clips.csv", planned.clips.clips, decoded=False, unknown=unknown)
 
 
 def open_run(exp: Experiment, is_main: bool) -> RunFolder:
     """Open the run's folder, or create it; the main process writes its tables and prints what is trained."""
     cfg, clips = exp.cfg, exp.data.table
     path, shared = cfg.runs / cfg.name, workers().size > 1
-    run = RunFolder(path, describe(exp), resume=cfg.resume, shared=shared, is_main=is_main)
+    run = RunFolder(
+        path, describe(exp), resume=cfg.resume, overwrite=cfg.overwrite, shared=shared, is_main=is_main
+    )
     run.write_or_check_clips(clips.clips.assign(**leak_columns(cfg)))
     if is_main:
         columns = [*KEY, "what", "action"]
@@ -116,7 +178,8 @@ def train_fold(exp: Experiment, folder: FoldFolder, number: int) -> None:
     model, predicted = fit(exp, folder, fold, (number,), epochs, title)
     if cfg.select == "best-test-epoch":
         epochs = best_epoch(exp.data.labels[fold.test], predicted, len(exp.labels.classes)) + 1
-    save_model(model, folder.path / "model.safetensors", notes=leak_columns(cfg))
+    notes = leak_columns(cfg) | ({"notes": " ".join(of_data)} if (of_data := caveats(cfg)) else {})
+    save_model(model, folder.path / "model.safetensors", inputs=exp.model_inputs(), notes=notes)
     predictions = predictions_table(exp, fold, predict(exp, model, fold.test))
     folder.finish(predictions.assign(epoch=epochs, **leak_columns(cfg)))
 

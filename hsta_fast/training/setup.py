@@ -17,15 +17,18 @@ from ..data import (
     LabelSet,
     Sampling,
     apply_labels,
+    check_flow_method,
     describe_inputs,
     label_set,
     load_inputs,
     read_datasets,
 )
 from ..environment import cuda_dtype
+from ..files import check_writable
+from ..inputs import ModelInputs
 from ..protocol import Fold
 from .config import TrainConfig, to_json
-from .splits import make_folds
+from .splits import inner_of, make_folds
 
 RENDERED = "Rendered faces: these scores prove the machinery and say nothing about people."
 
@@ -52,23 +55,63 @@ class Experiment:
         """The context in which the model runs: products in `dtype`."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
+    def model_inputs(self) -> ModelInputs:
+        """What a model of this experiment is trained on."""
+        cfg, sampling = self.cfg, self.data.sampling
+        return ModelInputs(
+            classes=self.labels.classes,
+            image_size=cfg.image_size,
+            num_frames=sampling.num_frames,
+            sampling=sampling.video,
+            offset_cap=sampling.offset_cap,
+            special=sampling.special,
+            flow=sampling.flow,
+            apex=cfg.apex,
+            onset_only=sampling.onset_only,
+        )
+
     def class_counts(self, indices: np.ndarray) -> np.ndarray:
         """The number of clips of each class at `indices`; int64 (classes,)."""
         return np.bincount(self.data.labels[indices], minlength=len(self.labels.classes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is known of a run before any frame is decoded.
+
+    clips: the labelled clips of the annotation, some of which may have unreadable frames; labels_not_here:
+    datasets that the label set names and that are not among the data.
+    """
+
+    cfg: TrainConfig
+    sampling: Sampling
+    labels: LabelSet
+    clips: ClipTable
+    dropped: dict[str, int]
+    labels_not_here: list[str]
+    device: torch.device
+    dtype: torch.dtype
+    why: str
 
 
 def set_up(cfg: TrainConfig, *, device: str | None = None) -> Experiment:
     """Pick the device (`device`, by default that of `cfg`), read annotation and frames, make the folds.
 
     Raises:
-        ValueError: an invalid setting, a device that does not exist, unusable data, or an unknown fold in
-            `cfg.only`.
+        ValueError: as `plan`, or unusable frames.
+    """
+    return decode(plan(cfg, device=device))
+
+
+def plan(cfg: TrainConfig, *, device: str | None = None) -> Plan:
+    """All of `set_up` that needs no frame, so that whatever is wrong is said before they are decoded.
+
+    Raises:
+        ValueError: an invalid setting, a device that does not exist, unusable data, a protocol that does not
+            work on these clips, or an unknown fold in `cfg.only`.
     """
     cfg.check()
     picked, dtype, why = pick_device(device or cfg.device, cfg.dtype)
-    labels = label_set(cfg.labels, roots_of(cfg))
-    found = read_clips(cfg)
-    clips, dropped = apply_labels(only_datasets(found, cfg.datasets), labels)
     sampling = Sampling(
         num_frames=cfg.num_frames,
         video=cfg.sampling,
@@ -77,31 +120,72 @@ def set_up(cfg: TrainConfig, *, device: str | None = None) -> Experiment:
         flow=cfg.flow,
         onset_only=cfg.onset_only,
     )
-    clips, frames, flow = load_inputs(
-        clips, sampling, cfg.image_size, apex=cfg.apex, cache=cache_of(cfg), strict=cfg.strict
-    )
-    if cfg.shuffle_labels:
-        shuffled = np.random.default_rng(cfg.seed).permutation(clips.clips["label"].to_numpy())
-        clips = ClipTable(clips.root, clips.clips.assign(label=shuffled), clips.faults)
-    data = ClipData(clips, frames, sampling, flow)
-    folds, remarks = make_folds(cfg, clips)
-    if absent := labels.unknown_datasets(found.clips["dataset"]):
-        remarks.append(f"{cfg.labels} speaks of data sets that are not here: {', '.join(absent)}.")
-    names = [fold.name for fold in folds]
-    unknown = sorted(set(cfg.only) - set(names))
-    if unknown:
-        raise ValueError(f"--only expected folds of {', '.join(names)}, got {', '.join(unknown)}")
-    return Experiment(
+    if cfg.flow is not None:
+        check_flow_method(cfg.flow)
+    labels = label_set(cfg.labels, roots_of(cfg))
+    found = read_clips(cfg)
+    clips, dropped = apply_labels(only_datasets(found, cfg.datasets), labels)
+    check_folds(cfg, clips)
+    return Plan(
         cfg=cfg,
-        data=data,
+        sampling=sampling,
         labels=labels,
+        clips=clips,
         dropped=dropped,
-        folds=folds,
-        remarks=remarks,
+        labels_not_here=labels.unknown_datasets(found.clips["dataset"]),
         device=picked,
         dtype=dtype,
         why=why,
     )
+
+
+def decode(plan: Plan) -> Experiment:
+    """Read the frames of `plan` and make the folds of the clips that can be shown.
+
+    Raises:
+        ValueError: unusable frames, or the protocol does not work on the clips that are left.
+    """
+    cfg = plan.cfg
+    clips, frames, flow = load_inputs(
+        plan.clips, plan.sampling, cfg.image_size, apex=cfg.apex, cache=cache_of(cfg), strict=cfg.strict
+    )
+    if cfg.shuffle_labels:
+        shuffled = np.random.default_rng(cfg.seed).permutation(clips.clips["label"].to_numpy())
+        clips = ClipTable(clips.root, clips.clips.assign(label=shuffled), clips.faults)
+    folds, remarks = check_folds(cfg, clips)
+    if plan.labels_not_here:
+        names = ", ".join(plan.labels_not_here)
+        remarks.append(f"{cfg.labels} speaks of data sets that are not here: {names}.")
+    return Experiment(
+        cfg=cfg,
+        data=ClipData(clips, frames, plan.sampling, flow),
+        labels=plan.labels,
+        dropped=plan.dropped,
+        folds=folds,
+        remarks=remarks,
+        device=plan.device,
+        dtype=plan.dtype,
+        why=plan.why,
+    )
+
+
+def known_after_decoding(cfg: TrainConfig) -> list[str]:
+    """The columns of a run's clips.csv that differ in `Plan.clips`, besides the clips that are left out."""
+    return ["apex"] * (cfg.apex != "annotated") + ["label"] * cfg.shuffle_labels
+
+
+def check_folds(cfg: TrainConfig, clips: ClipTable) -> tuple[list[Fold], list[str]]:
+    """`make_folds`, and a check of the folds in `cfg.only` and of the inner folds of those to be trained."""
+    folds, remarks = make_folds(cfg, clips)
+    names = [fold.name for fold in folds]
+    unknown = sorted(set(cfg.only) - set(names))
+    if unknown:
+        raise ValueError(f"--only expected folds of {', '.join(names)}, got {', '.join(unknown)}")
+    if cfg.select == "inner":
+        for fold in folds:
+            if not cfg.only or fold.name in cfg.only:
+                inner_of(cfg, clips, fold)
+    return folds, remarks
 
 
 def cache_of(cfg: TrainConfig) -> Cache | None:
@@ -115,10 +199,14 @@ def fill_cache(cfg: TrainConfig) -> str:
 
     Raises:
         ValueError: as `set_up`; --cache is none; or something could not be written to the cache.
+        OSError: the cache cannot be created or written.
     """
+    cfg.check()
+    cfg.check_warm_up()  # said here, before what `train` with the same flags would refuse is decoded
     cache = cache_of(cfg)
     if cache is None:
         raise ValueError("--cache expected the folder to fill, got 'none'")
+    check_writable(cache.folder, "--cache", cache.folder)
     data = set_up(cfg, device="cpu").data  # the run's own device may be on another machine
     arrays = {"frames": data.store.pixels, "flows": data.flow}
     cached = {name: items for name, items in arrays.items() if isinstance(items, CachedArrays)}
@@ -212,12 +300,9 @@ def pick_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype, str
     return picked, torch.bfloat16 if amx else torch.float32, why
 
 
-def describe(exp: Experiment) -> dict[str, Any]:
-    """The contents of config.json: the settings, and what follows from them on these data.
-
-    --resume compares this (except MAY_CHANGE): rewording a sentence here stops older runs from continuing.
-    """
-    cfg, notes = exp.cfg, []
+def caveats(cfg: TrainConfig) -> list[str]:
+    """What a reader of the scores must know about the data and the labels, one sentence each."""
+    notes = []
     if any((root / "synthetic.json").exists() for root in roots_of(cfg)):
         notes.append(RENDERED)
     if cfg.shuffle_labels:
@@ -226,12 +311,27 @@ def describe(exp: Experiment) -> dict[str, Any]:
         notes.append("Control: every frame is the onset frame.")
     if cfg.macro:
         notes.append("Macro-expressions of the training subjects were training data; none was tested.")
-    return to_json(cfg) | {
-        "classes": list(exp.labels.classes),
-        "architecture": asdict(cfg.architecture(len(exp.labels.classes))),
-        "pictures": describe_inputs(exp.data.sampling, cfg.image_size, cfg.apex),
+    return notes
+
+
+def describe(exp: Experiment) -> dict[str, Any]:
+    """The contents of config.json: the settings, and what follows from them on these data.
+
+    --resume compares this (except MAY_CHANGE): rewording a sentence here stops older runs from continuing.
+    """
+    cfg = exp.cfg
+    return describe_settings(cfg, exp.labels, exp.data.sampling) | {
         "num_folds": len(exp.folds),
         "train_counts": {fold.name: exp.class_counts(fold.train).tolist() for fold in exp.folds},
-        "notes": [*notes, *exp.remarks],
+        "notes": [*caveats(cfg), *exp.remarks],
         "leaky": cfg.leaks(),
+    }
+
+
+def describe_settings(cfg: TrainConfig, labels: LabelSet, sampling: Sampling) -> dict[str, Any]:
+    """The part of `describe` that no clip changes."""
+    return to_json(cfg) | {
+        "classes": list(labels.classes),
+        "architecture": asdict(cfg.architecture(len(labels.classes))),
+        "pictures": describe_inputs(sampling, cfg.image_size, cfg.apex),
     }

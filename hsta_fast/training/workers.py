@@ -17,7 +17,7 @@ import torch
 from torch.distributed.rendezvous import rendezvous
 
 _TIMEOUT = timedelta(days=1)  # the main process may have to decode a dataset first
-_MAIN_ENDED = "the process of rank 0 ended before it had created the run's folder; --resume continues"
+_MAIN_ENDED = "the process of rank 0 ended before it had created the run's folder: start the run again"
 Result = TypeVar("Result")
 
 

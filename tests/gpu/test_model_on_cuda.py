@@ -30,3 +30,16 @@ def test_logits_and_gradients_in_float32(monkeypatch: pytest.MonkeyPatch) -> Non
     for name, ours, exact in pairs:
         bound = 1e-4 * (1 + exact.abs().max().item())
         assert (ours.double().cpu() - exact).abs().max().item() <= bound, name
+
+
+def test_float_frames_are_read_at_the_first_call_only() -> None:
+    """Reading them makes the CPU wait for the device."""
+    model = hsta_fast.create_model("hsta_tiny", num_layers=1).cuda().eval()
+    frames = torch.full((1, 3, 8, 48, 48), 255.0, device="cuda")
+    with torch.inference_mode():
+        model(frames.byte())  # bytes are not read
+        for _ in range(2):
+            with pytest.raises(ValueError, match="video expected uint8, or floats normalised"):
+                model(frames)
+        model(frames / 255)
+        assert model(frames).isfinite().all()

@@ -26,6 +26,7 @@ def test_a_training_run_in_bfloat16(faces: Path, tmp_path: Path) -> None:
         protocol="kfold",
         folds=2,
         epochs=2,
+        warmup_epochs=1,
         device="cuda",
     )
     run = runner.main(cfg)

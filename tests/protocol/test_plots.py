@@ -1,6 +1,7 @@
 """The pictures show the data they are given, decode, and leave matplotlib's global state alone."""
 
 import io
+import warnings
 
 import matplotlib
 import numpy as np
@@ -72,6 +73,20 @@ def test_pictures_decode_and_are_not_blank(figure: Figure) -> None:
     assert min(image.shape[:2]) > 400
     assert image[..., :3].std() > 0.05
     assert (image[[0, -1]] == 1).all(), "the margin is white"
+
+
+def test_a_users_settings_change_no_figure() -> None:
+    """LaTeX, which may not be installed, fonts and colours of a matplotlibrc."""
+    figure = np.array([[3, 1], [1, 2]]), ["a_b", "$b"]
+    plain = png(confusion_matrix(*figure)), png(learning_curves(_metrics(2, 5)))
+    with matplotlib.rc_context({"text.usetex": True, "font.family": "no such", "axes.facecolor": "black"}):
+        assert (png(confusion_matrix(*figure)), png(learning_curves(_metrics(2, 5)))) == plain
+
+
+def test_letters_that_the_font_lacks_are_drawn_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert png(confusion_matrix(np.eye(3, dtype=int), ["\u4e2d", "\U0001f600", "\xe9"]))
 
 
 def test_matplotlib_is_left_as_it_was() -> None:

@@ -5,12 +5,13 @@ import os
 from tests.forked import Forked
 
 
-def start(*words: object, before: str = "", preload: str = "", **environment: str) -> Forked:
+def start(*words: object, before: str = "", preload: str = "", **environment: object) -> Forked:
     """`hsta-fast words`, after the code `before`; `preload` as for `Forked`."""
     code = f"{before}\nfrom hsta_fast.cli import main; main()"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    imported = ("hsta_fast.cli",)
-    return Forked(code, words, environment=environment, imported=imported, preload=preload)
+    own = {"OMP_NUM_THREADS": "1"} | {name: str(value) for name, value in environment.items()}
+    # Not matplotlib, which reads its environment on import.
+    imported = ("hsta_fast.cli", "hsta_fast.training.runner")
+    return Forked(code, words, environment=os.environ | own, imported=imported, preload=preload)
 
 
 def output(*words: object) -> str:

@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
-from hsta_fast import info, ops
+from hsta_fast import ModelInputs, info, ops
 from hsta_fast.checkpoint import load_model
 from hsta_fast.protocol import read_predictions
 from hsta_fast.training import loop, runner
@@ -84,6 +85,12 @@ def test_a_run_leaves_all_its_files(make_config: MakeConfig) -> None:
     assert [(m["fold"], m["epoch"]) for m in metrics] == [("1", 1), ("1", 2), ("2", 1), ("2", 2)]
     assert not list(run.rglob("state.pt")) and not list(run.rglob("*.tmp"))
     assert "on 24 clips; 0 predictions differ" in evaluate(run)
+    model = load_model(run / "folds" / "01" / "model.safetensors")
+    assert model.inputs == ModelInputs(classes=tuple(config["classes"]), image_size=48, num_frames=2)
+    assert model.notes == {"notes": RENDERED}
+    with safe_open(run / "folds" / "01" / "model.safetensors", framework="pt") as file:
+        metadata = " ".join(file.metadata().values())
+    assert str(cfg.data) not in metadata and str(cfg.runs) not in metadata
 
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not(make_config: MakeConfig) -> None:
@@ -152,7 +159,7 @@ def test_killed_at_random_moments_and_resumed(make_config: MakeConfig, kills: in
     for number in range(kills):
         # Each goal lies in its own part of the 24 epochs, before the last one: there is a run to kill.
         goal = 22 * number // kills + moments.randint(0, 22 // kills)
-        process = start(*command(broken, "--resume", *random_too))
+        process = start(*command(broken, *(["--resume"] if number else []), *random_too))
         while process.poll() is None and lines_of(broken.runs / "broken") < goal:
             time.sleep(0.01)
         time.sleep(moments.random() * 0.2)
@@ -285,7 +292,11 @@ def test_controls_and_the_published_recipe(make_config: MakeConfig, faces: Path,
     notes = describe(exp)["notes"]
     assert any("shuffled" in note for note in notes) and any("onset frame" in note for note in notes)
     settings = {**SMALL, "data": faces, "runs": tmp_path, "epochs": 1, "only": ("1",), "name": "published"}
-    runner.main(recipe_config("published", **settings))
+    settings |= {"onset_only": True}
+    run = runner.main(recipe_config("published", **settings))
+    model = load_model(run / "folds" / "01" / "model.safetensors")
+    assert model.inputs is not None and (model.inputs.sampling, model.inputs.offset_cap) == ("random", 50)
+    assert model.inputs.onset_only and "Control: every frame is the onset frame." in model.notes["notes"]
 
 
 @pytest.mark.parametrize(
@@ -330,6 +341,8 @@ def test_optical_flow_and_apexes_by_motion(
     assert pictures["special"]["method"] == "dis" and pictures["special"]["scale"] == 100
     assert pictures["frames"]["size"] == 48 and pictures["apex"]["flow"] == "farneback"
     assert "0 predictions differ" in evaluate(run)
+    inputs = load_model(run / "folds" / "01" / "model.safetensors").inputs
+    assert inputs is not None and (inputs.flow, inputs.apex) == ("dis", "motion-all")
     again = runner.main(make_config(epochs=1, name="again", cache="none", **settings))
     assert outcome(run) == outcome(again)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -154,6 +155,17 @@ def test_the_workers_fail_together_where_the_run_exists(people: Path, alone: Pat
         assert worker.returncode != 0
     assert f"{alone} exists: give --resume" in "".join(errors)
     assert "hsta_fast/cli.py" not in "".join(errors), "a traceback of ours"
+
+
+def test_the_main_process_alone_overwrites(people: Path, alone: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(alone, tmp_path / "again")
+    (run / "log.txt").write_text("mine")
+    both = without_agent(2, *words(people, tmp_path, "again", "--overwrite"))
+    said = [worker.communicate() for worker in both]
+    assert [worker.returncode for worker in both] == [0, 0], said
+    assert f"is deleted, {SUBJECTS} finished folds" in said[0][0] and "is deleted" not in said[1][0]
+    assert (run / "log.txt").exists()
+    same_outcome(run, alone)
 
 
 def test_workers_share_their_run_and_keep_others_out(people: Path, tmp_path: Path) -> None:

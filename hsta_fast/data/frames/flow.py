@@ -85,6 +85,11 @@ _METHODS: dict[FlowMethod, Callable[[], Method]] = {"dis": _dis, "farneback": _f
 _OF_THREAD = threading.local()  # OpenCV's flow objects keep buffers: one object per thread
 
 
+def check_flow_method(method: FlowMethod) -> None:
+    """Raise ValueError if this OpenCV does not have the method."""
+    _METHODS[method]()
+
+
 def _method(method: FlowMethod) -> Method:
     made = _OF_THREAD.__dict__
     if method not in made:

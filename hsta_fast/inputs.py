@@ -1,0 +1,91 @@
+"""What a model was trained on. It is saved beside the weights, so that a model file can be used by itself."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import torch
+
+
+def _versions() -> dict[str, str]:
+    import hsta_fast  # here: while this file is imported, the package is not complete
+
+    return {"hsta_fast": hsta_fast.__version__, "torch": str(torch.__version__)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInputs:
+    """What a model was trained on. Names and defaults are those of the flags of `hsta-fast train`.
+
+    Attributes:
+        classes: their names, in the order of the logits.
+        image_size: height and width of all frames, in pixels.
+        num_frames: T, the number of video frames.
+        sampling: how video frames were selected: "uniform" from onset to offset, or "random" and sorted.
+        offset_cap: video frames were at most this many frames after the onset; None: no limit.
+        special: the two special frames.
+        flow: the method of the optical flow that replaced the special frames; None: there was none.
+        apex: "annotated" (the middle frame where none was), "motion" (estimated where none was) or
+            "motion-all" (always estimated).
+        onset_only: a control: every frame was the onset frame.
+        versions: of hsta_fast and torch in the training.
+    """
+
+    classes: tuple[str, ...]
+    image_size: int
+    num_frames: int
+    sampling: str = "uniform"
+    offset_cap: int | None = None
+    special: tuple[str, str] = ("onset", "apex")
+    flow: str | None = None
+    apex: str = "annotated"
+    onset_only: bool = False
+    versions: Mapping[str, str] = field(default_factory=_versions, hash=False)
+
+    def __post_init__(self) -> None:
+        def check(condition: bool, name: str, expected: str) -> None:
+            if not condition:
+                raise ValueError(f"{name} expected {expected}, got {getattr(self, name)!r}")
+
+        def are_names(value: object) -> bool:
+            return isinstance(value, tuple) and all(isinstance(name, str) and name for name in value)
+
+        check(
+            are_names(self.classes) and 0 < len(set(self.classes)) == len(self.classes),
+            "classes",
+            "a tuple of different names",
+        )
+        for name in ("image_size", "num_frames", "offset_cap"):
+            value = getattr(self, name)
+            ok = (type(value) is int and value > 0) or (name == "offset_cap" and value is None)
+            check(ok, name, "a positive integer" + (" or None" if name == "offset_cap" else ""))
+        check(are_names(self.special) and len(self.special) == 2, "special", "a pair of names")
+        for name in ("sampling", "apex"):
+            check(are_names((getattr(self, name),)), name, "a name")
+        check(self.flow is None or are_names((self.flow,)), "flow", "a name or None")
+        check(type(self.onset_only) is bool, "onset_only", "True or False")
+        known = isinstance(self.versions, Mapping) and are_names((*self.versions, *self.versions.values()))
+        check(known, "versions", "a dictionary of versions by package")
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps({**asdict(self), "versions": dict(self.versions)})
+
+    @classmethod
+    def from_json(cls, text: str) -> "ModelInputs":
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: the text is not JSON, a field is missing or unknown, or a value is of another type.
+        """
+        try:
+            values: Any = json.loads(text)
+        except RecursionError as error:
+            raise ValueError("JSON expected an object, got one that is nested too deeply") from error
+        names = [f.name for f in fields(cls)]
+        if not isinstance(values, dict) or set(values) != set(names):
+            got = list(values) if isinstance(values, dict) else type(values).__name__
+            raise ValueError(f"fields expected {names}, got {got}")
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**settings)

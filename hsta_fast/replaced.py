@@ -1,0 +1,64 @@
+"""When a submodule must be called, because its weights alone do not say what it computes.
+
+Where a submodule is plain, a layer may read its weights and compute the same faster. A LoRA adapter, a
+quantised or sharded module, hooks and pruning put something else in its place: then it is called.
+"""
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+_PLAIN_WEIGHTS = (nn.Parameter, Tensor, type(None))
+_warned: set[str] = set()
+
+
+def any_global_hook() -> bool:
+    """Whether a hook of all modules is registered, which every call of a module runs."""
+    return bool(nn.modules.module._has_any_global_hook())
+
+
+def is_plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
+    """Whether `module` is exactly a `kind` and calling it does nothing else than `kind.forward`.
+
+    A weight of a class of its own (quantised by torchao, a DTensor) is not plain. Hooks of all modules are
+    not looked at: see `any_global_hook`.
+    """
+    if type(module) is not kind:
+        return False
+    state = module.__dict__  # quicker than the lookup of each attribute: layers ask in every forward
+    if (
+        state["_forward_hooks"]
+        or state["_forward_pre_hooks"]
+        or state["_backward_hooks"]
+        or state["_backward_pre_hooks"]
+        or "forward" in state
+    ):
+        return False
+    weight = type(state["_parameters"].get("weight"))
+    return weight in _PLAIN_WEIGHTS or not hasattr(weight, "__tensor_flatten__")
+
+
+def has_bias(module: nn.Module) -> bool:
+    """Whether a plain module has a bias, which in a replica of nn.DataParallel is not in `_parameters`."""
+    return module._parameters.get("bias", module) is not None
+
+
+def warn_of_call(owner: nn.Module, name: str, kind: type[nn.Module], cost: str) -> None:
+    """Warn, once per process and class of `owner`, that its submodule `name` is called, and what it costs."""
+    if torch.compiler.is_compiling() or type(owner).__name__ in _warned:  # a warning would break the graph
+        return
+    _warned.add(type(owner).__name__)
+    module = owner.get_submodule(name)
+    if type(module) is not kind:
+        what = f"{type(module).__module__}.{type(module).__qualname__}"
+    elif any_global_hook():
+        what = "hooks of all modules"
+    else:
+        what = (
+            "no bias, or other settings"
+            if is_plain(module, kind)
+            else "hooks, or a forward or weight of its own"
+        )
+    plain = f"nn.{kind.__name__}" if kind.__module__.startswith("torch.nn") else kind.__name__
+    warnings.warn(f"{name} of {type(owner).__name__} is not a plain {plain} ({what}): {cost}", stacklevel=3)
