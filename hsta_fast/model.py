@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .layers import LN_EPS, USTA, CrossmodalSpaceTimeAttention, TubeletEmbed, reason_to_copy
+from .ops.choice import transformed
 
 BRANCHES = ("special", "video")
 SPECIAL_FRAMES = 2
@@ -158,6 +159,10 @@ class HSTALayer(nn.Module):
         return out
 
 
+def _not_torchscript(got: str) -> RuntimeError:
+    return RuntimeError(f"HSTA expected torch.export.export, or torch.compile, got {got}")
+
+
 class HSTA(nn.Module):
     """Hierarchical Space-Time Attention (Eq. 14-16): clips to logits.
 
@@ -213,11 +218,14 @@ class HSTA(nn.Module):
         if torch.compiler.is_compiling():  # a cache would be guarded: one more graph for every size
             return position_table(*size, weight.device).to(weight.dtype)
         key = (*size, weight.dtype, weight.device)
-        if key not in self._tables:
-            # inference_mode off: a later training step must be able to use the same table.
-            with torch.inference_mode(False):
-                self._tables[key] = position_table(*size).to(weight.device, weight.dtype)
-        return self._tables[key]
+        if key in self._tables:
+            return self._tables[key]
+        # inference_mode off: a later training step must be able to use the same table.
+        with torch.inference_mode(False):
+            table = position_table(*size).to(weight.device, weight.dtype)
+        if type(table) is Tensor and not transformed():  # not a fake tensor, not one of torch.func
+            self._tables[key] = table
+        return table
 
     def _frames(self, video: Tensor | None, special: Tensor | None) -> dict[int, Tensor]:
         """The frames of each branch (B, 3, T or S, H, W), checked."""
@@ -263,7 +271,10 @@ class HSTA(nn.Module):
 
         Raises:
             ValueError: frames that do not fit the model or each other.
+            RuntimeError: under torch.jit.trace.
         """
+        if torch._C._get_tracing_state() is not None:
+            raise _not_torchscript("torch.jit.trace")
         states = {}
         for d, frames in self._frames(video, special).items():
             key = str(d)
@@ -279,6 +290,10 @@ class HSTA(nn.Module):
             if self.config.head == "cls+last":
                 features += [x[:, -1] for x in states.values()]
         return self.head(self.head_dropout(torch.cat(features, dim=1)))
+
+    def __prepare_scriptable__(self) -> "HSTA":
+        """Called by torch.jit.script."""
+        raise _not_torchscript("torch.jit.script")
 
     def published_state_dict(self) -> dict[str, Tensor]:
         """The parameters under the published model's keys.

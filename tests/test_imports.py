@@ -22,7 +22,7 @@ ARROWS: dict[str, str] = {
     "extension": "files toolchain",
     "ops": "reference kernels extension",
     "layers": "ops",
-    "model": "layers",
+    "model": "layers ops",
     "environment": "ops",
     "checkpoint": "files model",
     # Data.
