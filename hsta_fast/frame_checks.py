@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from .inputs import ModelInputs
+from .ops.choice import transformed
 
 # Frames normalised by ImageNet's mean and std lie in -2.2..2.7, other normalisations near that.
 LARGEST_NORMALISED = 32.0
@@ -39,7 +40,7 @@ def may_read(frames: Tensor) -> bool:
         torch.compiler.is_compiling()
         or type(frames) not in (Tensor, nn.Parameter)
         or frames.is_meta
-        or torch._C._functorch.peek_interpreter_stack() is not None
+        or transformed()
         or _get_current_dispatch_mode() is not None
         or (frames.is_cuda and torch.cuda.is_current_stream_capturing())
     )

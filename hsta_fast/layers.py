@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from . import ops
 from .ops.checks import check, check_shape
+from .ops.choice import transformed
 from .ops.cls_cross_attention_inplace import cls_cross_attention_in_state, put_cls, take_cls
 from .ops.tubelet_embed import normalize
 from .replaced import any_global_hook, has_bias, is_plain, warn_of_call
@@ -324,7 +325,8 @@ class CrossmodalSpaceTimeAttention(nn.Module):
     """CSTA: the CLS of each modality attends to the tokens of the other, both at once (Eq. 8-13).
 
     With `inplace` no token is copied, in the forward or in the backward: the memory of the given states holds
-    the returned ones. (Under torch.compile the given states do not change; the compiler plans the memory.)
+    the returned ones. Under torch.compile and torch.func the given states do not change. Second derivatives
+    need `inplace` to be False, which may be set at any time.
 
     Args:
         widths: C of the special and of the video branch.
@@ -376,8 +378,9 @@ class CrossmodalSpaceTimeAttention(nn.Module):
         return out[0], out[1]
 
     def writes_into_states(self) -> bool:
-        """Whether `forward` overwrites its inputs: `inplace`, where hooks and the compiler permit it."""
-        if not self.inplace or torch.compiler.is_compiling():  # the compiler plans the memory
+        """Whether `forward` overwrites its inputs: `inplace`, where hooks and transforms permit it."""
+        # The compiler plans the memory itself, and torch.func cannot follow a change in place.
+        if not self.inplace or torch.compiler.is_compiling() or transformed():
             return False
         # A backward hook on this module turns its inputs into views. The path in place neither calls a block
         # of `fusion`, whose hooks run in its `forward`, nor the projections in it.

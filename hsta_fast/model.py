@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .frame_checks import check_packed, check_tensor, check_values, may_read, other_size
 from .inputs import ModelInputs
 from .layers import LN_EPS, USTA, CrossmodalSpaceTimeAttention, TubeletEmbed, reason_to_copy
+from .ops.choice import transformed
 
 BRANCHES = ("special", "video")
 SPECIAL_FRAMES = 2
@@ -162,6 +163,10 @@ class HSTALayer(nn.Module):
         return out
 
 
+def _not_torchscript(got: str) -> RuntimeError:
+    return RuntimeError(f"HSTA expected torch.export.export, or torch.compile, got {got}")
+
+
 class HSTA(nn.Module):
     """Hierarchical Space-Time Attention (Eq. 14-16): clips to logits.
 
@@ -228,11 +233,14 @@ class HSTA(nn.Module):
         if torch.compiler.is_compiling():  # a cache would be guarded: one more graph for every size
             return position_table(*size, cls.device).to(cls.dtype)
         key = (*size, cls.dtype, cls.device)
-        if key not in self._tables:
-            # inference_mode off: a later training step must be able to use the same table.
-            with torch.inference_mode(False):
-                self._tables[key] = position_table(*size).to(cls.device, cls.dtype)
-        return self._tables[key]
+        if key in self._tables:
+            return self._tables[key]
+        # inference_mode off: a later training step must be able to use the same table.
+        with torch.inference_mode(False):
+            table = position_table(*size).to(cls.device, cls.dtype)
+        if type(table) is Tensor and not transformed():  # not a fake tensor, not one of torch.func
+            self._tables[key] = table
+        return table
 
     def _frames(self, video: Tensor | None, special: Tensor | None) -> dict[int, Tensor]:
         """The frames of each branch (B, 3, T or S, H, W), checked."""
@@ -301,9 +309,12 @@ class HSTA(nn.Module):
             ValueError: frames that do not fit the model or each other, or float frames with the values of
                 bytes (over 32). Values are read at every call on the CPU, at the first one on another device,
                 and never while torch.compile, torch.export or a transform traces.
+            RuntimeError: under torch.jit.trace.
 
         Warns once of another image size or T than the model was trained with, if `inputs` tell.
         """
+        if torch._C._get_tracing_state() is not None:
+            raise _not_torchscript("torch.jit.trace")
         states = {}
         for d, frames in self._frames(video, special).items():
             key = str(d)
@@ -319,6 +330,10 @@ class HSTA(nn.Module):
             if self.config.head == "cls+last":
                 features += [x[:, -1] for x in states.values()]
         return self.head(self.head_dropout(torch.cat(features, dim=1)))
+
+    def __prepare_scriptable__(self) -> "HSTA":
+        """Called by torch.jit.script."""
+        raise _not_torchscript("torch.jit.script")
 
     def published_state_dict(self) -> dict[str, Tensor]:
         """The parameters under the published model's keys.

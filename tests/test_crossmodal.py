@@ -240,11 +240,20 @@ def test_autocast(inplace: bool) -> None:
 
 
 def test_second_derivatives_are_refused() -> None:
-    given = leaves()
-    scalar = loss(csta(inplace=True)(*(x.clone() for x in given)))
-    (gradient, _) = torch.autograd.grad(scalar, given, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+    """In place; after `inplace` was set to False they are right."""
+    module, given = csta(inplace=True), leaves()
+    scalar = loss(module(*(x.clone() for x in given)))
+    message = r"CSTA .* got create_graph or is_grads_batched; set csta.inplace = False in every HSTA layer"
+    with pytest.raises(RuntimeError, match=message):
+        torch.autograd.grad(scalar, given, create_graph=True, retain_graph=True)
+    with pytest.raises(RuntimeError, match=message):
+        torch.autograd.grad(scalar, given, torch.ones(2, dtype=scalar.dtype), is_grads_batched=True)
+    module.inplace = False
+    seconds = []
+    for function in (module, lambda *x: specified(module, *x)):
+        once = torch.autograd.grad(loss(function(*given)), given, create_graph=True)
+        seconds.append(torch.autograd.grad(torch.stack([g.square().sum() for g in once]).sum(), given))
+    torch.testing.assert_close(*seconds, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize(("n_special", "n_video"), [(0, 0), (0, 1), (1, 0), (1, 1)])

@@ -2,6 +2,7 @@
 
 Forward and backward are registered ops, so torch.compile sees each as one node. `impl` names the
 implementation that they call; all have the same interface. Kernels are imported when the op first needs them.
+Under torch.func, in forward mode and for second derivatives the reference formula runs instead.
 """
 
 from typing import Any
@@ -9,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import extension
+from .. import extension, reference
 from .attention_pool_torch import accumulation_dtype
 from .checks import autocast_dtype, check_same, check_shape, no_autocast, unexpected
-from .choice import Choice, check_supported, resolve, triton_unsupported_reason
-from .registration import register
+from .choice import Choice, check_supported, resolve, transformed, triton_unsupported_reason
+from .registration import plain_backward, plain_gradients, register
 
 _OP = "attention_pool"
 IMPLS = ("triton", "extension", "torch")
@@ -228,6 +229,19 @@ def _fake_backward(
     return query.new_empty(query.shape), tokens.new_empty(tokens.shape if needs_dtokens else (0,)), dextra
 
 
+def _plain(
+    query: Tensor, tokens: Tensor, extra: Tensor | None = None, *, normalize: bool, eps: float
+) -> tuple[Tensor, Tensor]:
+    """(pooled, weights) by the reference formula, which torch can transform and differentiate at will."""
+    wide = accumulation_dtype(tokens.dtype)
+    query, rows, extra = query.to(wide), tokens.to(wide), None if extra is None else extra.to(wide)
+    with no_autocast(tokens):
+        pooled, weights = reference.attention_pool(
+            query, rows, extra=extra, normalize=normalize, eps=eps, return_weights=True
+        )
+    return pooled.to(tokens.dtype), weights.to(tokens.dtype)
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     query, tokens, extra, ctx.normalize, ctx.eps, _, ctx.impl = inputs
     ctx.set_materialize_grads(False)
@@ -241,6 +255,15 @@ def _autograd(ctx: Any, dpooled: Tensor | None, *_: None) -> tuple[Tensor | None
     if dpooled is None:
         return (None,) * 7
     query, tokens, extra, *saved = ctx.saved_tensors
+    if plain_backward(dpooled):
+        inputs = [x for x in (query, tokens, extra) if x is not None]
+        needed = ctx.needs_input_grad[: len(inputs)]
+
+        def pooled_of(*x: Tensor) -> Tensor:
+            return _plain(*x, normalize=ctx.normalize, eps=ctx.eps)[0]
+
+        gradients = plain_gradients(pooled_of, inputs, needed, dpooled)
+        return *gradients, *[None] * (7 - len(gradients))
     needs_dtokens = ctx.needs_input_grad[1]
     dquery, dtokens, dextra = _bwd(
         dpooled, query, tokens, extra, *saved, ctx.normalize, ctx.eps, needs_dtokens, ctx.impl
@@ -269,17 +292,20 @@ def attention_pool(
     gradient (a small batch on a GPU reads them twice). No other tensor of their size is allocated.
 
     Args:
-        query: (B, R, C). There is no scale: fold it into the query. More than 16 queries take several passes.
+        query: (B, R, C); (1, R, C) or (R, C) for the same queries in every sample. There is no scale: fold it
+            into the query. More than 16 queries take several passes.
         tokens: (B, N, C), any strides (a last stride other than 1 costs a copy). N may be 0 if `extra` is
             given.
         extra: (B, C), one more row before the tokens; or None.
         normalize: whether z_j is token j normalised to mean 0 and variance 1 over C.
         eps: added to the variance.
         return_weights: also return the softmax weights, for inspection; they carry no gradient.
-        impl: "auto", "triton", "extension" or "torch". Triton supports float32, float16 and bfloat16 with
-            C <= 1024 on CUDA devices of compute capability >= 8.0, and on the CPU under TRITON_INTERPRET=1.
-            The extension supports float32 and float64 on the CPU if a C++ compiler can build it. "auto" is
-            Triton on CUDA devices and the extension on the CPU where they can run, else plain PyTorch.
+        impl: "auto", "triton", "extension" or "torch". "auto" and "torch" work under torch.func (grad, vmap,
+            jvp, ...) and in forward mode, and all can be differentiated twice: by the plain formula. Triton
+            supports float32, float16 and bfloat16 with C <= 1024 on CUDA devices of compute capability >=
+            8.0, and on the CPU under TRITON_INTERPRET=1. The extension supports float32 and float64 on the
+            CPU if a C++ compiler can build it. "auto" is Triton on CUDA devices and the extension on the CPU
+            where they can run, else plain PyTorch.
 
     Returns:
         pooled (B, R, C); or (pooled, weights), weights (B, R, N), or (B, R, 1 + N) with the extra row first.
@@ -292,7 +318,12 @@ def attention_pool(
     """
     check_shape("tokens", tokens, (None, None, None), "(B, N, C)")
     B, N, C = tokens.shape
-    check_shape("query", query, (B, None, C), "(B, R, C)")
+    if isinstance(query, Tensor) and query.dim() == 2:
+        query = query.unsqueeze(0)
+    check_shape("query", query, (None, None, C), "(B, R, C)")
+    if query.shape[0] != B:
+        check_shape("query", query, (1, None, C), "(B, R, C), (1, R, C) or (R, C)")
+        query = query.expand(B, -1, -1)
     if extra is not None:
         check_shape("extra", extra, (B, C), "(B, C)")
     elif N == 0:
@@ -305,6 +336,9 @@ def attention_pool(
         query, extra = query.to(tokens.dtype), None if extra is None else extra.to(tokens.dtype)
     check_same({"query": query, "tokens": tokens} | ({} if extra is None else {"extra": extra}))
     chosen = choose(impl, tokens)
+    if transformed():
+        out = _plain(query, tokens, extra, normalize=normalize, eps=eps)
+        return out if return_weights else out[0]
     pooled, _, lse, _, _, scores = _fwd(query, tokens, extra, normalize, eps, return_weights, chosen)
     if not return_weights:
         return pooled

@@ -9,6 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 import torch
+from torch.autograd import forward_ad
+
+from .checks import unexpected
 
 _TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _MIN_TRITON = (3, 6)  # the oldest release that the kernels are compiled and checked with
@@ -22,23 +25,33 @@ class Choice(NamedTuple):
     reason: str
 
 
+def transformed() -> bool:
+    """Whether a transform of torch.func or forward-mode differentiation is active.
+
+    Registered ops have no rules for these: some raise torch's error, others silently return no tangent.
+    """
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
 def resolve(impl: str, auto: Choice, known: tuple[str, ...]) -> str:
-    """The implementation to run for the argument `impl` of an op.
+    """The implementation to run for the argument `impl` of an op; "torch" for "auto" where `transformed`.
 
     Raises:
-        ValueError: `impl` is neither "auto" nor in `known`.
+        ValueError: `impl` is neither "auto" nor in `known`, or not "auto" or "torch" where `transformed`.
     """
-    if impl == "auto":
-        return auto.impl
-    if impl not in known:
-        raise ValueError(f"impl expected one of {('auto', *known)}, got {impl!r}")
-    return impl
+    if impl not in ("auto", *known):
+        raise unexpected("impl", f"one of {('auto', *known)}", repr(impl))
+    if not transformed():
+        return auto.impl if impl == "auto" else impl
+    if impl not in ("auto", "torch"):
+        raise unexpected("impl", '"auto" or "torch" under torch.func and in forward mode', repr(impl))
+    return "torch"
 
 
 def check_supported(impl: str, unsupported_reason: str | None) -> None:
     """Raise ValueError if there is a reason why `impl` cannot take the inputs."""
     if unsupported_reason is not None:
-        raise ValueError(f'impl expected one that supports these inputs, got "{impl}": {unsupported_reason}')
+        raise unexpected("impl", "one that supports these inputs", f'"{impl}": {unsupported_reason}')
 
 
 def _triton_version() -> tuple[int, int] | None:

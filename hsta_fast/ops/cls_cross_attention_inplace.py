@@ -20,11 +20,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .attention_pool import choose, pool_bwd, pool_fwd
 from .checks import check
 from .cls_cross_attention import attend
+from .registration import plain_backward
+
+
+def _check_gradients(*gradients: Tensor | None) -> None:
+    """Refuse second derivatives and batches of gradients, which cannot be written into one buffer."""
+    if any(plain_backward(g) for g in gradients if g is not None):
+        raise RuntimeError(
+            "CSTA with inplace=True expected an ordinary backward, got create_graph or is_grads_batched; "
+            "set csta.inplace = False in every HSTA layer (model.blocks) before the forward"
+        )
 
 
 class _Take(torch.autograd.Function):
@@ -37,8 +46,8 @@ class _Take(torch.autograd.Function):
         return *states, *(state[:, 0].clone() for state in states)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        _check_gradients(*gradients)
         half = len(gradients) // 2
         for dstate, dcls in zip(gradients[:half], gradients[half:], strict=True):
             if dstate is not None:
@@ -60,8 +69,8 @@ class _Pool(torch.autograd.Function):
         return saved[0].to(query.dtype), state
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dpooled: Tensor | None, dstate: Tensor | None) -> tuple[Tensor | None, ...]:
+        _check_gradients(dpooled, dstate)
         query, tokens, extra, *saved = ctx.saved_tensors
         buffer = None
         if ctx.needs_input_grad[2]:
@@ -96,8 +105,8 @@ class _Put(torch.autograd.Function):
         return states
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        _check_gradients(*gradients)
         _ = ctx.saved_tensors  # raises if a state was changed after `put`
         return *gradients, *(None if g is None else g[:, 0] for g in gradients)
 

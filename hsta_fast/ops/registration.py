@@ -1,10 +1,11 @@
 """Registration of the ops with torch, so that torch.compile, autograd and opcheck know them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import einops
 import torch
+from torch import Tensor
 
 # einops notes which tensors it has seen, and torch.compile guards on the notes: without this, a compiled
 # function would be compiled again at its second call.
@@ -46,3 +47,26 @@ def register(
 
     torch.library.register_autograd(qualified, backward or refuse, setup_context=setup_context, lib=_LIBRARY)
     return getattr(torch.ops.hsta_fast, name).default
+
+
+def plain_backward(dout: Tensor) -> bool:
+    """Whether the backward that is running must consist of torch's own functions.
+
+    So it must if its gradients will be differentiated (create_graph=True) or `dout` is a batch of gradients
+    (is_grads_batched=True).
+    """
+    kinds = torch._C._functorch
+    return torch.is_grad_enabled() or kinds.is_legacy_batchedtensor(dout) or kinds.is_batchedtensor(dout)
+
+
+def plain_gradients(
+    function: Callable[..., Tensor], inputs: Sequence[Tensor], needed: Sequence[bool], dout: Tensor
+) -> list[Tensor | None]:
+    """The gradients of function(*inputs) for a `plain_backward`, None where not needed."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Views: inputs may depend on each other, and only the paths through `function` count.
+        views = [x.view_as(x) if need else x for x, need in zip(inputs, needed, strict=True)]
+        asked = [x for x, need in zip(views, needed, strict=True) if need]
+        gradients = iter(torch.autograd.grad(function(*views), asked, dout, create_graph=create_graph))
+    return [next(gradients) if need else None for need in needed]

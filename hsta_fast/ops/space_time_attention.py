@@ -9,11 +9,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from .checks import autocast_dtype, check, check_same, check_shape, no_autocast, product_dtype, unexpected
-from .choice import Choice, check_supported, resolve, triton_unsupported_reason
-from .registration import register
+from .choice import Choice, check_supported, resolve, transformed, triton_unsupported_reason
+from .registration import plain_backward, plain_gradients, register
 
 _OP = "space_time_attention"
 IMPLS = ("triton", "torch")
@@ -101,12 +100,27 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 def _autograd(ctx: Any, dout: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
     if dout is None:
         return None, None, None, None
-    grads = _bwd(dout, *ctx.saved_tensors, ctx.scale)
+    q, k, v, *results = ctx.saved_tensors
+    if plain_backward(dout):
+        inputs = [x for x in (q, k, v) if x is not None]
+
+        def attended(*x: Tensor) -> Tensor:
+            return _products(*_unpacked(*x, *[None] * (3 - len(x))), ctx.scale)
+
+        grads = plain_gradients(attended, inputs, ctx.needs_input_grad[: len(inputs)], dout)
+    else:
+        grads = _bwd(dout, q, k, v, *results, ctx.scale)
     return *grads, *[None] * (4 - len(grads))
 
 
 _fwd = register(_OP, _forward, _fake_forward, backward=_autograd, setup_context=_setup_context)
 _bwd = register(f"{_OP}_backward", _backward, _fake_backward)
+
+
+def _products(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """Two products and a softmax; all scores are written to memory."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return ((q * scale @ k.transpose(2, 3)).softmax(-1) @ v).transpose(1, 2)
 
 
 def _torch(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -115,12 +129,14 @@ def _torch(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     if dtype != q.dtype:
         with no_autocast(q):
             return _torch(q.to(dtype), k.to(dtype), v.to(dtype), scale).to(q.dtype)
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # torch's functions take (B, H, N, D)
+    if transformed():  # torch's fused attention has no forward mode and no second derivative
+        return _products(q, k, v, scale)
     # Not while tracing: the graph would be specialised to the lengths seen.
     if q.device.type == "cpu" and q.dtype in _EXACT and not torch.compiler.is_compiling():
         needs_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-        if q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= _SHORT[needs_grad]:
-            return ((q * scale @ k.transpose(2, 3)).softmax(-1) @ v).transpose(1, 2)
+        if q.shape[0] * q.shape[1] * q.shape[2] * k.shape[1] <= _SHORT[needs_grad]:
+            return _products(q, k, v, scale)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # torch's function takes (B, H, N, D)
     return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
 
 
@@ -179,8 +195,5 @@ def space_time_attention(
     if chosen == "triton":
         if impl == "triton":
             check_supported("triton", _unsupported_reason(qkv.device, qkv.dtype, width))
-        # A registered op would silently return no tangent.
-        forward_mode = forward_ad._current_level >= 0
-        check(not forward_mode, "impl", '"torch" under forward-mode differentiation', '"triton"')
         return _fwd(qkv, k, v, scale)[0]
     return _torch(*_unpacked(qkv, k, v), scale)

@@ -22,7 +22,7 @@ from torch import Tensor
 from .. import extension, reference
 from .checks import autocast_dtype, check, check_shape, no_autocast, product_dtype, unexpected
 from .choice import Choice, check_supported, resolve
-from .registration import register
+from .registration import plain_backward, plain_gradients, register
 
 _OP = "tubelet_embed"
 IMPLS = ("extension", "torch")
@@ -243,8 +243,18 @@ def _autograd(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
     needs_video, needs_weight, needs_bias, needs_cls, needs_pos, *_ = ctx.needs_input_grad
     rows = dout if ctx.cls_dtype is None else dout[:, 1:]
     wide = _wide(dout.dtype)
-    dvideo = _dvideo(rows, weight, video) if needs_video else None
-    dweight = dbias = dcls = dpos = None
+    dvideo = dweight = dbias = dcls = dpos = None
+    if plain_backward(dout):
+
+        def tokens(video: Tensor, weight: Tensor) -> Tensor:
+            no_bias = weight.new_zeros(len(weight))
+            return _forward_on_torch(video, weight, no_bias, None, None, ctx.shift, ctx.scale, dout.dtype)
+
+        needed = needs_video, needs_weight
+        dvideo, dweight = plain_gradients(tokens, (video, weight), needed, rows)
+        needs_video = needs_weight = False
+    if needs_video:
+        dvideo = _dvideo(rows, weight, video)
     if needs_weight:
         patch = list(weight.shape[2:])
         dweight = _dweight(rows, video, patch, ctx.shift, ctx.scale, ctx.impl).to(weight.dtype)

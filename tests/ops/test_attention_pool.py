@@ -361,12 +361,23 @@ def test_checkpointing(impl: str, reentrant: bool) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize("impl", IMPLS)
-def test_second_derivatives_are_refused(impl: str) -> None:
-    tensors = [x.requires_grad_() for x in inputs(impl, 1, 2, 4, 16)]
-    (gradient,) = torch.autograd.grad(pool(impl)(*tensors).square().sum(), tensors[0], create_graph=True)
-    with pytest.raises(RuntimeError, match="has no derivative"):
-        gradient.sum().backward()
+@pytest.mark.parametrize("queries", [1, 3])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_one_set_of_queries_for_all_samples(dims: int, queries: int) -> None:
+    torch.manual_seed(0)
+    tokens = torch.randn(4, 9, 16, dtype=torch.float64, requires_grad=True)
+    shared = torch.randn((1, queries, 16)[3 - dims :], dtype=torch.float64, requires_grad=True)
+    expanded = shared.expand(4, -1, -1)
+    results = []
+    for query in (shared, expanded):
+        out = cast(Tensor, attention_pool(query, tokens))
+        results.append([out, *torch.autograd.grad(out.square().sum(), (shared, tokens))])
+    for came, expected in zip(*results, strict=True):
+        assert torch.equal(came, expected)
+    with pytest.raises(
+        ValueError, match=r"query expected shape .*\(1, R, C\) or \(R, C\) .* got \(2, 3, 16\)"
+    ):
+        attention_pool(torch.randn(2, 3, 16, dtype=torch.float64), tokens)
 
 
 @pytest.mark.parametrize(

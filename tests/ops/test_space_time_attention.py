@@ -218,15 +218,6 @@ def test_activation_checkpointing() -> None:
     assert all(torch.equal(a, b) for a, b in zip(straight, stored, strict=True))
 
 
-def test_second_derivatives_are_refused() -> None:
-    qkv = torch.randn(1, 4, 3, 1, 16, device=DEVICE, requires_grad=True)
-    (gradient,) = torch.autograd.grad(
-        space_time_attention(qkv, impl="triton").square().sum(), qkv, create_graph=True
-    )
-    with pytest.raises(RuntimeError, match="has no derivative"):
-        gradient.sum().backward()
-
-
 @pytest.mark.parametrize(
     ("shape", "dtype", "message"),
     [((1, 4, 3, 1, 16), torch.float64, "float64"), ((1, 4, 3, 1, 160), torch.float32, "160")],
@@ -285,12 +276,6 @@ def test_autocast_accepts_mixed_dtypes() -> None:
     q, k, v = (torch.randn(1, 4, 2, 16, device=DEVICE) for _ in range(3))
     with torch.autocast(DEVICE, torch.bfloat16):
         assert space_time_attention(q, k, v.bfloat16()).dtype == torch.bfloat16
-
-
-def test_forward_mode_raises_instead_of_dropping_the_tangent() -> None:
-    qkv = torch.randn(1, 4, 3, 1, 16, device=DEVICE)
-    with pytest.raises(ValueError, match="forward-mode"):
-        torch.func.jvp(lambda x: space_time_attention(x, impl="triton"), (qkv,), (qkv,))
 
 
 def test_exported_with_any_length() -> None:
