@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,3 +91,67 @@ def test_two_graphs_for_all_batches() -> None:
 def test_one_graph_for_all_sizes_if_dynamic_from_the_start() -> None:
     """Sizes equal at first stay equal to torch: not if B were 2 or 3, like special frames and channels."""
     assert new_graphs(tiny(), [frames(**size) for size in SIZES], dynamic=True) == [1, 0, 0, 0]
+
+
+@pytest.mark.parametrize(("strict", "overrides"), [(False, {}), (True, {"head": "mean", "csta": False})])
+def test_exported_with_any_batch(strict: bool, overrides: dict[str, object], tmp_path: Path) -> None:
+    model, batch = tiny(**overrides).eval(), torch.export.Dim("B")
+    given = frames(B=4)
+    sizes = {name: {0: batch} for name in given}
+    program = torch.export.export(model, (), given, dynamic_shapes=sizes, strict=strict)
+    torch.export.save(program, tmp_path / "model.pt2")
+    for run in (program, torch.export.load(tmp_path / "model.pt2")):
+        for B in (1, 7):
+            torch.testing.assert_close(
+                run.module()(**frames(B=B)), model(**frames(B=B)), rtol=1e-12, atol=1e-12
+            )
+
+
+def test_torchscript_names_export() -> None:
+    model, given = tiny(), frames()
+    with pytest.raises(RuntimeError, match=r"^HSTA expected torch.export.export, .*, got torch.jit.trace$"):
+        torch.jit.trace(model, tuple(given.values()))
+    with pytest.raises(RuntimeError, match=r"^HSTA expected torch.export.export, .*, got torch.jit.script$"):
+        torch.jit.script(model)
+
+
+def test_logits_and_gradients_with_the_ops_in_the_graph() -> None:
+    """Compiled in training, with the states of a forward hook as they were."""
+    model, given = tiny(), frames()
+    kept: list[Tensor] = []
+    last = model.get_submodule("blocks.0.blocks.1.0")
+    last.register_forward_hook(lambda _, __, out: kept.append(out))
+    results = []
+    for function in (torch.compile(model, fullgraph=True, backend="aot_eager"), model):
+        model.zero_grad()
+        logits = function(**given)
+        logits.square().sum().backward()
+        results.append([logits, kept.pop(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    for came, want in zip(*results, strict=True):
+        torch.testing.assert_close(came, want, rtol=1e-11, atol=1e-11)
+
+
+def test_per_sample_gradients_of_the_model() -> None:
+    model, given = tiny(), frames()
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+
+    def loss(parameters: dict[str, Tensor], *clip: Tensor) -> Tensor:
+        one = tuple(x.unsqueeze(0) for x in clip)
+        return torch.func.functional_call(model, parameters, one).square().sum()
+
+    of_each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))(parameters, *given.values())
+    for i in range(2):
+        model.zero_grad()
+        model(**{name: x[i : i + 1] for name, x in given.items()}).square().sum().backward()
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(of_each[name][i], parameter.grad, rtol=1e-11, atol=1e-11)
+
+
+def test_a_default_device_changes_nothing() -> None:
+    model, given = tiny(), frames()
+    torch.set_default_device("meta")
+    try:
+        logits = model(**given)
+    finally:
+        torch.set_default_device(None)
+    assert torch.equal(logits, tiny()(**given))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import extension, reference
 from .attention_pool_torch import accumulation_dtype
-from .checks import autocast_dtype, check_same, check_shape, no_autocast, unexpected
+from .checks import autocast_dtype, check_floating, check_same, check_shape, no_autocast, unexpected
 from .choice import Choice, check_supported, resolve, transformed, triton_unsupported_reason
 from .registration import plain_backward, plain_gradients, register
 
@@ -333,6 +333,7 @@ def attention_pool(
     if not isinstance(eps, int | float) or not eps >= 0:
         raise unexpected("eps", "a number >= 0", repr(eps))
     if autocast_dtype(tokens) is not None:  # casting the tokens would copy them
+        check_floating({"query": query, "tokens": tokens} | ({} if extra is None else {"extra": extra}))
         query, extra = query.to(tokens.dtype), None if extra is None else extra.to(tokens.dtype)
     check_same({"query": query, "tokens": tokens} | ({} if extra is None else {"extra": extra}))
     chosen = choose(impl, tokens)

@@ -42,6 +42,12 @@ def check_same(tensors: dict[str, Tensor]) -> None:
         raise unexpected("inputs", "one dtype and one device", listing)
 
 
+def check_floating(tensors: dict[str, Tensor]) -> None:
+    """Raise ValueError unless every tensor has a floating dtype: autocast would cast integers silently."""
+    for name, tensor in tensors.items():
+        check(tensor.is_floating_point(), name, "a floating dtype", tensor.dtype)
+
+
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     """The dtype that autocast asks for on the tensor's device; None outside autocast."""
     kind = tensor.device.type

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .attention_pool import attention_pool, auto_choice, choose
 from .attention_pool_torch import accumulation_dtype
-from .checks import autocast_dtype, check_same, check_shape, no_autocast, unexpected
+from .checks import autocast_dtype, check_floating, check_same, check_shape, no_autocast, unexpected
 
 __all__ = ["attend", "auto_choice", "cls_cross_attention"]
 
@@ -115,6 +115,8 @@ def cls_cross_attention(
         check_shape(name, matrix, (C, C), "(C, C)")
     if autocast_dtype(tokens) is None:
         check_same({"cls": cls, "tokens": tokens} | vectors | matrices)
+    else:
+        check_floating({"cls": cls, "tokens": tokens} | vectors | matrices)
     chosen = choose(impl, tokens)
 
     def pool(query: Tensor, extra: Tensor) -> Tensor:

@@ -10,7 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import autocast_dtype, check, check_same, check_shape, no_autocast, product_dtype, unexpected
+from .checks import (
+    autocast_dtype,
+    check,
+    check_floating,
+    check_same,
+    check_shape,
+    no_autocast,
+    product_dtype,
+    unexpected,
+)
 from .choice import Choice, check_supported, resolve, transformed, triton_unsupported_reason
 from .registration import plain_backward, plain_gradients, register
 
@@ -189,6 +198,7 @@ def space_time_attention(
         raise unexpected("scale", "a number (multiply a learned scale into q)", type(scale).__name__)
     cast = autocast_dtype(qkv)
     if cast is not None and qkv.dtype != torch.float64:  # as autocast does for torch's attention
+        check_floating({"qkv": qkv} if k is None or v is None else {"q": qkv, "k": k, "v": v})
         qkv, k, v = (None if x is None else x.to(cast) for x in (qkv, k, v))  # type: ignore[assignment]
     check_same({"qkv": qkv} if k is None or v is None else {"q": qkv, "k": k, "v": v})
     chosen = resolve(impl, auto_choice(qkv.device, qkv.dtype, width), IMPLS)

@@ -149,3 +149,44 @@ def test_info_names_the_implementation_of_every_op() -> None:
     assert set(facts["ops"]["cpu"]) == set(CALLS)
     for choice in facts["ops"]["cpu"].values():
         assert choice["impl"] and choice["reason"]
+
+
+# Argument -> what it is called in an error.
+TENSORS = [
+    (op, place, name)
+    for op, (args, kwargs) in CALLS.items()
+    for place, name in [
+        *enumerate(
+            {
+                "space_time_attention": ["qkv"],
+                "attention_pool": ["query", "tokens"],
+                "cls_cross_attention": ["cls", "tokens"],
+                "tubelet_embed": ["video", "weight", "bias"],
+            }[op]
+        ),
+        *((key, key) for key, value in kwargs.items() if isinstance(value, Tensor)),
+    ]
+]
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(("op", "place", "name"), TENSORS)
+def test_arguments_that_are_not_floating_tensors_are_named(
+    op: str, place: int | str, name: str, autocast: bool
+) -> None:
+    args, kwargs = CALLS[op]
+    for change, got in {
+        "array": "a tensor .*, got ndarray$",
+        "list": "a tensor .*, got list$",
+        "integers": "torch.int64",
+    }.items():
+        given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+        x = given[place]
+        given[place] = {"array": x.numpy(), "list": x.tolist(), "integers": x.long()}[change]
+        positional = [given.pop(i) for i in range(len(args))]
+        subject = "|".join((name, "inputs")) if change == "integers" else name
+        with (
+            pytest.raises(ValueError, match=f"^({subject}) expected .*{got}"),
+            torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+        ):
+            getattr(hsta_fast, op)(*positional, **given)
