@@ -93,6 +93,38 @@ def test_one_graph_for_all_sizes_if_dynamic_from_the_start() -> None:
     assert new_graphs(tiny(), [frames(**size) for size in SIZES], dynamic=True) == [1, 0, 0, 0]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "inputs"),
+    [({"head": "cls+last", "n_video": 0}, ()), ({"branches": ("video",)}, ("video",))],
+)
+def test_other_models_of_bytes(overrides: dict[str, object], inputs: tuple[str, ...]) -> None:
+    """Without a layer in a branch; of one branch."""
+    calls = []
+    for B in (4, 4, 5, 6):
+        given = {name: (50 * x + 128).clamp(0, 255).to(torch.uint8) for name, x in frames(B=B).items()}
+        calls.append({name: given[name] for name in inputs or given})
+    assert new_graphs(tiny(**overrides), calls) == [1, 0, 1, 0]
+
+
+def test_the_published_packing() -> None:
+    calls = [{"video": frames(T=T + 2)["video"]} for T in (4, 6, 8, 22)]
+    assert new_graphs(tiny(), calls) == [1, 1, 0, 0]
+
+
+def test_dropout_under_autocast() -> None:
+    """The draws are those of eager, for one seed."""
+    model = tiny(dropout=0.3, drop_path=0.2, n_video=2).float().train()
+    backend = Counting()
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    given = {name: x.float() for name, x in frames().items()}
+    logits = []
+    for function in (compiled, model):
+        torch.manual_seed(3)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits.append(function(**given))
+    assert backend.graphs == 1 and torch.equal(*logits)
+
+
 @pytest.mark.parametrize(("strict", "overrides"), [(False, {}), (True, {"head": "mean", "csta": False})])
 def test_exported_with_any_batch(strict: bool, overrides: dict[str, object], tmp_path: Path) -> None:
     model, batch = tiny(**overrides).eval(), torch.export.Dim("B")

@@ -187,7 +187,7 @@ def _empty(source: Source, plan: BatchPlan, *, pinned: bool) -> Batch:
 
 def _empty_tensor(shape: tuple[int, ...], dtype: torch.dtype, *, pinned: bool) -> Tensor:
     if pinned:
-        return torch.empty(shape, dtype=dtype, pin_memory=True)
+        return torch.empty(shape, dtype=dtype, device="cpu", pin_memory=True)
     # numpy asks for huge pages; with small ones, copying would take twice as long.
     return torch.from_numpy(np.empty(shape, "uint8" if dtype == torch.uint8 else "float32"))
 

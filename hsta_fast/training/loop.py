@@ -82,7 +82,7 @@ def build(exp: Experiment, folder: FoldFolder, fold: Fold, stream: tuple[int, ..
     scaler = GradScaler(device.type, enabled=exp.dtype == torch.float16)
     counts = exp.class_counts(fold.train) if cfg.class_weights else None
     loss = Loss(cfg.loss, smoothing=cfg.label_smoothing, counts=counts).to(device)
-    predictions = torch.empty(0, len(fold.test), dtype=torch.int64)
+    predictions = torch.empty(0, len(fold.test), dtype=torch.int64, device="cpu")
     return FoldTraining(exp, folder, fold, stream, model, loss, optimizer, scaler, predictions)
 
 

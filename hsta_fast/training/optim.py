@@ -34,7 +34,9 @@ class Loss(nn.Module):
         self.kind, self.smoothing = kind, smoothing
         weight = None
         if counts is not None:
-            weight = torch.tensor(counts.sum() / np.maximum(counts, 1) / len(counts), dtype=torch.float32)
+            weight = torch.tensor(
+                counts.sum() / np.maximum(counts, 1) / len(counts), dtype=torch.float32, device="cpu"
+            )
         self.register_buffer("weight", weight)
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:

@@ -335,6 +335,27 @@ def test_one_graph(impl: str) -> None:
         torch.testing.assert_close(came, expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("extra", [False, True])
+def test_one_graph_for_all_sizes(extra: bool) -> None:
+    torch.compiler.reset()
+    graphs = []
+
+    def count(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(attention_pool, fullgraph=True, dynamic=True, backend=count)
+    for B, N in ((4, 10), (5, 12), (7, 20)):
+        query, tokens, *more = inputs("torch", B, 3, N, 16, extra=extra)
+        row = more[0] if extra else None
+        for weights in (False, True):
+            came, want = (
+                f(query, tokens, extra=row, return_weights=weights) for f in (compiled, attention_pool)
+            )
+            torch.testing.assert_close(came, want, rtol=0, atol=0)
+    assert len(graphs) == 2  # with and without weights
+
+
 @pytest.mark.parametrize("impl", IMPLS)
 def test_autocast_keeps_the_dtype_of_the_tokens(impl: str) -> None:
     """Casting them would copy them; query and extra row follow, and products are not rounded further."""
