@@ -98,7 +98,7 @@ def pool_fwd(
     B, R, _ = query.shape
     dtype = accumulation_dtype(query.dtype)
     if query.numel() == 0:
-        rows = tokens.shape[1] + (extra is not None) if normalize else 0
+        rows = tokens.shape[1] + int(extra is not None) if normalize else 0
         mean, rstd = (query.new_zeros((B, rows), dtype=dtype) for _ in range(2))
         return query.to(dtype, copy=True), mean.new_zeros((B, R)), mean, rstd
     fwd, _ = _launchers(impl)
@@ -154,7 +154,7 @@ def _forward(
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(pooled, pooled unrounded, lse, mean, rstd, scores); empty tensors where there is nothing to keep."""
-    rows = tokens.shape[1] + (extra is not None) if keep_scores else 0
+    rows = tokens.shape[1] + int(extra is not None) if keep_scores else 0
     scores = query.new_empty((*query.shape[:2], rows), dtype=accumulation_dtype(query.dtype))
     kept = scores if keep_scores else None
     pooled, lse, mean, rstd = pool_fwd(query, tokens, extra, normalize, eps, impl, scores=kept)
@@ -172,7 +172,7 @@ def _fake_forward(
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     B, R, C = query.shape
-    rows = tokens.shape[1] + (extra is not None)
+    rows = tokens.shape[1] + int(extra is not None)
     lse = query.new_empty((B, R), dtype=accumulation_dtype(query.dtype))
     unrounded = lse.new_empty((B, R, C) if lse.dtype != query.dtype else (0,))
     mean, rstd = (lse.new_empty((B, rows if normalize else 0)) for _ in range(2))

@@ -85,7 +85,7 @@ def attention_pool_fwd(
     (B, R, N or N + 1), if given.
     """
     B, R, C = query.shape
-    rows = tokens.shape[1] + (extra is not None)
+    rows = tokens.shape[1] + int(extra is not None)
     u = _centred(query.to(accumulation_dtype(query.dtype)), normalize)
     scratch = _scratch(tokens, extra)
     mean, rstd = (u.new_empty(B, rows) for _ in range(2)) if normalize else (None, None)

@@ -10,6 +10,12 @@ import torch
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+# Asked for once: torch.compile of torch 2.11 cannot ask. Devices such as meta have no autocast.
+_HAVE_AUTOCAST = frozenset(
+    kind
+    for kind in ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "xla")
+    if torch.amp.is_autocast_available(kind)
+)
 
 
 def unexpected(name: str, expected: str, got: object) -> ValueError:
@@ -51,15 +57,15 @@ def check_floating(tensors: dict[str, Tensor]) -> None:
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     """The dtype that autocast asks for on the tensor's device; None outside autocast."""
     kind = tensor.device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+    if kind not in _HAVE_AUTOCAST or not torch.is_autocast_enabled(kind):
         return None
     return torch.get_autocast_dtype(kind)
 
 
 def no_autocast(tensor: Tensor) -> AbstractContextManager[object]:
-    """Turn autocast off on the tensor's device. Some devices, such as meta, have no autocast."""
+    """Turn autocast off on the tensor's device, if it has any."""
     kind = tensor.device.type
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+    return torch.autocast(kind, enabled=False) if kind in _HAVE_AUTOCAST else nullcontext()
 
 
 def product_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
