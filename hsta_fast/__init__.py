@@ -1,6 +1,6 @@
 """hsta_fast: Hierarchical Space-Time Attention for micro-expression recognition."""
 
-from . import layers, reference
+from . import crossmodal, layers, reference
 from .checkpoint import load_model, load_published, save_model
 from .environment import info
 from .inputs import ModelInputs
@@ -16,6 +16,7 @@ __all__ = [
     "attention_pool",
     "cls_cross_attention",
     "create_model",
+    "crossmodal",
     "info",
     "layers",
     "list_models",

@@ -13,9 +13,10 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from .crossmodal import CrossmodalSpaceTimeAttention, reason_to_copy
 from .frame_checks import check_packed, check_tensor, check_values, may_read, other_size
 from .inputs import ModelInputs
-from .layers import LN_EPS, USTA, CrossmodalSpaceTimeAttention, TubeletEmbed, reason_to_copy
+from .layers import LN_EPS, USTA, TubeletEmbed
 from .ops.choice import transformed
 
 BRANCHES = ("special", "video")

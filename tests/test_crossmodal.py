@@ -10,7 +10,8 @@ from torch.utils.checkpoint import checkpoint
 
 import hsta_fast
 from hsta_fast import reference
-from hsta_fast.layers import AttentionPool, CrossmodalSpaceTimeAttention
+from hsta_fast.crossmodal import CrossmodalSpaceTimeAttention
+from hsta_fast.layers import AttentionPool
 from hsta_fast.model import HSTA, HSTAConfig, HSTALayer
 from hsta_fast.ops.attention_pool import pool_bwd, pool_fwd
 from tests.compiler import needs_compiler

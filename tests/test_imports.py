@@ -24,9 +24,10 @@ ARROWS: dict[str, str] = {
     "ops": "reference kernels extension",
     "replaced": "",
     "layers": "ops replaced",
+    "crossmodal": "layers ops replaced",
     "inputs": "",
     "frame_checks": "inputs ops",
-    "model": "frame_checks inputs layers ops",
+    "model": "crossmodal frame_checks inputs layers ops",
     "wrappers": "model",
     "environment": "ops",
     "checkpoint": "files layers inputs model wrappers",
@@ -108,7 +109,7 @@ ARROWS: dict[str, str] = {
     "training.ablate training.config training.evaluate training.optim training.runner training.setup "
     "training.workers",
     "__main__": "cli",
-    "__init__": "reference ops layers inputs model checkpoint environment",
+    "__init__": "reference ops crossmodal layers inputs model checkpoint environment",
 }
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 import hsta_fast
-from hsta_fast.layers import CrossAttentionBlock, SpaceTimeAttention
+from hsta_fast.crossmodal import CrossAttentionBlock
+from hsta_fast.layers import SpaceTimeAttention
 from hsta_fast.model import HSTA
 from hsta_fast.ops import cls_cross_attention_inplace
 

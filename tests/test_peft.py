@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import hsta_fast
 from hsta_fast import HSTA
-from hsta_fast.layers import CrossAttentionBlock
+from hsta_fast.crossmodal import CrossAttentionBlock
 from hsta_fast.model import IMAGENET_MEAN, IMAGENET_STD
 
 from .called_modules import called_logits, gradients, scalar

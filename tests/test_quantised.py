@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import hsta_fast
-from hsta_fast.layers import CrossAttentionBlock, SpaceTimeAttention
+from hsta_fast.crossmodal import CrossAttentionBlock
+from hsta_fast.layers import SpaceTimeAttention
 
 from .called_modules import called_attention, called_cross_attention, called_logits, heads
 

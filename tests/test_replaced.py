@@ -15,12 +15,8 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 import hsta_fast
 from hsta_fast import HSTA, replaced
-from hsta_fast.layers import (
-    CrossAttentionBlock,
-    CrossmodalSpaceTimeAttention,
-    SpaceTimeAttention,
-    TubeletEmbed,
-)
+from hsta_fast.crossmodal import CrossAttentionBlock, CrossmodalSpaceTimeAttention
+from hsta_fast.layers import SpaceTimeAttention, TubeletEmbed
 
 from .called_modules import called_logits, gradients, scalar
 from .published_formulation import published_state

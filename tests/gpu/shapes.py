@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 
 from hsta_fast import space_time_attention
-from hsta_fast.layers import CrossAttentionBlock, SpaceTimeAttention
+from hsta_fast.crossmodal import CrossAttentionBlock
+from hsta_fast.layers import SpaceTimeAttention
 from hsta_fast.model import create_model
 from tests.kernels.pool_checks import inputs as pool_inputs
 from tests.kernels.pool_checks import kernels as pool_kernels
