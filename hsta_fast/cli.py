@@ -76,8 +76,7 @@ def _doctor(
         print(f"error: {error}", file=sys.stderr)
         sys.exit(doctor.UNUSABLE)
     print(dumps(doctor.as_json(found), indent=2) if json else doctor.as_text(found))
-    if found.status:
-        sys.exit(found.status)
+    sys.exit(found.status)
 
 
 def _prepare(recipe: Recipe = "paper", *, config: Settings) -> None:
@@ -249,6 +248,9 @@ def main() -> None:
         _run(args)
     except (ValueError, OSError, NonFiniteLossError, BuildError) as error:
         sys.exit(f"error: {error}")
+    except SystemExit as ended:
+        if ended.code or console.lost() is None:
+            raise
     except KeyboardInterrupt:
         resumable = args[0] in ("train", "ablate")
         sys.exit("interrupted" + ("; --resume continues the run if it has begun" if resumable else ""))

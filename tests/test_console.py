@@ -126,6 +126,13 @@ def test_a_console_that_cannot_be_written_stops_no_training(
         assert "python" not in path.read_text(), "a file got what was printed"
 
 
+@pytest.mark.parametrize("words", [("train", "--help"), ("--version",)])
+def test_help_that_cannot_be_written_is_an_error(words: tuple[str, ...]) -> None:
+    process = start(*words, before="import os; os.dup2(os.open('/dev/full', os.O_WRONLY), 1)")
+    _, err = process.communicate()
+    assert process.returncode == 1 and "could not write the output: no space left" in err
+
+
 def test_a_full_pipe_that_does_not_block_is_waited_for() -> None:
     code = "import os; from hsta_fast import console; console.protect(); os.set_blocking(1, False)"
     process = start("--version", before=f"{code}; print('x' * 1_000_000)")
@@ -157,5 +164,5 @@ def test_a_damaged_matplotlibrc_is_said_before_any_frame_is_decoded(faces: Path,
     flags = ("--data", faces, "--runs", tmp_path / "runs", "--labels", "emotion3", *QUICK)
     process = start("train", *flags, MATPLOTLIBRC=tmp_path / "rc")
     _, err = process.communicate()
-    assert "error: report expected matplotlib, which cannot be imported: 'utf-8' codec can't decode" in err
+    assert "error: matplotlib, which draws the report, cannot be imported: 'utf-8' codec can't decode" in err
     assert process.returncode == 1 and not (tmp_path / "runs").exists()

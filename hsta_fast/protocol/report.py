@@ -68,7 +68,7 @@ def import_matplotlib() -> None:
     try:
         import matplotlib
     except ValueError as error:
-        raise ValueError(f"report expected matplotlib, which cannot be imported: {error}") from error
+        raise ValueError(f"matplotlib, which draws the report, cannot be imported: {error}") from error
     finally:
         if backend is not None:
             os.environ["MPLBACKEND"] = backend

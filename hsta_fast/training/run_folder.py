@@ -8,12 +8,14 @@ runs/<name>/config.json        the resolved configuration, classes, folds and no
             folds/<n>/         metrics.jsonl, a line per epoch; state.pt while training, then
                                model.safetensors and predictions.csv; inner/<k>/ of its inner folds, with
                                answers.npy: the classes predicted after each epoch
+            .launch            which launch started or continued it, for torchrun's restarts
             predictions.csv    all finished folds; metrics.jsonl, curves.png, confusion.png, summary.json,
                                report.html
 """
 
 import contextlib
 import json
+import os
 import sys
 import weakref
 from collections.abc import Collection, Iterator
@@ -26,7 +28,7 @@ import torch
 
 from ..checkpoint import read_weights
 from ..clips import KEY
-from ..files import lock_file, make_folder, open_lock, write_atomically, write_text
+from ..files import check_writable, lock_file, make_folder, open_lock, write_atomically, write_text
 from ..protocol import FOLD_COLUMNS, read_predictions
 
 # Fields that may change on --resume; `check_clips` verifies the data.
@@ -35,13 +37,14 @@ MAY_CHANGE = (
     *("cache", "cache_gb"),
 )
 _IDENTITY = [*KEY, "apex", "offset", "label"]
+_MOST_CHANGES = 8  # that a message lists
 
 # What a run writes, in the order in which it is deleted: without its predictions, which come first, a fold is
 # not finished; without config.json, which comes last, a folder is not a run.
 _FILES = (
     *("predictions.csv", "answers.npy", "model.safetensors", "state.pt", "metrics.jsonl", "summary.json"),
     *("report.html", "curves.png", "confusion.png", "faults.csv", "folds.csv", "clips.csv", ".writing.lock"),
-    "config.json",
+    *(".launch", "config.json"),
 )
 _FOLDERS = ("folds", "folds/[0-9]*", "folds/[0-9]*/inner", "folds/[0-9]*/inner/[0-9]*")
 _RESULTS = {"predictions.csv", "answers.npy", "model.safetensors", "state.pt", "summary.json"}
@@ -87,13 +90,13 @@ class RunFolder:
             return
         check_run(path, config, resume=resume, overwrite=overwrite)
         _delete_temporary_files(path)
-        exists = config_file.exists()
-        if not resume and (exists or overwrite):
-            finished = _delete_run(path)
-            if overwrite and exists:
+        if not resume and config_file.exists():
+            finished = delete_run(path)
+            if overwrite:
                 print(f"{path}: the run that was here is deleted, {finished} finished folds (--overwrite)")
         if not config_file.exists():
             write_text(config_file, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        write_text(path / ".launch", _launcher())
         if shared:
             lock_file(self._lock, shared=True)
 
@@ -331,25 +334,31 @@ def check_run(path: Path, settings: dict[str, Any], *, resume: bool, overwrite: 
 
     Raises:
         ValueError: a run with results is there, and neither `resume` nor `overwrite` is given; with `resume`,
-            it has other settings; with `overwrite`, the folder is not a run; or it holds other runs.
+            it has other settings; or the folder holds other runs, or files of these names but no run.
     """
-    config_file = path / "config.json"
-    if not config_file.exists() and next(path.glob("*/config.json"), None) is not None:
-        raise ValueError(f"{path} holds several runs, of --seeds or of ablate: give another --name")
-    if resume:
-        if config_file.exists():
-            _check_settings(config_file, settings)
-    elif overwrite:
-        others = [] if config_file.exists() or not path.is_dir() else _other_files(path)
+    if (path / "config.json").exists():
+        read_config(path)  # raises if it is damaged
+    if not is_run(path):
+        if any(is_run(child) and has_results(child) for child in path.glob("*")):
+            raise ValueError(f"{path} holds several runs, of --seeds or of ablate: give another --name")
+        others = [name for name in _FILES if not name.startswith(".") and (path / name).exists()]
+        others += [str(folder.relative_to(path)) for folder in path.glob("folds/[0-9]*")]
         if others:
-            raise ValueError(
-                f"--overwrite expected a run in {path}, got other files: {', '.join(others[:5])}"
-            )
-    elif _has_results(path):
+            raise ValueError(f"--name expected a run or a new folder, got {path} with {', '.join(others)}")
+    elif resume:
+        _check_settings(path / "config.json", settings)
+    elif has_results(path) and not overwrite:
         raise ValueError(
             f"{path} exists: give --resume to continue it, --overwrite to delete it and start again, or "
             "another --name"
         )
+
+
+def check_folders(path: Path) -> None:
+    """Raise OSError if a folder of the run at `path`, which may be another user's, cannot be written."""
+    for pattern in _FOLDERS:
+        for folder in path.glob(pattern):
+            check_writable(folder, "--name", folder)
 
 
 def check_free(path: Path) -> None:
@@ -361,19 +370,32 @@ def check_free(path: Path) -> None:
             raise ValueError(f"{path} is in use: another process is training this run")
 
 
-def _has_results(path: Path) -> bool:
+def is_run(path: Path) -> bool:
+    """Whether there is a run at `path`; False for a config.json that is damaged or of something else."""
+    try:
+        return {"classes", "num_folds"} <= read_config(path).keys()
+    except ValueError:
+        return False
+
+
+def _launcher() -> str:
+    """What tells this launch from others: the process that starts the workers, again after one ended."""
+    return str(os.getppid())
+
+
+def is_of_this_launch(path: Path) -> bool:
+    """Whether the run at `path` was last started, or continued, by the launcher of this process."""
+    file = path / ".launch"
+    return file.is_file() and file.read_text("utf-8") == _launcher()
+
+
+def has_results(path: Path) -> bool:
     """Whether the run at `path` has a checkpoint, or anything that comes after one."""
     folders = [path, *(folder for pattern in _FOLDERS for folder in path.glob(pattern))]
     return any((folder / name).exists() for folder in folders for name in _RESULTS)
 
 
-def _other_files(path: Path) -> list[str]:
-    """The names in the folder `path` that are not those of a run."""
-    names = sorted(entry.name for entry in path.iterdir())
-    return [name for name in names if name not in (*_FILES, "folds", ".lock") and not name.endswith(".tmp")]
-
-
-def _delete_run(path: Path) -> int:
+def delete_run(path: Path) -> int:
     """Delete the run at `path`, which must be locked by this process; returns how many folds were finished.
 
     Only files and folders that a run writes: others stay. Of a link, the link itself.
@@ -399,9 +421,13 @@ def _check_settings(config_file: Path, config: dict[str, Any]) -> None:
     before, now = read_config(config_file.parent), as_read(config)
     differ = differing(before, now)
     if differ:
-        changes = "; ".join(f"{key} was {_short(before.get(key))}, is {_short(now[key])}" for key in differ)
+        changes = "; ".join(
+            f"{key} was {_short(before.get(key))}, is {_short(now[key])}" for key in differ[:_MOST_CHANGES]
+        )
+        if len(differ) > _MOST_CHANGES:
+            changes += f"; and {len(differ) - _MOST_CHANGES} more"
         path = config_file.parent
-        again = "" if _has_results(path) else "; it has no checkpoint, so without --resume it starts again"
+        again = "" if has_results(path) else "; it has no checkpoint, so without --resume it starts again"
         raise ValueError(
             f"{path} was started with other settings, so it cannot be continued: {changes}{again}"
         )

@@ -13,12 +13,23 @@ from ..checkpoint import save_model
 from ..clips import KEY, subject_ids
 from ..data import describe_inputs
 from ..environment import info_text
-from ..files import check_writable, write_atomically
+from ..files import check_locks, check_writable, write_atomically
 from ..protocol import best_epoch, import_matplotlib, table, write_report, write_seeds
 from .config import TrainConfig, leak_columns, to_json
 from .evaluate import predictions_table
 from .loop import fit, predict
-from .run_folder import FoldFolder, RunFolder, check_clips, check_free, check_run
+from .run_folder import (
+    FoldFolder,
+    RunFolder,
+    check_clips,
+    check_folders,
+    check_free,
+    check_run,
+    delete_run,
+    has_results,
+    is_of_this_launch,
+    is_run,
+)
 from .setup import (
     Experiment,
     Plan,
@@ -56,16 +67,22 @@ def main(cfg: TrainConfig) -> Path:
 def seed_runs(cfg: TrainConfig) -> list[TrainConfig]:
     """The run of each seed, `cfg` itself if there is one seed."""
     cfg.check()
-    if workers().restarts > 0:  # go on with what was begun, if that is there
-        cfg = replace(cfg, resume=True, overwrite=False)
-    if cfg.seeds == 1:
-        return [cfg]
     seeds = range(cfg.seed, cfg.seed + cfg.seeds)
-    return [cfg.child_run(f"seed{n}", seed=n, seeds=1) for n in seeds]
+    runs = [cfg] if cfg.seeds == 1 else [cfg.child_run(f"seed{n}", seed=n, seeds=1) for n in seeds]
+    if workers().restarts == 0:
+        return runs
+    # The launcher starts the workers again: they continue what they began, and nothing older.
+    began = [is_of_this_launch(run.runs / run.name) for run in runs]
+    return [
+        replace(run, resume=True, overwrite=False) if ours else run
+        for run, ours in zip(runs, began, strict=True)
+    ]
 
 
 def check_before_reading(cfg: TrainConfig, runs: Sequence[TrainConfig], is_main: bool) -> None:
     """Check, before any data are read, that all runs of `cfg` can be started, or continued, and written.
+
+    A run of one seed that ended before its first checkpoint makes room for runs of several.
 
     Raises:
         ValueError: --resume without a run, or `check_run` or `TrainConfig.check_warm_up` of a run says so.
@@ -75,13 +92,18 @@ def check_before_reading(cfg: TrainConfig, runs: Sequence[TrainConfig], is_main:
         return
     import_matplotlib()
     folder = cfg.runs / cfg.name
-    check_writable(folder, "--runs", cfg.runs)
+    check_writable(cfg.runs, "--runs", cfg.runs)
+    if workers().size > 1:
+        check_locks(cfg.runs, "--runs")
+    check_writable(folder, "--name", folder)
     begun = (folder / "config.json").exists()
-    if any((run.runs, run.name) != (cfg.runs, cfg.name) for run in runs):  # inside it: of seeds, of a table
-        if begun:
+    inside = any((run.runs, run.name) != (cfg.runs, cfg.name) for run in runs)  # runs of seeds, of a table
+    if inside:
+        if begun and not (is_run(folder) and not has_results(folder)):
             raise ValueError(f"{folder} is a run of one seed: give another --name")
-        begun = any(next(folder.glob(inside), None) for inside in ("*/config.json", "*/*/config.json"))
-    if cfg.resume and workers().restarts == 0 and not begun:
+        check_free(folder)
+        begun = any(is_run(path) for pattern in ("*", "*/*") for path in folder.glob(pattern))
+    if cfg.resume and not begun:
         raise ValueError(f"--resume expected a run in {folder}, got none: without --resume it is started")
     for run in runs:
         path = run.runs / run.name
@@ -89,7 +111,10 @@ def check_before_reading(cfg: TrainConfig, runs: Sequence[TrainConfig], is_main:
         check_run(path, to_json(run), resume=run.resume, overwrite=run.overwrite)
         if not (run.resume and (path / "config.json").exists()):
             run.check_warm_up()
-        check_writable(path, "--runs", cfg.runs)
+        check_writable(path, "--name", path)
+        check_folders(path)
+    if inside and is_run(folder):  # one that ended before its first checkpoint
+        delete_run(folder)
 
 
 def train_runs(cfg: TrainConfig, runs: Sequence[TrainConfig]) -> Path:
@@ -178,7 +203,7 @@ def train_fold(exp: Experiment, folder: FoldFolder, number: int) -> None:
     model, predicted = fit(exp, folder, fold, (number,), epochs, title)
     if cfg.select == "best-test-epoch":
         epochs = best_epoch(exp.data.labels[fold.test], predicted, len(exp.labels.classes)) + 1
-    notes = leak_columns(cfg) | ({"notes": " ".join(of_data)} if (of_data := caveats(cfg)) else {})
+    notes = leak_columns(cfg) | ({"caveats": " ".join(of_data)} if (of_data := caveats(cfg)) else {})
     save_model(model, folder.path / "model.safetensors", inputs=exp.model_inputs(), notes=notes)
     predictions = predictions_table(exp, fold, predict(exp, model, fold.test))
     folder.finish(predictions.assign(epoch=epochs, **leak_columns(cfg)))

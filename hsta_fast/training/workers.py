@@ -1,10 +1,10 @@
 """The worker processes that train one run together: which one this is, and how they start.
 
 `torchrun` starts them (or anything that sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT). They communicate
-twice per run, through torch.distributed's store: the main process says whether the run may start, and when it
-has created the run's folder. After that, locks on the folders of the folds (`FoldFolder.try_acquire`) decide
-who trains which fold; the operating system releases a lock however the process ends. All processes must see
-the same disk.
+through torch.distributed's store: the main process says whether the command may start, and for each run
+whether it may be decoded and when its folder is there. After that, locks on the folders of the folds
+(`FoldFolder.try_acquire`) decide who trains which fold; the operating system releases a lock however the
+process ends. All processes must see the same disk.
 """
 
 import os

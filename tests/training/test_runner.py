@@ -87,7 +87,7 @@ def test_a_run_leaves_all_its_files(make_config: MakeConfig) -> None:
     assert "on 24 clips; 0 predictions differ" in evaluate(run)
     model = load_model(run / "folds" / "01" / "model.safetensors")
     assert model.inputs == ModelInputs(classes=tuple(config["classes"]), image_size=48, num_frames=2)
-    assert model.notes == {"notes": RENDERED}
+    assert model.notes == {"caveats": RENDERED}
     with safe_open(run / "folds" / "01" / "model.safetensors", framework="pt") as file:
         metadata = " ".join(file.metadata().values())
     assert str(cfg.data) not in metadata and str(cfg.runs) not in metadata
@@ -159,7 +159,9 @@ def test_killed_at_random_moments_and_resumed(make_config: MakeConfig, kills: in
     for number in range(kills):
         # Each goal lies in its own part of the 24 epochs, before the last one: there is a run to kill.
         goal = 22 * number // kills + moments.randint(0, 22 // kills)
-        process = start(*command(broken, *(["--resume"] if number else []), *random_too))
+        # A process that is killed before it has created the run leaves nothing to resume.
+        resume = ["--resume"] if (broken.runs / "broken" / "config.json").exists() else []
+        process = start(*command(broken, *resume, *random_too))
         while process.poll() is None and lines_of(broken.runs / "broken") < goal:
             time.sleep(0.01)
         time.sleep(moments.random() * 0.2)
@@ -296,7 +298,7 @@ def test_controls_and_the_published_recipe(make_config: MakeConfig, faces: Path,
     run = runner.main(recipe_config("published", **settings))
     model = load_model(run / "folds" / "01" / "model.safetensors")
     assert model.inputs is not None and (model.inputs.sampling, model.inputs.offset_cap) == ("random", 50)
-    assert model.inputs.onset_only and "Control: every frame is the onset frame." in model.notes["notes"]
+    assert model.inputs.onset_only and "Control: every frame is the onset frame." in model.notes["caveats"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from hsta_fast.data.frames import store
-from hsta_fast.training import loop, runner
+from hsta_fast.training import loop, run_folder, runner
 from hsta_fast.training.ablate import ablate
 from hsta_fast.training.config import TrainConfig
 from hsta_fast.training.evaluate import evaluate
@@ -106,6 +106,8 @@ def test_a_plan_without_a_mistake_reads_frames(make_config: MakeConfig) -> None:
 def test_a_folder_that_cannot_be_written_is_said_first(make_config: MakeConfig, tmp_path: Path) -> None:
     """Before the data are looked for."""
     (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match="--name expected a folder .*, got .*/file: not a directory"):
+        runner.main(make_config(runs=tmp_path, name="file", data=tmp_path / "nowhere"))
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     nowhere = tmp_path / "nowhere"
     for runs in (
@@ -228,12 +230,42 @@ def test_overwrite_deletes_the_run_and_nothing_else(
     other = make_config(name="other", overwrite=True)
     (other.runs / "other").mkdir()
     runner.main(replace(other, only=("1",)))  # an empty folder, as a kill leaves it
-    (other.runs / "third").mkdir()
-    (other.runs / "third" / "holiday.jpg").write_text("mine")
-    with pytest.raises(
-        ValueError, match="--overwrite expected a run in .*third, got other files: holiday.jpg"
-    ):
-        runner.main(make_config(name="third", overwrite=True))
+
+
+@pytest.mark.usefixtures("no_frames")
+@pytest.mark.parametrize("how", [{}, {"resume": True}, {"overwrite": True}])
+@pytest.mark.parametrize(
+    "names", [("config.json", "report.html"), ("model.safetensors",), ("clips.csv",), ("folds/01/state.pt",)]
+)
+def test_files_of_others_are_never_taken_for_those_of_a_run(
+    make_config: MakeConfig, names: tuple[str, ...], how: dict[str, Any]
+) -> None:
+    """Such as the folder of a model from elsewhere, with a config.json of its own."""
+    folder = make_config().runs / "mine"
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text('{"data": "mine"}')
+    said = (
+        "--name expected a run or a new folder, got .*mine with |--resume expected a run in .*mine, got none"
+    )
+    with pytest.raises(ValueError, match=said):
+        runner.main(make_config(name="mine", **how))
+    assert files_of(folder) == set(names)
+
+
+def test_a_failed_run_leaves_its_name_to_several_and_the_reverse(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "learning_rate", lambda *_: 1e30)
+    for name, seeds in (("one", 1), ("many", 2)):
+        with pytest.raises(NonFiniteLossError):
+            runner.main(make_config(name=name, seeds=seeds, epochs=2))
+    monkeypatch.undo()
+    assert (make_config().runs / "many" / "seed0" / "config.json").exists()
+    several = runner.main(make_config(name="one", seeds=2, only=("1",)))
+    assert not (several / "config.json").exists() and (several / "seeds.csv").exists()
+    one = runner.main(make_config(name="many", only=("1",)))
+    assert (one / "report.html").exists()
 
 
 @pytest.mark.parametrize("deletions", [1, 4, 9])
@@ -288,5 +320,12 @@ def test_a_restart_by_the_launcher_continues_and_deletes_nothing(
     run = runner.main(make_config(overwrite=True))
     model = run / "folds" / "01" / "model.safetensors"
     before = model.stat().st_mtime_ns
+    for how in ({"overwrite": True}, {"resume": True}, {}):
+        runner.main(make_config(**how))
+        assert model.stat().st_mtime_ns == before
+    # An older run, which the first start was to overwrite, or was refused for.
+    monkeypatch.setattr(run_folder, "_launcher", lambda: "another")
+    with pytest.raises(ValueError, match="exists: give --resume"):
+        runner.main(make_config())
     runner.main(make_config(overwrite=True))
-    assert model.stat().st_mtime_ns == before
+    assert model.stat().st_mtime_ns != before

@@ -52,10 +52,14 @@ def test_one_process_goes_on(faces: Path, tmp_path: Path) -> None:
 def test_several_processes_do_not(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from hsta_fast.training.run_folder import RunFolder\n"
+        "from hsta_fast.files import check_locks\n"  # what is asked before any frame is decoded
+        "try: check_locks(Path(sys.argv[1]), '--runs')\n"
+        "except OSError as error: print(error)\n"
         "for main in (True, False):\n"
         "    try: RunFolder(Path(sys.argv[1]), {}, resume=False, shared=True, is_main=main)\n"
         "    except OSError as error: print(error)"
     )
     out, _ = finish(Forked(code, [tmp_path / "run"], imported=("hsta_fast.cli",), preload=no_locks()))
     expected = f"{tmp_path}/run{SAID}; --runs expected a disk with locks, for several processes"
-    assert out.splitlines() == [expected] * 2 and not (tmp_path / "run/config.json").exists()
+    first = f"--runs expected a disk with locks, for several processes, got {tmp_path}/run"
+    assert out.splitlines() == [first, *[expected] * 2] and not (tmp_path / "run/config.json").exists()
