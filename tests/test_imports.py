@@ -95,15 +95,16 @@ ARROWS: dict[str, str] = {
     "training.config": "model data",
     "training.optim": "model training.config",
     "training.splits": "clips data.clips protocol training.config",
-    "training.run_folder": "files clips checkpoint protocol",
+    "training.run_checks": "files clips",
+    "training.run_folder": "files checkpoint protocol training.run_checks",
     "training.setup": "environment files inputs data protocol training.config training.splits",
     "training.loop": "model data protocol training.config training.optim training.run_folder training.setup",
     "training.evaluate": "clips checkpoint protocol training.config training.loop "
-    "training.run_folder training.setup",
+    "training.run_checks training.run_folder training.setup",
     "training.runner": "clips files checkpoint environment data protocol training.config training.evaluate "
-    "training.loop training.run_folder training.setup training.splits training.workers",
+    "training.loop training.run_checks training.run_folder training.setup training.splits training.workers",
     "training.ablate": "files protocol training.config training.optim training.paper_tables "
-    "training.run_folder training.runner training.workers",
+    "training.run_checks training.runner training.workers",
     # The top.
     "cli": "console environment extension files data data.doctor synth synth.render protocol.audit "
     "training.ablate training.config training.evaluate training.optim training.runner training.setup "

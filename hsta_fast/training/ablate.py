@@ -12,7 +12,7 @@ from . import runner
 from .config import TrainConfig, to_json
 from .optim import NonFiniteLossError
 from .paper_tables import ASSUMED, EXPERIMENTS, PAPER
-from .run_folder import MAY_CHANGE, as_read, differing, read_config
+from .run_checks import MAY_CHANGE, as_read, differing, read_config
 from .workers import workers
 
 _WARNING = (

@@ -12,7 +12,8 @@ from ..clips import KEY
 from ..protocol import Fold, read_predictions, score, table
 from .config import from_json
 from .loop import predict
-from .run_folder import check_clips, fold_folder, read_config
+from .run_checks import check_clips, read_config
+from .run_folder import fold_folder
 from .setup import Experiment, decode, known_after_decoding, plan, with_data_roots
 
 

@@ -18,9 +18,7 @@ from ..protocol import best_epoch, import_matplotlib, table, write_report, write
 from .config import TrainConfig, leak_columns, to_json
 from .evaluate import predictions_table
 from .loop import fit, predict
-from .run_folder import (
-    FoldFolder,
-    RunFolder,
+from .run_checks import (
     check_clips,
     check_folders,
     check_free,
@@ -30,6 +28,7 @@ from .run_folder import (
     is_of_this_launch,
     is_run,
 )
+from .run_folder import FoldFolder, RunFolder
 from .setup import (
     Experiment,
     Plan,

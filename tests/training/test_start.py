@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from hsta_fast.data.frames import store
-from hsta_fast.training import loop, run_folder, runner
+from hsta_fast.training import loop, run_checks, run_folder, runner
 from hsta_fast.training.ablate import ablate
 from hsta_fast.training.config import TrainConfig
 from hsta_fast.training.evaluate import evaluate
@@ -275,10 +275,10 @@ def test_killed_while_it_is_overwritten(make_config: MakeConfig, deletions: int)
     whole = (run / "predictions.csv").read_text()
     trap = f"""
 import os, pathlib
-from hsta_fast.training import run_folder
+from hsta_fast.training import run_checks
 unlink, deleted = pathlib.Path.unlink, []
 def cut(self, missing_ok=False):
-    if self.exists() and self.name in run_folder._FILES:
+    if self.exists() and self.name in run_checks.FILES:
         deleted.append(self)
     unlink(self, missing_ok)
     if len(deleted) == {deletions}:
@@ -324,7 +324,8 @@ def test_a_restart_by_the_launcher_continues_and_deletes_nothing(
         runner.main(make_config(**how))
         assert model.stat().st_mtime_ns == before
     # An older run, which the first start was to overwrite, or was refused for.
-    monkeypatch.setattr(run_folder, "_launcher", lambda: "another")
+    for module in (run_checks, run_folder):
+        monkeypatch.setattr(module, "launcher", lambda: "another")
     with pytest.raises(ValueError, match="exists: give --resume"):
         runner.main(make_config())
     runner.main(make_config(overwrite=True))
