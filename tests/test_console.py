@@ -9,33 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.training.commands import start
+from tests.training.commands import QUICK, SMALL, start
 
-SMALL = (
-    "--model",
-    "hsta_tiny",
-    "--num-layers",
-    "1",
-    "--n-video",
-    "1",
-    "--image-size",
-    "48",
-    "--num-frames",
-    "2",
-)
-QUICK = (
-    *SMALL,
-    "--epochs",
-    "1",
-    "--warmup-epochs",
-    "1",
-    "--protocol",
-    "kfold",
-    "--folds",
-    "2",
-    "--batch-size",
-    "6",
-)
 NAMES = ("Zoë", "中文", "emoji\U0001f600", "plain")
 
 
@@ -117,7 +92,7 @@ def test_file_names_are_utf_8_in_any_locale(letters: tuple[Path, Path]) -> None:
 def test_a_console_that_cannot_be_written_stops_no_training(
     faces: Path, tmp_path: Path, lost: str, status: int, said: str
 ) -> None:
-    flags = ("--data", faces, "--runs", tmp_path, "--labels", "emotion3", *QUICK, "--name", "r")
+    flags = ("--data", faces, "--runs", tmp_path, *QUICK, "--name", "r")
     process = start("train", *flags, before=f"import os, sys; {lost}")
     _, err = process.communicate()
     assert (process.returncode, (tmp_path / "r" / "report.html").exists()) == (status, True), err
@@ -142,7 +117,7 @@ def test_a_full_pipe_that_does_not_block_is_waited_for() -> None:
 
 def test_the_backend_of_a_notebook_stops_no_command(faces: Path, tmp_path: Path) -> None:
     backend = "module://matplotlib_inline.backend_inline"
-    flags = ("--data", faces, "--runs", tmp_path, "--labels", "emotion3", *QUICK, "--name", "r")
+    flags = ("--data", faces, "--runs", tmp_path, *QUICK, "--name", "r")
     process = start("train", *flags, MPLBACKEND=backend, MPLCONFIGDIR="/proc/nowhere")
     _, err = process.communicate()
     assert process.returncode == 0, err
@@ -161,7 +136,7 @@ def test_commands_that_draw_nothing_do_not_import_matplotlib(faces: Path, tmp_pa
 
 def test_a_damaged_matplotlibrc_is_said_before_any_frame_is_decoded(faces: Path, tmp_path: Path) -> None:
     (tmp_path / "rc").write_bytes(b"# caf\xe9\n")
-    flags = ("--data", faces, "--runs", tmp_path / "runs", "--labels", "emotion3", *QUICK)
+    flags = ("--data", faces, "--runs", tmp_path / "runs", *QUICK)
     process = start("train", *flags, MATPLOTLIBRC=tmp_path / "rc")
     _, err = process.communicate()
     assert "error: matplotlib, which draws the report, cannot be imported: 'utf-8' codec can't decode" in err

@@ -9,25 +9,9 @@ from tests.compiler import needs_compiler
 from tests.forked import Forked
 from tests.no_locks import no_locks
 
-from .commands import start
+from .commands import QUICK, start
 
 pytestmark = needs_compiler
-FLAGS = (
-    *(
-        "--model",
-        "hsta_tiny",
-        "--num-layers",
-        "1",
-        "--n-video",
-        "1",
-        "--image-size",
-        "32",
-        "--num-frames",
-        "2",
-    ),
-    *("--labels", "emotion3", "--protocol", "kfold", "--folds", "2", "--epochs", "1", "--warmup-epochs", "1"),
-    *("--batch-size", "12"),
-)
 SAID = "/.lock cannot be locked on this file system: No locks available"
 
 
@@ -39,7 +23,7 @@ def finish(process: Forked, status: int = 0) -> tuple[str, str]:
 
 def test_one_process_goes_on(faces: Path, tmp_path: Path) -> None:
     """It fills the cache and trains, with a warning for each folder."""
-    words = ["--data", faces, "--runs", tmp_path, "--name", "alone", "--cache", tmp_path / "cache", *FLAGS]
+    words = ["--data", faces, "--runs", tmp_path, "--name", "alone", "--cache", tmp_path / "cache", *QUICK]
     out, err = finish(start("prepare", *words, preload=no_locks()))
     assert re.search(r"24 clips, .* checked", out) and err.count(f"{SAID}; continuing without a lock") == 1
     _, err = finish(start("train", *words, preload=no_locks()))
