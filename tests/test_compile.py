@@ -187,3 +187,10 @@ def test_a_default_device_changes_nothing() -> None:
     finally:
         torch.set_default_device(None)
     assert torch.equal(logits, tiny()(**given))
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_one_graph_under_a_default_device(device: str) -> None:
+    model, calls = tiny(), [frames(B=B) for B in (2, 4, 5)]
+    with torch.device(device):
+        assert new_graphs(model, calls) == [1, 1, 0]
