@@ -183,8 +183,8 @@ def save_model(
 
     The model may be wrapped: by torch.compile, DataParallel, DistributedDataParallel, FSDP and AveragedModel,
     also in each other. If parameters are sharded (FSDP), every rank must call this, and each writes the whole
-    file. `load_model` reads every file that this writes, and its model computes the same logits. Hooks are not
-    saved, nor are decorators around a forward.
+    file. `load_model` reads every file that this writes, and its model computes the same logits. Hooks are
+    not saved, nor are decorators around a forward.
 
     Args:
         model: an HSTA.

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from .crossmodal import CrossmodalSpaceTimeAttention, reason_to_copy
 from .frame_checks import check_packed, check_tensor, check_values, may_read, other_size
@@ -231,7 +232,8 @@ class HSTA(nn.Module):
         patch = (c.tubelet_depth, c.patch_sizes[d], c.patch_sizes[d])
         grid = [size // p for size, p in zip(shape[2:], patch, strict=True)]
         size = 1 + grid[0] * grid[1] * grid[2], c.widths[d]
-        if torch.compiler.is_compiling():  # a cache would be guarded: one more graph for every size
+        # A cache would be guarded: one more graph for every size. Some modes have sizes without a hash.
+        if torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
             return position_table(*size, cls.device).to(cls.dtype)
         key = (*size, cls.dtype, cls.device)
         if key in self._tables:
@@ -315,7 +317,7 @@ class HSTA(nn.Module):
 
         Warns once of another image size or T than the model was trained with, if `inputs` tell.
         """
-        if torch.jit.is_tracing():
+        if torch.jit.is_tracing():  # type: ignore[attr-defined]
             raise _not_torchscript("torch.jit.trace")
         states = {}
         for d, frames in self._frames(video, special).items():

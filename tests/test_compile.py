@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.backends.registry import lookup_backend
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import hsta_fast
 from hsta_fast import HSTA
@@ -137,6 +138,16 @@ def test_exported_with_any_batch(strict: bool, overrides: dict[str, object], tmp
             torch.testing.assert_close(
                 run.module()(**frames(B=B)), model(**frames(B=B)), rtol=1e-12, atol=1e-12
             )
+
+
+@pytest.mark.parametrize("tracing_mode", ["fake", "symbolic"])
+def test_traced_with_any_batch(tracing_mode: Literal["fake", "symbolic"]) -> None:
+    """By make_fx, in whose modes the states are not changed in place."""
+    model, given = tiny().requires_grad_(False), frames(B=4)
+    graph = make_fx(model, tracing_mode=tracing_mode, _allow_non_fake_inputs=True)(*given.values())
+    for B in (4, *((7,) if tracing_mode == "symbolic" else ())):
+        given = frames(B=B)
+        torch.testing.assert_close(graph(*given.values()), model(**given), rtol=1e-12, atol=1e-12)
 
 
 def test_torchscript_names_export() -> None:

@@ -88,9 +88,12 @@ def test_values_that_are_no_numbers() -> None:
         ((BYTES[0],), r"^video expected shape \(B, 3, T, H, W\), got \(3, 8, 32, 32\)$"),
         ((BYTES.transpose(1, 2),), r"^video expected shape \(B, 3, T, H, W\), got \(2, 8, 3, 32, 32\)$"),
         ((BYTES.int(),), "^video expected uint8, float16, .* or float64, got torch.int32$"),
-        ((BYTES, BYTES[:, :, :2].bool()), "^special expected uint8, float16, .* or float64, got torch.bool$"),
+        ((BYTES, BYTES[:, :, :2].bool()), "^special expected uint8, .* or float64, got torch.bool$"),
         ((FLOATS.to(torch.float8_e4m3fn),), "^video expected .* or float64, got torch.float8_e4m3fn$"),
-        ((FLOATS.to(torch.complex64),), "^video expected uint8, float16, .* or float64, got torch.complex64$"),
+        (
+            (FLOATS.to(torch.complex64),),
+            "^video expected uint8, float16, .* or float64, got torch.complex64$",
+        ),
     ],
 )
 def test_what_is_not_a_clip(arguments: tuple[Any, ...], message: str) -> None:
