@@ -207,7 +207,7 @@ class CrossmodalSpaceTimeAttention(nn.Module):
 
     def writes_into_states(self) -> bool:
         """Whether `forward` overwrites its inputs: `inplace`, where hooks and transforms permit it."""
-        # The compiler plans the memory; torch.func and modes such as make_fx's cannot follow a change in place.
+        # The compiler plans the memory; torch.func and modes like make_fx's cannot follow a change in place.
         if not self.inplace or torch.compiler.is_compiling() or transformed():
             return False
         if _get_current_dispatch_mode() is not None:
