@@ -1,6 +1,7 @@
 """Checkpoints, those of the published model and our own. Loads weights only and unpickles no objects."""
 
 import argparse
+import inspect
 import itertools
 import json
 import pickle
@@ -25,6 +26,8 @@ from .wrappers import hint, plain_keys, plain_name, unwrap
 # In the metadata of a file; its other entries are notes.
 _CONFIG_KEY = "hsta_fast_config"
 _INPUTS_KEY = "hsta_fast_inputs"
+# Attributes of modules that do not change the logits.
+_NO_SETTINGS = ("training", "impl", "inplace")
 
 
 def read_weights(path: Path | str) -> Any:
@@ -180,7 +183,8 @@ def save_model(
 
     The model may be wrapped: by torch.compile, DataParallel, DistributedDataParallel, FSDP and AveragedModel,
     also in each other. If parameters are sharded (FSDP), every rank must call this, and each writes the whole
-    file. `load_model` reads every file that this writes, and its model computes the same logits.
+    file. `load_model` reads every file that this writes, and its model computes the same logits. Hooks are
+    not saved, nor are decorators around a forward.
 
     Args:
         model: an HSTA.
@@ -189,8 +193,8 @@ def save_model(
         notes: text about the model by name, in addition to `model.notes`.
 
     Raises:
-        ValueError: `path` or `notes` do not fit, the model is not one that its configuration describes, or
-            `inputs` has another number of classes; nothing was written.
+        ValueError: `path`, `notes` or `inputs` do not fit, the model is not one that its configuration
+            describes, or `inputs` has another number of classes; nothing was written.
         OSError: the file cannot be written; an existing file is unchanged.
     """
     path = Path(path)
@@ -198,7 +202,11 @@ def save_model(
         raise ValueError(f"path expected a name that ends in .safetensors, got {path}")
     hsta, state = unwrap(model)
     _check_unchanged(hsta, state)
-    metadata = {**hsta.notes, **(notes or {})}
+    metadata: dict[str, str] = {}
+    for name, given in (("model.notes", hsta.notes), ("notes", {} if notes is None else notes)):
+        if not isinstance(given, Mapping):
+            raise ValueError(f"{name} expected text by name, got {type(given).__name__}")
+        metadata |= given
     odd = [str(k) for k, v in metadata.items() if not (isinstance(k, str) and isinstance(v, str))]
     odd += [key for key in (_CONFIG_KEY, _INPUTS_KEY) if key in metadata]
     if odd:
@@ -206,6 +214,8 @@ def save_model(
     metadata[_CONFIG_KEY] = json.dumps(asdict(hsta.config))
     inputs = hsta.inputs if inputs is None else inputs
     if inputs is not None:
+        if not isinstance(inputs, ModelInputs):
+            raise ValueError(f"inputs expected a ModelInputs or None, got {type(inputs).__name__}")
         _check_classes("inputs", inputs, hsta.config)
         metadata[_INPUTS_KEY] = inputs.to_json()
     # Copies, because safetensors refuses tensors that share memory.
@@ -227,10 +237,10 @@ def _check_unchanged(hsta: HSTA, state: Mapping[str, Tensor]) -> None:
     expected = dict(reference.named_modules())
     found = {plain_name(name): module for name, module in hsta.named_modules(remove_duplicate=False)}
     changed = [
-        f"{name} ({type(module).__name__})"
+        f"{name or 'the model'} ({type(module).__name__})"
         for name, module in found.items()
         # Modules beside the model's own, such as a loss, take no part in its forward pass.
-        if name.partition(".")[0] in own and not _computes_as(module, expected.get(name))
+        if name.partition(".")[0] in {"", *own} and not _computes_as(module, expected.get(name))
     ]
     if changed:
         raise ValueError(
@@ -255,11 +265,20 @@ def _check_values(name: str, state: Mapping[str, Tensor]) -> None:
 
 
 def _computes_as(module: nn.Module, expected: nn.Module | None) -> bool:
-    """Whether `module` has the forward pass of `expected`, in eval mode."""
+    """Whether `module` has the forward pass and settings of `expected`, in eval mode without hooks."""
+    if expected is None:
+        return False
+    # torch.autocast and accelerate decorate the forward of an instance, which is no other forward.
+    forward: Any = inspect.unwrap(module.forward)
+    if "forward" in vars(module) and getattr(forward, "__self__", None) is not module:
+        return False
     no_op = (nn.Dropout, DropPath, nn.Identity)
     if isinstance(module, no_op) and isinstance(expected, no_op):
         return True
-    return expected is not None and type(module).forward is type(expected).forward
+    if getattr(forward, "__func__", forward) is not type(expected).forward:
+        return False
+    names = [name for name in vars(expected) if not name.startswith("_") and name not in _NO_SETTINGS]
+    return all(repr(getattr(module, name)) == repr(getattr(expected, name)) for name in names)
 
 
 def _check_classes(name: str, inputs: ModelInputs, config: HSTAConfig) -> None:

@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from . import ops
 from .layers import LN_EPS
@@ -123,7 +124,7 @@ def _projection(width_in: int, width_out: int) -> nn.Sequential:
 def _has_hooks(module: nn.Module, *kinds: str) -> bool:
     """Whether hooks of these kinds, or hooks of all modules, run when `module` is called."""
     own = any(getattr(module, f"_{kind}_hooks") for kind in kinds)
-    return own or nn.modules.module._has_any_global_hook()
+    return own or any_global_hook()
 
 
 def reason_to_copy(
@@ -206,8 +207,10 @@ class CrossmodalSpaceTimeAttention(nn.Module):
 
     def writes_into_states(self) -> bool:
         """Whether `forward` overwrites its inputs: `inplace`, where hooks and transforms permit it."""
-        # The compiler plans the memory itself, and torch.func cannot follow a change in place.
+        # The compiler plans the memory; torch.func and modes like make_fx's cannot follow a change in place.
         if not self.inplace or torch.compiler.is_compiling() or transformed():
+            return False
+        if _get_current_dispatch_mode() is not None:
             return False
         # A backward hook on this module turns its inputs into views. The path in place neither calls a block
         # of `fusion`, whose hooks run in its `forward`, nor the projections in it.

@@ -1,10 +1,13 @@
 """Checks of the frames that a model is given. While something traces, values are not read."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from .inputs import ModelInputs
+from .ops.checks import DTYPES
 from .ops.choice import transformed
 
 # Frames normalised by ImageNet's mean and std lie in -2.2..2.7, other normalisations near that.
@@ -17,8 +20,8 @@ def check_tensor(name: str, frames: object, letters: str) -> None:
         raise ValueError(f"{name} expected a tensor {letters}, got {type(frames).__name__}")
     if frames.dim() != 5 or frames.shape[1] != 3:
         raise ValueError(f"{name} expected shape {letters}, got {tuple(frames.shape)}")
-    if frames.dtype != torch.uint8 and not frames.is_floating_point():
-        raise ValueError(f"{name} expected uint8 or a floating dtype, got {frames.dtype}")
+    if frames.dtype not in (torch.uint8, *DTYPES):
+        raise ValueError(f"{name} expected uint8, float16, bfloat16, float32 or float64, got {frames.dtype}")
 
 
 def check_packed(length: int, num_special: int, depth: int, inputs: ModelInputs | None) -> None:
@@ -54,7 +57,7 @@ def check_values(name: str, frames: Tensor, *, or_flow: bool) -> None:
     if frames.numel() == 0:
         return
     largest = frames.detach().amax().item()
-    if largest > LARGEST_NORMALISED and not (or_flow and frames.detach().amin().item() < 0):
+    if LARGEST_NORMALISED < largest < math.inf and not (or_flow and frames.detach().amin().item() < 0):
         raise ValueError(
             f"{name} expected uint8, or floats normalised by ImageNet's mean and std, got values up to "
             f"{largest:g}: pass the bytes as uint8, which the model normalises"

@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 
+_SAMPLINGS = ("uniform", "random")
+_APEXES = ("annotated", "motion", "motion-all")
+
 
 def _versions() -> dict[str, str]:
     import hsta_fast  # here: while this file is imported, the package is not complete
@@ -61,12 +64,12 @@ class ModelInputs:
             ok = (type(value) is int and value > 0) or (name == "offset_cap" and value is None)
             check(ok, name, "a positive integer" + (" or None" if name == "offset_cap" else ""))
         check(are_names(self.special) and len(self.special) == 2, "special", "a pair of names")
-        for name in ("sampling", "apex"):
-            check(are_names((getattr(self, name),)), name, "a name")
+        for name, known in (("sampling", _SAMPLINGS), ("apex", _APEXES)):
+            check(getattr(self, name) in known, name, f"one of {known}")
         check(self.flow is None or are_names((self.flow,)), "flow", "a name or None")
         check(type(self.onset_only) is bool, "onset_only", "True or False")
-        known = isinstance(self.versions, Mapping) and are_names((*self.versions, *self.versions.values()))
-        check(known, "versions", "a dictionary of versions by package")
+        ok = isinstance(self.versions, Mapping) and are_names((*self.versions, *self.versions.values()))
+        check(ok, "versions", "a dictionary of versions by package")
 
     def to_json(self) -> str:
         """One line of JSON."""

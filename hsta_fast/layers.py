@@ -210,9 +210,8 @@ class AttentionPool(nn.Module):
         self, tokens: Tensor, *, extra: Tensor | None = None, return_weights: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
         """(B, N, C), optional extra row (B, C) -> (B, R, C), optional weights (B, R, N or 1 + N)."""
-        query = self.query.expand(tokens.shape[0], -1, -1)
         return ops.attention_pool(
-            query,
+            self.query,
             tokens,
             extra=extra,
             normalize=self.normalize,

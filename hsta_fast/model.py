@@ -12,6 +12,7 @@ from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from .crossmodal import CrossmodalSpaceTimeAttention, reason_to_copy
 from .frame_checks import check_packed, check_tensor, check_values, may_read, other_size
@@ -182,8 +183,6 @@ class HSTA(nn.Module):
 
     inputs: ModelInputs | None = None
     notes: Mapping[str, str] = MappingProxyType({})
-    _values_read: frozenset[str] = frozenset()  # the branches whose values on a device were read
-    _warned = False  # of frames of another size than those of the training
 
     def __init__(self, config: HSTAConfig) -> None:
         super().__init__()
@@ -213,6 +212,8 @@ class HSTA(nn.Module):
         self.head_dropout = nn.Dropout(config.head_dropout)
         features = sum(config.widths[d] for d in ids) * (2 if config.head == "cls+last" else 1)
         self.head = nn.Linear(features, config.num_classes)
+        # What was said or read once. Replicas of DataParallel, new in each forward, share the set.
+        self._once: set[str] = set()
         self._tables: dict[tuple[int, int, torch.dtype, torch.device], Tensor] = {}
         self.apply(self._initialise)
         for cls in self.cls_token.values():
@@ -231,7 +232,8 @@ class HSTA(nn.Module):
         patch = (c.tubelet_depth, c.patch_sizes[d], c.patch_sizes[d])
         grid = [size // p for size, p in zip(shape[2:], patch, strict=True)]
         size = 1 + grid[0] * grid[1] * grid[2], c.widths[d]
-        if torch.compiler.is_compiling():  # a cache would be guarded: one more graph for every size
+        # A cache would be guarded: one more graph for every size. Some modes have sizes without a hash.
+        if torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
             return position_table(*size, cls.device).to(cls.dtype)
         key = (*size, cls.dtype, cls.device)
         if key in self._tables:
@@ -282,18 +284,19 @@ class HSTA(nn.Module):
 
         Reading a value makes the CPU wait for the device, so values on another device are read once.
         """
+        done = self.__dict__.setdefault("_once", set())  # a model pickled before has none
         for name, x in given.items():
             once = x.device.type != "cpu"
-            if x.is_floating_point() and may_read(x) and not (once and name in self._values_read):
+            if x.is_floating_point() and may_read(x) and not (once and name in done):
                 flow = name == "special" and (self.inputs is None or self.inputs.flow is not None)
                 check_values(name, x, or_flow=flow)
                 if once:
-                    self._values_read |= {name}
-        if self.inputs is None or self._warned:
+                    done.add(name)
+        if self.inputs is None or "other size" in done:
             return
         differences = (other_size(name, x, self.inputs) for name, x in given.items())
         if (difference := next(filter(None, differences), None)) is not None:
-            self._warned = True
+            done.add("other size")
             warnings.warn(difference, stacklevel=6)  # the line that called the model
 
     def forward(self, video: Tensor | None = None, special: Tensor | None = None) -> Tensor:
@@ -314,7 +317,7 @@ class HSTA(nn.Module):
 
         Warns once of another image size or T than the model was trained with, if `inputs` tell.
         """
-        if torch._C._get_tracing_state() is not None:
+        if torch.jit.is_tracing():  # type: ignore[attr-defined]
             raise _not_torchscript("torch.jit.trace")
         states = {}
         for d, frames in self._frames(video, special).items():

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.backends.registry import lookup_backend
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import hsta_fast
 from hsta_fast import HSTA
@@ -139,6 +140,16 @@ def test_exported_with_any_batch(strict: bool, overrides: dict[str, object], tmp
             )
 
 
+@pytest.mark.parametrize("tracing_mode", ["fake", "symbolic"])
+def test_traced_with_any_batch(tracing_mode: Literal["fake", "symbolic"]) -> None:
+    """By make_fx, in whose modes the states are not changed in place."""
+    model, given = tiny().requires_grad_(False), frames(B=4)
+    graph = make_fx(model, tracing_mode=tracing_mode, _allow_non_fake_inputs=True)(*given.values())
+    for B in (4, *((7,) if tracing_mode == "symbolic" else ())):
+        given = frames(B=B)
+        torch.testing.assert_close(graph(*given.values()), model(**given), rtol=1e-12, atol=1e-12)
+
+
 def test_torchscript_names_export() -> None:
     model, given = tiny(), frames()
     with pytest.raises(RuntimeError, match=r"^HSTA expected torch.export.export, .*, got torch.jit.trace$"):
@@ -187,3 +198,10 @@ def test_a_default_device_changes_nothing() -> None:
     finally:
         torch.set_default_device(None)
     assert torch.equal(logits, tiny()(**given))
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_one_graph_under_a_default_device(device: str) -> None:
+    model, calls = tiny(), [frames(B=B) for B in (2, 4, 5)]
+    with torch.device(device):
+        assert new_graphs(model, calls) == [1, 1, 0]

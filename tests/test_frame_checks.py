@@ -71,14 +71,12 @@ def test_normalised_frames_and_flow_are_not_refused() -> None:
 
 
 def test_values_that_are_no_numbers() -> None:
-    """NaN gives NaN, as everywhere in torch; infinity is no normalised value."""
+    """NaN and infinity give NaN, as everywhere in torch."""
     model, video = tiny(), FLOATS.clone()
-    video[0, 0, 0, 0, 0] = torch.nan
-    logits = model(video)
-    assert logits[0].isnan().all() and logits[1].isfinite().all()
-    video[0, 0, 0, 0, 0] = torch.inf
-    with pytest.raises(ValueError, match=f"video {NORMALISED} inf"):
-        model(video)
+    for value in (torch.nan, torch.inf, -torch.inf):
+        video[0, 0, 0, 0, 0] = value
+        logits = model(video)
+        assert logits[0].isnan().all() and logits[1].isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -89,9 +87,13 @@ def test_values_that_are_no_numbers() -> None:
         ((BYTES, BYTES[:, :, :2].numpy()), r"^special expected a tensor \(B, 3, S, H, W\), got ndarray$"),
         ((BYTES[0],), r"^video expected shape \(B, 3, T, H, W\), got \(3, 8, 32, 32\)$"),
         ((BYTES.transpose(1, 2),), r"^video expected shape \(B, 3, T, H, W\), got \(2, 8, 3, 32, 32\)$"),
-        ((BYTES.int(),), "^video expected uint8 or a floating dtype, got torch.int32$"),
-        ((BYTES, BYTES[:, :, :2].bool()), "^special expected uint8 or a floating dtype, got torch.bool$"),
-        ((FLOATS.to(torch.complex64),), "^video expected uint8 or a floating dtype, got torch.complex64$"),
+        ((BYTES.int(),), "^video expected uint8, float16, .* or float64, got torch.int32$"),
+        ((BYTES, BYTES[:, :, :2].bool()), "^special expected uint8, .* or float64, got torch.bool$"),
+        ((FLOATS.to(torch.float8_e4m3fn),), "^video expected .* or float64, got torch.float8_e4m3fn$"),
+        (
+            (FLOATS.to(torch.complex64),),
+            "^video expected uint8, float16, .* or float64, got torch.complex64$",
+        ),
     ],
 )
 def test_what_is_not_a_clip(arguments: tuple[Any, ...], message: str) -> None:
@@ -205,7 +207,18 @@ def test_an_empty_batch_has_no_values() -> None:
 def test_models_pickled_before_are_checked_too() -> None:
     """Their instances have no attributes for the checks."""
     model = tiny()
-    for name in ("inputs", "_values_read", "_warned"):
+    for name in ("inputs", "_once"):
         model.__dict__.pop(name, None)
     with pytest.raises(ValueError, match=NORMALISED):
         model(BYTES.float())
+
+
+def test_replicas_of_data_parallel_warn_once() -> None:
+    """A replica is new in each forward: its attributes are copies of those of the model."""
+    model = tiny(INPUTS)
+    with pytest.warns(UserWarning, match="^video has 8 frames") as caught:
+        for _ in range(2):
+            replica = model._replicate_for_data_parallel()
+            replica.__dict__["_parameters"] = model._parameters
+            replica(pixels(10))
+    assert len(caught) == 1

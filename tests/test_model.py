@@ -246,7 +246,7 @@ VIDEO, SPECIAL = torch.zeros(2, 3, 4, 32, 32), torch.zeros(2, 3, 2, 32, 32)
         (VIDEO[:, :, :2], None, r"video without special expected T \+ 2 frames, .* got 2 frames$"),
         (None, SPECIAL, "one input per branch .*, got"),
         (None, None, "one input per branch .*, got none"),
-        (VIDEO.long(), SPECIAL, "video expected uint8 or a floating dtype"),
+        (VIDEO.long(), SPECIAL, "video expected uint8, float16, bfloat16, float32 or float64"),
     ],
 )
 def test_bad_input_is_named(video: Tensor | None, special: Tensor | None, message: str) -> None:

@@ -256,6 +256,24 @@ def more_in_a_list(model: Any) -> Any:
     return model
 
 
+class Halved(HSTA):
+    def forward(self, video: Tensor | None = None, special: Tensor | None = None) -> Tensor:
+        return super().forward(video, special) / 2
+
+
+def subclassed(model: Any) -> Any:
+    model.__class__ = Halved
+    return model
+
+
+def with_attribute(name: str, attribute: str, value: Any) -> Callable[[Any], Any]:
+    def apply(model: Any) -> Any:
+        setattr(model.get_submodule(name), attribute, value)
+        return model
+
+    return apply
+
+
 def integers(model: Any) -> Any:
     model.head.bias = nn.Parameter(torch.zeros(3, dtype=torch.int8), requires_grad=False)
     return model
@@ -286,6 +304,19 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
         r"modules of an HSTA, got blocks.1.csta.projs.0.1 \(ReLU\): to save the weights alone, load its",
     ),
     "another linear layer": (change("head", lambda m: Scaled(36, 3)), r"got head \(Scaled\)"),
+    "a subclass": (subclassed, r"got the model \(Halved\)"),
+    "a forward of its own": (with_attribute("head", "forward", lambda x: 2 * x), r"got head \(Linear\)"),
+    "dropout with a forward": (with_attribute("pos_dropout", "forward", torch.sin), r"got pos_dropout \(D"),
+    "another eps": (with_attribute("norm.0", "eps", 1e-2), r"got norm.0 \(LayerNorm\)"),
+    "another gelu": (
+        with_attribute("blocks.1.csta.projs.0.1", "approximate", "tanh"),
+        r"got blocks.1.csta.projs.0.1 \(GELU\)",
+    ),
+    "another number of heads": (
+        with_attribute("blocks.0.blocks.1.0.attn", "num_heads", 1),
+        r"got blocks.0.blocks.1.0.attn \(SpaceTimeAttention\)",
+    ),
+    "another mean": (with_attribute("patch_embed.0", "mean", (0.5,) * 3), r"got patch_embed.0 \(TubeletE"),
     "one layer more": (more_in_a_list, r"got blocks.0.blocks.0.1 \(ReLU\)"),
     "on meta": (lambda m: m.to("meta"), r"floating tensors with values, got .*cls_token.0 \(meta, Tensor\)"),
     "integers": (integers, r"got head.bias \(torch.int8, Tensor\)"),
@@ -302,9 +333,24 @@ def test_what_would_not_load_is_refused_before_a_byte_is_written(name: str, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_hooks_decorators_and_what_changes_no_logit_are_not_saved(tmp_path: Path) -> None:
+    model: Any = tiny(dropout=0.1)
+    plain = tiny(dropout=0.1)
+    model.head.register_forward_hook(lambda _, __, out: 2 * out)
+    model.norm["0"].register_forward_pre_hook(lambda _, given: given)
+    model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
+    model.blocks[0].csta.inplace = False
+    model.pos_dropout.p = 0.5
+    model.compile()
+    hsta_fast.save_model(model, tmp_path / "model.safetensors")
+    assert torch.equal(hsta_fast.load_model(tmp_path / "model.safetensors")(CLIP), plain.eval()(CLIP))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"inputs": {"classes": ["a"]}}, "^inputs expected a ModelInputs or None, got dict$"),
+        ({"notes": ["a"]}, "^notes expected text by name, got list$"),
         ({"notes": {"a": 1}}, "notes expected text by name .*, got a$"),
         ({"notes": {"hsta_fast_config": "{}"}}, "notes expected text .*, got hsta_fast_config$"),
         ({"inputs": ModelInputs(classes=("a", "b"), image_size=1, num_frames=2)}, "3 classes, got 2: a, b$"),
@@ -314,6 +360,13 @@ def test_notes_and_inputs_that_do_not_fit(arguments: dict[str, Any], message: st
     with pytest.raises(ValueError, match=message):
         hsta_fast.save_model(tiny(), tmp_path / "model.safetensors", **arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_notes_of_a_model_that_are_no_mapping(tmp_path: Path) -> None:
+    model = tiny()
+    model.notes = None  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"^model.notes expected text by name, got NoneType$"):
+        hsta_fast.save_model(model, tmp_path / "model.safetensors")
 
 
 # Reading.
@@ -447,8 +500,12 @@ WRITTEN = json.loads(INPUTS.to_json())
         (json.dumps({**WRITTEN, "offset_cap": -1}), "offset_cap expected a positive integer or None, got -1"),
         (json.dumps({**WRITTEN, "special": ["apex"]}), "special expected a pair of names"),
         (json.dumps({**WRITTEN, "flow": 3}), "flow expected a name or None, got 3"),
-        (json.dumps({**WRITTEN, "sampling": None}), "sampling expected a name, got None"),
-        (json.dumps({**WRITTEN, "apex": ""}), "apex expected a name, got ''"),
+        (
+            json.dumps({**WRITTEN, "sampling": None}),
+            r"sampling expected one of \('uniform', 'random'\), got None",
+        ),
+        (json.dumps({**WRITTEN, "sampling": "zzz"}), "sampling expected one of .*, got 'zzz'"),
+        (json.dumps({**WRITTEN, "apex": ""}), r"apex expected one of \('annotated', .*\), got ''"),
         (json.dumps({**WRITTEN, "onset_only": 1}), "onset_only expected True or False, got 1"),
         (json.dumps({**WRITTEN, "versions": [1]}), "versions expected a dictionary"),
     ],

@@ -318,11 +318,13 @@ def attention_pool(
     """
     check_shape("tokens", tokens, (None, None, None), "(B, N, C)")
     B, N, C = tokens.shape
-    if isinstance(query, Tensor) and query.dim() == 2:
-        query = query.unsqueeze(0)
-    check_shape("query", query, (None, None, C), "(B, R, C)")
-    if query.shape[0] != B:
-        check_shape("query", query, (1, None, C), "(B, R, C), (1, R, C) or (R, C)")
+    if not isinstance(query, Tensor):
+        raise unexpected("query", "a tensor (B, R, C), (1, R, C) or (R, C)", type(query).__name__)
+    shape = query.shape
+    if len(shape) not in (2, 3) or shape[-1] != C or (len(shape) == 3 and shape[0] != B and shape[0] != 1):
+        known = f"(B, R, C), (1, R, C) or (R, C) with B = {B} and C = {C}"
+        raise unexpected("query", f"shape {known}", tuple(shape))
+    if len(shape) == 2 or shape[0] != B:
         query = query.expand(B, -1, -1)
     if extra is not None:
         check_shape("extra", extra, (B, C), "(B, C)")

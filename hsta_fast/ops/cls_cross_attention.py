@@ -48,8 +48,11 @@ def attend(
     with no_autocast(cls):
         g, b = norm_weight.to(wide), norm_bias.to(wide)
         y = F.layer_norm(cls.to(wide), cls.shape[-1:], g, b, eps)
-        q = F.linear(y, q_weight.to(wide), q_bias.to(wide)).unflatten(1, (num_heads, -1))
-        k_heads, v_heads = (w.to(wide).unflatten(0, (num_heads, -1)) for w in (k_weight, v_weight))
+        # Not unflatten: torch.compile cannot trace it under a default device, which is a mode of functions.
+        B, C = cls.shape
+        heads = num_heads, C // num_heads
+        q = F.linear(y, q_weight.to(wide), q_bias.to(wide)).view(B, *heads)
+        k_heads, v_heads = (w.to(wide).view(*heads, C) for w in (k_weight, v_weight))
         u = torch.einsum("bhd,hdc->bhc", q * q.shape[-1] ** -0.5, k_heads) * g
         pooled = pool(u.to(dtype), cls.to(dtype)).to(wide) * g + b
         values = torch.einsum("bhc,hdc->bhd", pooled, v_heads).flatten(1)

@@ -55,8 +55,9 @@ def plain_backward(dout: Tensor) -> bool:
     So it must if its gradients will be differentiated (create_graph=True) or `dout` is a batch of gradients
     (is_grads_batched=True).
     """
-    kinds = torch._C._functorch
-    return torch.is_grad_enabled() or kinds.is_legacy_batchedtensor(dout) or kinds.is_batchedtensor(dout)
+    functorch = torch._C._functorch
+    batched = functorch.is_legacy_batchedtensor(dout) or functorch.is_batchedtensor(dout)
+    return torch.is_grad_enabled() or batched
 
 
 def plain_gradients(

@@ -4,12 +4,13 @@ The Triton path is two registered ops, forward and backward, so that torch.compi
 Triton and the kernels are imported when such an op first runs.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .attention_pool_torch import accumulation_dtype
 from .checks import (
     autocast_dtype,
     check,
@@ -106,17 +107,22 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.save_for_backward(q, k, v, *output)
 
 
+def _plain_gradients(ctx: Any, inputs: list[Tensor], dout: Tensor) -> list[Tensor | None]:
+    """The gradients of the first arguments, [qkv] or [q, k, v], that torch can differentiate again."""
+
+    def attended(*x: Tensor) -> Tensor:
+        wide = [y.to(accumulation_dtype(y.dtype)) for y in x]
+        return _products(*_unpacked(*wide, *[None] * (3 - len(wide))), ctx.scale).to(dout.dtype)
+
+    return plain_gradients(attended, inputs, ctx.needs_input_grad[: len(inputs)], dout)
+
+
 def _autograd(ctx: Any, dout: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
     if dout is None:
         return None, None, None, None
     q, k, v, *results = ctx.saved_tensors
     if plain_backward(dout):
-        inputs = [x for x in (q, k, v) if x is not None]
-
-        def attended(*x: Tensor) -> Tensor:
-            return _products(*_unpacked(*x, *[None] * (3 - len(x))), ctx.scale)
-
-        grads = plain_gradients(attended, inputs, ctx.needs_input_grad[: len(inputs)], dout)
+        grads = _plain_gradients(ctx, [x for x in (q, k, v) if x is not None], dout)
     else:
         grads = _bwd(dout, q, k, v, *results, ctx.scale)
     return *grads, *[None] * (4 - len(grads))
@@ -132,21 +138,47 @@ def _products(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return ((q * scale @ k.transpose(2, 3)).softmax(-1) @ v).transpose(1, 2)
 
 
+class _PlainWhenDifferentiatedTwice(torch.autograd.Function):
+    """`out` of torch's fused attention, whose backward torch cannot differentiate.
+
+    An ordinary backward hands the gradient on to `out`. Any other computes those of q, k and v by the plain
+    formula, and hands on nothing.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, out: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(q, k, v)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor | None) -> tuple[Tensor | None, ...]:
+        if dout is None or not plain_backward(dout):
+            return None, None, None, dout, None
+        return *_plain_gradients(ctx, list(ctx.saved_tensors), dout), None, None
+
+
 def _torch(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """Torch's fused attention; for short sequences on the CPU, two products and a softmax."""
     dtype = product_dtype(q.device, q.dtype)
     if dtype != q.dtype:
         with no_autocast(q):
             return _torch(q.to(dtype), k.to(dtype), v.to(dtype), scale).to(q.dtype)
-    if transformed():  # torch's fused attention has no forward mode and no second derivative
+    if transformed():  # torch's fused attention has no forward mode and no second derivatives
         return _products(q, k, v, scale)
     # Not while tracing: the graph would be specialised to the lengths seen.
-    if q.device.type == "cpu" and q.dtype in _EXACT and not torch.compiler.is_compiling():
-        needs_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-        if q.shape[0] * q.shape[1] * q.shape[2] * k.shape[1] <= _SHORT[needs_grad]:
+    compiling = torch.compiler.is_compiling()
+    needs_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    if q.device.type == "cpu" and q.dtype in _EXACT and not compiling:
+        short = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[1] <= _SHORT[needs_grad]
+        if short:
             return _products(q, k, v, scale)
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # torch's function takes (B, H, N, D)
-    return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
+    by_head = [x.transpose(1, 2) for x in (q, k, v)]  # torch's function takes (B, H, N, D)
+    out = F.scaled_dot_product_attention(by_head[0], by_head[1], by_head[2], scale=scale).transpose(1, 2)
+    if needs_grad and not compiling:
+        return cast(Tensor, _PlainWhenDifferentiatedTwice.apply(q, k, v, out, scale))
+    return out
 
 
 def space_time_attention(
@@ -171,7 +203,8 @@ def space_time_attention(
             devices of compute capability >= 8.0, and on the CPU under TRITON_INTERPRET=1. "auto" is Triton in
             16 bits on CUDA devices where it can run, and torch's own attention otherwise ("torch": on the
             CPU two matrix products and a softmax for short sequences, else scaled_dot_product_attention;
-            float16 in float32 there, rounded once).
+            float16 in float32 there, rounded once). Second derivatives are those of the plain formula, which
+            writes all scores to memory; compiled code has none.
             Triton's float32 is exact to float32 rounding, on tensor cores, unless
             torch.backends.cuda.matmul.fp32_precision is "ieee" or "tf32".
 
@@ -196,10 +229,10 @@ def space_time_attention(
     scale = width**-0.5 if scale is None else float(scale) if isinstance(scale, int) else scale
     if not isinstance(scale, (float, int, torch.SymFloat, torch.SymInt)):
         raise unexpected("scale", "a number (multiply a learned scale into q)", type(scale).__name__)
-    cast = autocast_dtype(qkv)
-    if cast is not None and qkv.dtype != torch.float64:  # as autocast does for torch's attention
+    asked = autocast_dtype(qkv)
+    if asked is not None and qkv.dtype != torch.float64:  # as autocast does for torch's attention
         check_floating({"qkv": qkv} if k is None or v is None else {"q": qkv, "k": k, "v": v})
-        qkv, k, v = (None if x is None else x.to(cast) for x in (qkv, k, v))  # type: ignore[assignment]
+        qkv, k, v = (None if x is None else x.to(asked) for x in (qkv, k, v))  # type: ignore[assignment]
     check_same({"qkv": qkv} if k is None or v is None else {"q": qkv, "k": k, "v": v})
     chosen = resolve(impl, auto_choice(qkv.device, qkv.dtype, width), IMPLS)
     if chosen == "triton":

@@ -20,7 +20,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .. import extension, reference
-from .checks import autocast_dtype, check, check_shape, no_autocast, product_dtype, unexpected
+from .checks import DTYPES, autocast_dtype, check, check_shape, no_autocast, product_dtype, unexpected
 from .choice import Choice, check_supported, resolve
 from .registration import plain_backward, plain_gradients, register
 
@@ -285,7 +285,8 @@ def _affine(
 ) -> Any:
     """(shift, scale) by channel of (x / 255 - mean) / std = (x - shift) * scale."""
     pixels = video.dtype == torch.uint8
-    check(pixels or video.is_floating_point(), "video", "uint8 or a floating dtype", video.dtype)
+    known = "uint8, float16, bfloat16, float32 or float64"
+    check(pixels or video.dtype in DTYPES, "video", known, video.dtype)
     check((mean is None) == (std is None), "mean and std", "both or neither", "one of them")
     check(mean is None or pixels, "mean and std", "None for float video (normalise it first)", "both")
     if mean is None or std is None:

@@ -1,6 +1,7 @@
 """attention_pool in every implementation against float64; without a CUDA device kernels are interpreted."""
 
 import itertools
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -395,10 +396,15 @@ def test_one_set_of_queries_for_all_samples(dims: int, queries: int) -> None:
         results.append([out, *torch.autograd.grad(out.square().sum(), (shared, tokens))])
     for came, expected in zip(*results, strict=True):
         assert torch.equal(came, expected)
-    with pytest.raises(
-        ValueError, match=r"query expected shape .*\(1, R, C\) or \(R, C\) .* got \(2, 3, 16\)"
-    ):
-        attention_pool(torch.randn(2, 3, 16, dtype=torch.float64), tokens)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 16), (3, 5), (4, 3, 5), (16,), (1, 4, 3, 16)])
+def test_queries_of_another_shape_are_named_as_given(shape: tuple[int, ...]) -> None:
+    known = r"shape \(B, R, C\), \(1, R, C\) or \(R, C\) with B = 4 and C = 16"
+    with pytest.raises(ValueError, match=f"^query expected {known}, got {re.escape(str(shape))}$"):
+        attention_pool(torch.zeros(shape), torch.zeros(4, 9, 16))
+    with pytest.raises(ValueError, match=r"^query expected a tensor \(B, R, C\), .*, got list$"):
+        attention_pool([1.0], torch.zeros(4, 9, 16))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,37 @@ def test_second_derivatives_of_a_pool(normalize: bool, extra: bool) -> None:
     assert all(x.dtype == torch.bfloat16 and x.isfinite().all() for x in rough)
 
 
+@pytest.mark.parametrize("needed", [(0, 1, 2), (1,)])
+@pytest.mark.parametrize(("N", "dtype"), [(2050, torch.float32), (9, torch.bfloat16), (9, torch.float16)])
+def test_second_derivatives_of_torchs_fused_attention(
+    N: int, dtype: torch.dtype, needed: tuple[int, ...]
+) -> None:
+    """Of a sequence too long to have all its scores written in an ordinary call, and of 16 bits."""
+    rounded = [rand(1, N, 1, 8).to(dtype) for _ in range(3)]
+    exact = [x.double() for x in rounded]
+    results = []
+    for attention, inputs in (
+        (hsta_fast.space_time_attention, rounded),
+        (reference.space_time_attention, rounded),
+        (reference.space_time_attention, exact),
+    ):
+        leaves = [x.clone().requires_grad_(i in needed) for i, x in enumerate(inputs)]
+        asked = [leaves[i] for i in needed]
+        once = torch.autograd.grad((attention(*leaves).double() ** 3).sum(), asked, create_graph=True)
+        lengths = torch.stack([g.double().square().sum() for g in once])
+        twice = torch.autograd.grad(lengths.sum(), asked)
+        results.append([g.detach() for g in (*once, *twice)])
+    assert_close(*results, band=max(torch.finfo(dtype).eps, 64 * torch.finfo(torch.float32).eps))
+
+
+def test_batched_gradients_of_torchs_fused_attention() -> None:
+    inputs = tuple(rand(1, 3, 2, 8).bfloat16() for _ in range(3))
+    came = batched_gradients(hsta_fast.space_time_attention, inputs, ())
+    want = batched_gradients(reference.space_time_attention, tuple(x.double() for x in inputs), ())
+    for x, y in zip(came, want, strict=True):
+        assert (x.double() - y).norm() < 0.02 * y.norm()
+
+
 def test_weights_under_a_transform() -> None:
     query, tokens = rand(B, 2, 8), rand(B, 5, 8)
     came = vmap(lambda q, x: hsta_fast.attention_pool(q[None], x[None], return_weights=True))(query, tokens)
