@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from . import ops
 from .layers import LN_EPS
-from .ops.checks import check, check_shape
+from .ops.checks import check, check_heads, check_shape
 from .ops.choice import transformed
 from .ops.cls_cross_attention_inplace import cls_cross_attention_in_state, put_cls, take_cls
 from .replaced import any_global_hook, has_bias, is_plain, warn_of_call
@@ -61,12 +61,7 @@ class CrossAttentionBlock(nn.Module):
 
     def __init__(self, width: int, *, num_heads: int, dropout: float = 0.0, impl: str = "auto") -> None:
         super().__init__()
-        check(
-            num_heads > 0 and width % num_heads == 0,
-            "num_heads",
-            f"a divisor of the width {width}",
-            num_heads,
-        )
+        check_heads(num_heads, width)
         self.num_heads = num_heads
         self.impl = impl
         self.norm1 = nn.LayerNorm(width, eps=LN_EPS)

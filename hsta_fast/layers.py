@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from . import ops
-from .ops.checks import check, check_shape
+from .ops.checks import check_heads, check_shape
 from .ops.tubelet_embed import normalize
 from .replaced import any_global_hook, has_bias, is_plain, warn_of_call
 
@@ -105,12 +105,7 @@ class SpaceTimeAttention(nn.Module):
 
     def __init__(self, width: int, *, num_heads: int, dropout: float = 0.0, impl: str = "auto") -> None:
         super().__init__()
-        check(
-            num_heads > 0 and width % num_heads == 0,
-            "num_heads",
-            f"a divisor of the width {width}",
-            num_heads,
-        )
+        check_heads(num_heads, width)
         self.num_heads = num_heads
         self.impl = impl
         self.qkv = nn.Linear(width, 3 * width, bias=False)

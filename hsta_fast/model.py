@@ -151,12 +151,12 @@ class HSTALayer(nn.Module):
     def forward(self, states: dict[str, Tensor]) -> dict[str, Tensor]:
         """{branch index: (B, N + 1, C)} -> the same."""
         out = {}
+        overwritten = self.csta is not None and self.csta.writes_into_states()
         for d, blocks in self.blocks.items():
             x = states[d]
             block: nn.Module | None = None
             for block in cast(nn.ModuleList, blocks):
                 x = block(x)
-            overwritten = self.csta is not None and self.csta.writes_into_states()
             if overwritten and reason_to_copy(x, given=states[d], made_by=block) is not None:
                 x = x.clone()
             out[d] = x

@@ -39,6 +39,12 @@ def check_shape(name: str, tensor: Tensor, shape: tuple[int | None, ...], letter
         raise unexpected(name, f"shape {letters} = ({sizes})", tuple(got))
 
 
+def check_heads(num_heads: int, width: int) -> None:
+    """Raise ValueError unless `num_heads` is a divisor of `width`."""
+    if num_heads <= 0 or width % num_heads:
+        raise unexpected("num_heads", f"a divisor of the width {width}", num_heads)
+
+
 def check_same(tensors: dict[str, Tensor]) -> None:
     """Raise ValueError unless all tensors have the same dtype, one of `DTYPES`, and the same device."""
     name, first = next(iter(tensors.items()))
