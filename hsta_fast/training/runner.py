@@ -15,7 +15,7 @@ from ..data import describe_inputs
 from ..environment import info_text
 from ..files import check_locks, check_writable, write_atomically
 from ..protocol import best_epoch, import_matplotlib, table, write_report, write_seeds
-from .config import TrainConfig, leak_columns, to_json
+from .config import TrainConfig, leak_columns, settled
 from .evaluate import predictions_table
 from .loop import fit, predict
 from .run_checks import (
@@ -36,9 +36,9 @@ from .setup import (
     decode,
     describe,
     describe_settings,
-    first_faults,
     known_after_decoding,
     plan,
+    remarks_and_faults,
 )
 from .splits import fold_parts, inner_of
 from .workers import workers
@@ -107,7 +107,7 @@ def check_before_reading(cfg: TrainConfig, runs: Sequence[TrainConfig], is_main:
     for run in runs:
         path = run.runs / run.name
         check_free(path)
-        check_run(path, to_json(run), resume=run.resume, overwrite=run.overwrite)
+        check_run(path, settled(run), resume=run.resume, overwrite=run.overwrite)
         if not (run.resume and (path / "config.json").exists()):
             run.check_warm_up()
         check_writable(path, "--name", path)
@@ -248,7 +248,8 @@ def print_experiment(exp: Experiment, run: RunFolder) -> None:
     print("\n".join(f"{name}: {_on_one_line(value)}" for name, value in inputs.items()))
     if exp.dropped:
         print("outside the label set:", ", ".join(f"{n} {emotion}" for emotion, n in exp.dropped.items()))
-    print("".join(f"{line}\n" for line in first_faults(clips, f", all in {run.path / 'faults.csv'}")), end="")
+    where = f", all in {run.path / 'faults.csv'}"
+    print("".join(f"{line}\n" for line in remarks_and_faults(clips, where)), end="")
 
 
 def _on_one_line(value: object) -> str:

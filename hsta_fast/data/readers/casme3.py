@@ -1,10 +1,10 @@
 """CAS(ME)3 part A: `root/<Subject>/<Filename>/color/<number>.jpg` and one annotation table in the root.
 
-The table has the columns Subject, Filename, Onset, Apex, Offset, AU and emotion. It may have Objective class
+The table has the columns Subject, Filename, Onset, Apex, Offset and AU. It may have emotion, Objective class
 (I..VII) and Expression type (Micro-expression, Macro-expression; without it every row is a micro-expression).
-Macro-expressions may have a table of their own with MaE in its name, such as
-`cas(me)3_part_A_MaE_label_JpgIndex_v2_emotion.xlsx`; in it AU may be missing, and the columns of subject and
-recording may be called sub and seq.
+Macro-expressions may have a table of their own with MaE or macro in its name, such as
+`cas(me)3_part_A_MaE_label_JpgIndex_v2_emotion.xlsx`; in it AU may be missing if emotion is there, and the
+columns of subject and recording may be called sub and seq.
 Several clips share one (Subject, Filename) folder. Folder names may differ from the table in case.
 """
 
@@ -18,8 +18,10 @@ from pathlib import Path
 
 from ..clips import ClipTable
 from .annotation import (
+    AnnotatedRows,
     Columns,
     Row,
+    Sheets,
     annotated_rows,
     annotation_files,
     find_annotation,
@@ -40,17 +42,18 @@ from .base import (
 from .folders import FolderNames, FrameFolders, check_folder, find_subjects
 
 DATASET = "casme3"
-_MACRO = re.compile(r"(?<![A-Za-z])MaE(?![A-Za-z])", re.IGNORECASE)
+_MACRO = re.compile(r"^(?!.*micro).*(?<![a-z])(?:mae(?![a-z])|macro)", re.IGNORECASE)
 COLUMNS = Columns(
-    required=("Subject", "Filename", "Onset", "Apex", "Offset", "AU", "emotion"),
-    optional=("Objective class", "Expression type"),
+    required=("Subject", "Filename", "Onset", "Apex", "Offset", "AU"),
+    optional=("Objective class", "Expression type", "emotion"),
+    filled=("emotion",),
     aliases={"sub": "subject", "seq": "filename"},
     companion=_MACRO,
 )
-_MACRO_COLUMNS = replace(
+_WITHOUT_UNITS = replace(
     COLUMNS,
-    required=tuple(name for name in COLUMNS.required if name != "AU"),
-    optional=(*COLUMNS.optional, "AU"),
+    required=(*(name for name in COLUMNS.required if name != "AU"), "emotion"),
+    optional=("Objective class", "Expression type", "AU"),
 )
 _SUBJECT = re.compile(r"spNO\.[0-9]+", re.IGNORECASE)
 _NUMBER = re.compile(r"([0-9]{1,15})")
@@ -103,7 +106,7 @@ def _open(
             offset=row["Offset"],
             frames=partial(folders.frames, folder),
             expression=kind,
-            emotion=row["emotion"],
+            emotion=row.get("emotion"),
             action_units=row["AU"],
             objective=row["Objective class"],
             longest=MAX_MICRO_FRAMES if kind == "micro" else None,
@@ -112,9 +115,7 @@ def _open(
     return _rows(root, annotation, expressions), interpret
 
 
-def _rows(
-    root: Path, annotation: Path | str | None, expressions: Sequence[Expression]
-) -> list[tuple[str, Row]]:
+def _rows(root: Path, annotation: Path | str | None, expressions: Sequence[Expression]) -> AnnotatedRows:
     """The rows of the annotation and, if asked for, of the table of macro-expressions next to it."""
     path = find_annotation(root, COLUMNS) if annotation is None else Path(annotation)
     if _MACRO.search(path.stem):
@@ -122,21 +123,32 @@ def _rows(
     rows = annotated_rows(root, path, COLUMNS)
     if "macro" in expressions:
         named = [table for table in annotation_files(root) if _MACRO.search(table.stem)]
-        tables = [table for table in named if not missing_columns(read_sheets(table), _MACRO_COLUMNS)]
+        tables = [table for table in named if not missing_columns(*_macro_table(table))]
         if len(tables) > 1:
             names = ", ".join(table.name for table in tables)
             raise ValueError(f"{root}: expected one table of macro-expressions, got {names}")
         for table in tables:
-            rows += _macro_rows(root, table)
+            macro = _macro_rows(root, table)
+            rows = AnnotatedRows([*rows, *macro], [*rows.remarks, *macro.remarks])
     return rows
 
 
-def _macro_rows(root: Path, path: Path) -> list[tuple[str, Row]]:
+def _macro_table(path: Path) -> tuple[Sheets, Columns]:
+    """The sheets of a table of macro-expressions and its columns: it has action units, emotions, or both."""
+    sheets = read_sheets(path)
+    return sheets, _WITHOUT_UNITS if missing_columns(sheets, COLUMNS) else COLUMNS
+
+
+def _macro_rows(root: Path, path: Path) -> AnnotatedRows:
     """The rows of a table of macro-expressions; a row without an expression type is one."""
-    return [
-        (where, replace(row, cells={**row.cells, "expression type": row["Expression type"] or "macro"}))
-        for where, row in annotated_rows(root, path, _MACRO_COLUMNS)
-    ]
+    rows = annotated_rows(root, path, _macro_table(path)[1])
+    return AnnotatedRows(
+        (
+            (where, replace(row, cells={**row.cells, "expression type": row["Expression type"] or "macro"}))
+            for where, row in rows
+        ),
+        rows.remarks,
+    )
 
 
 READER = Reader(
@@ -146,4 +158,5 @@ READER = Reader(
     versions=versions,
     open=_open,
     identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["Onset"]),
+    labels="emotion7",
 )

@@ -201,4 +201,5 @@ READER = Reader(
     versions=versions,
     open=_open,
     identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["OnsetF"]),
+    labels="emotion3",
 )
