@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...files import open_plain, reason
+from ...files import as_on_disk, open_plain, reason
 from ..clips import brief
 
 # The column names are searched for in this many rows.
@@ -208,6 +208,7 @@ def read_sheets(path: Path) -> Sheets:
 
     Raises ValueError if the file is missing or not such a table.
     """
+    path = as_on_disk(path)
     try:
         with open_plain(path, "an annotation file") as file:
             file.read(1)
@@ -256,6 +257,7 @@ def _text(cell: Any) -> str:
 
 def read_csv(path: Path) -> list[list[str]]:
     """The rows of a comma-separated UTF-8 file as stripped text; ValueError if it is not one."""
+    path = as_on_disk(path)
     try:
         with open_plain(path, "a table") as file:
             text = file.read().decode("utf-8-sig")
