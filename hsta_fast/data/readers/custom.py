@@ -30,6 +30,7 @@ COLUMNS = Columns(
         "objective class",
         "expression type",
     ),
+    below=False,  # paths in it are relative to the root
 )
 
 # A video file may declare any number of frames; 100,000 are more than an hour at 25 frames a second.
