@@ -36,9 +36,9 @@ from .setup import (
     decode,
     describe,
     describe_settings,
-    first_faults,
     known_after_decoding,
     plan,
+    remarks_and_faults,
 )
 from .splits import fold_parts, inner_of
 from .workers import workers
@@ -248,7 +248,8 @@ def print_experiment(exp: Experiment, run: RunFolder) -> None:
     print("\n".join(f"{name}: {_on_one_line(value)}" for name, value in inputs.items()))
     if exp.dropped:
         print("outside the label set:", ", ".join(f"{n} {emotion}" for emotion, n in exp.dropped.items()))
-    print("".join(f"{line}\n" for line in first_faults(clips, f", all in {run.path / 'faults.csv'}")), end="")
+    where = f", all in {run.path / 'faults.csv'}"
+    print("".join(f"{line}\n" for line in remarks_and_faults(clips, where)), end="")
 
 
 def _on_one_line(value: object) -> str:

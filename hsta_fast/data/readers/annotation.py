@@ -10,7 +10,7 @@ import csv
 import io
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -38,6 +38,7 @@ CSV = ""  # the name of a csv file's one sheet
 class Columns:
     """The columns of a table; names in any case.
 
+    filled: those of the optional columns in which a csv row must have a cell, if the table has the column.
     sheet: the sheet to read if a workbook has one of this name.
     aliases: other name of a column -> its name, in lower case.
     companion: matches the file name, without its type, of tables next to the annotation that are not it.
@@ -46,6 +47,7 @@ class Columns:
 
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
+    filled: tuple[str, ...] = ()
     sheet: str | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     companion: re.Pattern[str] | None = None
@@ -63,7 +65,7 @@ class Row:
 
     excess: cells of a csv row beyond the last column.
     short: the known columns for which a csv row has no cell.
-    incomplete: whether one of those is required.
+    incomplete: whether one of those is required, or has to be filled.
     """
 
     number: int
@@ -75,6 +77,18 @@ class Row:
     def __getitem__(self, column: str) -> str:
         """The cell of a column, "" if the table has no such column."""
         return self.cells.get(column.casefold(), "")
+
+    def get(self, column: str) -> str | None:
+        """The cell of a column, None if the table has no such column."""
+        return self.cells.get(column.casefold())
+
+
+class AnnotatedRows(list[tuple[str, Row]]):
+    """(where it is, row) for each row of an annotation, and remarks on it (see `ClipTable`)."""
+
+    def __init__(self, rows: Iterable[tuple[str, Row]] = (), remarks: Iterable[str] = ()) -> None:
+        super().__init__(rows)
+        self.remarks = list(remarks)
 
 
 def integer(text: str) -> int | None:
@@ -166,10 +180,10 @@ def read_annotation(path: Path, columns: Columns) -> list[Row]:
     return rows_of(path, read_sheets(path), columns)
 
 
-def annotated_rows(root: Path, annotation: Path | str | None, columns: Columns) -> list[tuple[str, Row]]:
-    """(where it is, row) for each row of `annotation`, by default the one in `root`."""
+def annotated_rows(root: Path, annotation: Path | str | None, columns: Columns) -> AnnotatedRows:
+    """The rows of `annotation`, by default of the one in `root`."""
     path = find_annotation(root, columns) if annotation is None else Path(annotation)
-    return [(f"{path.name} row {row.number}", row) for row in read_annotation(path, columns)]
+    return AnnotatedRows((f"{path.name} row {row.number}", row) for row in read_annotation(path, columns))
 
 
 def rows_of(path: Path, sheets: Sheets, columns: Columns) -> list[Row]:
@@ -194,7 +208,7 @@ def rows_of(path: Path, sheets: Sheets, columns: Columns) -> list[Row]:
     if repeated:
         raise ValueError(f"{path}: expected each column once, got several of {', '.join(repeated)}")
     known = {column.casefold() for column in meant}
-    required = {column.casefold() for column in columns.required}
+    needed = {column.casefold() for column in (*columns.required, *columns.filled)}
 
     def row_of(number: int, cells: Sequence[str]) -> Row:
         excess, short = 0, tuple[str, ...]()
@@ -203,8 +217,9 @@ def rows_of(path: Path, sheets: Sheets, columns: Columns) -> list[Row]:
         if complete[0] == CSV:
             excess = sum(map(bool, cells[len(names) :]))
             short = tuple(name for name in names[len(cells) :] if name in known)
-        incomplete = any(name in required for name in short)
-        return Row(number, dict(zip(names, cells, strict=False)), excess, short, incomplete)
+        incomplete = any(name in needed for name in short)
+        filled = [*cells, *[""] * (len(names) - len(cells))]
+        return Row(number, dict(zip(names, filled, strict=False)), excess, short, incomplete)
 
     numbered = enumerate(rows[start + 1 :], start=start + 2)
     return [row_of(number, cells) for number, cells in numbered if any(cells)]

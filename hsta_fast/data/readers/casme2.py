@@ -97,4 +97,5 @@ READER = Reader(
     versions=versions,
     open=_open,
     identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["OnsetFrame"]),
+    labels="casme2_5",
 )

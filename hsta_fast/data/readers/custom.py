@@ -1,6 +1,6 @@
 """A user's own clips: one csv or xlsx table in the root, frames in folders or in video files below it.
 
-Columns `subject`, `clip`, `path` and `emotion`; optional `dataset` (a word, by default "csv"), `onset`,
+Columns `subject`, `clip` and `path`; optional `emotion`, `dataset` (a word, by default "csv"), `onset`,
 `apex`, `offset`, `action units`, `objective class` (I..VII or 1..7) and `expression type` (micro, macro).
 `path`, relative to the root, is a folder of images whose names end in the frame number, or a video file,
 whose frames are 0, 1, 2, ... A blank onset is the first frame, a blank offset the last, a blank apex the
@@ -20,8 +20,9 @@ from .folders import ANY_NUMBERED, FrameFolders, VideoFiles
 
 DATASET = "csv"
 COLUMNS = Columns(
-    required=("subject", "clip", "path", "emotion"),
+    required=("subject", "clip", "path"),
     optional=(
+        "emotion",
         "dataset",
         "onset",
         "apex",
@@ -30,6 +31,7 @@ COLUMNS = Columns(
         "objective class",
         "expression type",
     ),
+    filled=("emotion",),
     below=False,  # paths in it are relative to the root
 )
 
@@ -59,7 +61,7 @@ def _open(
             offset=offset,
             frames=partial(videos.frames if is_video else folders.frames, path),
             expression=kind,
-            emotion=row["emotion"],
+            emotion=row.get("emotion"),
             action_units=row["action units"],
             objective=row["objective class"],
             longest=MAX_FRAMES,
@@ -89,4 +91,5 @@ READER = Reader(
     versions=lambda root: {"folders and videos": ""},
     open=_open,
     identify=lambda row: (row["dataset"] or DATASET, row["subject"], row["clip"], row["onset"]),
+    labels="emotion7",
 )

@@ -201,7 +201,9 @@ def join(tables: Sequence[ClipTable]) -> ClipTable:
         fault_of(clip, "clip expected in one of the folders, got it in several", LEFT_OUT)
         for clip in clips[twice].to_dict("records")
     ]
-    return ClipTable(root, clips[~twice].reset_index(drop=True), tuple(faults))
+    remarks = dict.fromkeys(remark for table in tables for remark in table.remarks)
+    defaults = {dataset: name for table in tables for dataset, name in table.default_labels.items()}
+    return ClipTable(root, clips[~twice].reset_index(drop=True), tuple(faults), tuple(remarks), defaults)
 
 
 def _tables(paths: Sequence[Path]) -> tuple[dict[Path, Sheets], list[str]]:

@@ -91,4 +91,5 @@ READER = Reader(
     versions=versions,
     open=_open,
     identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["Onset Frame"]),
+    labels="samm_5",
 )

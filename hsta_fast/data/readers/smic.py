@@ -231,4 +231,5 @@ READER = Reader(
     versions=versions,
     open=_open,
     identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["OnsetF"]),
+    labels="emotion3",
 )
