@@ -51,11 +51,12 @@ ARROWS: dict[str, str] = {
     "data.readers": "",
     "data.readers.tree": "files",
     "data.readers.annotation": "files data.clips data.readers.tree",
-    "data.readers.folders": "files clips data.frames.video data.readers.tree",
+    "data.readers.folders": "files clips data.readers.tree",
+    "data.readers.videos": "files data.frames.video data.readers.folders",
     "data.readers.base": "files data.clips data.action_units data.readers.annotation",
     **{
         f"data.readers.{name}": "data.clips data.frames.video data.readers.annotation data.readers.base "
-        "data.readers.folders"
+        "data.readers.folders data.readers.videos"
         for name in ("casme2", "samm", "smic", "casme3", "custom")
     },
     "data.readers.registry": "clips data.clips data.readers",

@@ -16,7 +16,8 @@ from pathlib import Path, PurePosixPath
 from ..frames.video import VIDEO_TYPES
 from .annotation import Columns, Row, annotated_rows
 from .base import AnnotationRow, Expression, Interpret, Reader, Rows, expression_type
-from .folders import ANY_NUMBERED, FrameFolders, VideoFiles
+from .folders import ANY_NUMBERED, FrameFolders
+from .videos import VideoFiles
 
 DATASET = "csv"
 COLUMNS = Columns(
@@ -50,7 +51,7 @@ def _open(
         is_video = path.lower().endswith(VIDEO_TYPES)
         onset, offset = row["onset"], row["offset"]
         if not onset or not offset:
-            numbers = range(videos.length(path)) if is_video else sorted(folders.all_files(path))
+            numbers = range(len(videos.timeline(path))) if is_video else sorted(folders.all_files(path))
             onset, offset = onset or str(numbers[0]), offset or str(numbers[-1])
         return AnnotationRow(
             dataset=_word(row, "dataset") if row["dataset"] else DATASET,
