@@ -98,13 +98,19 @@ ARROWS: dict[str, str] = {
     "training.optim": "model training.config",
     "training.splits": "clips data.clips protocol training.config",
     "training.run_checks": "files clips",
+    "training.run_log": "",
+    "training.scalars": "",
+    "training.provenance": "environment model",
     "training.run_folder": "files checkpoint protocol training.run_checks",
     "training.setup": "environment files inputs data protocol training.config training.splits",
-    "training.loop": "model data protocol training.config training.optim training.run_folder training.setup",
+    "training.progress": "training.run_folder training.run_log training.scalars",
+    "training.loop": "model data protocol training.config training.optim training.progress "
+    "training.run_folder training.setup",
     "training.evaluate": "clips checkpoint protocol training.config training.loop "
     "training.run_checks training.run_folder training.setup",
     "training.runner": "clips files checkpoint environment data protocol training.config training.evaluate "
-    "training.loop training.run_checks training.run_folder training.setup training.splits training.workers",
+    "training.loop training.progress training.provenance training.run_checks training.run_folder "
+    "training.run_log training.scalars training.setup training.splits training.workers",
     "training.ablate": "files protocol training.config training.optim training.paper_tables "
     "training.run_checks training.runner training.workers",
     # The top.

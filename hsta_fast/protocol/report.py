@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from .predictions import load_predictions, read_text_table
 
 # Keys of config.json that have a meaning here; the report lists all others as settings.
 _NOTES, _NUM_FOLDS, _TRAIN_COUNTS, _LEAKY = "notes", "num_folds", "train_counts", "leaky"
+_PROVENANCE = "provenance"
 _CURVES = ("train_loss", "train_acc", "test_loss", "test_acc")
 _FAULTS = (*KEY, "what", "action")
 _EPOCHS = {
@@ -77,13 +78,16 @@ def import_matplotlib() -> None:
             matplotlib.rcParams["backend"] = backend
 
 
-def write_report(run_dir: Path) -> Path:
+def write_report(run_dir: Path, trained: Mapping[str, float] | None = None) -> Path:
     """Score the finished folds of a run and write its figures, summary.json and report.html.
 
     config.json needs "num_folds", an int, the number of folds that the run will have, and "train_counts",
     {fold: number of training clips of each class}, for the majority baseline. Optional are "notes", a list of
     str shown as banners; "leaky", a list of str, why the scores are not to be trusted, shown on every output;
-    and "select", how the epoch was chosen. All other keys are listed as settings.
+    and "select", how the epoch was chosen; "provenance", a list with a dictionary of how the run was made for
+    each of its starts. All other keys are listed as settings.
+
+    trained: what the trainings took: "epochs", "seconds", "clips_per_second".
 
     faults.csv (dataset, subject, clip, onset, what, action) may be absent or empty. A class without a test
     clip counts as zero, and a banner says so.
@@ -111,12 +115,12 @@ def write_report(run_dir: Path) -> Path:
         name: plots.png(plots.confusion_matrix(matrix, run.classes, leaky=leaky))
         for name, matrix in matrices.items()
     }
-    summary = json.dumps(_summary(run), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    summary = json.dumps(_summary(run, trained), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_bytes(run_dir / "curves.png", curves)
     write_bytes(run_dir / "confusion.png", confusions[""])
     write_text(run_dir / "summary.json", summary)
     report = run_dir / "report.html"
-    write_text(report, _page(run, faults, curves, confusions))
+    write_text(report, _page(run, faults, curves, confusions, trained))
     return report
 
 
@@ -268,7 +272,7 @@ def _json(path: Path, text: str, place: str = "") -> dict[str, Any]:
     return value
 
 
-def _summary(run: _Run) -> dict[str, Any]:
+def _summary(run: _Run, trained: Mapping[str, float] | None) -> dict[str, Any]:
     scores = run.scores
     classes = zip(run.classes, scores.f1, scores.recall, scores.support, strict=True)
     return {
@@ -291,6 +295,8 @@ def _summary(run: _Run) -> dict[str, Any]:
         "confusion": scores.confusion.tolist(),
         "per_fold": run.folds.to_dict(orient="records"),
         "per_fold_mean": run.fold_mean,
+        "trained": trained and dict(trained),
+        "provenance": run.config.get(_PROVENANCE, []),
     }
 
 
@@ -309,10 +315,16 @@ def _class_rows(run: _Run) -> list[tuple[str, str, str, int]]:
     return [(name, f"{f1:.3f}", f"{recall:.3f}", int(clips)) for name, f1, recall, clips in columns]
 
 
-def _page(run: _Run, faults: pd.DataFrame, curves: bytes, confusions: dict[str, bytes]) -> str:
+def _page(
+    run: _Run,
+    faults: pd.DataFrame,
+    curves: bytes,
+    confusions: dict[str, bytes],
+    trained: Mapping[str, float] | None,
+) -> str:
     meanings = ("mean F1 over classes", "mean recall over classes", "share of clips right")
     scores, baselines = _headline(run.scores), _headline(run.baseline)
-    known = (_NOTES, _TRAIN_COUNTS, _LEAKY)
+    known = (_NOTES, _TRAIN_COUNTS, _LEAKY, _PROVENANCE)
     return page.render(
         title=run.name + (" (leaky)" if run.leaky else ""),
         extent=_extent(run),
@@ -341,8 +353,20 @@ def _page(run: _Run, faults: pd.DataFrame, curves: bytes, confusions: dict[str, 
         fold_mean=list(run.fold_mean.values()),
         subjects=_rows(run.subjects),
         faults=_rows(faults),
+        starts=_starts(run.config.get(_PROVENANCE, [])),
+        trained=trained,
         settings=page.flatten({key: value for key, value in run.config.items() if key not in known}),
     )
+
+
+def _starts(entries: Sequence[Mapping[str, Any]]) -> list[list[tuple[str, str]]]:
+    """The lines of each start of a run: of the first one all, of the others what is new."""
+    starts, before = [], {}
+    for entry in entries:
+        new = {key: value for key, value in entry.items() if value is not None and value != before.get(key)}
+        starts.append(page.flatten(new))
+        before = entry
+    return starts
 
 
 def _rows(frame: pd.DataFrame) -> list[tuple[Any, ...]]:
