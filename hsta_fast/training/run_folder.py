@@ -9,8 +9,8 @@ runs/<name>/config.json        the resolved configuration, classes, folds and no
                                model.safetensors and predictions.csv; inner/<k>/ of its inner folds, with
                                answers.npy: the classes predicted after each epoch
             .launch            which launch started or continued it, for torchrun's restarts
-            predictions.csv    all finished folds; metrics.jsonl, curves.png, confusion.png, summary.json,
-                               report.html
+            predictions.csv    all finished folds; metrics.jsonl, summary.json, report.html, and the figures
+                               curves, confusion, of several datasets confusion-datasets, as png and svg
 """
 
 import json
