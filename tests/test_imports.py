@@ -28,6 +28,7 @@ ARROWS: dict[str, str] = {
     "inputs": "",
     "frame_checks": "inputs ops",
     "model": "crossmodal frame_checks inputs layers ops",
+    "csta_maps": "crossmodal model",
     "wrappers": "model",
     "environment": "ops",
     "checkpoint": "files layers inputs model wrappers",
@@ -111,7 +112,7 @@ ARROWS: dict[str, str] = {
     "training.ablate training.config training.evaluate training.optim training.runner training.setup "
     "training.workers",
     "__main__": "cli",
-    "__init__": "reference ops crossmodal layers inputs model checkpoint environment",
+    "__init__": "reference ops crossmodal layers inputs model csta_maps checkpoint environment",
 }
 
 
