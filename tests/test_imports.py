@@ -28,6 +28,7 @@ ARROWS: dict[str, str] = {
     "inputs": "",
     "frame_checks": "inputs ops",
     "model": "crossmodal frame_checks inputs layers ops",
+    "csta_maps": "crossmodal model",
     "wrappers": "model",
     "environment": "ops",
     "checkpoint": "files layers inputs model wrappers",
@@ -83,7 +84,8 @@ ARROWS: dict[str, str] = {
     "protocol.metrics": "clips",
     "protocol.predictions": "clips",
     "protocol.fold_files": "clips protocol.folds protocol.predictions",
-    "protocol.report": "clips files protocol.metrics protocol.page protocol.plots protocol.predictions",
+    "protocol.run_scores": "clips protocol.metrics protocol.predictions",
+    "protocol.report": "files protocol.metrics protocol.page protocol.plots protocol.run_scores",
     "protocol.overlap": "clips protocol.fold_files protocol.predictions",
     "protocol.findings": "clips protocol.metrics protocol.overlap protocol.predictions",
     "protocol.audit": "protocol.findings protocol.metrics protocol.overlap",
@@ -118,7 +120,7 @@ ARROWS: dict[str, str] = {
     "training.ablate training.config training.evaluate training.optim training.runner training.setup "
     "training.workers",
     "__main__": "cli",
-    "__init__": "reference ops crossmodal layers inputs model checkpoint environment",
+    "__init__": "reference ops crossmodal layers inputs model csta_maps checkpoint environment",
 }
 
 

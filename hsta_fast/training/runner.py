@@ -243,7 +243,7 @@ def log_start(exp: Experiment, start: Start, log: RunLog, how: str) -> None:
     if workers().is_main:
         for line in (*(f"LEAKY: {reason}" for reason in exp.cfg.leaks()), *caveats(exp.cfg), *exp.remarks):
             log.event(line)
-        for line in first_faults(exp.data.table, ", all in faults.csv"):
+        for line in remarks_and_faults(exp.data.table, ", all in faults.csv"):
             log.event(line)
 
 
