@@ -54,7 +54,7 @@ ARROWS: dict[str, str] = {
     "data.readers.annotation": "files data.clips data.readers.tree",
     "data.readers.folders": "files clips data.readers.tree",
     "data.readers.videos": "files data.frames.video data.readers.folders",
-    "data.readers.base": "files data.clips data.action_units data.readers.annotation",
+    "data.readers.base": "files data.clips data.action_units data.readers.annotation data.readers.tree",
     **{
         f"data.readers.{name}": "data.clips data.frames.video data.readers.annotation data.readers.base "
         "data.readers.folders data.readers.videos"

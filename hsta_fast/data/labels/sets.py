@@ -29,8 +29,8 @@ def dataset_id(name: str) -> str:
 
 
 def name_key(dataset: str, subject: str, clip: str) -> ClipName:
-    """The key of a clip's name, equal for all spellings of its subject and clip."""
-    return dataset, spelling_key(subject), words_key(clip)
+    """The key of a clip's name, equal for all spellings of dataset, subject and clip."""
+    return dataset_id(dataset), spelling_key(subject), words_key(clip)
 
 
 def _key_of(clip: Mapping[Any, Any]) -> ClipName:
@@ -69,8 +69,8 @@ class LabelSet:
 
     @property
     def listed_datasets(self) -> set[str]:
-        """The datasets of the official list: for their clips it wins over the words."""
-        return {dataset for dataset, _, _ in self.listed}
+        """The datasets of the official list (see `dataset_id`): for their clips it wins over the words."""
+        return {dataset_id(dataset) for dataset, _, _ in self.listed}
 
     def unknown_datasets(self, datasets: Iterable[str]) -> list[str]:
         """The datasets named in `of_dataset` that are neither published ones nor in `datasets`."""
@@ -150,7 +150,16 @@ LABEL_SETS: dict[str, LabelSet] = {
                 "samm": _composite("anger contempt disgust fear sadness"),
                 "smic": {name: name for name in THREE_CLASSES},
             },
-            without=frozenset({("casme2", "sub04", "EP12_01f"), ("casme2", "sub05", "EP09_05f")}),
+            without=frozenset(
+                {
+                    ("casme2", "sub04", "EP12_01f"),
+                    ("casme2", "sub05", "EP09_05f"),
+                    # Surprise in the coding of 2019 only; the composite is made from that of 2014.
+                    ("casme2", "sub24", "EP07_01"),
+                    ("casme2", "sub24", "EP07_04f"),
+                    ("casme2", "sub24", "EP10_03"),
+                }
+            ),
         ),
     )
 }
@@ -213,7 +222,7 @@ def _class_by_word(clip: Mapping[Any, Any], labels: LabelSet) -> str | None:
     try:
         return labels.by_word(clip)
     except KeyError as error:
-        if clip["dataset"] in labels.listed_datasets:
+        if dataset_id(clip["dataset"]) in labels.listed_datasets:
             return None
         if labels.column == "emotion" and not clip["emotion"]:
             raise ValueError(
@@ -235,7 +244,7 @@ def _apply_official_list(
     listed = {name_key(*name): label for name, label in labels.listed.items()}
     names, faults = list(by_word), []
     for position, clip in enumerate(clips):
-        if clip["dataset"] not in datasets:
+        if dataset_id(clip["dataset"]) not in datasets:
             continue
         official, rule = listed.get(_key_of(clip)), by_word[position]
         if official != rule:
@@ -247,12 +256,12 @@ def _apply_official_list(
 
 def _listed_but_missing(clips: Sequence[Mapping[Any, Any]], labels: LabelSet) -> list[Fault]:
     """A fault for each clip of the official list that is not in the table, for the table's datasets."""
-    datasets = {clip["dataset"] for clip in clips}
+    datasets = {dataset_id(clip["dataset"]) for clip in clips}
     here = {_key_of(clip) for clip in clips}
     return [
         Fault(*name, None, "in the official list, not among the clips of this copy", LEFT_OUT)
         for name in labels.listed
-        if name[0] in datasets and name_key(*name) not in here
+        if dataset_id(name[0]) in datasets and name_key(*name) not in here
     ]
 
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from ...clips import words_key
 from ...files import inside, reason
-from .tree import IMAGE_TYPE, MAX_DEPTH, levels
+from .tree import IMAGE_TYPE, MAX_DEPTH, NoFolderError, levels, without_numbers
 
 # A frame's file name without its type; group 1 is the frame number.
 ANY_NUMBERED = re.compile(r"(?:.*[^0-9])?([0-9]{1,15})", re.DOTALL)
@@ -133,7 +133,10 @@ class FrameFolders:
                         raise ValueError(f"{folder}: frame {number} expected one image, got {both}")
                     listing.files[number] = entry.name
         except OSError as error:
-            raise ValueError(f"{folder}: expected a folder of images, got: {reason(error)}") from error
+            what = f"{folder}: expected a folder of images, got: {reason(error)}"
+            if isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise NoFolderError(folder, what) from error
+            raise ValueError(what) from error
         return listing
 
 
@@ -219,14 +222,22 @@ def list_subfolders(root: Path, folder: str) -> tuple[list[str], list[tuple[str,
 def find_subjects(root: Path, subject: re.Pattern[str], *, depth: int = MAX_DEPTH) -> list[str]:
     """The folders, at most `depth` levels below the root, that hold a folder whose name matches `subject`.
 
-    Paths relative to the root, "" for the root itself, nearest first. Which folders are searched: see `tree`.
+    Paths relative to the root, "" for the root itself, nearest first. Which folders are searched: see `tree`;
+    a long series of folders is searched wholly if one of its first has such a folder in it.
     """
-    return [
-        folder.path
-        for level in levels(root, subject, depth=depth)
-        for folder in level
-        if any(map(subject.fullmatch, folder.folders))
-    ]
+    whole: set[tuple[str, str]] = set()
+    while True:
+        listed = [folder for level in levels(root, subject, depth=depth, whole=whole) for folder in level]
+        found = [folder.path for folder in listed if any(map(subject.fullmatch, folder.folders))]
+        above = {
+            (posix_join(*parts[:number]) if number else "", without_numbers(parts[number]))
+            for parts in (path.split("/") for path in found)
+            for number in range(len(parts))
+        }
+        series = {(folder.path, name) for folder in listed for name in folder.long_series()}
+        if not (above & series) - whole:
+            return found
+        whole |= above & series
 
 
 def posix_join(folder: str, *names: str) -> str:
