@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ...files import inside, open_plain, reason
+from ...files import as_on_disk, inside, open_plain, reason
 from ..clips import brief
 from .tree import MAX_DEPTH, levels
 
@@ -254,6 +254,7 @@ def read_sheets(path: Path) -> Sheets:
 
     Raises ValueError if the file is missing or not such a table.
     """
+    path = as_on_disk(path)
     try:
         with open_plain(path, "an annotation file") as file:
             file.read(1)
@@ -302,6 +303,7 @@ def _text(cell: Any) -> str:
 
 def read_csv(path: Path) -> list[list[str]]:
     """The rows of a comma-separated UTF-8 file as stripped text; ValueError if it is not one."""
+    path = as_on_disk(path)
     try:
         with open_plain(path, "a table") as file:
             text = file.read().decode("utf-8-sig")

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ...clips import identity
 from ...files import is_plain_name
 from ..action_units import objective_class, parse_objective_class
 from ..clips import (
@@ -34,6 +35,7 @@ from ..clips import (
     brief,
     clip_frame,
 )
+from ..remarks import Timing, timing_remarks
 from .annotation import AnnotatedRows, Columns, Row, integer
 from .tree import NoFolderError, contents, searched
 
@@ -62,6 +64,7 @@ class AnnotationRow:
     longest: the largest number of frames that is accepted; None for no limit.
     notes: (what, action) of faults found so far that do not leave the clip out.
     also: (onset, what) of further expressions in the row, which are left out.
+    rate: frames a second from onset to offset, None if unknown.
     """
 
     dataset: str
@@ -78,6 +81,7 @@ class AnnotationRow:
     longest: int | None = MAX_MICRO_FRAMES
     notes: tuple[tuple[str, str], ...] = ()
     also: tuple[tuple[int | None, str], ...] = ()
+    rate: Callable[[int, int], float | None] = lambda onset, offset: None
 
 
 Rows = Iterable[tuple[str, Row]]  # (where the row is, as messages say it; the row); see `AnnotatedRows`
@@ -171,6 +175,7 @@ def read_rows(
     log = FaultLog(strict=strict)
     clips: dict[tuple[str, str, str, int | None], dict[str, Any]] = {}
     absent: dict[Expression, list[tuple[NoFolderError, Fault]]] = {}
+    timings: list[Timing] = []
     for where, row in rows:
         dataset, subject, clip_name, onset_cell = identify(row)
         name = (dataset, subject, clip_name, integer(onset_cell))
@@ -204,6 +209,9 @@ def read_rows(
             no_folder = error if isinstance(error, NoFolderError) else None
         else:
             clips[name] = clip
+            if rate := annotated.rate(clip["onset"], clip["offset"]):
+                is_micro = annotated.expression == "micro"
+                timings.append(Timing(identity(*name), is_micro, len(clip["frames"]), rate))
             for onset, what in annotated.also:
                 log.add(_fault(name, onset, f"{where}: {what}", LEFT_OUT))
         for what, action in notes:
@@ -215,6 +223,7 @@ def read_rows(
     faults, remarks = _one_for_all(root, log.faults, absent, no_folders, is_empty=not clips)
     if isinstance(rows, AnnotatedRows):
         remarks = [*rows.remarks, *remarks]
+    remarks += timing_remarks(timings)
     return ClipTable(root, clip_frame(list(clips.values())), tuple(faults), tuple(remarks))
 
 

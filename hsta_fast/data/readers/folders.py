@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ...clips import words_key
-from ...files import inside, reason
+from ...files import as_on_disk, inside, reason
 from .tree import IMAGE_TYPE, MAX_DEPTH, NoFolderError, levels, without_numbers
 
 # A frame's file name without its type; group 1 is the frame number.
@@ -22,10 +22,11 @@ Found = TypeVar("Found")
 
 
 def check_folder(root: Path | str) -> Path:
-    """`root` as a path; ValueError if it is not a folder."""
-    if not os.path.isdir(root):
+    """`root` as a path (see `as_on_disk`); ValueError if it is not a folder."""
+    path = as_on_disk(root)
+    if not os.path.isdir(path):
         raise ValueError(f"{root}: expected the folder of a dataset, got no such folder")
-    return Path(root)
+    return path
 
 
 def remembered(known: dict[str, Found | ValueError], name: str, find: Callable[[str], Found]) -> Found:
