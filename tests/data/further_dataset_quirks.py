@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hsta_fast.data import apply_labels, label_set, read_dataset, recognise
+from hsta_fast.data import Expression, apply_labels, label_set, read_dataset, recognise
 from hsta_fast.data.clips import ENDS_AT_APEX, LEFT_OUT, MIDDLE_APEX
 from hsta_fast.data.readers.four_dme import MANY_FLAGS
 
@@ -15,7 +15,7 @@ from .dataset_quirks import left_out, only_fault, quirk
 from .fake_datasets import CSV_HEADER, casme2_copy, casme2_row, csv_row, frames, sheet, table
 from .further_datasets import casme_row, dfme_row, four_dme_row, mmew_row, samm_long_row, squared_row
 
-BOTH = ("micro", "macro")
+BOTH: tuple[Expression, ...] = ("micro", "macro")
 
 # MMEW
 
