@@ -177,7 +177,7 @@ def test_strict_names_the_first_fault(monkeypatch: pytest.MonkeyPatch, copy: Pat
         ),
         (
             ("--labels", "emotion5"),
-            f"--labels expected one of {', '.join(LABEL_SETS)}, or a .json",
+            f"--labels expected auto, one of {', '.join(LABEL_SETS)}, or a .json",
         ),
         (("--labels", "no-such.json"), "no-such.json: expected a label file, got: no such file"),
         (("--labels", "megc2019"), "emotion expected a word of label set 'megc2019'"),

@@ -15,7 +15,7 @@ from ..data import describe_inputs
 from ..environment import info_text
 from ..files import check_locks, check_writable, write_atomically
 from ..protocol import best_epoch, import_matplotlib, table, write_report, write_seeds
-from .config import TrainConfig, leak_columns, to_json
+from .config import TrainConfig, leak_columns, settled
 from .evaluate import predictions_table
 from .loop import fit, predict
 from .run_checks import (
@@ -107,7 +107,7 @@ def check_before_reading(cfg: TrainConfig, runs: Sequence[TrainConfig], is_main:
     for run in runs:
         path = run.runs / run.name
         check_free(path)
-        check_run(path, to_json(run), resume=run.resume, overwrite=run.overwrite)
+        check_run(path, settled(run), resume=run.resume, overwrite=run.overwrite)
         if not (run.resume and (path / "config.json").exists()):
             run.check_warm_up()
         check_writable(path, "--name", path)

@@ -207,6 +207,31 @@ LABEL_SETS: dict[str, LabelSet] = {
 }
 
 
+_COMPOSITE = LABEL_SETS["megc2019"]
+
+
+def default_labels(table: ClipTable) -> tuple[str, str]:
+    """(name of the label set that "auto" means for these clips, one sentence that says so).
+
+    It is the one that the literature on their dataset uses; for two or three of CASME II, SAMM and SMIC-HS,
+    that of their composite.
+
+    Raises ValueError if the datasets have different ones.
+    """
+    datasets = list(dict.fromkeys(table.clips["dataset"]))
+    names = {dataset: table.default_labels[dataset] for dataset in datasets}
+    composite = len(datasets) > 1 and set(datasets) <= set(_COMPOSITE.of_dataset)
+    found = {_COMPOSITE.name} if composite else set(names.values())
+    if len(found) > 1:
+        each = ", ".join(f"{name} for {dataset}" for dataset, name in names.items())
+        raise ValueError(
+            f"--labels expected one label set for all clips, got auto, which is {each}: name one"
+        )
+    (name,) = found
+    classes = ", ".join(LABEL_SETS[name].classes)
+    return name, f"--labels auto is {name} ({classes}), the default for {' and '.join(datasets)}"
+
+
 def apply_labels(table: ClipTable, labels: LabelSet) -> tuple[ClipTable, dict[str, int]]:
     """Label the clips: (the clips that have a class, with an int64 column `label`; emotion -> dropped clips).
 
