@@ -49,8 +49,9 @@ ARROWS: dict[str, str] = {
     "data.frames.load": "data.clips data.sampling data.frames.apex data.frames.cache data.frames.flow "
     "data.frames.store",
     "data.readers": "",
-    "data.readers.annotation": "files data.clips",
-    "data.readers.folders": "files clips data.frames.video",
+    "data.readers.tree": "files",
+    "data.readers.annotation": "files data.clips data.readers.tree",
+    "data.readers.folders": "files clips data.frames.video data.readers.tree",
     "data.readers.base": "files data.clips data.action_units data.readers.annotation",
     **{
         f"data.readers.{name}": "data.clips data.frames.video data.readers.annotation data.readers.base "

@@ -32,6 +32,7 @@ COLUMNS = Columns(
         "expression type",
     ),
     filled=("emotion",),
+    below=False,  # paths in it are relative to the root
 )
 
 # A video file may declare any number of frames; 100,000 are more than an hour at 25 frames a second.

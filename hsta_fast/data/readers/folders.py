@@ -16,10 +16,10 @@ import cv2
 from ...clips import words_key
 from ...files import inside, reason
 from ..frames.video import check_container
+from .tree import IMAGE_TYPE, MAX_DEPTH, levels
 
 # A frame's file name without its type; group 1 is the frame number.
 ANY_NUMBERED = re.compile(r"(?:.*[^0-9])?([0-9]{1,15})", re.DOTALL)
-_IMAGE_TYPE = re.compile(r"\.(?:jpg|jpeg|png|bmp)", re.IGNORECASE)
 
 Found = TypeVar("Found")
 
@@ -122,7 +122,7 @@ class FrameFolders:
                 for entry in entries:
                     stem, suffix = os.path.splitext(entry.name)
                     match = self.number.fullmatch(stem)
-                    if match is None or not _IMAGE_TYPE.fullmatch(suffix) or stem.startswith("."):
+                    if match is None or not IMAGE_TYPE.fullmatch(suffix) or stem.startswith("."):
                         continue
                     number = int(match[1])
                     try:
@@ -200,19 +200,23 @@ class FolderNames:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._children: dict[str, list[str]] = {}
+        self._names: dict[str, set[str]] = {}
+        self._spellings: dict[str, dict[str, list[str]]] = {}  # folder -> `words_key` -> names
 
     def on_disk(self, folder: str, name: str) -> str:
         """The folder in `folder` called `name`, else the one with another spelling of it, else `name`.
 
         Raises ValueError if there are several other spellings.
         """
-        if folder not in self._children:
-            self._children[folder] = subfolders(self.root, folder)
-        names = self._children[folder]
-        if name in names:
+        if folder not in self._names:
+            self._names[folder] = set(subfolders(self.root, folder))
+        if name in self._names[folder]:
             return name
-        found = [other for other in names if words_key(other) == words_key(name)]
+        if folder not in self._spellings:
+            spellings = self._spellings[folder] = {}
+            for other in sorted(self._names[folder]):
+                spellings.setdefault(words_key(other), []).append(other)
+        found = self._spellings[folder].get(words_key(name), [])
         if len(found) > 1:
             raise ValueError(f"{folder or '.'}: expected one folder for {name!r}, got {', '.join(found)}")
         return found[0] if found else name
@@ -279,21 +283,17 @@ def list_subfolders(root: Path, folder: str) -> tuple[list[str], list[tuple[str,
     return sorted(names), sorted(errors)
 
 
-def find_subjects(root: Path, subject: re.Pattern[str], *, depth: int = 2) -> list[str]:
+def find_subjects(root: Path, subject: re.Pattern[str], *, depth: int = MAX_DEPTH) -> list[str]:
     """The folders, at most `depth` levels below the root, that hold a folder whose name matches `subject`.
 
-    Paths relative to the root, "" for the root itself, nearest first.
+    Paths relative to the root, "" for the root itself, nearest first. Which folders are searched: see `tree`.
     """
-    found, level = [], [""]
-    for _ in range(depth + 1):
-        deeper = []
-        for folder in level:
-            names = subfolders(root, folder)
-            if any(subject.fullmatch(name) for name in names):
-                found.append(folder)
-            deeper += [posix_join(folder, name) for name in names if not subject.fullmatch(name)]
-        level = deeper
-    return found
+    return [
+        folder.path
+        for level in levels(root, subject, depth=depth)
+        for folder in level
+        if any(map(subject.fullmatch, folder.folders))
+    ]
 
 
 def posix_join(folder: str, *names: str) -> str:
