@@ -61,7 +61,10 @@ ARROWS: dict[str, str] = {
     **{
         f"data.readers.{name}": "files data.clips data.frames.video data.readers.annotation "
         "data.readers.base data.readers.folders data.readers.videos"
-        for name in ("casme2", "samm", "smic", "casme3", "custom")
+        for name in (
+            *("casme2", "samm", "smic", "casme3", "custom"),
+            *("mmew", "dfme", "casme", "four_dme", "casme_squared", "samm_long"),
+        )
     },
     "data.readers.registry": "clips data.clips data.readers",
     "data.labels": "",
@@ -76,8 +79,8 @@ ARROWS: dict[str, str] = {
     # Rendered faces.
     "synth.face": "",
     "synth.painter": "synth.face",
-    "synth.layouts": "files data.readers",
-    "synth.faults": "files data.clips synth.layouts",
+    "synth.layouts": "files data.clips data.readers",
+    "synth.faults": "files data.clips data.readers synth.layouts",
     "synth.render": "files synth.face synth.faults synth.layouts synth.painter",
     "synth": "synth.render",
     # Evaluation: imports only clips and files of ours.

@@ -68,6 +68,12 @@ PUBLISHED: dict[str, dict[str, int | None]] = {
         "sad": 57,
         "happy": 55,
     },
+    "mmew": {"micro-expressions": 300, "subjects": 36},
+    "dfme": {"micro-expressions": 1856, "subjects": 176},  # of the training part
+    "casme": {"micro-expressions": 195},  # Yan et al. 2013; public copies of the table have 189 rows
+    # As public code for spotting counts them.
+    "casme_squared": {"micro-expressions": 57, "macro-expressions": 300, "subjects": 22},
+    "samm_long": {"micro-expressions": 159, "macro-expressions": 343},  # Yap et al. 2020
 }
 _CASME3_CLASSES = (457, 55, 187)
 # Three clips of CASME II changed from sadness to surprise in the coding of 2019.

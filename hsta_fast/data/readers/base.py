@@ -27,6 +27,7 @@ from ..action_units import objective_class, parse_objective_class
 from ..clips import (
     AS_BLANK,
     CLASS_BY_UNITS,
+    ENDS_AT_APEX,
     LEFT_OUT,
     MIDDLE_APEX,
     ClipTable,
@@ -99,6 +100,7 @@ class Reader:
         raises ValueError where the copy cannot be read.
     identify: (dataset, subject, clip, onset) as the cells of a row have them, to name a row that cannot be
         interpreted.
+    assumed: what no annotation file of the dataset that was seen confirms, for a remark; "" for nothing.
     labels: the label set that "auto" means for its clips: what the dataset's own literature uses.
     frames: what a path of a frame looks like, for messages; "" where the table says it.
     """
@@ -111,6 +113,7 @@ class Reader:
     identify: Callable[[Row], tuple[str, str, str, str]]
     labels: str
     frames: str = ""
+    assumed: str = ""
 
     def scan(
         self, root: Path, annotation: Path | str | None, expressions: Sequence[Expression], *, strict: bool
@@ -129,7 +132,9 @@ class Reader:
             strict=strict,
             no_folders=lambda clips: self._no_folders(root, clips),
         )
-        return replace(table, default_labels=dict.fromkeys(table.clips["dataset"], self.labels))
+        assumed = (f"{self.title}: assumed: {self.assumed}",) if self.assumed else ()
+        defaults = dict.fromkeys(table.clips["dataset"], self.labels)
+        return replace(table, remarks=(*assumed, *table.remarks), default_labels=defaults)
 
     def _no_folders(self, root: Path, clips: Sequence[tuple[str, str]]) -> str:
         """What was looked for and found where none of the clips, (subject, folder), has a folder."""
@@ -320,6 +325,13 @@ def folder_name(row: Row, column: str) -> str:
             f"{column.lower()} expected the name of one folder inside the root, got {row[column]!r}"
         )
     return row[column]
+
+
+def offset_or_apex(offset: str, apex: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """The cell of the last frame and its notes, where an offset of 0 means that the clip ends at its apex."""
+    if integer(offset) == 0 and integer(apex) is not None:
+        return apex, (("offset expected a frame, got 0", ENDS_AT_APEX),)
+    return offset, ()
 
 
 def expression_type(text: str) -> Expression:

@@ -193,6 +193,34 @@ class FolderNames:
         return folder
 
 
+class ClipFolders:
+    """The folders of clips, by name: for datasets whose clips lie below other folders than the subject's.
+
+    clip: matches the name of a clip's folder.
+    parents: the folders that hold clips' folders, nearest to the root first.
+    """
+
+    def __init__(
+        self, root: Path, clip: re.Pattern[str], skip: Callable[[str], bool] = lambda parent: False
+    ) -> None:
+        self.parents = [folder for folder in find_subjects(root, clip) if not skip(folder)]
+        self._folders: dict[str, list[str]] = {}
+        for parent in self.parents:
+            for name in filter(clip.fullmatch, subfolders(root, parent)):
+                self._folders.setdefault(words_key(name), []).append(posix_join(parent, name))
+
+    def only(self, clip: str, prefer: Callable[[str], bool] = lambda folder: False) -> str:
+        """The folder of a clip, whatever its spelling; of several, the one that `prefer` accepts.
+
+        Raises ValueError if that is not exactly one.
+        """
+        found = self._folders.get(words_key(clip), [])
+        found = list(filter(prefer, found)) or found
+        if len(found) != 1:
+            raise ValueError(f"filename expected one folder named {clip!r}, got {', '.join(found) or 'none'}")
+        return found[0]
+
+
 def subfolders(root: Path, folder: str) -> list[str]:
     """Names of the folders in `folder` that are inside the root, sorted; none if it cannot be read."""
     return list_subfolders(root, folder)[0]
