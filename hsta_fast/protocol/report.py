@@ -19,7 +19,7 @@ from ..clips import KEY, natural_key, subject_ids
 from ..files import write_bytes, write_text
 from . import page
 from .metrics import Scores, bootstrap_interval, majority_baseline, per_dataset, per_fold, score
-from .predictions import load_predictions, read_text_table
+from .predictions import read_text_table, run_predictions
 
 # Keys of config.json that have a meaning here; the report lists all others as settings.
 _NOTES, _NUM_FOLDS, _TRAIN_COUNTS, _LEAKY = "notes", "num_folds", "train_counts", "leaky"
@@ -166,7 +166,7 @@ def _read_run(run_dir: Path) -> _Run:
     leaky = config.get(_LEAKY, [])
     if not isinstance(leaky, list) or not all(isinstance(reason, str) for reason in leaky):
         raise ValueError(f"{path}: {_LEAKY} expected a list of strings, got {leaky!r}")
-    loaded = load_predictions(run_dir / "predictions.csv", strict=True)
+    loaded = run_predictions(run_dir / "predictions.csv")
     classes = loaded.classes
     predictions = loaded.rows.sort_values("fold", key=lambda folds: folds.map(natural_key), kind="stable")
     scores = score(predictions["label"], predictions["predicted"], len(classes), absent="zero")
