@@ -9,6 +9,7 @@ import pytest
 
 import hsta_fast
 from hsta_fast import cli
+from hsta_fast.data import LABEL_SETS
 
 COMMANDS = ("synth", "doctor", "prepare", "train", "evaluate", "audit", "ablate", "info", "build")
 
@@ -176,7 +177,7 @@ def test_strict_names_the_first_fault(monkeypatch: pytest.MonkeyPatch, copy: Pat
         ),
         (
             ("--labels", "emotion5"),
-            "--labels expected one of emotion7, emotion3, objective7, megc2019, or a .json",
+            f"--labels expected auto, one of {', '.join(LABEL_SETS)}, or a .json",
         ),
         (("--labels", "no-such.json"), "no-such.json: expected a label file, got: no such file"),
         (("--labels", "megc2019"), "emotion expected a word of label set 'megc2019'"),

@@ -28,6 +28,7 @@ ARROWS: dict[str, str] = {
     "inputs": "",
     "frame_checks": "inputs ops",
     "model": "crossmodal frame_checks inputs layers ops",
+    "csta_maps": "crossmodal model",
     "wrappers": "model",
     "environment": "ops",
     "checkpoint": "files layers inputs model wrappers",
@@ -49,12 +50,14 @@ ARROWS: dict[str, str] = {
     "data.frames.load": "data.clips data.sampling data.frames.apex data.frames.cache data.frames.flow "
     "data.frames.store",
     "data.readers": "",
-    "data.readers.annotation": "files data.clips",
-    "data.readers.folders": "files clips data.frames.video",
+    "data.readers.tree": "files",
+    "data.readers.annotation": "files data.clips data.readers.tree",
+    "data.readers.folders": "files clips data.readers.tree",
+    "data.readers.videos": "files data.frames.video data.readers.folders",
     "data.readers.base": "files data.clips data.action_units data.readers.annotation",
     **{
         f"data.readers.{name}": "data.clips data.frames.video data.readers.annotation data.readers.base "
-        "data.readers.folders"
+        "data.readers.folders data.readers.videos"
         for name in ("casme2", "samm", "smic", "casme3", "custom")
     },
     "data.readers.registry": "clips data.clips data.readers",
@@ -85,7 +88,8 @@ ARROWS: dict[str, str] = {
     "protocol.foreign": "clips protocol.columns protocol.predictions protocol.tables",
     "protocol.label_check": "protocol.predictions",
     "protocol.fold_files": "clips protocol.folds protocol.predictions",
-    "protocol.report": "clips files protocol.metrics protocol.page protocol.plots protocol.predictions",
+    "protocol.run_scores": "clips protocol.metrics protocol.predictions",
+    "protocol.report": "files protocol.metrics protocol.page protocol.plots protocol.run_scores",
     "protocol.overlap": "clips protocol.columns protocol.fold_files protocol.label_check "
     "protocol.predictions",
     "protocol.findings": "clips protocol.foreign protocol.metrics protocol.overlap protocol.predictions",
@@ -101,13 +105,19 @@ ARROWS: dict[str, str] = {
     "training.optim": "model training.config",
     "training.splits": "clips data.clips protocol training.config",
     "training.run_checks": "files clips",
+    "training.run_log": "",
+    "training.scalars": "",
+    "training.provenance": "environment model",
     "training.run_folder": "files checkpoint protocol training.run_checks",
     "training.setup": "environment files inputs data protocol training.config training.splits",
-    "training.loop": "model data protocol training.config training.optim training.run_folder training.setup",
+    "training.progress": "training.run_folder training.run_log training.scalars",
+    "training.loop": "model data protocol training.config training.optim training.progress "
+    "training.run_folder training.setup",
     "training.evaluate": "clips checkpoint protocol training.config training.loop "
     "training.run_checks training.run_folder training.setup",
     "training.runner": "clips files checkpoint environment data protocol training.config training.evaluate "
-    "training.loop training.run_checks training.run_folder training.setup training.splits training.workers",
+    "training.loop training.progress training.provenance training.run_checks training.run_folder "
+    "training.run_log training.scalars training.setup training.splits training.workers",
     "training.ablate": "files protocol training.config training.optim training.paper_tables "
     "training.run_checks training.runner training.workers",
     # The top.
@@ -115,7 +125,7 @@ ARROWS: dict[str, str] = {
     "training.ablate training.config training.evaluate training.optim training.runner training.setup "
     "training.workers",
     "__main__": "cli",
-    "__init__": "reference ops crossmodal layers inputs model checkpoint environment",
+    "__init__": "reference ops crossmodal layers inputs model csta_maps checkpoint environment",
 }
 
 

@@ -191,7 +191,7 @@ def _counts(dataset: str, clips: pd.DataFrame) -> list[Count]:
     known = PUBLISHED.get(dataset, {})
     kinds = clips["expression"].value_counts()
     micro = clips[clips["expression"] == "micro"]
-    emotions = micro["emotion"].value_counts().to_dict()
+    emotions = micro.loc[micro["emotion"] != "", "emotion"].value_counts().to_dict()
     found = {"micro-expressions": int(kinds.get("micro", 0)), "macro-expressions": int(kinds.get("macro", 0))}
     found["subjects"] = int(clips["subject"].nunique())
     found |= {str(word): int(count) for word, count in emotions.items()}
@@ -205,7 +205,7 @@ def _counts(dataset: str, clips: pd.DataFrame) -> list[Count]:
         Count(what, found.get(what, 0), known.get(what, None if dataset not in PUBLISHED or not words else 0))
         for what in dict.fromkeys([*first, *words, *sorted(map(str, emotions))])
     ]
-    if dataset == "casme3":
+    if dataset == "casme3" and emotions:
         classes = LABEL_SETS["emotion3"]
         mapped = micro["emotion"].map(dict(classes.mapping)).value_counts()
         for name, number in zip(THREE_CLASSES, _CASME3_CLASSES, strict=True):
@@ -256,6 +256,8 @@ def as_text(examination: Examination) -> str:
             lines += [*(f"  {fault}" for fault in diagnosis.faults), ""]
         elif not diagnosis.error:
             lines += [f"no fault in any row or any of {diagnosis.frames} frames", ""]
+        if diagnosis.table is not None and diagnosis.table.remarks:
+            lines += ["remarks", *(f"  {remark}" for remark in diagnosis.table.remarks), ""]
         lines += _table(diagnosis.counts)
     if examination.composite or examination.differences:
         lines += ["MEGC 2019 composite", ""]
@@ -291,6 +293,7 @@ def as_json(examination: Examination) -> dict[str, Any]:
                 "clips": 0 if diagnosis.table is None else len(diagnosis.table),
                 "frames": diagnosis.frames,
                 "faults": [asdict(fault) for fault in diagnosis.faults],
+                "remarks": [] if diagnosis.table is None else list(diagnosis.table.remarks),
                 "broken_frames": diagnosis.broken or {},
                 "counts": [asdict(count) for count in diagnosis.counts],
             }

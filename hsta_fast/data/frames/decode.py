@@ -19,11 +19,8 @@ from tqdm import tqdm
 from ...files import inside, open_plain
 from .cache import Made
 from .chunks import digest
-from .video import read_video, split_video
+from .video import MAX_PIXELS, decoder_version, read_video, split_video
 
-# An image that declares more is refused before decoding: 64 megapixels are 192 MB of RGB, and a file of a few
-# kilobytes may declare 50,000 x 50,000, which would be 7.5 GB.
-MAX_PIXELS = 64_000_000
 # First bytes of a file -> Pillow's reader of its header.
 _READERS: dict[bytes, type[ImageFile]] = {
     b"\xff\xd8": JpegImageFile,
@@ -35,7 +32,7 @@ _CHANGED = "expected a file that stays as it is, it changed while it was read"
 
 
 def content_keys(root: Path, paths: Sequence[str], *, progress: bool = False) -> dict[str, str | ValueError]:
-    """Path -> key of the frame's content: the digest of its file, with the frame number for a video.
+    """Path -> key of the frame's content: the digest of its file, with frame number and decoder for a video.
 
     The whole file is read. Times and sizes would be quicker but are not reliable: copying tools set them
     back, and some disks count them in seconds. For a file that cannot be read the value is a ValueError.
@@ -57,7 +54,8 @@ def content_keys(root: Path, paths: Sequence[str], *, progress: bool = False) ->
     for path in paths:
         file, number = split_video(path)
         of_file = digests[file]
-        found[path] = of_file if number is None or isinstance(of_file, ValueError) else f"{of_file}#{number}"
+        still = number is None or isinstance(of_file, ValueError)
+        found[path] = of_file if still else f"{of_file}#{number} {decoder_version()}"
     return found
 
 
@@ -87,7 +85,7 @@ def read_frames(
                 raise ValueError(_CHANGED)
             return [convert(decode_image(data))] * len(paths)
         numbers = [split_video(name)[1] or 0 for name in paths]
-        images = read_video(path, numbers, convert, max_pixels=MAX_PIXELS)
+        images = read_video(path, numbers, convert)
         if file_key is not None and _file_digest(path) != file_key:
             raise ValueError(_CHANGED)
         return images

@@ -99,6 +99,16 @@ def _composite(negative: str, dropped: str = "") -> dict[str, str | None]:
     return kept | dict.fromkeys(dropped.split()) | _OTHERS
 
 
+def _five(classes: str, dropped: str) -> dict[str, str | None]:
+    """The words of five classes, the last of which holds all other expressions, and of those dropped."""
+    names = classes.split()
+    words = {name: name for name in names} | {"happy": "happiness", "other": names[-1], "others": names[-1]}
+    return words | dict.fromkeys(dropped.split())
+
+
+_CASME2_FIVE = "happiness surprise disgust repression others"
+_SAMM_FIVE = "happiness surprise contempt anger other"
+
 LABEL_SETS: dict[str, LabelSet] = {
     labels.name: labels
     for labels in (
@@ -114,6 +124,16 @@ LABEL_SETS: dict[str, LabelSet] = {
             name="emotion3",
             classes=THREE_CLASSES,
             mapping={**_NEGATIVE, **_POSITIVE, **_SURPRISE, **_OTHERS},
+        ),
+        LabelSet(  # in the literature on CASME II, which leaves out its 9 clips of fear and sadness
+            name="casme2_5",
+            classes=tuple(_CASME2_FIVE.split()),
+            mapping=_five(_CASME2_FIVE, dropped="fear sadness sad"),
+        ),
+        LabelSet(  # in the literature on SAMM, which leaves out its 23 clips of disgust, fear and sadness
+            name="samm_5",
+            classes=tuple(_SAMM_FIVE.split()),
+            mapping=_five(_SAMM_FIVE, dropped="disgust fear sadness sad"),
         ),
         LabelSet(
             name="objective7",
@@ -134,6 +154,31 @@ LABEL_SETS: dict[str, LabelSet] = {
         ),
     )
 }
+
+
+_COMPOSITE = LABEL_SETS["megc2019"]
+
+
+def default_labels(table: ClipTable) -> tuple[str, str]:
+    """(name of the label set that "auto" means for these clips, one sentence that says so).
+
+    It is the one that the literature on their dataset uses; for two or three of CASME II, SAMM and SMIC-HS,
+    that of their composite.
+
+    Raises ValueError if the datasets have different ones.
+    """
+    datasets = list(dict.fromkeys(table.clips["dataset"]))
+    names = {dataset: table.default_labels[dataset] for dataset in datasets}
+    composite = len(datasets) > 1 and set(datasets) <= set(_COMPOSITE.of_dataset)
+    found = {_COMPOSITE.name} if composite else set(names.values())
+    if len(found) > 1:
+        each = ", ".join(f"{name} for {dataset}" for dataset, name in names.items())
+        raise ValueError(
+            f"--labels expected one label set for all clips, got auto, which is {each}: name one"
+        )
+    (name,) = found
+    classes = ", ".join(LABEL_SETS[name].classes)
+    return name, f"--labels auto is {name} ({classes}), the default for {' and '.join(datasets)}"
 
 
 def apply_labels(table: ClipTable, labels: LabelSet) -> tuple[ClipTable, dict[str, int]]:
@@ -170,6 +215,11 @@ def _class_by_word(clip: Mapping[Any, Any], labels: LabelSet) -> str | None:
     except KeyError as error:
         if clip["dataset"] in labels.listed_datasets:
             return None
+        if labels.column == "emotion" and not clip["emotion"]:
+            raise ValueError(
+                f"label set {labels.name!r} expected emotions, got {clip['dataset']} without a column of "
+                "them: --labels objective7 needs none"
+            ) from error
         known = ", ".join(labels.words(clip["dataset"])) or "no clip of this dataset"
         raise ValueError(
             f"{identity(*(clip[key] for key in KEY))}: {labels.column} expected a word of label set "
@@ -208,4 +258,7 @@ def _listed_but_missing(clips: Sequence[Mapping[Any, Any]], labels: LabelSet) ->
 
 def _count_emotions(clips: pd.DataFrame) -> dict[str, int]:
     """Emotion -> clips, in the order in which the emotions appear."""
-    return {str(word): int(count) for word, count in clips["emotion"].value_counts(sort=False).items()}
+    return {
+        str(word) or "without an emotion": int(count)
+        for word, count in clips["emotion"].value_counts(sort=False).items()
+    }

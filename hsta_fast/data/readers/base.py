@@ -17,7 +17,7 @@ row that is wrong never stops the run, it gives a `Fault`:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +34,7 @@ from ..clips import (
     brief,
     clip_frame,
 )
-from .annotation import Columns, Row, integer
+from .annotation import AnnotatedRows, Columns, Row, integer
 
 Expression = Literal["micro", "macro"]
 EXPRESSIONS: tuple[Expression, ...] = ("micro", "macro")
@@ -55,6 +55,7 @@ class AnnotationRow:
     """One annotation row, not yet validated; cells are text.
 
     apex: None where the annotation has no apex, which is not a fault.
+    emotion: None where the annotation has no column of emotions, which is not a fault; "" is a blank cell.
     frames: returns the paths of frames onset..offset relative to the root; raises ValueError where some are
         missing.
     longest: the largest number of frames that is accepted; None for no limit.
@@ -70,7 +71,7 @@ class AnnotationRow:
     offset: str
     frames: Callable[[int, int], tuple[str, ...]]
     expression: Expression = "micro"
-    emotion: str
+    emotion: str | None
     action_units: str = ""
     objective: str = ""
     longest: int | None = MAX_MICRO_FRAMES
@@ -78,7 +79,7 @@ class AnnotationRow:
     also: tuple[tuple[int | None, str], ...] = ()
 
 
-Rows = Iterable[tuple[str, Row]]  # (where the row is, as messages say it; the row)
+Rows = Iterable[tuple[str, Row]]  # (where the row is, as messages say it; the row); see `AnnotatedRows`
 Interpret = Callable[[Row], AnnotationRow]
 
 
@@ -93,6 +94,7 @@ class Reader:
         raises ValueError where the copy cannot be read.
     identify: (dataset, subject, clip, onset) as the cells of a row have them, to name a row that cannot be
         interpreted.
+    labels: the label set that "auto" means for its clips: what the dataset's own literature uses.
     """
 
     name: str
@@ -101,15 +103,17 @@ class Reader:
     versions: Callable[[Path], dict[str, str]]
     open: Callable[[Path, Path | str | None, Sequence[Expression]], tuple[Rows, Interpret]]
     identify: Callable[[Row], tuple[str, str, str, str]]
+    labels: str
 
     def scan(
         self, root: Path, annotation: Path | str | None, expressions: Sequence[Expression], *, strict: bool
     ) -> ClipTable:
         """The clips, possibly none, and faults of the copy at `root`; ValueError where it cannot be read."""
         rows, interpret = self.open(root, annotation, expressions)
-        return read_rows(
+        table = read_rows(
             root, rows, interpret, identify=self.identify, expressions=expressions, strict=strict
         )
+        return replace(table, default_labels=dict.fromkeys(table.clips["dataset"], self.labels))
 
 
 def read_rows(
@@ -169,7 +173,8 @@ def read_rows(
                 log.add(_fault(name, onset, f"{where}: {what}", LEFT_OUT))
         for what, action in notes:
             log.add(_fault(name, name[3], f"{where}: {what}", action))
-    return ClipTable(root, clip_frame(list(clips.values())), tuple(log.faults))
+    remarks = tuple(rows.remarks) if isinstance(rows, AnnotatedRows) else ()
+    return ClipTable(root, clip_frame(list(clips.values())), tuple(log.faults), remarks)
 
 
 def _fault(name: tuple[str, str, str, int | None], onset: int | None, what: str, action: str) -> Fault:
@@ -197,8 +202,7 @@ def _build_clip(row: AnnotationRow) -> tuple[dict[str, Any], list[tuple[str, str
         raise ValueError(f"clip expected at least 2 frames, got 1: onset and offset are both {onset}")
     if row.longest is not None and length > row.longest:
         raise ValueError(f"clip expected at most {row.longest} frames, got {length}")
-    emotion = row.emotion.casefold()
-    if not emotion:
+    if row.emotion == "":
         raise ValueError("emotion expected a word, got a blank")
 
     notes = list(row.notes)
@@ -223,7 +227,7 @@ def _build_clip(row: AnnotationRow) -> tuple[dict[str, Any], list[tuple[str, str
         "offset": offset,
         "frames": row.frames(onset, offset),
         "expression": row.expression,
-        "emotion": emotion,
+        "emotion": (row.emotion or "").casefold(),
         "action_units": row.action_units,
         "objective_class": objective or objective_class(row.action_units),
     }

@@ -1,6 +1,6 @@
 """A user's own clips: one csv or xlsx table in the root, frames in folders or in video files below it.
 
-Columns `subject`, `clip`, `path` and `emotion`; optional `dataset` (a word, by default "csv"), `onset`,
+Columns `subject`, `clip` and `path`; optional `emotion`, `dataset` (a word, by default "csv"), `onset`,
 `apex`, `offset`, `action units`, `objective class` (I..VII or 1..7) and `expression type` (micro, macro).
 `path`, relative to the root, is a folder of images whose names end in the frame number, or a video file,
 whose frames are 0, 1, 2, ... A blank onset is the first frame, a blank offset the last, a blank apex the
@@ -16,12 +16,14 @@ from pathlib import Path, PurePosixPath
 from ..frames.video import VIDEO_TYPES
 from .annotation import Columns, Row, annotated_rows
 from .base import AnnotationRow, Expression, Interpret, Reader, Rows, expression_type
-from .folders import ANY_NUMBERED, FrameFolders, VideoFiles
+from .folders import ANY_NUMBERED, FrameFolders
+from .videos import VideoFiles
 
 DATASET = "csv"
 COLUMNS = Columns(
-    required=("subject", "clip", "path", "emotion"),
+    required=("subject", "clip", "path"),
     optional=(
+        "emotion",
         "dataset",
         "onset",
         "apex",
@@ -30,6 +32,8 @@ COLUMNS = Columns(
         "objective class",
         "expression type",
     ),
+    filled=("emotion",),
+    below=False,  # paths in it are relative to the root
 )
 
 # A video file may declare any number of frames; 100,000 are more than an hour at 25 frames a second.
@@ -47,7 +51,7 @@ def _open(
         is_video = path.lower().endswith(VIDEO_TYPES)
         onset, offset = row["onset"], row["offset"]
         if not onset or not offset:
-            numbers = range(videos.length(path)) if is_video else sorted(folders.all_files(path))
+            numbers = range(len(videos.timeline(path))) if is_video else sorted(folders.all_files(path))
             onset, offset = onset or str(numbers[0]), offset or str(numbers[-1])
         return AnnotationRow(
             dataset=_word(row, "dataset") if row["dataset"] else DATASET,
@@ -58,7 +62,7 @@ def _open(
             offset=offset,
             frames=partial(videos.frames if is_video else folders.frames, path),
             expression=kind,
-            emotion=row["emotion"],
+            emotion=row.get("emotion"),
             action_units=row["action units"],
             objective=row["objective class"],
             longest=MAX_FRAMES,
@@ -88,4 +92,5 @@ READER = Reader(
     versions=lambda root: {"folders and videos": ""},
     open=_open,
     identify=lambda row: (row["dataset"] or DATASET, row["subject"], row["clip"], row["onset"]),
+    labels="emotion7",
 )

@@ -1,4 +1,4 @@
-"""Where frames are: folders of numbered images, video files, and the folders of a dataset's subjects."""
+"""Where frames are: folders of numbered images, and the folders of a dataset's subjects."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-import cv2
-
 from ...clips import words_key
 from ...files import inside, reason
-from ..frames.video import check_container
+from .tree import IMAGE_TYPE, MAX_DEPTH, levels
 
 # A frame's file name without its type; group 1 is the frame number.
 ANY_NUMBERED = re.compile(r"(?:.*[^0-9])?([0-9]{1,15})", re.DOTALL)
-_IMAGE_TYPE = re.compile(r"\.(?:jpg|jpeg|png|bmp)", re.IGNORECASE)
 
 Found = TypeVar("Found")
 
@@ -31,7 +28,7 @@ def check_folder(root: Path | str) -> Path:
     return Path(root)
 
 
-def _remembered(known: dict[str, Found | ValueError], name: str, find: Callable[[str], Found]) -> Found:
+def remembered(known: dict[str, Found | ValueError], name: str, find: Callable[[str], Found]) -> Found:
     """`find(name)`, called once for each name; what it raised is raised again."""
     if name not in known:
         try:
@@ -69,7 +66,7 @@ class FrameFolders:
 
     def listing(self, folder: str) -> Listing:
         """The images in `folder`, a path relative to the root; ValueError if it cannot be listed."""
-        return _remembered(self._listed, folder, self._list)
+        return remembered(self._listed, folder, self._list)
 
     def all_files(self, folder: str) -> dict[int, str]:
         """Frame number -> file name of a folder that is one clip.
@@ -122,7 +119,7 @@ class FrameFolders:
                 for entry in entries:
                     stem, suffix = os.path.splitext(entry.name)
                     match = self.number.fullmatch(stem)
-                    if match is None or not _IMAGE_TYPE.fullmatch(suffix) or stem.startswith("."):
+                    if match is None or not IMAGE_TYPE.fullmatch(suffix) or stem.startswith("."):
                         continue
                     number = int(match[1])
                     try:
@@ -159,60 +156,28 @@ def is_there(root: Path, folder: str, entry: os.DirEntry[str], is_kind: Callable
     return True
 
 
-class VideoFiles:
-    """The video files below `root`, each opened once; their frames are 0, 1, 2, ..."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._lengths: dict[str, int | ValueError] = {}
-
-    def length(self, path: str) -> int:
-        """The number of frames that the file declares; ValueError if OpenCV cannot open it."""
-        return _remembered(self._lengths, path, self._open)
-
-    def frames(self, path: str, onset: int, offset: int) -> tuple[str, ...]:
-        """Frames onset..offset as "path#number"; ValueError if the file has fewer."""
-        length = self.length(path)
-        if onset < 0 or offset >= length:
-            raise ValueError(
-                f"{path}: onset and offset expected frames in 0..{length - 1}, got {onset} and {offset}"
-            )
-        return tuple(f"{path}#{number}" for number in range(onset, offset + 1))
-
-    def _open(self, path: str) -> int:
-        file = inside(self.root, path)
-        try:
-            check_container(file)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-        video = cv2.VideoCapture(str(file), cv2.CAP_FFMPEG)
-        try:
-            length = int(video.get(cv2.CAP_PROP_FRAME_COUNT)) if video.isOpened() else 0
-        finally:
-            video.release()
-        if length < 1:
-            raise ValueError(f"{path}: expected a video, got a file in which OpenCV finds no frame")
-        return length
-
-
 class FolderNames:
     """Folder names as spelled on disk, for the spellings of an annotation (see `words_key`)."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._children: dict[str, list[str]] = {}
+        self._names: dict[str, set[str]] = {}
+        self._spellings: dict[str, dict[str, list[str]]] = {}  # folder -> `words_key` -> names
 
     def on_disk(self, folder: str, name: str) -> str:
         """The folder in `folder` called `name`, else the one with another spelling of it, else `name`.
 
         Raises ValueError if there are several other spellings.
         """
-        if folder not in self._children:
-            self._children[folder] = subfolders(self.root, folder)
-        names = self._children[folder]
-        if name in names:
+        if folder not in self._names:
+            self._names[folder] = set(subfolders(self.root, folder))
+        if name in self._names[folder]:
             return name
-        found = [other for other in names if words_key(other) == words_key(name)]
+        if folder not in self._spellings:
+            spellings = self._spellings[folder] = {}
+            for other in sorted(self._names[folder]):
+                spellings.setdefault(words_key(other), []).append(other)
+        found = self._spellings[folder].get(words_key(name), [])
         if len(found) > 1:
             raise ValueError(f"{folder or '.'}: expected one folder for {name!r}, got {', '.join(found)}")
         return found[0] if found else name
@@ -251,21 +216,17 @@ def list_subfolders(root: Path, folder: str) -> tuple[list[str], list[tuple[str,
     return sorted(names), sorted(errors)
 
 
-def find_subjects(root: Path, subject: re.Pattern[str], *, depth: int = 2) -> list[str]:
+def find_subjects(root: Path, subject: re.Pattern[str], *, depth: int = MAX_DEPTH) -> list[str]:
     """The folders, at most `depth` levels below the root, that hold a folder whose name matches `subject`.
 
-    Paths relative to the root, "" for the root itself, nearest first.
+    Paths relative to the root, "" for the root itself, nearest first. Which folders are searched: see `tree`.
     """
-    found, level = [], [""]
-    for _ in range(depth + 1):
-        deeper = []
-        for folder in level:
-            names = subfolders(root, folder)
-            if any(subject.fullmatch(name) for name in names):
-                found.append(folder)
-            deeper += [posix_join(folder, name) for name in names if not subject.fullmatch(name)]
-        level = deeper
-    return found
+    return [
+        folder.path
+        for level in levels(root, subject, depth=depth)
+        for folder in level
+        if any(map(subject.fullmatch, folder.folders))
+    ]
 
 
 def posix_join(folder: str, *names: str) -> str:
