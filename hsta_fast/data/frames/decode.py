@@ -143,7 +143,9 @@ def decode_image(data: bytes) -> np.ndarray:
         if image is not None and isinstance(header, PngImageFile):
             deep, clear = data[24] == 16, data[25] in (4, 6) or "transparency" in header.info
             if deep or clear:
-                _check_values(cv2.imdecode(pixels, cv2.IMREAD_UNCHANGED))
+                values = cv2.imdecode(pixels, cv2.IMREAD_UNCHANGED)
+                assert values is not None
+                _check_values(values)
     except cv2.error as error:
         raise ValueError(f"expected a readable image, OpenCV says {error.err}") from error
     if image is None:

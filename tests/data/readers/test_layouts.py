@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,9 +97,12 @@ def test_a_search_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             frames(tmp_path / f"data/spNO.{subject}/{recording}/color", [f"{n}.jpg" for n in range(40)])
     seen: list[str] = []
     scan = tree._list
-    monkeypatch.setattr(
-        tree, "_list", lambda real, path, *a, **k: (seen.append(path), scan(real, path, *a, **k))[1]
-    )
+
+    def noted(real: Path, path: str, *rest: Any, **more: Any) -> Any:
+        seen.append(path)
+        return scan(real, path, *rest, **more)
+
+    monkeypatch.setattr(tree, "_list", noted)
     assert find_subjects(tmp_path, re.compile("sub[0-9]+")) == []
     in_subjects = [path for path in seen if path.startswith("data/spNO.")]
     assert len(in_subjects) == 3 + 6 + 6
