@@ -10,19 +10,25 @@ import csv
 import io
 import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ...files import as_on_disk, open_plain, reason
+from ...files import as_on_disk, inside, open_plain, reason
 from ..clips import brief
+from .tree import MAX_DEPTH, levels
 
 # The column names are searched for in this many rows.
 HEADER_ROWS = 40
 
 # Of an xlsx file, unpacked. A published annotation has less than 1 MB; a malicious one may have any size.
 MAX_WORKBOOK_BYTES = 100_000_000
+
+# Below the root, a folder with more tables holds features or scores, and no more than so many are opened.
+MAX_TABLES_IN_FOLDER, MAX_TABLES = 16, 64
 
 Sheets = dict[str, list[list[str]]]
 CSV = ""  # the name of a csv file's one sheet
@@ -33,17 +39,25 @@ class Columns:
     """The columns of a table; names in any case.
 
     filled: those of the optional columns in which a csv row must have a cell, if the table has the column.
+    telling: those of the optional columns by which a table without frames is known, where another dataset
+        has the required ones, too.
+    headerless: for a table without column names, whose columns are the required and then the optional ones:
+        what the cells of some columns match in its first row.
     sheet: the sheet to read if a workbook has one of this name.
     aliases: other name of a column -> its name, in lower case.
     companion: matches the file name, without its type, of tables next to the annotation that are not it.
+    below: whether the table may lie below the root.
     """
 
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
     filled: tuple[str, ...] = ()
+    telling: tuple[str, ...] = ()
+    headerless: Mapping[str, re.Pattern[str]] = field(default_factory=dict)
     sheet: str | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     companion: re.Pattern[str] | None = None
+    below: bool = True
 
     def name(self, cell: str) -> str:
         """The column that a header cell names, in lower case; ignores extra spaces."""
@@ -90,25 +104,61 @@ def integer(text: str) -> int | None:
 
 
 def find_annotation(root: Path, columns: Columns) -> Path:
-    """The one csv or xlsx file directly in `root` that has the columns; ValueError if not exactly one."""
-    found, errors = [], []
-    paths = annotation_files(root)
-    if columns.companion is not None:
-        paths = [path for path in paths if not columns.companion.search(path.stem)] or paths
-    for path in paths:
-        try:
-            read_annotation(path, columns)
-            found.append(path)
-        except ValueError as error:
-            errors.append(str(error))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(path.name for path in found)
-        raise ValueError(f"{root}: expected one annotation file, got {names}; name one with --annotation")
+    """The one csv or xlsx file in `root` that has the columns, or else in the folders below it.
+
+    The nearest level with such a file counts (see `table_levels`). Raises ValueError if it has several, or if
+    there is none.
+    """
+    errors: list[str] = []
+    for paths in table_levels(root) if columns.below else [annotation_files(root)]:
+        if columns.companion is not None:
+            paths = [path for path in paths if not columns.companion.search(path.stem)] or paths
+        found = []
+        for path in paths:
+            try:
+                read_annotation(path, columns)
+                found.append(path)
+            except ValueError as error:
+                errors.append(str(error))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(path.relative_to(root).as_posix() for path in found)
+            raise ValueError(f"{root}: expected one annotation file, got {names}; name one with --annotation")
     if errors:
-        raise ValueError("; ".join(errors))
+        raise ValueError(first_errors(errors))
     raise ValueError(f"{root}: expected an annotation file in this folder, got {no_table(root)}")
+
+
+def first_errors(errors: Sequence[str], most: int = 3) -> str:
+    """The first errors as one line."""
+    more = len(errors) - most
+    return "; ".join([*errors[:most], *([f"and {more} more tables"] if more > 0 else [])])
+
+
+def table_levels(root: Path) -> Iterator[list[Path]]:
+    """The tables in `root`, then those one level below, and so on (see `tree.levels`)."""
+    yield annotation_files(root)
+    left = MAX_TABLES
+    for level in islice(levels(root), 1, None):
+        paths: list[Path] = []
+        for folder in level:
+            if not folder.of_frames:
+                here = _tables_inside(root, folder.path)
+                paths += here if len(here) <= MAX_TABLES_IN_FOLDER else []
+        yield paths[:left]
+        left -= len(paths[:left])
+
+
+def _tables_inside(root: Path, folder: str) -> list[Path]:
+    """The tables in a folder below the root, without links out of it; none if it cannot be read."""
+    tables: list[Path] = []
+    with suppress(ValueError):
+        for path in annotation_files(root / folder):
+            with suppress(ValueError):
+                inside(root, f"{folder}/{path.name}")
+                tables.append(path)
+    return tables
 
 
 def annotation_files(root: Path) -> list[Path]:
@@ -123,7 +173,9 @@ def annotation_files(root: Path) -> list[Path]:
 def no_table(root: Path) -> str:
     """What a folder without csv and xlsx files holds instead of an annotation, for a message."""
     old = sorted(path.name for path in root.iterdir() if path.suffix.lower() == ".xls")
-    return f"{old[0]}, an old Excel file: save it as .xlsx" if old else "no csv or xlsx file"
+    if old:
+        return f"{old[0]}, an old Excel file: save it as .xlsx"
+    return f"no csv or xlsx file, here or up to {MAX_DEPTH} levels below"
 
 
 def read_annotation(path: Path, columns: Columns) -> list[Row]:
@@ -156,8 +208,8 @@ def rows_of(path: Path, sheets: Sheets, columns: Columns) -> list[Row]:
         raise ValueError(f"{path}: expected the columns in one sheet, got them in {', '.join(complete)}")
     rows = sheets[complete[0]]
     start = heads[complete[0]][0]
-    names = [columns.name(cell) for cell in rows[start]]
     meant = (*columns.required, *columns.optional)
+    names = [columns.name(cell) for cell in (meant if columns.headerless else rows[start])]
     repeated = [column for column in meant if names.count(column.casefold()) > 1]
     if repeated:
         raise ValueError(f"{path}: expected each column once, got several of {', '.join(repeated)}")
@@ -193,7 +245,14 @@ def _find_headers(sheets: Sheets, columns: Columns) -> dict[str, tuple[int, list
 
 
 def _find_header(rows: Sequence[Sequence[str]], columns: Columns) -> tuple[int, list[str]]:
-    """(position of the row with the most of the required names, the names missing from it)."""
+    """(position of the row with the most of the required names, the names missing from it).
+
+    The position is -1 for a table that needs no such row.
+    """
+    if columns.headerless:
+        first = dict(zip((*columns.required, *columns.optional), rows[0] if rows else (), strict=False))
+        fits = all(cell.fullmatch(first.get(name, "")) for name, cell in columns.headerless.items())
+        return (-1, []) if fits else (0, list(columns.required))
     best = (0, list(columns.required))
     for position, row in enumerate(rows[:HEADER_ROWS]):
         names = {columns.name(cell) for cell in row}

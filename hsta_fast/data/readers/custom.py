@@ -39,6 +39,7 @@ COLUMNS = Columns(
         "fps",
     ),
     filled=("emotion",),
+    below=False,  # paths in it are relative to the root
     aliases={"frame rate": "fps"},
 )
 
