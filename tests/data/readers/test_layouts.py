@@ -98,7 +98,7 @@ def test_a_search_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     seen: list[str] = []
     scan = tree._list
 
-    def noted(real: Path, path: str, *rest: Any, **more: Any) -> Any:
+    def noted(real: str, path: str, *rest: Any, **more: Any) -> Any:
         seen.append(path)
         return scan(real, path, *rest, **more)
 
