@@ -95,10 +95,13 @@ def test_a_search_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         for recording in "ab":
             frames(tmp_path / f"data/spNO.{subject}/{recording}/color", [f"{n}.jpg" for n in range(40)])
     seen: list[str] = []
-    scan = tree._list
-    monkeypatch.setattr(
-        tree, "_list", lambda real, path, *a, **k: (seen.append(path), scan(real, path, *a, **k))[1]
-    )
+    list_folder = tree._list
+
+    def counted(real: str, path: str, place: str, *, is_root: bool) -> tuple[tree.Folder, dict[str, str]]:
+        seen.append(path)
+        return list_folder(real, path, place, is_root=is_root)
+
+    monkeypatch.setattr(tree, "_list", counted)
     assert find_subjects(tmp_path, re.compile("sub[0-9]+")) == []
     in_subjects = [path for path in seen if path.startswith("data/spNO.")]
     assert len(in_subjects) == 3 + 6 + 6
@@ -155,13 +158,13 @@ def test_an_unknown_layout_is_one_line(tmp_path: Path, dataset: str) -> None:
     found = diagnosis(root)
     assert (found.status, found.faults, found.dataset) == (2, (), dataset)
     assert re.fullmatch(
-        r".*copy: expected frames of [A-Z()3 -]*I* such as .*, here or up to 6 levels below \(7 folders "
-        r"searched\), got no folder for any of the table's 3 clips of 2 subjects, such as \S*; "
-        r"found here: by_emotion, code, notes and 1 more",
+        r".*copy: expected at least one usable clip, got none: no clip of the table \(3, of 2 subjects\) has "
+        r"a folder, such as \S*; looked for [A-Z()3 -]*I* as .*, here or up to 6 levels below \(7 folders "
+        r"searched\); found here: by_emotion, code, notes and 1 more",
         found.error,
     ), found.error
-    assert as_text(examine([root], progress=False)).count(own.name) == 0
-    with pytest.raises(ValueError, match="got no folder for any of the table's 3 clips of 2 subjects"):
+    assert "unusable" in as_text(examine([root], progress=False)) and "\n" not in found.error
+    with pytest.raises(ValueError, match=r"no clip of the table \(3, of 2 subjects\) has"):
         read_dataset(root)
 
 
@@ -173,7 +176,7 @@ def test_other_clips_than_those_of_the_table_are_one_line(tmp_path: Path) -> Non
     (tmp_path / "no/CASME2-coding-20140508.xlsx").rename(tmp_path / "coding.xlsx")
     (tmp_path / "no").rename(tmp_path.parent / f"{tmp_path.name}-no")
     assert re.search(
-        "the table's 4 clips of 4 subjects, such as raw/sub01/EP02_01f; found in raw: sub01$",
+        r"\(4, of 4 subjects\) has a folder, such as raw/sub01/EP02_01f; .*found in raw: sub01$",
         diagnosis(tmp_path).error,
     )
     # A part of the copy is listed row by row, as ever.
@@ -309,7 +312,7 @@ def test_casme3_cropped_clips_win(tmp_path: Path) -> None:
     both = read_casme3(root, expressions=("micro", "macro"))
     assert set(both.clips["expression"]) == {"micro"} and both.faults == ()
     (remark,) = both.remarks
-    assert remark.startswith("2 macro-expressions are not read: expected frames of CAS(ME)3 such as")
+    assert remark.startswith("2 macro-expressions are not read: no clip of the table (2, of 1 subjects)")
     assert diagnosis(root).status == 0
     clip_package(root, ROWS, MACRO, kind="_cropped")
     assert len(read_casme3(root, expressions=("micro", "macro"))) == 5
@@ -353,7 +356,7 @@ def test_casme3_without_the_clips_of_macro_expressions(tmp_path: Path) -> None:
     found = diagnosis(root)
     (fault,) = found.faults
     assert fault.action == "3 micro-expressions left out" and found.status == 1
-    with pytest.raises(ValueError, match="got no folder for any of the table's 3 clips of 2 subjects"):
+    with pytest.raises(ValueError, match=r"no clip of the table \(3, of 2 subjects\) has"):
         read_dataset(root)
 
 
