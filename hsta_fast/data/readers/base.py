@@ -135,9 +135,10 @@ class Reader:
         except ValueError:
             base = ""
         found = f"in {base}" if base else "here"
+        where = f"here or {searched(root)}" if self.columns.below else "here"
         return (
             f"no clip of the table ({len(clips)}, of {subjects} subjects) has a folder, such as {first}; "
-            f"looked for {self.title} as {self.frames or first}, here or {searched(root)}; "
+            f"looked for {self.title} as {self.frames or first}, {where}; "
             f"found {found}: {contents(root, base)}"
         )
 

@@ -51,7 +51,8 @@ def test_table_and_frames_may_lie_below_the_folder(
     assert recognise(tmp_path)[0] == dataset
     assert first_frames(tmp_path) == [f"{copy}/{frame}"]
     found = diagnosis(tmp_path)
-    assert (found.dataset, found.annotation, found.status) == (dataset, own.name, 0)
+    assert (found.dataset, found.status) == (dataset, 0)
+    assert tmp_path / found.annotation == tmp_path / table / own.name
 
 
 def test_the_nearest_level_with_a_table_counts(tmp_path: Path) -> None:
@@ -191,6 +192,29 @@ def test_old_layouts_keep_their_folders(tmp_path: Path) -> None:
     (tmp_path / "features/cropped/sub01/EP02_01f").mkdir(parents=True)
     assert first_frames(tmp_path) == ["sub01/EP02_01f/img46.jpg"]
     assert casme2.versions(tmp_path) == {"raw": ""}
+    # Nor do frames that were found before the search went so deep give way to those that were not.
+    frames(tmp_path / "a/b/Cropped/sub01/EP02_01f", [f"reg_img{n}.jpg" for n in range(46, 51)])
+    fake_datasets.smic_cropped_copy(tmp_path / "a/SMIC", [("s1", "negative", "s1_ne_01")])
+    assert recognise(tmp_path) == ("casme2", "raw")
+    (tmp_path / "a/SMIC/HS").rename(tmp_path / "HS")
+    with pytest.raises(ValueError, match="got casme2 and smic; name one with --dataset"):
+        recognise(tmp_path)
+    table = tmp_path / "CASME2-coding-20140508.xlsx"
+    assert recognise(tmp_path, table) == ("casme2", "raw")
+
+
+def test_a_folder_that_is_none(tmp_path: Path) -> None:
+    """What is said of tables that have nothing to do with a dataset, and of those that have."""
+    for name in ("x", "y"):
+        fake_datasets.table(tmp_path / f"downloads/{name}.csv", ("name", "age"), [])
+    with pytest.raises(
+        ValueError, match="got 2 tables without the columns of any; the folder holds: downloads$"
+    ):
+        read_dataset(tmp_path)
+    header = [name for name in fake_datasets.SAMM_HEADER if name != "Apex Frame"]
+    fake_datasets.table(tmp_path / "downloads/samm.csv", header, [])
+    with pytest.raises(ValueError, match=r"got as SAMM: .*samm\.csv: expected also the columns Apex Frame"):
+        read_dataset(tmp_path)
 
 
 # SMIC
@@ -274,7 +298,7 @@ def test_casme3_in_clips(tmp_path: Path) -> None:
         "Part_A_MaE_clip/frame/spNO.1_d_176/176.jpg",
     ]
     found = diagnosis(root)
-    assert (found.version, found.annotation, found.status) == ("part A, clips", ME, 0)
+    assert (found.version, found.annotation, found.status) == ("part A, clips", f"annotation/{ME}", 0)
     assert found.counts[:2] == tuple(
         type(found.counts[0])(*count)
         for count in (("micro-expressions", 3, 860), ("macro-expressions", 2, 3346))
