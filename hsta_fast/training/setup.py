@@ -18,13 +18,14 @@ from ..data import (
     Sampling,
     apply_labels,
     check_flow_method,
+    default_labels,
     describe_inputs,
     label_set,
     load_inputs,
     read_datasets,
 )
 from ..environment import cuda_dtype
-from ..files import check_writable
+from ..files import as_on_disk, check_writable
 from ..inputs import ModelInputs
 from ..protocol import Fold
 from .config import TrainConfig, to_json
@@ -79,8 +80,9 @@ class Experiment:
 class Plan:
     """What is known of a run before any frame is decoded.
 
-    clips: the labelled clips of the annotation, some of which may have unreadable frames; labels_not_here:
-    datasets that the label set names and that are not among the data.
+    cfg: with the name of a label set where its `labels` were "auto"; clips: the labelled clips of the
+    annotation, some of which may have unreadable frames; labels_not_here: datasets that the label set names
+    and that are not among the data.
     """
 
     cfg: TrainConfig
@@ -122,9 +124,14 @@ def plan(cfg: TrainConfig, *, device: str | None = None) -> Plan:
     )
     if cfg.flow is not None:
         check_flow_method(cfg.flow)
-    labels = label_set(cfg.labels, roots_of(cfg))
+    given = None if cfg.labels == "auto" else label_set(cfg.labels, roots_of(cfg))  # before data are read
     found = read_clips(cfg)
-    clips, dropped = apply_labels(only_datasets(found, cfg.datasets), labels)
+    used = only_datasets(found, cfg.datasets)
+    if given is None:
+        name, why = default_labels(used)
+        cfg, used = replace(cfg, labels=name), replace(used, remarks=(*used.remarks, why))
+    labels = given or label_set(cfg.labels, roots_of(cfg))
+    clips, dropped = apply_labels(used, labels)
     check_folds(cfg, clips)
     return Plan(
         cfg=cfg,
@@ -228,8 +235,8 @@ def remarks_and_faults(clips: ClipTable, where: str) -> list[str]:
 
 
 def roots_of(cfg: TrainConfig) -> tuple[Path, ...]:
-    """The folders of all datasets."""
-    return (cfg.data, *cfg.more_data)
+    """The folders of all datasets, spelled as on disk."""
+    return tuple(as_on_disk(root) for root in (cfg.data, *cfg.more_data))
 
 
 def with_data_roots(cfg: TrainConfig, data: Sequence[Path]) -> TrainConfig:

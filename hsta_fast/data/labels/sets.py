@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
@@ -19,13 +21,25 @@ from ..clips import LEFT_OUT, ClipTable, Fault, fault_of
 ClipName = tuple[str, str, str]  # dataset, subject, clip
 
 
-_DATASETS = {"casmeii": "casme2", "smichs": "smic", "casmeiii": "casme3"}
-_DATASETS |= {name: name for name in ("casme2", "samm", "smic", "casme3")}
+_DATASETS = {
+    "casmeii": "casme2",
+    "smichs": "smic",
+    "casmeiii": "casme3",
+    "casmesquared": "casme_squared",
+    "sammlong": "samm_long",
+    "sammlongvideos": "samm_long",
+    "sammlv": "samm_long",
+}
+_DATASETS |= {name: name for name in ("casme2", "samm", "smic", "casme3", "mmew", "dfme", "casme", "4dme")}
 
 
 def dataset_id(name: str) -> str:
-    """The dataset's name, "casme2" from "CASME II" or "CASME2"; an unknown name unchanged."""
-    return _DATASETS.get("".join(filter(str.isalnum, name.casefold())), name)
+    """The dataset's name, "casme2" from "CASME II" or "CASME2"; an unknown name unchanged.
+
+    CAS(ME)^2, with parentheses or a square, is another dataset than CASME II.
+    """
+    plain = re.sub(r"\^2|²|(?<=\))2", "squared", name.casefold())
+    return _DATASETS.get("".join(filter(str.isalnum, plain)), name)
 
 
 def name_key(dataset: str, subject: str, clip: str) -> ClipName:
@@ -85,11 +99,28 @@ class LabelSet:
 
 
 _EMOTIONS = ("others", "disgust", "surprise", "fear", "anger", "sad", "happy")
-_NEGATIVE_WORDS = ("negative", "disgust", "fear", "anger", "sad", "sadness", "contempt", "repression")
+_NEGATIVE_WORDS = (
+    "negative",
+    "disgust",
+    "fear",
+    "anger",
+    "sad",
+    "sadness",
+    "contempt",
+    "repression",
+    "tense",
+)
 _NEGATIVE = dict.fromkeys(_NEGATIVE_WORDS, "negative")
-_POSITIVE = dict.fromkeys(("positive", "happy", "happiness"), "positive")
+_POSITIVE = dict.fromkeys(("positive", "happy", "happiness", "amusement"), "positive")
 _OTHERS: dict[str, str | None] = {"others": None, "other": None}
 _SURPRISE = {"surprise": "surprise"}
+_DFME = ("happiness", "anger", "contempt", "disgust", "fear", "sadness", "surprise")
+_CASME = ("happiness", "sadness", "disgust", "surprise", "contempt", "fear", "repression", "tense")
+# The flags of 4DME. A clip with several has their words joined by "+", as its reader joins them.
+_4DME = ("positive", "negative", "surprise", "repression", "others")
+_SEVERAL_FLAGS = dict.fromkeys(
+    "+".join(flags) for length in range(2, 6) for flags in combinations(_4DME, length)
+)
 THREE_CLASSES = ("negative", "positive", "surprise")
 
 
@@ -124,6 +155,9 @@ LABEL_SETS: dict[str, LabelSet] = {
             name="emotion3",
             classes=THREE_CLASSES,
             mapping={**_NEGATIVE, **_POSITIVE, **_SURPRISE, **_OTHERS},
+            of_dataset={
+                "4dme": {**_NEGATIVE, **_POSITIVE, **_SURPRISE, **_OTHERS, **_SEVERAL_FLAGS},
+            },
         ),
         LabelSet(  # in the literature on CASME II, which leaves out its 9 clips of fear and sadness
             name="casme2_5",
@@ -140,6 +174,23 @@ LABEL_SETS: dict[str, LabelSet] = {
             classes=OBJECTIVE_CLASSES,
             column="objective_class",
             mapping={"0": None, **{str(number + 1): name for number, name in enumerate(OBJECTIVE_CLASSES)}},
+        ),
+        LabelSet(
+            name="dfme_7",
+            classes=_DFME,
+            # Rows of the test parts have no word.
+            mapping={**{word: word for word in _DFME}, "happy": "happiness", "sad": "sadness", "": None},
+        ),
+        LabelSet(
+            name="casme_8",
+            classes=_CASME,
+            mapping={**{word: word for word in _CASME}, "amusement": "happiness", **_OTHERS},
+        ),
+        LabelSet(name="4dme", classes=_4DME, mapping={**{word: word for word in _4DME}, **_SEVERAL_FLAGS}),
+        LabelSet(
+            name="casme_squared_4",
+            classes=(*THREE_CLASSES, "others"),
+            mapping={word: word for word in (*THREE_CLASSES, "others")},
         ),
         LabelSet(
             name="megc2019",
@@ -163,6 +214,31 @@ LABEL_SETS: dict[str, LabelSet] = {
         ),
     )
 }
+
+
+_COMPOSITE = LABEL_SETS["megc2019"]
+
+
+def default_labels(table: ClipTable) -> tuple[str, str]:
+    """(name of the label set that "auto" means for these clips, one sentence that says so).
+
+    It is the one that the literature on their dataset uses; for two or three of CASME II, SAMM and SMIC-HS,
+    that of their composite.
+
+    Raises ValueError if the datasets have different ones.
+    """
+    datasets = list(dict.fromkeys(table.clips["dataset"]))
+    names = {dataset: table.default_labels[dataset] for dataset in datasets}
+    composite = len(datasets) > 1 and set(datasets) <= set(_COMPOSITE.of_dataset)
+    found = {_COMPOSITE.name} if composite else set(names.values())
+    if len(found) > 1:
+        each = ", ".join(f"{name} for {dataset}" for dataset, name in names.items())
+        raise ValueError(
+            f"--labels expected one label set for all clips, got auto, which is {each}: name one"
+        )
+    (name,) = found
+    classes = ", ".join(LABEL_SETS[name].classes)
+    return name, f"--labels auto is {name} ({classes}), the default for {' and '.join(datasets)}"
 
 
 def apply_labels(table: ClipTable, labels: LabelSet) -> tuple[ClipTable, dict[str, int]]:

@@ -21,11 +21,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ...clips import identity
 from ...files import is_plain_name
 from ..action_units import objective_class, parse_objective_class
 from ..clips import (
     AS_BLANK,
     CLASS_BY_UNITS,
+    ENDS_AT_APEX,
     LEFT_OUT,
     MIDDLE_APEX,
     ClipTable,
@@ -34,6 +36,7 @@ from ..clips import (
     brief,
     clip_frame,
 )
+from ..remarks import Timing, timing_remarks
 from .annotation import AnnotatedRows, Columns, Row, integer
 from .tree import NoFolderError, contents, searched
 
@@ -62,6 +65,7 @@ class AnnotationRow:
     longest: the largest number of frames that is accepted; None for no limit.
     notes: (what, action) of faults found so far that do not leave the clip out.
     also: (onset, what) of further expressions in the row, which are left out.
+    rate: frames a second from onset to offset, None if unknown.
     """
 
     dataset: str
@@ -78,6 +82,7 @@ class AnnotationRow:
     longest: int | None = MAX_MICRO_FRAMES
     notes: tuple[tuple[str, str], ...] = ()
     also: tuple[tuple[int | None, str], ...] = ()
+    rate: Callable[[int, int], float | None] = lambda onset, offset: None
 
 
 Rows = Iterable[tuple[str, Row]]  # (where the row is, as messages say it; the row); see `AnnotatedRows`
@@ -95,6 +100,7 @@ class Reader:
         raises ValueError where the copy cannot be read.
     identify: (dataset, subject, clip, onset) as the cells of a row have them, to name a row that cannot be
         interpreted.
+    assumed: what no annotation file of the dataset that was seen confirms, for a remark; "" for nothing.
     labels: the label set that "auto" means for its clips: what the dataset's own literature uses.
     frames: what a path of a frame looks like, for messages; "" where the table says it.
     """
@@ -107,6 +113,7 @@ class Reader:
     identify: Callable[[Row], tuple[str, str, str, str]]
     labels: str
     frames: str = ""
+    assumed: str = ""
 
     def scan(
         self, root: Path, annotation: Path | str | None, expressions: Sequence[Expression], *, strict: bool
@@ -125,7 +132,9 @@ class Reader:
             strict=strict,
             no_folders=lambda clips: self._no_folders(root, clips),
         )
-        return replace(table, default_labels=dict.fromkeys(table.clips["dataset"], self.labels))
+        assumed = (f"{self.title}: assumed: {self.assumed}",) if self.assumed else ()
+        defaults = dict.fromkeys(table.clips["dataset"], self.labels)
+        return replace(table, remarks=(*assumed, *table.remarks), default_labels=defaults)
 
     def _no_folders(self, root: Path, clips: Sequence[tuple[str, str]]) -> str:
         """What was looked for and found where none of the clips, (subject, folder), has a folder."""
@@ -172,6 +181,7 @@ def read_rows(
     log = FaultLog(strict=strict)
     clips: dict[tuple[str, str, str, int | None], dict[str, Any]] = {}
     absent: dict[Expression, list[tuple[NoFolderError, Fault]]] = {}
+    timings: list[Timing] = []
     for where, row in rows:
         dataset, subject, clip_name, onset_cell = identify(row)
         name = (dataset, subject, clip_name, integer(onset_cell))
@@ -205,6 +215,9 @@ def read_rows(
             no_folder = error if isinstance(error, NoFolderError) else None
         else:
             clips[name] = clip
+            if rate := annotated.rate(clip["onset"], clip["offset"]):
+                is_micro = annotated.expression == "micro"
+                timings.append(Timing(identity(*name), is_micro, len(clip["frames"]), rate))
             for onset, what in annotated.also:
                 log.add(_fault(name, onset, f"{where}: {what}", LEFT_OUT))
         for what, action in notes:
@@ -216,6 +229,7 @@ def read_rows(
     faults, remarks = _one_for_all(root, log.faults, absent, no_folders, is_empty=not clips)
     if isinstance(rows, AnnotatedRows):
         remarks = [*rows.remarks, *remarks]
+    remarks += timing_remarks(timings)
     return ClipTable(root, clip_frame(list(clips.values())), tuple(faults), tuple(remarks))
 
 
@@ -312,6 +326,13 @@ def folder_name(row: Row, column: str) -> str:
             f"{column.lower()} expected the name of one folder inside the root, got {row[column]!r}"
         )
     return row[column]
+
+
+def offset_or_apex(offset: str, apex: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """The cell of the last frame and its notes, where an offset of 0 means that the clip ends at its apex."""
+    if integer(offset) == 0 and integer(apex) is not None:
+        return apex, (("offset expected a frame, got 0", ENDS_AT_APEX),)
+    return offset, ()
 
 
 def expression_type(text: str) -> Expression:

@@ -1,4 +1,4 @@
-"""Where frames are: folders of numbered images, video files, and the folders of a dataset's subjects."""
+"""Where frames are: folders of numbered images, and the folders of a dataset's subjects."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-import cv2
-
 from ...clips import words_key
-from ...files import inside, reason
-from ..frames.video import check_container
+from ...files import as_on_disk, inside, reason
 from .tree import IMAGE_TYPE, MAX_DEPTH, NoFolderError, levels, without_numbers
 
 # A frame's file name without its type; group 1 is the frame number.
@@ -25,13 +22,14 @@ Found = TypeVar("Found")
 
 
 def check_folder(root: Path | str) -> Path:
-    """`root` as a path; ValueError if it is not a folder."""
-    if not os.path.isdir(root):
+    """`root` as a path (see `as_on_disk`); ValueError if it is not a folder."""
+    path = as_on_disk(root)
+    if not os.path.isdir(path):
         raise ValueError(f"{root}: expected the folder of a dataset, got no such folder")
-    return Path(root)
+    return path
 
 
-def _remembered(known: dict[str, Found | ValueError], name: str, find: Callable[[str], Found]) -> Found:
+def remembered(known: dict[str, Found | ValueError], name: str, find: Callable[[str], Found]) -> Found:
     """`find(name)`, called once for each name; what it raised is raised again."""
     if name not in known:
         try:
@@ -69,7 +67,7 @@ class FrameFolders:
 
     def listing(self, folder: str) -> Listing:
         """The images in `folder`, a path relative to the root; ValueError if it cannot be listed."""
-        return _remembered(self._listed, folder, self._list)
+        return remembered(self._listed, folder, self._list)
 
     def all_files(self, folder: str) -> dict[int, str]:
         """Frame number -> file name of a folder that is one clip.
@@ -162,42 +160,6 @@ def is_there(root: Path, folder: str, entry: os.DirEntry[str], is_kind: Callable
     return True
 
 
-class VideoFiles:
-    """The video files below `root`, each opened once; their frames are 0, 1, 2, ..."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._lengths: dict[str, int | ValueError] = {}
-
-    def length(self, path: str) -> int:
-        """The number of frames that the file declares; ValueError if OpenCV cannot open it."""
-        return _remembered(self._lengths, path, self._open)
-
-    def frames(self, path: str, onset: int, offset: int) -> tuple[str, ...]:
-        """Frames onset..offset as "path#number"; ValueError if the file has fewer."""
-        length = self.length(path)
-        if onset < 0 or offset >= length:
-            raise ValueError(
-                f"{path}: onset and offset expected frames in 0..{length - 1}, got {onset} and {offset}"
-            )
-        return tuple(f"{path}#{number}" for number in range(onset, offset + 1))
-
-    def _open(self, path: str) -> int:
-        file = inside(self.root, path)
-        try:
-            check_container(file)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-        video = cv2.VideoCapture(str(file), cv2.CAP_FFMPEG)
-        try:
-            length = int(video.get(cv2.CAP_PROP_FRAME_COUNT)) if video.isOpened() else 0
-        finally:
-            video.release()
-        if length < 1:
-            raise ValueError(f"{path}: expected a video, got a file in which OpenCV finds no frame")
-        return length
-
-
 class FolderNames:
     """Folder names as spelled on disk, for the spellings of an annotation (see `words_key`)."""
 
@@ -229,6 +191,34 @@ class FolderNames:
         for name in names:
             folder = posix_join(folder, self.on_disk(folder, name))
         return folder
+
+
+class ClipFolders:
+    """The folders of clips, by name: for datasets whose clips lie below other folders than the subject's.
+
+    clip: matches the name of a clip's folder.
+    parents: the folders that hold clips' folders, nearest to the root first.
+    """
+
+    def __init__(
+        self, root: Path, clip: re.Pattern[str], skip: Callable[[str], bool] = lambda parent: False
+    ) -> None:
+        self.parents = [folder for folder in find_subjects(root, clip) if not skip(folder)]
+        self._folders: dict[str, list[str]] = {}
+        for parent in self.parents:
+            for name in filter(clip.fullmatch, subfolders(root, parent)):
+                self._folders.setdefault(words_key(name), []).append(posix_join(parent, name))
+
+    def only(self, clip: str, prefer: Callable[[str], bool] = lambda folder: False) -> str:
+        """The folder of a clip, whatever its spelling; of several, the one that `prefer` accepts.
+
+        Raises ValueError if that is not exactly one.
+        """
+        found = self._folders.get(words_key(clip), [])
+        found = list(filter(prefer, found)) or found
+        if len(found) != 1:
+            raise ValueError(f"filename expected one folder named {clip!r}, got {', '.join(found) or 'none'}")
+        return found[0]
 
 
 def subfolders(root: Path, folder: str) -> list[str]:
