@@ -72,7 +72,7 @@ def _doctor(
             for root in roots:
                 check_folder(root)
         found = doctor.examine(roots, dataset, annotation=annotation, official=official)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(doctor.UNUSABLE)
     print(dumps(doctor.as_json(found), indent=2) if json else doctor.as_text(found))
@@ -290,7 +290,7 @@ def main() -> None:
     args = sys.argv[1:] or ["--help"]
     try:
         _run(args)
-    except (ValueError, OSError, NonFiniteLossError, BuildError) as error:
+    except (ValueError, OSError, ImportError, NonFiniteLossError, BuildError) as error:
         sys.exit(f"error: {error}")
     except SystemExit as ended:
         if ended.code or console.lost() is None:

@@ -36,9 +36,11 @@ ARROWS: dict[str, str] = {
     "data.action_units": "",
     "data.sampling": "",
     "data.clips": "clips",
+    "data.remarks": "",
     "data.duplicates": "clips data.clips",
     "data.frames": "",
     "data.frames.video": "files",
+    "data.frames.faces": "",
     "data.frames.chunks": "",
     "data.frames.cache": "files data.frames.chunks",
     "data.frames.decode": "files data.frames.cache data.frames.chunks data.frames.video",
@@ -54,11 +56,15 @@ ARROWS: dict[str, str] = {
     "data.readers.annotation": "files data.clips data.readers.tree",
     "data.readers.folders": "files clips data.readers.tree",
     "data.readers.videos": "files data.frames.video data.readers.folders",
-    "data.readers.base": "files data.clips data.action_units data.readers.annotation",
+    "data.readers.base": "files clips data.clips data.action_units data.remarks data.readers.annotation "
+    "data.readers.tree",
     **{
-        f"data.readers.{name}": "data.clips data.frames.video data.readers.annotation data.readers.base "
-        "data.readers.folders data.readers.videos"
-        for name in ("casme2", "samm", "smic", "casme3", "custom")
+        f"data.readers.{name}": "files data.clips data.frames.video data.readers.annotation "
+        "data.readers.base data.readers.folders data.readers.videos"
+        for name in (
+            *("casme2", "samm", "smic", "casme3", "custom"),
+            *("mmew", "dfme", "casme", "four_dme", "casme_squared", "samm_long"),
+        )
     },
     "data.readers.registry": "clips data.clips data.readers",
     "data.labels": "",
@@ -67,14 +73,14 @@ ARROWS: dict[str, str] = {
     "data.labels.files": "files data.clips data.labels.megc2019 data.labels.sets data.readers.annotation",
     "data.loading": "data.frames",
     "data.dataset": "clips data.clips data.frames data.loading data.sampling",
-    "data.doctor": "data.clips data.frames data.labels data.readers",
+    "data.doctor": "clips files data.clips data.remarks data.frames data.labels data.readers",
     "data": "data.action_units data.clips data.dataset data.frames data.labels data.loading data.readers "
     "data.sampling",
     # Rendered faces.
     "synth.face": "",
     "synth.painter": "synth.face",
-    "synth.layouts": "files data.readers",
-    "synth.faults": "files data.clips synth.layouts",
+    "synth.layouts": "files data.clips data.readers",
+    "synth.faults": "files data.clips data.readers synth.layouts",
     "synth.render": "files synth.face synth.faults synth.layouts synth.painter",
     "synth": "synth.render",
     # Evaluation: imports only clips and files of ours.

@@ -252,7 +252,8 @@ def _page(
 
 def _starts(entries: Sequence[Mapping[str, Any]]) -> list[list[tuple[str, str]]]:
     """The lines of each start of a run: of the first one all, of the others what is new."""
-    starts, before = [], {}
+    starts: list[list[tuple[str, str]]] = []
+    before: Mapping[str, Any] = {}
     for entry in entries:
         new = {key: value for key, value in entry.items() if value is not None and value != before.get(key)}
         starts.append(page.flatten(new))

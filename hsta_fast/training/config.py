@@ -19,7 +19,7 @@ class TrainConfig:
     """One run. The defaults are the paper's recipe; see `recipe_config` for the published code's."""
 
     data: Path
-    """Folder of a dataset: CASME II, SAMM, SMIC-HS or CAS(ME)3 as released, or a table of your own clips."""
+    """Folder of a dataset as released (docs/data.md lists them), or with a table of your own clips."""
     more_data: tuple[Path, ...] = ()
     """Folders of more datasets, used together with the first."""
     dataset: DatasetName = "auto"

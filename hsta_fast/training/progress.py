@@ -81,8 +81,9 @@ class RunProgress:
         self._done = {number: self._on_disk(number) for number in numbers}
         if self._time_left is None:  # not before: the time that the data took to read says nothing of epochs
             self._time_left = _TimeLeft(0.0)
-            if self._shown and is_terminal():
-                self._bar = new_bar()
+        if self._shown and is_terminal():
+            self._bar = new_bar()
+            self._bar.start_t -= time.monotonic() - self._time_left.began  # of the first run
         self._time_left.initial += sum(self._done.values())
         self._update()
 
@@ -163,9 +164,10 @@ class RunProgress:
         return None if self._bar is None else new_bar()
 
     def close(self) -> None:
-        """Remove the bar."""
+        """Remove the bar, so that others can print; the next run has a new one."""
         if self._bar is not None:
             self._bar.close()
+            self._bar = None
 
     def _on_disk(self, number: int) -> float:
         assert self._run is not None

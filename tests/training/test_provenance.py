@@ -6,11 +6,14 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hsta_fast.model import HSTA, model_config
 from hsta_fast.training import loop, provenance, runner
@@ -124,7 +127,7 @@ def said() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def resumed(small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, said: dict[str, str]) -> Path:
-    """A run that Ctrl-C ended in the third epoch of its second fold, and that was continued."""
+    """A run that Ctrl-C ended in the third epoch of its second fold; continued, with TensorBoard."""
     cfg = recipe_config("paper", **small, runs=tmp_path_factory.mktemp("runs"), name="run")
     patch = pytest.MonkeyPatch()
     patch.setattr("sys.argv", ["/usr/local/bin/hsta-fast", "train", "--data", "faces"])
@@ -133,7 +136,17 @@ def resumed(small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, sai
         runner.main(cfg)
     patch.undo()
     said["interrupted"] = (cfg.runs / "run" / "config.json").read_text()
-    return runner.main(recipe_config("paper", **small, runs=cfg.runs, name="run", resume=True))
+    return runner.main(replace(cfg, resume=True, log=("tensorboard",)))
+
+
+def test_the_scalars_of_a_fold_are_its_metrics(resumed: Path) -> None:
+    """Those of the first start too, which had no TensorBoard; the fold that it finished has none."""
+    assert [path.name for path in (resumed / "tensorboard").iterdir()] == ["02"]
+    events = EventAccumulator(str(resumed / "tensorboard" / "02")).Reload()
+    lines = [json.loads(line) for line in (resumed / "folds/02/metrics.jsonl").read_text().splitlines()]
+    for name in ("train_loss", "train_acc", "test_loss", "test_acc", "lr", "clips_per_second"):
+        values = [(event.step, event.value) for event in events.Scalars(name)]
+        assert values == [(line["epoch"], np.float32(line[name])) for line in lines], name
 
 
 def test_each_start_is_an_entry_of_the_configuration(resumed: Path, said: dict[str, str]) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -56,7 +57,7 @@ def same_outcome(run: Path, alone: Path) -> None:
     """The same bytes of predictions, the same scores, every epoch of every fold trained once."""
     assert (run / "predictions.csv").read_bytes() == (alone / "predictions.csv").read_bytes()
     ours, theirs = (json.loads((r / "summary.json").read_text()) for r in (run, alone))
-    times = {"run": "", "trained": None, "provenance": []}
+    times: dict[str, Any] = {"run": "", "trained": None, "provenance": []}
     assert ours | times == theirs | times and ours["trained"]["epochs"] == theirs["trained"]["epochs"]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     epochs = [(line["fold"], line["epoch"]) for line in lines]

@@ -10,7 +10,7 @@ import itertools
 import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -78,7 +78,7 @@ class Timeline:
         return len(self.stamps)
 
     @cached_property
-    def numbers(self) -> dict[int, int]:
+    def numbers(self) -> dict[int | None, int]:
         """Timestamp -> number of the frame."""
         return {stamp: number for number, stamp in enumerate(self.stamps)}
 
@@ -113,7 +113,7 @@ def read_timeline(path: Path) -> Timeline:
         timeline = _timeline(container, stream)
     if not timeline.by_stamp:  # packets without a picture cannot be told from others here
         with _opened(path) as (container, stream):
-            count = sum(1 for _ in _decoded(container, stream))
+            count = sum(1 for _ in _decoded(container, stream, by_stamp=False))
         timeline = Timeline(timeline.stamps[:count], timeline.unit, by_stamp=False)
     if not timeline.stamps:
         raise ValueError("expected a video, got a file without a whole frame")
@@ -136,8 +136,8 @@ def read_video(
     wanted, last, count = set(numbers), max(numbers), 0
     size: tuple[int, int] | None = None
     with _opened(path) as (container, stream):
-        for frame in _decoded(container, stream):
-            number = timeline.numbers.get(frame.pts or 0, -1) if timeline.by_stamp else count
+        for frame in _decoded(container, stream, by_stamp=timeline.by_stamp):
+            number = count if not timeline.by_stamp else timeline.numbers.get(frame.pts, -1)
             count += 1
             size = size or (frame.width, frame.height)
             if number in wanted and number not in found:
@@ -199,46 +199,45 @@ def container_format(start: bytes) -> str:
 
 
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
-    """The packets of the stream that are there whole."""
-    for packet in container.demux(stream):
-        if packet.size and not packet.is_corrupt:
-            yield packet
+    """The packets of the stream that are there whole, up to damage that the container cannot pass."""
+    with suppress(import_av().error.InvalidDataError):
+        for packet in container.demux(stream):
+            if packet.size and not packet.is_corrupt:
+                yield packet
 
 
 def _timeline(container: InputContainer, stream: VideoStream) -> Timeline:
-    hidden = stream.codec_context.name.startswith(("vp8", "libvpx"))
-    packets, stored = 0, list[int]()
+    is_vp8 = stream.codec_context.name in ("vp8", "libvpx")
+    stored: list[int | None] = []
     for packet in _packets(container, stream):
         # An edit list hides packets of an mp4. A VP8 packet may hold a picture that is only referred to.
-        if packet.is_discard or (hidden and not bytes(packet)[0] & 0x10):
-            continue
-        packets += 1
-        stamp = packet.dts if packet.pts is None else packet.pts
-        if stamp is not None:
-            stored.append(stamp)
-    stamps = sorted(set(stored))
-    # An avi has no times of display: where frames are stored in another order, these are times of storage.
-    by_stamp = len(stamps) == packets and not (stream.codec_context.has_b_frames and stamps == stored)
-    unit = Fraction(stream.time_base or 1)
-    if len(stamps) < packets:  # times that are missing or twice: even steps
+        if not packet.is_discard and not (is_vp8 and not bytes(packet)[0] & 0x10):
+            stored.append(packet.pts)
+    stamps = sorted({stamp for stamp in stored if stamp is not None})
+    if len(stamps) < len(stored):  # times that are missing or there twice: even steps
         step = 1 / Fraction(stream.average_rate or 25)
-        return Timeline(tuple(range(packets)), step, by_stamp=False)
-    return Timeline(tuple(stamps), unit, by_stamp)
+        return Timeline(tuple(range(len(stored))), step, by_stamp=False)
+    # An avi has no times of display: where frames are stored in another order, these are times of storage.
+    by_stamp = not (stream.codec_context.has_b_frames and stamps == stored)
+    return Timeline(tuple(stamps), Fraction(stream.time_base or 1), by_stamp)
 
 
-def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+def _decoded(container: InputContainer, stream: VideoStream, *, by_stamp: bool) -> Iterator[VideoFrame]:
     """The frames in the order of display, without those that damage has spoiled.
 
     After a packet that cannot be decoded, frames may show what it left up to the next one that stands alone.
+    Where only their order tells frames apart, none after it is known.
     """
-    av = import_av()
+    damage = import_av().error.InvalidDataError
     spoiled = False
     for packet in itertools.chain(_packets(container, stream), [None]):  # None: what the decoder still holds
         try:
             frames = stream.codec_context.decode(packet)
-        except av.error.InvalidDataError:
+        except damage:
             spoiled = True
-            continue
+            if by_stamp:
+                continue
+            return
         for frame in frames:
             spoiled = spoiled and not frame.key_frame
             if not spoiled and not frame.is_corrupt:

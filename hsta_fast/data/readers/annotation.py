@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ...files import inside, open_plain, reason
+from ...files import as_on_disk, inside, open_plain, reason
 from ..clips import brief
 from .tree import MAX_DEPTH, levels
 
@@ -39,6 +39,10 @@ class Columns:
     """The columns of a table; names in any case.
 
     filled: those of the optional columns in which a csv row must have a cell, if the table has the column.
+    telling: those of the optional columns by which a table without frames is known, where another dataset
+        has the required ones, too.
+    headerless: for a table without column names, whose columns are the required and then the optional ones:
+        what the cells of some columns match in its first row.
     sheet: the sheet to read if a workbook has one of this name.
     aliases: other name of a column -> its name, in lower case.
     companion: matches the file name, without its type, of tables next to the annotation that are not it.
@@ -48,6 +52,8 @@ class Columns:
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
     filled: tuple[str, ...] = ()
+    telling: tuple[str, ...] = ()
+    headerless: Mapping[str, re.Pattern[str]] = field(default_factory=dict)
     sheet: str | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     companion: re.Pattern[str] | None = None
@@ -202,8 +208,8 @@ def rows_of(path: Path, sheets: Sheets, columns: Columns) -> list[Row]:
         raise ValueError(f"{path}: expected the columns in one sheet, got them in {', '.join(complete)}")
     rows = sheets[complete[0]]
     start = heads[complete[0]][0]
-    names = [columns.name(cell) for cell in rows[start]]
     meant = (*columns.required, *columns.optional)
+    names = [columns.name(cell) for cell in (meant if columns.headerless else rows[start])]
     repeated = [column for column in meant if names.count(column.casefold()) > 1]
     if repeated:
         raise ValueError(f"{path}: expected each column once, got several of {', '.join(repeated)}")
@@ -239,7 +245,14 @@ def _find_headers(sheets: Sheets, columns: Columns) -> dict[str, tuple[int, list
 
 
 def _find_header(rows: Sequence[Sequence[str]], columns: Columns) -> tuple[int, list[str]]:
-    """(position of the row with the most of the required names, the names missing from it)."""
+    """(position of the row with the most of the required names, the names missing from it).
+
+    The position is -1 for a table that needs no such row.
+    """
+    if columns.headerless:
+        first = dict(zip((*columns.required, *columns.optional), rows[0] if rows else (), strict=False))
+        fits = all(cell.fullmatch(first.get(name, "")) for name, cell in columns.headerless.items())
+        return (-1, []) if fits else (0, list(columns.required))
     best = (0, list(columns.required))
     for position, row in enumerate(rows[:HEADER_ROWS]):
         names = {columns.name(cell) for cell in row}
@@ -254,6 +267,7 @@ def read_sheets(path: Path) -> Sheets:
 
     Raises ValueError if the file is missing or not such a table.
     """
+    path = as_on_disk(path)
     try:
         with open_plain(path, "an annotation file") as file:
             file.read(1)
@@ -302,6 +316,7 @@ def _text(cell: Any) -> str:
 
 def read_csv(path: Path) -> list[list[str]]:
     """The rows of a comma-separated UTF-8 file as stripped text; ValueError if it is not one."""
+    path = as_on_disk(path)
     try:
         with open_plain(path, "a table") as file:
             text = file.read().decode("utf-8-sig")

@@ -98,4 +98,5 @@ READER = Reader(
     open=_open,
     identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["OnsetFrame"]),
     labels="casme2_5",
+    frames="sub01/EP02_01f/img46.jpg",
 )

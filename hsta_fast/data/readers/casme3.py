@@ -56,6 +56,7 @@ _KINDS: dict[Expression, re.Pattern[str]] = {
     "micro": re.compile(r"(?<![a-z])me(?![a-z])|micro", re.IGNORECASE),
     "macro": re.compile(r"(?<![a-z])mae(?![a-z])|macro", re.IGNORECASE),
 }
+_PACKAGE = re.compile("part_?a_ma?e_clip", re.IGNORECASE)
 CLIPS, CROPPED, RECORDINGS = "part A, clips", "part A, clips, cropped", "part A"
 COLUMNS = Columns(
     required=("Subject", "Filename", "Onset", "Apex", "Offset", "AU"),
@@ -77,6 +78,7 @@ _OTHER = re.compile(r"depth.*|(?:.*[^a-z])?part[ _-]?[bc](?:[^a-z].*)?", re.IGNO
 _NUMBER = re.compile(r"([0-9]{1,15})")
 
 
+_PACKAGE = re.compile("part_?a_ma?e_clip", re.IGNORECASE)
 CLIPS, CROPPED, RECORDINGS = "part A, clips", "part A, clips, cropped", "part A"
 
 
@@ -97,7 +99,7 @@ def _frame_folders(root: Path) -> dict[str, dict[Expression, str]]:
         if any(map(_SUBJECT.fullmatch, inner)):
             found[RECORDINGS] = found[RECORDINGS] or dict.fromkeys(EXPRESSIONS, folder)
         if any(map(_CLIP.fullmatch, inner)):
-            parts = [*reversed(folder.split("/")), name if "clip" in name.lower() else ""]
+            parts = [*reversed(folder.split("/")), name if _PACKAGE.match(name) else ""]
             named = [kind for part in parts for kind in EXPRESSIONS if _KINDS[kind].search(part)]
             version = CROPPED if any("crop" in part.lower() for part in parts) else CLIPS
             clips.append((version, named[:1] or EXPRESSIONS, folder))
@@ -232,4 +234,5 @@ READER = Reader(
     open=_open,
     identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["Onset"]),
     labels="emotion7",
+    frames="spNO.1/b/color/175.jpg or Part_A_ME_clip/frame/spNO.1_b_175/175.jpg",
 )

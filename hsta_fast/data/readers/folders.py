@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from ...clips import words_key
-from ...files import inside, reason
-from .tree import IMAGE_TYPE, MAX_DEPTH, levels
+from ...files import as_on_disk, inside, reason
+from .tree import IMAGE_TYPE, MAX_DEPTH, NoFolderError, levels, without_numbers
 
 # A frame's file name without its type; group 1 is the frame number.
 ANY_NUMBERED = re.compile(r"(?:.*[^0-9])?([0-9]{1,15})", re.DOTALL)
@@ -22,10 +22,11 @@ Found = TypeVar("Found")
 
 
 def check_folder(root: Path | str) -> Path:
-    """`root` as a path; ValueError if it is not a folder."""
-    if not os.path.isdir(root):
+    """`root` as a path (see `as_on_disk`); ValueError if it is not a folder."""
+    path = as_on_disk(root)
+    if not os.path.isdir(path):
         raise ValueError(f"{root}: expected the folder of a dataset, got no such folder")
-    return Path(root)
+    return path
 
 
 def remembered(known: dict[str, Found | ValueError], name: str, find: Callable[[str], Found]) -> Found:
@@ -133,7 +134,10 @@ class FrameFolders:
                         raise ValueError(f"{folder}: frame {number} expected one image, got {both}")
                     listing.files[number] = entry.name
         except OSError as error:
-            raise ValueError(f"{folder}: expected a folder of images, got: {reason(error)}") from error
+            what = f"{folder}: expected a folder of images, got: {reason(error)}"
+            if isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise NoFolderError(folder, what) from error
+            raise ValueError(what) from error
         return listing
 
 
@@ -189,6 +193,34 @@ class FolderNames:
         return folder
 
 
+class ClipFolders:
+    """The folders of clips, by name: for datasets whose clips lie below other folders than the subject's.
+
+    clip: matches the name of a clip's folder.
+    parents: the folders that hold clips' folders, nearest to the root first.
+    """
+
+    def __init__(
+        self, root: Path, clip: re.Pattern[str], skip: Callable[[str], bool] = lambda parent: False
+    ) -> None:
+        self.parents = [folder for folder in find_subjects(root, clip) if not skip(folder)]
+        self._folders: dict[str, list[str]] = {}
+        for parent in self.parents:
+            for name in filter(clip.fullmatch, subfolders(root, parent)):
+                self._folders.setdefault(words_key(name), []).append(posix_join(parent, name))
+
+    def only(self, clip: str, prefer: Callable[[str], bool] = lambda folder: False) -> str:
+        """The folder of a clip, whatever its spelling; of several, the one that `prefer` accepts.
+
+        Raises ValueError if that is not exactly one.
+        """
+        found = self._folders.get(words_key(clip), [])
+        found = list(filter(prefer, found)) or found
+        if len(found) != 1:
+            raise ValueError(f"filename expected one folder named {clip!r}, got {', '.join(found) or 'none'}")
+        return found[0]
+
+
 def subfolders(root: Path, folder: str) -> list[str]:
     """Names of the folders in `folder` that are inside the root, sorted; none if it cannot be read."""
     return list_subfolders(root, folder)[0]
@@ -219,14 +251,22 @@ def list_subfolders(root: Path, folder: str) -> tuple[list[str], list[tuple[str,
 def find_subjects(root: Path, subject: re.Pattern[str], *, depth: int = MAX_DEPTH) -> list[str]:
     """The folders, at most `depth` levels below the root, that hold a folder whose name matches `subject`.
 
-    Paths relative to the root, "" for the root itself, nearest first. Which folders are searched: see `tree`.
+    Paths relative to the root, "" for the root itself, nearest first. Which folders are searched: see `tree`;
+    a long series of folders is searched wholly if one of its first has such a folder in it.
     """
-    return [
-        folder.path
-        for level in levels(root, subject, depth=depth)
-        for folder in level
-        if any(map(subject.fullmatch, folder.folders))
-    ]
+    whole: set[tuple[str, str]] = set()
+    while True:
+        listed = [folder for level in levels(root, subject, depth=depth, whole=whole) for folder in level]
+        found = [folder.path for folder in listed if any(map(subject.fullmatch, folder.folders))]
+        above = {
+            (posix_join(*parts[:number]) if number else "", without_numbers(parts[number]))
+            for parts in (path.split("/") for path in found)
+            for number in range(len(parts))
+        }
+        series = {(folder.path, name) for folder in listed for name in folder.long_series()}
+        if not (above & series) - whole:
+            return found
+        whole |= above & series
 
 
 def posix_join(folder: str, *names: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +12,21 @@ import pandas as pd
 
 from ...clips import KEY
 from ..clips import LEFT_OUT, ClipTable, fault_of
-from . import casme2, casme3, custom, samm, smic
+from . import (
+    casme,
+    casme2,
+    casme3,
+    casme_squared,
+    custom,
+    dfme,
+    four_dme,
+    mmew,
+    samm,
+    samm_long,
+    smic,
+)
 from .annotation import (
+    Columns,
     Sheets,
     first_errors,
     missing_columns,
@@ -25,12 +39,25 @@ from .base import Expression, Reader, check_not_empty
 from .folders import check_folder
 from .tree import contents
 
-DatasetName = Literal["auto", "casme2", "samm", "smic", "casme3", "csv"]
+DatasetName = Literal[
+    "auto",
+    "casme2",
+    "samm",
+    "smic",
+    "casme3",
+    "mmew",
+    "dfme",
+    "casme",
+    "4dme",
+    "casme_squared",
+    "samm_long",
+    "csv",
+]
 
 
-READERS: dict[str, Reader] = {
-    module.READER.name: module.READER for module in (casme2, samm, smic, casme3, custom)
-}
+_FIRST = (casme2, samm, smic, casme3)
+_FURTHER = (mmew, dfme, casme, four_dme, casme_squared, samm_long)
+READERS: dict[str, Reader] = {module.READER.name: module.READER for module in (*_FIRST, *_FURTHER, custom)}
 
 
 def recognise(root: Path | str, annotation: Path | str | None = None) -> tuple[str, str]:
@@ -43,26 +70,42 @@ def recognise(root: Path | str, annotation: Path | str | None = None) -> tuple[s
     tables, errors = _search(root) if annotation is None else _tables([Path(annotation)])
     found = {}
     for name, reader in READERS.items():
-        has_table = any(not missing_columns(sheets, reader.columns) for sheets in tables.values())
-        if not has_table and name != "smic":
+        fits = any(not missing_columns(sheets, reader.columns) for sheets in tables.values())
+        if not fits and name != "smic":
             continue
         try:
             version = version_of(name, root, annotation)
         except ValueError as error:
             errors.append(str(error))
             continue
-        if has_table or version == "cropped":  # of SMIC-HS, which needs no annotation
+        if fits and version == "no frames":  # then the table alone has to tell the dataset
+            columns = replace(reader.columns, required=_all_telling(reader.columns))
+            fits = any(not missing_columns(sheets, columns) for sheets in tables.values())
+        if fits or (name, version) == ("smic", "cropped"):  # the one that needs no annotation
             found[name] = version
     if annotation is not None and "csv" in found and "smic" in found and "smic" not in _with_table(tables):
         del found["smic"]  # the table that was asked for is not that of SMIC-HS
     if len(found) > 1:
-        # A released dataset with its frames wins over a plain table, and over one without its frames.
+        # A released dataset with its frames wins over a plain table, and over one without its frames; then
+        # one whose table has all columns of another's and more wins over that one.
         found = {name: v for name, v in found.items() if v != "no frames" and name != "csv"} or found
+        found = {name: v for name, v in found.items() if not any(_has_more(other, name) for other in found)}
     if len(found) == 1:
         return next(iter(found.items()))
     if found:
         raise ValueError(f"{root}: expected one dataset, got {_several(root, found, tables)}")
     raise ValueError(f"{root}: {_none_found(root, tables, errors)}")
+
+
+def _all_telling(columns: Columns) -> tuple[str, ...]:
+    """The columns by which a table without frames is known."""
+    return (*columns.required, *columns.telling)
+
+
+def _has_more(name: str, than: str) -> bool:
+    """Whether the table of one dataset has all columns of another's table, and more."""
+    own, others = (set(map(str.casefold, _all_telling(READERS[one].columns))) for one in (name, than))
+    return others < own
 
 
 def _search(root: Path) -> tuple[dict[Path, Sheets], list[str]]:
@@ -219,7 +262,8 @@ def _tables(paths: Sequence[Path]) -> tuple[dict[Path, Sheets], list[str]]:
 
 def _none_found(root: Path, tables: dict[Path, Sheets], errors: Sequence[str]) -> str:
     """Why the folder at `root` is none of the datasets, as one line."""
-    expected = "CASME II, SAMM, SMIC-HS or CAS(ME)3 with its annotation (csv or xlsx), or a plain table"
+    titles = ", ".join(reader.title for name, reader in READERS.items() if name != "csv")
+    expected = f"one of {titles} with its annotation (csv or xlsx), or a plain table"
     by_frames = [name for name in READERS if name != "csv" and _has_frames(name, root)]
     said = []
     if by_frames:

@@ -92,4 +92,5 @@ READER = Reader(
     open=_open,
     identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["Onset Frame"]),
     labels="samm_5",
+    frames="006/006_1_2/006_05562.jpg",
 )

@@ -232,4 +232,5 @@ READER = Reader(
     open=_open,
     identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["OnsetF"]),
     labels="emotion3",
+    frames="HS/s1/micro/negative/s1_ne_01/*.jpg or SMIC_HS_E/s20/s20_ne_01/image17581039.jpg",
 )
