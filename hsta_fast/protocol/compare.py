@@ -220,53 +220,52 @@ def _leaky(path: Path, own: Predictions) -> list[str]:
 
 def _common_classes(files: Sequence[Path], read: Sequence[Predictions], named: bool) -> list[str]:
     """The classes of all runs. A file without names for them may lack those that it never mentions."""
-    longest = max(read, key=lambda own: len(own.classes))
+    longest = max(read, key=lambda own: len(own.classes)).classes
     for file, own in zip(files, read, strict=True):
         declared = named or any(str(column).startswith("p_") for column in own.rows)
-        if set(own.classes) == set(longest.classes) or (
-            set(own.classes) < set(longest.classes) and not declared
-        ):
-            continue
-        got = f"{', '.join(own.classes[:9])} and {', '.join(longest.classes[:9])}"
-        raise ValueError(
-            f"{file}: expected the classes of the other runs, got {got} (--classes names numbers)"
-        )
-    return longest.classes
+        missing = set(longest) - set(own.classes)
+        if not set(own.classes) <= set(longest) or (missing and declared):
+            got = f"{', '.join(own.classes[:9])} and {', '.join(longest[:9])} (--classes names numbers)"
+            raise ValueError(f"{file}: expected the classes of the other runs, got {got}")
+    return longest
 
 
 def _common_rows(
     files: Sequence[Path], read: Sequence[Predictions], classes: list[str]
 ) -> tuple[list[pd.DataFrame], np.ndarray]:
     """The rows of the common clips of each run, in the same order and classes, and the person of each row."""
-    for file, own in zip(files, read, strict=True):
-        if missing := [name for name in ("subject", "clip") if name not in own.given]:
-            raise ValueError(f"{file}: expected the columns subject and clip, missing: {', '.join(missing)}")
     given = set(KEY).intersection(*(own.given for own in read))
-    number = {name: place for place, name in enumerate(classes)}
-    tables = []
-    for file, own in zip(files, read, strict=True):
-        rows = own.rows.assign(**{name: "" for name in KEY if name not in given})
-        keys = [clip_key(*key) for key in rows[[*KEY]].itertuples(index=False, name=None)]
-        codes = np.array([number[name] for name in own.classes])
-        rows = rows.assign(label=codes[rows["label"]], predicted=codes[rows["predicted"]])
-        table = rows.set_index(pd.Index(keys))
-        if table.index.has_duplicates:
-            row = rows[table.index.duplicated()].iloc[0]
-            what = f"{row['subject']}/{row['clip']} {row['onset']}".strip()
-            raise ValueError(
-                f"{file}: expected each clip once, got {what} twice, by {', '.join(sorted(given))}"
-            )
-        tables.append(table)
-    common = tables[0].index[np.logical_and.reduce([tables[0].index.isin(other.index) for other in tables])]
+    tables = [_keyed(file, own, given, classes) for file, own in zip(files, read, strict=True)]
+    keys = tables[0].index
+    common = keys[np.logical_and.reduce([keys.isin(other.index) for other in tables])]
     if common.empty:
         raise ValueError(f"{files[0]}: expected clips that all runs predict, got none")
-    rows = [table.loc[common] for table in tables]
-    for file, own in zip(files[1:], rows[1:], strict=True):
-        differs = (own["label"] != rows[0]["label"]).to_numpy()
+    first, *others = (table.loc[common] for table in tables)
+    for file, other in zip(files[1:], others, strict=True):
+        differs = (other["label"] != first["label"]).to_numpy()
         if differs.any():
-            row = own[differs].iloc[0]
-            pair = f"{classes[row['label']]} and {classes[rows[0]['label'][differs].iloc[0]]}"
-            what = f"{row['subject']}/{row['clip']} {row['onset']}".strip()
-            got = f"{differs.sum()} others, such as of {what}: {pair}"
+            pair = [classes[table["label"][differs].iloc[0]] for table in (other, first)]
+            got = f"{differs.sum()} others, such as of {_name_of(other[differs])}: {' and '.join(pair)}"
             raise ValueError(f"{file}: expected the labels of {files[0]}, got {got}")
-    return rows, person_keys(rows[0]).to_numpy()
+    return [first, *others], person_keys(first).to_numpy()
+
+
+def _keyed(file: Path, own: Predictions, given: set[str], classes: list[str]) -> pd.DataFrame:
+    """The rows by the keys of their clips, from the columns `given`, with numbers of `classes`."""
+    if missing := [name for name in ("subject", "clip") if name not in own.given]:
+        raise ValueError(f"{file}: expected the columns subject and clip, missing: {', '.join(missing)}")
+    rows = own.rows.assign(**{name: "" for name in KEY if name not in given})
+    codes = np.array([classes.index(name) for name in own.classes])
+    rows = rows.assign(label=codes[rows["label"]], predicted=codes[rows["predicted"]])
+    keys = [clip_key(*names) for names in rows[[*KEY]].itertuples(index=False, name=None)]
+    rows = rows.set_index(pd.Index(keys))
+    if rows.index.has_duplicates:
+        got = f"{_name_of(rows[rows.index.duplicated()])} twice, by {', '.join(sorted(given))}"
+        raise ValueError(f"{file}: expected each clip once, got {got}")
+    return rows
+
+
+def _name_of(rows: pd.DataFrame) -> str:
+    """The first clip, for a message."""
+    first = rows.iloc[0]
+    return f"{first['subject']}/{first['clip']} {first['onset']}".strip()

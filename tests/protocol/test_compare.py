@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from math import comb
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from hsta_fast.protocol.compare import Comparison
 def write(tmp_path: Path, predictions: pd.DataFrame) -> Callable[..., Path]:
     """Writes predictions of the same clips, a share of them redrawn; keyword arguments replace columns."""
 
-    def make(name: str, wrong: float, drop: str = "", **columns: object) -> Path:
+    def make(name: str, wrong: float, drop: str = "", **columns: Any) -> Path:
         rng = np.random.default_rng(len(name))
         redrawn = np.where(rng.random(60) < wrong, rng.integers(0, 3, 60), predictions["label"])
         table = predictions.drop(columns=drop.split()).assign(**({"predicted": redrawn} | columns))
