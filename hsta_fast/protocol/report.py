@@ -1,7 +1,7 @@
 """The report of a run: all scores of its predictions, in one html file that needs no other file.
 
 Reads config.json, metrics.jsonl, predictions.csv and, if present, faults.csv from the run's folder. Writes
-report.html, summary.json and the figures into it: curves and confusion, of several datasets also
+report.html, summary.json, scores.tex and the figures into it: curves and confusion, of several datasets also
 confusion-datasets, each as png and svg.
 """
 
@@ -18,6 +18,7 @@ import pandas as pd
 
 from ..files import write_bytes, write_text
 from . import page
+from .latex import latex_table
 from .metrics import per_dataset
 from .run_scores import (
     LEAKY,
@@ -107,6 +108,7 @@ def write_report(run_dir: Path, trained: Mapping[str, float] | None = None) -> P
     for name, figure in figures.items():
         write_bytes(run_dir / name, figure)
     write_text(run_dir / "summary.json", summary)
+    write_text(run_dir / "scores.tex", latex_table(json.loads(summary)))
     report = run_dir / "report.html"
     write_text(report, _page(run, faults, figures["curves.png"], confusions, trained))
     return report

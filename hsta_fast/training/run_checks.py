@@ -25,8 +25,8 @@ _MOST_CHANGES = 8  # that a message lists
 FILES = (
     *("predictions.csv", "answers.npy", "model.safetensors", "state.pt", "metrics.jsonl", "summary.json"),
     *("report.html", "curves.png", "curves.svg", "confusion.png", "confusion.svg", "confusion-datasets.png"),
-    *("confusion-datasets.svg", "faults.csv", "folds.csv", "clips.csv", ".writing.lock", "run.log"),
-    *(".launch", "config.json"),
+    *("scores.tex", "confusion-datasets.svg", "faults.csv", "folds.csv", "clips.csv", ".writing.lock"),
+    *("run.log", ".launch", "config.json"),
 )
 _FOLDERS = (
     *("folds", "folds/[0-9]*", "folds/[0-9]*/inner", "folds/[0-9]*/inner/[0-9]*"),

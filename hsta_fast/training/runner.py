@@ -16,6 +16,7 @@ from ..data import describe_inputs
 from ..environment import info_text
 from ..files import check_locks, check_writable, write_atomically
 from ..protocol import (
+    SEED_FILES,
     best_epoch,
     import_matplotlib,
     read_predictions,
@@ -149,7 +150,8 @@ def train_runs(cfg: TrainConfig, runs: Sequence[TrainConfig]) -> Path:
         if cfg.seeds == 1:
             return train_run(runs[0], progress)
         if group.is_main and runs[0].overwrite:
-            (folder / "seeds.csv").unlink(missing_ok=True)
+            for name in SEED_FILES:
+                (folder / name).unlink(missing_ok=True)
         paths = {run.seed: train_run(run, progress) for run in runs}
     if group.is_main:
         print(f"\n{write_seeds(folder, paths)}\n\neach seed: {folder / 'seeds.csv'}")

@@ -145,7 +145,7 @@ def test_only_the_named_files_are_left(make_run: MakeRun) -> None:
     write_report(run)
     write_report(run)
     new = {path.name for path in run.iterdir()} - before
-    assert new == {"report.html", "summary.json", *FIGURES}
+    assert new == {"report.html", "summary.json", "scores.tex", *FIGURES}
 
 
 def test_everything_from_outside_is_escaped(make_run: MakeRun, predictions: pd.DataFrame) -> None:
