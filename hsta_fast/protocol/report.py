@@ -360,12 +360,13 @@ def _page(
 
 
 def _starts(entries: Sequence[Mapping[str, Any]]) -> list[list[tuple[str, str]]]:
-    """The lines of each start of a run: of the first one all, of the others what is new."""
+    """The lines of each start of a run: of the first one all, of the others their end and what is new."""
     starts: list[list[tuple[str, str]]] = []
     before: Mapping[str, Any] = {}
     for entry in entries:
         new = {key: value for key, value in entry.items() if value is not None and value != before.get(key)}
-        starts.append(page.flatten(new))
+        ended = entry.get("ended") or "not yet, or killed"
+        starts.append(page.flatten({**new, "ended": ended}))
         before = entry
     return starts
 
