@@ -24,8 +24,9 @@ _MOST_CHANGES = 8  # that a message lists
 # not finished; without config.json, which comes last, a folder is not a run.
 FILES = (
     *("predictions.csv", "answers.npy", "model.safetensors", "state.pt", "metrics.jsonl", "summary.json"),
-    *("report.html", "curves.png", "confusion.png", "faults.csv", "folds.csv", "clips.csv", ".writing.lock"),
-    *("run.log", ".launch", "config.json"),
+    *("report.html", "curves.png", "curves.svg", "confusion.png", "confusion.svg", "confusion-datasets.png"),
+    *("confusion-datasets.svg", "faults.csv", "folds.csv", "clips.csv", ".writing.lock", "run.log"),
+    *(".launch", "config.json"),
 )
 _FOLDERS = (
     *("folds", "folds/[0-9]*", "folds/[0-9]*/inner", "folds/[0-9]*/inner/[0-9]*"),

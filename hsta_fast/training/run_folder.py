@@ -11,8 +11,8 @@ runs/<name>/config.json        the resolved configuration, classes, folds, notes
                                answers.npy: the classes predicted after each epoch
             tensorboard/<n>/   scalars of the folds, with --log tensorboard
             .launch            which launch started or continued it, for torchrun's restarts
-            predictions.csv    all finished folds; metrics.jsonl, curves.png, confusion.png, summary.json,
-                               report.html
+            predictions.csv    all finished folds; metrics.jsonl, summary.json, report.html, and the figures
+                               curves, confusion, of several datasets confusion-datasets, as png and svg
 """
 
 import json

@@ -24,7 +24,7 @@ from ..protocol import (
     write_report,
     write_seeds,
 )
-from .config import TrainConfig, leak_columns, to_json
+from .config import TrainConfig, leak_columns, settled
 from .evaluate import predictions_table
 from .loop import fit, predict
 from .progress import RunProgress, duration
@@ -49,9 +49,9 @@ from .setup import (
     decode,
     describe,
     describe_settings,
-    first_faults,
     known_after_decoding,
     plan,
+    remarks_and_faults,
 )
 from .splits import fold_parts, inner_of
 from .workers import workers
@@ -133,7 +133,7 @@ def check_before_reading(cfg: TrainConfig, runs: Sequence[TrainConfig], is_main:
     for run in runs:
         path = run.runs / run.name
         check_free(path)
-        check_run(path, to_json(run), resume=run.resume, overwrite=run.overwrite)
+        check_run(path, settled(run), resume=run.resume, overwrite=run.overwrite)
         if not (run.resume and (path / "config.json").exists()):
             run.check_warm_up()
         check_writable(path, "--name", path)
@@ -243,7 +243,7 @@ def log_start(exp: Experiment, start: Start, log: RunLog, how: str) -> None:
     if workers().is_main:
         for line in (*(f"LEAKY: {reason}" for reason in exp.cfg.leaks()), *caveats(exp.cfg), *exp.remarks):
             log.event(line)
-        for line in first_faults(exp.data.table, ", all in faults.csv"):
+        for line in remarks_and_faults(exp.data.table, ", all in faults.csv"):
             log.event(line)
 
 
@@ -372,7 +372,8 @@ def print_experiment(exp: Experiment, run: RunFolder) -> None:
     print("\n".join(f"{name}: {_on_one_line(value)}" for name, value in inputs.items()))
     if exp.dropped:
         print("outside the label set:", ", ".join(f"{n} {emotion}" for emotion, n in exp.dropped.items()))
-    print("".join(f"{line}\n" for line in first_faults(clips, f", all in {run.path / 'faults.csv'}")), end="")
+    where = f", all in {run.path / 'faults.csv'}"
+    print("".join(f"{line}\n" for line in remarks_and_faults(clips, where)), end="")
 
 
 def _on_one_line(value: object) -> str:
