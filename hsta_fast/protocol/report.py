@@ -22,6 +22,7 @@ from .metrics import per_dataset
 from .run_scores import (
     LEAKY,
     NOTES,
+    PROVENANCE,
     TRAIN_COUNTS,
     RunScores,
     headline,
@@ -33,8 +34,6 @@ from .run_scores import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_PROVENANCE = "provenance"  # the key of config.json
 
 
 class _Title(TypedDict):
@@ -189,7 +188,7 @@ def _summary(run: RunScores, trained: Mapping[str, float] | None) -> dict[str, A
         "per_fold": run.folds.to_dict(orient="records"),
         "per_fold_mean": run.fold_mean,
         "trained": trained and dict(trained),
-        "provenance": run.config.get(_PROVENANCE, []),
+        "provenance": run.config.get(PROVENANCE, []),
     }
 
 
@@ -213,7 +212,7 @@ def _page(
 ) -> str:
     meanings = ("mean F1 over classes", "mean recall over classes", "share of clips right")
     scores, baselines = headline(run.scores), headline(run.baseline)
-    known = (NOTES, TRAIN_COUNTS, LEAKY, _PROVENANCE)
+    known = (NOTES, TRAIN_COUNTS, LEAKY, PROVENANCE)
     return page.render(
         title=run.name + (" (leaky)" if run.leaky else ""),
         extent=_extent(run),
@@ -242,7 +241,7 @@ def _page(
         fold_mean=list(run.fold_mean.values()),
         subjects=_rows(run.subjects),
         faults=_rows(faults),
-        starts=_starts(run.config.get(_PROVENANCE, [])),
+        starts=_starts(run.config.get(PROVENANCE, [])),
         trained=trained,
         settings=page.flatten({key: value for key, value in run.config.items() if key not in known}),
     )

@@ -237,6 +237,11 @@ def test_resumed_epoch_counts_once(make_run: MakeRun) -> None:
         ),
         (
             "config.json",
+            '{"num_folds": 4, "train_counts": {}, "provenance": ["x"]}',
+            "config.json: provenance expected a list of objects, got",
+        ),
+        (
+            "config.json",
             '{"num_folds": 4, "train_counts": {}, "leaky": true}',
             "config.json: leaky expected a list of strings, got True",
         ),
