@@ -23,6 +23,7 @@ from .metrics import per_dataset
 from .run_scores import (
     LEAKY,
     NOTES,
+    PROVENANCE,
     TRAIN_COUNTS,
     RunScores,
     headline,
@@ -34,8 +35,6 @@ from .run_scores import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_PROVENANCE = "provenance"  # the key of config.json
 
 
 class _Title(TypedDict):
@@ -191,7 +190,7 @@ def _summary(run: RunScores, trained: Mapping[str, float] | None) -> dict[str, A
         "per_fold": run.folds.to_dict(orient="records"),
         "per_fold_mean": run.fold_mean,
         "trained": trained and dict(trained),
-        "provenance": run.config.get(_PROVENANCE, []),
+        "provenance": run.config.get(PROVENANCE, []),
     }
 
 
@@ -215,7 +214,7 @@ def _page(
 ) -> str:
     meanings = ("mean F1 over classes", "mean recall over classes", "share of clips right")
     scores, baselines = headline(run.scores), headline(run.baseline)
-    known = (NOTES, TRAIN_COUNTS, LEAKY, _PROVENANCE)
+    known = (NOTES, TRAIN_COUNTS, LEAKY, PROVENANCE)
     return page.render(
         title=run.name + (" (leaky)" if run.leaky else ""),
         extent=_extent(run),
@@ -244,19 +243,20 @@ def _page(
         fold_mean=list(run.fold_mean.values()),
         subjects=_rows(run.subjects),
         faults=_rows(faults),
-        starts=_starts(run.config.get(_PROVENANCE, [])),
+        starts=_starts(run.config.get(PROVENANCE, [])),
         trained=trained,
         settings=page.flatten({key: value for key, value in run.config.items() if key not in known}),
     )
 
 
 def _starts(entries: Sequence[Mapping[str, Any]]) -> list[list[tuple[str, str]]]:
-    """The lines of each start of a run: of the first one all, of the others what is new."""
+    """The lines of each start of a run: of the first one all, of the others their end and what is new."""
     starts: list[list[tuple[str, str]]] = []
     before: Mapping[str, Any] = {}
     for entry in entries:
         new = {key: value for key, value in entry.items() if value is not None and value != before.get(key)}
-        starts.append(page.flatten(new))
+        ended = entry.get("ended") or "not yet, or killed"
+        starts.append(page.flatten({**new, "ended": ended}))
         before = entry
     return starts
 

@@ -203,7 +203,7 @@ def end_run(run: _Run, report_is_old: bool) -> None:
     )
     run.log.event(f"ended: all requested folds are finished; {took}")
     path = run.folder.path
-    print(f"\n{table(path)}\n\n{took}\nreport: {path / 'report.html'}")
+    print(f"\n{took}\n\n{table(path)}\n\nreport: {path / 'report.html'}")
 
 
 def check_before_decoding(planned: Plan, is_main: bool) -> None:

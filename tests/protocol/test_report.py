@@ -237,6 +237,11 @@ def test_resumed_epoch_counts_once(make_run: MakeRun) -> None:
         ),
         (
             "config.json",
+            '{"num_folds": 4, "train_counts": {}, "provenance": ["x"]}',
+            "config.json: provenance expected a list of objects, got",
+        ),
+        (
+            "config.json",
             '{"num_folds": 4, "train_counts": {}, "leaky": true}',
             "config.json: leaky expected a list of strings, got True",
         ),
@@ -263,8 +268,8 @@ def test_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 def test_how_the_run_was_made(make_run: MakeRun) -> None:
     """A start, and one that differs in its command alone; none in a run of an older version."""
-    first = {"started": "2026-01-02", "command": "hsta-fast train <b>", "commit": None, "threads": 7}
-    second = {**first, "started": "2026-01-03", "command": "hsta-fast train --resume"}
+    first = {"started": "2026-01-02", "command": "hsta-fast train <b>", "ended": None, "threads": 7}
+    second = {**first, "started": "2026-01-03", "command": "hsta-fast train --resume", "ended": "finished"}
     run = make_run(provenance=[first, second])
     trained = {"epochs": 20, "seconds": 12.34, "clips_per_second": 9.0}
     page = _Page(write_report(run, trained))
@@ -273,7 +278,8 @@ def test_how_the_run_was_made(make_run: MakeRun) -> None:
     text = " ".join(page.text.split())
     section = text[text.index("How it was made") : text.index("Settings")]
     assert "20 epochs in 12.3 s, 9.0 clips/s" in section and "hsta-fast train <b>" in section
-    assert section.count("threads") == 1 and "commit" not in section and "--resume" in section
+    assert section.count("ended not yet, or killed") == 1 and section.count("ended finished") == 1
+    assert section.count("threads") == 1 and "--resume" in section
     assert "provenance" not in text
     config = json.loads((run / "config.json").read_text())
     del config["provenance"]
