@@ -83,12 +83,15 @@ ARROWS: dict[str, str] = {
     "protocol.predictions": "clips",
     "protocol.fold_files": "clips protocol.folds protocol.predictions",
     "protocol.run_scores": "clips protocol.metrics protocol.predictions",
-    "protocol.report": "files protocol.metrics protocol.page protocol.plots protocol.run_scores",
+    "protocol.gallery": "clips files protocol.run_scores",
+    "protocol.report": "files protocol.gallery protocol.metrics protocol.page protocol.plots "
+    "protocol.run_scores",
     "protocol.overlap": "clips protocol.fold_files protocol.predictions",
     "protocol.findings": "clips protocol.metrics protocol.overlap protocol.predictions",
     "protocol.audit": "protocol.findings protocol.metrics protocol.overlap",
     "protocol.seeds": "files protocol.report",
-    "protocol": "protocol.audit protocol.fold_files protocol.folds protocol.metrics protocol.predictions "
+    "protocol": "protocol.audit protocol.fold_files protocol.folds protocol.gallery protocol.metrics "
+    "protocol.predictions "
     "protocol.report protocol.seeds",
     # Training.
     "training": "",
@@ -101,10 +104,13 @@ ARROWS: dict[str, str] = {
     "training.run_folder": "files checkpoint protocol training.run_checks",
     "training.setup": "environment files inputs data protocol training.config training.splits",
     "training.loop": "model data protocol training.config training.optim training.run_folder training.setup",
-    "training.evaluate": "clips checkpoint protocol training.config training.loop "
+    "training.gallery": "checkpoint csta_maps files model data protocol training.loop training.run_folder "
+    "training.setup",
+    "training.evaluate": "clips checkpoint protocol training.config training.gallery training.loop "
     "training.run_checks training.run_folder training.setup",
     "training.runner": "clips files checkpoint environment data protocol training.config training.evaluate "
-    "training.loop training.run_checks training.run_folder training.setup training.splits training.workers",
+    "training.gallery training.loop training.run_checks training.run_folder training.setup training.splits "
+    "training.workers",
     "training.ablate": "files protocol training.config training.optim training.paper_tables "
     "training.run_checks training.runner training.workers",
     # The top.

@@ -11,6 +11,7 @@ from .folds import (
     k_folds_by_subject,
     leave_one_subject_out,
 )
+from .gallery import GALLERY, Picture, worst_errors, write_gallery
 from .metrics import Scores, best_epoch, bootstrap_interval, majority_baseline, per_dataset, per_fold, score
 from .predictions import read_predictions
 from .report import import_matplotlib, summary_of, table, write_report
@@ -18,7 +19,9 @@ from .seeds import write_seeds
 
 __all__ = [
     "FOLD_COLUMNS",
+    "GALLERY",
     "Fold",
+    "Picture",
     "Scores",
     "assert_disjoint",
     "audit",
@@ -40,6 +43,8 @@ __all__ = [
     "subject_overlap",
     "summary_of",
     "table",
+    "worst_errors",
+    "write_gallery",
     "write_report",
     "write_seeds",
 ]

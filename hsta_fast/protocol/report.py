@@ -1,8 +1,8 @@
 """The report of a run: all scores of its predictions, in one html file that needs no other file.
 
-Reads config.json, metrics.jsonl, predictions.csv and, if present, faults.csv from the run's folder. Writes
-report.html, summary.json and the figures into it: curves and confusion, of several datasets also
-confusion-datasets, each as png and svg.
+Reads config.json, metrics.jsonl, predictions.csv and, if present, faults.csv and the galleries of the folds
+from the run's folder. Writes report.html, summary.json and the figures into it: curves and confusion, of
+several datasets also confusion-datasets, each as png and svg.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import pandas as pd
 
 from ..files import write_bytes, write_text
 from . import page
+from .gallery import PER_PAIR, Gallery, read_gallery
 from .metrics import per_dataset
 from .run_scores import (
     LEAKY,
@@ -72,7 +73,8 @@ def write_report(run_dir: Path) -> Path:
     and "select", how the epoch was chosen. All other keys are listed as settings.
 
     faults.csv (dataset, subject, clip, onset, what, action) may be absent or empty. A class without a test
-    clip counts as zero, and a banner says so.
+    clip counts as zero, and a banner says so. Pictures of misclassified clips are shown if the folders of the
+    folds have them (`write_gallery`).
 
     Returns:
         The path of report.html.
@@ -87,6 +89,7 @@ def write_report(run_dir: Path) -> Path:
     run = read_run(run_dir)
     metrics = read_metrics(run_dir / "metrics.jsonl")
     faults = read_faults(run_dir / "faults.csv")
+    gallery = read_gallery(run_dir, run.predictions, run.classes)
     kinds = {"png": plots.png, "svg": plots.svg}
     figures = {
         f"{name}.{kind}": draw(figure)
@@ -102,7 +105,7 @@ def write_report(run_dir: Path) -> Path:
         write_bytes(run_dir / name, figure)
     write_text(run_dir / "summary.json", summary)
     report = run_dir / "report.html"
-    write_text(report, _page(run, faults, figures["curves.png"], confusions))
+    write_text(report, _page(run, faults, figures["curves.png"], confusions, gallery))
     return report
 
 
@@ -196,7 +199,13 @@ def _class_rows(run: RunScores) -> list[tuple[str, str, str, int]]:
     return [(name, f"{f1:.3f}", f"{recall:.3f}", int(clips)) for name, f1, recall, clips in columns]
 
 
-def _page(run: RunScores, faults: pd.DataFrame, curves: bytes, confusions: dict[str, bytes]) -> str:
+def _page(
+    run: RunScores,
+    faults: pd.DataFrame,
+    curves: bytes,
+    confusions: dict[str, bytes],
+    gallery: Gallery | None,
+) -> str:
     meanings = ("mean F1 over classes", "mean recall over classes", "share of clips right")
     scores, baselines = headline(run.scores), headline(run.baseline)
     known = (NOTES, TRAIN_COUNTS, LEAKY)
@@ -223,6 +232,8 @@ def _page(run: RunScores, faults: pd.DataFrame, curves: bytes, confusions: dict[
             f"Confusion matrix{name and f' of {name}'}: rows the truth, columns the prediction": png
             for name, png in confusions.items()
         },
+        gallery=gallery,
+        per_pair=PER_PAIR,
         curves=curves,
         folds=_rows(run.folds),
         fold_mean=list(run.fold_mean.values()),

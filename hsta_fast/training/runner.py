@@ -17,6 +17,7 @@ from ..files import check_locks, check_writable, write_atomically
 from ..protocol import best_epoch, import_matplotlib, table, write_report, write_seeds
 from .config import TrainConfig, leak_columns, to_json
 from .evaluate import predictions_table
+from .gallery import add_gallery
 from .loop import fit, predict
 from .run_checks import (
     check_clips,
@@ -205,6 +206,7 @@ def train_fold(exp: Experiment, folder: FoldFolder, number: int) -> None:
     notes = leak_columns(cfg) | ({"caveats": " ".join(of_data)} if (of_data := caveats(cfg)) else {})
     save_model(model, folder.path / "model.safetensors", inputs=exp.model_inputs(), notes=notes)
     predictions = predictions_table(exp, fold, predict(exp, model, fold.test))
+    add_gallery(exp, folder.path, model, fold, predictions)
     folder.finish(predictions.assign(epoch=epochs, **leak_columns(cfg)))
 
 
