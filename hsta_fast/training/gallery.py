@@ -4,6 +4,7 @@ Onset, apex and their difference; and, for a model with CSTA, the weights of its
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -58,7 +59,8 @@ def add_missing_gallery(exp: Experiment, path: Path) -> str:
         model = load_model(folder / "model.safetensors").to(exp.device)
         add_gallery(exp, folder, model, exp.folds[number], read_predictions(folder / "predictions.csv"))
     with open_lock(path / ".writing.lock") as file:
-        lock_file(file)
+        with suppress(OSError):  # a disk without locks
+            lock_file(file)
         report = write_report(path)
     return f"misclassified clips added to {report}"
 
@@ -113,7 +115,7 @@ def _looks(exp: Experiment, model: HSTA, batch: Batch, maps: AttentionMaps, i: i
 
 def _heat(title: str, frame: np.ndarray, weights: np.ndarray, patch: int) -> Picture:
     """A grey frame (3, H, W) coloured where a patch has more than the mean of the weights (h, w)."""
-    times = weights / weights.mean()
+    times = weights / max(weights.mean(), np.finfo(np.float32).tiny)  # all weight may be on the CLS itself
     peak = float(times.max())
     heat = np.clip((times - 1) / max(peak - 1, 1), 0, 1).astype(np.float32)  # about even weights: no colour
     covered = [round(SIDE * n * patch / size) for n, size in zip(heat.shape, frame.shape[1:], strict=True)]

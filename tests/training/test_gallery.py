@@ -158,6 +158,8 @@ def test_even_weights_have_no_colour() -> None:
     picture = _heat("CLS", frame, weights, 16)
     assert picture.title == "CLS, peak 1.0 times the mean"
     assert abs(image(picture) - 90).max() <= 4
+    picture = _heat("CLS", frame, np.zeros((3, 3), dtype=np.float32), 16)  # the CLS looks at itself alone
+    assert picture.title == "CLS, peak 0.0 times the mean" and abs(image(picture) - 90).max() <= 4
 
 
 @pytest.mark.parametrize(
