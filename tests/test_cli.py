@@ -9,6 +9,7 @@ import pytest
 
 import hsta_fast
 from hsta_fast import cli
+from hsta_fast.data import LABEL_SETS
 
 COMMANDS = ("synth", "doctor", "prepare", "train", "evaluate", "audit", "ablate", "info", "build")
 
@@ -176,7 +177,7 @@ def test_strict_names_the_first_fault(monkeypatch: pytest.MonkeyPatch, copy: Pat
         ),
         (
             ("--labels", "emotion5"),
-            "--labels expected one of emotion7, emotion3, objective7, megc2019, or a .json",
+            f"--labels expected auto, one of {', '.join(LABEL_SETS)}, or a .json",
         ),
         (("--labels", "no-such.json"), "no-such.json: expected a label file, got: no such file"),
         (("--labels", "megc2019"), "emotion expected a word of label set 'megc2019'"),
@@ -229,7 +230,7 @@ def test_audit_and_its_exit_status(
     assert "LEAK: 8 of 8 test clips (100%)" in capsys.readouterr().out
     for path, got in ((tmp_path / "nowhere.csv", "no such file"), (tmp_path, "a folder")):
         message = refusal(monkeypatch, "audit", str(path))
-        assert message == f"error: {path}: expected a csv file, got {got}"
+        assert message == f"error: {path}: expected a table (csv, tsv or other text, xlsx, npy), got {got}"
 
 
 def test_ablate_expects_a_table_and_its_rows(

@@ -36,9 +36,11 @@ ARROWS: dict[str, str] = {
     "data.action_units": "",
     "data.sampling": "",
     "data.clips": "clips",
+    "data.remarks": "",
     "data.duplicates": "clips data.clips",
     "data.frames": "",
     "data.frames.video": "files",
+    "data.frames.faces": "",
     "data.frames.chunks": "",
     "data.frames.cache": "files data.frames.chunks",
     "data.frames.decode": "files data.frames.cache data.frames.chunks data.frames.video",
@@ -50,13 +52,19 @@ ARROWS: dict[str, str] = {
     "data.frames.load": "data.clips data.sampling data.frames.apex data.frames.cache data.frames.flow "
     "data.frames.store",
     "data.readers": "",
-    "data.readers.annotation": "files data.clips",
-    "data.readers.folders": "files clips data.frames.video",
-    "data.readers.base": "files data.clips data.action_units data.readers.annotation",
+    "data.readers.tree": "files",
+    "data.readers.annotation": "files data.clips data.readers.tree",
+    "data.readers.folders": "files clips data.readers.tree",
+    "data.readers.videos": "files data.frames.video data.readers.folders",
+    "data.readers.base": "files clips data.clips data.action_units data.remarks data.readers.annotation "
+    "data.readers.tree",
     **{
-        f"data.readers.{name}": "data.clips data.frames.video data.readers.annotation data.readers.base "
-        "data.readers.folders"
-        for name in ("casme2", "samm", "smic", "casme3", "custom")
+        f"data.readers.{name}": "files data.clips data.frames.video data.readers.annotation "
+        "data.readers.base data.readers.folders data.readers.videos"
+        for name in (
+            *("casme2", "samm", "smic", "casme3", "custom"),
+            *("mmew", "dfme", "casme", "four_dme", "casme_squared", "samm_long"),
+        )
     },
     "data.readers.registry": "clips data.clips data.readers",
     "data.labels": "",
@@ -65,14 +73,14 @@ ARROWS: dict[str, str] = {
     "data.labels.files": "files data.clips data.labels.megc2019 data.labels.sets data.readers.annotation",
     "data.loading": "data.frames",
     "data.dataset": "clips data.clips data.frames data.loading data.sampling",
-    "data.doctor": "data.clips data.frames data.labels data.readers",
+    "data.doctor": "clips files data.clips data.remarks data.frames data.labels data.readers",
     "data": "data.action_units data.clips data.dataset data.frames data.labels data.loading data.readers "
     "data.sampling",
     # Rendered faces.
     "synth.face": "",
     "synth.painter": "synth.face",
-    "synth.layouts": "files data.readers",
-    "synth.faults": "files data.clips synth.layouts",
+    "synth.layouts": "files data.clips data.readers",
+    "synth.faults": "files data.clips data.readers synth.layouts",
     "synth.render": "files synth.face synth.faults synth.layouts synth.painter",
     "synth": "synth.render",
     # Evaluation: imports only clips and files of ours.
@@ -81,14 +89,19 @@ ARROWS: dict[str, str] = {
     "protocol.folds": "clips",
     "protocol.metrics": "clips",
     "protocol.predictions": "clips",
+    "protocol.tables": "files",
+    "protocol.columns": "protocol.tables",
+    "protocol.foreign": "clips protocol.columns protocol.predictions protocol.tables",
+    "protocol.label_check": "protocol.predictions",
     "protocol.fold_files": "clips protocol.folds protocol.predictions",
     "protocol.run_scores": "clips protocol.metrics protocol.predictions",
     "protocol.gallery": "clips files protocol.run_scores",
     "protocol.report": "files protocol.gallery protocol.metrics protocol.page protocol.plots "
     "protocol.run_scores",
-    "protocol.overlap": "clips protocol.fold_files protocol.predictions",
-    "protocol.findings": "clips protocol.metrics protocol.overlap protocol.predictions",
-    "protocol.audit": "protocol.findings protocol.metrics protocol.overlap",
+    "protocol.overlap": "clips protocol.columns protocol.fold_files protocol.label_check "
+    "protocol.predictions",
+    "protocol.findings": "clips protocol.foreign protocol.metrics protocol.overlap protocol.predictions",
+    "protocol.audit": "protocol.findings protocol.foreign protocol.metrics protocol.overlap",
     "protocol.seeds": "files protocol.report",
     "protocol": "protocol.audit protocol.fold_files protocol.folds protocol.gallery protocol.metrics "
     "protocol.predictions "
@@ -101,16 +114,21 @@ ARROWS: dict[str, str] = {
     "training.optim": "model training.config",
     "training.splits": "clips data.clips protocol training.config",
     "training.run_checks": "files clips",
+    "training.run_log": "",
+    "training.scalars": "",
+    "training.provenance": "environment model",
     "training.run_folder": "files checkpoint protocol training.run_checks",
     "training.setup": "environment files inputs data protocol training.config training.splits",
-    "training.loop": "model data protocol training.config training.optim training.run_folder training.setup",
+    "training.progress": "training.run_folder training.run_log training.scalars",
+    "training.loop": "model data protocol training.config training.optim training.progress "
+    "training.run_folder training.setup",
     "training.gallery": "checkpoint csta_maps files model data protocol training.loop training.run_folder "
     "training.setup",
     "training.evaluate": "clips checkpoint protocol training.config training.gallery training.loop "
     "training.run_checks training.run_folder training.setup",
     "training.runner": "clips files checkpoint environment data protocol training.config training.evaluate "
-    "training.gallery training.loop training.run_checks training.run_folder training.setup training.splits "
-    "training.workers",
+    "training.gallery training.loop training.progress training.provenance training.run_checks "
+    "training.run_folder training.run_log training.scalars training.setup training.splits training.workers",
     "training.ablate": "files protocol training.config training.optim training.paper_tables "
     "training.run_checks training.runner training.workers",
     # The top.

@@ -9,7 +9,7 @@ from .frames.flow import check_flow_method
 from .frames.load import describe_inputs, load_inputs
 from .frames.store import FrameStore, load_frames
 from .labels.files import label_set
-from .labels.sets import LABEL_SETS, LabelSet, apply_labels
+from .labels.sets import LABEL_SETS, LabelSet, apply_labels, default_labels
 from .loading import Batch
 from .readers.base import Expression
 from .readers.casme3 import read_casme3
@@ -37,6 +37,7 @@ __all__ = [
     "SpecialFrame",
     "apply_labels",
     "check_flow_method",
+    "default_labels",
     "describe_inputs",
     "label_set",
     "load_frames",

@@ -7,7 +7,7 @@ How a clip is identified: see `hsta_fast.clips`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ LEFT_OUT = "clip left out"
 MIDDLE_APEX = "apex taken as the middle frame"
 MOTION_APEX = "apex found by motion"
 KEPT_APEX = "apex taken as annotated"
+ENDS_AT_APEX = "clip ends at its apex"
 AS_BLANK = "taken as blank"
 CLASS_BY_UNITS = "objective class taken from the action units"
 UNREADABLE = "clip left out of a run that samples such a frame"
@@ -59,12 +60,17 @@ class ClipTable:
     """The usable clips under `root` and the faults.
 
     `clips` has the columns `COLUMNS`, and `label` once labels are applied. If `apex_annotated` is false, the
-    apex is the middle frame.
+    apex is the middle frame. If a dataset's table has no column of emotions, `emotion` is "".
+
+    remarks: what a user should know about the copy and what is no fault, one sentence each.
+    default_labels: dataset -> the label set that "auto" means for its clips.
     """
 
     root: Path
     clips: pd.DataFrame
     faults: tuple[Fault, ...] = ()
+    remarks: tuple[str, ...] = ()
+    default_labels: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.clips)

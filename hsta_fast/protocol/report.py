@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -33,6 +34,8 @@ from .run_scores import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_PROVENANCE = "provenance"  # the key of config.json
 
 
 class _Title(TypedDict):
@@ -64,13 +67,16 @@ def import_matplotlib() -> None:
             matplotlib.rcParams["backend"] = backend
 
 
-def write_report(run_dir: Path) -> Path:
+def write_report(run_dir: Path, trained: Mapping[str, float] | None = None) -> Path:
     """Score the finished folds of a run and write its figures, summary.json and report.html.
 
     config.json needs "num_folds", an int, the number of folds that the run will have, and "train_counts",
     {fold: number of training clips of each class}, for the majority baseline. Optional are "notes", a list of
     str shown as banners; "leaky", a list of str, why the scores are not to be trusted, shown on every output;
-    and "select", how the epoch was chosen. All other keys are listed as settings.
+    and "select", how the epoch was chosen; "provenance", a list with a dictionary of how the run was made for
+    each of its starts. All other keys are listed as settings.
+
+    trained: what the trainings took: "epochs", "seconds", "clips_per_second".
 
     faults.csv (dataset, subject, clip, onset, what, action) may be absent or empty. A class without a test
     clip counts as zero, and a banner says so. Pictures of misclassified clips are shown if the folders of the
@@ -100,12 +106,12 @@ def write_report(run_dir: Path) -> Path:
         name: plots.png(plots.confusion_matrix(matrix, run.classes, **_title(run, name)))
         for name, matrix in _matrices(run).items()
     }
-    summary = json.dumps(_summary(run), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    summary = json.dumps(_summary(run, trained), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     for name, figure in figures.items():
         write_bytes(run_dir / name, figure)
     write_text(run_dir / "summary.json", summary)
     report = run_dir / "report.html"
-    write_text(report, _page(run, faults, figures["curves.png"], confusions, gallery))
+    write_text(report, _page(run, faults, figures["curves.png"], confusions, gallery, trained))
     return report
 
 
@@ -162,7 +168,7 @@ def summary_of(run_dir: Path) -> dict[str, Any]:
     return read_json(path, path.read_text(encoding="utf-8"))
 
 
-def _summary(run: RunScores) -> dict[str, Any]:
+def _summary(run: RunScores, trained: Mapping[str, float] | None) -> dict[str, Any]:
     scores = run.scores
     classes = zip(run.classes, scores.f1, scores.recall, scores.support, strict=True)
     return {
@@ -185,6 +191,8 @@ def _summary(run: RunScores) -> dict[str, Any]:
         "confusion": scores.confusion.tolist(),
         "per_fold": run.folds.to_dict(orient="records"),
         "per_fold_mean": run.fold_mean,
+        "trained": trained and dict(trained),
+        "provenance": run.config.get(_PROVENANCE, []),
     }
 
 
@@ -205,10 +213,11 @@ def _page(
     curves: bytes,
     confusions: dict[str, bytes],
     gallery: Gallery | None,
+    trained: Mapping[str, float] | None,
 ) -> str:
     meanings = ("mean F1 over classes", "mean recall over classes", "share of clips right")
     scores, baselines = headline(run.scores), headline(run.baseline)
-    known = (NOTES, TRAIN_COUNTS, LEAKY)
+    known = (NOTES, TRAIN_COUNTS, LEAKY, _PROVENANCE)
     return page.render(
         title=run.name + (" (leaky)" if run.leaky else ""),
         extent=_extent(run),
@@ -239,8 +248,21 @@ def _page(
         fold_mean=list(run.fold_mean.values()),
         subjects=_rows(run.subjects),
         faults=_rows(faults),
+        starts=_starts(run.config.get(_PROVENANCE, [])),
+        trained=trained,
         settings=page.flatten({key: value for key, value in run.config.items() if key not in known}),
     )
+
+
+def _starts(entries: Sequence[Mapping[str, Any]]) -> list[list[tuple[str, str]]]:
+    """The lines of each start of a run: of the first one all, of the others what is new."""
+    starts: list[list[tuple[str, str]]] = []
+    before: Mapping[str, Any] = {}
+    for entry in entries:
+        new = {key: value for key, value in entry.items() if value is not None and value != before.get(key)}
+        starts.append(page.flatten(new))
+        before = entry
+    return starts
 
 
 def _rows(frame: pd.DataFrame) -> list[tuple[Any, ...]]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..clips import KEY, natural_key, subject_ids
 from .metrics import Scores, bootstrap_interval, majority_baseline, per_dataset, per_fold, score
-from .predictions import load_predictions, read_text_table
+from .predictions import read_text_table, run_predictions
 
 # Keys of config.json that have a meaning in the report, which lists all others as settings.
 NOTES, _NUM_FOLDS, TRAIN_COUNTS, LEAKY = "notes", "num_folds", "train_counts", "leaky"
@@ -67,7 +67,7 @@ def read_run(run_dir: Path) -> RunScores:
     leaky = config.get(LEAKY, [])
     if not isinstance(leaky, list) or not all(isinstance(reason, str) for reason in leaky):
         raise ValueError(f"{path}: {LEAKY} expected a list of strings, got {leaky!r}")
-    loaded = load_predictions(run_dir / "predictions.csv", strict=True)
+    loaded = run_predictions(run_dir / "predictions.csv")
     classes = loaded.classes
     predictions = loaded.rows.sort_values("fold", key=lambda folds: folds.map(natural_key), kind="stable")
     scores = score(predictions["label"], predictions["predicted"], len(classes), absent="zero")

@@ -9,7 +9,7 @@ import pandas as pd
 from ..files import write_text
 from ..protocol import summary_of
 from . import runner
-from .config import TrainConfig, to_json
+from .config import TrainConfig, settled
 from .optim import NonFiniteLossError
 from .paper_tables import ASSUMED, EXPERIMENTS, PAPER
 from .run_checks import MAY_CHANGE, as_read, differing, read_config
@@ -93,7 +93,7 @@ def _is_finished(cfg: TrainConfig) -> bool:
     if not (run / "summary.json").is_file():
         return False
     ignore = set(MAY_CHANGE) - {"data", "more_data"}
-    return not differing(read_config(run), as_read(to_json(cfg)), ignore)
+    return not differing(read_config(run), as_read(settled(cfg)), ignore)
 
 
 def _text(cfg: TrainConfig, table: str, frame: pd.DataFrame) -> str:

@@ -19,16 +19,16 @@ class TrainConfig:
     """One run. The defaults are the paper's recipe; see `recipe_config` for the published code's."""
 
     data: Path
-    """Folder of a dataset: CASME II, SAMM, SMIC-HS or CAS(ME)3 as released, or a table of your own clips."""
+    """Folder of a dataset as released (docs/data.md lists them), or with a table of your own clips."""
     more_data: tuple[Path, ...] = ()
     """Folders of more datasets, used together with the first."""
     dataset: DatasetName = "auto"
     """Which dataset --data holds; auto: detect it from its files."""
     annotation: Path | None = None
     """Annotation file, csv or xlsx, if the folder of --data holds none or several."""
-    labels: str = "emotion7"
-    """Label set: emotion7; emotion3 (negative, positive, surprise); objective7 (classes I to VII); megc2019
-    (the composite of CASME II, SAMM and SMIC-HS); or a mapping file (.json or .csv)."""
+    labels: str = "auto"
+    """Label set: auto (that of the dataset's own literature; megc2019 for several of CASME II, SAMM and
+    SMIC-HS); a name from docs/data.md, such as emotion7, emotion3, objective7; or a .json or .csv file."""
     strict: bool = False
     """Stop at the first fault of the dataset instead of listing it."""
     cache: str = "auto"
@@ -48,6 +48,8 @@ class TrainConfig:
     """Epochs between checkpoints."""
     gallery: int = 24
     """Most misclassified clips that the report shows, with frames of the dataset; 0: none."""
+    log: tuple[Literal["tensorboard"], ...] = ()
+    """Where the metrics of each epoch go, besides the run's own files: tensorboard."""
 
     model: str = "hsta_base"
     """hsta_tiny, hsta_small or hsta_base."""
@@ -165,8 +167,8 @@ class TrainConfig:
         require(0 < self.layer_decay <= 1, "layer_decay", "a number in (0, 1]")
         require(0 <= self.label_smoothing < 1, "label_smoothing", "a number in [0, 1)")
         require(self.clip_grad is None or self.clip_grad > 0, "clip_grad", "a number > 0")
-        known = self.labels in LABEL_SETS or self.labels.lower().endswith((".json", ".csv"))
-        require(known, "labels", f"one of {', '.join(LABEL_SETS)}, or a .json or .csv file")
+        known = self.labels in ("auto", *LABEL_SETS) or self.labels.lower().endswith((".json", ".csv"))
+        require(known, "labels", f"auto, one of {', '.join(LABEL_SETS)}, or a .json or .csv file")
         if self.resume and self.overwrite:
             raise ValueError("--overwrite expected no --resume beside it, got both")
         plain = self.name.isprintable() and 0 < len(self.name) <= 100 and len(self.name.encode()) <= 255
@@ -177,6 +179,7 @@ class TrainConfig:
         for name, kind in get_type_hints(TrainConfig).items():
             if get_origin(kind) is Literal:
                 require(getattr(self, name) in get_args(kind), name, f"one of {', '.join(get_args(kind))}")
+        require(set(self.log) <= {"tensorboard"}, "log", "tensorboard")
         require(self.model in list_models(), "model", f"one of {', '.join(list_models())}")
         for name, least in (("num_layers", 1), ("n_special", 0), ("n_video", 0), ("offset_cap", 1)):
             value = getattr(self, name)
@@ -287,6 +290,11 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     values: dict[str, Any] = {name: getattr(config, name) for name in names}
     values["more_data"] = tuple(str(path) for path in config.more_data)
     return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def settled(cfg: TrainConfig) -> dict[str, Any]:
+    """`to_json` without the label set if the data have yet to decide it."""
+    return {name: value for name, value in to_json(cfg).items() if (name, value) != ("labels", "auto")}
 
 
 def from_json(values: dict[str, Any]) -> TrainConfig:

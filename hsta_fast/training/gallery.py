@@ -21,6 +21,7 @@ from ..protocol import (
     Fold,
     Picture,
     read_predictions,
+    summary_of,
     worst_errors,
     write_gallery,
     write_report,
@@ -61,7 +62,8 @@ def add_missing_gallery(exp: Experiment, path: Path) -> str:
     with open_lock(path / ".writing.lock") as file:
         with suppress(OSError):  # a disk without locks
             lock_file(file)
-        report = write_report(path)
+        before = summary_of(path) if (path / "summary.json").exists() else {}
+        report = write_report(path, before.get("trained"))
     return f"misclassified clips added to {report}"
 
 

@@ -18,13 +18,14 @@ from ..data import (
     Sampling,
     apply_labels,
     check_flow_method,
+    default_labels,
     describe_inputs,
     label_set,
     load_inputs,
     read_datasets,
 )
 from ..environment import cuda_dtype
-from ..files import check_writable
+from ..files import as_on_disk, check_writable
 from ..inputs import ModelInputs
 from ..protocol import Fold
 from .config import TrainConfig, to_json
@@ -79,8 +80,9 @@ class Experiment:
 class Plan:
     """What is known of a run before any frame is decoded.
 
-    clips: the labelled clips of the annotation, some of which may have unreadable frames; labels_not_here:
-    datasets that the label set names and that are not among the data.
+    cfg: with the name of a label set where its `labels` were "auto"; clips: the labelled clips of the
+    annotation, some of which may have unreadable frames; labels_not_here: datasets that the label set names
+    and that are not among the data.
     """
 
     cfg: TrainConfig
@@ -122,9 +124,14 @@ def plan(cfg: TrainConfig, *, device: str | None = None) -> Plan:
     )
     if cfg.flow is not None:
         check_flow_method(cfg.flow)
-    labels = label_set(cfg.labels, roots_of(cfg))
+    given = None if cfg.labels == "auto" else label_set(cfg.labels, roots_of(cfg))  # before data are read
     found = read_clips(cfg)
-    clips, dropped = apply_labels(only_datasets(found, cfg.datasets), labels)
+    used = only_datasets(found, cfg.datasets)
+    if given is None:
+        name, why = default_labels(used)
+        cfg, used = replace(cfg, labels=name), replace(used, remarks=(*used.remarks, why))
+    labels = given or label_set(cfg.labels, roots_of(cfg))
+    clips, dropped = apply_labels(used, labels)
     check_folds(cfg, clips)
     return Plan(
         cfg=cfg,
@@ -151,7 +158,7 @@ def decode(plan: Plan) -> Experiment:
     )
     if cfg.shuffle_labels:
         shuffled = np.random.default_rng(cfg.seed).permutation(clips.clips["label"].to_numpy())
-        clips = ClipTable(clips.root, clips.clips.assign(label=shuffled), clips.faults)
+        clips = replace(clips, clips=clips.clips.assign(label=shuffled))
     folds, remarks = check_folds(cfg, clips)
     if plan.labels_not_here:
         names = ", ".join(plan.labels_not_here)
@@ -216,20 +223,20 @@ def fill_cache(cfg: TrainConfig) -> str:
     counts = ", ".join(f"{len(set(items.places))} {name}" for name, items in cached.items())
     size = sum(sum(part.nbytes for part in items.parts) for items in cached.values())
     summary = f"{cache.folder}: {len(data)} clips, {counts}, {size / 1e6:.0f} MB, checked"
-    return "\n".join([summary, *first_faults(data.table, ", all listed by hsta-fast doctor")])
+    return "\n".join([summary, *remarks_and_faults(data.table, ", all listed by hsta-fast doctor")])
 
 
-def first_faults(clips: ClipTable, where: str) -> list[str]:
-    """Lines with the number of faults and the first ones; where: a phrase that says where all of them are."""
-    if not clips.faults:
-        return []
-    head = f"{len(clips.faults)} faults of the dataset{where}; the first ones:"
-    return [head, *(f"  {fault}" for fault in clips.faults[:5])]
+def remarks_and_faults(clips: ClipTable, where: str) -> list[str]:
+    """Lines with the remarks, the number of faults and the first ones; where: where all faults are."""
+    lines = [f"remark: {remark}" for remark in clips.remarks]
+    if clips.faults:
+        lines.append(f"{len(clips.faults)} faults of the dataset{where}; the first ones:")
+    return [*lines, *(f"  {fault}" for fault in clips.faults[:5])]
 
 
 def roots_of(cfg: TrainConfig) -> tuple[Path, ...]:
-    """The folders of all datasets."""
-    return (cfg.data, *cfg.more_data)
+    """The folders of all datasets, spelled as on disk."""
+    return tuple(as_on_disk(root) for root in (cfg.data, *cfg.more_data))
 
 
 def with_data_roots(cfg: TrainConfig, data: Sequence[Path]) -> TrainConfig:

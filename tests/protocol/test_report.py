@@ -259,3 +259,25 @@ def test_unreadable_run_is_refused_and_nothing_written(
 def test_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected a run with .*; missing: config.json, metrics.jsonl"):
         table(tmp_path)
+
+
+def test_how_the_run_was_made(make_run: MakeRun) -> None:
+    """A start, and one that differs in its command alone; none in a run of an older version."""
+    first = {"started": "2026-01-02", "command": "hsta-fast train <b>", "commit": None, "threads": 7}
+    second = {**first, "started": "2026-01-03", "command": "hsta-fast train --resume"}
+    run = make_run(provenance=[first, second])
+    trained = {"epochs": 20, "seconds": 12.34, "clips_per_second": 9.0}
+    page = Page(write_report(run, trained))
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["provenance"] == [first, second] and summary["trained"] == trained
+    text = " ".join(page.text.split())
+    section = text[text.index("How it was made") : text.index("Settings")]
+    assert "20 epochs in 12.3 s, 9.0 clips/s" in section and "hsta-fast train <b>" in section
+    assert section.count("threads") == 1 and "commit" not in section and "--resume" in section
+    assert "provenance" not in text
+    config = json.loads((run / "config.json").read_text())
+    del config["provenance"]
+    (run / "config.json").write_text(json.dumps(config))
+    assert "How it was made" not in Page(write_report(run)).text
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["provenance"] == [] and summary["trained"] is None

@@ -16,7 +16,7 @@ from hsta_fast.training.paper_tables import EXPERIMENTS, PAPER, TABLES
 
 @pytest.fixture
 def cfg(faces: Path, tmp_path: Path) -> TrainConfig:
-    small: dict[str, Any] = {"model": "hsta_tiny", "image_size": 32, "num_frames": 2, "labels": "emotion3"}
+    small: dict[str, Any] = {"model": "hsta_tiny", "image_size": 32, "num_frames": 2}
     small |= {"protocol": "kfold", "folds": 2, "batch_size": 6, "lr": 1e-3, "warmup_epochs": 1, "epochs": 1}
     return recipe_config("paper", data=faces, runs=tmp_path, name="table", **small)
 

@@ -1,5 +1,6 @@
 """How a run starts: what is refused before any frame is decoded, what a failed run leaves, --overwrite."""
 
+import json
 import os
 import shutil
 import signal
@@ -330,3 +331,21 @@ def test_a_restart_by_the_launcher_continues_and_deletes_nothing(
         runner.main(make_config())
     runner.main(make_config(overwrite=True))
     assert model.stat().st_mtime_ns != before
+
+
+def test_auto_is_resolved_before_anything_is_written(
+    make_config: MakeConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """config.json has the name of the label set, as the runs of before had, and they may be continued."""
+    cfg = make_config(labels="auto")
+    run = runner.main(cfg)
+    said = (
+        "remark: --labels auto is emotion7 (others, disgust, surprise, fear, anger, sad, happy), the default"
+    )
+    assert f"{said} for casme3\n" in capsys.readouterr().out
+    assert json.loads((run / "config.json").read_text())["labels"] == "emotion7"
+    for labels in ("auto", "emotion7"):
+        assert runner.main(replace(cfg, labels=labels, resume=True)) == run
+    with pytest.raises(ValueError, match="labels was 'emotion7', is 'emotion3'"):
+        runner.main(replace(cfg, labels="emotion3", resume=True))
+    assert "0 predictions differ" in evaluate(run)

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
@@ -19,18 +21,30 @@ from ..clips import LEFT_OUT, ClipTable, Fault, fault_of
 ClipName = tuple[str, str, str]  # dataset, subject, clip
 
 
-_DATASETS = {"casmeii": "casme2", "smichs": "smic", "casmeiii": "casme3"}
-_DATASETS |= {name: name for name in ("casme2", "samm", "smic", "casme3")}
+_DATASETS = {
+    "casmeii": "casme2",
+    "smichs": "smic",
+    "casmeiii": "casme3",
+    "casmesquared": "casme_squared",
+    "sammlong": "samm_long",
+    "sammlongvideos": "samm_long",
+    "sammlv": "samm_long",
+}
+_DATASETS |= {name: name for name in ("casme2", "samm", "smic", "casme3", "mmew", "dfme", "casme", "4dme")}
 
 
 def dataset_id(name: str) -> str:
-    """The dataset's name, "casme2" from "CASME II" or "CASME2"; an unknown name unchanged."""
-    return _DATASETS.get("".join(filter(str.isalnum, name.casefold())), name)
+    """The dataset's name, "casme2" from "CASME II" or "CASME2"; an unknown name unchanged.
+
+    CAS(ME)^2, with parentheses or a square, is another dataset than CASME II.
+    """
+    plain = re.sub(r"\^2|²|(?<=\))2", "squared", name.casefold())
+    return _DATASETS.get("".join(filter(str.isalnum, plain)), name)
 
 
 def name_key(dataset: str, subject: str, clip: str) -> ClipName:
-    """The key of a clip's name, equal for all spellings of its subject and clip."""
-    return dataset, spelling_key(subject), words_key(clip)
+    """The key of a clip's name, equal for all spellings of dataset, subject and clip."""
+    return dataset_id(dataset), spelling_key(subject), words_key(clip)
 
 
 def _key_of(clip: Mapping[Any, Any]) -> ClipName:
@@ -69,8 +83,8 @@ class LabelSet:
 
     @property
     def listed_datasets(self) -> set[str]:
-        """The datasets of the official list: for their clips it wins over the words."""
-        return {dataset for dataset, _, _ in self.listed}
+        """The datasets of the official list (see `dataset_id`): for their clips it wins over the words."""
+        return {dataset_id(dataset) for dataset, _, _ in self.listed}
 
     def unknown_datasets(self, datasets: Iterable[str]) -> list[str]:
         """The datasets named in `of_dataset` that are neither published ones nor in `datasets`."""
@@ -85,11 +99,28 @@ class LabelSet:
 
 
 _EMOTIONS = ("others", "disgust", "surprise", "fear", "anger", "sad", "happy")
-_NEGATIVE_WORDS = ("negative", "disgust", "fear", "anger", "sad", "sadness", "contempt", "repression")
+_NEGATIVE_WORDS = (
+    "negative",
+    "disgust",
+    "fear",
+    "anger",
+    "sad",
+    "sadness",
+    "contempt",
+    "repression",
+    "tense",
+)
 _NEGATIVE = dict.fromkeys(_NEGATIVE_WORDS, "negative")
-_POSITIVE = dict.fromkeys(("positive", "happy", "happiness"), "positive")
+_POSITIVE = dict.fromkeys(("positive", "happy", "happiness", "amusement"), "positive")
 _OTHERS: dict[str, str | None] = {"others": None, "other": None}
 _SURPRISE = {"surprise": "surprise"}
+_DFME = ("happiness", "anger", "contempt", "disgust", "fear", "sadness", "surprise")
+_CASME = ("happiness", "sadness", "disgust", "surprise", "contempt", "fear", "repression", "tense")
+# The flags of 4DME. A clip with several has their words joined by "+", as its reader joins them.
+_4DME = ("positive", "negative", "surprise", "repression", "others")
+_SEVERAL_FLAGS = dict.fromkeys(
+    "+".join(flags) for length in range(2, 6) for flags in combinations(_4DME, length)
+)
 THREE_CLASSES = ("negative", "positive", "surprise")
 
 
@@ -98,6 +129,16 @@ def _composite(negative: str, dropped: str = "") -> dict[str, str | None]:
     kept = dict.fromkeys(negative.split(), "negative") | {"happiness": "positive"} | _SURPRISE
     return kept | dict.fromkeys(dropped.split()) | _OTHERS
 
+
+def _five(classes: str, dropped: str) -> dict[str, str | None]:
+    """The words of five classes, the last of which holds all other expressions, and of those dropped."""
+    names = classes.split()
+    words = {name: name for name in names} | {"happy": "happiness", "other": names[-1], "others": names[-1]}
+    return words | dict.fromkeys(dropped.split())
+
+
+_CASME2_FIVE = "happiness surprise disgust repression others"
+_SAMM_FIVE = "happiness surprise contempt anger other"
 
 LABEL_SETS: dict[str, LabelSet] = {
     labels.name: labels
@@ -114,12 +155,42 @@ LABEL_SETS: dict[str, LabelSet] = {
             name="emotion3",
             classes=THREE_CLASSES,
             mapping={**_NEGATIVE, **_POSITIVE, **_SURPRISE, **_OTHERS},
+            of_dataset={
+                "4dme": {**_NEGATIVE, **_POSITIVE, **_SURPRISE, **_OTHERS, **_SEVERAL_FLAGS},
+            },
+        ),
+        LabelSet(  # in the literature on CASME II, which leaves out its 9 clips of fear and sadness
+            name="casme2_5",
+            classes=tuple(_CASME2_FIVE.split()),
+            mapping=_five(_CASME2_FIVE, dropped="fear sadness sad"),
+        ),
+        LabelSet(  # in the literature on SAMM, which leaves out its 23 clips of disgust, fear and sadness
+            name="samm_5",
+            classes=tuple(_SAMM_FIVE.split()),
+            mapping=_five(_SAMM_FIVE, dropped="disgust fear sadness sad"),
         ),
         LabelSet(
             name="objective7",
             classes=OBJECTIVE_CLASSES,
             column="objective_class",
             mapping={"0": None, **{str(number + 1): name for number, name in enumerate(OBJECTIVE_CLASSES)}},
+        ),
+        LabelSet(
+            name="dfme_7",
+            classes=_DFME,
+            # Rows of the test parts have no word.
+            mapping={**{word: word for word in _DFME}, "happy": "happiness", "sad": "sadness", "": None},
+        ),
+        LabelSet(
+            name="casme_8",
+            classes=_CASME,
+            mapping={**{word: word for word in _CASME}, "amusement": "happiness", **_OTHERS},
+        ),
+        LabelSet(name="4dme", classes=_4DME, mapping={**{word: word for word in _4DME}, **_SEVERAL_FLAGS}),
+        LabelSet(
+            name="casme_squared_4",
+            classes=(*THREE_CLASSES, "others"),
+            mapping={word: word for word in (*THREE_CLASSES, "others")},
         ),
         LabelSet(
             name="megc2019",
@@ -130,10 +201,44 @@ LABEL_SETS: dict[str, LabelSet] = {
                 "samm": _composite("anger contempt disgust fear sadness"),
                 "smic": {name: name for name in THREE_CLASSES},
             },
-            without=frozenset({("casme2", "sub04", "EP12_01f"), ("casme2", "sub05", "EP09_05f")}),
+            without=frozenset(
+                {
+                    ("casme2", "sub04", "EP12_01f"),
+                    ("casme2", "sub05", "EP09_05f"),
+                    # Surprise in the coding of 2019 only; the composite is made from that of 2014.
+                    ("casme2", "sub24", "EP07_01"),
+                    ("casme2", "sub24", "EP07_04f"),
+                    ("casme2", "sub24", "EP10_03"),
+                }
+            ),
         ),
     )
 }
+
+
+_COMPOSITE = LABEL_SETS["megc2019"]
+
+
+def default_labels(table: ClipTable) -> tuple[str, str]:
+    """(name of the label set that "auto" means for these clips, one sentence that says so).
+
+    It is the one that the literature on their dataset uses; for two or three of CASME II, SAMM and SMIC-HS,
+    that of their composite.
+
+    Raises ValueError if the datasets have different ones.
+    """
+    datasets = list(dict.fromkeys(table.clips["dataset"]))
+    names = {dataset: table.default_labels[dataset] for dataset in datasets}
+    composite = len(datasets) > 1 and set(datasets) <= set(_COMPOSITE.of_dataset)
+    found = {_COMPOSITE.name} if composite else set(names.values())
+    if len(found) > 1:
+        each = ", ".join(f"{name} for {dataset}" for dataset, name in names.items())
+        raise ValueError(
+            f"--labels expected one label set for all clips, got auto, which is {each}: name one"
+        )
+    (name,) = found
+    classes = ", ".join(LABEL_SETS[name].classes)
+    return name, f"--labels auto is {name} ({classes}), the default for {' and '.join(datasets)}"
 
 
 def apply_labels(table: ClipTable, labels: LabelSet) -> tuple[ClipTable, dict[str, int]]:
@@ -168,8 +273,13 @@ def _class_by_word(clip: Mapping[Any, Any], labels: LabelSet) -> str | None:
     try:
         return labels.by_word(clip)
     except KeyError as error:
-        if clip["dataset"] in labels.listed_datasets:
+        if dataset_id(clip["dataset"]) in labels.listed_datasets:
             return None
+        if labels.column == "emotion" and not clip["emotion"]:
+            raise ValueError(
+                f"label set {labels.name!r} expected emotions, got {clip['dataset']} without a column of "
+                "them: --labels objective7 needs none"
+            ) from error
         known = ", ".join(labels.words(clip["dataset"])) or "no clip of this dataset"
         raise ValueError(
             f"{identity(*(clip[key] for key in KEY))}: {labels.column} expected a word of label set "
@@ -185,7 +295,7 @@ def _apply_official_list(
     listed = {name_key(*name): label for name, label in labels.listed.items()}
     names, faults = list(by_word), []
     for position, clip in enumerate(clips):
-        if clip["dataset"] not in datasets:
+        if dataset_id(clip["dataset"]) not in datasets:
             continue
         official, rule = listed.get(_key_of(clip)), by_word[position]
         if official != rule:
@@ -197,15 +307,18 @@ def _apply_official_list(
 
 def _listed_but_missing(clips: Sequence[Mapping[Any, Any]], labels: LabelSet) -> list[Fault]:
     """A fault for each clip of the official list that is not in the table, for the table's datasets."""
-    datasets = {clip["dataset"] for clip in clips}
+    datasets = {dataset_id(clip["dataset"]) for clip in clips}
     here = {_key_of(clip) for clip in clips}
     return [
         Fault(*name, None, "in the official list, not among the clips of this copy", LEFT_OUT)
         for name in labels.listed
-        if name[0] in datasets and name_key(*name) not in here
+        if dataset_id(name[0]) in datasets and name_key(*name) not in here
     ]
 
 
 def _count_emotions(clips: pd.DataFrame) -> dict[str, int]:
     """Emotion -> clips, in the order in which the emotions appear."""
-    return {str(word): int(count) for word, count in clips["emotion"].value_counts(sort=False).items()}
+    return {
+        str(word) or "without an emotion": int(count)
+        for word, count in clips["emotion"].value_counts(sort=False).items()
+    }

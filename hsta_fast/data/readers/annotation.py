@@ -10,19 +10,25 @@ import csv
 import io
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ...files import open_plain, reason
+from ...files import as_on_disk, inside, open_plain, reason
 from ..clips import brief
+from .tree import MAX_DEPTH, levels
 
 # The column names are searched for in this many rows.
 HEADER_ROWS = 40
 
 # Of an xlsx file, unpacked. A published annotation has less than 1 MB; a malicious one may have any size.
 MAX_WORKBOOK_BYTES = 100_000_000
+
+# Below the root, a folder with more tables holds features or scores, and no more than so many are opened.
+MAX_TABLES_IN_FOLDER, MAX_TABLES = 16, 64
 
 Sheets = dict[str, list[list[str]]]
 CSV = ""  # the name of a csv file's one sheet
@@ -32,16 +38,26 @@ CSV = ""  # the name of a csv file's one sheet
 class Columns:
     """The columns of a table; names in any case.
 
+    filled: those of the optional columns in which a csv row must have a cell, if the table has the column.
+    telling: those of the optional columns by which a table without frames is known, where another dataset
+        has the required ones, too.
+    headerless: for a table without column names, whose columns are the required and then the optional ones:
+        what the cells of some columns match in its first row.
     sheet: the sheet to read if a workbook has one of this name.
     aliases: other name of a column -> its name, in lower case.
     companion: matches the file name, without its type, of tables next to the annotation that are not it.
+    below: whether the table may lie below the root.
     """
 
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
+    filled: tuple[str, ...] = ()
+    telling: tuple[str, ...] = ()
+    headerless: Mapping[str, re.Pattern[str]] = field(default_factory=dict)
     sheet: str | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     companion: re.Pattern[str] | None = None
+    below: bool = True
 
     def name(self, cell: str) -> str:
         """The column that a header cell names, in lower case; ignores extra spaces."""
@@ -55,7 +71,7 @@ class Row:
 
     excess: cells of a csv row beyond the last column.
     short: the known columns for which a csv row has no cell.
-    incomplete: whether one of those is required.
+    incomplete: whether one of those is required, or has to be filled.
     """
 
     number: int
@@ -68,6 +84,18 @@ class Row:
         """The cell of a column, "" if the table has no such column."""
         return self.cells.get(column.casefold(), "")
 
+    def get(self, column: str) -> str | None:
+        """The cell of a column, None if the table has no such column."""
+        return self.cells.get(column.casefold())
+
+
+class AnnotatedRows(list[tuple[str, Row]]):
+    """(where it is, row) for each row of an annotation, and remarks on it (see `ClipTable`)."""
+
+    def __init__(self, rows: Iterable[tuple[str, Row]] = (), remarks: Iterable[str] = ()) -> None:
+        super().__init__(rows)
+        self.remarks = list(remarks)
+
 
 def integer(text: str) -> int | None:
     """The integer that a cell holds ("175", "175.0"), or None."""
@@ -76,25 +104,61 @@ def integer(text: str) -> int | None:
 
 
 def find_annotation(root: Path, columns: Columns) -> Path:
-    """The one csv or xlsx file directly in `root` that has the columns; ValueError if not exactly one."""
-    found, errors = [], []
-    paths = annotation_files(root)
-    if columns.companion is not None:
-        paths = [path for path in paths if not columns.companion.search(path.stem)] or paths
-    for path in paths:
-        try:
-            read_annotation(path, columns)
-            found.append(path)
-        except ValueError as error:
-            errors.append(str(error))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(path.name for path in found)
-        raise ValueError(f"{root}: expected one annotation file, got {names}; name one with --annotation")
+    """The one csv or xlsx file in `root` that has the columns, or else in the folders below it.
+
+    The nearest level with such a file counts (see `table_levels`). Raises ValueError if it has several, or if
+    there is none.
+    """
+    errors: list[str] = []
+    for paths in table_levels(root) if columns.below else [annotation_files(root)]:
+        if columns.companion is not None:
+            paths = [path for path in paths if not columns.companion.search(path.stem)] or paths
+        found = []
+        for path in paths:
+            try:
+                read_annotation(path, columns)
+                found.append(path)
+            except ValueError as error:
+                errors.append(str(error))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(path.relative_to(root).as_posix() for path in found)
+            raise ValueError(f"{root}: expected one annotation file, got {names}; name one with --annotation")
     if errors:
-        raise ValueError("; ".join(errors))
+        raise ValueError(first_errors(errors))
     raise ValueError(f"{root}: expected an annotation file in this folder, got {no_table(root)}")
+
+
+def first_errors(errors: Sequence[str], most: int = 3) -> str:
+    """The first errors as one line."""
+    more = len(errors) - most
+    return "; ".join([*errors[:most], *([f"and {more} more tables"] if more > 0 else [])])
+
+
+def table_levels(root: Path) -> Iterator[list[Path]]:
+    """The tables in `root`, then those one level below, and so on (see `tree.levels`)."""
+    yield annotation_files(root)
+    left = MAX_TABLES
+    for level in islice(levels(root), 1, None):
+        paths: list[Path] = []
+        for folder in level:
+            if not folder.of_frames:
+                here = _tables_inside(root, folder.path)
+                paths += here if len(here) <= MAX_TABLES_IN_FOLDER else []
+        yield paths[:left]
+        left -= len(paths[:left])
+
+
+def _tables_inside(root: Path, folder: str) -> list[Path]:
+    """The tables in a folder below the root, without links out of it; none if it cannot be read."""
+    tables: list[Path] = []
+    with suppress(ValueError):
+        for path in annotation_files(root / folder):
+            with suppress(ValueError):
+                inside(root, f"{folder}/{path.name}")
+                tables.append(path)
+    return tables
 
 
 def annotation_files(root: Path) -> list[Path]:
@@ -109,7 +173,9 @@ def annotation_files(root: Path) -> list[Path]:
 def no_table(root: Path) -> str:
     """What a folder without csv and xlsx files holds instead of an annotation, for a message."""
     old = sorted(path.name for path in root.iterdir() if path.suffix.lower() == ".xls")
-    return f"{old[0]}, an old Excel file: save it as .xlsx" if old else "no csv or xlsx file"
+    if old:
+        return f"{old[0]}, an old Excel file: save it as .xlsx"
+    return f"no csv or xlsx file, here or up to {MAX_DEPTH} levels below"
 
 
 def read_annotation(path: Path, columns: Columns) -> list[Row]:
@@ -120,10 +186,10 @@ def read_annotation(path: Path, columns: Columns) -> list[Row]:
     return rows_of(path, read_sheets(path), columns)
 
 
-def annotated_rows(root: Path, annotation: Path | str | None, columns: Columns) -> list[tuple[str, Row]]:
-    """(where it is, row) for each row of `annotation`, by default the one in `root`."""
+def annotated_rows(root: Path, annotation: Path | str | None, columns: Columns) -> AnnotatedRows:
+    """The rows of `annotation`, by default of the one in `root`."""
     path = find_annotation(root, columns) if annotation is None else Path(annotation)
-    return [(f"{path.name} row {row.number}", row) for row in read_annotation(path, columns)]
+    return AnnotatedRows((f"{path.name} row {row.number}", row) for row in read_annotation(path, columns))
 
 
 def rows_of(path: Path, sheets: Sheets, columns: Columns) -> list[Row]:
@@ -142,13 +208,13 @@ def rows_of(path: Path, sheets: Sheets, columns: Columns) -> list[Row]:
         raise ValueError(f"{path}: expected the columns in one sheet, got them in {', '.join(complete)}")
     rows = sheets[complete[0]]
     start = heads[complete[0]][0]
-    names = [columns.name(cell) for cell in rows[start]]
     meant = (*columns.required, *columns.optional)
+    names = [columns.name(cell) for cell in (meant if columns.headerless else rows[start])]
     repeated = [column for column in meant if names.count(column.casefold()) > 1]
     if repeated:
         raise ValueError(f"{path}: expected each column once, got several of {', '.join(repeated)}")
     known = {column.casefold() for column in meant}
-    required = {column.casefold() for column in columns.required}
+    needed = {column.casefold() for column in (*columns.required, *columns.filled)}
 
     def row_of(number: int, cells: Sequence[str]) -> Row:
         excess, short = 0, tuple[str, ...]()
@@ -157,8 +223,9 @@ def rows_of(path: Path, sheets: Sheets, columns: Columns) -> list[Row]:
         if complete[0] == CSV:
             excess = sum(map(bool, cells[len(names) :]))
             short = tuple(name for name in names[len(cells) :] if name in known)
-        incomplete = any(name in required for name in short)
-        return Row(number, dict(zip(names, cells, strict=False)), excess, short, incomplete)
+        incomplete = any(name in needed for name in short)
+        filled = [*cells, *[""] * (len(names) - len(cells))]
+        return Row(number, dict(zip(names, filled, strict=False)), excess, short, incomplete)
 
     numbered = enumerate(rows[start + 1 :], start=start + 2)
     return [row_of(number, cells) for number, cells in numbered if any(cells)]
@@ -178,7 +245,14 @@ def _find_headers(sheets: Sheets, columns: Columns) -> dict[str, tuple[int, list
 
 
 def _find_header(rows: Sequence[Sequence[str]], columns: Columns) -> tuple[int, list[str]]:
-    """(position of the row with the most of the required names, the names missing from it)."""
+    """(position of the row with the most of the required names, the names missing from it).
+
+    The position is -1 for a table that needs no such row.
+    """
+    if columns.headerless:
+        first = dict(zip((*columns.required, *columns.optional), rows[0] if rows else (), strict=False))
+        fits = all(cell.fullmatch(first.get(name, "")) for name, cell in columns.headerless.items())
+        return (-1, []) if fits else (0, list(columns.required))
     best = (0, list(columns.required))
     for position, row in enumerate(rows[:HEADER_ROWS]):
         names = {columns.name(cell) for cell in row}
@@ -193,6 +267,7 @@ def read_sheets(path: Path) -> Sheets:
 
     Raises ValueError if the file is missing or not such a table.
     """
+    path = as_on_disk(path)
     try:
         with open_plain(path, "an annotation file") as file:
             file.read(1)
@@ -241,6 +316,7 @@ def _text(cell: Any) -> str:
 
 def read_csv(path: Path) -> list[list[str]]:
     """The rows of a comma-separated UTF-8 file as stripped text; ValueError if it is not one."""
+    path = as_on_disk(path)
     try:
         with open_plain(path, "a table") as file:
             text = file.read().decode("utf-8-sig")

@@ -5,6 +5,7 @@ import pytest
 from hsta_fast.data.action_units import objective_class, parse_objective_class
 from hsta_fast.data.clips import ClipTable, clip_frame
 from hsta_fast.data.labels.sets import LABEL_SETS, LabelSet, apply_labels
+from hsta_fast.data.readers.registry import READERS
 
 
 def table_of(*emotions: str, objective: int = 1) -> ClipTable:
@@ -43,6 +44,21 @@ def test_three_classes_drop_and_count_others() -> None:
     assert labelled.clips.index.tolist() == list(range(7))
     assert labelled.clips["subject"].tolist() == [f"s{number}" for number in range(1, 8)]
     assert dropped == {"others": 2}
+
+
+def test_five_classes_of_casme2_and_of_samm() -> None:
+    words = ("happiness", "surprise", "disgust", "repression", "others", "fear", "sadness")
+    labelled, dropped = apply_labels(table_of(*words), LABEL_SETS["casme2_5"])
+    assert labelled.clips["label"].tolist() == [0, 1, 2, 3, 4] and dropped == {"fear": 1, "sadness": 1}
+    assert LABEL_SETS["casme2_5"].classes == words[:5]
+    words = ("happiness", "surprise", "contempt", "anger", "other", "disgust", "fear", "sadness")
+    labelled, dropped = apply_labels(table_of(*words), LABEL_SETS["samm_5"])
+    assert labelled.clips["label"].tolist() == [0, 1, 2, 3, 4]
+    assert LABEL_SETS["samm_5"].classes == words[:5] and dropped == {"disgust": 1, "fear": 1, "sadness": 1}
+
+
+def test_every_reader_has_a_label_set() -> None:
+    assert {reader.labels for reader in READERS.values()} <= set(LABEL_SETS)
 
 
 def test_objective_classes_drop_the_unknown() -> None:
