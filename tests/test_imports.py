@@ -95,8 +95,9 @@ ARROWS: dict[str, str] = {
     "protocol.label_check": "protocol.predictions",
     "protocol.fold_files": "clips protocol.columns protocol.folds protocol.predictions",
     "protocol.run_scores": "clips protocol.metrics protocol.predictions",
+    "protocol.gallery": "clips files protocol.run_scores",
     "protocol.latex": "",
-    "protocol.report": "files protocol.latex protocol.metrics protocol.page protocol.plots "
+    "protocol.report": "files protocol.gallery protocol.latex protocol.metrics protocol.page protocol.plots "
     "protocol.run_scores",
     "protocol.overlap": "clips protocol.columns protocol.fold_files protocol.label_check "
     "protocol.predictions",
@@ -107,7 +108,7 @@ ARROWS: dict[str, str] = {
     "protocol.compare_tables": "files protocol.compare protocol.latex",
     "protocol.seeds": "files protocol.latex protocol.report",
     "protocol": "protocol.audit protocol.compare protocol.compare_tables protocol.fold_files protocol.folds "
-    "protocol.latex protocol.metrics protocol.predictions protocol.report protocol.seeds",
+    "protocol.gallery protocol.latex protocol.metrics protocol.predictions protocol.report protocol.seeds",
     # Training.
     "training": "",
     "training.workers": "",
@@ -124,11 +125,13 @@ ARROWS: dict[str, str] = {
     "training.progress": "training.run_folder training.run_log training.scalars",
     "training.loop": "model data protocol training.config training.optim training.progress "
     "training.run_folder training.setup",
-    "training.evaluate": "clips checkpoint protocol training.config training.loop "
+    "training.gallery": "checkpoint csta_maps files model data protocol training.loop training.run_folder "
+    "training.setup",
+    "training.evaluate": "clips checkpoint protocol training.config training.gallery training.loop "
     "training.run_checks training.run_folder training.setup",
     "training.runner": "clips files checkpoint environment data protocol training.config training.evaluate "
-    "training.loop training.progress training.provenance training.run_checks training.run_folder "
-    "training.run_log training.scalars training.setup training.splits training.workers",
+    "training.gallery training.loop training.progress training.provenance training.run_checks "
+    "training.run_folder training.run_log training.scalars training.setup training.splits training.workers",
     "training.ablate": "files protocol training.config training.optim training.paper_tables "
     "training.run_checks training.runner training.workers",
     # The top.

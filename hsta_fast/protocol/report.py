@@ -1,8 +1,8 @@
 """The report of a run: all scores of its predictions, in one html file that needs no other file.
 
-Reads config.json, metrics.jsonl, predictions.csv and, if present, faults.csv from the run's folder. Writes
-report.html, summary.json, scores.tex and the figures into it: curves and confusion, of several datasets also
-confusion-datasets, each as png and svg.
+Reads config.json, metrics.jsonl, predictions.csv and, if present, faults.csv and the galleries of the folds
+from the run's folder. Writes report.html, summary.json, scores.tex and the figures into it: curves and
+confusion, of several datasets also confusion-datasets, each as png and svg.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ import pandas as pd
 
 from ..files import write_bytes, write_text
 from . import page
+from .gallery import PER_PAIR, Gallery, read_gallery
 from .latex import latex_table
 from .metrics import per_dataset
 from .run_scores import (
@@ -78,7 +79,8 @@ def write_report(run_dir: Path, trained: Mapping[str, float] | None = None) -> P
     trained: what the trainings took: "epochs", "seconds", "clips_per_second".
 
     faults.csv (dataset, subject, clip, onset, what, action) may be absent or empty. A class without a test
-    clip counts as zero, and a banner says so.
+    clip counts as zero, and a banner says so. Pictures of misclassified clips are shown if the folders of the
+    folds have them (`write_gallery`).
 
     Returns:
         The path of report.html.
@@ -93,6 +95,7 @@ def write_report(run_dir: Path, trained: Mapping[str, float] | None = None) -> P
     run = read_run(run_dir)
     metrics = read_metrics(run_dir / "metrics.jsonl")
     faults = read_faults(run_dir / "faults.csv")
+    gallery = read_gallery(run_dir, run.predictions, run.classes)
     kinds = {"png": plots.png, "svg": plots.svg}
     figures = {
         f"{name}.{kind}": draw(figure)
@@ -109,7 +112,7 @@ def write_report(run_dir: Path, trained: Mapping[str, float] | None = None) -> P
     write_text(run_dir / "summary.json", summary)
     write_text(run_dir / "scores.tex", latex_table(json.loads(summary)))
     report = run_dir / "report.html"
-    write_text(report, _page(run, faults, figures["curves.png"], confusions, trained))
+    write_text(report, _page(run, faults, figures["curves.png"], confusions, gallery, trained))
     return report
 
 
@@ -210,6 +213,7 @@ def _page(
     faults: pd.DataFrame,
     curves: bytes,
     confusions: dict[str, bytes],
+    gallery: Gallery | None,
     trained: Mapping[str, float] | None,
 ) -> str:
     meanings = ("mean F1 over classes", "mean recall over classes", "share of clips right")
@@ -238,6 +242,8 @@ def _page(
             f"Confusion matrix{name and f' of {name}'}: rows the truth, columns the prediction": png
             for name, png in confusions.items()
         },
+        gallery=gallery,
+        per_pair=PER_PAIR,
         curves=curves,
         folds=_rows(run.folds),
         fold_mean=list(run.fold_mean.values()),

@@ -27,6 +27,7 @@ from ..protocol import (
 )
 from .config import TrainConfig, leak_columns, settled
 from .evaluate import predictions_table
+from .gallery import add_gallery
 from .loop import fit, predict
 from .progress import RunProgress, duration
 from .provenance import Start
@@ -320,6 +321,7 @@ def train_fold(
     notes = leak_columns(cfg) | ({"caveats": " ".join(of_data)} if (of_data := caveats(cfg)) else {})
     save_model(model, folder.path / "model.safetensors", inputs=exp.model_inputs(), notes=notes)
     predictions = predictions_table(exp, fold, predict(exp, model, fold.test))
+    add_gallery(exp, folder.path, model, fold, predictions)
     folder.finish(predictions.assign(epoch=epochs, **leak_columns(cfg)))
 
 
