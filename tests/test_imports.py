@@ -16,6 +16,7 @@ ARROWS: dict[str, str] = {
     "files": "",
     "clips": "",
     "console": "",
+    "spelling": "",
     # The model, from the ground up.
     "reference": "",
     "kernels": "",
@@ -92,23 +93,28 @@ ARROWS: dict[str, str] = {
     "training": "",
     "training.workers": "",
     "training.paper_tables": "",
-    "training.config": "model data",
+    "training.config": "model data spelling",
+    "training.config_file": "files spelling",
     "training.optim": "model training.config",
     "training.splits": "clips data.clips protocol training.config",
-    "training.run_checks": "files clips",
+    "training.run_checks": "files clips spelling",
     "training.run_folder": "files checkpoint protocol training.run_checks",
-    "training.setup": "environment files inputs data protocol training.config training.splits",
+    "training.setup": "environment files inputs data protocol spelling training.config training.splits",
     "training.loop": "model data protocol training.config training.optim training.run_folder training.setup",
     "training.evaluate": "clips checkpoint protocol training.config training.loop "
     "training.run_checks training.run_folder training.setup",
-    "training.runner": "clips files checkpoint environment data protocol training.config training.evaluate "
+    "training.dry_run": "clips data environment protocol training.loop training.optim training.run_checks "
+    "training.run_folder training.setup training.splits",
+    "training.runner": "clips files checkpoint protocol training.config training.dry_run training.evaluate "
     "training.loop training.run_checks training.run_folder training.setup training.splits training.workers",
-    "training.ablate": "files protocol training.config training.optim training.paper_tables "
+    "training.ablate": "files protocol spelling training.config training.optim training.paper_tables "
     "training.run_checks training.runner training.workers",
     # The top.
-    "cli": "console environment extension files data data.doctor synth synth.render protocol.audit "
-    "training.ablate training.config training.evaluate training.optim training.runner training.setup "
-    "training.workers",
+    "help_text": "",
+    "usage": "spelling",
+    "cli": "console environment extension files data data.doctor help_text spelling synth synth.render "
+    "protocol.audit training.ablate training.config training.config_file training.evaluate training.optim "
+    "training.runner training.setup training.workers usage",
     "__main__": "cli",
     "__init__": "reference ops crossmodal layers inputs model checkpoint environment",
 }

@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 
 from ..checkpoint import save_model
-from ..clips import KEY, subject_ids
-from ..data import describe_inputs
-from ..environment import info_text
+from ..clips import KEY
 from ..files import check_locks, check_writable, write_atomically
 from ..protocol import best_epoch, import_matplotlib, table, write_report, write_seeds
 from .config import TrainConfig, leak_columns, to_json
+from .dry_run import dry_run, print_experiment
 from .evaluate import predictions_table
 from .loop import fit, predict
 from .run_checks import (
@@ -36,7 +35,6 @@ from .setup import (
     decode,
     describe,
     describe_settings,
-    first_faults,
     known_after_decoding,
     plan,
 )
@@ -112,7 +110,7 @@ def check_before_reading(cfg: TrainConfig, runs: Sequence[TrainConfig], is_main:
             run.check_warm_up()
         check_writable(path, "--name", path)
         check_folders(path)
-    if inside and is_run(folder):  # one that ended before its first checkpoint
+    if inside and is_run(folder) and not cfg.dry_run:  # one that ended before its first checkpoint
         delete_run(folder)
 
 
@@ -121,10 +119,11 @@ def train_runs(cfg: TrainConfig, runs: Sequence[TrainConfig]) -> Path:
     folder = cfg.runs / cfg.name
     if cfg.seeds == 1:
         return train_run(*runs)
-    if workers().is_main and runs[0].overwrite:
+    writes = workers().is_main and not cfg.dry_run
+    if writes and runs[0].overwrite:
         (folder / "seeds.csv").unlink(missing_ok=True)
     paths = {run.seed: train_run(run) for run in runs}
-    if workers().is_main:
+    if writes:
         print(f"\n{write_seeds(folder, paths)}\n\neach seed: {folder / 'seeds.csv'}")
     return folder
 
@@ -135,6 +134,9 @@ def train_run(cfg: TrainConfig) -> Path:
     planned = plan(cfg, device=group.device(cfg.device))
     group.main_process_first(partial(check_before_decoding, planned))
     exp = decode(planned)
+    if cfg.dry_run:
+        group.main_process_first(partial(dry_run, exp))
+        return cfg.runs / cfg.name
     run = group.main_process_first(partial(open_run, exp))
     train_folds(exp, run)
     if group.is_main:
@@ -168,7 +170,7 @@ def open_run(exp: Experiment, is_main: bool) -> RunFolder:
         faults = pd.DataFrame([asdict(fault) for fault in clips.faults], columns=columns)
         run.write_or_check_folds(fold_parts(clips, exp.folds).assign(**leak_columns(cfg)))
         run.write_table("faults.csv", faults.assign(**leak_columns(cfg)))
-        print_experiment(exp, run)
+        print_experiment(exp, f", all in {run.path / 'faults.csv'}")
         update_report(exp, run)  # a killed process may have finished a fold since the last report
     return run
 
@@ -232,27 +234,3 @@ def update_report(exp: Experiment, run: RunFolder) -> None:
     with run.exclusive_writer():
         if run.pool_predictions(len(exp.folds)):
             write_report(run.path)
-
-
-def print_experiment(exp: Experiment, run: RunFolder) -> None:
-    """Print the implementations, the device, and the clips that the run uses."""
-    clips, data = exp.data.table, exp.data
-    print(f"{info_text(exp.dtype)}\n\ndevice {exp.device}, {exp.dtype}: {exp.why}")
-    print("".join(f"LEAKY: {reason}\n" for reason in exp.cfg.leaks()), end="")
-    counts = zip(exp.class_counts(np.arange(len(data))), exp.labels.classes, strict=True)
-    print(
-        f"{len(data)} clips of {subject_ids(clips.clips).nunique()} subjects:",
-        ", ".join(f"{n} {c}" for n, c in counts),
-    )
-    inputs = describe_inputs(data.sampling, exp.cfg.image_size, exp.cfg.apex)
-    print("\n".join(f"{name}: {_on_one_line(value)}" for name, value in inputs.items()))
-    if exp.dropped:
-        print("outside the label set:", ", ".join(f"{n} {emotion}" for emotion, n in exp.dropped.items()))
-    print("".join(f"{line}\n" for line in first_faults(clips, f", all in {run.path / 'faults.csv'}")), end="")
-
-
-def _on_one_line(value: object) -> str:
-    """A JSON value as words."""
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_on_one_line(part)}" for name, part in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
