@@ -24,9 +24,10 @@ from .files import reason
 from .help_text import examples_of, overview
 from .spelling import did_you_mean
 from .synth import SynthConfig
-from .training.config import RECIPES, Recipe, SettingGroups, TrainConfig, recipe_config
+from .training.config import RECIPES, Recipe, TrainConfig, recipe_config
 from .training.config_file import read_settings
 from .training.optim import NonFiniteLossError
+from .training.setting_groups import SettingGroups
 from .usage import UsageError, as_usage_error, completion, flags_given, flags_of, parse, summary
 
 Shell = Literal["bash", "zsh", "fish"]

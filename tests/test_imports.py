@@ -17,10 +17,11 @@ ARROWS: dict[str, str] = {
     "clips": "",
     "console": "",
     "spelling": "",
+    "threads": "",
     # The model, from the ground up.
     "reference": "",
     "kernels": "",
-    "toolchain": "",
+    "toolchain": "threads",
     "extension": "files toolchain",
     "ops": "reference kernels extension",
     "replaced": "",
@@ -40,8 +41,8 @@ ARROWS: dict[str, str] = {
     "data.frames": "",
     "data.frames.video": "files",
     "data.frames.chunks": "",
-    "data.frames.cache": "files data.frames.chunks",
-    "data.frames.decode": "files data.frames.cache data.frames.chunks data.frames.video",
+    "data.frames.cache": "files threads data.frames.chunks",
+    "data.frames.decode": "files threads data.frames.cache data.frames.chunks data.frames.video",
     "data.frames.store": "data.clips data.duplicates data.sampling data.frames.cache data.frames.chunks "
     "data.frames.decode",
     "data.frames.flow": "data.clips data.sampling data.frames.cache data.frames.chunks data.frames.store",
@@ -65,7 +66,7 @@ ARROWS: dict[str, str] = {
     "data.labels.files": "files data.clips data.labels.megc2019 data.labels.sets data.readers.annotation",
     "data.loading": "data.frames",
     "data.dataset": "clips data.clips data.frames data.loading data.sampling",
-    "data.doctor": "data.clips data.frames data.labels data.readers",
+    "data.doctor": "threads data.clips data.frames data.labels data.readers",
     "data": "data.action_units data.clips data.dataset data.frames data.labels data.loading data.readers "
     "data.sampling",
     # Rendered faces.
@@ -73,7 +74,7 @@ ARROWS: dict[str, str] = {
     "synth.painter": "synth.face",
     "synth.layouts": "files data.readers",
     "synth.faults": "files data.clips synth.layouts",
-    "synth.render": "files synth.face synth.faults synth.layouts synth.painter",
+    "synth.render": "files threads synth.face synth.faults synth.layouts synth.painter",
     "synth": "synth.render",
     # Evaluation: imports only clips and files of ours.
     "protocol.plots": "",
@@ -95,6 +96,7 @@ ARROWS: dict[str, str] = {
     "training.paper_tables": "",
     "training.config": "model data spelling",
     "training.config_file": "files spelling",
+    "training.setting_groups": "training.config",
     "training.optim": "model training.config",
     "training.splits": "clips data.clips protocol training.config",
     "training.run_checks": "files clips spelling",
@@ -114,7 +116,7 @@ ARROWS: dict[str, str] = {
     "usage": "spelling",
     "cli": "console environment extension files data data.doctor help_text spelling synth synth.render "
     "protocol.audit training.ablate training.config training.config_file training.evaluate training.optim "
-    "training.runner training.setup training.workers usage",
+    "training.runner training.setting_groups training.setup training.workers usage",
     "__main__": "cli",
     "__init__": "reference ops crossmodal layers inputs model checkpoint environment",
 }

@@ -7,14 +7,17 @@ import shlex
 import shutil
 import subprocess
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hsta_fast import cli, usage
 from hsta_fast.help_text import EXAMPLES, GROUPS
 from hsta_fast.spelling import did_you_mean
-from hsta_fast.training.config import SettingGroups, TrainConfig, recipe_config, to_json
+from hsta_fast.training.config import TrainConfig, recipe_config, to_json
+from hsta_fast.training.setting_groups import SettingGroups
 from tests.test_cli import COMMANDS, refusal, run
 from tests.training.commands import start
 
@@ -89,11 +92,23 @@ def test_a_close_word_is_found_whatever_its_case() -> None:
     assert did_you_mean("x", COMMANDS) == ""
 
 
+def bound(name: str, *words: object) -> SettingGroups:
+    """The settings that a command of training is given."""
+    texts = [str(word) for word in words]
+    return arguments(name, *texts)["settings"]
+
+
+def arguments(name: str, *words: str) -> dict[str, Any]:
+    """The named arguments that a command is given."""
+    run_it = usage.parse(name, cli._commands([name, *words])[name], words)
+    return run_it.keywords if isinstance(run_it, partial) else {}
+
+
 def examples() -> list[str]:
     """Every command in the help, and in the code of the README and the docs."""
     found = [line for lines in EXAMPLES.values() for line in lines]
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
-        lines = re.findall(r"^ {4}(?:\$ )?(hsta-fast .*)", page.read_text(), re.MULTILINE)
+        lines = re.findall(r"^ {4}(?:\$ )?(hsta-fast .*)\n(?! {4}error)", page.read_text(), re.MULTILINE)
         found += [line for line in lines if "|" not in line and "..." not in line]
     return found
 
@@ -110,8 +125,7 @@ def test_every_example_is_understood(monkeypatch: pytest.MonkeyPatch, tmp_path: 
             if word.endswith("config.json") or word.endswith(".yaml"):
                 Path(word).parent.mkdir(parents=True, exist_ok=True)
                 Path(word).write_text(saved)
-        bound = usage.parse(name, cli._commands([name, *words])[name], words)
-        if "settings" in (given := getattr(bound, "keywords", {})):
+        if "settings" in (given := arguments(name, *words)):
             cli._checked(given["settings"])
 
 

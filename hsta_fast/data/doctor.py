@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from ..threads import thread_pool
 from .clips import UNREADABLE, ClipTable, Fault, fault_of
 from .frames.decode import by_file, read_frames
 from .labels.megc2019 import PUBLISHED as COMPOSITE
@@ -171,7 +170,7 @@ def check_frames(table: ClipTable, *, progress: bool = True) -> tuple[dict[str, 
     broken: dict[str, str] = {}
     bar = tqdm(total=len(paths), desc=f"check {table.root}", unit="frame", disable=not progress)
     # Threads, not processes: OpenCV releases the interpreter lock while it decodes.
-    with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with bar, thread_pool() as pool:
         for found in pool.map(check_file, by_file(paths)):
             broken |= found
     return broken, len(paths)

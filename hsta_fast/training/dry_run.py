@@ -84,7 +84,7 @@ def _first_batch(exp: Experiment, number: int) -> str:
     parameters = sum(weight.numel() for weight in training.model.parameters())
     return (
         f"{cfg.model}: {parameters:,} parameters\n"
-        f"first batch of fold {fold.name}: {shapes}, loss {loss:.6g} without training"
+        f"first batch of fold {fold.name}: {shapes}, loss {loss:.6g} before any step"
     )
 
 

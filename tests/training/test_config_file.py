@@ -5,18 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from hsta_fast import cli, usage
 from hsta_fast.training.config import TrainConfig, recipe_config, to_json
 from tests.test_cli import refusal, run
+from tests.test_usage import arguments, bound
 from tests.training.commands import QUICK
 
 
 def config_of(name: str, *words: object) -> TrainConfig:
-    """The settings that a command is given."""
-    texts = [str(word) for word in words]
-    bound = usage.parse(name, cli._commands([name, *texts])[name], texts)
-    settings = bound.keywords["settings"]  # type: ignore[attr-defined]
-    return settings.joined()
+    return bound(name, *words).joined()
 
 
 EVERY = {
@@ -29,12 +25,10 @@ EVERY = {
     "flow": "dis",
     "branches": ["video"],
     "special": ["onset", "middle"],
-    "no-such": None,
     "strict": True,
     "cache": "none",
     "name": "mine",
 }
-EVERY.pop("no-such")
 
 
 @pytest.mark.parametrize("suffix", [".yaml", ".yml", ".json"])
@@ -64,10 +58,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_recipe(tmp_path: Path) ->
 def test_ablate_takes_its_table_and_rows_from_the_file(tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text('table: "1"\nrows: [video 0]\ndata: x\n')
-    bound = usage.parse(
-        "ablate", cli._commands(["ablate", "--config", str(file)])["ablate"], ["--config", str(file)]
-    )
-    words = bound.keywords  # type: ignore[attr-defined]
+    words = arguments("ablate", "--config", str(file))
     assert (words["table"], words["rows"]) == ("1", ("video 0",))
     assert (words["settings"].run.name, words["settings"].protocol.protocol) == ("ablation-1", "kfold")
     file.write_text("name: mine\nprotocol: loso\ndata: x\n")

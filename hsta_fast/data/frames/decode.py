@@ -5,7 +5,6 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -17,6 +16,7 @@ from PIL.PngImagePlugin import PngImageFile
 from tqdm import tqdm
 
 from ...files import inside, open_plain
+from ...threads import thread_pool
 from .cache import Made
 from .chunks import digest
 from .video import read_video, split_video
@@ -48,7 +48,7 @@ def content_keys(root: Path, paths: Sequence[str], *, progress: bool = False) ->
         except ValueError as error:
             return error
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with thread_pool() as pool:
         bar = tqdm(
             pool.map(key, files), "read files", len(files), unit="file", disable=not progress, leave=False
         )
