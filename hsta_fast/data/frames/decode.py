@@ -5,7 +5,6 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from io import BufferedReader
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from PIL.PngImagePlugin import PngImageFile
 from tqdm import tqdm
 
 from ...files import inside, open_plain
+from ...threads import thread_pool
 from .cache import Made
 from .chunks import digest
 from .video import MAX_PIXELS, check_opaque, decoder_version, read_video, split_video
@@ -64,7 +64,7 @@ def content_keys(
             sizes[name] = size
         return found
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with thread_pool() as pool:
         bar = tqdm(
             pool.map(key, files), "read files", len(files), unit="file", disable=not progress, leave=False
         )
