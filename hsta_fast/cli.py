@@ -146,11 +146,40 @@ def _audit(
 
     flags = {"label": label, "predicted": predicted, "subject": subject, "fold": fold}
     columns = {name: column for name, column in flags.items() if column is not None}
-    names = [] if classes is None else [name.strip() for name in classes.split(",")]
-    text, status = audit(path, clips, folds, absent=absent, columns=columns, classes=names)
+    text, status = audit(path, clips, folds, absent=absent, columns=columns, classes=_split(classes))
     print(text)
     if status:
         sys.exit(status)
+
+
+def _compare(
+    paths: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RUN RUN [RUN ...]", help_behavior_hint="(required)"),
+    ],
+    /,
+    classes: str | None = None,
+    latex: Path | None = None,
+) -> None:
+    """Say whether one run is better than another.
+
+    Differences of the scores on the clips that all runs predict, with a paired bootstrap over subjects and
+    McNemar's test.
+
+    Args:
+        paths: folders of runs, or files of predictions with the columns subject and clip.
+        classes: class names in the order of their numbers, for files that have numbers only.
+        latex: also write the comparison as a LaTeX table into this file.
+    """
+    from .protocol import compare
+
+    print(compare(paths, classes=_split(classes), latex=latex))
+
+
+def _split(names: str | None) -> list[str]:
+    """The names of a flag that are separated by commas."""
+    return [] if names is None else [name.strip() for name in names.split(",")]
 
 
 def _ablate(recipe: Recipe = "paper", rows: tuple[str, ...] = (), *, table: str, config: Settings) -> None:
@@ -213,6 +242,7 @@ def _commands(args: Sequence[str]) -> dict[str, Callable[..., None]]:
         "train": partial(_train, config=settings),
         "evaluate": _evaluate,
         "audit": _audit,
+        "compare": _compare,
         "ablate": partial(_ablate, config=of_table),
         "info": _info,
         "build": _build,

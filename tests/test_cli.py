@@ -11,7 +11,7 @@ import hsta_fast
 from hsta_fast import cli
 from hsta_fast.data import LABEL_SETS
 
-COMMANDS = ("synth", "doctor", "prepare", "train", "evaluate", "audit", "ablate", "info", "build")
+COMMANDS = ("synth", "doctor", "prepare", "train", "evaluate", "audit", "compare", "ablate", "info", "build")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
@@ -231,6 +231,36 @@ def test_audit_and_its_exit_status(
     for path, got in ((tmp_path / "nowhere.csv", "no such file"), (tmp_path, "a folder")):
         message = refusal(monkeypatch, "audit", str(path))
         assert message == f"error: {path}: expected a table (csv, tsv or other text, xlsx, npy), got {got}"
+
+
+def test_audit_takes_the_columns_by_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "theirs.txt"
+    path.write_text("who;emotion;gt;mine;yours\na;x;0;0;1\na;y;1;1;0\nb;x;0;1;0\n")
+    flags = ("--label", "gt", "--predicted", "mine", "--subject", "WHO", "--classes", "no, yes")
+    run(monkeypatch, "audit", str(path), *flags)
+    text = capsys.readouterr().out
+    assert "3 clips, 2 subjects, 2 classes" in text and "note: classes: 0 no, 1 yes" in text
+    with pytest.raises(SystemExit) as stop:
+        run(monkeypatch, "audit", str(path), *flags, "--fold", "emotion")
+    assert stop.value.code == 1 and "LEAK: 1 subjects are tested in more" in capsys.readouterr().out
+    message = refusal(monkeypatch, "audit", str(path))
+    assert "expected one column for label, got emotion and gt: --label says which" in message
+
+
+def test_compare_says_and_writes_the_differences(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name, predicted in (("a.csv", "0101"), ("b.csv", "0110")):
+        rows = [f"s{i // 2},c{i},{i % 2},{p}" for i, p in enumerate(predicted)]
+        (tmp_path / name).write_text("\n".join(["subject,clip,label,predicted", *rows]))
+    words = ("compare", str(tmp_path / "a.csv"), str(tmp_path / "b.csv"))
+    run(monkeypatch, *words, "--latex", str(tmp_path / "t.tex"), "--classes", "no,yes")
+    assert "b.csv - a.csv" in capsys.readouterr().out
+    assert "b.csv $-$ a.csv" in (tmp_path / "t.tex").read_text()
+    message = refusal(monkeypatch, *words[:2])
+    assert message == "error: compare expected two or more runs, got 1"
 
 
 def test_ablate_expects_a_table_and_its_rows(

@@ -93,16 +93,22 @@ ARROWS: dict[str, str] = {
     "protocol.columns": "protocol.tables",
     "protocol.foreign": "clips protocol.columns protocol.predictions protocol.tables",
     "protocol.label_check": "protocol.predictions",
-    "protocol.fold_files": "clips protocol.folds protocol.predictions",
+    "protocol.fold_files": "clips protocol.columns protocol.folds protocol.predictions",
     "protocol.run_scores": "clips protocol.metrics protocol.predictions",
-    "protocol.report": "files protocol.metrics protocol.page protocol.plots protocol.run_scores",
+    "protocol.gallery": "clips files protocol.run_scores",
+    "protocol.latex": "",
+    "protocol.report": "files protocol.gallery protocol.latex protocol.metrics protocol.page protocol.plots "
+    "protocol.run_scores",
     "protocol.overlap": "clips protocol.columns protocol.fold_files protocol.label_check "
     "protocol.predictions",
     "protocol.findings": "clips protocol.foreign protocol.metrics protocol.overlap protocol.predictions",
     "protocol.audit": "protocol.findings protocol.foreign protocol.metrics protocol.overlap",
-    "protocol.seeds": "files protocol.report",
-    "protocol": "protocol.audit protocol.fold_files protocol.folds protocol.metrics protocol.predictions "
-    "protocol.report protocol.seeds",
+    "protocol.compare": "clips protocol.findings protocol.foreign protocol.metrics protocol.overlap "
+    "protocol.predictions protocol.run_scores",
+    "protocol.compare_tables": "files protocol.compare protocol.latex",
+    "protocol.seeds": "files protocol.latex protocol.report",
+    "protocol": "protocol.audit protocol.compare protocol.compare_tables protocol.fold_files protocol.folds "
+    "protocol.gallery protocol.latex protocol.metrics protocol.predictions protocol.report protocol.seeds",
     # Training.
     "training": "",
     "training.workers": "",
@@ -119,17 +125,19 @@ ARROWS: dict[str, str] = {
     "training.progress": "training.run_folder training.run_log training.scalars",
     "training.loop": "model data protocol training.config training.optim training.progress "
     "training.run_folder training.setup",
-    "training.evaluate": "clips checkpoint protocol training.config training.loop "
+    "training.gallery": "checkpoint csta_maps files model data protocol training.loop training.run_folder "
+    "training.setup",
+    "training.evaluate": "clips checkpoint protocol training.config training.gallery training.loop "
     "training.run_checks training.run_folder training.setup",
     "training.runner": "clips files checkpoint environment data protocol training.config training.evaluate "
-    "training.loop training.progress training.provenance training.run_checks training.run_folder "
-    "training.run_log training.scalars training.setup training.splits training.workers",
+    "training.gallery training.loop training.progress training.provenance training.run_checks "
+    "training.run_folder training.run_log training.scalars training.setup training.splits training.workers",
     "training.ablate": "files protocol training.config training.optim training.paper_tables "
     "training.run_checks training.runner training.workers",
     # The top.
     "cli": "console environment extension files data data.doctor synth synth.render protocol.audit "
-    "training.ablate training.config training.evaluate training.optim training.runner training.setup "
-    "training.workers",
+    "protocol.compare training.ablate training.config training.evaluate training.optim training.runner "
+    "training.setup training.workers",
     "__main__": "cli",
     "__init__": "reference ops crossmodal layers inputs model csta_maps checkpoint environment",
 }

@@ -171,7 +171,7 @@ def _diagnose(root: Path, dataset: str, annotation: Path | None, progress: bool)
         root,
         dataset,
         version,
-        annotation.name if annotation else "no annotation needed",
+        _shown(annotation, root) if annotation else "no annotation needed",
         table,
         (*table.faults, *_frame_faults(table, broken, sizes)),
         broken,
@@ -181,6 +181,11 @@ def _diagnose(root: Path, dataset: str, annotation: Path | None, progress: bool)
     if not len(table):
         found = replace(found, error=f"{root}: expected at least one usable clip, got none")
     return found
+
+
+def _shown(annotation: Path, root: Path) -> str:
+    """The annotation's path below the root, or its name if it lies elsewhere."""
+    return annotation.relative_to(root).as_posix() if annotation.is_relative_to(root) else annotation.name
 
 
 def check_frames(

@@ -46,6 +46,8 @@ class TrainConfig:
     """Delete the run of this name, and start it again."""
     save_every: int = 5
     """Epochs between checkpoints."""
+    gallery: int = 24
+    """Most misclassified clips that the report shows, with frames of the dataset; 0: none."""
     log: tuple[Literal["tensorboard"], ...] = ()
     """Where the metrics of each epoch go, besides the run's own files: tensorboard."""
 
@@ -157,7 +159,7 @@ class TrainConfig:
 
         for name in ("epochs", "batch_size", "save_every", "image_size", "num_frames", "seeds"):
             require(getattr(self, name) >= 1, name, "a whole number >= 1")
-        for name in ("warmup_epochs", "crop", "seed", "weight_decay", "warmup_lr", "min_lr"):
+        for name in ("warmup_epochs", "crop", "seed", "weight_decay", "warmup_lr", "min_lr", "gallery"):
             require(getattr(self, name) >= 0, name, "a number >= 0")
         require(0 < self.cache_gb < math.inf, "cache_gb", "a finite number > 0")
         require(bool(self.cache), "cache", "a folder, auto or none")

@@ -7,8 +7,9 @@ runs/<name>/config.json        the resolved configuration, classes, folds, notes
             clips.csv          the clips used; faults.csv: what was wrong with the dataset
             folds.csv          the clips that each fold tests or leaves out; it trains on the others
             folds/<n>/         metrics.jsonl, a line per epoch; state.pt while training, then
-                               model.safetensors and predictions.csv; inner/<k>/ of its inner folds, with
-                               answers.npy: the classes predicted after each epoch
+                               model.safetensors, gallery.json (pictures of misclassified clips) and
+                               predictions.csv; inner/<k>/ of its inner folds, with answers.npy: the classes
+                               predicted after each epoch
             tensorboard/<n>/   scalars of the folds, with --log tensorboard
             .launch            which launch started or continued it, for torchrun's restarts
             predictions.csv    all finished folds; metrics.jsonl, summary.json, report.html, and the figures

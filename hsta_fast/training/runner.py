@@ -16,6 +16,7 @@ from ..data import describe_inputs
 from ..environment import info_text
 from ..files import check_locks, check_writable, write_atomically
 from ..protocol import (
+    SEED_FILES,
     best_epoch,
     import_matplotlib,
     read_predictions,
@@ -26,6 +27,7 @@ from ..protocol import (
 )
 from .config import TrainConfig, leak_columns, settled
 from .evaluate import predictions_table
+from .gallery import add_gallery
 from .loop import fit, predict
 from .progress import RunProgress, duration
 from .provenance import Start
@@ -149,7 +151,8 @@ def train_runs(cfg: TrainConfig, runs: Sequence[TrainConfig]) -> Path:
         if cfg.seeds == 1:
             return train_run(runs[0], progress)
         if group.is_main and runs[0].overwrite:
-            (folder / "seeds.csv").unlink(missing_ok=True)
+            for name in SEED_FILES:
+                (folder / name).unlink(missing_ok=True)
         paths = {run.seed: train_run(run, progress) for run in runs}
     if group.is_main:
         print(f"\n{write_seeds(folder, paths)}\n\neach seed: {folder / 'seeds.csv'}")
@@ -201,7 +204,7 @@ def end_run(run: _Run, report_is_old: bool) -> None:
     )
     run.log.event(f"ended: all requested folds are finished; {took}")
     path = run.folder.path
-    print(f"\n{table(path)}\n\n{took}\nreport: {path / 'report.html'}")
+    print(f"\n{took}\n\n{table(path)}\n\nreport: {path / 'report.html'}")
 
 
 def check_before_decoding(planned: Plan, is_main: bool) -> None:
@@ -318,6 +321,7 @@ def train_fold(
     notes = leak_columns(cfg) | ({"caveats": " ".join(of_data)} if (of_data := caveats(cfg)) else {})
     save_model(model, folder.path / "model.safetensors", inputs=exp.model_inputs(), notes=notes)
     predictions = predictions_table(exp, fold, predict(exp, model, fold.test))
+    add_gallery(exp, folder.path, model, fold, predictions)
     folder.finish(predictions.assign(epoch=epochs, **leak_columns(cfg)))
 
 

@@ -142,10 +142,9 @@ def decode_image(data: bytes) -> np.ndarray:
         image = cv2.imdecode(pixels, cv2.IMREAD_COLOR)
         if image is not None and isinstance(header, PngImageFile):
             deep, clear = data[24] == 16, data[25] in (4, 6) or "transparency" in header.info
-            if deep or clear:
-                values = cv2.imdecode(pixels, cv2.IMREAD_UNCHANGED)
-                assert values is not None
-                _check_values(values)
+            stored = cv2.imdecode(pixels, cv2.IMREAD_UNCHANGED) if deep or clear else None
+            if stored is not None:
+                _check_values(stored)
     except cv2.error as error:
         raise ValueError(f"expected a readable image, OpenCV says {error.err}") from error
     if image is None:
