@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from tqdm import tqdm
 
 from ..clips import KEY, identity
 from ..files import as_on_disk
+from ..threads import thread_pool
 from .clips import UNREADABLE, ClipTable, Fault, fault_of
 from .frames.cache import Made
 from .frames.decode import by_file, odd_size, read_frames
@@ -207,7 +206,7 @@ def check_frames(
     sizes: dict[str, tuple[int, int]] = {}
     bar = tqdm(total=len(paths), desc=f"check {table.root}", unit="frame", disable=not progress)
     # Threads, not processes: the decoders release the interpreter lock.
-    with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with bar, thread_pool() as pool:
         for found in pool.map(check_file, by_file(paths)):
             broken |= {name: str(made) for name, made in found if isinstance(made, ValueError)}
             sizes |= {n: (int(m[1]), int(m[0])) for n, m in found if not isinstance(m, ValueError)}

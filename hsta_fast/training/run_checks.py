@@ -11,6 +11,7 @@ import pandas as pd
 
 from ..clips import KEY
 from ..files import check_writable, lock_file, open_lock
+from ..spelling import did_you_mean
 
 # Fields that may change on --resume; `check_clips` verifies the data.
 MAY_CHANGE = (
@@ -72,7 +73,9 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"{path} is not a run: it has no config.json") from error
+        runs = [config.parent.name for config in path.parent.glob("*/config.json")]
+        meant = "" if path.is_dir() else did_you_mean(path.name, runs)
+        raise ValueError(f"{path} is not a run: it has no config.json{meant}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path / 'config.json'} is damaged: {error}") from error
     if not isinstance(config, dict):

@@ -140,16 +140,10 @@ class RunFolder:
         Raises:
             ValueError: the folds differ from those in folds.csv.
         """
-        path, columns = self.path / "folds.csv", list(FOLD_COLUMNS)
-        if not path.exists():
+        if (path := self.path / "folds.csv").exists():
+            check_folds(path, folds)
+        else:
             self.write_table("folds.csv", folds)
-            return
-        before = pd.read_csv(path, dtype=str, keep_default_na=False)
-        if before[columns].to_numpy().tolist() != folds[columns].astype(str).to_numpy().tolist():
-            raise ValueError(
-                f"{self.path} was started on other folds than those made now: give the same --folds, --seed "
-                "and data, or another --name"
-            )
 
     def fold(self, number: int) -> "FoldFolder":
         """The folder of fold `number` (0, 1, ...)."""
@@ -260,6 +254,16 @@ class FoldFolder:
                 file.write(json.dumps(entry) + "\n")
         except OSError as error:
             raise OSError(f"could not write {path}: {error.strerror}; --resume continues the run") from error
+
+
+def check_folds(path: Path, folds: pd.DataFrame) -> None:
+    """Raise ValueError unless the folds in `path`, a run's folds.csv, are those of `folds`."""
+    before, columns = pd.read_csv(path, dtype=str, keep_default_na=False), list(FOLD_COLUMNS)
+    if before[columns].to_numpy().tolist() != folds[columns].astype(str).to_numpy().tolist():
+        raise ValueError(
+            f"{path.parent} was started on other folds than those made now: give the same --folds, --seed "
+            "and data, or another --name"
+        )
 
 
 def fold_folder(run: Path, number: int) -> Path:
