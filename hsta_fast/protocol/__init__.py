@@ -13,6 +13,7 @@ from .folds import (
     k_folds_by_subject,
     leave_one_subject_out,
 )
+from .gallery import GALLERY, Picture, worst_errors, write_gallery
 from .latex import latex_table
 from .metrics import Scores, best_epoch, bootstrap_interval, majority_baseline, per_dataset, per_fold, score
 from .predictions import read_predictions
@@ -21,8 +22,10 @@ from .seeds import SEED_FILES, write_seeds
 
 __all__ = [
     "FOLD_COLUMNS",
+    "GALLERY",
     "SEED_FILES",
     "Fold",
+    "Picture",
     "Scores",
     "assert_disjoint",
     "audit",
@@ -49,6 +52,8 @@ __all__ = [
     "subject_overlap",
     "summary_of",
     "table",
+    "worst_errors",
+    "write_gallery",
     "write_report",
     "write_seeds",
 ]

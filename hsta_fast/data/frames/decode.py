@@ -5,7 +5,6 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -17,6 +16,7 @@ from PIL.PngImagePlugin import PngImageFile
 from tqdm import tqdm
 
 from ...files import inside, open_plain
+from ...threads import thread_pool
 from .cache import Made
 from .chunks import digest
 from .video import MAX_PIXELS, check_opaque, decoder_version, read_video, split_video
@@ -51,7 +51,7 @@ def content_keys(root: Path, paths: Sequence[str], *, progress: bool = False) ->
         except ValueError as error:
             return error
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with thread_pool() as pool:
         bar = tqdm(
             pool.map(key, files), "read files", len(files), unit="file", disable=not progress, leave=False
         )
@@ -142,10 +142,9 @@ def decode_image(data: bytes) -> np.ndarray:
         image = cv2.imdecode(pixels, cv2.IMREAD_COLOR)
         if image is not None and isinstance(header, PngImageFile):
             deep, clear = data[24] == 16, data[25] in (4, 6) or "transparency" in header.info
-            if deep or clear:
-                values = cv2.imdecode(pixels, cv2.IMREAD_UNCHANGED)
-                assert values is not None
-                _check_values(values)
+            stored = cv2.imdecode(pixels, cv2.IMREAD_UNCHANGED) if deep or clear else None
+            if stored is not None:
+                _check_values(stored)
     except cv2.error as error:
         raise ValueError(f"expected a readable image, OpenCV says {error.err}") from error
     if image is None:
@@ -181,7 +180,7 @@ def image_sizes(root: Path, paths: Sequence[str]) -> dict[str, tuple[int, int]]:
             return None
 
     images = [path for path in paths if split_video(path)[1] is None]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with thread_pool() as pool:
         sizes = dict(zip(images, pool.map(size, images), strict=True))
     return {path: found for path, found in sizes.items() if found is not None}
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .annotation import Columns, Row, annotated_rows
 from .base import AnnotationRow, Expression, Interpret, Reader, Rows, folder_name
-from .folders import FolderNames, FrameFolders, find_subjects, posix_join, subfolders
+from .folders import FolderNames, FrameFolders, near_subjects, posix_join, subfolders
 
 DATASET = "casme2"
 COLUMNS = Columns(
@@ -38,7 +38,7 @@ def versions(root: Path) -> dict[str, str]:
     """Version ("cropped", "raw") -> folder of the subjects, the version to read first at the front."""
     found: dict[str, str] = {}
     without_images: dict[str, str] = {}
-    for folder in find_subjects(root, _SUBJECT):
+    for folder in near_subjects(root, _SUBJECT):
         first = _first_image(root, folder)
         if first:
             found.setdefault("cropped" if first.lower().startswith("reg_") else "raw", folder)

@@ -269,6 +269,17 @@ def find_subjects(root: Path, subject: re.Pattern[str], *, depth: int = MAX_DEPT
         whole |= above & series
 
 
+def near_subjects(root: Path, subject: re.Pattern[str]) -> list[str]:
+    """`find_subjects`, without those more than two levels below the root if there are nearer ones."""
+    found = find_subjects(root, subject)
+    return [folder for folder in found if is_near(folder)] or found
+
+
+def is_near(folder: str) -> bool:
+    """Whether a folder is at most two levels below the root; what is there wins over what lies deeper."""
+    return folder.count("/") < 2
+
+
 def posix_join(folder: str, *names: str) -> str:
     """`folder/name/...`, where a `folder` of "" is the root itself."""
     return "/".join((folder, *names) if folder else names)
