@@ -15,7 +15,8 @@ from tests.training.commands import QUICK, start
 ROOT = Path(__file__).parent.parent
 # Ctrl-C, once, when the function `name` of `module` is first called.
 TRAP = """
-import os, {module}
+import os, signal, {module}
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run in the background, without it
 real, once = {module}.{name}, [1]
 def trap(*words, **named):
     if once: os.kill(os.getpid(), once.pop() * 2)
@@ -26,7 +27,8 @@ def trap(*words, **named):
 
 def test_while_torch_is_imported() -> None:
     code = (
-        "import os, sys, importlib.abc\n"
+        "import os, signal, sys, importlib.abc\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Trap(importlib.abc.MetaPathFinder):\n"
         "    def find_spec(self, name, path, target=None):\n"
         "        if name == 'torch.nn': os.kill(os.getpid(), 2)\n"
@@ -75,7 +77,8 @@ def test_what_a_pool_has_not_begun_is_dropped() -> None:
 
 
 def test_processes_never_get_it_that_are_started_without_it() -> None:
-    code = "import os, signal; os.kill(os.getpid(), signal.SIGINT); print('alive')"
+    code = "import os, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "os.kill(os.getpid(), signal.SIGINT); print('alive')"
     with ctrl_c_kept_from_children():
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "alive\n")

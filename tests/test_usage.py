@@ -46,7 +46,7 @@ ROOT = Path(__file__).parent.parent
         ("train --data x --recipe mine", "--recipe expected one of paper, published, got 'mine'"),
         (
             "train --data x --labels casme5",
-            "--labels expected one of emotion7, emotion3, objective7, megc2019",
+            "--labels expected one of ",
         ),
         ("train --data x --labels emotion4", "got 'emotion4'; did you mean emotion7?"),
         ("train --data x --model hsta-tiny", "got 'hsta-tiny'; did you mean hsta_tiny"),
