@@ -49,19 +49,21 @@ ARROWS: dict[str, str] = {
     "data.frames.load": "data.clips data.sampling data.frames.apex data.frames.cache data.frames.flow "
     "data.frames.store",
     "data.readers": "",
-    "data.readers.annotation": "files data.clips",
+    "data.readers.sheets": "files data.clips",
+    "data.readers.annotation": "data.clips data.readers.sheets",
     "data.readers.folders": "files clips data.frames.video",
-    "data.readers.base": "files data.clips data.action_units data.readers.annotation",
+    "data.readers.base": "files data.clips data.action_units data.readers.annotation data.readers.sheets",
     **{
-        f"data.readers.{name}": "data.clips data.frames.video data.readers.annotation data.readers.base "
-        "data.readers.folders"
+        f"data.readers.{name}": "clips data.clips data.frames.video data.readers.annotation "
+        "data.readers.base data.readers.folders data.readers.sheets"
         for name in ("casme2", "samm", "smic", "casme3", "custom")
     },
     "data.readers.registry": "clips data.clips data.readers",
     "data.labels": "",
     "data.labels.sets": "clips data.clips data.action_units",
     "data.labels.megc2019": "data.labels.sets data.readers",
-    "data.labels.files": "files data.clips data.labels.megc2019 data.labels.sets data.readers.annotation",
+    "data.labels.files": "files data.clips data.labels.megc2019 data.labels.sets data.readers.annotation "
+    "data.readers.sheets",
     "data.loading": "data.frames",
     "data.dataset": "clips data.clips data.frames data.loading data.sampling",
     "data.doctor": "data.clips data.frames data.labels data.readers",

@@ -21,15 +21,13 @@ from .annotation import (
     AnnotatedRows,
     Columns,
     Row,
-    Sheets,
     annotated_rows,
-    annotation_files,
     find_annotation,
     missing_columns,
-    read_sheets,
 )
 from .base import (
     MAX_MICRO_FRAMES,
+    SIMILAR,
     AnnotationRow,
     Expression,
     Interpret,
@@ -40,6 +38,7 @@ from .base import (
     folder_name,
 )
 from .folders import FolderNames, FrameFolders, check_folder, find_subjects
+from .sheets import Sheets, annotation_files, read_sheets
 
 DATASET = "casme3"
 _MACRO = re.compile(r"^(?!.*micro).*(?<![a-z])(?:mae(?![a-z])|macro)", re.IGNORECASE)
@@ -47,7 +46,11 @@ COLUMNS = Columns(
     required=("Subject", "Filename", "Onset", "Apex", "Offset", "AU"),
     optional=("Objective class", "Expression type", "emotion"),
     filled=("emotion",),
-    aliases={"sub": "subject", "seq": "filename"},
+    aliases={
+        **{"sub": "subject", "seq": "filename", "aus": "au", "actionunits": "au"},
+        **{"objectiveclasses": "objective class", "emotions": "emotion", "estimatedemotion": "emotion"},
+    },
+    similar=SIMILAR,
     companion=_MACRO,
 )
 _WITHOUT_UNITS = replace(

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from ..frames.video import VIDEO_TYPES
 from .annotation import Columns, Row, annotated_rows
-from .base import AnnotationRow, Expression, Interpret, Reader, Rows, expression_type
+from .base import SIMILAR, AnnotationRow, Expression, Interpret, Reader, Rows, expression_type
 from .folders import ANY_NUMBERED, FrameFolders, VideoFiles
 
 DATASET = "csv"
@@ -32,6 +32,12 @@ COLUMNS = Columns(
         "expression type",
     ),
     filled=("emotion",),
+    aliases={
+        **dict.fromkeys(("au", "aus", "actionunit", "facs"), "action units"),
+        **{"objectiveclasses": "objective class", "emotions": "emotion", "estimatedemotion": "emotion"},
+        **{f"{name}{word}": name for name in ("onset", "apex", "offset") for word in ("frame", "f")},
+    },
+    similar=SIMILAR,
 )
 
 # A video file may declare any number of frames; 100,000 are more than an hour at 25 frames a second.

@@ -12,9 +12,10 @@ import pandas as pd
 from ...clips import KEY
 from ..clips import LEFT_OUT, ClipTable, fault_of
 from . import casme2, casme3, custom, samm, smic
-from .annotation import Sheets, annotation_files, missing_columns, no_table, read_sheets, rows_of
+from .annotation import NO_TABLE, missing_columns, rows_of
 from .base import Expression, Reader, check_not_empty
 from .folders import check_folder
+from .sheets import Sheets, annotation_files, read_sheets
 
 DatasetName = Literal["auto", "casme2", "samm", "smic", "casme3", "csv"]
 
@@ -165,7 +166,7 @@ def _none_found(root: Path, tables: dict[Path, Sheets], errors: Sequence[str]) -
     said = []
     if by_frames:
         said.append(f"the folders of {' and '.join(READERS[name].title for name in by_frames)}")
-    said += errors or ([] if tables else [no_table(root)])
+    said += errors or ([] if tables else [NO_TABLE])
     near = [
         (len(missing_columns(sheets, reader.columns)) / len(reader.columns.required), path, reader)
         for path, sheets in tables.items()
