@@ -216,7 +216,7 @@ def _check_emotions(table: ClipTable, labels: LabelSet) -> None:
         raise ValueError(
             f"label set {labels.name!r} expected emotions, got {' and '.join(sorted(without))} without a "
             "column of them: --labels objective7 needs none"
-            + "".join(f"; {remark}" for remark in table.remarks if "emotion" in remark)
+            + "".join(f"; {remark}" for remark in table.remarks if "did you mean emotion" in remark)
         )
 
 
