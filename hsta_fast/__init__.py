@@ -2,6 +2,7 @@
 
 from . import crossmodal, layers, reference
 from .checkpoint import load_model, load_published, save_model
+from .csta_maps import AttentionMaps, attention_maps
 from .environment import info
 from .inputs import ModelInputs
 from .model import HSTA, HSTAConfig, create_model, list_models
@@ -11,8 +12,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "HSTA",
+    "AttentionMaps",
     "HSTAConfig",
     "ModelInputs",
+    "attention_maps",
     "attention_pool",
     "cls_cross_attention",
     "create_model",

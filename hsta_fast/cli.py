@@ -72,7 +72,7 @@ def _doctor(
             for root in roots:
                 check_folder(root)
         found = doctor.examine(roots, dataset, annotation=annotation, official=official)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(doctor.UNUSABLE)
     print(dumps(doctor.as_json(found), indent=2) if json else doctor.as_text(found))
@@ -120,20 +120,34 @@ def _audit(
     clips: Path | None = None,
     folds: Path | None = None,
     absent: Literal["zero", "skip", "raise"] = "zero",
+    label: str | None = None,
+    predicted: str | None = None,
+    subject: str | None = None,
+    fold: str | None = None,
+    classes: str | None = None,
 ) -> None:
     """Score any predictions again, and look for shared subjects.
 
     Exit status: 0 no leak, 1 a leak or an error, 2 it cannot be told, or a wrong flag.
 
     Args:
-        path: a csv with the columns label and predicted; dataset, subject, clip, onset, fold if known.
-        clips: a csv of all clips that were available for training, to find shared subjects.
+        path: a table (csv with any separator, xlsx, npy) with a label and a prediction in each row; dataset,
+            subject, clip, onset, fold if known. Columns are found by their usual names.
+        clips: a table of all clips that were available for training, to find shared subjects.
         folds: a csv or folder of what each fold trained on, such as a run's folds.csv.
         absent: a class without a clip in the truth counts as zero, is skipped, or is an error.
+        label: the column of the true classes, or a .npy file of them.
+        predicted: the column of the predicted classes; or a .npy file of them, or of scores (clips, K).
+        subject: the column of the subjects, or a .npy file of them.
+        fold: the column of the folds, or a .npy file of them.
+        classes: class names in the order of their numbers, such as negative,positive,surprise.
     """
     from .protocol import audit
 
-    text, status = audit(path, clips, folds, absent=absent)
+    flags = {"label": label, "predicted": predicted, "subject": subject, "fold": fold}
+    columns = {name: column for name, column in flags.items() if column is not None}
+    names = [] if classes is None else [name.strip() for name in classes.split(",")]
+    text, status = audit(path, clips, folds, absent=absent, columns=columns, classes=names)
     print(text)
     if status:
         sys.exit(status)
@@ -246,7 +260,7 @@ def main() -> None:
     args = sys.argv[1:] or ["--help"]
     try:
         _run(args)
-    except (ValueError, OSError, NonFiniteLossError, BuildError) as error:
+    except (ValueError, OSError, ImportError, NonFiniteLossError, BuildError) as error:
         sys.exit(f"error: {error}")
     except SystemExit as ended:
         if ended.code or console.lost() is None:

@@ -12,8 +12,10 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from . import ops
 from .layers import LN_EPS
-from .ops.checks import check, check_heads, check_shape
+from .ops.attention_pool_torch import accumulation_dtype
+from .ops.checks import check, check_heads, check_shape, unexpected
 from .ops.choice import transformed
+from .ops.cls_cross_attention import attend
 from .ops.cls_cross_attention_inplace import cls_cross_attention_in_state, put_cls, take_cls
 from .replaced import any_global_hook, has_bias, is_plain, warn_of_call
 
@@ -101,6 +103,43 @@ class CrossAttentionBlock(nn.Module):
         check_shape("cls", cls, (tokens.shape[0], tokens.shape[2]), "(B, C)")
         rows = torch.cat([cls.unsqueeze(1), tokens], dim=1)
         return cls + self.dropout(self.attn(self.norm1(rows)))
+
+    def weights(self, cls: Tensor, tokens: Tensor) -> Tensor:
+        """Cls (B, C), tokens (B, N, C) -> softmax weights of `forward` (B, H, 1 + N), that of the CLS first.
+
+        In float32, or in float64 if the parameters are; the submodules that `forward` would call are called.
+
+        Raises:
+            ValueError: `attn` is not a CrossAttention, or its forward is replaced.
+        """
+        attn = self.attn
+        if not isinstance(attn, CrossAttention) or "forward" in vars(attn):
+            raise unexpected("attn", "a CrossAttention with its own forward", type(attn).__name__)
+        if self.replaced() is not None:
+            y = self.norm1(torch.cat([cls.unsqueeze(1), tokens], dim=1))
+            q, k = (
+                rearrange(x, "b n (h d) -> b h n d", h=self.num_heads)
+                for x in (attn.wq(y[:, :1]), attn.wk(y))
+            )
+            wide = accumulation_dtype(k.dtype)
+            scores = torch.einsum("bhnd,bhmd->bhnm", q.to(wide) * q.shape[-1] ** -0.5, k.to(wide))
+            return scores.softmax(-1)[:, :, 0]
+        wide, found = accumulation_dtype(tokens.dtype), []
+
+        def pool(query: Tensor, extra: Tensor) -> Tensor:
+            pooled, weights = ops.attention_pool(
+                query,
+                tokens.to(wide),
+                extra=extra,
+                eps=self.norm1.eps,
+                return_weights=True,
+                impl=self.impl,
+            )
+            found.append(weights)
+            return pooled
+
+        attend(cls, pool, wide, **{k: v for k, v in self._settings().items() if k != "impl"})
+        return found[0]
 
     def in_state(self, cls: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """The same for the tokens of a state (B, N + 1, C) that `take_cls` returned: (out, state).

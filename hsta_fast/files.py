@@ -5,6 +5,7 @@ import os
 import shutil
 import stat
 import tempfile
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
@@ -166,6 +167,23 @@ def inside(root: Path, relative: str) -> Path:
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise ValueError(f"expected a path inside the root, {relative!r} leads out of it")
     return path
+
+
+def as_on_disk(path: Path | str, root: Path | str = "") -> Path:
+    """`path`, relative to `root`, with each name in the Unicode form, composed or not, that it has on disk.
+
+    A Mac stores "é" as two characters, a table or a command line mostly holds one. A name that is there as it
+    is written, or in no other form or in several, stays.
+    """
+    found = Path()
+    for name in Path(path).parts:
+        if not name.isascii() and not os.path.lexists(root / found / name):
+            wanted = unicodedata.normalize("NFC", name)
+            with suppress(OSError):
+                there = [n for n in os.listdir(root / found) if unicodedata.normalize("NFC", n) == wanted]
+                name = there[0] if len(there) == 1 else name
+        found /= name
+    return found
 
 
 def share(path: Path, folder: Path, most: int) -> None:

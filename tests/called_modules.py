@@ -47,24 +47,38 @@ def called_embedding(module: Any, video: Tensor, cls: Tensor) -> Tensor:
     return x + position_table(*x.shape[1:]).to(x.dtype)
 
 
+def called_embeddings(model: HSTA, video: Tensor, special: Tensor) -> list[Tensor]:
+    """The states before the first layer, special and video."""
+    frames = {"0": special, "1": video}
+    return [called_embedding(model.patch_embed[b], x, model.cls_token[b]) for b, x in frames.items()]
+
+
+def called_usta(layer: Any, states: list[Tensor]) -> list[Tensor]:
+    """The USTA layers of an HSTALayer, Eq. 1 to 6."""
+    out = []
+    for d, x in enumerate(states):
+        for block in layer.blocks[str(d)]:
+            x = x + called_attention(block.attn, block.norm1(x))
+            x = x + block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(x))))
+        out.append(x)
+    return out
+
+
+def called_csta(csta: Any, states: list[Tensor]) -> list[Tensor]:
+    """CrossmodalSpaceTimeAttention, Eq. 8 to 13."""
+    new = []
+    for a, b in ((0, 1), (1, 0)):
+        out = called_cross_attention(csta.fusion[a], csta.projs[a](states[a][:, 0]), states[b][:, 1:])
+        new.append(torch.cat([csta.revert_projs[a](out).unsqueeze(1), states[a][:, 1:]], dim=1))
+    return new
+
+
 def called_logits(model: HSTA, video: Tensor, special: Tensor) -> Tensor:
     """Logits of a model of both branches with the head "cls" and no dropout of its own, Eq. 14 to 16."""
-    states: list[Tensor] = []
-    for branch, frames in (("0", special), ("1", video)):
-        states.append(called_embedding(model.patch_embed[branch], frames, model.cls_token[branch]))
+    states = called_embeddings(model, video, special)
     layer: Any
     for layer in model.blocks:
-        for d in (0, 1):
-            block: Any
-            for block in layer.blocks[str(d)]:
-                x = states[d]
-                x = x + called_attention(block.attn, block.norm1(x))
-                states[d] = x + block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(x))))
-        csta, new = layer.csta, []
-        for a, b in ((0, 1), (1, 0)):
-            out = called_cross_attention(csta.fusion[a], csta.projs[a](states[a][:, 0]), states[b][:, 1:])
-            new.append(torch.cat([csta.revert_projs[a](out).unsqueeze(1), states[a][:, 1:]], dim=1))
-        states = new
+        states = called_csta(layer.csta, called_usta(layer, states))
     return model.head(torch.cat([model.norm[str(d)](states[d])[:, 0] for d in (0, 1)], dim=1))
 
 

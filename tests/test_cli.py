@@ -230,7 +230,7 @@ def test_audit_and_its_exit_status(
     assert "LEAK: 8 of 8 test clips (100%)" in capsys.readouterr().out
     for path, got in ((tmp_path / "nowhere.csv", "no such file"), (tmp_path, "a folder")):
         message = refusal(monkeypatch, "audit", str(path))
-        assert message == f"error: {path}: expected a csv file, got {got}"
+        assert message == f"error: {path}: expected a table (csv, tsv or other text, xlsx, npy), got {got}"
 
 
 def test_ablate_expects_a_table_and_its_rows(

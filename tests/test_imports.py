@@ -28,6 +28,7 @@ ARROWS: dict[str, str] = {
     "inputs": "",
     "frame_checks": "inputs ops",
     "model": "crossmodal frame_checks inputs layers ops",
+    "csta_maps": "crossmodal model",
     "wrappers": "model",
     "environment": "ops",
     "checkpoint": "files layers inputs model wrappers",
@@ -35,9 +36,11 @@ ARROWS: dict[str, str] = {
     "data.action_units": "",
     "data.sampling": "",
     "data.clips": "clips",
+    "data.remarks": "",
     "data.duplicates": "clips data.clips",
     "data.frames": "",
     "data.frames.video": "files",
+    "data.frames.faces": "",
     "data.frames.chunks": "",
     "data.frames.cache": "files data.frames.chunks",
     "data.frames.decode": "files data.frames.cache data.frames.chunks data.frames.video",
@@ -49,14 +52,20 @@ ARROWS: dict[str, str] = {
     "data.frames.load": "data.clips data.sampling data.frames.apex data.frames.cache data.frames.flow "
     "data.frames.store",
     "data.readers": "",
+    "data.readers.tree": "files",
     "data.readers.sheets": "files data.clips",
-    "data.readers.annotation": "data.clips data.readers.sheets",
-    "data.readers.folders": "files clips data.frames.video",
-    "data.readers.base": "files data.clips data.action_units data.readers.annotation data.readers.sheets",
+    "data.readers.annotation": "files data.clips data.readers.sheets data.readers.tree",
+    "data.readers.folders": "files clips data.readers.tree",
+    "data.readers.videos": "files data.frames.video data.readers.folders",
+    "data.readers.base": "files clips data.clips data.action_units data.remarks data.readers.annotation "
+    "data.readers.sheets data.readers.tree",
     **{
-        f"data.readers.{name}": "clips data.clips data.frames.video data.readers.annotation "
-        "data.readers.base data.readers.folders data.readers.sheets"
-        for name in ("casme2", "samm", "smic", "casme3", "custom")
+        f"data.readers.{name}": "files clips data.clips data.frames.video data.readers.annotation "
+        "data.readers.base data.readers.folders data.readers.sheets data.readers.videos"
+        for name in (
+            *("casme2", "samm", "smic", "casme3", "custom"),
+            *("mmew", "dfme", "casme", "four_dme", "casme_squared", "samm_long"),
+        )
     },
     "data.readers.registry": "clips data.clips data.readers",
     "data.labels": "",
@@ -66,14 +75,14 @@ ARROWS: dict[str, str] = {
     "data.readers.sheets",
     "data.loading": "data.frames",
     "data.dataset": "clips data.clips data.frames data.loading data.sampling",
-    "data.doctor": "data.clips data.frames data.labels data.readers",
+    "data.doctor": "clips files data.clips data.remarks data.frames data.labels data.readers",
     "data": "data.action_units data.clips data.dataset data.frames data.labels data.loading data.readers "
     "data.sampling",
     # Rendered faces.
     "synth.face": "",
     "synth.painter": "synth.face",
-    "synth.layouts": "files data.readers",
-    "synth.faults": "files data.clips synth.layouts",
+    "synth.layouts": "files data.clips data.readers",
+    "synth.faults": "files data.clips data.readers synth.layouts",
     "synth.render": "files synth.face synth.faults synth.layouts synth.painter",
     "synth": "synth.render",
     # Evaluation: imports only clips and files of ours.
@@ -82,11 +91,17 @@ ARROWS: dict[str, str] = {
     "protocol.folds": "clips",
     "protocol.metrics": "clips",
     "protocol.predictions": "clips",
+    "protocol.tables": "files",
+    "protocol.columns": "protocol.tables",
+    "protocol.foreign": "clips protocol.columns protocol.predictions protocol.tables",
+    "protocol.label_check": "protocol.predictions",
     "protocol.fold_files": "clips protocol.folds protocol.predictions",
-    "protocol.report": "clips files protocol.metrics protocol.page protocol.plots protocol.predictions",
-    "protocol.overlap": "clips protocol.fold_files protocol.predictions",
-    "protocol.findings": "clips protocol.metrics protocol.overlap protocol.predictions",
-    "protocol.audit": "protocol.findings protocol.metrics protocol.overlap",
+    "protocol.run_scores": "clips protocol.metrics protocol.predictions",
+    "protocol.report": "files protocol.metrics protocol.page protocol.plots protocol.run_scores",
+    "protocol.overlap": "clips protocol.columns protocol.fold_files protocol.label_check "
+    "protocol.predictions",
+    "protocol.findings": "clips protocol.foreign protocol.metrics protocol.overlap protocol.predictions",
+    "protocol.audit": "protocol.findings protocol.foreign protocol.metrics protocol.overlap",
     "protocol.seeds": "files protocol.report",
     "protocol": "protocol.audit protocol.fold_files protocol.folds protocol.metrics protocol.predictions "
     "protocol.report protocol.seeds",
@@ -98,13 +113,19 @@ ARROWS: dict[str, str] = {
     "training.optim": "model training.config",
     "training.splits": "clips data.clips protocol training.config",
     "training.run_checks": "files clips",
+    "training.run_log": "",
+    "training.scalars": "",
+    "training.provenance": "environment model",
     "training.run_folder": "files checkpoint protocol training.run_checks",
     "training.setup": "environment files inputs data protocol training.config training.splits",
-    "training.loop": "model data protocol training.config training.optim training.run_folder training.setup",
+    "training.progress": "training.run_folder training.run_log training.scalars",
+    "training.loop": "model data protocol training.config training.optim training.progress "
+    "training.run_folder training.setup",
     "training.evaluate": "clips checkpoint protocol training.config training.loop "
     "training.run_checks training.run_folder training.setup",
     "training.runner": "clips files checkpoint environment data protocol training.config training.evaluate "
-    "training.loop training.run_checks training.run_folder training.setup training.splits training.workers",
+    "training.loop training.progress training.provenance training.run_checks training.run_folder "
+    "training.run_log training.scalars training.setup training.splits training.workers",
     "training.ablate": "files protocol training.config training.optim training.paper_tables "
     "training.run_checks training.runner training.workers",
     # The top.
@@ -112,7 +133,7 @@ ARROWS: dict[str, str] = {
     "training.ablate training.config training.evaluate training.optim training.runner training.setup "
     "training.workers",
     "__main__": "cli",
-    "__init__": "reference ops crossmodal layers inputs model checkpoint environment",
+    "__init__": "reference ops crossmodal layers inputs model csta_maps checkpoint environment",
 }
 
 

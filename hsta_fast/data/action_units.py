@@ -22,12 +22,15 @@ OBJECTIVE_CLASSES = ("I", "II", "III", "IV", "V", "VI", "VII")
 def objective_class(action_units: str) -> int:
     """The objective class 1..7 of a set of action units such as "4+L7" or "R12B"; 0 if it is unknown.
 
-    Letters of side and intensity are ignored. The class is unknown for no unit, for "?", for a choice such as
-    "4 or 7" or "4/7", and for numbers that are not units, such as those of a date.
+    Letters of side and intensity are ignored, and so are the other codes of FACS: action descriptors such as
+    "AD38" and movements of the head such as "M58". The class is unknown for no unit, for "?", for a unit
+    marked as uncertain, "7(k)", for a choice such as "4 or 7" or "4/7", and for numbers that are not units,
+    such as those of a date.
     """
     words = re.sub(r"\.0+\b", "", action_units.casefold())  # some programs write a single unit as 12.0
+    words = re.sub(r"(?<![a-z])(?:ad|m)\s*[0-9]+", "", words)
     units = frozenset(map(int, re.findall(r"[0-9]{1,9}", words)))
-    choice = re.search(r"\?|(?<![a-z])or(?![a-z])|[0-9]\s*/\s*[0-9]", words)
+    choice = re.search(r"\?|\(\s*k\s*\)|(?<![a-z])or(?![a-z])|[0-9]\s*/\s*[0-9]", words)
     if not units or max(units) > 99 or choice:
         return 0
     return _CLASS_OF_UNITS.get(units, 7)

@@ -1,13 +1,14 @@
 """Scores anyone's predictions again and, given all clips, looks for subjects in training and test at once.
 
 The predictions need only the columns label and predicted, as numbers 0, 1, ... or as words. dataset, subject,
-clip, onset and fold are used if present; columns p_<class> name the classes.
+clip, onset and fold are used if present; columns p_<class> name the classes. See foreign.py.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from .findings import Findings, collect_findings
+from .foreign import FLAGS
 from .metrics import Absent, Scores
 from .overlap import Overlap
 
@@ -15,17 +16,29 @@ _MAX_NAMES = 5  # names that a line lists
 
 
 def audit(
-    predictions: Path, clips: Path | None = None, folds: Path | None = None, *, absent: Absent = "zero"
+    predictions: Path,
+    clips: Path | None = None,
+    folds: Path | None = None,
+    *,
+    absent: Absent = "zero",
+    columns: Mapping[str, str] | None = None,
+    classes: Sequence[str] = (),
 ) -> tuple[str, int]:
-    """Score a csv of predictions and look for shared subjects.
+    """Score predictions of any program and look for shared subjects.
+
+    A subject that two folds test is a leak, since each trained on what the other tests, unless `folds` says
+    otherwise.
 
     Args:
-        predictions: the csv.
-        clips: a csv of all clips that there were to train on, such as the clips.csv of a run: subject and
+        predictions: the file, see `foreign.load_predictions`.
+        clips: a table of all clips that there were to train on, such as the clips.csv of a run: subject,
             clip; dataset, onset, label and expression if known. Without `folds`, each fold is assumed to have
             trained on all of them that it does not test, except macro-expressions.
         folds: what each fold really trained on, such as a run's folds.csv; see `fold_files.read_folds`.
         absent: how to treat a class without a clip in the truth, see `metrics.score`.
+        columns: label, predicted, subject or fold -> the column, or .npy file, that holds it; by default
+            found by its usual names.
+        classes: class names in the order of their numbers; by default those of the file.
 
     Returns:
         The findings as text, and the status CLEAN, LEAKS or UNKNOWN (see overlap.py).
@@ -35,7 +48,11 @@ def audit(
     """
     if folds is not None and clips is None:
         raise ValueError("--folds expected --clips, a table of the clips that its rows name, got none")
-    found = collect_findings(predictions, clips, folds, absent)
+    if unknown := sorted(set(columns or {}) - set(FLAGS)):
+        raise ValueError(f"columns expected {', '.join(FLAGS)}, got {', '.join(unknown)}")
+    if classes and (len(set(classes)) < max(2, len(classes)) or "" in classes):
+        raise ValueError(f"--classes expected two or more different names, got {','.join(classes)}")
+    found = collect_findings(predictions, clips, folds, absent, columns or {}, classes)
     return findings_text(found), found.status
 
 
@@ -46,6 +63,9 @@ def findings_text(found: Findings) -> str:
     lines += ["", *_score_lines(found), "", *_class_lines(found)]
     if found.overlap is not None:
         lines += ["", *_differences(found.overlap), *_verdict(found.overlap)]
+    split = bool(found.split_subjects) and not found.folds_known
+    if found.overlap is None or (split and not found.overlap.subjects):
+        lines += ["", _verdict_of_folds(found)]
     return "\n".join(lines)
 
 
@@ -61,8 +81,13 @@ def _extent(found: Findings) -> str:
 
 
 def _notes(found: Findings) -> Iterator[str]:
-    numbers = found.predictions.numbers
-    if numbers is not None and numbers[0]:
+    for name, column in found.predictions.source.items():
+        yield f"{name}: column {column}"
+    numbers, classes = found.predictions.numbers, found.predictions.classes
+    if numbers is not None and classes != [str(number) for number in numbers]:
+        named = [f"{number} {name}" for number, name in zip(numbers, classes, strict=True)]
+        yield f"classes: {_some(named, 20)}"
+    elif numbers is not None and numbers[0]:
         yield f"no class 0: the classes are {numbers[0]} to {numbers[-1]}"
     if found.absent_classes:
         effect = {"zero": "counted as 0 in UF1 and UAR", "skip": "left out of UF1 and UAR"}[found.absent]
@@ -71,8 +96,6 @@ def _notes(found: Findings) -> Iterator[str]:
         yield f"{found.repeated} rows predict a clip that an earlier row predicts; each row counts"
     if found.fold_mean is None:
         yield "no column fold: all rows are one test set, so there is no mean of folds"
-    if found.split_subjects:
-        yield f"subjects tested in more than one fold, so also trained on: {_some(found.split_subjects)}"
 
 
 def _score_lines(found: Findings) -> Iterator[str]:
@@ -118,6 +141,11 @@ def _differences(overlap: Overlap) -> Iterator[str]:
         yield f"The labels of {name} are written differently: they were not compared."
     if overlap.relabelled:
         yield f"{len(overlap.relabelled)} clips have another label in {name}: {_some(overlap.relabelled)}"
+    if overlap.other_classes:
+        yield f"Labels of {name} that are no class of the predictions: {_some(overlap.other_classes)}"
+    if overlap.label_shift:
+        starts = (0, 1) if overlap.label_shift > 0 else (1, 0)
+        yield f"Labels count from {starts[0]} in {name} and from {starts[1]} here: they were compared so."
     if overlap.unmatched:
         yield f"{overlap.unmatched} rows of {overlap.folds_file} name no clip of {name}."
 
@@ -155,6 +183,25 @@ def _verdict(overlap: Overlap) -> Iterator[str]:
         yield f"  fold {fold or '-'}: {len(subjects)} subjects, {_some(subjects)}"
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return ", ".join(name.strip() for name in names[:_MAX_NAMES]) + more
+def _verdict_of_folds(found: Findings) -> str:
+    """Whether a subject is tested in more than one fold, as far as the predictions alone tell."""
+    given = found.predictions.given
+    if found.split_subjects:
+        what = f"{len(found.split_subjects)} subjects are tested in more than one fold, so also trained on"
+        one = "" if "dataset" in given else " (without a column dataset, one name is one person)"
+        return f"LEAK: {what}: {_some(found.split_subjects)}{one}"
+    if found.split_clips:
+        what = f"{found.split_clips} clips are named in more than one fold"
+        return f"{what}: without a column subject (--subject names it), these may be clips of several people."
+    not_sought = "Shared subjects were not looked for"
+    if missing := [name for name in ("subject", "fold") if name not in given]:
+        columns = " and ".join(f"{name} (--{name} names it)" for name in missing)
+        return f"{not_sought}: there is no column {columns}."
+    if found.predictions.rows["fold"].nunique() == 1:
+        return f"{not_sought}: there is one fold, and without --clips it is unknown what it trained on."
+    return "No subject is tested in more than one fold. (--clips finds those with further clips in training.)"
+
+
+def _some(names: Sequence[str], most: int = _MAX_NAMES) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(name.strip() for name in names[:most]) + more

@@ -1,15 +1,17 @@
 """What an audit finds out about a file of predictions, as data."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ..clips import natural_key, subject_ids
+from ..clips import KEY, clip_key
+from .foreign import load_predictions
 from .metrics import Absent, Scores, bootstrap_interval, majority_baseline, per_dataset, per_fold, score
-from .overlap import CLEAN, LEAKS, Overlap, find_overlap, person_keys
-from .predictions import Predictions, load_predictions
+from .overlap import CLEAN, LEAKS, UNKNOWN, Overlap, find_overlap, people_as_written, person_keys
+from .predictions import Predictions
 
 _NOT_LEAKY = ("", "false", "0", "no", "none", "nan")
 
@@ -26,7 +28,10 @@ class Findings:
         absent_classes: names of these classes.
         num_subjects: people; None without a column subject.
         repeated: rows whose clip an earlier row has already.
-        split_subjects: subjects tested in more than one fold, so also trained on.
+        split_subjects: subjects tested in more than one fold. If each fold trained on what it does not test,
+            these are leaks.
+        split_clips: without a column subject, the number of clip names tested in more than one fold; each is
+            one clip, or clips of several subjects.
         pooled: scores over all rows.
         interval: of the pooled scores, see `metrics.bootstrap_interval`; None without a column subject.
         baseline: scores of always predicting, in a fold, the most frequent class of what other folds test.
@@ -43,6 +48,7 @@ class Findings:
     num_subjects: int | None
     repeated: int
     split_subjects: list[str]
+    split_clips: int
     pooled: Scores
     interval: dict[str, tuple[float, float]] | None
     baseline: Scores
@@ -53,17 +59,31 @@ class Findings:
     @property
     def status(self) -> int:
         """CLEAN, LEAKS or UNKNOWN; see overlap.py."""
-        if self.leaky:
+        if self.leaky or (self.split_subjects and not self.folds_known):
             return LEAKS
-        return CLEAN if self.overlap is None else self.overlap.status
+        if self.overlap is not None:
+            return self.overlap.status
+        return UNKNOWN if self.split_clips else CLEAN
+
+    @property
+    def folds_known(self) -> bool:
+        """Whether a file tells what each fold trained on, so that it need not be assumed."""
+        return self.overlap is not None and self.overlap.folds_file is not None
 
 
-def collect_findings(path: Path, clips: Path | None, folds: Path | None, absent: Absent) -> Findings:
+def collect_findings(
+    path: Path,
+    clips: Path | None,
+    folds: Path | None,
+    absent: Absent,
+    columns: Mapping[str, str],
+    classes: Sequence[str],
+) -> Findings:
     """Read predictions, score them and compare them with the clips; arguments and errors as in `audit`."""
-    predictions = load_predictions(path, strict=False)
-    rows, classes, given = predictions.rows, predictions.classes, predictions.given
-    leaky = sorted(set(rows["leaky"])) if "leaky" in rows else []
-    pooled = score(rows["label"], rows["predicted"], len(classes), absent=absent)
+    predictions = load_predictions(path, columns, classes)
+    rows, names, given = predictions.rows, predictions.classes, predictions.given
+    leaky = sorted({cell for name in rows if str(name).casefold() == "leaky" for cell in rows[name]})
+    pooled = score(rows["label"], rows["predicted"], len(names), absent=absent)
     people = person_keys(rows) if "subject" in given else None
     by_person = None if people is None else rows.assign(dataset="", subject=people)
     several_datasets = rows["dataset"].nunique() > 1
@@ -72,15 +92,16 @@ def collect_findings(path: Path, clips: Path | None, folds: Path | None, absent:
         predictions=predictions,
         leaky=[reason for reason in leaky if reason.casefold() not in _NOT_LEAKY],
         absent=absent,
-        absent_classes=[name for name, count in zip(classes, pooled.support, strict=True) if not count],
+        absent_classes=[name for name, count in zip(names, pooled.support, strict=True) if not count],
         num_subjects=None if people is None else people.nunique(),
         repeated=_repeated(rows, people) if people is not None and {"clip", "onset"} <= given else 0,
         split_subjects=_split_subjects(rows, people) if people is not None and "fold" in given else [],
+        split_clips=_split_clips(rows) if people is None and {"clip", "fold"} <= given else 0,
         pooled=pooled,
-        interval=None if by_person is None else bootstrap_interval(by_person, len(classes)),
-        baseline=_baseline(rows, len(classes)),
-        fold_mean=per_fold(rows, len(classes))[1] if "fold" in given else None,
-        datasets=per_dataset(rows, len(classes)) if several_datasets else {},
+        interval=None if by_person is None else bootstrap_interval(by_person, len(names), absent=absent),
+        baseline=_baseline(rows, len(names), absent),
+        fold_mean=per_fold(rows, len(names))[1] if "fold" in given else None,
+        datasets=per_dataset(rows, len(names)) if several_datasets else {},
         overlap=None if clips is None else find_overlap(predictions, clips, folds),
     )
 
@@ -90,16 +111,21 @@ def _repeated(rows: pd.DataFrame, people: pd.Series) -> int:
 
 
 def _split_subjects(rows: pd.DataFrame, people: pd.Series) -> list[str]:
-    spelling = dict(zip(people, subject_ids(rows), strict=True))
     num_folds = rows.groupby(people)["fold"].nunique()
-    return sorted((spelling[person] for person in num_folds.index[num_folds > 1]), key=natural_key)
+    split = people.isin(num_folds.index[num_folds > 1])
+    return people_as_written(rows[split & ~people.duplicated()])
 
 
-def _baseline(rows: pd.DataFrame, num_classes: int) -> Scores:
+def _split_clips(rows: pd.DataFrame) -> int:
+    keys = pd.Series([clip_key(*names) for names in rows[[*KEY]].itertuples(index=False, name=None)])
+    return int((rows["fold"].groupby(keys).nunique() > 1).sum())
+
+
+def _baseline(rows: pd.DataFrame, num_classes: int, absent: Absent) -> Scores:
     """Predicts in each fold the most frequent class of what the other folds test; with one fold, of all."""
     total = np.bincount(rows["label"], minlength=num_classes)
     counts = {}
     for fold, part in rows.groupby("fold", sort=False):
         others = total - np.bincount(part["label"], minlength=num_classes)
         counts[str(fold)] = (others if others.any() else total).tolist()
-    return majority_baseline(rows, counts, num_classes)
+    return majority_baseline(rows, counts, num_classes, absent=absent)

@@ -111,13 +111,20 @@ def per_dataset(predictions: pd.DataFrame, num_classes: int) -> dict[str, Scores
 
 
 def bootstrap_interval(
-    predictions: pd.DataFrame, num_classes: int, *, samples: int = 2000, seed: int = 0, level: float = 0.95
+    predictions: pd.DataFrame,
+    num_classes: int,
+    *,
+    absent: Absent = "zero",
+    samples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> dict[str, tuple[float, float]] | None:
     """Bootstrap percentile intervals of the pooled "uf1", "uar" and "acc" over subjects.
 
     Subjects are resampled, not clips: the clips of a person resemble each other and are not independent. A
-    class missing from a resample is left out of its means; a class absent from the whole truth counts as
-    zero, as in the pooled score. Returns None with fewer than two subjects.
+    class missing from a resample is left out of its means. One absent from the whole truth is left out too if
+    `absent` is "skip", else it counts as zero, as in the pooled score. Returns None with fewer than two
+    subjects.
     """
     people = predictions.groupby(subject_ids(predictions), sort=True)
     # Per subject and class: correct predictions, clips, predictions. A confusion matrix for each resample
@@ -134,7 +141,7 @@ def bootstrap_interval(
     draws = np.random.default_rng(seed).integers(num_subjects, size=(samples, num_subjects))
     weights = np.stack([np.bincount(draw, minlength=num_subjects) for draw in draws])  # [samples, subjects]
     right, truth, predicted = (weights @ counts[name] for name in ("right", "truth", "predicted"))
-    counted = (truth > 0) | (counts["truth"].sum(0) == 0)
+    counted = (truth > 0) | ((counts["truth"].sum(0) == 0) & (absent != "skip"))
     f1 = 2 * right / np.maximum(truth + predicted, 1)
     recall = right / np.maximum(truth, 1)
     values = {
@@ -162,12 +169,16 @@ def best_epoch(truth: ArrayLike, predicted: ArrayLike, num_classes: int) -> int:
 
 
 def majority_baseline(
-    predictions: pd.DataFrame, train_counts: Mapping[str, Sequence[int]], num_classes: int
+    predictions: pd.DataFrame,
+    train_counts: Mapping[str, Sequence[int]],
+    num_classes: int,
+    *,
+    absent: Absent = "zero",
 ) -> Scores:
     """Pooled scores of always predicting the class with most clips in the training part of the fold.
 
     train_counts: for each fold, the number of training clips of each of the K classes; the first of equal
-    classes is predicted. A class absent from the truth counts as zero.
+    classes is predicted. absent: how to treat a class absent from the truth, see `score`.
     """
     majority = {}
     for fold in predictions["fold"].unique():
@@ -176,4 +187,4 @@ def majority_baseline(
             raise ValueError(f"train_counts expected {num_classes} integers for fold {fold!r}, got {counts}")
         majority[fold] = int(np.argmax(counts))
     predicted = predictions["fold"].map(majority).astype(np.int64)
-    return score(predictions["label"], predicted, num_classes, absent="zero")
+    return score(predictions["label"], predicted, num_classes, absent=absent)

@@ -8,14 +8,16 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from ..clips import KEY, clip_key, natural_key, person_key, subject_ids, words_key
+from ..clips import KEY, clip_key, natural_key, person_key, spelling_key, subject_ids, words_key
+from .columns import read_columns
 from .fold_files import read_folds
-from .predictions import Predictions, read_text_table
+from .label_check import compare_labels
+from .predictions import Predictions
 
 # Exit statuses of an audit.
 CLEAN = 0  # no shared subject was found
 LEAKS = 1  # one was found, or the file has a leaky column
-UNKNOWN = 2  # the clip table does not tell
+UNKNOWN = 2  # the files do not tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,8 @@ class Overlap:
         unknown: predicted clips that are not in the clip table.
         untested: clips of the table, without macro-expressions, that no fold tests.
         relabelled: predicted clips whose label differs from that in the table.
+        other_classes: labels of these clips in the table that are no class of the predictions.
+        label_shift: what was added to the numbers of the table, which count from another first class.
         labels_skipped: why labels could not be compared; None if they were, or if the table has none.
         unmatched: rows of the fold file that name no clip of the table.
         by_count: there are unknown clips and no fold file. They may be in the table under other names, so
@@ -52,6 +56,8 @@ class Overlap:
     by_count: bool = False
     untested: list[str] = field(default_factory=list)
     relabelled: list[str] = field(default_factory=list)
+    other_classes: list[str] = field(default_factory=list)
+    label_shift: int = 0
     labels_skipped: Literal["repeated names", "other spelling"] | None = None
     unmatched: int = 0
     trains_on_nothing: bool = False
@@ -69,24 +75,26 @@ def find_overlap(predictions: Predictions, clips: Path, folds: Path | None) -> O
 
     Args:
         predictions: must have the columns subject and clip.
-        clips: a csv with subject and clip; dataset, onset, label and expression are used if present.
+        clips: a table with subject and clip; dataset, onset, label and expression are used if present.
         folds: what each fold trained on, see `fold_files.read_folds`; see `Overlap.folds_file` for None.
 
     Raises:
         ValueError: a file cannot be read or does not fit the others; the message names it.
     """
-    table = read_text_table(clips, ("subject", "clip"))
+    table = read_columns(clips, ("subject", "clip"), ("dataset", "onset", "expression")).rows
     if not {"subject", "clip"} <= predictions.given:
         got = ", ".join(sorted(predictions.given)) or "neither"
         raise ValueError(f"{clips}: expected predictions with the columns subject and clip, got {got}")
+    if folds is not None and "fold" not in predictions.given:
+        raise ValueError(f"{folds}: expected predictions with a column fold, got none; --fold names it")
     compared = {name for name in KEY if name in table and name in predictions.given}
     rows = _with_keys(predictions.rows, compared)
     table = _with_keys(table, compared)
     macro = np.zeros(len(table), dtype=bool)
     if "expression" in table:
-        macro = (table["expression"] == "macro").to_numpy()
+        macro = table["expression"].map(spelling_key).str.startswith("macro").to_numpy(dtype=bool)
     is_unknown = ~rows["key"].isin(set(table["key"]))
-    unknown = rows["key"][is_unknown].tolist()
+    unknown = rows["written"][is_unknown].tolist()
     if unknown and folds is None:
         unsure = set(rows["person_key"][is_unknown])
         shared = [*_outnumbered(rows, table[~macro], unsure)]
@@ -100,7 +108,7 @@ def find_overlap(predictions: Predictions, clips: Path, folds: Path | None) -> O
             subjects=_subjects_of(shared),
             shared_clips=sum(len(part) for _, part in shared),
         )
-    relabelled, labels_skipped = _compare_labels(predictions, rows, table)
+    labels = compare_labels(predictions, rows, table)
     trained, unmatched = _trained_on(rows, table, macro, folds)
     shared = [*_in_training(rows, table, trained, "person_key")]
     recordings = _in_training(rows, table, trained, "recording")
@@ -110,9 +118,11 @@ def find_overlap(predictions: Predictions, clips: Path, folds: Path | None) -> O
         num_predictions=len(rows),
         num_macro=int(macro.sum()),
         unknown=unknown,
-        untested=table["key"][~table["key"].isin(set(rows["key"])) & ~macro].tolist(),
-        relabelled=relabelled,
-        labels_skipped=labels_skipped,
+        untested=table["written"][~table["key"].isin(set(rows["key"])) & ~macro].tolist(),
+        relabelled=labels.relabelled,
+        other_classes=labels.other_classes,
+        label_shift=labels.shift,
+        labels_skipped=labels.skipped,
         unmatched=unmatched,
         subjects=_subjects_of(shared),
         shared_clips=sum(len(part) for _, part in shared),
@@ -126,8 +136,18 @@ def person_keys(rows: pd.DataFrame) -> pd.Series:
     return subject_ids(rows).map(person_key)
 
 
+def people_as_written(rows: pd.DataFrame) -> list[str]:
+    """The people of these rows, each once, as "dataset/subject" or, without a dataset, as "subject"."""
+    return sorted({person.removeprefix("/") for person in subject_ids(rows)}, key=natural_key)
+
+
 def _with_keys(rows: pd.DataFrame, compared: set[str]) -> pd.DataFrame:
-    """`rows` with the columns key, person_key and recording; columns of KEY outside `compared` become ""."""
+    """`rows` with the columns key, person_key, recording and, for messages, written.
+
+    Columns of KEY outside `compared` become "".
+    """
+    own = rows.reindex(columns=[*KEY], fill_value="").itertuples(index=False, name=None)
+    rows = rows.assign(written=[_as_written(*names) for names in own])
     rows = rows.assign(**{name: rows[name].str.strip() if name in compared else "" for name in KEY})
     names = zip(*(rows[name].astype(str) for name in KEY), strict=True)
     keys = pd.Series([clip_key(*name) for name in names], index=rows.index, dtype=object)
@@ -143,9 +163,12 @@ def _trained_on(
         tested = {str(fold): set(part["key"]) for fold, part in rows.groupby("fold", sort=False)}
         return {fold: (~table["key"].isin(keys)).to_numpy() & ~macro for fold, keys in tested.items()}, 0
     read, unmatched = read_folds(folds, table, macro=bool(macro.any()))
-    trained = {fold.name: np.isin(np.arange(len(table)), fold.train) for fold in read}
+    masks = {spelling_key(fold.name): np.isin(np.arange(len(table)), fold.train) for fold in read}
+    trained = {}
     for name in rows["fold"].unique():
-        if name not in trained:
+        if (mask := masks.get(spelling_key(name))) is not None:
+            trained[name] = mask
+        else:
             raise ValueError(f"{folds}: expected a fold {name!r}, as in the predictions, got none")
     return trained, unmatched
 
@@ -170,22 +193,8 @@ def _outnumbered(
 
 
 def _subjects_of(shared: list[tuple[str, pd.DataFrame]]) -> dict[str, list[str]]:
-    return {fold: sorted(set(subject_ids(part)), key=natural_key) for fold, part in shared if len(part)}
+    return {fold: people_as_written(part) for fold, part in shared if len(part)}
 
 
-def _compare_labels(
-    predictions: Predictions, rows: pd.DataFrame, table: pd.DataFrame
-) -> tuple[list[str], Literal["repeated names", "other spelling"] | None]:
-    """The keys of predicted clips whose label differs from the table's, and why they were not compared."""
-    if "label" not in table:
-        return [], None
-    if table["key"].duplicated().any():
-        return [], "repeated names"
-    code = {word: number for number, word in enumerate(predictions.classes)}
-    if predictions.numbers is not None:
-        code |= {str(number): place for place, number in enumerate(predictions.numbers)}
-    truth = table.set_index("key")["label"].str.strip().str.removesuffix(".0").map(code)
-    if truth.isna().all():
-        return [], "other spelling"
-    expected = rows["key"].map(truth)
-    return rows["key"][expected.notna() & (expected != rows["label"])].tolist(), None
+def _as_written(dataset: str, subject: str, clip: str, onset: str) -> str:
+    return f"{dataset} {subject}/{clip}".strip() + (f" onset {onset}" if onset else "")

@@ -1,4 +1,4 @@
-"""The two figures of a run: learning curves and confusion matrix.
+"""The figures of a run, learning curves and confusion matrices, as PNG and SVG.
 
 Figures are created as objects, never through pyplot, so no global state changes and no display is needed.
 They are drawn with the settings that matplotlib ships: a user's matplotlibrc (LaTeX, fonts) changes none.
@@ -7,8 +7,9 @@ They are drawn with the settings that matplotlib ships: a user's matplotlibrc (L
 """
 
 import io
+import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,20 +24,22 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 # means apart without colour.
 _COLORS = {"train": "#0072B2", "test": "#D55E00"}
 _DASHES: dict[str, Any] = {"train": (0, (4, 1.5)), "test": "-"}
+_LEAKY = "LEAKY: not a score to go by"
+_LETTERS_PER_INCH = 6.5  # of a title, however wide the letters are
 _INK, _GREY, _GRID = "#1f2328", "#57606a", "#e4e7eb"
 
 _as_shipped = rc_context({name: value for name, value in rcParamsDefault.items() if name != "backend"})
 
 
 @_as_shipped
-def learning_curves(metrics: pd.DataFrame, *, leaky: bool = False) -> Figure:
+def learning_curves(metrics: pd.DataFrame, *, title: str = "", leaky: bool = False) -> Figure:
     """Loss and accuracy per epoch, train and test: one thin line per fold and their mean as a thick line.
 
     metrics: columns fold, epoch, train_loss, test_loss, train_acc, test_acc; one row per (fold, epoch).
     The mean is over the folds that reached the last epoch, so that it does not jump where a fold ends.
-    leaky: say so in the title of the figure.
+    title: of the figure. leaky: say so in front of the title.
     """
-    figure = _figure(10.5, 4.2, leaky)
+    figure = _figure(10.5, 4.2, title, leaky)
     left, right = figure.subplots(1, 2)
     _curves(left, metrics, "loss")
     _curves(right, metrics, "acc")
@@ -77,19 +80,42 @@ def _curves(axes: Axes, metrics: pd.DataFrame, quantity: str) -> None:
 
 
 @_as_shipped
-def confusion_matrix(confusion: np.ndarray, classes: Sequence[str], *, leaky: bool = False) -> Figure:
+def confusion_matrix(
+    confusion: np.ndarray, classes: Sequence[str], *, title: str = "", leaky: bool = False
+) -> Figure:
     """Counts and, below each, its share of the row, which also gives the shade.
 
     confusion: (K, K) integers, rows the truth, columns the prediction; classes: K names. A row without clips
-    shows counts only. leaky: say so in the title of the figure.
+    shows counts only. title: of the figure. leaky: say so in front of the title.
     """
-    if confusion.shape != (len(classes), len(classes)):
-        raise ValueError(f"confusion expected shape {(len(classes), len(classes))}, got {confusion.shape}")
+    return _matrices([confusion], classes, title, leaky)
+
+
+@_as_shipped
+def confusion_matrices(
+    matrices: Mapping[str, np.ndarray], classes: Sequence[str], *, title: str = "", leaky: bool = False
+) -> Figure:
+    """`confusion_matrix` of several datasets side by side, each under its name."""
+    figure = _matrices(list(matrices.values()), classes, title, leaky)
+    for axes, name in zip(figure.axes, matrices, strict=True):
+        axes.set_title(name, loc="left", color=_INK, fontweight="bold", parse_math=False)
+    return figure
+
+
+def _matrices(matrices: Sequence[np.ndarray], classes: Sequence[str], title: str, leaky: bool) -> Figure:
+    for matrix in matrices:
+        if matrix.shape != (len(classes), len(classes)):
+            raise ValueError(f"confusion expected shape {(len(classes), len(classes))}, got {matrix.shape}")
+    side = 2.4 + 0.82 * len(classes)
+    figure = _figure((side + 0.6) * len(matrices), side, title, leaky)
+    for axes, matrix in zip(figure.subplots(1, len(matrices), squeeze=False)[0], matrices, strict=True):
+        _matrix(axes, matrix, classes)
+    return figure
+
+
+def _matrix(axes: Axes, confusion: np.ndarray, classes: Sequence[str]) -> None:
     support = confusion.sum(axis=1, keepdims=True)
     share = confusion / np.maximum(support, 1)
-    side = 2.4 + 0.82 * len(classes)
-    figure = _figure(side + 0.6, side, leaky)
-    axes = figure.subplots()
     axes.imshow(share, cmap=colormaps["Blues"], vmin=0.0, vmax=1.0)
     for row, column in np.ndindex(*confusion.shape):
         # Above this shade white has more contrast than the dark ink.
@@ -114,23 +140,39 @@ def confusion_matrix(confusion: np.ndarray, classes: Sequence[str], *, leaky: bo
     axes.spines[:].set_visible(False)
     axes.set_xlabel("predicted", color=_GREY, labelpad=8)
     axes.set_ylabel("truth", color=_GREY, labelpad=8)
-    return figure
 
 
-def _figure(width: float, height: float, leaky: bool) -> Figure:
-    """A figure of this width and height in inches; the title of a leaky one says so."""
+def _figure(width: float, height: float, title: str, leaky: bool) -> Figure:
+    """A figure of this width and height in inches, and above it a title; that of a leaky one says so."""
+    lines = [_LEAKY] * leaky + textwrap.wrap(title, int(_LETTERS_PER_INCH * width))
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)  # inches
-    figure = Figure(figsize=(width, height + 0.3 * leaky), dpi=130, layout=layout)
-    if leaky:
-        figure.suptitle("LEAKY: not a score to go by", color="#a40e26", fontweight="bold")
+    figure = Figure(figsize=(width, height + 0.2 * len(lines)), dpi=130, layout=layout)
+    if lines:
+        # parse_math off: the name of a run is text, whatever it contains.
+        color = "#a40e26" if leaky else _INK
+        figure.suptitle("\n".join(lines), color=color, fontsize=10, fontweight="bold", parse_math=False)
     return figure
 
 
 @_as_shipped
 def png(figure: Figure) -> bytes:
     """The figure on a white ground as the bytes of a PNG file; a letter that its font lacks is a box."""
+    return _saved(figure, "png")
+
+
+@_as_shipped
+def svg(figure: Figure) -> bytes:
+    """The figure on a white ground as the bytes of an SVG file; words in it are text, not outlines.
+
+    The bytes of a figure are the same each time: the file has no date.
+    """
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "hsta_fast"}):
+        return _saved(figure, "svg", metadata={"Date": None})
+
+
+def _saved(figure: Figure, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        figure.savefig(buffer, format="png", facecolor="white")
+        figure.savefig(buffer, format=kind, facecolor="white", **options)
     return buffer.getvalue()

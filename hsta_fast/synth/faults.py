@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.clips import CLASS_BY_UNITS, LEFT_OUT, MIDDLE_APEX, UNREADABLE
+from ..data.readers.four_dme import MANY_FLAGS
 from ..files import write_text
 from .layouts import LAYOUTS, RenderedClip
 
@@ -24,6 +25,7 @@ _IN_THE_ROW: dict[str, tuple[Callable[[int, int], dict[str, Any]], str]] = {
     "offset-far": (lambda onset, offset: {"offset": onset + 3454}, LEFT_OUT),
     "emotion-blank": (lambda onset, offset: {"emotion": None}, LEFT_OUT),
     "class-unreadable": (lambda onset, offset: {"objective": "?"}, CLASS_BY_UNITS),
+    "two-flags": (lambda onset, offset: {"flag": 1, "other flag": 1}, MANY_FLAGS),
     "second-expression": (
         lambda onset, offset: {"second onset": offset + 20, "second offset": offset + 29},
         LEFT_OUT,
@@ -89,6 +91,7 @@ def inject_faults(
             rows.append(dict(row))
         else:
             cells, action = _IN_THE_ROW[name]
+            action = form.offset_zero if name == "offset-zero" else action
             changed = cells(onset, offset)
             row |= {form.columns[meaning]: cell for meaning, cell in changed.items()}
             onset = changed.get("second onset", changed.get("onset", onset))

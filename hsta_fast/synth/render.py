@@ -49,8 +49,11 @@ class SynthConfig:
 
     out: Path
     """Folder to write; new, empty, or holding the same dataset."""
-    layout: Literal["casme2", "samm", "smic", "casme3"] = "casme3"
-    """Whose names, columns and words: CASME II (raw), SAMM, SMIC-HS (long recordings), CAS(ME)3 part A."""
+    layout: Literal[
+        "casme2", "samm", "smic", "casme3", "mmew", "dfme", "casme", "4dme", "casme_squared", "samm_long"
+    ] = "casme3"
+    """Whose names, columns and words: CASME II (raw), SAMM, SMIC-HS (long recordings), CAS(ME)3 part A, MMEW,
+    DFME, CASME, 4DME (grey), CAS(ME)^2 or SAMM Long Videos."""
     subjects: int = 40
     """Number of faces."""
     clips_per_subject: int = 24
@@ -64,7 +67,7 @@ class SynthConfig:
     seed: int = 0
     """Seed of all randomness."""
     quality: int = 95
-    """JPEG quality."""
+    """JPEG quality; DFME's frames are PNG."""
     faults: tuple[str, ...] = ()
     """Faults to put into one clip each: names from docs/data.md, or all for those the layout can have."""
     processes: int = 0
@@ -292,6 +295,7 @@ def _render_subject(cfg: SynthConfig, subject: int) -> list[RenderedClip]:
             clip = clips[recording, plan.onset] = RenderedClip(
                 subject=subject,
                 recording=recording,
+                number=1 + len(before),
                 place=1 + sum(other.recording == recording for other in before),
                 same=1 + sum(layout.words[other.emotion] == layout.words[word] for other in before),
                 onset=plan.onset,
@@ -303,9 +307,10 @@ def _render_subject(cfg: SynthConfig, subject: int) -> list[RenderedClip]:
         path = cfg.out / layout.frame(clip, frame)
         path.parent.mkdir(parents=True, exist_ok=True)
         colours = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) if layout.grey else picture[..., ::-1]
-        _, jpeg = cv2.imencode(".jpg", colours, (cv2.IMWRITE_JPEG_QUALITY, cfg.quality))
+        quality = (cv2.IMWRITE_JPEG_QUALITY, cfg.quality) if path.suffix == ".jpg" else ()
+        _, data = cv2.imencode(path.suffix, colours, quality)
         try:
-            path.write_bytes(jpeg.tobytes())
+            path.write_bytes(data.tobytes())
         except OSError as error:
             raise OSError(f"could not write {path}: {error.strerror}") from error
     return list(clips.values())

@@ -19,7 +19,7 @@ class TrainConfig:
     """One run. The defaults are the paper's recipe; see `recipe_config` for the published code's."""
 
     data: Path
-    """Folder of a dataset: CASME II, SAMM, SMIC-HS or CAS(ME)3 as released, or a table of your own clips."""
+    """Folder of a dataset as released (docs/data.md lists them), or with a table of your own clips."""
     more_data: tuple[Path, ...] = ()
     """Folders of more datasets, used together with the first."""
     dataset: DatasetName = "auto"
@@ -46,6 +46,8 @@ class TrainConfig:
     """Delete the run of this name, and start it again."""
     save_every: int = 5
     """Epochs between checkpoints."""
+    log: tuple[Literal["tensorboard"], ...] = ()
+    """Where the metrics of each epoch go, besides the run's own files: tensorboard."""
 
     model: str = "hsta_base"
     """hsta_tiny, hsta_small or hsta_base."""
@@ -175,6 +177,7 @@ class TrainConfig:
         for name, kind in get_type_hints(TrainConfig).items():
             if get_origin(kind) is Literal:
                 require(getattr(self, name) in get_args(kind), name, f"one of {', '.join(get_args(kind))}")
+        require(set(self.log) <= {"tensorboard"}, "log", "tensorboard")
         require(self.model in list_models(), "model", f"one of {', '.join(list_models())}")
         for name, least in (("num_layers", 1), ("n_special", 0), ("n_video", 0), ("offset_cap", 1)):
             value = getattr(self, name)

@@ -7,18 +7,19 @@ killed and is resumed from its last checkpoint gives (on the CPU) the numbers of
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
-from tqdm import tqdm
 
 from ..data import Augment, Batch, steps
 from ..model import HSTA
 from ..protocol import Fold, best_epoch
 from .config import leak_columns
 from .optim import Loss, check_finite, learning_rate, parameter_groups
+from .progress import Progress
 from .run_folder import FoldFolder
 from .setup import Experiment
 
@@ -41,7 +42,7 @@ class FoldTraining:
 
 
 def fit(
-    exp: Experiment, folder: FoldFolder, fold: Fold, stream: tuple[int, ...], epochs: int, title: str
+    exp: Experiment, folder: FoldFolder, fold: Fold, stream: tuple[int, ...], epochs: int, progress: Progress
 ) -> tuple[HSTA, np.ndarray]:
     """Train `epochs` epochs of a schedule of `cfg.epochs`; write checkpoints and metrics to `folder`.
 
@@ -54,17 +55,17 @@ def fit(
     """
     training = build(exp, folder, fold, stream)
     load_checkpoint(training)
-    done = training.epochs_done
-    progress = tqdm(range(done, epochs), title, initial=done, total=epochs, unit="epoch", mininterval=5)
-    for epoch in progress:
+    progress.start(training.epochs_done)
+    for epoch in range(training.epochs_done, epochs):
         start = time.perf_counter()
-        trained = train_epoch(training, epoch)
+        trained = train_epoch(training, epoch, progress)
         seconds = time.perf_counter() - start
         tested = score_test_clips(training, epoch)
         speed = {"seconds": seconds, "clips_per_second": len(fold.train) / seconds}
-        metrics = {"fold": fold.name, "epoch": epoch + 1, **trained, **tested}
-        folder.append_metrics(metrics | leak_columns(exp.cfg) | speed)
-        progress.set_postfix({key: f"{metrics[key]:.3f}" for key in ("train_loss", "train_acc", "test_acc")})
+        metrics: dict[str, Any] = {"fold": fold.name, "epoch": epoch + 1, **trained, **tested}
+        metrics |= leak_columns(exp.cfg) | speed
+        folder.append_metrics(metrics)
+        progress.epoch(metrics)
         if (epoch + 1) % exp.cfg.save_every == 0 or epoch + 1 == epochs:
             save_checkpoint(training)
     if training.best is not None:
@@ -86,7 +87,7 @@ def build(exp: Experiment, folder: FoldFolder, fold: Fold, stream: tuple[int, ..
     return FoldTraining(exp, folder, fold, stream, model, loss, optimizer, scaler, predictions)
 
 
-def train_epoch(training: FoldTraining, epoch: int) -> dict[str, float]:
+def train_epoch(training: FoldTraining, epoch: int, progress: Progress) -> dict[str, float]:
     """One pass over the training clips; `epoch` counts from 0."""
     exp, cfg, device = training.exp, training.exp.cfg, training.exp.device
     seed_torch(cfg.seed, *training.stream, epoch + 1)
@@ -95,8 +96,7 @@ def train_epoch(training: FoldTraining, epoch: int) -> dict[str, float]:
     where = f"fold {training.fold.name}, epoch {epoch + 1}"
     totals = torch.zeros(2, device=device)  # summed loss, correct predictions
     batches = training_batches(training, epoch)
-    bar = tqdm(batches, f"epoch {epoch + 1}", num_steps, leave=False, disable=None, unit="batch")
-    for step, batch in enumerate(bar):
+    for step, batch in enumerate(progress.batches(batches, num_steps)):
         lr = learning_rate(cfg, epoch + step / num_steps)
         label = batch.label.to(device, non_blocking=True)
         with exp.autocast():

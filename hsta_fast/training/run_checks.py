@@ -15,7 +15,7 @@ from ..files import check_writable, lock_file, open_lock
 # Fields that may change on --resume; `check_clips` verifies the data.
 MAY_CHANGE = (
     *("data", "more_data", "annotation", "runs", "name", "only", "save_every", "strict", "device"),
-    *("cache", "cache_gb"),
+    *("cache", "cache_gb", "log"),
 )
 _IDENTITY = [*KEY, "apex", "offset", "label"]
 _MOST_CHANGES = 8  # that a message lists
@@ -24,10 +24,15 @@ _MOST_CHANGES = 8  # that a message lists
 # not finished; without config.json, which comes last, a folder is not a run.
 FILES = (
     *("predictions.csv", "answers.npy", "model.safetensors", "state.pt", "metrics.jsonl", "summary.json"),
-    *("report.html", "curves.png", "confusion.png", "faults.csv", "folds.csv", "clips.csv", ".writing.lock"),
+    *("report.html", "curves.png", "curves.svg", "confusion.png", "confusion.svg", "confusion-datasets.png"),
+    *("confusion-datasets.svg", "faults.csv", "folds.csv", "clips.csv", ".writing.lock", "run.log"),
     *(".launch", "config.json"),
 )
-_FOLDERS = ("folds", "folds/[0-9]*", "folds/[0-9]*/inner", "folds/[0-9]*/inner/[0-9]*")
+_FOLDERS = (
+    *("folds", "folds/[0-9]*", "folds/[0-9]*/inner", "folds/[0-9]*/inner/[0-9]*"),
+    *("tensorboard", "tensorboard/[0-9]*"),
+)
+_SCALARS = "tensorboard/[0-9]*/events.out.tfevents.*"  # their names have a time
 _RESULTS = {"predictions.csv", "answers.npy", "model.safetensors", "state.pt", "summary.json"}
 
 
@@ -100,7 +105,9 @@ def check_run(path: Path, settings: dict[str, Any], *, resume: bool, overwrite: 
         if any(is_run(child) and has_results(child) for child in path.glob("*")):
             raise ValueError(f"{path} holds several runs, of --seeds or of ablate: give another --name")
         others = [name for name in FILES if not name.startswith(".") and (path / name).exists()]
-        others += [str(folder.relative_to(path)) for folder in path.glob("folds/[0-9]*")]
+        others += [
+            str(found.relative_to(path)) for found in (*path.glob("folds/[0-9]*"), *path.glob(_SCALARS))
+        ]
         if others:
             raise ValueError(f"--name expected a run or a new folder, got {path} with {', '.join(others)}")
     elif resume:
@@ -163,6 +170,8 @@ def delete_run(path: Path) -> int:
         for folder in path.glob(pattern):
             if folder.is_symlink():
                 folder.unlink()
+    for file in path.glob(_SCALARS):
+        file.unlink(missing_ok=True)
     for pattern in reversed(_FOLDERS):
         for folder in path.glob(pattern):
             for name in (*FILES, ".lock"):

@@ -1,16 +1,18 @@
 """A run on disk: its settings, its progress, its results.
 
-Every file is complete at any moment, except a fold's metrics.jsonl, to which lines are appended.
+Every file is complete at any moment, except a fold's metrics.jsonl and run.log, to which lines are appended.
 
-runs/<name>/config.json        the resolved configuration, classes, folds and notes
+runs/<name>/config.json        the resolved configuration, classes, folds, notes; how the run was made
+            run.log            a line for each event, appended to
             clips.csv          the clips used; faults.csv: what was wrong with the dataset
             folds.csv          the clips that each fold tests or leaves out; it trains on the others
             folds/<n>/         metrics.jsonl, a line per epoch; state.pt while training, then
                                model.safetensors and predictions.csv; inner/<k>/ of its inner folds, with
                                answers.npy: the classes predicted after each epoch
+            tensorboard/<n>/   scalars of the folds, with --log tensorboard
             .launch            which launch started or continued it, for torchrun's restarts
-            predictions.csv    all finished folds; metrics.jsonl, curves.png, confusion.png, summary.json,
-                               report.html
+            predictions.csv    all finished folds; metrics.jsonl, summary.json, report.html, and the figures
+                               curves, confusion, of several datasets confusion-datasets, as png and svg
 """
 
 import json
@@ -27,7 +29,7 @@ import torch
 from ..checkpoint import read_weights
 from ..files import lock_file, make_folder, open_lock, write_atomically, write_text
 from ..protocol import FOLD_COLUMNS, read_predictions
-from .run_checks import check_clips, check_run, check_settings, delete_run, launcher
+from .run_checks import check_clips, check_run, check_settings, delete_run, launcher, read_config
 
 
 class RunFolder:
@@ -59,6 +61,7 @@ class RunFolder:
         is_main: bool = True,
     ) -> None:
         self.path = path
+        self._earlier_starts: list[Any] | None = None
         config_file = path / "config.json"
         if is_main:
             make_folder(path, "--runs", path.parent)
@@ -75,10 +78,44 @@ class RunFolder:
             if overwrite:
                 print(f"{path}: the run that was here is deleted, {finished} finished folds (--overwrite)")
         if not config_file.exists():
-            write_text(config_file, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+            write_text(config_file, _json(config))
         write_text(path / ".launch", launcher())
         if shared:
             lock_file(self._lock, shared=True)
+
+    def write_start(self, entry: dict[str, Any]) -> None:
+        """Write how this start of the run was made: the last entry of "provenance" in config.json.
+
+        It is no setting, so --resume does not compare it. Only the main process writes it.
+        """
+        config = read_config(self.path)
+        self._earlier_starts = (
+            config.get("provenance", []) if self._earlier_starts is None else self._earlier_starts
+        )
+        config["provenance"] = [*self._earlier_starts, entry]
+        write_text(self.path / "config.json", _json(config))
+
+    def trained(self, num_folds: int) -> dict[str, float]:
+        """What all trainings so far took, over all starts and workers, without reading and testing.
+
+        Epochs that a kill undid count once, when they are trained again.
+
+        Returns:
+            {"epochs": int, "seconds": float, "clips_per_second": float}
+        """
+        lines = [
+            json.loads(line)
+            for number in range(num_folds)
+            for training in self.fold(number).trainings()
+            for line in training.metrics()
+        ]
+        seconds = sum(line["seconds"] for line in lines)
+        clips = sum(line["seconds"] * line["clips_per_second"] for line in lines)
+        return {
+            "epochs": len(lines),
+            "seconds": seconds,
+            "clips_per_second": clips / seconds if seconds else 0.0,
+        }
 
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         """Write a csv, whole or not at all."""
@@ -173,6 +210,15 @@ class FoldFolder:
                 _delete_temporary_files(self.path)
             yield acquired
 
+    def trainings(self) -> "list[FoldFolder]":
+        """This folder and those of its inner folds."""
+        inner = sorted(self.path.glob("inner/[0-9]*"))
+        return [self, *(FoldFolder(path, alone=self.alone) for path in inner)]
+
+    def epochs_recorded(self) -> int:
+        """The epochs in metrics.jsonl, with those of the inner folds."""
+        return sum(len(training.metrics()) for training in self.trainings())
+
     def inner(self, number: int) -> "FoldFolder":
         """The folder of inner fold `number` (0, 1, ...)."""
         return FoldFolder(self.path / "inner" / f"{number + 1:02d}", alone=self.alone)
@@ -218,6 +264,15 @@ class FoldFolder:
 def fold_folder(run: Path, number: int) -> Path:
     """The folder of fold `number` (0, 1, ...). Not named after the fold: its name may contain a slash."""
     return run / "folds" / f"{number + 1:02d}"
+
+
+def scalars_folder(run: Path, number: int) -> Path:
+    """The folder of the TensorBoard scalars of fold `number`."""
+    return run / "tensorboard" / f"{number + 1:02d}"
+
+
+def _json(config: dict[str, Any]) -> str:
+    return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
 
 
 def _lock(file: IO[Any], *, alone: bool, wait: bool = True) -> bool:

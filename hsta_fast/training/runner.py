@@ -1,8 +1,9 @@
 """Trains and tests every fold of a run, alone or with other workers, and keeps its report up to date."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,10 +15,20 @@ from ..clips import KEY, subject_ids
 from ..data import describe_inputs
 from ..environment import info_text
 from ..files import check_locks, check_writable, write_atomically
-from ..protocol import best_epoch, import_matplotlib, table, write_report, write_seeds
+from ..protocol import (
+    best_epoch,
+    import_matplotlib,
+    read_predictions,
+    score,
+    table,
+    write_report,
+    write_seeds,
+)
 from .config import TrainConfig, leak_columns, settled
 from .evaluate import predictions_table
 from .loop import fit, predict
+from .progress import RunProgress, duration
+from .provenance import Start
 from .run_checks import (
     check_clips,
     check_folders,
@@ -28,7 +39,9 @@ from .run_checks import (
     is_of_this_launch,
     is_run,
 )
-from .run_folder import FoldFolder, RunFolder
+from .run_folder import FoldFolder, RunFolder, scalars_folder
+from .run_log import RunLog, describe_error
+from .scalars import FoldScalars, check_tensorboard
 from .setup import (
     Experiment,
     Plan,
@@ -45,6 +58,17 @@ from .workers import workers
 
 # The least time between two reports, in seconds: writing one may take longer than a fold.
 _REPORT_INTERVAL = 30.0
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run that has been opened, and what is told of it."""
+
+    exp: Experiment
+    folder: RunFolder
+    log: RunLog
+    start: Start
+    progress: RunProgress
 
 
 def main(cfg: TrainConfig) -> Path:
@@ -90,6 +114,8 @@ def check_before_reading(cfg: TrainConfig, runs: Sequence[TrainConfig], is_main:
     if not is_main:
         return
     import_matplotlib()
+    if "tensorboard" in cfg.log:
+        check_tensorboard()
     folder = cfg.runs / cfg.name
     check_writable(cfg.runs, "--runs", cfg.runs)
     if workers().size > 1:
@@ -118,30 +144,64 @@ def check_before_reading(cfg: TrainConfig, runs: Sequence[TrainConfig], is_main:
 
 def train_runs(cfg: TrainConfig, runs: Sequence[TrainConfig]) -> Path:
     """`main` after its checks."""
-    folder = cfg.runs / cfg.name
-    if cfg.seeds == 1:
-        return train_run(*runs)
-    if workers().is_main and runs[0].overwrite:
-        (folder / "seeds.csv").unlink(missing_ok=True)
-    paths = {run.seed: train_run(run) for run in runs}
-    if workers().is_main:
+    folder, group = cfg.runs / cfg.name, workers()
+    with closing(RunProgress(len(runs), shown=group.is_main, shared=group.size > 1)) as progress:
+        if cfg.seeds == 1:
+            return train_run(runs[0], progress)
+        if group.is_main and runs[0].overwrite:
+            (folder / "seeds.csv").unlink(missing_ok=True)
+        paths = {run.seed: train_run(run, progress) for run in runs}
+    if group.is_main:
         print(f"\n{write_seeds(folder, paths)}\n\neach seed: {folder / 'seeds.csv'}")
     return folder
 
 
-def train_run(cfg: TrainConfig) -> Path:
+def train_run(cfg: TrainConfig, progress: RunProgress) -> Path:
     """Train and test the folds of the run of one seed."""
     group = workers()
-    planned = plan(cfg, device=group.device(cfg.device))
-    group.main_process_first(partial(check_before_decoding, planned))
-    exp = decode(planned)
-    run = group.main_process_first(partial(open_run, exp))
-    train_folds(exp, run)
-    if group.is_main:
-        if group.size > 1:  # another worker may have finished the last fold after this one's last report
-            update_report(exp, run)
-        print(f"\n{table(run.path)}\n\nreport: {run.path / 'report.html'}")
-    return run.path
+    log = RunLog(f"worker {group.rank}" if group.size > 1 else "")
+    with log.recording():
+        planned = plan(cfg, device=group.device(cfg.device))
+        group.main_process_first(partial(check_before_decoding, planned))
+        start = Start(
+            device=planned.device,
+            dtype=planned.dtype,
+            architecture=cfg.architecture(len(planned.labels.classes)),
+            workers=group.size,
+        )
+        exp = decode(planned)
+        folder = group.main_process_first(partial(open_run, exp, start, log))
+        run = _Run(exp, folder, log, start, progress)
+        try:
+            report_is_old = train_folds(run)
+        except BaseException as error:
+            if group.is_main:
+                with suppress(OSError):
+                    folder.write_start(start.entry(describe_error(error)))
+            raise
+        end_run(run, report_is_old)
+    return folder.path
+
+
+def end_run(run: _Run, report_is_old: bool) -> None:
+    """Update the report for the last time; the main process prints the scores and what they took."""
+    if not workers().is_main:
+        if report_is_old:
+            update_report(run.exp, run.folder)
+        run.log.event("ended: all requested folds are finished")
+        return
+    entry = run.start.entry("finished")
+    run.folder.write_start(entry)
+    update_report(run.exp, run.folder)
+    run.progress.close()
+    trained = run.folder.trained(len(run.exp.folds))
+    took = (
+        f"{trained['epochs']} epochs trained in {duration(trained['seconds'])}, "
+        f"{trained['clips_per_second']:.1f} clips/s; {duration(entry['seconds'])} since the start"
+    )
+    run.log.event(f"ended: all requested folds are finished; {took}")
+    path = run.folder.path
+    print(f"\n{table(path)}\n\n{took}\nreport: {path / 'report.html'}")
 
 
 def check_before_decoding(planned: Plan, is_main: bool) -> None:
@@ -155,51 +215,104 @@ def check_before_decoding(planned: Plan, is_main: bool) -> None:
         check_clips(path / "clips.csv", planned.clips.clips, decoded=False, unknown=unknown)
 
 
-def open_run(exp: Experiment, is_main: bool) -> RunFolder:
+def open_run(exp: Experiment, start: Start, log: RunLog, is_main: bool) -> RunFolder:
     """Open the run's folder, or create it; the main process writes its tables and prints what is trained."""
     cfg, clips = exp.cfg, exp.data.table
     path, shared = cfg.runs / cfg.name, workers().size > 1
+    resumed = cfg.resume and (path / "config.json").exists()
     run = RunFolder(
         path, describe(exp), resume=cfg.resume, overwrite=cfg.overwrite, shared=shared, is_main=is_main
     )
+    log.open(path)
     run.write_or_check_clips(clips.clips.assign(**leak_columns(cfg)))
     if is_main:
         columns = [*KEY, "what", "action"]
         faults = pd.DataFrame([asdict(fault) for fault in clips.faults], columns=columns)
         run.write_or_check_folds(fold_parts(clips, exp.folds).assign(**leak_columns(cfg)))
         run.write_table("faults.csv", faults.assign(**leak_columns(cfg)))
+        run.write_start(start.entry())
         print_experiment(exp, run)
         update_report(exp, run)  # a killed process may have finished a fold since the last report
+    log_start(exp, start, log, "resumed" if resumed else "started")
     return run
 
 
-def train_folds(exp: Experiment, run: RunFolder) -> None:
-    """Train the requested folds that no other worker trains; return when all are finished."""
+def log_start(exp: Experiment, start: Start, log: RunLog, how: str) -> None:
+    """Write to the log how this process starts, and what a reader of the scores must know."""
+    log.event(f"{how}: {start.text()}")
+    if workers().is_main:
+        for line in (*(f"LEAKY: {reason}" for reason in exp.cfg.leaks()), *caveats(exp.cfg), *exp.remarks):
+            log.event(line)
+        for line in remarks_and_faults(exp.data.table, ", all in faults.csv"):
+            log.event(line)
+
+
+def train_folds(run: _Run) -> bool:
+    """Train the requested folds that no other worker trains; return when all are finished.
+
+    Returns:
+        Whether there are folds that the report does not have yet.
+    """
+    exp, folder, progress = run.exp, run.folder, run.progress
     report_is_old, last_report = False, time.monotonic()
     requested = [n for n, fold in enumerate(exp.folds) if not exp.cfg.only or fold.name in exp.cfg.only]
-    while unfinished := [n for n in requested if not run.fold(n).finished]:
+    progress.start_run(folder, requested, epochs_of_fold(exp.cfg), run.log)
+    tested: dict[int, pd.DataFrame] = {}
+    while unfinished := [n for n in requested if not folder.fold(n).finished]:
         trained_one = False
         for number in unfinished:
-            with run.fold(number).try_acquire() as acquired:
-                if not acquired or run.fold(number).finished:
+            with folder.fold(number).try_acquire() as acquired:
+                if not acquired or folder.fold(number).finished:
                     continue
-                train_fold(exp, run.fold(number), number)
+                train_fold(exp, folder.fold(number), number, progress)
+            progress.say(f"{fold_title(exp, number)}: finished; {score_so_far(exp, folder, tested)}")
             trained_one = report_is_old = True
             if time.monotonic() - last_report > _REPORT_INTERVAL:
-                update_report(exp, run)
+                if workers().is_main:
+                    folder.write_start(run.start.entry())
+                update_report(exp, folder)
                 report_is_old, last_report = False, time.monotonic()
         if not trained_one:
+            progress.look_at_others()
             time.sleep(0.2)  # other workers train the rest; the fold of one that dies is released
-    if report_is_old:
-        update_report(exp, run)
+    return report_is_old
 
 
-def train_fold(exp: Experiment, folder: FoldFolder, number: int) -> None:
+def epochs_of_fold(cfg: TrainConfig) -> int:
+    """The largest number of epochs that a fold takes, with its inner folds."""
+    return cfg.epochs * (1 + (cfg.inner_folds if cfg.select == "inner" else 0))
+
+
+def score_so_far(exp: Experiment, folder: RunFolder, tested: dict[int, pd.DataFrame]) -> str:
+    """The pooled UF1 of the finished folds in words; `tested` keeps what is read of their predictions."""
+    for number in range(len(exp.folds)):
+        if number not in tested and folder.fold(number).finished:
+            table_of_fold = read_predictions(folder.fold(number).path / "predictions.csv")
+            tested[number] = table_of_fold[["label", "predicted"]]
+    pooled = pd.concat(tested.values())
+    scores = score(pooled["label"], pooled["predicted"], len(exp.labels.classes), absent="zero")
+    leaky = " (leaky)" if exp.cfg.leaks() else ""
+    return f"UF1 of {len(tested)} of {len(exp.folds)} folds {scores.uf1:.3f}{leaky}"
+
+
+def fold_title(exp: Experiment, number: int) -> str:
+    """Names fold `number` in messages."""
+    return f"fold {exp.folds[number].name} ({number + 1} of {len(exp.folds)})"
+
+
+def train_fold(
+    exp: Experiment, folder: FoldFolder, number: int, run_progress: RunProgress | None = None
+) -> None:
     """Train fold `number` up to the epoch to test; save its model and predictions."""
-    cfg, fold = exp.cfg, exp.folds[number]
-    title = f"fold {fold.name} ({number + 1} of {len(exp.folds)})"
-    epochs = choose_epoch(exp, folder, number, title) if cfg.select == "inner" else cfg.epochs
-    model, predicted = fit(exp, folder, fold, (number,), epochs, title)
+    cfg, fold, run_progress = exp.cfg, exp.folds[number], run_progress or RunProgress()
+    inner = cfg.select == "inner"
+    epochs = choose_epoch(exp, folder, number, run_progress) if inner else cfg.epochs
+    scalars = scalars_of(cfg, folder, number)
+    before = epochs_of_fold(cfg) - cfg.epochs
+    with run_progress.training(
+        number, fold_title(exp, number), epochs, before=before, scalars=scalars
+    ) as progress:
+        model, predicted = fit(exp, folder, fold, (number,), epochs, progress)
     if cfg.select == "best-test-epoch":
         epochs = best_epoch(exp.data.labels[fold.test], predicted, len(exp.labels.classes)) + 1
     notes = leak_columns(cfg) | ({"caveats": " ".join(of_data)} if (of_data := caveats(cfg)) else {})
@@ -208,17 +321,28 @@ def train_fold(exp: Experiment, folder: FoldFolder, number: int) -> None:
     folder.finish(predictions.assign(epoch=epochs, **leak_columns(cfg)))
 
 
-def choose_epoch(exp: Experiment, folder: FoldFolder, number: int, title: str) -> int:
+def scalars_of(cfg: TrainConfig, folder: FoldFolder, number: int) -> Callable[[], FoldScalars] | None:
+    """Makes the writer of TensorBoard scalars of fold `number`; None without --log tensorboard."""
+    if "tensorboard" not in cfg.log:
+        return None
+    return lambda: FoldScalars(scalars_folder(cfg.runs / cfg.name, number), folder.metrics())
+
+
+def choose_epoch(
+    exp: Experiment, folder: FoldFolder, number: int, run_progress: RunProgress | None = None
+) -> int:
     """The epoch (1, 2, ...) with the best UF1, pooled over inner folds of the training subjects."""
-    truth, predictions = [], []
+    truth, predictions, run_progress = [], [], run_progress or RunProgress()
     for i, inner in enumerate(inner_of(exp.cfg, exp.data.table, exp.folds[number])):
         inner_folder = folder.inner(i)
         path = inner_folder.path / "answers.npy"
         if not path.exists():
             # The trailing 1: SeedSequence ignores trailing zeros, so without it the seed of the weights,
             # (seed, number, i + 1, 0), would equal that of epoch i + 1 of the outer fold.
-            stream, name = (number, i + 1, 1), f"{title}, inner {inner.name}"
-            _, predicted = fit(exp, inner_folder, inner, stream, exp.cfg.epochs, name)
+            stream, epochs = (number, i + 1, 1), exp.cfg.epochs
+            title = f"{fold_title(exp, number)}, inner {inner.name}"
+            with run_progress.training(number, title, epochs, before=i * epochs, last=False) as progress:
+                _, predicted = fit(exp, inner_folder, inner, stream, epochs, progress)
             write_atomically(path, partial(np.save, arr=predicted))
         inner_folder.state_file.unlink(missing_ok=True)
         truth.append(exp.data.labels[inner.test])
@@ -231,7 +355,7 @@ def update_report(exp: Experiment, run: RunFolder) -> None:
     """Pool the predictions of the finished folds and write the report on them."""
     with run.exclusive_writer():
         if run.pool_predictions(len(exp.folds)):
-            write_report(run.path)
+            write_report(run.path, run.trained(len(exp.folds)))
 
 
 def print_experiment(exp: Experiment, run: RunFolder) -> None:

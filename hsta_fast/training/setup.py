@@ -25,7 +25,7 @@ from ..data import (
     read_datasets,
 )
 from ..environment import cuda_dtype
-from ..files import check_writable
+from ..files import as_on_disk, check_writable
 from ..inputs import ModelInputs
 from ..protocol import Fold
 from .config import TrainConfig, to_json
@@ -235,8 +235,8 @@ def remarks_and_faults(clips: ClipTable, where: str) -> list[str]:
 
 
 def roots_of(cfg: TrainConfig) -> tuple[Path, ...]:
-    """The folders of all datasets."""
-    return (cfg.data, *cfg.more_data)
+    """The folders of all datasets, spelled as on disk."""
+    return tuple(as_on_disk(root) for root in (cfg.data, *cfg.more_data))
 
 
 def with_data_roots(cfg: TrainConfig, data: Sequence[Path]) -> TrainConfig:

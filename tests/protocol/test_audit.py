@@ -174,7 +174,7 @@ def test_people_are_counted_by_the_rule_of_the_folds(tmp_path: Path, predictions
     text, _ = audit(tmp_path / "theirs.csv")
     assert "63 clips, 8 subjects" in text
     assert "3 rows predict a clip that an earlier row predicts" in text
-    assert "subjects tested in more than one fold" in text
+    assert "8 subjects are tested in more than one fold" in text
 
 
 def test_numbers_as_other_programs_write_them(tmp_path: Path) -> None:
@@ -223,6 +223,186 @@ def test_other_labels_and_repeated_clips_are_counted(tmp_path: Path, predictions
     assert "6 clips have another label in clips.csv" in text
 
 
+def test_a_subject_in_several_folds_is_a_leak_without_a_table_of_clips(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.csv"
+    path.write_text("sub,y_true,y_pred,CV\ns1,0,0,1\nS01,1,1,2\ns2,1,0,2\ns2,0,0,2\n")
+    text, status = audit(path)
+    assert status == LEAKS
+    assert (
+        "LEAK: 1 subjects are tested in more than one fold, so also trained on: s1 (without a column" in text
+    )
+    assert "note: fold: column CV\n" in text
+    path.write_text("dataset,sub,y_true,y_pred,fold\na,s1,0,0,1\nb,s1,1,1,2\n")
+    text, status = audit(path)
+    assert status == CLEAN and "No subject is tested in more than one fold." in text
+
+
+@pytest.mark.parametrize(
+    ("head", "status", "said"),
+    [
+        ("name,label,predicted,x", CLEAN, "there is no column subject (--subject names it) and fold (--fold"),
+        ("subject,label,predicted,x", CLEAN, "there is no column fold (--fold names it)"),
+        ("name,label,predicted,fold", CLEAN, "there is no column subject (--subject names it)."),
+        (
+            "clip,label,predicted,fold",
+            UNKNOWN,
+            "1 clips are named in more than one fold: without a column sub",
+        ),
+        ("clip,label,predicted,x", CLEAN, "there is no column subject (--subject names it) and fold"),
+        ("subject,label,predicted,fold", LEAKS, "LEAK: 1 subjects are tested in more than one fold"),
+    ],
+)
+def test_what_cannot_be_told_without_a_table_of_clips(
+    tmp_path: Path, head: str, status: int, said: str
+) -> None:
+    path = tmp_path / "theirs.csv"
+    path.write_text(f"{head}\na,0,0,1\na,1,1,2\nb,1,1,2\n")
+    text, got = audit(path)
+    assert said in text and got == status
+
+
+def test_one_fold_tells_nothing_of_its_training(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.csv"
+    path.write_text("subject,label,predicted,fold\na,0,0,1\nb,1,1,1\n")
+    text, status = audit(path)
+    assert status == CLEAN and "not looked for: there is one fold, and without --clips" in text
+
+
+def test_a_fold_file_says_more_than_two_folds_of_one_subject(
+    tmp_path: Path, predictions: pd.DataFrame
+) -> None:
+    """Each fold was told to leave the subject out, so it is tested twice and trained on never."""
+    table = predictions.iloc[:6].assign(subject=list("aabbcc"), onset=range(6), fold=list("121212"))
+    table.to_csv(tmp_path / "theirs.csv", index=False)
+    table_of(table, tmp_path / "clips.csv")
+    rows = [
+        (*row, str(fold))
+        for row in table[["dataset", "subject", "clip", "onset"]].itertuples(index=False)
+        for fold in (1, 2)
+    ]
+    folds = pd.DataFrame(rows, columns=["dataset", "subject", "clip", "onset", "fold"])
+    tested = table["fold"].repeat(2).to_numpy() == folds["fold"]
+    more = folds.iloc[[0, 1]].assign(subject="d", part="train")
+    pd.concat([folds.assign(part=np.where(tested, "test", "out")), more]).to_csv(
+        tmp_path / "folds.csv", index=False
+    )
+    clips = pd.concat([table, table.iloc[:1].assign(subject="d")])
+    table_of(clips, tmp_path / "clips.csv")
+    assert audit(tmp_path / "theirs.csv", tmp_path / "clips.csv")[1] == LEAKS
+    text, status = audit(tmp_path / "theirs.csv", tmp_path / "clips.csv", tmp_path / "folds.csv")
+    assert status == CLEAN and "LEAK" not in text
+
+
+def test_folds_need_a_fold_in_the_predictions(tmp_path: Path, kept: Path, predictions: pd.DataFrame) -> None:
+    clips = table_of(predictions, tmp_path / "clips.csv")
+    predictions.drop(columns="fold").to_csv(kept, index=False)
+    with pytest.raises(
+        ValueError, match="expected predictions with a column fold, got none; --fold names it"
+    ):
+        audit(kept, clips, clips)
+
+
+@pytest.mark.parametrize("spelling", ["Macro", "MACRO", "macro-expression", "Macro-Expression", " macro "])
+def test_macro_expressions_in_any_spelling(tmp_path: Path, predictions: pd.DataFrame, spelling: str) -> None:
+    tested = predictions[predictions["fold"] == "1"]
+    tested.iloc[:-1].to_csv(tmp_path / "theirs.csv", index=False)
+    kind = np.where(predictions.index == tested.index[-1], spelling, "Micro")
+    clips = table_of(predictions, tmp_path / "clips.csv", expression=kind)
+    text, status = audit(tmp_path / "theirs.csv", clips)
+    assert status == CLEAN and "except its 1 macro-expressions" in text
+
+
+def test_clips_are_named_as_they_were_written(tmp_path: Path, predictions: pd.DataFrame) -> None:
+    predictions = predictions.assign(
+        subject=predictions["subject"].str.replace("spNO.", "spNO.0"), clip="B 1"
+    )
+    labels = predictions["label"].where(predictions.index > 0, (predictions["label"] + 1) % 3)
+    table_of(predictions.iloc[:-1], tmp_path / "clips.csv", label=labels)
+    predictions.to_csv(tmp_path / "theirs.csv", index=False)
+    text, _ = audit(tmp_path / "theirs.csv", tmp_path / "clips.csv")
+    last = predictions["subject"].iloc[-1]
+    assert f"1 predicted clips are not in clips.csv: casme3 {last}/B 1 onset 59" in text
+    predictions.iloc[:-1].to_csv(tmp_path / "theirs.csv", index=False)
+    text, _ = audit(tmp_path / "theirs.csv", tmp_path / "clips.csv")
+    first = predictions["subject"].iloc[0]
+    assert f"1 clips have another label in clips.csv: casme3 {first}/B 1 onset 0" in text
+
+
+def test_a_table_of_clips_by_another_program(tmp_path: Path, kept: Path, predictions: pd.DataFrame) -> None:
+    table = predictions.rename(
+        columns={"subject": "Subject", "clip": "Filename", "onset": "Onset", "label": "Label"}
+    )
+    table[["dataset", "Subject", "Filename", "Onset", "Label"]].to_csv(
+        tmp_path / "all.txt", sep=";", index=False
+    )
+    text, status = audit(kept, tmp_path / "all.txt")
+    assert status == CLEAN and "No subject is in training and test of the same fold" in text
+    assert "another label" not in text and "written differently" not in text
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "said"),
+    [(1, 0, "from 0 in clips.csv and from 1"), (0, 1, "from 1 in clips.csv and from 0")],
+)
+def test_labels_may_count_from_another_number(
+    tmp_path: Path, kept: Path, predictions: pd.DataFrame, ours: int, theirs: int, said: str
+) -> None:
+    named = predictions.drop(columns=[name for name in predictions if str(name).startswith("p_")])
+    named.assign(label=named["label"] + ours, predicted=named["predicted"] + ours).to_csv(kept, index=False)
+    labels = predictions["label"].where(predictions.index > 1, (predictions["label"] + 1) % 3) + theirs
+    clips = table_of(predictions, tmp_path / "clips.csv", label=labels)
+    for classes in ((), ("bad", "good", "odd")):
+        text, _ = audit(kept, clips, classes=classes)
+        assert "2 clips have another label in clips.csv" in text and f"Labels count {said}" in text
+        text, _ = audit(
+            kept,
+            table_of(predictions, tmp_path / "same.csv", label=predictions["label"] + ours),
+            classes=classes,
+        )
+        assert "another label" not in text and "Labels count" not in text
+
+
+def test_a_label_that_is_no_class_is_another_label(
+    tmp_path: Path, kept: Path, predictions: pd.DataFrame
+) -> None:
+    names = np.array(["Negative", "positive", "surprise"])
+    labels = np.where(predictions.index < 5, "others", names[predictions["label"]])
+    text, _ = audit(kept, table_of(predictions, tmp_path / "clips.csv", label=labels))
+    assert "5 clips have another label in clips.csv" in text
+    assert "Labels of clips.csv that are no class of the predictions: others" in text
+    blank = np.where(predictions.index < 5, "", names[predictions["label"]])
+    assert "another label" not in audit(kept, table_of(predictions, tmp_path / "clips.csv", label=blank))[0]
+
+
+def test_classes_are_named_with_their_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.csv"
+    path.write_text("label,predicted\n1,1\n2,1\n3,3\n")
+    text, _ = audit(path, classes=["negative", "positive", "surprise"])
+    assert "note: classes: 1 negative, 2 positive, 3 surprise\n" in text
+    with pytest.raises(ValueError, match="--classes expected two or more different names, got a,a"):
+        audit(path, classes=["a", "a"])
+    with pytest.raises(ValueError, match="columns expected label, predicted, subject, fold, got clip"):
+        audit(path, columns={"clip": "x"})
+
+
+def test_an_absent_class_that_is_skipped_is_in_no_score(tmp_path: Path, predictions: pd.DataFrame) -> None:
+    """Interval and baseline are those of a file that does not know the class."""
+    known = predictions[(predictions["label"] < 2) & (predictions["predicted"] < 2)]
+    known.to_csv(tmp_path / "theirs.csv", index=False)
+    known.drop(columns="p_surprise").to_csv(tmp_path / "two.csv", index=False)
+    with_class, without = (audit(tmp_path / name, absent="skip")[0] for name in ("theirs.csv", "two.csv"))
+    assert "no clip of surprise: left out" in with_class
+    for name in ("pooled", "95 % over subjects", "majority class"):
+        [ours], [theirs] = (
+            [line for line in text.splitlines() if line.startswith(name)] for text in (with_class, without)
+        )
+        assert ours == theirs
+    zero = audit(tmp_path / "theirs.csv")[0]
+    assert numbers(zero, "majority class")[0] == pytest.approx(
+        numbers(without, "majority class")[0] * 2 / 3, abs=1e-4
+    )
+
+
 def test_the_leaky_column_of_a_run_is_reported(tmp_path: Path, predictions: pd.DataFrame) -> None:
     predictions.assign(leaky="by its own word").to_csv(tmp_path / "theirs.csv", index=False)
     text, leaks = audit(tmp_path / "theirs.csv")
@@ -232,7 +412,7 @@ def test_the_leaky_column_of_a_run_is_reported(tmp_path: Path, predictions: pd.D
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("label\n1\n", "missing: predicted"),
+        ("label\n1\n", r"expected a column predicted \(or y_pred, .*got label; --predicted names it"),
         ("label,predicted\n", "expected one row per test clip, got no rows"),
         ("label,predicted\n1,\n0,1\n", "row 2, column predicted: expected a number in every row, .*got ''"),
         ("label,predicted\n0,0\n", "2 to 1000 classes, got 1: 0"),

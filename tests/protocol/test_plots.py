@@ -2,6 +2,8 @@
 
 import io
 import warnings
+from typing import Any
+from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
@@ -11,7 +13,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from hsta_fast.protocol.plots import confusion_matrix, learning_curves, png
+from hsta_fast.protocol.plots import confusion_matrices, confusion_matrix, learning_curves, png, svg
 
 
 def _metrics(folds: int, epochs: int) -> pd.DataFrame:
@@ -95,3 +97,46 @@ def test_matplotlib_is_left_as_it_was() -> None:
     png(learning_curves(_metrics(2, 5)))
     png(confusion_matrix(np.eye(3, dtype=int), ["a", "b", "c"]))
     assert pyplot.get_fignums() == figures and dict(matplotlib.rcParams) == settings
+
+
+def _words(picture: bytes) -> str:
+    """The text of an SVG file, which must be XML."""
+    return " ".join(" ".join(ElementTree.fromstring(picture).itertext()).split())
+
+
+def test_svg_holds_its_words_as_text_and_is_the_same_each_time() -> None:
+    def figure() -> Figure:
+        return confusion_matrix(np.array([[3, 1], [0, 2]]), ["$a & <b>", "sad"], title="run <1> & $x$")
+
+    picture = svg(figure())
+    assert picture == svg(figure())
+    assert b"<dc:date>" not in picture
+    words = _words(picture)
+    assert all(word in words for word in ("run <1> & $x$", "$a & <b>", "sad", "75%", "predicted", "truth"))
+    assert "test, mean of 2 folds" in _words(svg(learning_curves(_metrics(2, 5))))
+
+
+def test_the_title_names_the_run_on_every_figure() -> None:
+    matrix = np.eye(3, dtype=int)
+    for leaky in (False, True):
+        shown: dict[str, Any] = {"title": "a_$run$", "leaky": leaky}
+        for figure in (
+            learning_curves(_metrics(1, 2), **shown),
+            confusion_matrix(matrix, ["a", "b", "c"], **shown),
+            confusion_matrices({"casme2": matrix, "samm": matrix}, ["a", "b", "c"], **shown),
+        ):
+            assert figure.get_suptitle() == "LEAKY: not a score to go by\n" * leaky + "a_$run$"
+
+
+def test_a_long_title_stays_on_the_figure() -> None:
+    figure = confusion_matrix(np.eye(2, dtype=int), ["a", "b"], title="W" * 40)
+    image = imread(io.BytesIO(png(figure)), format="png")
+    assert (image[:, [0, -1]] == 1).all(), "no letter reaches the edge"
+
+
+def test_matrices_of_datasets_stand_side_by_side() -> None:
+    one, two = np.array([[3, 1], [0, 2]]), np.array([[0, 4], [5, 6]])
+    figure = confusion_matrices({"casme2": one, "samm": two}, ["a", "b"])
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["casme2", "samm"]
+    counts = [[text.get_text() for text in axes.texts][::2] for axes in figure.axes]
+    assert counts == [["3", "1", "0", "2"], ["0", "4", "5", "6"]]

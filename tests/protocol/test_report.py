@@ -69,6 +69,7 @@ def test_report_and_table_show_the_numbers(make_run: MakeRun, predictions: pd.Da
     assert summary["per_fold_mean"] == mean
 
 
+FIGURES = ("curves.png", "curves.svg", "confusion.png", "confusion.svg")
 LEAK = "--select best-test-epoch: the epoch was chosen by its score on the test clips."
 
 
@@ -79,7 +80,8 @@ def test_a_leaky_run_says_so_everywhere(make_run: MakeRun, predictions: pd.DataF
         assert f"LEAKY: {LEAK}" in shown and "model (leaky)" in shown
     assert "rendered (leaky)" in page and "which makes the scores leaky. 1: 7, 2: 7" in page
     assert json.loads((run / "summary.json").read_text())["leaky"] == [LEAK]
-    pictures = {name: (run / name).read_bytes() for name in ("curves.png", "confusion.png")}
+    pictures = {name: (run / name).read_bytes() for name in FIGURES}
+    assert all(b"LEAKY" in picture for name, picture in pictures.items() if name.endswith("svg"))
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "leaky": [], "select": "last"}))
     page = _Page(write_report(run)).text
@@ -107,6 +109,9 @@ def test_each_data_set_has_its_scores_and_its_matrix(make_run: MakeRun, predicti
         assert " ".join([str(name), *cells]) in " ".join(table(run).split())
     words = [value for tag, name, value in page.attributes if tag == "img" and name == "alt"]
     assert sum(word.startswith("Confusion matrix") for word in words) == 3
+    both = (run / "confusion-datasets.svg").read_text()
+    assert all(f">{name}<" in both for name in ("casme3", "samm", "rendered"))
+    assert (run / "confusion-datasets.png").exists()
     assert "Confusion matrix of samm: rows the truth, columns the prediction" in words
 
 
@@ -140,7 +145,7 @@ def test_only_the_named_files_are_left(make_run: MakeRun) -> None:
     write_report(run)
     write_report(run)
     new = {path.name for path in run.iterdir()} - before
-    assert new == {"report.html", "summary.json", "curves.png", "confusion.png"}
+    assert new == {"report.html", "summary.json", *FIGURES}
 
 
 def test_everything_from_outside_is_escaped(make_run: MakeRun, predictions: pd.DataFrame) -> None:
@@ -254,3 +259,25 @@ def test_unreadable_run_is_refused_and_nothing_written(
 def test_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected a run with .*; missing: config.json, metrics.jsonl"):
         table(tmp_path)
+
+
+def test_how_the_run_was_made(make_run: MakeRun) -> None:
+    """A start, and one that differs in its command alone; none in a run of an older version."""
+    first = {"started": "2026-01-02", "command": "hsta-fast train <b>", "commit": None, "threads": 7}
+    second = {**first, "started": "2026-01-03", "command": "hsta-fast train --resume"}
+    run = make_run(provenance=[first, second])
+    trained = {"epochs": 20, "seconds": 12.34, "clips_per_second": 9.0}
+    page = _Page(write_report(run, trained))
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["provenance"] == [first, second] and summary["trained"] == trained
+    text = " ".join(page.text.split())
+    section = text[text.index("How it was made") : text.index("Settings")]
+    assert "20 epochs in 12.3 s, 9.0 clips/s" in section and "hsta-fast train <b>" in section
+    assert section.count("threads") == 1 and "commit" not in section and "--resume" in section
+    assert "provenance" not in text
+    config = json.loads((run / "config.json").read_text())
+    del config["provenance"]
+    (run / "config.json").write_text(json.dumps(config))
+    assert "How it was made" not in _Page(write_report(run)).text
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["provenance"] == [] and summary["trained"] is None

@@ -10,7 +10,7 @@ import pytest
 
 from hsta_fast.clips import KEY
 from hsta_fast.data import doctor, read_dataset
-from hsta_fast.data.clips import LEFT_OUT, MIDDLE_APEX
+from hsta_fast.data.clips import ENDS_AT_APEX, LEFT_OUT, MIDDLE_APEX
 from hsta_fast.synth.faults import faults_of
 from hsta_fast.synth.layouts import LAYOUTS
 from hsta_fast.synth.render import SynthConfig, render
@@ -21,10 +21,11 @@ WORDS = {
     "apex-before-onset": "apex expected a frame in",
     "apex-after-offset": "apex expected a frame in",
     "onset-blank": "onset and offset expected integers",
-    "offset-zero": "offset expected a frame not before onset",
+    "offset-zero": "offset expected a frame",
     "offset-far": "at most 600 frames, got 3455",
     "emotion-blank": "emotion expected a word, got a blank",
     "class-unreadable": "'?'",
+    "two-flags": "flags are set: positive, negative",
     "second-expression": "expression 2 of the row",
     "row-twice": "onset of an earlier row",
     "frame-missing": "first",
@@ -35,7 +36,7 @@ WORDS = {
 
 def settings(out: Path, layout: Any, *faults: str) -> SynthConfig:
     return SynthConfig(
-        out=out, layout=layout, subjects=2, clips_per_subject=12, size=32, processes=1, faults=faults
+        out=out, layout=layout, subjects=2, clips_per_subject=7, size=32, processes=1, faults=faults
     )
 
 
@@ -56,16 +57,17 @@ def test_the_doctor_finds_the_injected_faults_and_no_others(tmp_path: Path, layo
     # Every other clip is what it is without the faults.
     table = read_dataset(root).clips.set_index(list(KEY))
     clips = {tuple(entry[name] for name in KEY) for entry in planted}
-    gone = {
-        "onset-blank",
-        "offset-zero",
-        "offset-far",
-        "emotion-blank",
-        "frame-missing",
-    } & set(faults_of(layout))
-    assert len(table) == len(sound) - len(gone)
+    by_fault = {entry["fault"]: tuple(entry[name] for name in KEY) for entry in planted}
+    gone = {"onset-blank", "offset-zero", "offset-far", "emotion-blank", "frame-missing"} & by_fault.keys()
+    kept = {
+        key for key, entry in zip(by_fault.values(), planted, strict=True) if entry["action"] == ENDS_AT_APEX
+    }
+    assert len(table) == len(sound) - len(gone) + len(kept)
+    assert all(table.loc[key, "offset"] == table.loc[key, "apex"] == sound.loc[key, "apex"] for key in kept)
+    changed = kept | {by_fault[name] for name in by_fault if name == "two-flags"}
     columns = [name for name in sound if name not in ("apex", "apex_annotated")]
-    assert table[columns].equals(sound.loc[table.index, columns])
+    same = [key for key in table.index if key not in changed]
+    assert table.loc[same, columns].equals(sound.loc[same, columns])
     whole = [key for key in table.index if key not in clips]
     assert table.loc[whole].equals(sound.loc[whole])
     for entry in planted:
@@ -105,7 +107,7 @@ def test_interrupted_rendering_is_repeated(tmp_path: Path) -> None:
             "--faults of smic expected all, or .* onset-blank, .*, got apex-slash",
         ),
         ("casme3", ("second-expression", "none"), "names out of .*, got second-expression, none"),
-        ("casme3", ("frame-empty",) * 24, "--faults expected fewer than the 24 clips, got 24"),
+        ("casme3", ("frame-empty",) * 24, "--faults expected fewer than the 14 clips, got 24"),
     ],
 )
 def test_impossible_faults_are_named(

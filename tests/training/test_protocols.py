@@ -24,6 +24,7 @@ from hsta_fast.training.config import TrainConfig, recipe_config
 from hsta_fast.training.evaluate import evaluate
 from hsta_fast.training.loop import fit
 from hsta_fast.training.optim import learning_rate
+from hsta_fast.training.progress import Progress
 from hsta_fast.training.run_folder import FoldFolder
 from hsta_fast.training.setup import set_up
 from hsta_fast.training.splits import inner_of
@@ -248,7 +249,7 @@ def test_the_best_test_epoch_is_that_of_the_curve(make_config: MakeConfig) -> No
     [epoch] = set(predictions["epoch"].astype(int))
     exp = set_up(make_config(select="best-test-epoch", epochs=5))
     folder = experiment_folder(run)
-    _, predicted = fit(exp, folder, exp.folds[0], (0,), 5, "again")
+    _, predicted = fit(exp, folder, exp.folds[0], (0,), 5, Progress())
     assert best_epoch(exp.data.labels[exp.folds[0].test], predicted, 3) + 1 == epoch
     assert predicted[epoch - 1].tolist() == predictions["predicted"].tolist()
     line = json.loads((run / "metrics.jsonl").read_text().splitlines()[epoch - 1])
@@ -299,7 +300,7 @@ def test_the_predictions_of_all_inner_folds_choose_together(make_config: MakeCon
         predicted = [np.where(np.arange(6) < n, truth, (truth + 1) % 3) for n in right]
         folder.inner(i).path.mkdir(parents=True)
         np.save(folder.inner(i).path / "answers.npy", np.array(predicted))
-    assert runner.choose_epoch(exp, folder, 0, "") == 2
+    assert runner.choose_epoch(exp, folder, 0) == 2
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -55,7 +57,8 @@ def same_outcome(run: Path, alone: Path) -> None:
     """The same bytes of predictions, the same scores, every epoch of every fold trained once."""
     assert (run / "predictions.csv").read_bytes() == (alone / "predictions.csv").read_bytes()
     ours, theirs = (json.loads((r / "summary.json").read_text()) for r in (run, alone))
-    assert {**ours, "run": ""} == {**theirs, "run": ""}
+    times: dict[str, Any] = {"run": "", "trained": None, "provenance": []}
+    assert ours | times == theirs | times and ours["trained"]["epochs"] == theirs["trained"]["epochs"]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     epochs = [(line["fold"], line["epoch"]) for line in lines]
     assert len(epochs) == len(set(epochs)) == 3 * SUBJECTS
@@ -95,7 +98,17 @@ def test_two_processes_give_the_predictions_of_one(people: Path, alone: Path, tm
     done = subprocess.run(args, capture_output=True, text=True, env=ONE_THREAD)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("report.html") == 1, "one process speaks"
-    same_outcome(tmp_path / "two", alone)
+    run = tmp_path / "two"
+    same_outcome(run, alone)
+    [start] = json.loads((run / "config.json").read_text())["provenance"]
+    assert start["workers"] == 2 and start["ended"] == "finished"
+    log = [line.split(maxsplit=3)[1:] for line in (run / "run.log").read_text().splitlines()]
+    assert [words[:2] for words in log].count(["worker", "0"]) > 3
+    assert sum(" finished; UF1 of " in words[2] for words in log) == SUBJECTS
+    assert sum(words[2].startswith("ended: all requested folds are finished") for words in log) == 2
+    own = sum(words[1] == "0" and " finished; UF1 of " in words[2] for words in log)
+    shown = re.findall(r"^fold .*: finished; UF1 of \d of 8 folds .*; run: \d+ %", done.stderr, re.MULTILINE)
+    assert len(shown) == own, "the main process alone shows how far the run is"
 
 
 def test_torchrun_starts_the_workers_again_after_a_kill(people: Path, alone: Path, tmp_path: Path) -> None:

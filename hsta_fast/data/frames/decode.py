@@ -4,7 +4,7 @@ import functools
 import hashlib
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,14 +19,17 @@ from tqdm import tqdm
 from ...files import inside, open_plain
 from .cache import Made
 from .chunks import digest
-from .video import read_video, split_video
+from .video import MAX_PIXELS, check_opaque, decoder_version, read_video, split_video
 
-# An image that declares more is refused before decoding: 64 megapixels are 192 MB of RGB, and a file of a few
-# kilobytes may declare 50,000 x 50,000, which would be 7.5 GB.
-MAX_PIXELS = 64_000_000
+
+class _Jpeg(JpegImageFile):
+    def _read_dpi_from_exif(self) -> None:
+        """Read nothing: the resolution is not needed, and Pillow warns of damaged EXIF data."""
+
+
 # First bytes of a file -> Pillow's reader of its header.
 _READERS: dict[bytes, type[ImageFile]] = {
-    b"\xff\xd8": JpegImageFile,
+    b"\xff\xd8": _Jpeg,
     b"\x89PNG\r\n\x1a\n": PngImageFile,
     b"BM": BmpImageFile,
 }
@@ -35,7 +38,7 @@ _CHANGED = "expected a file that stays as it is, it changed while it was read"
 
 
 def content_keys(root: Path, paths: Sequence[str], *, progress: bool = False) -> dict[str, str | ValueError]:
-    """Path -> key of the frame's content: the digest of its file, with the frame number for a video.
+    """Path -> key of the frame's content: the digest of its file, with frame number and decoder for a video.
 
     The whole file is read. Times and sizes would be quicker but are not reliable: copying tools set them
     back, and some disks count them in seconds. For a file that cannot be read the value is a ValueError.
@@ -57,7 +60,8 @@ def content_keys(root: Path, paths: Sequence[str], *, progress: bool = False) ->
     for path in paths:
         file, number = split_video(path)
         of_file = digests[file]
-        found[path] = of_file if number is None or isinstance(of_file, ValueError) else f"{of_file}#{number}"
+        still = number is None or isinstance(of_file, ValueError)
+        found[path] = of_file if still else f"{of_file}#{number} {decoder_version()}"
     return found
 
 
@@ -87,7 +91,7 @@ def read_frames(
                 raise ValueError(_CHANGED)
             return [convert(decode_image(data))] * len(paths)
         numbers = [split_video(name)[1] or 0 for name in paths]
-        images = read_video(path, numbers, convert, max_pixels=MAX_PIXELS)
+        images = read_video(path, numbers, convert)
         if file_key is not None and _file_digest(path) != file_key:
             raise ValueError(_CHANGED)
         return images
@@ -122,15 +126,26 @@ def resize_to_planes(image: np.ndarray, size: int) -> np.ndarray:
 def decode_image(data: bytes) -> np.ndarray:
     """The JPEG, PNG or BMP file in `data` as uint8 RGB (height, width, 3); grey becomes three equal channels.
 
+    Of 16 bits the upper 8 are taken.
+
     Raises:
         ValueError: the file is empty, truncated, damaged, of another format, or declares more than
-            `MAX_PIXELS`; each is found before decoding, except damage inside the picture.
+            `MAX_PIXELS`; each is found before decoding, except damage inside the picture. Or its pixels are
+            not what people saw: some are transparent, or of 16 bits at most the lower 12 are used.
     """
-    width, height = _declared_size(data)
+    header = _header(data)
+    width, height = header.size
     if width * height > MAX_PIXELS:
         raise ValueError(f"expected an image of at most {MAX_PIXELS} pixels, got {width} x {height}")
+    pixels = np.frombuffer(data, dtype=np.uint8)
     try:
-        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(pixels, cv2.IMREAD_COLOR)
+        if image is not None and isinstance(header, PngImageFile):
+            deep, clear = data[24] == 16, data[25] in (4, 6) or "transparency" in header.info
+            if deep or clear:
+                values = cv2.imdecode(pixels, cv2.IMREAD_UNCHANGED)
+                assert values is not None
+                _check_values(values)
     except cv2.error as error:
         raise ValueError(f"expected a readable image, OpenCV says {error.err}") from error
     if image is None:
@@ -138,15 +153,63 @@ def decode_image(data: bytes) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _declared_size(data: bytes) -> tuple[int, int]:
-    """(width, height) in the header of a whole JPEG, PNG or BMP file; ValueError for a truncated one.
+def _check_values(image: np.ndarray) -> None:
+    """Raise ValueError if the values of a PNG, with their depth and alpha, are not what people saw."""
+    most = int(image[..., :3].max()) if image.ndim == 3 else int(image.max())
+    if image.dtype == np.uint16 and most < 2**12:
+        raise ValueError(
+            f"expected 16-bit values over the whole range, got at most {most}: data of 12 bits or fewer "
+            "would be nearly black, save them with 8 bits"
+        )
+    if image.ndim == 3 and image.shape[2] == 4:
+        check_opaque(image[..., 3])
+
+
+def image_sizes(root: Path, paths: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Path -> (width, height) that its header declares, for the images in `paths`; none if it is damaged.
+
+    The decoder refuses a video whose frames differ in size.
+    """
+
+    def size(path: str) -> tuple[int, int] | None:
+        try:
+            with open_plain(inside(root, path), _FILE) as file:
+                reader = _reader(file.read(8))
+                file.seek(0)
+                return reader(file).size if reader else None
+        except (SyntaxError, OSError, ValueError, OverflowError):
+            return None
+
+    images = [path for path in paths if split_video(path)[1] is None]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        sizes = dict(zip(images, pool.map(size, images), strict=True))
+    return {path: found for path, found in sizes.items() if found is not None}
+
+
+def odd_size(paths: Sequence[str], sizes: Mapping[str, tuple[int, int]]) -> str:
+    """What is wrong with a clip whose frames differ in size: resized to one, its face would jump; else ""."""
+    known = [path for path in paths if path in sizes]
+    odd = [path for path in known if sizes[path] != sizes[known[0]]]
+    if not odd:
+        return ""
+    (width, height), (first_width, first_height) = sizes[odd[0]], sizes[known[0]]
+    more = f" (and {len(odd) - 1} more of its frames)" if len(odd) > 1 else ""
+    return f"{odd[0]}: expected the clip's size, {first_width} x {first_height}, got {width} x {height}{more}"
+
+
+def _reader(start: bytes) -> type[ImageFile] | None:
+    return next((reader for magic, reader in _READERS.items() if start.startswith(magic)), None)
+
+
+def _header(data: bytes) -> ImageFile:
+    """The header of a whole JPEG, PNG or BMP file; ValueError for a truncated one.
 
     Decoders may fill the lost part of a truncated file with grey and report success, so its end is looked
     for here. Bytes after the end are ignored.
     """
     if not data:
         raise ValueError("expected an image, the file is empty")
-    reader = next((reader for start, reader in _READERS.items() if data.startswith(start)), None)
+    reader = _reader(data)
     if reader is None:
         raise ValueError(f"expected a JPEG, PNG or BMP image, the file begins with {data[:4].hex(' ')}")
     file = io.BytesIO(data)
@@ -160,7 +223,7 @@ def _declared_size(data: bytes) -> tuple[int, int]:
         raise ValueError(f"expected a whole image, {what} ({error})") from error
     if not whole:
         raise ValueError(f"expected a whole image, the file is truncated after {len(data)} bytes")
-    return image.size
+    return image
 
 
 def _has_end(image: ImageFile, data: bytes, position: int) -> bool:

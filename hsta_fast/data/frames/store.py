@@ -15,7 +15,7 @@ from ..duplicates import duplicate_people
 from ..sampling import Sampling, needed_positions
 from .cache import Cache, CachedArrays, Made, load_arrays
 from .chunks import ArraySpec
-from .decode import by_file, content_keys, read_frames, resize_to_planes
+from .decode import by_file, content_keys, image_sizes, odd_size, read_frames, resize_to_planes
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,9 @@ def load_frames(
     """The frames that `sampling` can ask for, resized to (size, size), which ignores the aspect ratio.
 
     Frames that are not in `cache` are decoded and added to it; None keeps them in memory. A clip with a frame
-    that is missing, unreadable, truncated or too large is left out of the returned table and listed in its
-    faults. So are all clips of a person who is also in the table under an earlier name (`duplicate_people`).
+    that is missing, unreadable, truncated, too large, or of another size than its first one, is left out of
+    the returned table and listed in its faults. So are all clips of a person who is also in the table under
+    an earlier name (`duplicate_people`).
 
     Raises:
         ValueError: no clip is left; or, if `strict`, a clip would be left out.
@@ -80,15 +81,17 @@ def load_frames(
     ]
     paths = list(dict.fromkeys(path for clip in needed for path in clip))
     store, errors = _load(table.root, paths, size, cache, progress=progress)
+    sizes = image_sizes(table.root, paths)
 
     log, kept = FaultLog(strict=strict), np.ones(len(clips), dtype=bool)
     contents: list[list[str] | None] = []
     for row, (clip, record) in enumerate(zip(needed, clips.to_dict("records"), strict=True)):
         broken = [path for path in clip if path in errors]
-        contents.append(None if broken else [store.keys[path] for path in clip])
-        if broken:
-            more = f" (and {len(broken) - 1} more of its frames)" if len(broken) > 1 else ""
-            log.add(fault_of(record, f"{broken[0]}: {errors[broken[0]]}{more}", LEFT_OUT))
+        more = f" (and {len(broken) - 1} more of its frames)" if len(broken) > 1 else ""
+        wrong = f"{broken[0]}: {errors[broken[0]]}{more}" if broken else odd_size(clip, sizes)
+        contents.append(None if wrong else [store.keys[path] for path in clip])
+        if wrong:
+            log.add(fault_of(record, wrong, LEFT_OUT))
             kept[row] = False
     for row, fault in duplicate_people(clips, contents):
         log.add(fault)

@@ -1,19 +1,41 @@
-"""Frames of a video file. "clips/a.mp4#17" names frame 17 of the file, counted from 0."""
+"""Frames of a video file. "clips/a.mp4#17" names its frame 17, counted from 0 in the order of display.
+
+Frames are told apart by their timestamps, not counted from what the container declares: live recordings
+declare nothing, and an avi with a fine time base declares more frames than it has.
+"""
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
 from ...files import open_plain
 
-VIDEO_TYPES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")  # see `check_container`
+if TYPE_CHECKING:
+    from av import Packet, VideoFrame
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+# A picture that declares more is refused before decoding: 64 megapixels are 192 MB of RGB, and a file of a
+# few kilobytes may declare 50,000 x 50,000, which would be 7.5 GB.
+MAX_PIXELS = 64_000_000
+VIDEO_TYPES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")  # see `container_format`
 _FRAME_OF_VIDEO = re.compile(
     rf"(.+(?:{'|'.join(map(re.escape, VIDEO_TYPES))}))#([0-9]{{1,9}})", re.IGNORECASE | re.DOTALL
+)
+_STILL = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif")  # brands of images in the container of mp4
+_BT601_LINES = (
+    576  # a taller or wider (1280) video that does not name its colours is BT.709, as players assume
 )
 
 
@@ -23,48 +45,241 @@ def split_video(path: str) -> tuple[str, int | None]:
     return (match[1], int(match[2])) if match else (path, None)
 
 
+def import_av() -> Any:
+    """The package av; ImportError naming the extra that brings it where it is missing."""
+    try:
+        import av
+    except ImportError as error:
+        what = "video files expected the package av, got none: pip install 'hsta_fast[video]'"
+        raise ImportError(what) from error
+    return av
+
+
+def decoder_version() -> str:
+    """Identifies what turns a video into pixels: part of the key of its frames in the cache."""
+    numbers = import_av().library_versions
+    of = {name: ".".join(map(str, numbers[name])) for name in ("libavcodec", "libavformat", "libswscale")}
+    return "av1 " + " ".join(of.values())  # av1: this module; raise it where other bytes come out
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """When each frame of a video is shown.
+
+    stamps: timestamps in units of `unit` seconds, ascending.
+    by_stamp: whether a decoded frame's own timestamp tells which one it is; else their order does.
+    """
+
+    stamps: tuple[int, ...]
+    unit: Fraction
+    by_stamp: bool = True
+
+    def __len__(self) -> int:
+        return len(self.stamps)
+
+    @cached_property
+    def numbers(self) -> dict[int | None, int]:
+        """Timestamp -> number of the frame."""
+        return {stamp: number for number, stamp in enumerate(self.stamps)}
+
+    def seconds(self, first: int, last: int) -> float:
+        """From the start of frame `first` to the start of frame `last`."""
+        return float((self.stamps[last] - self.stamps[first]) * self.unit)
+
+    def rate(self, first: int, last: int) -> float | None:
+        """Frames a second between two frames; None where their timestamps do not differ."""
+        span = self.seconds(first, last)
+        return (last - first) / span if span > 0 else None
+
+    def at(self, seconds: float) -> int:
+        """The frame whose start is nearest to a time from the first frame's, of two the earlier one.
+
+        Raises ValueError for a time after the last frame was shown.
+        """
+        whole = self.seconds(0, len(self) - 1)
+        end = whole + whole / max(1, len(self) - 1)  # the last frame is shown as long as an average one
+        if seconds > end:
+            raise ValueError(f"time expected at most {end:.3f} s, where the video ends, got {seconds:g} s")
+        wanted = seconds / self.unit + self.stamps[0]
+        return min(range(len(self)), key=lambda number: abs(self.stamps[number] - wanted))
+
+
+def read_timeline(path: Path) -> Timeline:
+    """The timeline of a video file, from its packets: the whole file is read, almost never decoded.
+
+    Raises ValueError if it is no video, has no frame, or declares frames of more than `MAX_PIXELS`.
+    """
+    with _opened(path) as (container, stream):
+        timeline = _timeline(container, stream)
+    if not timeline.by_stamp:  # packets without a picture cannot be told from others here
+        with _opened(path) as (container, stream):
+            count = sum(1 for _ in _decoded(container, stream, by_stamp=False))
+        timeline = Timeline(timeline.stamps[:count], timeline.unit, by_stamp=False)
+    if not timeline.stamps:
+        raise ValueError("expected a video, got a file without a whole frame")
+    return timeline
+
+
 def read_video(
-    path: Path, numbers: Sequence[int], convert: Callable[[np.ndarray], np.ndarray], *, max_pixels: int
+    path: Path, numbers: Sequence[int], convert: Callable[[np.ndarray], np.ndarray]
 ) -> list[np.ndarray | ValueError]:
     """`convert` applied to the frames `numbers`, uint8 RGB (height, width, 3); ValueError for a missing one.
 
-    The video is read from its start, frame by frame: seeking lands on other frames in some codecs.
-    Raises ValueError if the video cannot be opened or declares frames of more than `max_pixels`.
+    The video is decoded from its start: seeking lands on other frames in some codecs. Frames are upright, as
+    players show them. One decoded frame at a time is held.
+
+    Raises ValueError if it is no video, or declares frames of more than `MAX_PIXELS`.
     """
-    check_container(path)
-    # The backend is given because others treat a name as a pattern for many files, or as an address.
-    video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-    try:
-        if not video.isOpened():
-            raise ValueError("expected a readable video, OpenCV cannot open it")
-        width, height = (int(video.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
-        if width * height > max_pixels:
-            raise ValueError(f"expected frames of at most {max_pixels} pixels, got {width} x {height}")
-        wanted, last, at = set(numbers), max(numbers), 0
-        found: dict[int, np.ndarray] = {}
-        while at <= last and video.grab():
-            if at in wanted:
-                whole, image = video.retrieve()
-                if whole:
-                    found[at] = convert(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-            at += 1
-    except cv2.error as error:
-        raise ValueError(f"expected a readable video, OpenCV says {error.err}") from error
-    finally:
-        video.release()
-    end = ValueError(f"expected frames up to {last}, the video ends or is damaged after {at} frames")
+    with _opened(path) as (container, stream):
+        timeline = _timeline(container, stream)
+    found: dict[int, np.ndarray | ValueError] = {}
+    wanted, last, count = set(numbers), max(numbers), 0
+    size: tuple[int, int] | None = None
+    with _opened(path) as (container, stream):
+        for frame in _decoded(container, stream, by_stamp=timeline.by_stamp):
+            number = count if not timeline.by_stamp else timeline.numbers.get(frame.pts, -1)
+            count += 1
+            size = size or (frame.width, frame.height)
+            if number in wanted and number not in found:
+                try:
+                    if (frame.width, frame.height) != size:
+                        now = f"{frame.width} x {frame.height}"
+                        raise ValueError(f"expected frames of one size, {size[0]} x {size[1]}, got {now}")
+                    found[number] = convert(_upright(frame))
+                except ValueError as error:
+                    found[number] = error
+                if len(found) == len(wanted):
+                    break
+    end = ValueError(f"expected frames up to {last}, the video ends or is damaged after {count} frames")
     return [found.get(number, end) for number in numbers]
 
 
-def check_container(path: Path) -> None:
-    """Raise ValueError if the file has no pictures itself: FFmpeg would follow a playlist to other places."""
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The container and the video stream that a player would show.
+
+    Raises ValueError if the file is no video or FFmpeg fails, also while it is used.
+    """
+    av = import_av()
     with open_plain(path, "a video file") as file:
-        start = file.read(12)
+        kind = container_format(file.read(12))
+        file.seek(0)
+        # The format and the open file are given, and no protocol is allowed: FFmpeg can follow neither a
+        # playlist nor a reference to another file or address.
+        options = {"protocol_whitelist": "none", "max_pixels": str(MAX_PIXELS)}
+        try:
+            with av.open(file, format=kind, options=options, metadata_errors="replace") as container:
+                stream = container.streams.best("video")
+                if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
+                    raise ValueError("expected a video, got a file without moving pictures")
+                # FFmpeg sets the size to 0 if it cannot tell it, or if it is more than the limit.
+                if not 0 < stream.codec_context.width * stream.codec_context.height <= MAX_PIXELS:
+                    raise ValueError(f"expected frames of at most {MAX_PIXELS} pixels, got more or none")
+                stream.codec_context.thread_count = 1  # files are read in parallel
+                yield container, stream
+        except av.FFmpegError as error:
+            raise ValueError(f"expected a readable video, FFmpeg says: {error.strerror}") from error
+
+
+def container_format(start: bytes) -> str:
+    """FFmpeg's name of the container that begins with these 12 bytes; ValueError if it is none of a video."""
     if not start:
         raise ValueError("expected a video file, it is empty")
-    mp4 = start[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
-    avi = start[:4] == b"RIFF" and start[8:] == b"AVI "
-    if not (mp4 or avi or start[:4] == b"\x1a\x45\xdf\xa3"):
+    if start[4:8] == b"ftyp" and start[8:12] in _STILL:
+        raise ValueError(f"expected a video, got an image of type {start[8:12].decode()}")
+    if start[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
+        return "mov"
+    if start[:4] == b"RIFF" and start[8:] == b"AVI ":
+        return "avi"
+    if start[:4] == b"\x1a\x45\xdf\xa3":
+        return "matroska"
+    raise ValueError(
+        f"expected an mp4, mov, avi, mkv or webm video, the file begins with {start[:4].hex(' ')}"
+    )
+
+
+def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
+    """The packets of the stream that are there whole, up to damage that the container cannot pass."""
+    with suppress(import_av().error.InvalidDataError):
+        for packet in container.demux(stream):
+            if packet.size and not packet.is_corrupt:
+                yield packet
+
+
+def _timeline(container: InputContainer, stream: VideoStream) -> Timeline:
+    is_vp8 = stream.codec_context.name in ("vp8", "libvpx")
+    stored: list[int | None] = []
+    for packet in _packets(container, stream):
+        # An edit list hides packets of an mp4. A VP8 packet may hold a picture that is only referred to.
+        if not packet.is_discard and not (is_vp8 and not bytes(packet)[0] & 0x10):
+            stored.append(packet.pts)
+    stamps = sorted({stamp for stamp in stored if stamp is not None})
+    if len(stamps) < len(stored):  # times that are missing or there twice: even steps
+        step = 1 / Fraction(stream.average_rate or 25)
+        return Timeline(tuple(range(len(stored))), step, by_stamp=False)
+    # An avi has no times of display: where frames are stored in another order, these are times of storage.
+    by_stamp = not (stream.codec_context.has_b_frames and stamps == stored)
+    return Timeline(tuple(stamps), Fraction(stream.time_base or 1), by_stamp)
+
+
+def _decoded(container: InputContainer, stream: VideoStream, *, by_stamp: bool) -> Iterator[VideoFrame]:
+    """The frames in the order of display, without those that damage has spoiled.
+
+    After a packet that cannot be decoded, frames may show what it left up to the next one that stands alone.
+    Where only their order tells frames apart, none after it is known.
+    """
+    damage = import_av().error.InvalidDataError
+    spoiled = False
+    for packet in itertools.chain(_packets(container, stream), [None]):  # None: what the decoder still holds
+        try:
+            frames = stream.codec_context.decode(packet)
+        except damage:
+            spoiled = True
+            if by_stamp:
+                continue
+            return
+        for frame in frames:
+            spoiled = spoiled and not frame.key_frame
+            if not spoiled and not frame.is_corrupt:
+                yield frame
+
+
+def _upright(frame: VideoFrame) -> np.ndarray:
+    """The frame as uint8 RGB (height, width, 3), turned and mirrored as its display matrix says."""
+    image = _rgb(frame)
+    matrix: Any = frame.side_data.get(import_av().sidedata.sidedata.Type.DISPLAYMATRIX)
+    if matrix is None:
+        return image
+    # x' = a x + c y, y' = b x + d y, in 65536ths.
+    a, b, _, c, d = struct.unpack_from("=5i", bytes(matrix))
+    turned = abs(b) > abs(a)
+    right, down = (c, b) if turned else (a, d)
+    image = image.swapaxes(0, 1) if turned else image
+    return np.ascontiguousarray(image[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1])
+
+
+def _rgb(frame: VideoFrame) -> np.ndarray:
+    """The frame's pixels as uint8 RGB (height, width, 3), by the matrix and range of its colours."""
+    from av.video.reformatter import ColorRange, Colorspace
+
+    clear = any(component.is_alpha for component in frame.format.components)
+    source = Colorspace(frame.colorspace) if frame.colorspace in set(Colorspace) else None
+    if source is None and not frame.format.is_rgb:
+        large = frame.width >= 1280 or frame.height > _BT601_LINES
+        source = Colorspace.ITU709 if large else Colorspace.ITU601
+    pixels = frame.to_ndarray(
+        format="rgba" if clear else "rgb24", src_colorspace=source, dst_color_range=ColorRange.JPEG
+    )
+    if clear:
+        check_opaque(pixels[..., 3])
+    return pixels[..., :3]
+
+
+def check_opaque(alpha: np.ndarray) -> None:
+    """Raise ValueError if pixels are transparent: what is below them is not what people saw."""
+    hidden = int((alpha < np.iinfo(alpha.dtype).max).sum())
+    if hidden:
         raise ValueError(
-            f"expected an mp4, mov, avi, mkv or webm video, the file begins with {start[:4].hex(' ')}"
+            f"expected an opaque picture, got {hidden} of {alpha.size} pixels with transparency, "
+            "whose colours are hidden: save it without an alpha channel"
         )

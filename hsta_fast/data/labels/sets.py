@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
@@ -19,18 +21,30 @@ from ..clips import LEFT_OUT, ClipTable, Fault, fault_of
 ClipName = tuple[str, str, str]  # dataset, subject, clip
 
 
-_DATASETS = {"casmeii": "casme2", "smichs": "smic", "casmeiii": "casme3"}
-_DATASETS |= {name: name for name in ("casme2", "samm", "smic", "casme3")}
+_DATASETS = {
+    "casmeii": "casme2",
+    "smichs": "smic",
+    "casmeiii": "casme3",
+    "casmesquared": "casme_squared",
+    "sammlong": "samm_long",
+    "sammlongvideos": "samm_long",
+    "sammlv": "samm_long",
+}
+_DATASETS |= {name: name for name in ("casme2", "samm", "smic", "casme3", "mmew", "dfme", "casme", "4dme")}
 
 
 def dataset_id(name: str) -> str:
-    """The dataset's name, "casme2" from "CASME II" or "CASME2"; an unknown name unchanged."""
-    return _DATASETS.get("".join(filter(str.isalnum, name.casefold())), name)
+    """The dataset's name, "casme2" from "CASME II" or "CASME2"; an unknown name unchanged.
+
+    CAS(ME)^2, with parentheses or a square, is another dataset than CASME II.
+    """
+    plain = re.sub(r"\^2|²|(?<=\))2", "squared", name.casefold())
+    return _DATASETS.get("".join(filter(str.isalnum, plain)), name)
 
 
 def name_key(dataset: str, subject: str, clip: str) -> ClipName:
-    """The key of a clip's name, equal for all spellings of its subject and clip."""
-    return dataset, spelling_key(subject), words_key(clip)
+    """The key of a clip's name, equal for all spellings of dataset, subject and clip."""
+    return dataset_id(dataset), spelling_key(subject), words_key(clip)
 
 
 def _key_of(clip: Mapping[Any, Any]) -> ClipName:
@@ -69,8 +83,8 @@ class LabelSet:
 
     @property
     def listed_datasets(self) -> set[str]:
-        """The datasets of the official list: for their clips it wins over the words."""
-        return {dataset for dataset, _, _ in self.listed}
+        """The datasets of the official list (see `dataset_id`): for their clips it wins over the words."""
+        return {dataset_id(dataset) for dataset, _, _ in self.listed}
 
     def unknown_datasets(self, datasets: Iterable[str]) -> list[str]:
         """The datasets named in `of_dataset` that are neither published ones nor in `datasets`."""
@@ -85,11 +99,28 @@ class LabelSet:
 
 
 _EMOTIONS = ("others", "disgust", "surprise", "fear", "anger", "sad", "happy")
-_NEGATIVE_WORDS = ("negative", "disgust", "fear", "anger", "sad", "sadness", "contempt", "repression")
+_NEGATIVE_WORDS = (
+    "negative",
+    "disgust",
+    "fear",
+    "anger",
+    "sad",
+    "sadness",
+    "contempt",
+    "repression",
+    "tense",
+)
 _NEGATIVE = dict.fromkeys(_NEGATIVE_WORDS, "negative")
-_POSITIVE = dict.fromkeys(("positive", "happy", "happiness"), "positive")
+_POSITIVE = dict.fromkeys(("positive", "happy", "happiness", "amusement"), "positive")
 _OTHERS: dict[str, str | None] = {"others": None, "other": None}
 _SURPRISE = {"surprise": "surprise"}
+_DFME = ("happiness", "anger", "contempt", "disgust", "fear", "sadness", "surprise")
+_CASME = ("happiness", "sadness", "disgust", "surprise", "contempt", "fear", "repression", "tense")
+# The flags of 4DME. A clip with several has their words joined by "+", as its reader joins them.
+_4DME = ("positive", "negative", "surprise", "repression", "others")
+_SEVERAL_FLAGS = dict.fromkeys(
+    "+".join(flags) for length in range(2, 6) for flags in combinations(_4DME, length)
+)
 THREE_CLASSES = ("negative", "positive", "surprise")
 
 
@@ -124,6 +155,9 @@ LABEL_SETS: dict[str, LabelSet] = {
             name="emotion3",
             classes=THREE_CLASSES,
             mapping={**_NEGATIVE, **_POSITIVE, **_SURPRISE, **_OTHERS},
+            of_dataset={
+                "4dme": {**_NEGATIVE, **_POSITIVE, **_SURPRISE, **_OTHERS, **_SEVERAL_FLAGS},
+            },
         ),
         LabelSet(  # in the literature on CASME II, which leaves out its 9 clips of fear and sadness
             name="casme2_5",
@@ -142,6 +176,23 @@ LABEL_SETS: dict[str, LabelSet] = {
             mapping={"0": None, **{str(number + 1): name for number, name in enumerate(OBJECTIVE_CLASSES)}},
         ),
         LabelSet(
+            name="dfme_7",
+            classes=_DFME,
+            # Rows of the test parts have no word.
+            mapping={**{word: word for word in _DFME}, "happy": "happiness", "sad": "sadness", "": None},
+        ),
+        LabelSet(
+            name="casme_8",
+            classes=_CASME,
+            mapping={**{word: word for word in _CASME}, "amusement": "happiness", **_OTHERS},
+        ),
+        LabelSet(name="4dme", classes=_4DME, mapping={**{word: word for word in _4DME}, **_SEVERAL_FLAGS}),
+        LabelSet(
+            name="casme_squared_4",
+            classes=(*THREE_CLASSES, "others"),
+            mapping={word: word for word in (*THREE_CLASSES, "others")},
+        ),
+        LabelSet(
             name="megc2019",
             classes=THREE_CLASSES,
             mapping={},
@@ -150,7 +201,16 @@ LABEL_SETS: dict[str, LabelSet] = {
                 "samm": _composite("anger contempt disgust fear sadness"),
                 "smic": {name: name for name in THREE_CLASSES},
             },
-            without=frozenset({("casme2", "sub04", "EP12_01f"), ("casme2", "sub05", "EP09_05f")}),
+            without=frozenset(
+                {
+                    ("casme2", "sub04", "EP12_01f"),
+                    ("casme2", "sub05", "EP09_05f"),
+                    # Surprise in the coding of 2019 only; the composite is made from that of 2014.
+                    ("casme2", "sub24", "EP07_01"),
+                    ("casme2", "sub24", "EP07_04f"),
+                    ("casme2", "sub24", "EP10_03"),
+                }
+            ),
         ),
     )
 }
@@ -187,8 +247,8 @@ def apply_labels(table: ClipTable, labels: LabelSet) -> tuple[ClipTable, dict[st
     Where the official list and the words differ, the list wins, and each such clip is one more fault of the
     table.
 
-    Raises ValueError for an unknown word, naming the clip and the known words, for a dataset without a column
-    of emotions if the set is one of emotions, and if no clip is left.
+    Raises ValueError for an unknown word, naming the clip and the known words, for clips without an emotion
+    if the set is one of emotions, and if no clip is left.
     """
     _check_emotions(table, labels)
     clips = table.clips.to_dict("records")
@@ -208,14 +268,15 @@ def apply_labels(table: ClipTable, labels: LabelSet) -> tuple[ClipTable, dict[st
 
 
 def _check_emotions(table: ClipTable, labels: LabelSet) -> None:
-    """Raise ValueError if a dataset has no column of emotions, and the label set needs one."""
+    """Raise ValueError if a dataset has clips without an emotion, and the label set needs one."""
     if labels.column != "emotion":
         return
     without = set(table.clips.loc[table.clips["emotion"] == "", "dataset"]) - labels.listed_datasets
+    without = {dataset for dataset in without if "" not in labels.words(dataset)}
     if without:
         raise ValueError(
-            f"label set {labels.name!r} expected emotions, got {' and '.join(sorted(without))} without a "
-            "column of them: --labels objective7 needs none"
+            f"label set {labels.name!r} expected emotions, got clips of {' and '.join(sorted(without))} "
+            "without one: --labels objective7 needs none"
             + "".join(f"; {remark}" for remark in table.remarks if "did you mean emotion" in remark)
         )
 
@@ -228,7 +289,7 @@ def _class_by_word(clip: Mapping[Any, Any], labels: LabelSet) -> str | None:
     try:
         return labels.by_word(clip)
     except KeyError as error:
-        if clip["dataset"] in labels.listed_datasets:
+        if dataset_id(clip["dataset"]) in labels.listed_datasets:
             return None
         known = ", ".join(labels.words(clip["dataset"])) or "no clip of this dataset"
         raise ValueError(
@@ -259,7 +320,7 @@ def _apply_official_list(
     listed = {name_key(*name): label for name, label in labels.listed.items()}
     names, faults = list(by_word), []
     for position, clip in enumerate(clips):
-        if clip["dataset"] not in datasets:
+        if dataset_id(clip["dataset"]) not in datasets:
             continue
         official, rule = listed.get(_key_of(clip)), by_word[position]
         if official != rule:
@@ -271,12 +332,12 @@ def _apply_official_list(
 
 def _listed_but_missing(clips: Sequence[Mapping[Any, Any]], labels: LabelSet) -> list[Fault]:
     """A fault for each clip of the official list that is not in the table, for the table's datasets."""
-    datasets = {clip["dataset"] for clip in clips}
+    datasets = {dataset_id(clip["dataset"]) for clip in clips}
     here = {_key_of(clip) for clip in clips}
     return [
         Fault(*name, None, "in the official list, not among the clips of this copy", LEFT_OUT)
         for name in labels.listed
-        if name[0] in datasets and name_key(*name) not in here
+        if dataset_id(name[0]) in datasets and name_key(*name) not in here
     ]
 
 

@@ -7,13 +7,23 @@ is searched for, because files have titles above it (SAMM's column names are in 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 
+from ...files import inside
 from ..clips import brief
 from .sheets import HEADER_ROWS, UNCALCULATED, Sheets, annotation_files, is_text, read_sheets
+from .tree import MAX_DEPTH, levels
+
+# Below the root, a folder with more tables holds features or scores, and no more than so many are opened.
+MAX_TABLES_IN_FOLDER, MAX_TABLES = 16, 64
+
+# What a folder holds instead of an annotation, for a message.
+NO_TABLE = f"no csv or xlsx file, here or up to {MAX_DEPTH} levels below"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,20 +31,28 @@ class Columns:
     """The columns of a table; names in any case.
 
     filled: those of the optional columns in which a csv row must have a cell, if the table has the column.
+    telling: those of the optional columns by which a table without frames is known, where another dataset
+        has the required ones, too.
+    headerless: for a table without column names, whose columns are the required and then the optional ones:
+        what the cells of some columns match in its first row.
     sheet: the sheet to read if a workbook has one of this name.
     aliases: other name of a column -> its name, both in lower case, the first in letters and digits only. It
         names the column where no cell of the table has the column's own name.
     similar: names that may or may not mean a column -> that column, in the same spellings.
     companion: matches the file name, without its type, of tables next to the annotation that are not it.
+    below: whether the table may lie below the root.
     """
 
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
     filled: tuple[str, ...] = ()
+    telling: tuple[str, ...] = ()
+    headerless: Mapping[str, re.Pattern[str]] = field(default_factory=dict)
     sheet: str | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     similar: Mapping[str, str] = field(default_factory=dict)
     companion: re.Pattern[str] | None = None
+    below: bool = True
 
     def names(self, header: Sequence[str]) -> list[str]:
         """The column that each cell of a header names, in lower case; ignores extra spaces.
@@ -113,31 +131,64 @@ def integer(text: str) -> int | None:
     return int(match[1]) if match else None
 
 
-NO_TABLE = "no csv or xlsx file"  # what a folder holds instead of an annotation, for a message
-
-
 def find_annotation(root: Path, columns: Columns) -> Path:
-    """The one table directly in `root` that has the columns; ValueError if not exactly one."""
-    found, errors = [], []
-    paths = annotation_files(root)
-    if columns.companion is not None:
-        paths = [path for path in paths if not columns.companion.search(path.stem)] or paths
-    for path in paths:
-        try:
-            read_annotation(path, columns)
-            found.append(path)
-        except ValueError as error:
-            errors.append(str(error))
-    # An old workbook beside a new one is the same table, or an older one.
-    found = [path for path in found if path.suffix.lower() != ".xls"] or found
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(path.name for path in found)
-        raise ValueError(f"{root}: expected one annotation file, got {names}; name one with --annotation")
+    """The one table in `root` that has the columns, or else in the folders below it.
+
+    The nearest level with such a file counts (see `table_levels`). Raises ValueError if it has several, or if
+    there is none.
+    """
+    errors: list[str] = []
+    for paths in table_levels(root) if columns.below else [annotation_files(root)]:
+        if columns.companion is not None:
+            paths = [path for path in paths if not columns.companion.search(path.stem)] or paths
+        found = []
+        for path in paths:
+            try:
+                read_annotation(path, columns)
+                found.append(path)
+            except ValueError as error:
+                errors.append(str(error))
+        # An old workbook beside a new one is the same table, or an older one.
+        found = [path for path in found if path.suffix.lower() != ".xls"] or found
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(path.relative_to(root).as_posix() for path in found)
+            raise ValueError(f"{root}: expected one annotation file, got {names}; name one with --annotation")
     if errors:
-        raise ValueError("; ".join(errors))
+        raise ValueError(first_errors(errors))
     raise ValueError(f"{root}: expected an annotation file in this folder, got {NO_TABLE}")
+
+
+def first_errors(errors: Sequence[str], most: int = 3) -> str:
+    """The first errors as one line."""
+    more = len(errors) - most
+    return "; ".join([*errors[:most], *([f"and {more} more tables"] if more > 0 else [])])
+
+
+def table_levels(root: Path) -> Iterator[list[Path]]:
+    """The tables in `root`, then those one level below, and so on (see `tree.levels`)."""
+    yield annotation_files(root)
+    left = MAX_TABLES
+    for level in islice(levels(root), 1, None):
+        paths: list[Path] = []
+        for folder in level:
+            if not folder.of_frames:
+                here = _tables_inside(root, folder.path)
+                paths += here if len(here) <= MAX_TABLES_IN_FOLDER else []
+        yield paths[:left]
+        left -= len(paths[:left])
+
+
+def _tables_inside(root: Path, folder: str) -> list[Path]:
+    """The tables in a folder below the root, without links out of it; none if it cannot be read."""
+    tables: list[Path] = []
+    with suppress(ValueError):
+        for path in annotation_files(root / folder):
+            with suppress(ValueError):
+                inside(root, f"{folder}/{path.name}")
+                tables.append(path)
+    return tables
 
 
 def read_annotation(path: Path, columns: Columns) -> list[Row]:
@@ -174,8 +225,9 @@ def rows_of(path: Path, sheets: Sheets, columns: Columns) -> tuple[list[Row], li
         raise ValueError(f"{path}: expected the columns in one sheet, got them in {', '.join(complete)}")
     rows = sheets[complete[0]]
     start = heads[complete[0]][0]
-    names = columns.names(rows[start])
     meant = (*columns.required, *columns.optional)
+    header = meant if columns.headerless else rows[start]
+    names = columns.names(header)
     repeated = [column for column in meant if names.count(column.casefold()) > 1]
     if repeated:
         raise ValueError(f"{path}: expected each column once, got several of {', '.join(repeated)}")
@@ -197,7 +249,7 @@ def rows_of(path: Path, sheets: Sheets, columns: Columns) -> tuple[list[Row], li
 
     numbered = enumerate(rows[start + 1 :], start=start + 2)
     result = [row_of(number, cells) for number, cells in numbered if any(cells)]
-    return result, columns.remarks(rows[start])
+    return result, columns.remarks(header)
 
 
 def missing_columns(sheets: Sheets, columns: Columns) -> list[str]:
@@ -219,7 +271,14 @@ def _find_headers(sheets: Sheets, columns: Columns) -> dict[str, tuple[int, list
 
 
 def _find_header(rows: Sequence[Sequence[str]], columns: Columns) -> tuple[int, list[str]]:
-    """(position of the row with the most of the required names, the names missing from it)."""
+    """(position of the row with the most of the required names, the names missing from it).
+
+    The position is -1 for a table that needs no such row.
+    """
+    if columns.headerless:
+        first = dict(zip((*columns.required, *columns.optional), rows[0] if rows else (), strict=False))
+        fits = all(cell.fullmatch(first.get(name, "")) for name, cell in columns.headerless.items())
+        return (-1, []) if fits else (0, list(columns.required))
     best = (0, list(columns.required))
     for position, row in enumerate(rows[:HEADER_ROWS]):
         names = set(columns.names(row))

@@ -18,16 +18,18 @@ row that is wrong never stops the run, it gives a `Fault`:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ...clips import identity
 from ...files import is_plain_name
 from ..action_units import objective_class, parse_objective_class
 from ..clips import (
     AS_BLANK,
     CLASS_BY_UNITS,
+    ENDS_AT_APEX,
     LEFT_OUT,
     MIDDLE_APEX,
     ClipTable,
@@ -36,8 +38,10 @@ from ..clips import (
     brief,
     clip_frame,
 )
+from ..remarks import Timing, timing_remarks
 from .annotation import AnnotatedRows, Columns, Row, integer
 from .sheets import UNCALCULATED
+from .tree import NoFolderError, contents, searched
 
 Expression = Literal["micro", "macro"]
 EXPRESSIONS: tuple[Expression, ...] = ("micro", "macro")
@@ -71,6 +75,7 @@ class AnnotationRow:
     longest: the largest number of frames that is accepted; None for no limit.
     notes: (what, action) of faults found so far that do not leave the clip out.
     also: (onset, what) of further expressions in the row, which are left out.
+    rate: frames a second from onset to offset, None if unknown.
     """
 
     dataset: str
@@ -87,6 +92,7 @@ class AnnotationRow:
     longest: int | None = MAX_MICRO_FRAMES
     notes: tuple[tuple[str, str], ...] = ()
     also: tuple[tuple[int | None, str], ...] = ()
+    rate: Callable[[int, int], float | None] = lambda onset, offset: None
 
 
 Rows = Iterable[tuple[str, Row]]  # (where the row is, as messages say it; the row); see `AnnotatedRows`
@@ -104,7 +110,9 @@ class Reader:
         raises ValueError where the copy cannot be read.
     identify: (dataset, subject, clip, onset) as the cells of a row have them, to name a row that cannot be
         interpreted.
+    assumed: what no annotation file of the dataset that was seen confirms, for a remark; "" for nothing.
     labels: the label set that "auto" means for its clips: what the dataset's own literature uses.
+    frames: what a path of a frame looks like, for messages; "" where the table says it.
     """
 
     name: str
@@ -114,16 +122,43 @@ class Reader:
     open: Callable[[Path, Path | str | None, Sequence[Expression]], tuple[Rows, Interpret]]
     identify: Callable[[Row], tuple[str, str, str, str]]
     labels: str
+    frames: str = ""
+    assumed: str = ""
 
     def scan(
         self, root: Path, annotation: Path | str | None, expressions: Sequence[Expression], *, strict: bool
     ) -> ClipTable:
-        """The clips, possibly none, and faults of the copy at `root`; ValueError where it cannot be read."""
+        """The clips, possibly none, and faults of the copy at `root`.
+
+        Raises ValueError where it cannot be read, or no clip of the table has a folder.
+        """
         rows, interpret = self.open(root, annotation, expressions)
         table = read_rows(
-            root, rows, interpret, identify=self.identify, expressions=expressions, strict=strict
+            root,
+            rows,
+            interpret,
+            identify=self.identify,
+            expressions=expressions,
+            strict=strict,
+            no_folders=lambda clips: self._no_folders(root, clips),
         )
-        return replace(table, default_labels=dict.fromkeys(table.clips["dataset"], self.labels))
+        assumed = (f"{self.title}: assumed: {self.assumed}",) if self.assumed else ()
+        defaults = dict.fromkeys(table.clips["dataset"], self.labels)
+        return replace(table, remarks=(*assumed, *table.remarks), default_labels=defaults)
+
+    def _no_folders(self, root: Path, clips: Sequence[tuple[str, str]]) -> str:
+        """What was looked for and found where none of the clips, (subject, folder), has a folder."""
+        first, subjects = clips[0][1], len({subject for subject, _ in clips})
+        try:
+            base = next(iter(self.versions(root).values()), "")
+        except ValueError:
+            base = ""
+        found = f"in {base}" if base else "here"
+        return (
+            f"expected frames of {self.title} such as {self.frames or first}, here or {searched(root)}, got "
+            f"no folder for any of the table's {len(clips)} clips of {subjects} subjects, such as {first}; "
+            f"found {found}: {contents(root, base)}"
+        )
 
 
 def read_rows(
@@ -134,6 +169,7 @@ def read_rows(
     identify: Callable[[Row], tuple[str, str, str, str]],
     expressions: Sequence[Expression],
     strict: bool,
+    no_folders: Callable[[Sequence[tuple[str, str]]], str],
 ) -> ClipTable:
     """The clips, possibly none, and the faults of `rows`.
 
@@ -141,18 +177,24 @@ def read_rows(
     identify: see `Reader`.
     expressions: the kinds of expression to read; rows of other kinds are skipped.
     strict: raise the first fault instead of listing it.
+    no_folders: says in one line what was looked for and found where no clip, (subject, folder), has one.
 
     Every row that is not skipped becomes one clip of the table or one fault with the action `LEFT_OUT`. Each
-    further expression in a row that is kept is one more such fault.
+    further expression in a row that is kept is one more such fault. Where no row of a kind of expression has
+    a folder, one line stands for all of them: the error raised if there is no clip at all, else a fault for
+    micro-expressions and a remark for macro-expressions.
     """
     unknown = [kind for kind in expressions if kind not in EXPRESSIONS]
     if unknown or not expressions:
         raise ValueError(f"expressions expected some of 'micro', 'macro', got {tuple(expressions)!r}")
     log = FaultLog(strict=strict)
     clips: dict[tuple[str, str, str, int | None], dict[str, Any]] = {}
+    absent: dict[Expression, list[tuple[NoFolderError, Fault]]] = {}
+    timings: list[Timing] = []
     for where, row in rows:
         dataset, subject, clip_name, onset_cell = identify(row)
         name = (dataset, subject, clip_name, integer(onset_cell))
+        kind = expressions[0]
         notes: list[tuple[str, str]] = []
         gaps = []
         if row.short:
@@ -162,6 +204,7 @@ def read_rows(
                 f"row expected values, got {UNCALCULATED} in {', '.join(row.uncalculated)}; open the table "
                 "in Excel or LibreOffice and save it"
             )
+        no_folder: NoFolderError | None = None
         try:
             if row.excess:
                 raise ValueError(
@@ -172,7 +215,8 @@ def read_rows(
                 raise ValueError("; ".join(gaps))
             annotated = interpret(row)
             name = (annotated.dataset, annotated.subject, annotated.clip, integer(annotated.onset))
-            if annotated.expression not in expressions:
+            kind = annotated.expression
+            if kind not in expressions:
                 continue
             clip, notes = _build_clip(annotated)
             notes += [(gap, AS_BLANK) for gap in gaps]
@@ -183,14 +227,54 @@ def read_rows(
                 )
         except ValueError as error:
             notes = [(str(error), LEFT_OUT)]
+            no_folder = error if isinstance(error, NoFolderError) else None
         else:
             clips[name] = clip
+            if rate := annotated.rate(clip["onset"], clip["offset"]):
+                is_micro = annotated.expression == "micro"
+                timings.append(Timing(identity(*name), is_micro, len(clip["frames"]), rate))
             for onset, what in annotated.also:
                 log.add(_fault(name, onset, f"{where}: {what}", LEFT_OUT))
         for what, action in notes:
             log.add(_fault(name, name[3], f"{where}: {what}", action))
-    remarks = tuple(rows.remarks) if isinstance(rows, AnnotatedRows) else ()
-    return ClipTable(root, clip_frame(list(clips.values())), tuple(log.faults), remarks)
+        if no_folder is not None:
+            absent.setdefault(kind, []).append((no_folder, log.faults[-1]))
+    for kind in {clip["expression"] for clip in clips.values()}:
+        absent.pop(kind, None)
+    faults, remarks = _one_for_all(root, log.faults, absent, no_folders, is_empty=not clips)
+    if isinstance(rows, AnnotatedRows):
+        remarks = [*rows.remarks, *remarks]
+    remarks += timing_remarks(timings)
+    return ClipTable(root, clip_frame(list(clips.values())), tuple(faults), tuple(remarks))
+
+
+def _one_for_all(
+    root: Path,
+    faults: Sequence[Fault],
+    absent: Mapping[Expression, Sequence[tuple[NoFolderError, Fault]]],
+    no_folders: Callable[[Sequence[tuple[str, str]]], str],
+    *,
+    is_empty: bool,
+) -> tuple[list[Fault], list[str]]:
+    """The faults and remarks, with one for all rows of a kind of expression of which none has a folder.
+
+    absent: each such kind with its rows. Raises ValueError if the table is empty for that reason.
+    """
+    left, remarks = list(faults), []
+    for kind, gone in absent.items():
+        line = no_folders([(fault.subject, error.folder) for error, fault in gone])
+        if is_empty and 2 * len(gone) > len(faults):
+            raise ValueError(f"{root}: {line}")
+        if is_empty:
+            continue
+        replaced = {id(fault) for _, fault in gone}
+        left = [fault for fault in left if id(fault) not in replaced]
+        what = f"{len(gone)} {kind}-expressions"
+        if kind == "macro":
+            remarks.append(f"{what} are not read: {line}")
+        else:
+            left.append(Fault(gone[0][1].dataset, "?", "?", None, line, f"{what} left out"))
+    return left, remarks
 
 
 def _fault(name: tuple[str, str, str, int | None], onset: int | None, what: str, action: str) -> Fault:
@@ -257,6 +341,13 @@ def folder_name(row: Row, column: str) -> str:
             f"{column.lower()} expected the name of one folder inside the root, got {row[column]!r}"
         )
     return row[column]
+
+
+def offset_or_apex(offset: str, apex: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """The cell of the last frame and its notes, where an offset of 0 means that the clip ends at its apex."""
+    if integer(offset) == 0 and integer(apex) is not None:
+        return apex, (("offset expected a frame, got 0", ENDS_AT_APEX),)
+    return offset, ()
 
 
 def expression_type(text: str) -> Expression:

@@ -3,8 +3,8 @@
 The table (`CASME2-coding-20140508.xlsx`, `CASME2-coding-20190701.xlsx`) has the columns Subject (a number),
 Filename, OnsetFrame, ApexFrame, OffsetFrame, Action Units and Estimated Emotion, and two without a name. A
 column Objective Class is read if there is one, or else a table beside the coding with the columns Subject,
-Filename and Objective Class (`CASME2-ObjectiveClasses.xlsx`). The subjects' folders are searched for in the
-root and up to two levels below it. If both versions are there, the cropped one is read.
+Filename and Objective Class (`CASME2-ObjectiveClasses.xlsx`). The subjects' folders and the table may lie in
+folders below the root. If both versions are there, the cropped one is read.
 """
 
 from __future__ import annotations
@@ -47,18 +47,24 @@ _NUMBER = re.compile(r"(?:reg_)?img_?([0-9]{1,15})", re.IGNORECASE)
 def versions(root: Path) -> dict[str, str]:
     """Version ("cropped", "raw") -> folder of the subjects, the version to read first at the front."""
     found: dict[str, str] = {}
+    without_images: dict[str, str] = {}
     for folder in find_subjects(root, _SUBJECT):
-        found.setdefault("cropped" if _is_cropped(root, folder) else "raw", folder)
+        first = _first_image(root, folder)
+        if first:
+            found.setdefault("cropped" if first.lower().startswith("reg_") else "raw", folder)
+        else:
+            without_images.setdefault("cropped" if "crop" in folder.lower() else "raw", folder)
+    found = found or without_images
     return {version: found[version] for version in ("cropped", "raw") if version in found}
 
 
-def _is_cropped(root: Path, folder: str) -> bool:
-    """Decided by the name of the first image, or the folder's name if there is no image."""
+def _first_image(root: Path, folder: str) -> str:
+    """The name of the first image of a clip below `folder`, "" if there is none."""
     for subject in filter(_SUBJECT.fullmatch, subfolders(root, folder)):
         for clip in subfolders(root, posix_join(folder, subject)):
             for path in sorted((root / folder / subject / clip).glob("*img*")):
-                return path.name.lower().startswith("reg_")
-    return "crop" in folder.lower()
+                return path.name
+    return ""
 
 
 def subject_id(text: str) -> str:
@@ -150,4 +156,5 @@ READER = Reader(
     open=_open,
     identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["OnsetFrame"]),
     labels="casme2_5",
+    frames="sub01/EP02_01f/img46.jpg",
 )

@@ -4,19 +4,25 @@ Columns `subject`, `clip` and `path`; optional `emotion`, `dataset` (a word, by 
 `apex`, `offset`, `action units`, `objective class` (I..VII or 1..7) and `expression type` (micro, macro).
 `path`, relative to the root, is a folder of images whose names end in the frame number, or a video file,
 whose frames are 0, 1, 2, ... A blank onset is the first frame, a blank offset the last, a blank apex the
-middle one.
+middle one. In a video, onset, apex and offset may be times with a unit ("1.25 s", "850 ms", "0:01.250").
+The optional column `fps` holds the camera's frames a second, which a video's own rate may hide.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from ...files import as_on_disk
+from ..clips import AS_BLANK
 from ..frames.video import VIDEO_TYPES
 from .annotation import Columns, Row, annotated_rows
 from .base import SIMILAR, AnnotationRow, Expression, Interpret, Reader, Rows, expression_type
-from .folders import ANY_NUMBERED, FrameFolders, VideoFiles
+from .folders import ANY_NUMBERED, FrameFolders
+from .videos import VideoFiles
 
 DATASET = "csv"
 COLUMNS = Columns(
@@ -30,17 +36,20 @@ COLUMNS = Columns(
         "action units",
         "objective class",
         "expression type",
+        "fps",
     ),
     filled=("emotion",),
+    below=False,  # paths in it are relative to the root
     aliases={
         **dict.fromkeys(("au", "aus", "actionunit", "facs"), "action units"),
         **{"objectiveclasses": "objective class", "emotions": "emotion", "estimatedemotion": "emotion"},
         **{f"{name}{word}": name for name in ("onset", "apex", "offset") for word in ("frame", "f")},
+        "framerate": "fps",
     },
     similar=SIMILAR,
 )
 
-# A video file may declare any number of frames; 100,000 are more than an hour at 25 frames a second.
+# 100,000 are more than an hour at 25 frames a second.
 MAX_FRAMES = 100_000
 
 
@@ -51,18 +60,23 @@ def _open(
 
     def interpret(row: Row) -> AnnotationRow:
         kind = expression_type(row["expression type"])
-        path = _relative(row["path"])
+        path = as_on_disk(_relative(row["path"]), root).as_posix()
         is_video = path.lower().endswith(VIDEO_TYPES)
-        onset, offset = row["onset"], row["offset"]
+        fps, notes = _fps(row["fps"])
+        onset, apex, offset = row["onset"], row["apex"], row["offset"]
+        if is_video:
+            onset, offset = videos.frame(path, onset), videos.frame(path, offset)
+            with suppress(ValueError):  # an unusable apex is a fault that does not leave the clip out
+                apex = videos.frame(path, apex)
         if not onset or not offset:
-            numbers = range(videos.length(path)) if is_video else sorted(folders.all_files(path))
+            numbers = range(len(videos.timeline(path))) if is_video else sorted(folders.all_files(path))
             onset, offset = onset or str(numbers[0]), offset or str(numbers[-1])
         return AnnotationRow(
             dataset=_word(row, "dataset") if row["dataset"] else DATASET,
             subject=_word(row, "subject"),
             clip=_word(row, "clip"),
             onset=onset,
-            apex=row["apex"] or None,
+            apex=apex or None,
             offset=offset,
             frames=partial(videos.frames if is_video else folders.frames, path),
             expression=kind,
@@ -70,6 +84,8 @@ def _open(
             action_units=row["action units"],
             objective=row["objective class"],
             longest=MAX_FRAMES,
+            rate=lambda onset, offset: fps or (videos.rate(path, onset, offset) if is_video else None),
+            notes=notes,
         )
 
     return annotated_rows(root, annotation, COLUMNS), interpret
@@ -81,6 +97,16 @@ def _relative(text: str) -> str:
     if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in text or ":" in path.parts[0]:
         raise ValueError(f"path expected a folder or video inside the root, got {text!r}")
     return str(path)
+
+
+def _fps(cell: str) -> tuple[float | None, tuple[tuple[str, str], ...]]:
+    """The frame rate in a cell, None if it has none, and the note on an unreadable one."""
+    if not cell:
+        return None, ()
+    with suppress(ValueError):
+        if 0 < float(cell) < math.inf:
+            return float(cell), ()
+    return None, ((f"fps expected a positive number, got {cell!r}", AS_BLANK),)
 
 
 def _word(row: Row, column: str) -> str:

@@ -1,4 +1,4 @@
-"""Where frames are: folders of numbered images, video files, and the folders of a dataset's subjects."""
+"""Where frames are: folders of numbered images, and the folders of a dataset's subjects."""
 
 from __future__ import annotations
 
@@ -11,27 +11,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-import cv2
-
 from ...clips import words_key
-from ...files import inside, reason
-from ..frames.video import check_container
+from ...files import as_on_disk, inside, reason
+from .tree import IMAGE_TYPE, MAX_DEPTH, NoFolderError, levels, without_numbers
 
 # A frame's file name without its type; group 1 is the frame number.
 ANY_NUMBERED = re.compile(r"(?:.*[^0-9])?([0-9]{1,15})", re.DOTALL)
-_IMAGE_TYPE = re.compile(r"\.(?:jpg|jpeg|png|bmp)", re.IGNORECASE)
 
 Found = TypeVar("Found")
 
 
 def check_folder(root: Path | str) -> Path:
-    """`root` as a path; ValueError if it is not a folder."""
-    if not os.path.isdir(root):
+    """`root` as a path (see `as_on_disk`); ValueError if it is not a folder."""
+    path = as_on_disk(root)
+    if not os.path.isdir(path):
         raise ValueError(f"{root}: expected the folder of a dataset, got no such folder")
-    return Path(root)
+    return path
 
 
-def _remembered(known: dict[str, Found | ValueError], name: str, find: Callable[[str], Found]) -> Found:
+def remembered(known: dict[str, Found | ValueError], name: str, find: Callable[[str], Found]) -> Found:
     """`find(name)`, called once for each name; what it raised is raised again."""
     if name not in known:
         try:
@@ -69,7 +67,7 @@ class FrameFolders:
 
     def listing(self, folder: str) -> Listing:
         """The images in `folder`, a path relative to the root; ValueError if it cannot be listed."""
-        return _remembered(self._listed, folder, self._list)
+        return remembered(self._listed, folder, self._list)
 
     def all_files(self, folder: str) -> dict[int, str]:
         """Frame number -> file name of a folder that is one clip.
@@ -122,7 +120,7 @@ class FrameFolders:
                 for entry in entries:
                     stem, suffix = os.path.splitext(entry.name)
                     match = self.number.fullmatch(stem)
-                    if match is None or not _IMAGE_TYPE.fullmatch(suffix) or stem.startswith("."):
+                    if match is None or not IMAGE_TYPE.fullmatch(suffix) or stem.startswith("."):
                         continue
                     number = int(match[1])
                     try:
@@ -136,7 +134,10 @@ class FrameFolders:
                         raise ValueError(f"{folder}: frame {number} expected one image, got {both}")
                     listing.files[number] = entry.name
         except OSError as error:
-            raise ValueError(f"{folder}: expected a folder of images, got: {reason(error)}") from error
+            what = f"{folder}: expected a folder of images, got: {reason(error)}"
+            if isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise NoFolderError(folder, what) from error
+            raise ValueError(what) from error
         return listing
 
 
@@ -159,60 +160,28 @@ def is_there(root: Path, folder: str, entry: os.DirEntry[str], is_kind: Callable
     return True
 
 
-class VideoFiles:
-    """The video files below `root`, each opened once; their frames are 0, 1, 2, ..."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._lengths: dict[str, int | ValueError] = {}
-
-    def length(self, path: str) -> int:
-        """The number of frames that the file declares; ValueError if OpenCV cannot open it."""
-        return _remembered(self._lengths, path, self._open)
-
-    def frames(self, path: str, onset: int, offset: int) -> tuple[str, ...]:
-        """Frames onset..offset as "path#number"; ValueError if the file has fewer."""
-        length = self.length(path)
-        if onset < 0 or offset >= length:
-            raise ValueError(
-                f"{path}: onset and offset expected frames in 0..{length - 1}, got {onset} and {offset}"
-            )
-        return tuple(f"{path}#{number}" for number in range(onset, offset + 1))
-
-    def _open(self, path: str) -> int:
-        file = inside(self.root, path)
-        try:
-            check_container(file)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-        video = cv2.VideoCapture(str(file), cv2.CAP_FFMPEG)
-        try:
-            length = int(video.get(cv2.CAP_PROP_FRAME_COUNT)) if video.isOpened() else 0
-        finally:
-            video.release()
-        if length < 1:
-            raise ValueError(f"{path}: expected a video, got a file in which OpenCV finds no frame")
-        return length
-
-
 class FolderNames:
     """Folder names as spelled on disk, for the spellings of an annotation (see `words_key`)."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._children: dict[str, list[str]] = {}
+        self._names: dict[str, set[str]] = {}
+        self._spellings: dict[str, dict[str, list[str]]] = {}  # folder -> `words_key` -> names
 
     def on_disk(self, folder: str, name: str) -> str:
         """The folder in `folder` called `name`, else the one with another spelling of it, else `name`.
 
         Raises ValueError if there are several other spellings.
         """
-        if folder not in self._children:
-            self._children[folder] = subfolders(self.root, folder)
-        names = self._children[folder]
-        if name in names:
+        if folder not in self._names:
+            self._names[folder] = set(subfolders(self.root, folder))
+        if name in self._names[folder]:
             return name
-        found = [other for other in names if words_key(other) == words_key(name)]
+        if folder not in self._spellings:
+            spellings = self._spellings[folder] = {}
+            for other in sorted(self._names[folder]):
+                spellings.setdefault(words_key(other), []).append(other)
+        found = self._spellings[folder].get(words_key(name), [])
         if len(found) > 1:
             raise ValueError(f"{folder or '.'}: expected one folder for {name!r}, got {', '.join(found)}")
         return found[0] if found else name
@@ -222,6 +191,34 @@ class FolderNames:
         for name in names:
             folder = posix_join(folder, self.on_disk(folder, name))
         return folder
+
+
+class ClipFolders:
+    """The folders of clips, by name: for datasets whose clips lie below other folders than the subject's.
+
+    clip: matches the name of a clip's folder.
+    parents: the folders that hold clips' folders, nearest to the root first.
+    """
+
+    def __init__(
+        self, root: Path, clip: re.Pattern[str], skip: Callable[[str], bool] = lambda parent: False
+    ) -> None:
+        self.parents = [folder for folder in find_subjects(root, clip) if not skip(folder)]
+        self._folders: dict[str, list[str]] = {}
+        for parent in self.parents:
+            for name in filter(clip.fullmatch, subfolders(root, parent)):
+                self._folders.setdefault(words_key(name), []).append(posix_join(parent, name))
+
+    def only(self, clip: str, prefer: Callable[[str], bool] = lambda folder: False) -> str:
+        """The folder of a clip, whatever its spelling; of several, the one that `prefer` accepts.
+
+        Raises ValueError if that is not exactly one.
+        """
+        found = self._folders.get(words_key(clip), [])
+        found = list(filter(prefer, found)) or found
+        if len(found) != 1:
+            raise ValueError(f"filename expected one folder named {clip!r}, got {', '.join(found) or 'none'}")
+        return found[0]
 
 
 def subfolders(root: Path, folder: str) -> list[str]:
@@ -251,21 +248,25 @@ def list_subfolders(root: Path, folder: str) -> tuple[list[str], list[tuple[str,
     return sorted(names), sorted(errors)
 
 
-def find_subjects(root: Path, subject: re.Pattern[str], *, depth: int = 2) -> list[str]:
+def find_subjects(root: Path, subject: re.Pattern[str], *, depth: int = MAX_DEPTH) -> list[str]:
     """The folders, at most `depth` levels below the root, that hold a folder whose name matches `subject`.
 
-    Paths relative to the root, "" for the root itself, nearest first.
+    Paths relative to the root, "" for the root itself, nearest first. Which folders are searched: see `tree`;
+    a long series of folders is searched wholly if one of its first has such a folder in it.
     """
-    found, level = [], [""]
-    for _ in range(depth + 1):
-        deeper = []
-        for folder in level:
-            names = subfolders(root, folder)
-            if any(subject.fullmatch(name) for name in names):
-                found.append(folder)
-            deeper += [posix_join(folder, name) for name in names if not subject.fullmatch(name)]
-        level = deeper
-    return found
+    whole: set[tuple[str, str]] = set()
+    while True:
+        listed = [folder for level in levels(root, subject, depth=depth, whole=whole) for folder in level]
+        found = [folder.path for folder in listed if any(map(subject.fullmatch, folder.folders))]
+        above = {
+            (posix_join(*parts[:number]) if number else "", without_numbers(parts[number]))
+            for parts in (path.split("/") for path in found)
+            for number in range(len(parts))
+        }
+        series = {(folder.path, name) for folder in listed for name in folder.long_series()}
+        if not (above & series) - whole:
+            return found
+        whole |= above & series
 
 
 def posix_join(folder: str, *names: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,42 +12,134 @@ import pandas as pd
 
 from ...clips import KEY
 from ..clips import LEFT_OUT, ClipTable, fault_of
-from . import casme2, casme3, custom, samm, smic
-from .annotation import NO_TABLE, missing_columns, rows_of
+from . import (
+    casme,
+    casme2,
+    casme3,
+    casme_squared,
+    custom,
+    dfme,
+    four_dme,
+    mmew,
+    samm,
+    samm_long,
+    smic,
+)
+from .annotation import NO_TABLE, Columns, first_errors, missing_columns, rows_of, table_levels
 from .base import Expression, Reader, check_not_empty
 from .folders import check_folder
-from .sheets import Sheets, annotation_files, read_sheets
+from .sheets import Sheets, read_sheets
+from .tree import contents
 
-DatasetName = Literal["auto", "casme2", "samm", "smic", "casme3", "csv"]
+DatasetName = Literal[
+    "auto",
+    "casme2",
+    "samm",
+    "smic",
+    "casme3",
+    "mmew",
+    "dfme",
+    "casme",
+    "4dme",
+    "casme_squared",
+    "samm_long",
+    "csv",
+]
 
 
-READERS: dict[str, Reader] = {
-    module.READER.name: module.READER for module in (casme2, samm, smic, casme3, custom)
-}
+_FIRST = (casme2, samm, smic, casme3)
+_FURTHER = (mmew, dfme, casme, four_dme, casme_squared, samm_long)
+READERS: dict[str, Reader] = {module.READER.name: module.READER for module in (*_FIRST, *_FURTHER, custom)}
 
 
 def recognise(root: Path | str, annotation: Path | str | None = None) -> tuple[str, str]:
     """(dataset, version) of the copy at `root`, by its annotation's columns and its folders.
 
-    The version is "no frames" if only the annotation is there. Raises ValueError if it is none of the
-    datasets, or could be several.
+    The annotation is the one given, or else in `root` or the folders below it. The version is "no frames" if
+    only the annotation is there. Raises ValueError if it is none of the datasets, or could be several.
     """
     root = check_folder(root)
-    tables, errors = _tables(annotation_files(root) if annotation is None else [Path(annotation)])
+    tables, errors = _search(root) if annotation is None else _tables([Path(annotation)])
     found = {}
     for name, reader in READERS.items():
-        has_table = any(not missing_columns(sheets, reader.columns) for sheets in tables.values())
-        version = version_of(name, root, annotation)
-        if has_table or (name == "smic" and version == "cropped"):  # the one that needs no annotation
+        fits = any(not missing_columns(sheets, reader.columns) for sheets in tables.values())
+        if not fits and name != "smic":
+            continue
+        try:
+            version = version_of(name, root, annotation)
+        except ValueError as error:
+            errors.append(str(error))
+            continue
+        if fits and version == "no frames":  # then the table alone has to tell the dataset
+            columns = replace(reader.columns, required=_all_telling(reader.columns))
+            fits = any(not missing_columns(sheets, columns) for sheets in tables.values())
+        if fits or (name, version) == ("smic", "cropped"):  # the one that needs no annotation
             found[name] = version
+    if annotation is not None and "csv" in found and "smic" in found and "smic" not in _with_table(tables):
+        del found["smic"]  # the table that was asked for is not that of SMIC-HS
     if len(found) > 1:
-        # A released dataset with its frames wins over a plain table, and over one without its frames.
+        # A released dataset with its frames wins over a plain table, and over one without its frames; then
+        # one whose table has all columns of another's and more wins over that one.
         found = {name: v for name, v in found.items() if v != "no frames" and name != "csv"} or found
+        found = {name: v for name, v in found.items() if not any(_has_more(other, name) for other in found)}
     if len(found) == 1:
         return next(iter(found.items()))
     if found:
-        raise ValueError(f"{root}: expected one dataset, got {' and '.join(found)}; name one with --dataset")
+        raise ValueError(f"{root}: expected one dataset, got {_several(root, found, tables)}")
     raise ValueError(f"{root}: {_none_found(root, tables, errors)}")
+
+
+def _all_telling(columns: Columns) -> tuple[str, ...]:
+    """The columns by which a table without frames is known."""
+    return (*columns.required, *columns.telling)
+
+
+def _has_more(name: str, than: str) -> bool:
+    """Whether the table of one dataset has all columns of another's table, and more."""
+    own, others = (set(map(str.casefold, _all_telling(READERS[one].columns))) for one in (name, than))
+    return others < own
+
+
+def _search(root: Path) -> tuple[dict[Path, Sheets], list[str]]:
+    """The tables in `root` if one of them is that of a dataset, else also those in the folders below."""
+    tables: dict[Path, Sheets] = {}
+    errors: list[str] = []
+    for number, paths in enumerate(table_levels(root)):
+        here, why = _tables(paths)
+        if number:  # a plain table counts only in the root itself
+            here = {path: sheets for path, sheets in here.items() if _with_table({path: sheets}) != ["csv"]}
+        tables |= here
+        errors += why
+        if number == 0 and _with_table(tables):
+            break
+    return tables, errors
+
+
+def _with_table(tables: dict[Path, Sheets]) -> list[str]:
+    """The datasets whose columns one of the tables has."""
+    return [
+        name
+        for name, reader in READERS.items()
+        if any(not missing_columns(sheets, reader.columns) for sheets in tables.values())
+    ]
+
+
+def _several(root: Path, found: dict[str, str], tables: dict[Path, Sheets]) -> str:
+    """The datasets found, where they are, and what to do about it."""
+    places = {}
+    for name in found:
+        reader = READERS[name]
+        parts = [
+            path.parent.relative_to(root).as_posix()
+            for path, sheets in tables.items()
+            if path.is_relative_to(root) and not missing_columns(sheets, reader.columns)
+        ][:1]
+        parts += list(reader.versions(root).values())[:1]
+        places[name] = os.path.commonpath(part or "." for part in parts)
+    if len({*places.values(), "", "."}) == len(places) + 2:
+        each = [f"{READERS[name].title} in {place}" for name, place in places.items()]
+        return f"{' and '.join(each)}; give the folder of each"
+    return f"{' and '.join(found)}; name one with --dataset"
 
 
 def version_of(dataset: str, root: Path, annotation: Path | str | None = None) -> str:
@@ -161,12 +254,15 @@ def _tables(paths: Sequence[Path]) -> tuple[dict[Path, Sheets], list[str]]:
 
 def _none_found(root: Path, tables: dict[Path, Sheets], errors: Sequence[str]) -> str:
     """Why the folder at `root` is none of the datasets, as one line."""
-    expected = "CASME II, SAMM, SMIC-HS or CAS(ME)3 with its annotation (csv or xlsx), or a plain table"
-    by_frames = [name for name, reader in READERS.items() if name != "csv" and reader.versions(root)]
+    titles = ", ".join(reader.title for name, reader in READERS.items() if name != "csv")
+    expected = f"one of {titles} with its annotation (csv or xlsx), or a plain table"
+    by_frames = [name for name in READERS if name != "csv" and _has_frames(name, root)]
     said = []
     if by_frames:
         said.append(f"the folders of {' and '.join(READERS[name].title for name in by_frames)}")
-    said += errors or ([] if tables else [NO_TABLE])
+    said += [first_errors(errors)] if errors else []
+    if not tables and not errors:
+        said.append(f"{NO_TABLE}; the folder holds: {contents(root)}")
     near = [
         (len(missing_columns(sheets, reader.columns)) / len(reader.columns.required), path, reader)
         for path, sheets in tables.items()
@@ -181,3 +277,10 @@ def _none_found(root: Path, tables: dict[Path, Sheets], errors: Sequence[str]) -
         except ValueError as error:
             said.append(f"as {reader.title}: {error}")
     return f"expected {expected}, got {'; '.join(said)}"
+
+
+def _has_frames(dataset: str, root: Path) -> bool:
+    try:
+        return version_of(dataset, root) != "no frames"
+    except ValueError:
+        return False

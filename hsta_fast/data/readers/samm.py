@@ -2,7 +2,7 @@
 
 The table, `SAMM_Micro_FACS_Codes_v2.xlsx`, has its column names in row 14: Subject, Filename, Inducement
 Code, Onset Frame, Apex Frame, Offset Frame, Duration, Micro, Action Units, Estimated Emotion, Objective
-Classes (1..7) and Notes. The subjects' folders are searched for in the root and up to two levels below it.
+Classes (1..7) and Notes. The subjects' folders and the table may lie in folders below the root.
 """
 
 from __future__ import annotations
@@ -93,4 +93,5 @@ READER = Reader(
     open=_open,
     identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["Onset Frame"]),
     labels="samm_5",
+    frames="006/006_1_2/006_05562.jpg",
 )

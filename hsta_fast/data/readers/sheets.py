@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from ...files import open_plain, reason
+from ...files import as_on_disk, open_plain, reason
 from ..clips import brief
 
 # Of a workbook, unpacked. A published annotation has less than 1 MB; a malicious one may have any size.
@@ -47,6 +47,7 @@ def annotation_files(root: Path) -> list[Path]:
 
 def read_sheets(path: Path) -> Sheets:
     """The sheets of a table; ValueError if it is missing, not such a file, or needs a missing package."""
+    path = as_on_disk(path)
     try:
         with open_plain(path, "an annotation file") as file:
             file.read(1)
@@ -70,6 +71,7 @@ def read_sheets(path: Path) -> Sheets:
 
 def read_text(path: Path) -> Sheets:
     """The sheets of a UTF-8 text file, one for each separator; ValueError if it is not one."""
+    path = as_on_disk(path)
     try:
         with open_plain(path, "a table") as file:
             text = file.read().decode("utf-8-sig")

@@ -11,6 +11,7 @@ as in the official list of MEGC 2019, whatever the padding in files and tables.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -36,20 +37,49 @@ COLUMNS = Columns(
 )
 _SUBJECT = re.compile(r"s[0-9]{1,3}", re.IGNORECASE)
 _CLIP = re.compile(r"s([0-9]{1,4})_([a-z]+)_?([0-9]{1,4})")
+_CAMERA = re.compile(r"(?<![a-z])(?:hs|vis|nir)(?![a-z])", re.IGNORECASE)
+_CAMERA_FOLDER = re.compile(r"(?:SMIC[ _-]?)?(HS|VIS|NIR)(?:[ _-](?:E|long|cropped|raw))*")
 _CODES = {"ne": "negative", "po": "positive", "sur": "surprise"}
 
 
 def versions(root: Path) -> dict[str, str]:
-    """Version ("cropped", "long") -> folder of the subjects, the version to read first at the front."""
+    """Version ("cropped", "long") -> folder of the subjects, the version to read first at the front.
+
+    Raises ValueError if all are of the cameras VIS and NIR, whose clips are not those of HS.
+    """
     found: dict[str, str] = {}
+    other: dict[str, str] = {}
+    without_clips: dict[str, str] = {}
     for folder in find_subjects(root, _SUBJECT):
-        if {"VIS", "NIR"} & set(Path(folder).parts):  # the other two cameras, not part of HS
-            continue
         subjects = filter(_SUBJECT.fullmatch, subfolders(root, folder))
-        inner = (subfolders(root, posix_join(folder, subject)) for subject in subjects)
-        cropped = any(name.casefold() == "micro" for names in inner for name in names)
-        found.setdefault("cropped" if cropped else "long", folder)
+        inner = [
+            name.casefold() for subject in subjects for name in subfolders(root, posix_join(folder, subject))
+        ]
+        version = "cropped" if "micro" in inner else "long"
+        if version == "long" and not any(map(_CLIP.fullmatch, inner)):
+            without_clips.setdefault(version, folder)
+        elif (camera := _camera(root, folder)) == "HS":
+            found.setdefault(version, folder)
+        else:
+            other.setdefault(camera, folder)
+    if other and not found:
+        cameras = [f"SMIC-{camera} in {root / folder}" for camera, folder in other.items()]
+        raise ValueError(f"SMIC expected the camera HS, got {' and '.join(cameras)}; only SMIC-HS is read")
+    found = found or without_clips
     return {version: found[version] for version in ("cropped", "long") if version in found}
+
+
+def _camera(root: Path, folder: str) -> str:
+    """The camera that the nearest folder above the subjects names, in the root, or as the root's parents."""
+    root = Path(os.path.realpath(root))
+    for name in (*reversed(Path(folder).parts), root.name):
+        if (part := _CAMERA.search(name)) is not None:
+            return part[0].upper()
+    # Other folders above the root are not part of the copy: only one that is called like a camera's counts.
+    for above in (root.parent, root.parent.parent):
+        if (whole := _CAMERA_FOLDER.fullmatch(above.name)) is not None:
+            return whole[1]
+    return "HS"
 
 
 def subject_id(text: str) -> str:
@@ -202,4 +232,5 @@ READER = Reader(
     open=_open,
     identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["OnsetF"]),
     labels="emotion3",
+    frames="HS/s1/micro/negative/s1_ne_01/*.jpg or SMIC_HS_E/s20/s20_ne_01/image17581039.jpg",
 )

@@ -1,5 +1,6 @@
 """Frames of video files, "clips/a.mp4#17"."""
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from hsta_fast.data.frames import store as store_module
 from hsta_fast.data.frames.cache import Cache
 from hsta_fast.data.frames.decode import content_keys
 from hsta_fast.data.frames.store import load_frames
-from hsta_fast.data.frames.video import split_video
+from hsta_fast.data.frames.video import read_timeline, read_video, split_video
 from hsta_fast.data.sampling import Sampling
 from tests.data.frames.test_store import encoded, table_of
+from tests.data.frames.video_files import encode, greys
 
 FORMATS = [("a.avi", "MJPG"), ("a.mp4", "mp4v")]
 
@@ -72,7 +74,7 @@ def test_bad_videos_are_faults(tmp_path: Path) -> None:
     left, _ = load(tmp_path, [*([name, name] for name in names), ["good.avi#0", "good.avi#19"]])
     assert left.clips["subject"].tolist() == ["s7"]
     wrong = [
-        *("ends or is damaged after 20 frames", "cannot open it", "a readable video"),
+        *("ends or is damaged after 20 frames", "a readable video", "a readable video"),
         *("is empty", "begins with 66 66 63 6f", "got: no such file", "inside the root"),
     ]
     for word, fault in zip(wrong, left.faults, strict=True):
@@ -99,31 +101,45 @@ def test_a_video_that_changes_while_it_is_read_is_a_fault(
 def test_a_video_of_huge_frames_is_refused_before_decoding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(tmp_path / "good.avi", "MJPG")
-    get = cv2.VideoCapture
+    path = encode(tmp_path / "huge.avi", "ffv1", greys(2), "bgr0")
+    data = bytearray(path.read_bytes())
+    at = data.index(b"strf") + 12
+    assert data[at : at + 8] == struct.pack("<II", 64, 48)
+    for width, height in ((8000, 8001), (50_000, 50_000)):
+        data[at : at + 8] = struct.pack("<II", width, height)
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match="expected frames of at most 64000000 pixels, got more or none"):
+            load(tmp_path, [["huge.avi#0", "huge.avi#1"]], strict=True)
 
-    class Huge:
-        """Says that its frames are 50,000 x 50,000, and has none."""
 
-        def __init__(self, *args: Any) -> None:
-            self.video = get(*args)
+KINDS: dict[str, dict[str, Any]] = {
+    "b_frames.mp4": {"codec": "libx264", "options": {"bf": "3", "x264-params": "b-adapt=0"}},
+    "live.webm": {"codec": "libvpx", "container": {"live": "1"}},
+    "vp9.webm": {"codec": "libvpx-vp9", "options": {"deadline": "realtime", "cpu-used": "8"}},
+    "variable.mkv": {"codec": "ffv1", "pixels": "bgr0", "times": [3 * k * k for k in range(30)]},
+    "late.mkv": {"codec": "ffv1", "pixels": "bgr0", "times": [5000 + 40 * k for k in range(30)]},
+    "fine_clock.avi": {
+        "codec": "mjpeg",
+        "pixels": "yuvj420p",
+        "times": [33 * k for k in range(30)],
+        "rate": 1000,
+    },
+    "stored_order.avi": {"codec": "libx264", "options": {"bf": "3", "x264-params": "b-adapt=0"}},
+    "mpeg4.avi": {"codec": "mpeg4", "options": {"bf": "2", "qmin": "1", "qmax": "1"}},
+    "hevc.mp4": {"codec": "libx265", "options": {"x265-params": "log-level=none"}},
+    "ten_bits.mkv": {"codec": "ffv1", "pixels": "yuv420p10le"},
+    "interlaced.mp4": {"codec": "libx264", "options": {"x264-params": "tff=1"}},
+}
 
-        def isOpened(self) -> bool:
-            return self.video.isOpened()
 
-        def get(self, what: int) -> float:
-            return (
-                50_000
-                if what in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
-                else self.video.get(what)
-            )
-
-        def grab(self) -> bool:
-            raise AssertionError("decoded")
-
-        def release(self) -> None:
-            self.video.release()
-
-    monkeypatch.setattr(cv2, "VideoCapture", Huge)
-    with pytest.raises(ValueError, match="at most 64000000 pixels, got 50000 x 50000"):
-        load(tmp_path, [["good.avi#0", "good.avi#1"]], strict=True)
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_has_its_frames_in_the_order_of_display(tmp_path: Path, name: str) -> None:
+    size = (47, 63) if name == "ten_bits.mkv" else (48, 64)
+    path = encode(tmp_path / name, frames=greys(30, *size), **KINDS[name])
+    timeline = read_timeline(path)
+    assert len(timeline) == 30
+    frames = [np.asarray(frame) for frame in read_video(path, range(30), lambda image: image)]
+    for k, frame in enumerate(frames):
+        assert frame.shape == (*size, 3) and abs(frame.astype(int) - 8 * k).mean() < 4, k
+    assert np.array_equal(np.asarray(read_video(path, [17], lambda image: image)[0]), frames[17])
+    assert timeline.by_stamp == (name != "stored_order.avi")

@@ -47,7 +47,7 @@ def test_three_classes_drop_and_count_others() -> None:
 
 
 def test_five_classes_of_casme2_and_of_samm() -> None:
-    words = ("happiness", "surprise", "disgust", "repression", "others", "fear", "sadness")
+    words: tuple[str, ...] = ("happiness", "surprise", "disgust", "repression", "others", "fear", "sadness")
     labelled, dropped = apply_labels(table_of(*words), LABEL_SETS["casme2_5"])
     assert labelled.clips["label"].tolist() == [0, 1, 2, 3, 4] and dropped == {"fear": 1, "sadness": 1}
     assert LABEL_SETS["casme2_5"].classes == words[:5]
@@ -81,8 +81,8 @@ def test_an_unknown_emotion_names_the_clip_and_the_words() -> None:
 @pytest.mark.parametrize(
     ("word", "known_to"),
     [
-        ("contempt", r"which --labels emotion3 or samm_5 would know$"),
-        ("repression", r"which --labels emotion3 or casme2_5 would know$"),
+        ("contempt", r"which --labels emotion3 or samm_5 or dfme_7 or casme_8 would know$"),
+        ("repression", r"which --labels emotion3 or casme2_5 or casme_8 or 4dme would know$"),
         ("bored", r"which no label set knows: --labels may be a file that maps it$"),
     ],
 )

@@ -1,0 +1,87 @@
+"""DFME: `DFME_train/sub0001_01/00109.png`, at any depth, and one table for each part.
+
+Known: the columns Subject (sub0001), Filename (sub0001_01), OnsetFrame, ApexFrame, OffsetFrame, Emotion
+(seven words, contempt among them), EmotionId, Fps (500, 300 or 200, by row) and AU. In AU, AD38 and M58 are
+no action units. The test parts are published without emotions. Frame numbers, not times, are used, so Fps
+is not needed; half a second has 250 frames at most.
+
+Assumed: see `assumed` below.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from .annotation import Columns, Row, annotated_rows
+from .base import AnnotationRow, Expression, Interpret, Reader, Rows, folder_name
+from .folders import ANY_NUMBERED, ClipFolders, FrameFolders
+
+DATASET = "dfme"
+COLUMNS = Columns(
+    required=("Subject", "Filename", "OnsetFrame", "ApexFrame", "OffsetFrame"),
+    optional=("Emotion", "EmotionId", "Fps", "AU"),
+    telling=("Emotion",),
+)
+_CLIP = re.compile(r"sub([0-9]{4,6})_[0-9]{1,4}", re.IGNORECASE)
+
+
+def versions(root: Path) -> dict[str, str]:
+    """Version -> folder of the clips; {} where there are none."""
+    folders = ClipFolders(root, _CLIP).parents
+    return {"frames": folders[0]} if folders else {}
+
+
+def subject_id(text: str) -> str:
+    """The subject, "sub0001", from "1", "0001" or "sub0001"; ValueError for anything else."""
+    match = re.fullmatch(r"(?:sub)?0*([0-9]{1,6})(?:\.0)?", text.casefold())
+    if match is None:
+        raise ValueError(f"subject expected a number such as 1, or sub0001, got {text!r}")
+    return f"sub{int(match[1]):04d}"
+
+
+def _open(
+    root: Path, annotation: Path | str | None, expressions: Sequence[Expression]
+) -> tuple[Rows, Interpret]:
+    frames, clips = FrameFolders(root, ANY_NUMBERED), ClipFolders(root, _CLIP)
+    rows = annotated_rows(root, annotation, COLUMNS)
+    without = sum(not row["Emotion"] for _, row in rows)
+    if without:
+        rows.remarks.append(
+            f"DFME: {without} of {len(rows)} rows have no emotion, as in the published test parts; the label "
+            "set dfme_7 drops their clips"
+        )
+
+    def interpret(row: Row) -> AnnotationRow:
+        subject, clip = subject_id(row["Subject"]), folder_name(row, "Filename")
+        match = _CLIP.fullmatch(clip)
+        if match is not None and subject_id(match[1]) != subject:
+            raise ValueError(f"filename expected a clip of subject {subject}, got {clip!r}")
+        folder = clips.only(clip)
+        return AnnotationRow(
+            dataset=DATASET,
+            subject=subject,
+            clip=Path(folder).name,
+            onset=row["OnsetFrame"],
+            apex=row["ApexFrame"],
+            offset=row["OffsetFrame"],
+            frames=partial(frames.frames, folder),
+            emotion=row["Emotion"] or None,
+            action_units=row["AU"],
+        )
+
+    return rows, interpret
+
+
+READER = Reader(
+    name=DATASET,
+    title="DFME",
+    columns=COLUMNS,
+    versions=versions,
+    open=_open,
+    identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["OnsetFrame"]),
+    labels="dfme_7",
+    assumed="a clip's name begins with its subject",
+)

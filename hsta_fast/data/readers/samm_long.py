@@ -1,0 +1,105 @@
+"""SAMM Long Videos: `SAMM_longvideos/006_1/006_1_0001.jpg`, at any depth, and one table.
+
+As public code reads it (no file was seen): `SAMM_LongVideos_V3_Release.xlsx` has its column names in row 10:
+Subject, Filename, Inducement Code, Onset, Apex, Offset, Duration, Type ("Micro - 1/2" or "Macro"), Action
+Units and Notes. Filename, 006_1_2, is the subject, the recording and the expression; the frames of 006_1 are
+in one folder. An expression with offset 0 ends at its apex. There is no column of emotions.
+
+Assumed: see `assumed` below.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from .annotation import Columns, Row, annotated_rows
+from .base import (
+    MAX_MICRO_FRAMES,
+    AnnotationRow,
+    Expression,
+    Interpret,
+    Reader,
+    Rows,
+    folder_name,
+    offset_or_apex,
+)
+from .folders import ANY_NUMBERED, ClipFolders, FrameFolders
+
+DATASET = "samm_long"
+COLUMNS = Columns(
+    required=("Subject", "Filename", "Onset", "Apex", "Offset", "Type", "Action Units"),
+    optional=("Inducement Code", "Duration", "Notes"),
+)
+_RECORDING = re.compile(r"[0-9]{3}_[0-9]{1,3}")
+
+
+def versions(root: Path) -> dict[str, str]:
+    """Version -> folder of the recordings; {} where there are none."""
+    folders = ClipFolders(root, _RECORDING).parents
+    return {"long videos": folders[0]} if folders else {}
+
+
+def expression_of(text: str) -> Expression:
+    """The kind of expression in a cell of the column Type; ValueError for an unknown one."""
+    kinds: tuple[Expression, ...] = ("micro", "macro")
+    for kind in kinds:
+        if text.casefold().startswith(kind):
+            return kind
+    raise ValueError(f"type expected Micro - 1/2 or Macro, got {text!r}")
+
+
+def clip_id(text: str) -> str:
+    """The name of an expression, "006_1_2" from "6_1_2"; ValueError for anything else."""
+    match = re.fullmatch(r"0*([0-9]{1,3})_([0-9]{1,3})_([0-9]{1,3})", text)
+    if match is None:
+        raise ValueError(f"filename expected subject, recording and expression such as 006_1_2, got {text!r}")
+    return f"{int(match[1]):03d}_{match[2]}_{match[3]}"
+
+
+def _open(
+    root: Path, annotation: Path | str | None, expressions: Sequence[Expression]
+) -> tuple[Rows, Interpret]:
+    frames, recordings = FrameFolders(root, ANY_NUMBERED), ClipFolders(root, _RECORDING)
+    rows = annotated_rows(root, annotation, COLUMNS)
+    rows.remarks.append("SAMM Long Videos: the table has no emotions, --labels objective7 needs none")
+
+    def interpret(row: Row) -> AnnotationRow:
+        kind = expression_of(row["Type"])
+        clip = clip_id(folder_name(row, "Filename"))
+        subject, _, _ = clip.partition("_")
+        if subject != row["Subject"].removesuffix(".0").zfill(3):
+            raise ValueError(f"filename expected a clip of subject {row['Subject']}, got {clip!r}")
+        offset, notes = offset_or_apex(row["Offset"], row["Apex"])
+        return AnnotationRow(
+            dataset=DATASET,
+            subject=subject,
+            clip=clip,
+            onset=row["Onset"],
+            apex=row["Apex"],
+            offset=offset,
+            frames=lambda onset, last: frames.frames(recordings.only(clip.rpartition("_")[0]), onset, last),
+            expression=kind,
+            emotion=None,
+            action_units=row["Action Units"],
+            longest=MAX_MICRO_FRAMES if kind == "micro" else None,
+            notes=notes,
+        )
+
+    return rows, interpret
+
+
+READER = Reader(
+    name=DATASET,
+    title="SAMM Long Videos",
+    columns=COLUMNS,
+    versions=versions,
+    open=_open,
+    identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["Onset"]),
+    labels="objective7",
+    assumed=(
+        "the columns and folders are as public code reads them, any type that begins with Micro is a "
+        "micro-expression, and an expression with offset 0 ends at its apex"
+    ),
+)

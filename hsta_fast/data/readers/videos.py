@@ -1,0 +1,60 @@
+"""Video files of a plain table: how many frames they have, and when each is shown."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ...files import inside
+from ..frames.video import Timeline, read_timeline
+from .folders import remembered
+
+# "1.25 s", "850 ms", "0:01.250" and "1:02:03": seconds, milliseconds, minutes or hours before them.
+_SECONDS = re.compile(r"([0-9]{1,9}(?:\.[0-9]*)?|\.[0-9]+) ?(s|sec|seconds?|ms)", re.IGNORECASE)
+_CLOCK = re.compile(r"(?:([0-9]{1,3}):)?([0-9]{1,3}):([0-9]{1,2}(?:\.[0-9]*)?)")
+
+
+def seconds(cell: str) -> float | None:
+    """The time that a cell with a unit holds, in seconds; None for any other text, plain numbers included."""
+    if match := _SECONDS.fullmatch(cell):
+        return float(match[1]) / (1000 if match[2].lower() == "ms" else 1)
+    if match := _CLOCK.fullmatch(cell):
+        return 3600 * int(match[1] or 0) + 60 * int(match[2]) + float(match[3])
+    return None
+
+
+class VideoFiles:
+    """The video files below `root`, each looked through once; their frames are 0, 1, 2, ..."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._timelines: dict[str, Timeline | ValueError] = {}
+
+    def timeline(self, path: str) -> Timeline:
+        """When each frame of the file is shown; ValueError if it is no readable video."""
+        return remembered(self._timelines, path, self._read)
+
+    def frame(self, path: str, cell: str) -> str:
+        """The frame number that a cell names: itself, or for a time the frame whose start is nearest."""
+        time = seconds(cell)
+        return cell if time is None else str(self.timeline(path).at(time))
+
+    def rate(self, path: str, onset: int, offset: int) -> float | None:
+        """Frames a second between two frames; None where it cannot be told."""
+        timeline = self.timeline(path)
+        return timeline.rate(onset, offset) if 0 <= onset < offset < len(timeline) else None
+
+    def frames(self, path: str, onset: int, offset: int) -> tuple[str, ...]:
+        """Frames onset..offset as "path#number"; ValueError if the file has fewer."""
+        length = len(self.timeline(path))
+        if onset < 0 or offset >= length:
+            raise ValueError(
+                f"{path}: onset and offset expected frames in 0..{length - 1}, got {onset} and {offset}"
+            )
+        return tuple(f"{path}#{number}" for number in range(onset, offset + 1))
+
+    def _read(self, path: str) -> Timeline:
+        try:
+            return read_timeline(inside(self.root, path))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
