@@ -1,23 +1,19 @@
-"""The command line: arguments only.
+"""The command line: commands and their arguments.
 
-Each command is a function below, whose arguments and help tyro makes from its signature; so is the list of
-commands in `hsta-fast --help`. A function imports what it runs, so that help and mistakes in the arguments do
-not wait for scikit-learn and matplotlib.
+Each command is a function below, whose arguments and help tyro makes from its signature. A function imports
+what it runs, so that help and mistakes in the arguments do not wait for scikit-learn and matplotlib.
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import partial
-from inspect import getdoc
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
-from tyro.extras import SubcommandApp
 
 import hsta_fast
 
@@ -25,17 +21,27 @@ from . import console
 from .data import DatasetName
 from .extension import PARTS, BuildError, kept, load, missing
 from .files import reason
+from .help_text import examples_of, overview
+from .spelling import did_you_mean
 from .synth import SynthConfig
 from .training.config import RECIPES, Recipe, TrainConfig, recipe_config
+from .training.config_file import read_settings
 from .training.optim import NonFiniteLossError
+from .training.setting_groups import SettingGroups
+from .usage import UsageError, as_usage_error, completion, flags_given, flags_of, parse, summary
 
-Settings = Annotated[TrainConfig, tyro.conf.arg(name="")]
+Shell = Literal["bash", "zsh", "fish"]
+
+Settings = Annotated[SettingGroups, tyro.conf.arg(name="")]
+_TRAINING = ("prepare", "train", "ablate")  # the commands that take the settings of a run
 
 
 def _synth(config: Annotated[SynthConfig, tyro.conf.arg(name="")]) -> None:
     """Render faces of many subjects that perform micro-expressions."""
     from .synth import render
 
+    with as_usage_error():
+        config.check()
     print(render(config))
 
 
@@ -79,28 +85,37 @@ def _doctor(
     sys.exit(found.status)
 
 
-def _prepare(recipe: Recipe = "paper", *, config: Settings) -> None:
+def _prepare(recipe: Recipe = "paper", config: Path | None = None, *, settings: Settings) -> None:
     """Decode a run's frames ahead of it (same flags as train).
 
     Args:
         recipe: the paper's settings, or the published code's; other flags override them.
-        config: the settings.
+        config: a YAML or JSON file of settings, or a run's config.json; flags override it.
+        settings: the settings.
     """
     from .training.setup import fill_cache
 
-    print(fill_cache(config))
+    checked = _checked(settings)
+    if checked.dry_run:
+        raise UsageError("prepare expected no --dry-run, got one: train --dry-run says what would be trained")
+    print(fill_cache(checked))
 
 
-def _train(recipe: Recipe = "paper", *, config: Settings) -> None:
+def _train(recipe: Recipe = "paper", config: Path | None = None, *, settings: Settings) -> None:
     """Train and test under a subject-disjoint protocol.
 
     Args:
         recipe: the paper's settings, or the published code's; other flags override them.
-        config: the settings.
+        config: a YAML or JSON file of settings, or a run's config.json; flags override it.
+        settings: the settings.
     """
     from .training import runner
+    from .training.setup import pick_device
 
-    runner.main(config)
+    checked = _checked(settings)
+    with as_usage_error():
+        pick_device(checked.device, checked.dtype)
+    runner.main(checked)
 
 
 def _evaluate(path: Annotated[Path, tyro.conf.Positional], data: tuple[Path, ...] = ()) -> None:
@@ -146,35 +161,81 @@ def _audit(
 
     flags = {"label": label, "predicted": predicted, "subject": subject, "fold": fold}
     columns = {name: column for name, column in flags.items() if column is not None}
-    names = [] if classes is None else [name.strip() for name in classes.split(",")]
-    text, status = audit(path, clips, folds, absent=absent, columns=columns, classes=names)
+    text, status = audit(path, clips, folds, absent=absent, columns=columns, classes=_split(classes))
     print(text)
     if status:
         sys.exit(status)
 
 
-def _ablate(recipe: Recipe = "paper", rows: tuple[str, ...] = (), *, table: str, config: Settings) -> None:
+def _compare(
+    paths: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RUN RUN [RUN ...]", help_behavior_hint="(required)"),
+    ],
+    /,
+    classes: str | None = None,
+    latex: Path | None = None,
+) -> None:
+    """Say whether one run is better than another.
+
+    Differences of the scores on the clips that all runs predict, with a paired bootstrap over subjects and
+    McNemar's test.
+
+    Args:
+        paths: folders of runs, or files of predictions with the columns subject and clip.
+        classes: class names in the order of their numbers, for files that have numbers only.
+        latex: also write the comparison as a LaTeX table into this file.
+    """
+    from .protocol import compare
+
+    print(compare(paths, classes=_split(classes), latex=latex))
+
+
+def _split(names: str | None) -> list[str]:
+    """The names of a flag that are separated by commas."""
+    return [] if names is None else [name.strip() for name in names.split(",")]
+
+
+def _ablate(
+    recipe: Recipe = "paper",
+    config: Path | None = None,
+    rows: tuple[str, ...] = (),
+    *,
+    table: str,
+    settings: Settings,
+) -> None:
     """Run the rows of one of the paper's tables.
 
     Args:
         recipe: the paper's settings, or the published code's; other flags override them.
+        config: a YAML or JSON file of settings, or a run's config.json; flags override it.
         rows: names of the rows to run, such as "video 0"; all by default.
         table: 1 to 7, or figure3.
-        config: the settings.
+        settings: the settings.
     """
-    from .training.ablate import ablate
+    from .training.ablate import ablate, check_rows
+    from .training.setup import pick_device
     from .training.workers import workers
 
-    text = ablate(config, table, rows)
+    checked = _checked(settings)
+    with as_usage_error():
+        check_rows(table, rows)
+        pick_device(checked.device, checked.dtype)
+    text = ablate(checked, table, rows)
     if workers().is_main:
         print(f"\n{text}")
 
 
-def _info() -> None:
-    """Show versions, devices, and the implementation of each op."""
-    from .environment import info_text
+def _info(json: bool = False) -> None:
+    """Show versions, devices, and the implementation of each op.
 
-    print(info_text())
+    Args:
+        json: print one JSON object instead of text.
+    """
+    from .environment import info, info_text
+
+    print(dumps(info(), indent=2) if json else info_text())
 
 
 def _build() -> None:
@@ -195,27 +256,64 @@ def _build() -> None:
         sys.exit(f"error: {error}\n{error.tail()}".strip())
 
 
-def _commands(args: Sequence[str]) -> dict[str, Callable[..., None]]:
-    """The function of each command, with the defaults of the recipe and the table named in `args`."""
-    # These two are read first, because the defaults of all other arguments depend on them.
+def _completion(shell: Annotated[Shell, tyro.conf.Positional]) -> None:
+    """Print the script that completes commands and flags in a shell.
+
+    Args:
+        shell: which one.
+    """
+    completion(_commands(), shell)
+
+
+def _checked(settings: SettingGroups) -> TrainConfig:
+    """The settings, if a run can have them."""
+    config = settings.joined()
+    with as_usage_error():
+        config.check()
+        if not config.resume:  # older runs could end before their warm-up
+            config.check_warm_up()
+    return config
+
+
+def _commands(args: Sequence[str] = ()) -> dict[str, Callable[..., None]]:
+    """The function of each command, with the defaults that the recipe, the table and the file in `args` give.
+
+    Raises:
+        UsageError: the file cannot be read, or its settings are wrong.
+    """
+    # These are read first, because the defaults of all other arguments depend on them.
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--recipe", nargs="?")
-    first.add_argument("--table", nargs="?")
+    for flag in ("--recipe", "--table", "--config"):
+        first.add_argument(flag, nargs="?")
     known, _ = first.parse_known_args(args)
-    recipe = known.recipe if known.recipe in RECIPES else "paper"
-    settings = replace(recipe_config(recipe, data=Path()), data=tyro.MISSING)
+    given: dict[str, Any] = {}
+    if known.config:
+        kinds = flags_of(_ablate if args[0] == "ablate" else _train)
+        del kinds["config"]
+        with as_usage_error():
+            given = read_settings(Path(known.config), kinds)
+    recipe = known.recipe or given.get("recipe")
+    chosen: Recipe = recipe if recipe in RECIPES else "paper"
+    own = {name: value for name, value in given.items() if name not in ("recipe", "table", "rows")}
+    settings = replace(recipe_config(chosen, data=Path()), **{"data": tyro.MISSING, **own})
+    train: dict[str, Any] = {"recipe": chosen, "config": None, "settings": SettingGroups.of(settings)}
     # The paper's 5 folds, but by subject; --protocol published-folds splits by clip, as the paper does.
-    of_table = replace(settings, protocol="kfold", name=f"ablation-{known.table or ''}")
+    table = known.table or given.get("table", "")
+    of_table = replace(settings, **{"protocol": "kfold", "name": f"ablation-{table}", **own})
+    ablate = train | {"settings": SettingGroups.of(of_table)}
+    ablate |= {name: given[name] for name in ("table", "rows") if name in given}
     return {
         "synth": _synth,
         "doctor": _doctor,
-        "prepare": partial(_prepare, config=settings),
-        "train": partial(_train, config=settings),
+        "prepare": partial(_prepare, **train),
+        "train": partial(_train, **train),
         "evaluate": _evaluate,
         "audit": _audit,
-        "ablate": partial(_ablate, config=of_table),
+        "compare": _compare,
+        "ablate": partial(_ablate, **ablate),
         "info": _info,
         "build": _build,
+        "completion": _completion,
     }
 
 
@@ -223,51 +321,54 @@ def _run(args: Sequence[str]) -> None:
     """Parse the arguments and run the command.
 
     Raises:
-        ValueError: an unknown command, or a folder without --data.
+        UsageError: an unknown command, or words that it does not understand.
     """
-    name, commands = args[0], _commands(args)
-    if name in ("prepare", "train", "ablate") and args[1:] and not args[1].startswith("-"):
-        raise ValueError(f"{name} expected flags, got {args[1]!r}: --data gives the folder of the dataset")
-    if name in commands:
-        tyro.cli(commands[name], prog=f"hsta-fast {name}", args=args[1:])
+    name = args[0]
+    if name in ("-h", "--help"):
+        summaries = {name: summary(command) for name, command in _commands().items()}
+        print(overview(summaries, hsta_fast.__version__), end="")
     elif name == "--version":
         print(f"hsta-fast {hsta_fast.__version__}")
-    elif name.startswith("-"):
-        _list_commands(commands, args)
+    elif name not in (names := list(_commands())):
+        meant = did_you_mean(name, [*names, "--help", "--version"]) or "; hsta-fast --help lists them"
+        raise UsageError(f"command expected one of {', '.join(names)}, got {name!r}{meant}")
+    elif name in _TRAINING and args[1:] and not args[1].startswith("-"):
+        raise UsageError(f"{name} expected flags, got {args[1]!r}: --data gives the folder of the dataset")
     else:
-        close = " or ".join(get_close_matches(name, commands)) or "--help"
-        raise ValueError(f"command expected one of {', '.join(commands)}, got {name!r}; try {close}")
-
-
-def _list_commands(commands: dict[str, Callable[..., None]], args: Sequence[str]) -> None:
-    """The help of hsta-fast itself: tyro's list of subcommands, with the first line of each docstring."""
-    app = SubcommandApp()
-    for name, function in commands.items():
-        text = getdoc(getattr(function, "func", function)) or ""
-        app.command(name=name, help=text.partition("\n")[0])(function)
-    what = "Hierarchical Space-Time Attention for micro-expression recognition"
-    app.cli(prog="hsta-fast", description=f"{what}, version {hsta_fast.__version__} (--version).", args=args)
+        commands = _commands(args)
+        try:
+            parse(name, commands[name], args[1:], examples_of(name))()
+        except UsageError as error:
+            flag, given = str(error).partition(" ")[0], dict(flags_given(args))
+            if not flag.startswith("--") or flag in given or "--config" not in given:
+                raise
+            raise UsageError(f"{given['--config'][0]}: {error}") from error  # its value is the file's
 
 
 def main() -> None:
     """Run the command that the arguments name.
 
-    An error that we find is one line and exit status 1 (`doctor`: 2). One that tyro finds in the flags is a
-    box and exit status 2. A command whose output cannot be written runs to its end and has exit status 1.
+    Errors are one line. Exit status: 0 done; 1 an error; 2 the arguments cannot be understood, or one has a
+    value that no data make possible; 130 interrupted (Ctrl-C). `doctor` and `audit` have their own 1 and 2. A
+    command whose output cannot be written runs to its end and has exit status 1.
     """
     console.use_utf8()
     console.protect()
     args = sys.argv[1:] or ["--help"]
     try:
         _run(args)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     except (ValueError, OSError, ImportError, NonFiniteLossError, BuildError) as error:
         sys.exit(f"error: {error}")
     except SystemExit as ended:
         if ended.code or console.lost() is None:
             raise
     except KeyboardInterrupt:
-        resumable = args[0] in ("train", "ablate")
-        sys.exit("interrupted" + ("; --resume continues the run if it has begun" if resumable else ""))
+        console.end_interrupted(
+            "--resume continues the run if it has begun" * (args[0] in ("train", "ablate"))
+        )
     if (lost := console.lost()) is not None:
         sys.exit(
             1 if isinstance(lost, BrokenPipeError) else f"error: could not write the output: {reason(lost)}"

@@ -12,11 +12,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+
+from .threads import thread_pool
 
 # -Wno-psabi: no vector is passed to code outside, so how it would be passed does not matter.
 FLAGS = ("-O3", "-march=native", "-std=c++20", "-fopenmp", "-Wall", "-Wextra", "-Wno-psabi")
@@ -118,7 +119,7 @@ def _run(commands: Iterable[list[str]], folder: Path) -> None:
             return f"$ {shlex.join(command)}\n{error}\n"
         return f"$ {shlex.join(command)}\n{ran.stdout.decode(errors='replace')}" if ran.returncode else None
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with thread_pool() as pool:
         failed = [output for output in pool.map(one, commands) if output is not None]
     if failed:
         raise ToolError("\n".join(failed))

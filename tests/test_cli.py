@@ -1,5 +1,8 @@
 """The command line: what a user types, and the one-line error for bad input."""
 
+import contextlib
+import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +14,10 @@ import hsta_fast
 from hsta_fast import cli
 from hsta_fast.data import LABEL_SETS
 
-COMMANDS = ("synth", "doctor", "prepare", "train", "evaluate", "audit", "ablate", "info", "build")
+COMMANDS = (
+    *("synth", "doctor", "prepare", "train", "evaluate", "audit", "compare", "ablate"),
+    *("info", "build", "completion"),
+)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
@@ -20,44 +26,38 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     cli.main()
 
 
-def refusal(monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
-    """The error message of a command, which must be exactly one line."""
-    with pytest.raises(SystemExit) as stop:
+def refusal(monkeypatch: pytest.MonkeyPatch, *words: str, status: int = 1) -> str:
+    """The error message of a command, which must be exactly one line, and end with `status`."""
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), pytest.raises(SystemExit) as stop:
         run(monkeypatch, *words)
-    message = str(stop.value.code)
+    # Python itself prints a text and ends with 1.
+    message = stop.value.code if isinstance(stop.value.code, str) else said.getvalue().removesuffix("\n")
+    assert status == (1 if isinstance(stop.value.code, str) else stop.value.code), message
     assert message.startswith("error: ") and "\n" not in message
     return message
 
 
 def test_help_and_info(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for words in ((), ("--help",)):
-        with pytest.raises(SystemExit) as stop:
-            run(monkeypatch, *words)
-        assert stop.value.code == 0
-        description, _, commands = capsys.readouterr().out.partition("(required)")
-        assert "--version" in description
-        listed = commands.splitlines()
-        listed = [line for line in listed if any(letter.isalpha() for letter in line)]
-        assert len(listed) == len(COMMANDS), "a line each"
-        assert all(f" {command} " in line for command, line in zip(COMMANDS, listed, strict=True))
+    for words in ((), ("--help",), ("-h",)):
+        run(monkeypatch, *words)
+        out = capsys.readouterr().out
+        assert "--version" in out and "examples:" in out
+        listed = [
+            line.split()[0] for line in out.splitlines() if line.startswith("  ") and "hsta-fast" not in line
+        ]
+        assert sorted(listed) == sorted(COMMANDS), "a line each"
+        assert all(f"\n{group}:\n" in out for group in ("data", "training", "results", "machine"))
     run(monkeypatch, "--version")
     assert capsys.readouterr().out == f"hsta-fast {hsta_fast.__version__}\n"
     run(monkeypatch, "info")
-    out = capsys.readouterr().out
-    assert all(word in out for word in ("python", "torch", "cpu", "space_time_attention", "tubelet_embed"))
-
-
-def test_a_wrong_flag_names_the_right_one(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as stop:
-        run(monkeypatch, "train", "--data", "x", "--epoch", "3")
-    said = capsys.readouterr().err
-    assert stop.value.code == 2 and "--epochs INT" in said and "hsta-fast train --help" in said
-    assert len(said.splitlines()) <= 24, "one screen"
-    with pytest.raises(SystemExit) as stop:
-        run(monkeypatch, "train", "--data", "x", "--recipe", "mine")
-    assert stop.value.code == 2 and "'paper', 'published'" in " ".join(capsys.readouterr().err.split())
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("python", "torch", "cpu", "space_time_attention", "tubelet_embed"))
+    run(monkeypatch, "info", "--json")
+    facts = json.loads(capsys.readouterr().out)
+    assert facts == hsta_fast.info()
+    for choices in facts["ops"].values():
+        assert all(choice["reason"] in text for choice in choices.values())
 
 
 def test_the_recipe_sets_the_defaults(
@@ -78,8 +78,8 @@ def test_the_installed_command_answers() -> None:
         else [sys.executable, "-c", "from hsta_fast.cli import main; main()"]
     )
     done = subprocess.run([*words, "frain"], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (1, "")
-    expected = f"error: command expected one of {', '.join(COMMANDS)}, got 'frain'; try train"
+    assert (done.returncode, done.stdout) == (2, "")
+    expected = f"error: command expected one of {', '.join(COMMANDS)}, got 'frain'; did you mean train?"
     assert done.stderr.strip() == expected
 
 
@@ -99,7 +99,7 @@ def copy(faces: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def train(monkeypatch: pytest.MonkeyPatch, data: Path, *more: str) -> str:
+def train(monkeypatch: pytest.MonkeyPatch, data: Path, *more: str, status: int = 1) -> str:
     words = [
         "--data",
         str(data),
@@ -111,7 +111,7 @@ def train(monkeypatch: pytest.MonkeyPatch, data: Path, *more: str) -> str:
         "48",
     ]
     words += ["--epochs", "1", "--warmup-epochs", "0", "--labels", "emotion3"]
-    return refusal(monkeypatch, "train", *words, *more)
+    return refusal(monkeypatch, "train", *words, *more, status=status)
 
 
 def spoil(data: Path, **changes: object) -> None:
@@ -155,49 +155,54 @@ def test_strict_names_the_first_fault(monkeypatch: pytest.MonkeyPatch, copy: Pat
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("flags", "status", "words"),
     [
-        (("--num-frames", "5"), "multiple of the tubelet depth 2, got 5"),
-        (("--image-size", "10"), "at least one patch of 16"),
+        (("--num-frames", "5"), 2, "multiple of the tubelet depth 2, got 5"),
+        (("--image-size", "10"), 2, "at least one patch of 16"),
         (
             ("--protocol", "kfold", "--folds", "9"),
+            1,
             "--folds expected 2 to 4, the number of subjects, got 9",
         ),
         (
             ("--protocol", "published-folds", "--folds", "25"),
+            1,
             "--folds expected 2 to 24, the number of clips, got 25",
         ),
-        (("--num-layers", "0"), "--num-layers expected a whole number >= 1, got 0"),
-        (("--only", "nobody"), "--only expected folds of"),
-        (("--device", "tpu"), "--device"),
-        (("--name", "a/b"), "--name expected one folder name"),
+        (("--num-layers", "0"), 2, "--num-layers expected a whole number >= 1, got 0"),
+        (("--only", "nobody"), 1, "--only expected folds of"),
+        (("--device", "tpu"), 2, "--device"),
+        (("--name", "a/b"), 2, "--name expected one folder name"),
         (
             ("--dataset", "samm"),
+            1,
             "expected also the columns Onset Frame, Apex Frame, Offset Frame, Action Units, Estimated",
         ),
         (
             ("--labels", "emotion5"),
-            f"--labels expected auto, one of {', '.join(LABEL_SETS)}, or a .json",
+            2,
+            f"--labels expected one of auto, {', '.join(LABEL_SETS)}, or a .json",
         ),
-        (("--labels", "no-such.json"), "no-such.json: expected a label file, got: no such file"),
-        (("--labels", "megc2019"), "emotion expected a word of label set 'megc2019'"),
-        (("--more-data", "/nowhere"), "/nowhere: expected the folder of a dataset, got no such folder"),
-        (("--more-data", "/nowhere", "--dataset", "casme3"), "recognised by themselves"),
+        (("--labels", "no-such.json"), 1, "no-such.json: expected a label file, got: no such file"),
+        (("--labels", "megc2019"), 1, "emotion expected a word of label set 'megc2019'"),
+        (("--more-data", "/nowhere"), 1, "/nowhere: expected the folder of a dataset, got no such folder"),
+        (("--more-data", "/nowhere", "--dataset", "casme3"), 1, "recognised by themselves"),
     ],
 )
 def test_bad_settings_are_named(
-    monkeypatch: pytest.MonkeyPatch, copy: Path, flags: tuple[str, ...], words: str
+    monkeypatch: pytest.MonkeyPatch, copy: Path, flags: tuple[str, ...], status: int, words: str
 ) -> None:
-    assert words in train(monkeypatch, copy, *flags)
+    assert words in train(monkeypatch, copy, *flags, status=status)
 
 
 def test_an_unknown_model_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    message = refusal(monkeypatch, "train", "--data", "x", "--model", "hsta_big")
-    assert message == "error: --model expected one of hsta_tiny, hsta_small, hsta_base, got 'hsta_big'"
+    message = refusal(monkeypatch, "train", "--data", "x", "--model", "hsta_big", status=2)
+    expected = "error: --model expected one of hsta_tiny, hsta_small, hsta_base, got 'hsta_big'"
+    assert message.partition(";")[0] == expected
 
 
 def test_a_folder_without_its_flag(monkeypatch: pytest.MonkeyPatch) -> None:
-    message = refusal(monkeypatch, "train", "faces", "--epochs", "1")
+    message = refusal(monkeypatch, "train", "faces", "--epochs", "1", status=2)
     assert message == "error: train expected flags, got 'faces': --data gives the folder of the dataset"
 
 
@@ -233,19 +238,45 @@ def test_audit_and_its_exit_status(
         assert message == f"error: {path}: expected a table (csv, tsv or other text, xlsx, npy), got {got}"
 
 
-def test_ablate_expects_a_table_and_its_rows(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], faces: Path
+def test_audit_takes_the_columns_by_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    words = ("ablate", "--data", str(faces))
+    path = tmp_path / "theirs.txt"
+    path.write_text("who;emotion;gt;mine;yours\na;x;0;0;1\na;y;1;1;0\nb;x;0;1;0\n")
+    flags = ("--label", "gt", "--predicted", "mine", "--subject", "WHO", "--classes", "no, yes")
+    run(monkeypatch, "audit", str(path), *flags)
+    text = capsys.readouterr().out
+    assert "3 clips, 2 subjects, 2 classes" in text and "note: classes: 0 no, 1 yes" in text
     with pytest.raises(SystemExit) as stop:
-        run(monkeypatch, *words)
-    said = capsys.readouterr().err
-    assert stop.value.code == 2 and "--table STR" in said and "--data" not in said
-    message = refusal(monkeypatch, *words, "--table", "8")
+        run(monkeypatch, "audit", str(path), *flags, "--fold", "emotion")
+    assert stop.value.code == 1 and "LEAK: 1 subjects are tested in more" in capsys.readouterr().out
+    message = refusal(monkeypatch, "audit", str(path))
+    assert "expected one column for label, got emotion and gt: --label says which" in message
+
+
+def test_compare_says_and_writes_the_differences(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name, predicted in (("a.csv", "0101"), ("b.csv", "0110")):
+        rows = [f"s{i // 2},c{i},{i % 2},{p}" for i, p in enumerate(predicted)]
+        (tmp_path / name).write_text("\n".join(["subject,clip,label,predicted", *rows]))
+    words = ("compare", str(tmp_path / "a.csv"), str(tmp_path / "b.csv"))
+    run(monkeypatch, *words, "--latex", str(tmp_path / "t.tex"), "--classes", "no,yes")
+    assert "b.csv - a.csv" in capsys.readouterr().out
+    assert "b.csv $-$ a.csv" in (tmp_path / "t.tex").read_text()
+    message = refusal(monkeypatch, *words[:2])
+    assert message == "error: compare expected two or more runs, got 1"
+
+
+def test_ablate_expects_a_table_and_its_rows(monkeypatch: pytest.MonkeyPatch, faces: Path) -> None:
+    words = ("ablate", "--data", str(faces))
+    message = refusal(monkeypatch, *words, status=2)
+    assert "--table" in message and "--data" not in message and "hsta-fast ablate --help" in message
+    message = refusal(monkeypatch, *words, "--table", "8", status=2)
     assert "--table expected one of 1, 2, 3, 4, 5, 6, 7, figure3, got '8'" in message
-    message = refusal(monkeypatch, *words, "--table", "1", "--rows", "nope", "video")
+    message = refusal(monkeypatch, *words, "--table", "1", "--rows", "nope", "vido 0", status=2)
     assert "--rows expected rows of 'video 0', 'video 1', " in message
-    assert message.endswith("'special 12', got 'nope', 'video'")
+    assert "'special 12', got 'nope', 'vido 0'" in message
 
 
 def test_synth_refuses_a_folder_that_is_not_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -270,7 +301,7 @@ def test_prepare_fills_the_cache_of_a_run(
         monkeypatch, "prepare", *words, "--cache", "none"
     )
     assert "--cache-gb expected a finite number > 0" in refusal(
-        monkeypatch, "prepare", *words, "--cache-gb", "0"
+        monkeypatch, "prepare", *words, "--cache-gb", "0", status=2
     )
     (tmp_path / "file").write_text("mine")
     message = refusal(monkeypatch, "prepare", *words, "--cache", str(tmp_path / "file"))

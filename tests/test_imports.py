@@ -16,10 +16,12 @@ ARROWS: dict[str, str] = {
     "files": "",
     "clips": "",
     "console": "",
+    "spelling": "",
+    "threads": "",
     # The model, from the ground up.
     "reference": "",
     "kernels": "",
-    "toolchain": "",
+    "toolchain": "threads",
     "extension": "files toolchain",
     "ops": "reference kernels extension",
     "replaced": "",
@@ -42,8 +44,8 @@ ARROWS: dict[str, str] = {
     "data.frames.video": "files",
     "data.frames.faces": "",
     "data.frames.chunks": "",
-    "data.frames.cache": "files data.frames.chunks",
-    "data.frames.decode": "files data.frames.cache data.frames.chunks data.frames.video",
+    "data.frames.cache": "files threads data.frames.chunks",
+    "data.frames.decode": "files threads data.frames.cache data.frames.chunks data.frames.video",
     "data.frames.store": "data.clips data.duplicates data.sampling data.frames.cache data.frames.chunks "
     "data.frames.decode",
     "data.frames.flow": "data.clips data.sampling data.frames.cache data.frames.chunks data.frames.store",
@@ -61,7 +63,7 @@ ARROWS: dict[str, str] = {
     "data.readers.sheets data.readers.tree",
     **{
         f"data.readers.{name}": "files clips data.clips data.frames.video data.readers.annotation "
-        "data.readers.base data.readers.folders data.readers.sheets data.readers.videos"
+        "data.readers.base data.readers.folders data.readers.sheets data.readers.tree data.readers.videos"
         for name in (
             *("casme2", "samm", "smic", "casme3", "custom"),
             *("mmew", "dfme", "casme", "four_dme", "casme_squared", "samm_long"),
@@ -75,7 +77,7 @@ ARROWS: dict[str, str] = {
     "data.readers.sheets",
     "data.loading": "data.frames",
     "data.dataset": "clips data.clips data.frames data.loading data.sampling",
-    "data.doctor": "clips files data.clips data.remarks data.frames data.labels data.readers",
+    "data.doctor": "clips files threads data.clips data.remarks data.frames data.labels data.readers",
     "data": "data.action_units data.clips data.dataset data.frames data.labels data.loading data.readers "
     "data.sampling",
     # Rendered faces.
@@ -83,7 +85,7 @@ ARROWS: dict[str, str] = {
     "synth.painter": "synth.face",
     "synth.layouts": "files data.clips data.readers",
     "synth.faults": "files data.clips data.readers synth.layouts",
-    "synth.render": "files synth.face synth.faults synth.layouts synth.painter",
+    "synth.render": "files threads synth.face synth.faults synth.layouts synth.painter",
     "synth": "synth.render",
     # Evaluation: imports only clips and files of ours.
     "protocol.plots": "",
@@ -95,43 +97,57 @@ ARROWS: dict[str, str] = {
     "protocol.columns": "protocol.tables",
     "protocol.foreign": "clips protocol.columns protocol.predictions protocol.tables",
     "protocol.label_check": "protocol.predictions",
-    "protocol.fold_files": "clips protocol.folds protocol.predictions",
+    "protocol.fold_files": "clips protocol.columns protocol.folds protocol.predictions",
     "protocol.run_scores": "clips protocol.metrics protocol.predictions",
-    "protocol.report": "files protocol.metrics protocol.page protocol.plots protocol.run_scores",
+    "protocol.gallery": "clips files protocol.run_scores",
+    "protocol.latex": "",
+    "protocol.report": "files protocol.gallery protocol.latex protocol.metrics protocol.page protocol.plots "
+    "protocol.run_scores",
     "protocol.overlap": "clips protocol.columns protocol.fold_files protocol.label_check "
     "protocol.predictions",
     "protocol.findings": "clips protocol.foreign protocol.metrics protocol.overlap protocol.predictions",
     "protocol.audit": "protocol.findings protocol.foreign protocol.metrics protocol.overlap",
-    "protocol.seeds": "files protocol.report",
-    "protocol": "protocol.audit protocol.fold_files protocol.folds protocol.metrics protocol.predictions "
-    "protocol.report protocol.seeds",
+    "protocol.compare": "clips protocol.findings protocol.foreign protocol.metrics protocol.overlap "
+    "protocol.predictions protocol.run_scores",
+    "protocol.compare_tables": "files protocol.compare protocol.latex",
+    "protocol.seeds": "files protocol.latex protocol.report",
+    "protocol": "protocol.audit protocol.compare protocol.compare_tables protocol.fold_files protocol.folds "
+    "protocol.gallery protocol.latex protocol.metrics protocol.predictions protocol.report protocol.seeds",
     # Training.
     "training": "",
     "training.workers": "",
     "training.paper_tables": "",
-    "training.config": "model data",
+    "training.config": "model data spelling",
+    "training.config_file": "files spelling",
+    "training.setting_groups": "training.config",
     "training.optim": "model training.config",
     "training.splits": "clips data.clips protocol training.config",
-    "training.run_checks": "files clips",
+    "training.run_checks": "files clips spelling",
     "training.run_log": "",
     "training.scalars": "",
     "training.provenance": "environment model",
     "training.run_folder": "files checkpoint protocol training.run_checks",
-    "training.setup": "environment files inputs data protocol training.config training.splits",
+    "training.setup": "environment files inputs data protocol spelling training.config training.splits",
     "training.progress": "training.run_folder training.run_log training.scalars",
     "training.loop": "model data protocol training.config training.optim training.progress "
     "training.run_folder training.setup",
-    "training.evaluate": "clips checkpoint protocol training.config training.loop "
+    "training.gallery": "checkpoint csta_maps files model data protocol training.loop training.run_folder "
+    "training.setup",
+    "training.dry_run": "clips data environment protocol training.loop training.optim training.run_checks "
+    "training.run_folder training.setup training.splits",
+    "training.evaluate": "clips checkpoint protocol training.config training.gallery training.loop "
     "training.run_checks training.run_folder training.setup",
-    "training.runner": "clips files checkpoint environment data protocol training.config training.evaluate "
-    "training.loop training.progress training.provenance training.run_checks training.run_folder "
-    "training.run_log training.scalars training.setup training.splits training.workers",
-    "training.ablate": "files protocol training.config training.optim training.paper_tables "
+    "training.runner": "clips files checkpoint protocol training.config training.dry_run training.evaluate "
+    "training.gallery training.loop training.progress training.provenance training.run_checks "
+    "training.run_folder training.run_log training.scalars training.setup training.splits training.workers",
+    "training.ablate": "files protocol spelling training.config training.optim training.paper_tables "
     "training.run_checks training.runner training.workers",
     # The top.
-    "cli": "console environment extension files data data.doctor synth synth.render protocol.audit "
-    "training.ablate training.config training.evaluate training.optim training.runner training.setup "
-    "training.workers",
+    "help_text": "",
+    "usage": "spelling",
+    "cli": "console environment extension files data data.doctor help_text spelling synth synth.render "
+    "protocol.audit protocol.compare training.ablate training.config training.config_file training.evaluate "
+    "training.optim training.runner training.setting_groups training.setup training.workers usage",
     "__main__": "cli",
     "__init__": "reference ops crossmodal layers inputs model csta_maps checkpoint environment",
 }

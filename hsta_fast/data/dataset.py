@@ -145,6 +145,10 @@ class ClipData:
             frames = np.stack([self._frames_of(i, rng if train else self._clip_rng(i, seed)) for i in chosen])
             yield BatchPlan(chosen, frames, np.array([_random_move(augment, rng) for _ in chosen]))
 
+    def test_positions(self, index: int, seed: Sequence[int]) -> np.ndarray:
+        """The positions in a clip of the video frames that `batches` shows with train=False; int64 (T,)."""
+        return video_positions(self.sampling, len(self._rows[index]), self._clip_rng(index, list(seed)))
+
     def _clip_rng(self, index: int, seed: list[int]) -> np.random.Generator:
         return np.random.default_rng([*seed, zlib.crc32(self._names[index].encode())])
 

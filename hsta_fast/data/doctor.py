@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from tqdm import tqdm
 
 from ..clips import KEY, identity
 from ..files import as_on_disk
+from ..threads import thread_pool
 from .clips import UNREADABLE, ClipTable, Fault, fault_of
 from .frames.cache import Made
 from .frames.decode import by_file, odd_size, read_frames
@@ -171,7 +170,7 @@ def _diagnose(root: Path, dataset: str, annotation: Path | None, progress: bool)
         root,
         dataset,
         version,
-        annotation.name if annotation else "no annotation needed",
+        _shown(annotation, root) if annotation else "no annotation needed",
         table,
         (*table.faults, *_frame_faults(table, broken, sizes)),
         broken,
@@ -181,6 +180,11 @@ def _diagnose(root: Path, dataset: str, annotation: Path | None, progress: bool)
     if not len(table):
         found = replace(found, error=f"{root}: expected at least one usable clip, got none")
     return found
+
+
+def _shown(annotation: Path, root: Path) -> str:
+    """The annotation's path below the root, or its name if it lies elsewhere."""
+    return annotation.relative_to(root).as_posix() if annotation.is_relative_to(root) else annotation.name
 
 
 def check_frames(
@@ -202,7 +206,7 @@ def check_frames(
     sizes: dict[str, tuple[int, int]] = {}
     bar = tqdm(total=len(paths), desc=f"check {table.root}", unit="frame", disable=not progress)
     # Threads, not processes: the decoders release the interpreter lock.
-    with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with bar, thread_pool() as pool:
         for found in pool.map(check_file, by_file(paths)):
             broken |= {name: str(made) for name, made in found if isinstance(made, ValueError)}
             sizes |= {n: (int(m[1]), int(m[0])) for n, m in found if not isinstance(m, ValueError)}

@@ -1,6 +1,8 @@
 """Evaluation: folds by subject, pooled scores, the report of a run, audits of any predictions. No torch."""
 
 from .audit import audit
+from .compare import compare_runs, holm, mcnemar
+from .compare_tables import compare
 from .fold_files import FOLD_COLUMNS, folds_by_clip, read_folds, subject_overlap
 from .folds import (
     Fold,
@@ -11,27 +13,37 @@ from .folds import (
     k_folds_by_subject,
     leave_one_subject_out,
 )
+from .gallery import GALLERY, Picture, worst_errors, write_gallery
+from .latex import latex_table
 from .metrics import Scores, best_epoch, bootstrap_interval, majority_baseline, per_dataset, per_fold, score
 from .predictions import read_predictions
 from .report import import_matplotlib, summary_of, table, write_report
-from .seeds import write_seeds
+from .seeds import SEED_FILES, write_seeds
 
 __all__ = [
     "FOLD_COLUMNS",
+    "GALLERY",
+    "SEED_FILES",
     "Fold",
+    "Picture",
     "Scores",
     "assert_disjoint",
     "audit",
     "best_epoch",
     "bootstrap_interval",
+    "compare",
+    "compare_runs",
     "composite",
     "cross_dataset",
     "folds_by_clip",
+    "holm",
     "import_matplotlib",
     "inner_folds",
     "k_folds_by_subject",
+    "latex_table",
     "leave_one_subject_out",
     "majority_baseline",
+    "mcnemar",
     "per_dataset",
     "per_fold",
     "read_folds",
@@ -40,6 +52,8 @@ __all__ = [
     "subject_overlap",
     "summary_of",
     "table",
+    "worst_errors",
+    "write_gallery",
     "write_report",
     "write_seeds",
 ]

@@ -27,6 +27,7 @@ USUAL_NAMES = {
     "onset": "onset onset_frame onsetframe",
     "fold": "fold folds fold_id fold_number cv cv_fold kfold test_fold split",
     "expression": "expression expression_type",
+    "part": "part",
 }
 _PARTS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"}
 

@@ -82,7 +82,6 @@ def collect_findings(
     """Read predictions, score them and compare them with the clips; arguments and errors as in `audit`."""
     predictions = load_predictions(path, columns, classes)
     rows, names, given = predictions.rows, predictions.classes, predictions.given
-    leaky = sorted({cell for name in rows if str(name).casefold() == "leaky" for cell in rows[name]})
     pooled = score(rows["label"], rows["predicted"], len(names), absent=absent)
     people = person_keys(rows) if "subject" in given else None
     by_person = None if people is None else rows.assign(dataset="", subject=people)
@@ -90,12 +89,12 @@ def collect_findings(
     return Findings(
         file=path.name,
         predictions=predictions,
-        leaky=[reason for reason in leaky if reason.casefold() not in _NOT_LEAKY],
+        leaky=leaky_reasons(rows),
         absent=absent,
         absent_classes=[name for name, count in zip(names, pooled.support, strict=True) if not count],
         num_subjects=None if people is None else people.nunique(),
         repeated=_repeated(rows, people) if people is not None and {"clip", "onset"} <= given else 0,
-        split_subjects=_split_subjects(rows, people) if people is not None and "fold" in given else [],
+        split_subjects=split_subjects(rows, people) if people is not None and "fold" in given else [],
         split_clips=_split_clips(rows) if people is None and {"clip", "fold"} <= given else 0,
         pooled=pooled,
         interval=None if by_person is None else bootstrap_interval(by_person, len(names), absent=absent),
@@ -110,7 +109,14 @@ def _repeated(rows: pd.DataFrame, people: pd.Series) -> int:
     return int(rows[["clip", "onset"]].assign(person_key=people).duplicated().sum())
 
 
-def _split_subjects(rows: pd.DataFrame, people: pd.Series) -> list[str]:
+def leaky_reasons(rows: pd.DataFrame) -> list[str]:
+    """What the column leaky says, if there is one and it says more than no."""
+    cells = {cell for name in rows if str(name).casefold() == "leaky" for cell in rows[name]}
+    return sorted(cell for cell in cells if cell.casefold() not in _NOT_LEAKY)
+
+
+def split_subjects(rows: pd.DataFrame, people: pd.Series) -> list[str]:
+    """The subjects tested in more than one fold, as written; people: the key of each row's person."""
     num_folds = rows.groupby(people)["fold"].nunique()
     split = people.isin(num_folds.index[num_folds > 1])
     return people_as_written(rows[split & ~people.duplicated()])

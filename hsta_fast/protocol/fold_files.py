@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from ..clips import KEY, clip_key, natural_key, person_key
+from .columns import read_columns
 from .folds import Fold
 from .predictions import read_text_table
 
@@ -38,11 +39,11 @@ def folds_by_clip(num_clips: int, k: int, seed: int, *, train_only: ArrayLike | 
 
 
 def read_folds(path: Path, clips: pd.DataFrame, *, macro: bool) -> tuple[list[Fold], int]:
-    """Read folds, leaky or not, from a csv or from a folder of published lists.
+    """Read folds, leaky or not, from a table or from a folder of published lists.
 
     Args:
-        path: a csv with the columns `FOLD_COLUMNS`, such as the folds.csv of a run. part is train, test or
-            out. A fold without a train row trains on every clip that it does not name.
+        path: a table with the columns `FOLD_COLUMNS`, csv or xlsx, such as the folds.csv of a run. part is
+            train, test or out. A fold without a train row trains on every clip that it does not name.
             Or a folder with test_fold_<n>.csv and train_fold_<n>.csv for each fold, each with the columns
             Subject, Filename and Onset. no_macro_exp_train_fold_<n>.csv (with `macro`:
             use_macro_exp_train_fold_<n>.csv) takes precedence over train_fold_<n>.csv.
@@ -105,7 +106,7 @@ def subject_overlap(fold: Fold, subjects: ArrayLike) -> np.ndarray:
 
 
 def _read_table(path: Path) -> pd.DataFrame:
-    rows = read_text_table(path, FOLD_COLUMNS)
+    rows = read_columns(path, FOLD_COLUMNS).rows
     if (rows["fold"].str.strip() == "").any():
         raise ValueError(f"{path}: expected the name of a fold in each row, got a blank")
     wrong = ~rows["part"].isin(["train", "test", "out"])

@@ -126,32 +126,66 @@ def bootstrap_interval(
     `absent` is "skip", else it counts as zero, as in the pooled score. Returns None with fewer than two
     subjects.
     """
-    people = predictions.groupby(subject_ids(predictions), sort=True)
-    # Per subject and class: correct predictions, clips, predictions. A confusion matrix for each resample
-    # would take `num_classes` times as much memory.
-    columns: dict[str, list[np.ndarray]] = {"right": [], "truth": [], "predicted": []}
-    for _, own in people:
-        label, answer = own["label"].to_numpy(), own["predicted"].to_numpy()
-        for name, values in (("right", label[label == answer]), ("truth", label), ("predicted", answer)):
-            columns[name].append(np.bincount(values, minlength=num_classes))
-    counts = {name: np.array(rows) for name, rows in columns.items()}
-    num_subjects = len(counts["truth"])
-    if num_subjects < 2:
+    subjects, codes = np.unique(subject_ids(predictions), return_inverse=True)
+    if len(subjects) < 2:
         return None
-    draws = np.random.default_rng(seed).integers(num_subjects, size=(samples, num_subjects))
-    weights = np.stack([np.bincount(draw, minlength=num_subjects) for draw in draws])  # [samples, subjects]
-    right, truth, predicted = (weights @ counts[name] for name in ("right", "truth", "predicted"))
-    counted = (truth > 0) | ((counts["truth"].sum(0) == 0) & (absent != "skip"))
-    f1 = 2 * right / np.maximum(truth + predicted, 1)
-    recall = right / np.maximum(truth, 1)
-    values = {
-        "uf1": (f1 * counted).sum(1) / counted.sum(1),
-        "uar": (recall * counted).sum(1) / counted.sum(1),
-        "acc": right.sum(1) / truth.sum(1),
-    }
+    weights = subject_weights(len(subjects), samples, seed)
+    values = resampled_scores(
+        codes, predictions["label"], predictions["predicted"], num_classes, weights, absent=absent
+    )
     ends = [(1 - level) / 2, (1 + level) / 2]
     return {
         name: (float(low), float(high)) for name, v in values.items() for low, high in [np.quantile(v, ends)]
+    }
+
+
+def subject_weights(num_subjects: int, samples: int, seed: int) -> np.ndarray:
+    """How often each bootstrap sample, drawn with replacement, has each subject: (samples, num_subjects)."""
+    draws = np.random.default_rng(seed).integers(num_subjects, size=(samples, num_subjects))
+    return np.stack([np.bincount(draw, minlength=num_subjects) for draw in draws])
+
+
+def resampled_scores(
+    subjects: ArrayLike,
+    truth: ArrayLike,
+    predicted: ArrayLike,
+    num_classes: int,
+    weights: np.ndarray,
+    *,
+    absent: Absent = "zero",
+) -> dict[str, np.ndarray]:
+    """The pooled "uf1", "uar" and "acc" of each bootstrap sample: (samples,) float64.
+
+    Args:
+        subjects: (num_clips,) integers in 0..num_subjects - 1, the person of each clip.
+        truth: (num_clips,) integers in 0..num_classes - 1.
+        predicted: (num_clips,) integers in 0..num_classes - 1.
+        num_classes: K.
+        weights: (samples, num_subjects), see `subject_weights`.
+        absent: how to treat a class without a clip in the whole truth; see `bootstrap_interval`.
+    """
+    subjects, truth, predicted = np.asarray(subjects), np.asarray(truth), np.asarray(predicted)
+    num_subjects = weights.shape[1]
+
+    # Per subject and class: correct predictions, clips, predictions. A confusion matrix for each sample would
+    # take `num_classes` times as much memory.
+    def counts(of: np.ndarray, where: np.ndarray) -> np.ndarray:
+        cells = np.bincount((subjects * num_classes + of)[where], minlength=num_subjects * num_classes)
+        return cells.reshape(num_subjects, num_classes)
+
+    every = np.ones(len(truth), dtype=bool)
+    right, clips, answers = (
+        weights @ own
+        for own in (counts(truth, truth == predicted), counts(truth, every), counts(predicted, every))
+    )
+    never = np.bincount(truth, minlength=num_classes) == 0
+    counted = (clips > 0) | (never & (absent != "skip"))
+    f1 = 2 * right / np.maximum(clips + answers, 1)
+    recall = right / np.maximum(clips, 1)
+    return {
+        "uf1": (f1 * counted).sum(1) / counted.sum(1),
+        "uar": (recall * counted).sum(1) / counted.sum(1),
+        "acc": right.sum(1) / clips.sum(1),
     }
 
 

@@ -1,8 +1,8 @@
 """The report of a run: all scores of its predictions, in one html file that needs no other file.
 
-Reads config.json, metrics.jsonl, predictions.csv and, if present, faults.csv from the run's folder. Writes
-report.html, summary.json and the figures into it: curves and confusion, of several datasets also
-confusion-datasets, each as png and svg.
+Reads config.json, metrics.jsonl, predictions.csv and, if present, faults.csv and the galleries of the folds
+from the run's folder. Writes report.html, summary.json, scores.tex and the figures into it: curves and
+confusion, of several datasets also confusion-datasets, each as png and svg.
 """
 
 import contextlib
@@ -18,10 +18,13 @@ import pandas as pd
 
 from ..files import write_bytes, write_text
 from . import page
+from .gallery import PER_PAIR, Gallery, read_gallery
+from .latex import latex_table
 from .metrics import per_dataset
 from .run_scores import (
     LEAKY,
     NOTES,
+    PROVENANCE,
     TRAIN_COUNTS,
     RunScores,
     headline,
@@ -33,8 +36,6 @@ from .run_scores import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_PROVENANCE = "provenance"  # the key of config.json
 
 
 class _Title(TypedDict):
@@ -78,7 +79,8 @@ def write_report(run_dir: Path, trained: Mapping[str, float] | None = None) -> P
     trained: what the trainings took: "epochs", "seconds", "clips_per_second".
 
     faults.csv (dataset, subject, clip, onset, what, action) may be absent or empty. A class without a test
-    clip counts as zero, and a banner says so.
+    clip counts as zero, and a banner says so. Pictures of misclassified clips are shown if the folders of the
+    folds have them (`write_gallery`).
 
     Returns:
         The path of report.html.
@@ -93,11 +95,11 @@ def write_report(run_dir: Path, trained: Mapping[str, float] | None = None) -> P
     run = read_run(run_dir)
     metrics = read_metrics(run_dir / "metrics.jsonl")
     faults = read_faults(run_dir / "faults.csv")
-    kinds = {"png": plots.png, "svg": plots.svg}
+    gallery = read_gallery(run_dir, run.predictions, run.classes)
     figures = {
-        f"{name}.{kind}": draw(figure)
+        f"{name}.{kind}": picture
         for name, figure in _figures(run, metrics).items()
-        for kind, draw in kinds.items()
+        for kind, picture in plots.png_and_svg(figure).items()
     }
     confusions = {"": figures["confusion.png"]} | {
         name: plots.png(plots.confusion_matrix(matrix, run.classes, **_title(run, name)))
@@ -107,8 +109,9 @@ def write_report(run_dir: Path, trained: Mapping[str, float] | None = None) -> P
     for name, figure in figures.items():
         write_bytes(run_dir / name, figure)
     write_text(run_dir / "summary.json", summary)
+    write_text(run_dir / "scores.tex", latex_table(json.loads(summary)))
     report = run_dir / "report.html"
-    write_text(report, _page(run, faults, figures["curves.png"], confusions, trained))
+    write_text(report, _page(run, faults, figures["curves.png"], confusions, gallery, trained))
     return report
 
 
@@ -189,7 +192,7 @@ def _summary(run: RunScores, trained: Mapping[str, float] | None) -> dict[str, A
         "per_fold": run.folds.to_dict(orient="records"),
         "per_fold_mean": run.fold_mean,
         "trained": trained and dict(trained),
-        "provenance": run.config.get(_PROVENANCE, []),
+        "provenance": run.config.get(PROVENANCE, []),
     }
 
 
@@ -209,11 +212,12 @@ def _page(
     faults: pd.DataFrame,
     curves: bytes,
     confusions: dict[str, bytes],
+    gallery: Gallery | None,
     trained: Mapping[str, float] | None,
 ) -> str:
     meanings = ("mean F1 over classes", "mean recall over classes", "share of clips right")
     scores, baselines = headline(run.scores), headline(run.baseline)
-    known = (NOTES, TRAIN_COUNTS, LEAKY, _PROVENANCE)
+    known = (NOTES, TRAIN_COUNTS, LEAKY, PROVENANCE)
     return page.render(
         title=run.name + (" (leaky)" if run.leaky else ""),
         extent=_extent(run),
@@ -237,24 +241,27 @@ def _page(
             f"Confusion matrix{name and f' of {name}'}: rows the truth, columns the prediction": png
             for name, png in confusions.items()
         },
+        gallery=gallery,
+        per_pair=PER_PAIR,
         curves=curves,
         folds=_rows(run.folds),
         fold_mean=list(run.fold_mean.values()),
         subjects=_rows(run.subjects),
         faults=_rows(faults),
-        starts=_starts(run.config.get(_PROVENANCE, [])),
+        starts=_starts(run.config.get(PROVENANCE, [])),
         trained=trained,
         settings=page.flatten({key: value for key, value in run.config.items() if key not in known}),
     )
 
 
 def _starts(entries: Sequence[Mapping[str, Any]]) -> list[list[tuple[str, str]]]:
-    """The lines of each start of a run: of the first one all, of the others what is new."""
+    """The lines of each start of a run: of the first one all, of the others their end and what is new."""
     starts: list[list[tuple[str, str]]] = []
     before: Mapping[str, Any] = {}
     for entry in entries:
         new = {key: value for key, value in entry.items() if value is not None and value != before.get(key)}
-        starts.append(page.flatten(new))
+        ended = entry.get("ended") or "not yet, or killed"
+        starts.append(page.flatten({**new, "ended": ended}))
         before = entry
     return starts
 

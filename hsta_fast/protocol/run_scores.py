@@ -14,6 +14,7 @@ from .predictions import read_text_table, run_predictions
 
 # Keys of config.json that have a meaning in the report, which lists all others as settings.
 NOTES, _NUM_FOLDS, TRAIN_COUNTS, LEAKY = "notes", "num_folds", "train_counts", "leaky"
+PROVENANCE = "provenance"
 _CURVES = ("train_loss", "train_acc", "test_loss", "test_acc")
 _FAULTS = (*KEY, "what", "action")
 _EPOCHS = {
@@ -67,6 +68,9 @@ def read_run(run_dir: Path) -> RunScores:
     leaky = config.get(LEAKY, [])
     if not isinstance(leaky, list) or not all(isinstance(reason, str) for reason in leaky):
         raise ValueError(f"{path}: {LEAKY} expected a list of strings, got {leaky!r}")
+    starts = config.get(PROVENANCE, [])
+    if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
+        raise ValueError(f"{path}: {PROVENANCE} expected a list of objects, got {starts!r}")
     loaded = run_predictions(run_dir / "predictions.csv")
     classes = loaded.classes
     predictions = loaded.rows.sort_values("fold", key=lambda folds: folds.map(natural_key), kind="stable")

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..files import make_folder, write_text
+from ..threads import ctrl_c_kept_from_children
 from .face import Array, Variation, grid, margin_pixels, movement_field, random_face
 from .faults import chosen_faults, inject_faults
 from .layouts import EXPRESSIONS, LAYOUTS, RenderedClip
@@ -329,14 +330,17 @@ def _render_subjects(cfg: SynthConfig) -> Generator[tuple[int, list[RenderedClip
             yield number, _render_subject(cfg, number)
         return
     # Spawned, not forked: the caller may have threads (torch, OpenCV) that do not survive a fork.
-    context = multiprocessing.get_context("spawn")
+    context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread) as pool:
-        waiting = {pool.submit(_render_subject, cfg, number): number for number in numbers}
         try:
+            with ctrl_c_kept_from_children():
+                waiting = {pool.submit(_render_subject, cfg, number): number for number in numbers}
             for done in as_completed(waiting):
                 yield waiting[done], done.result()
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()  # a subject takes seconds
             raise
 
 

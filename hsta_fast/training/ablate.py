@@ -8,6 +8,7 @@ import pandas as pd
 
 from ..files import write_text
 from ..protocol import summary_of
+from ..spelling import did_you_mean
 from . import runner
 from .config import TrainConfig, settled
 from .optim import NonFiniteLossError
@@ -33,12 +34,7 @@ def ablate(cfg: TrainConfig, table: str, rows: Sequence[str] = ()) -> str:
         ValueError: an unknown table or row, a row whose run exists or cannot be continued, or none of the
             rows could be run.
     """
-    if table not in EXPERIMENTS:
-        raise ValueError(f"--table expected one of {', '.join(EXPERIMENTS)}, got {table!r}")
-    unknown = sorted(set(rows) - set(EXPERIMENTS[table]))
-    if unknown:
-        known, got = (", ".join(map(repr, names)) for names in (EXPERIMENTS[table], unknown))
-        raise ValueError(f"--rows expected rows of {known}, got {got}")
+    check_rows(table, rows)
     requested, remarks = rows or list(EXPERIMENTS[table]), {}
     configs = {row: _row_config(cfg, table, row) for row in requested}
     runs = {row: runner.seed_runs(row_cfg) for row, row_cfg in configs.items()}
@@ -50,13 +46,27 @@ def ablate(cfg: TrainConfig, table: str, rows: Sequence[str] = ()) -> str:
             remarks[row] = ""
         except (ValueError, NonFiniteLossError) as error:
             remarks[row] = f"not run: {error}"
-        if workers().is_main:
+        if workers().is_main and not cfg.dry_run:
             frame = _score_rows(cfg, table, requested, remarks)
             write_text(cfg.runs / cfg.name / "ablation.csv", frame.to_csv(index=False))
     if all(remarks.values()):
         row = requested[0]
         raise ValueError(f"table {table}: no row could be run; {row} was {remarks[row]}")
+    if cfg.dry_run:
+        return "\n".join(f"{row}: {remark or 'can be run'}" for row, remark in remarks.items())
     return _text(cfg, table, frame) if workers().is_main else ""
+
+
+def check_rows(table: str, rows: Sequence[str]) -> None:
+    """Raise ValueError for an unknown table, or a row that it lacks."""
+    if table not in EXPERIMENTS:
+        meant = did_you_mean(table, EXPERIMENTS)
+        raise ValueError(f"--table expected one of {', '.join(EXPERIMENTS)}, got {table!r}{meant}")
+    unknown = sorted(set(rows) - set(EXPERIMENTS[table]))
+    if unknown:
+        known, got = (", ".join(map(repr, names)) for names in (EXPERIMENTS[table], unknown))
+        meant = did_you_mean(unknown[0], EXPERIMENTS[table])
+        raise ValueError(f"--rows expected rows of {known}, got {got}{meant}")
 
 
 def _row_config(cfg: TrainConfig, table: str, row: str) -> TrainConfig:

@@ -1,22 +1,25 @@
 """The training configuration and the two recipes: the paper's and the published code's."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..data import LABEL_SETS, Apex, Balance, DatasetName, FlowMethod, SpecialFrame
 from ..model import BRANCHES, Head, HSTAConfig, list_models, model_config
+from ..spelling import did_you_mean
 
 Protocol = Literal["loso", "kfold", "composite", "cross-dataset", "published-folds"]
 Select = Literal["last", "inner", "best-test-epoch"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Recipe = Literal["paper", "published"]
+START = ("resume", "overwrite", "dry_run")  # settings that say how to start a run, not what it is
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """One run. The defaults are the paper's recipe; see `recipe_config` for the published code's."""
+class DataSettings:
+    """The dataset, its clips and its labels."""
 
     data: Path
     """Folder of a dataset as released (docs/data.md lists them), or with a table of your own clips."""
@@ -36,6 +39,11 @@ class TrainConfig:
     cache_gb: float = 50.0
     """Largest size of the cache in gigabytes; the least recently used frames are deleted first."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """The run's folder, and how to start it."""
+
     runs: Path = Path("runs")
     """Folder of all runs."""
     name: str = "hsta"
@@ -44,10 +52,19 @@ class TrainConfig:
     """Continue the run of this name from its last checkpoint."""
     overwrite: bool = False
     """Delete the run of this name, and start it again."""
+    dry_run: bool = False
+    """Do all up to the first step, print what would be trained, and write no run."""
     save_every: int = 5
     """Epochs between checkpoints."""
+    gallery: int = 24
+    """Most misclassified clips that the report shows, with frames of the dataset; 0: none."""
     log: tuple[Literal["tensorboard"], ...] = ()
     """Where the metrics of each epoch go, besides the run's own files: tensorboard."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """The architecture."""
 
     model: str = "hsta_base"
     """hsta_tiny, hsta_small or hsta_base."""
@@ -63,6 +80,11 @@ class TrainConfig:
     """The input modalities: both, or one."""
     head: Head = "cls"
     """What is classified: the CLS of each branch, also its last token, or the mean over its tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSettings:
+    """What the model is shown of a clip."""
 
     image_size: int = 224
     """Height and width of the frames in pixels."""
@@ -83,6 +105,11 @@ class TrainConfig:
     """Augmentation: mirror left and right with probability 0.5."""
     crop: int = 0
     """Augmentation: shift by up to this many pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolSettings:
+    """The folds, and the epoch that is tested."""
 
     protocol: Protocol = "loso"
     """loso: leave one subject out; kfold: k folds of whole subjects; composite: loso over several datasets
@@ -114,6 +141,11 @@ class TrainConfig:
     onset_only: bool = False
     """Control: use the onset frame, which shows no movement, for every frame."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class OptimSettings:
+    """The schedule, the optimiser and the loss."""
+
     epochs: int = 150
     batch_size: int = 32
     lr: float = 5e-5
@@ -140,12 +172,32 @@ class TrainConfig:
     balance: Balance = "even"
     """even: every class equally often; matched: even, with each subject's classes together in a batch;
     weighted: drawn with replacement by 1 / class frequency; none: every clip once."""
-
     seed: int = 0
+    """Seed of all randomness."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardwareSettings:
+    """The device and its numbers."""
+
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     dtype: Dtype = "auto"
     """Dtype of the matrix products (autocast); parameters stay float32. float16 uses a loss scale."""
+
+
+# The bases stand in the reverse of the order in which dataclasses list their fields.
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(
+    HardwareSettings,
+    RunSettings,
+    OptimSettings,
+    ProtocolSettings,
+    InputSettings,
+    ModelSettings,
+    DataSettings,
+):
+    """One run. The defaults are the paper's recipe; see `recipe_config` for the published code's."""
 
     def check(self) -> None:
         """Raise ValueError, naming the flag, for an invalid setting; `check_warm_up` is apart."""
@@ -155,9 +207,15 @@ class TrainConfig:
                 flag = f"--{name.replace('_', '-')}"
                 raise ValueError(f"{flag} expected {expected}, got {getattr(self, name)!r}")
 
+        def require_one_of(names: Sequence[str], name: str, or_else: str = "") -> None:
+            value = getattr(self, name)
+            if value not in names:
+                flag, meant = f"--{name.replace('_', '-')}", did_you_mean(str(value), names)
+                raise ValueError(f"{flag} expected one of {', '.join(names)}{or_else}, got {value!r}{meant}")
+
         for name in ("epochs", "batch_size", "save_every", "image_size", "num_frames", "seeds"):
             require(getattr(self, name) >= 1, name, "a whole number >= 1")
-        for name in ("warmup_epochs", "crop", "seed", "weight_decay", "warmup_lr", "min_lr"):
+        for name in ("warmup_epochs", "crop", "seed", "weight_decay", "warmup_lr", "min_lr", "gallery"):
             require(getattr(self, name) >= 0, name, "a number >= 0")
         require(0 < self.cache_gb < math.inf, "cache_gb", "a finite number > 0")
         require(bool(self.cache), "cache", "a folder, auto or none")
@@ -165,8 +223,8 @@ class TrainConfig:
         require(0 < self.layer_decay <= 1, "layer_decay", "a number in (0, 1]")
         require(0 <= self.label_smoothing < 1, "label_smoothing", "a number in [0, 1)")
         require(self.clip_grad is None or self.clip_grad > 0, "clip_grad", "a number > 0")
-        known = self.labels in ("auto", *LABEL_SETS) or self.labels.lower().endswith((".json", ".csv"))
-        require(known, "labels", f"auto, one of {', '.join(LABEL_SETS)}, or a .json or .csv file")
+        if not self.labels.lower().endswith((".json", ".csv")):
+            require_one_of(["auto", *LABEL_SETS], "labels", ", or a .json or .csv file")
         if self.resume and self.overwrite:
             raise ValueError("--overwrite expected no --resume beside it, got both")
         plain = self.name.isprintable() and 0 < len(self.name) <= 100 and len(self.name.encode()) <= 255
@@ -176,9 +234,9 @@ class TrainConfig:
         require(runs == runs.encode(errors="ignore").decode(), "runs", "a path in UTF-8")
         for name, kind in get_type_hints(TrainConfig).items():
             if get_origin(kind) is Literal:
-                require(getattr(self, name) in get_args(kind), name, f"one of {', '.join(get_args(kind))}")
+                require_one_of(get_args(kind), name)
         require(set(self.log) <= {"tensorboard"}, "log", "tensorboard")
-        require(self.model in list_models(), "model", f"one of {', '.join(list_models())}")
+        require_one_of(list_models(), "model")
         for name, least in (("num_layers", 1), ("n_special", 0), ("n_video", 0), ("offset_cap", 1)):
             value = getattr(self, name)
             require(value is None or value >= least, name, f"a whole number >= {least}")
@@ -283,8 +341,8 @@ def recipe_config(recipe: str, **settings: Any) -> TrainConfig:
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:
-    """The configuration as JSON values, without `resume` and `overwrite`, which say how to start."""
-    names = [field.name for field in fields(config) if field.name not in ("resume", "overwrite")]
+    """The configuration as JSON values, without START, which says how to start."""
+    names = [field.name for field in fields(config) if field.name not in START]
     values: dict[str, Any] = {name: getattr(config, name) for name in names}
     values["more_data"] = tuple(str(path) for path in config.more_data)
     return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}

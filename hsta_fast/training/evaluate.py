@@ -11,6 +11,7 @@ from ..checkpoint import load_model
 from ..clips import KEY
 from ..protocol import Fold, read_predictions, score, table
 from .config import from_json
+from .gallery import add_missing_gallery
 from .loop import predict
 from .run_checks import check_clips, read_config
 from .run_folder import fold_folder
@@ -37,7 +38,8 @@ def evaluate(path: Path, data: Sequence[Path] = ()) -> str:
         data: where the datasets are now, if they have moved: one folder for each of --data and --more-data.
 
     Returns:
-        The run's table of scores as saved, then the new scores and how the predictions differ.
+        The run's table of scores as saved, then the new scores and how the predictions differ. A run without
+        a gallery of misclassified clips (made before there was one) gets it in its report.
 
     Raises:
         ValueError: `path` is not a run, has no finished fold, or its data have changed.
@@ -57,10 +59,11 @@ def evaluate(path: Path, data: Sequence[Path] = ()) -> str:
     before = both[[f"{column}_before" for column in of_classes]].to_numpy()
     largest = np.abs(both[of_classes].to_numpy() - before).max()
     new = score(now["label"], now["predicted"], len(of_classes), absent="zero")
+    added = add_missing_gallery(exp, path)
     return (
         f"{table(path)}\n\npredicted again with the saved models: UF1 {new.uf1:.3f}, UAR {new.uar:.3f}, "
         f"ACC {new.acc:.3f} on {len(now)} clips; {changed} predictions differ from predictions.csv, "
-        f"probabilities by at most {largest:.1e}"
+        f"probabilities by at most {largest:.1e}" + (added and f"\n\n{added}")
     )
 
 

@@ -82,7 +82,7 @@ class RunProgress:
         if self._time_left is None:  # not before: the time that the data took to read says nothing of epochs
             self._time_left = _TimeLeft(0.0)
         if self._shown and is_terminal():
-            self._bar = new_bar()
+            self._bar = new_bar(self._title)
             self._bar.start_t -= time.monotonic() - self._time_left.began  # of the first run
         self._time_left.initial += sum(self._done.values())
         self._update()
@@ -159,9 +159,9 @@ class RunProgress:
             return True
         return time.monotonic() - (self._last_line or self._time_left.began) > _LINE_INTERVAL
 
-    def bar(self) -> "tqdm[Any] | None":
+    def bar(self, title: str) -> "tqdm[Any] | None":
         """A bar for one training; None where there is no terminal."""
-        return None if self._bar is None else new_bar()
+        return None if self._bar is None else new_bar(title)
 
     def close(self) -> None:
         """Remove the bar, so that others can print; the next run has a new one."""
@@ -183,7 +183,6 @@ class RunProgress:
         self._time_left.total = self._of_earlier_runs + size * (1 + self._runs_left)
         if self._bar is not None and time.monotonic() - self._last_shown > _BAR_INTERVAL:
             self._last_shown = time.monotonic()
-            self._bar.set_description_str(self._title, refresh=False)
             self._time_left.show(self._bar)
 
 
@@ -220,7 +219,7 @@ class Progress:
         else:
             self._run.log.event(f"{self._title}: started, {self._time_left.total} epochs")
         self._scalars = self._make_scalars() if self._make_scalars is not None else None
-        self._bar = self._run.bar()
+        self._bar = self._run.bar(self._title)
 
     def batches(self, batches: Iterable[Item], num_batches: int) -> Iterator[Item]:
         """Pass on the batches of an epoch; each moves the progress on when the next one is asked for."""
@@ -267,9 +266,9 @@ def is_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
-def new_bar() -> "tqdm[Any]":
+def new_bar(title: str) -> "tqdm[Any]":
     """A bar that is drawn when `_TimeLeft.show` says so, and leaves nothing behind."""
-    return tqdm(total=1, bar_format=_BAR_FORMAT, leave=False, dynamic_ncols=True)
+    return tqdm(desc=title, total=1, bar_format=_BAR_FORMAT, leave=False, dynamic_ncols=True)
 
 
 def duration(seconds: float) -> str:

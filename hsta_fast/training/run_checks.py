@@ -11,11 +11,12 @@ import pandas as pd
 
 from ..clips import KEY
 from ..files import check_writable, lock_file, open_lock
+from ..spelling import did_you_mean
 
 # Fields that may change on --resume; `check_clips` verifies the data.
 MAY_CHANGE = (
     *("data", "more_data", "annotation", "runs", "name", "only", "save_every", "strict", "device"),
-    *("cache", "cache_gb", "log"),
+    *("cache", "cache_gb", "log", "gallery"),
 )
 _IDENTITY = [*KEY, "apex", "offset", "label"]
 _MOST_CHANGES = 8  # that a message lists
@@ -23,10 +24,10 @@ _MOST_CHANGES = 8  # that a message lists
 # What a run writes, in the order in which it is deleted: without its predictions, which come first, a fold is
 # not finished; without config.json, which comes last, a folder is not a run.
 FILES = (
-    *("predictions.csv", "answers.npy", "model.safetensors", "state.pt", "metrics.jsonl", "summary.json"),
-    *("report.html", "curves.png", "curves.svg", "confusion.png", "confusion.svg", "confusion-datasets.png"),
-    *("confusion-datasets.svg", "faults.csv", "folds.csv", "clips.csv", ".writing.lock", "run.log"),
-    *(".launch", "config.json"),
+    *("predictions.csv", "gallery.json", "answers.npy", "model.safetensors", "state.pt", "metrics.jsonl"),
+    *("summary.json", "report.html", "curves.png", "curves.svg", "confusion.png", "confusion.svg"),
+    *("confusion-datasets.png", "confusion-datasets.svg", "faults.csv", "folds.csv", "clips.csv"),
+    *("scores.tex", ".writing.lock", "run.log", ".launch", "config.json"),
 )
 _FOLDERS = (
     *("folds", "folds/[0-9]*", "folds/[0-9]*/inner", "folds/[0-9]*/inner/[0-9]*"),
@@ -72,7 +73,9 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"{path} is not a run: it has no config.json") from error
+        runs = [config.parent.name for config in path.parent.glob("*/config.json")]
+        meant = "" if path.is_dir() else did_you_mean(path.name, runs)
+        raise ValueError(f"{path} is not a run: it has no config.json{meant}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path / 'config.json'} is damaged: {error}") from error
     if not isinstance(config, dict):

@@ -7,8 +7,9 @@ runs/<name>/config.json        the resolved configuration, classes, folds, notes
             clips.csv          the clips used; faults.csv: what was wrong with the dataset
             folds.csv          the clips that each fold tests or leaves out; it trains on the others
             folds/<n>/         metrics.jsonl, a line per epoch; state.pt while training, then
-                               model.safetensors and predictions.csv; inner/<k>/ of its inner folds, with
-                               answers.npy: the classes predicted after each epoch
+                               model.safetensors, gallery.json (pictures of misclassified clips) and
+                               predictions.csv; inner/<k>/ of its inner folds, with answers.npy: the classes
+                               predicted after each epoch
             tensorboard/<n>/   scalars of the folds, with --log tensorboard
             .launch            which launch started or continued it, for torchrun's restarts
             predictions.csv    all finished folds; metrics.jsonl, summary.json, report.html, and the figures
@@ -139,16 +140,10 @@ class RunFolder:
         Raises:
             ValueError: the folds differ from those in folds.csv.
         """
-        path, columns = self.path / "folds.csv", list(FOLD_COLUMNS)
-        if not path.exists():
+        if (path := self.path / "folds.csv").exists():
+            check_folds(path, folds)
+        else:
             self.write_table("folds.csv", folds)
-            return
-        before = pd.read_csv(path, dtype=str, keep_default_na=False)
-        if before[columns].to_numpy().tolist() != folds[columns].astype(str).to_numpy().tolist():
-            raise ValueError(
-                f"{self.path} was started on other folds than those made now: give the same --folds, --seed "
-                "and data, or another --name"
-            )
 
     def fold(self, number: int) -> "FoldFolder":
         """The folder of fold `number` (0, 1, ...)."""
@@ -259,6 +254,16 @@ class FoldFolder:
                 file.write(json.dumps(entry) + "\n")
         except OSError as error:
             raise OSError(f"could not write {path}: {error.strerror}; --resume continues the run") from error
+
+
+def check_folds(path: Path, folds: pd.DataFrame) -> None:
+    """Raise ValueError unless the folds in `path`, a run's folds.csv, are those of `folds`."""
+    before, columns = pd.read_csv(path, dtype=str, keep_default_na=False), list(FOLD_COLUMNS)
+    if before[columns].to_numpy().tolist() != folds[columns].astype(str).to_numpy().tolist():
+        raise ValueError(
+            f"{path.parent} was started on other folds than those made now: give the same --folds, --seed "
+            "and data, or another --name"
+        )
 
 
 def fold_folder(run: Path, number: int) -> Path:

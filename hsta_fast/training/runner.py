@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 
 from ..checkpoint import save_model
-from ..clips import KEY, subject_ids
-from ..data import describe_inputs
-from ..environment import info_text
+from ..clips import KEY
 from ..files import check_locks, check_writable, write_atomically
 from ..protocol import (
+    SEED_FILES,
     best_epoch,
     import_matplotlib,
     read_predictions,
@@ -25,7 +24,9 @@ from ..protocol import (
     write_seeds,
 )
 from .config import TrainConfig, leak_columns, settled
+from .dry_run import dry_run, print_experiment
 from .evaluate import predictions_table
+from .gallery import add_gallery
 from .loop import fit, predict
 from .progress import RunProgress, duration
 from .provenance import Start
@@ -138,20 +139,22 @@ def check_before_reading(cfg: TrainConfig, runs: Sequence[TrainConfig], is_main:
             run.check_warm_up()
         check_writable(path, "--name", path)
         check_folders(path)
-    if inside and is_run(folder):  # one that ended before its first checkpoint
+    if inside and is_run(folder) and not cfg.dry_run:  # one that ended before its first checkpoint
         delete_run(folder)
 
 
 def train_runs(cfg: TrainConfig, runs: Sequence[TrainConfig]) -> Path:
     """`main` after its checks."""
     folder, group = cfg.runs / cfg.name, workers()
+    writes = group.is_main and not cfg.dry_run
     with closing(RunProgress(len(runs), shown=group.is_main, shared=group.size > 1)) as progress:
         if cfg.seeds == 1:
             return train_run(runs[0], progress)
-        if group.is_main and runs[0].overwrite:
-            (folder / "seeds.csv").unlink(missing_ok=True)
+        if writes and runs[0].overwrite:
+            for name in SEED_FILES:
+                (folder / name).unlink(missing_ok=True)
         paths = {run.seed: train_run(run, progress) for run in runs}
-    if group.is_main:
+    if writes:
         print(f"\n{write_seeds(folder, paths)}\n\neach seed: {folder / 'seeds.csv'}")
     return folder
 
@@ -170,6 +173,9 @@ def train_run(cfg: TrainConfig, progress: RunProgress) -> Path:
             workers=group.size,
         )
         exp = decode(planned)
+        if cfg.dry_run:
+            group.main_process_first(partial(dry_run, exp))
+            return cfg.runs / cfg.name
         folder = group.main_process_first(partial(open_run, exp, start, log))
         run = _Run(exp, folder, log, start, progress)
         try:
@@ -201,7 +207,7 @@ def end_run(run: _Run, report_is_old: bool) -> None:
     )
     run.log.event(f"ended: all requested folds are finished; {took}")
     path = run.folder.path
-    print(f"\n{table(path)}\n\n{took}\nreport: {path / 'report.html'}")
+    print(f"\n{took}\n\n{table(path)}\n\nreport: {path / 'report.html'}")
 
 
 def check_before_decoding(planned: Plan, is_main: bool) -> None:
@@ -231,7 +237,7 @@ def open_run(exp: Experiment, start: Start, log: RunLog, is_main: bool) -> RunFo
         run.write_or_check_folds(fold_parts(clips, exp.folds).assign(**leak_columns(cfg)))
         run.write_table("faults.csv", faults.assign(**leak_columns(cfg)))
         run.write_start(start.entry())
-        print_experiment(exp, run)
+        print_experiment(exp, f", all in {run.path / 'faults.csv'}")
         update_report(exp, run)  # a killed process may have finished a fold since the last report
     log_start(exp, start, log, "resumed" if resumed else "started")
     return run
@@ -318,6 +324,7 @@ def train_fold(
     notes = leak_columns(cfg) | ({"caveats": " ".join(of_data)} if (of_data := caveats(cfg)) else {})
     save_model(model, folder.path / "model.safetensors", inputs=exp.model_inputs(), notes=notes)
     predictions = predictions_table(exp, fold, predict(exp, model, fold.test))
+    add_gallery(exp, folder.path, model, fold, predictions)
     folder.finish(predictions.assign(epoch=epochs, **leak_columns(cfg)))
 
 
@@ -356,28 +363,3 @@ def update_report(exp: Experiment, run: RunFolder) -> None:
     with run.exclusive_writer():
         if run.pool_predictions(len(exp.folds)):
             write_report(run.path, run.trained(len(exp.folds)))
-
-
-def print_experiment(exp: Experiment, run: RunFolder) -> None:
-    """Print the implementations, the device, and the clips that the run uses."""
-    clips, data = exp.data.table, exp.data
-    print(f"{info_text(exp.dtype)}\n\ndevice {exp.device}, {exp.dtype}: {exp.why}")
-    print("".join(f"LEAKY: {reason}\n" for reason in exp.cfg.leaks()), end="")
-    counts = zip(exp.class_counts(np.arange(len(data))), exp.labels.classes, strict=True)
-    print(
-        f"{len(data)} clips of {subject_ids(clips.clips).nunique()} subjects:",
-        ", ".join(f"{n} {c}" for n, c in counts),
-    )
-    inputs = describe_inputs(data.sampling, exp.cfg.image_size, exp.cfg.apex)
-    print("\n".join(f"{name}: {_on_one_line(value)}" for name, value in inputs.items()))
-    if exp.dropped:
-        print("outside the label set:", ", ".join(f"{n} {emotion}" for emotion, n in exp.dropped.items()))
-    where = f", all in {run.path / 'faults.csv'}"
-    print("".join(f"{line}\n" for line in remarks_and_faults(clips, where)), end="")
-
-
-def _on_one_line(value: object) -> str:
-    """A JSON value as words."""
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_on_one_line(part)}" for name, part in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

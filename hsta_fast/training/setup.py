@@ -28,6 +28,7 @@ from ..environment import cuda_dtype
 from ..files import as_on_disk, check_writable
 from ..inputs import ModelInputs
 from ..protocol import Fold
+from ..spelling import did_you_mean
 from .config import TrainConfig, to_json
 from .splits import inner_of, make_folds
 
@@ -187,7 +188,8 @@ def check_folds(cfg: TrainConfig, clips: ClipTable) -> tuple[list[Fold], list[st
     names = [fold.name for fold in folds]
     unknown = sorted(set(cfg.only) - set(names))
     if unknown:
-        raise ValueError(f"--only expected folds of {', '.join(names)}, got {', '.join(unknown)}")
+        meant = did_you_mean(unknown[0], names)
+        raise ValueError(f"--only expected folds of {', '.join(names)}, got {', '.join(unknown)}{meant}")
     if cfg.select == "inner":
         for fold in folds:
             if not cfg.only or fold.name in cfg.only:
@@ -275,7 +277,8 @@ def only_datasets(clips: ClipTable, names: Sequence[str]) -> ClipTable:
         return clips
     known = sorted(set(clips.clips["dataset"]))
     if set(names) - set(known):
-        raise ValueError(f"--datasets expected some of {', '.join(known)}, got {', '.join(names)}")
+        meant = did_you_mean(min(set(names) - set(known)), known)
+        raise ValueError(f"--datasets expected some of {', '.join(known)}, got {', '.join(names)}{meant}")
     kept = clips.clips[clips.clips["dataset"].isin(list(names))].reset_index(drop=True)
     return replace(clips, clips=kept, faults=tuple(f for f in clips.faults if f.dataset in names))
 

@@ -309,10 +309,18 @@ def _(root: Path) -> None:
         left_out(table, "offset expected a frame not before onset")
 
 
-@quirk("CAS(ME)3", "a micro-expression of 3455 frames", "clip left out: at most 600 frames are accepted")
+@quirk(
+    "CAS(ME)3",
+    "micro-expressions of 3455 frames and of 730 (spNO.190/m, onset 8)",
+    "clips left out: at most 600 frames are accepted",
+)
 def _(root: Path) -> None:
-    table = read_dataset(fake_datasets.casme3_copy(root, [casme3_row(), casme3_row(Onset=100, Offset=3554)]))
-    left_out(table, "clip expected at most 600 frames, got 3455")
+    for length in (3455, 730):
+        long = casme3_row(Onset=8, Offset=7 + length)
+        left_out(
+            read_dataset(fake_datasets.casme3_copy(root, [casme3_row(), long])),
+            f"clip expected at most 600 frames, got {length}",
+        )
 
 
 @quirk("CAS(ME)3", "`others` and `Others`", "the same word")
@@ -370,13 +378,15 @@ def _(root: Path) -> None:
 
 @quirk(
     "MEGC 2019",
-    "sub04 EP12_01f and sub05 EP09_05f of CASME II",
+    "sub04 EP12_01f, sub05 EP09_05f, and sub24 EP07_01, EP07_04f and EP10_03 of CASME II",
     "not part of the composite: dropped and counted",
 )
 def _(root: Path) -> None:
     pairs = ((1, "EP02_01f"), (4, "EP12_01f"), (5, "EP09_05F"))
     rows = [casme2_row(Subject=s, Filename=clip, **{"Estimated Emotion": "disgust"}) for s, clip in pairs]
+    for clip in ("EP07_01", "EP07_04f", "EP10_03"):
+        rows.append(casme2_row(Subject=24, Filename=clip, **{"Estimated Emotion": "surprise"}))
     labelled, dropped = apply_labels(
         read_dataset(fake_datasets.casme2_copy(root, rows)), label_set("megc2019")
     )
-    assert labelled.clips["clip"].tolist() == ["EP02_01f"] and dropped == {"disgust": 2}
+    assert labelled.clips["clip"].tolist() == ["EP02_01f"] and dropped == {"disgust": 2, "surprise": 3}

@@ -17,7 +17,12 @@ from hsta_fast.data.clips import LEFT_OUT, UNREADABLE
 from hsta_fast.data.doctor import examine
 from hsta_fast.data.sampling import Sampling
 
-from . import fake_datasets, further_dataset_quirks, table_quirks  # noqa: F401 (registers quirks)
+from . import (  # noqa: F401 (register quirks)
+    fake_datasets,
+    further_dataset_quirks,
+    layout_quirks,
+    table_quirks,
+)
 from .dataset_quirks import QUIRKS, left_out, only_fault, quirk
 from .fake_datasets import casme2_row, casme3_row, csv_row, samm_row
 

@@ -54,6 +54,11 @@ def test_a_table_of_folds(tmp_path: Path, clips: pd.DataFrame) -> None:
         "trains on what is not named"
     )
     assert second.test.tolist() == [3] and second.train.tolist() == [6], "trains on what is listed"
+    path.write_text(path.read_text().replace(",", ";").replace("subject", "Subject"))
+    again, missing = read_folds(path, clips, macro=False)
+    assert missing == 1
+    for own, fold in zip(again, folds, strict=True):
+        assert own.test.tolist() == fold.test.tolist() and own.train.tolist() == fold.train.tolist()
 
 
 def write_lists(folder: Path, clips: pd.DataFrame, **lists: list[int]) -> None:
@@ -81,7 +86,7 @@ HEAD = "dataset,subject,clip,onset,fold,part\n"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("dataset\n", "folds.csv: .*missing: subject"),
+        ("dataset\n", r"folds.csv: expected a column subject \(or sub, .*\), got dataset"),
         (HEAD, "train, test or out in the column part, got no rows"),
         (HEAD + "d,s0,b,0,1,dev\n", "train, test or out in the column part, got 'dev'"),
         (

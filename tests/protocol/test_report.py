@@ -17,7 +17,7 @@ from hsta_fast.protocol import bootstrap_interval, majority_baseline, per_fold, 
 MakeRun = Callable[..., Path]
 
 
-class _Page(HTMLParser):
+class Page(HTMLParser):
     """Collects the text, every attribute, and the tags that were opened and not closed."""
 
     def __init__(self, path: Path) -> None:
@@ -43,7 +43,7 @@ class _Page(HTMLParser):
 def test_report_and_table_show_the_numbers(make_run: MakeRun, predictions: pd.DataFrame) -> None:
     note = "Rendered data: these scores say nothing about people."
     run = make_run(notes=[note])
-    page, text = _Page(write_report(run)).text, table(run)
+    page, text = Page(write_report(run)).text, table(run)
     pooled = score(predictions["label"], predictions["predicted"], 3)
     counts = json.loads((run / "config.json").read_text())["train_counts"]
     baseline = majority_baseline(predictions, counts, 3)
@@ -75,7 +75,7 @@ LEAK = "--select best-test-epoch: the epoch was chosen by its score on the test 
 
 def test_a_leaky_run_says_so_everywhere(make_run: MakeRun, predictions: pd.DataFrame) -> None:
     run = make_run(predictions.assign(epoch=7), leaky=[LEAK], select="best-test-epoch")
-    page, text = _Page(write_report(run)).text, table(run)
+    page, text = Page(write_report(run)).text, table(run)
     for shown in (page, text):
         assert f"LEAKY: {LEAK}" in shown and "model (leaky)" in shown
     assert "rendered (leaky)" in page and "which makes the scores leaky. 1: 7, 2: 7" in page
@@ -84,7 +84,7 @@ def test_a_leaky_run_says_so_everywhere(make_run: MakeRun, predictions: pd.DataF
     assert all(b"LEAKY" in picture for name, picture in pictures.items() if name.endswith("svg"))
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "leaky": [], "select": "last"}))
-    page = _Page(write_report(run)).text
+    page = Page(write_report(run)).text
     assert "LEAKY" not in page + table(run) and "(leaky)" not in page + table(run)
     assert all((run / name).read_bytes() != picture for name, picture in pictures.items())
 
@@ -93,14 +93,14 @@ def test_the_epochs_of_inner_folds_are_shown(make_run: MakeRun, predictions: pd.
     run = make_run(predictions.assign(epoch=predictions["fold"].astype(int) * 10), select="inner")
     assert (
         "inner folds of its training subjects; no test clip was looked at. 1: 10, 2: 20"
-        in _Page(write_report(run)).text
+        in Page(write_report(run)).text
     )
 
 
 def test_each_data_set_has_its_scores_and_its_matrix(make_run: MakeRun, predictions: pd.DataFrame) -> None:
     predictions.loc[predictions["subject"] == "spNO.2", "dataset"] = "samm"
     run = make_run(predictions)
-    page = _Page(write_report(run))
+    page = Page(write_report(run))
     for name, part in predictions.groupby("dataset"):
         own = score(part["label"], part["predicted"], 3, absent="skip")
         cells = [f"{value:.3f}" for value in (own.uf1, own.uar, own.acc)]
@@ -117,7 +117,7 @@ def test_each_data_set_has_its_scores_and_its_matrix(make_run: MakeRun, predicti
 
 def test_the_interval_stands_beside_the_score(make_run: MakeRun, predictions: pd.DataFrame) -> None:
     run = make_run()
-    page, text = _Page(write_report(run)).text, table(run)
+    page, text = Page(write_report(run)).text, table(run)
     interval = bootstrap_interval(predictions, 3)
     assert interval is not None
     for low, high in interval.values():
@@ -126,7 +126,7 @@ def test_the_interval_stands_beside_the_score(make_run: MakeRun, predictions: pd
 
 def test_report_is_one_file_and_well_formed(make_run: MakeRun) -> None:
     run = make_run()
-    page = _Page(write_report(run))
+    page = Page(write_report(run))
     assert page.open == []
     sources = [value for _, name, value in page.attributes if name in ("src", "href", "srcset", "data")]
     assert len(sources) == 2
@@ -145,7 +145,7 @@ def test_only_the_named_files_are_left(make_run: MakeRun) -> None:
     write_report(run)
     write_report(run)
     new = {path.name for path in run.iterdir()} - before
-    assert new == {"report.html", "summary.json", *FIGURES}
+    assert new == {"report.html", "summary.json", "scores.tex", *FIGURES}
 
 
 def test_everything_from_outside_is_escaped(make_run: MakeRun, predictions: pd.DataFrame) -> None:
@@ -155,7 +155,7 @@ def test_everything_from_outside_is_escaped(make_run: MakeRun, predictions: pd.D
     run = make_run(table_, notes=[evil], **{evil: {"nested": evil}})
     fault = {"dataset": "d", "subject": "s", "clip": "c", "onset": 1, "what": evil, "action": "clip left out"}
     pd.DataFrame([fault]).to_csv(run / "faults.csv", index=False)
-    page = _Page(write_report(run))
+    page = Page(write_report(run))
     assert len([tag for tag, name, _ in page.attributes if tag == "img" and name == "src"]) == 2
     assert "onerror" not in {name for _, name, _ in page.attributes}
     # Note, setting and its value, fault, dataset, class, and each of 4 folds and 8 subjects with its fold.
@@ -169,14 +169,14 @@ def test_names_cannot_hold_a_script(make_run: MakeRun, predictions: pd.DataFrame
     table_["subject"] = table_["subject"].replace("spNO.1", script)
     report = write_report(make_run(table_))
     assert "<script" not in report.read_text()
-    assert _Page(report).text.count(script) == 1 + 1, "the class, and the subject's row"
+    assert Page(report).text.count(script) == 1 + 1, "the class, and the subject's row"
 
 
 def test_absent_and_empty_faults_are_none(make_run: MakeRun) -> None:
     run = make_run()
-    assert "Faults of the data (0) None." in _Page(write_report(run)).text
+    assert "Faults of the data (0) None." in Page(write_report(run)).text
     (run / "faults.csv").write_text("")
-    assert "Faults of the data (0) None." in _Page(write_report(run)).text
+    assert "Faults of the data (0) None." in Page(write_report(run)).text
     (run / "faults.csv").write_text("dataset,subject\n")
     with pytest.raises(ValueError, match=r"faults.csv: .*missing: clip, onset, what, action"):
         write_report(run)
@@ -185,7 +185,7 @@ def test_absent_and_empty_faults_are_none(make_run: MakeRun) -> None:
 def test_partial_run_scores_what_is_there(make_run: MakeRun, predictions: pd.DataFrame) -> None:
     done = predictions[predictions["fold"].isin(["1", "3"])]
     run = make_run(done)
-    page, text = _Page(write_report(run)).text, table(run)
+    page, text = Page(write_report(run)).text, table(run)
     assert f"{len(done)} clips, 4 subjects, 2 of 4 folds" in page
     assert "Unfinished: 2 of 4 folds" in page and "Unfinished: 2 of 4 folds" in text
     assert f"{score(done['label'], done['predicted'], 3, absent='zero').uf1:.3f}" in page
@@ -197,7 +197,7 @@ def test_subject_of_two_folds_and_absent_class_are_announced(
     table_ = predictions[predictions["label"] != 2].copy()
     subject = table_["subject"].mode()[0]
     table_.loc[table_.index[table_["subject"] == subject][0], "fold"] = "one more"
-    page = _Page(write_report(make_run(table_, num_folds=5))).text
+    page = Page(write_report(make_run(table_, num_folds=5))).text
     assert f"also trained on: casme3/{subject}." in page
     assert "No test clip of surprise: counted as 0 in UF1 and UAR." in page
 
@@ -237,6 +237,11 @@ def test_resumed_epoch_counts_once(make_run: MakeRun) -> None:
         ),
         (
             "config.json",
+            '{"num_folds": 4, "train_counts": {}, "provenance": ["x"]}',
+            "config.json: provenance expected a list of objects, got",
+        ),
+        (
+            "config.json",
             '{"num_folds": 4, "train_counts": {}, "leaky": true}',
             "config.json: leaky expected a list of strings, got True",
         ),
@@ -263,21 +268,22 @@ def test_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 def test_how_the_run_was_made(make_run: MakeRun) -> None:
     """A start, and one that differs in its command alone; none in a run of an older version."""
-    first = {"started": "2026-01-02", "command": "hsta-fast train <b>", "commit": None, "threads": 7}
-    second = {**first, "started": "2026-01-03", "command": "hsta-fast train --resume"}
+    first = {"started": "2026-01-02", "command": "hsta-fast train <b>", "ended": None, "threads": 7}
+    second = {**first, "started": "2026-01-03", "command": "hsta-fast train --resume", "ended": "finished"}
     run = make_run(provenance=[first, second])
     trained = {"epochs": 20, "seconds": 12.34, "clips_per_second": 9.0}
-    page = _Page(write_report(run, trained))
+    page = Page(write_report(run, trained))
     summary = json.loads((run / "summary.json").read_text())
     assert summary["provenance"] == [first, second] and summary["trained"] == trained
     text = " ".join(page.text.split())
     section = text[text.index("How it was made") : text.index("Settings")]
     assert "20 epochs in 12.3 s, 9.0 clips/s" in section and "hsta-fast train <b>" in section
-    assert section.count("threads") == 1 and "commit" not in section and "--resume" in section
+    assert section.count("ended not yet, or killed") == 1 and section.count("ended finished") == 1
+    assert section.count("threads") == 1 and "--resume" in section
     assert "provenance" not in text
     config = json.loads((run / "config.json").read_text())
     del config["provenance"]
     (run / "config.json").write_text(json.dumps(config))
-    assert "How it was made" not in _Page(write_report(run)).text
+    assert "How it was made" not in Page(write_report(run)).text
     summary = json.loads((run / "summary.json").read_text())
     assert summary["provenance"] == [] and summary["trained"] is None

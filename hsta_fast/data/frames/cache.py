@@ -33,6 +33,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ...files import EXHAUSTED, lock_file, open_lock, write_atomically, write_text
+from ...threads import thread_pool
 from .chunks import ArraySpec, chunk_head, map_arrays, open_chunk
 
 CHUNK_BYTES = 16 * 2**20  # the most that a killed writer loses
@@ -136,7 +137,7 @@ def load_arrays(
     for number, key in enumerate(keys):
         first.setdefault(key, number)
     store = _CacheFolder(spec, cache, progress)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with thread_pool() as pool:
         store.find(set(first), pool)
         if len(store.found) < len(first):
             with store.writing() as lock:

@@ -154,9 +154,10 @@ class Reader:
         except ValueError:
             base = ""
         found = f"in {base}" if base else "here"
+        where = f"here or {searched(root)}" if self.columns.below else "here"
         return (
-            f"expected frames of {self.title} such as {self.frames or first}, here or {searched(root)}, got "
-            f"no folder for any of the table's {len(clips)} clips of {subjects} subjects, such as {first}; "
+            f"no clip of the table ({len(clips)}, of {subjects} subjects) has a folder, such as {first}; "
+            f"looked for {self.title} as {self.frames or first}, {where}; "
             f"found {found}: {contents(root, base)}"
         )
 
@@ -177,7 +178,7 @@ def read_rows(
     identify: see `Reader`.
     expressions: the kinds of expression to read; rows of other kinds are skipped.
     strict: raise the first fault instead of listing it.
-    no_folders: says in one line what was looked for and found where no clip, (subject, folder), has one.
+    no_folders: what was looked for and found where no clip, (subject, folder), has one.
 
     Every row that is not skipped becomes one clip of the table or one fault with the action `LEFT_OUT`. Each
     further expression in a row that is kept is one more such fault. Where no row of a kind of expression has
@@ -264,7 +265,7 @@ def _one_for_all(
     for kind, gone in absent.items():
         line = no_folders([(fault.subject, error.folder) for error, fault in gone])
         if is_empty and 2 * len(gone) > len(faults):
-            raise ValueError(f"{root}: {line}")
+            raise ValueError(f"{root}: expected at least one usable clip, got none: {line}")
         if is_empty:
             continue
         replaced = {id(fault) for _, fault in gone}

@@ -20,7 +20,7 @@ from pathlib import Path
 from ...clips import words_key
 from .annotation import AnnotatedRows, Columns, Row, annotated_rows, find_annotation, read_annotation
 from .base import AnnotationRow, Expression, Interpret, Reader, Rows, folder_name
-from .folders import FolderNames, FrameFolders, find_subjects, posix_join, subfolders
+from .folders import FolderNames, FrameFolders, near_subjects, posix_join, subfolders
 from .sheets import annotation_files
 
 DATASET = "casme2"
@@ -48,7 +48,7 @@ def versions(root: Path) -> dict[str, str]:
     """Version ("cropped", "raw") -> folder of the subjects, the version to read first at the front."""
     found: dict[str, str] = {}
     without_images: dict[str, str] = {}
-    for folder in find_subjects(root, _SUBJECT):
+    for folder in near_subjects(root, _SUBJECT):
         first = _first_image(root, folder)
         if first:
             found.setdefault("cropped" if first.lower().startswith("reg_") else "raw", folder)

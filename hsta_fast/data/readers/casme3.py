@@ -62,7 +62,7 @@ COLUMNS = Columns(
     optional=("Objective class", "Expression type", "emotion"),
     filled=("emotion",),
     aliases={
-        **{"sub": "subject", "seq": "filename", "aus": "au", "actionunits": "au"},
+        **{"sub": "subject", "seq": "filename", "aus": "au"},
         **{"objectiveclasses": "objective class", "emotions": "emotion", "estimatedemotion": "emotion"},
     },
     similar=SIMILAR,

@@ -212,12 +212,15 @@ class ClipFolders:
     def only(self, clip: str, prefer: Callable[[str], bool] = lambda folder: False) -> str:
         """The folder of a clip, whatever its spelling; of several, the one that `prefer` accepts.
 
-        Raises ValueError if that is not exactly one.
+        Raises NoFolderError if there is none, ValueError if there are several.
         """
         found = self._folders.get(words_key(clip), [])
         found = list(filter(prefer, found)) or found
-        if len(found) != 1:
-            raise ValueError(f"filename expected one folder named {clip!r}, got {', '.join(found) or 'none'}")
+        if not found:
+            folder = posix_join(next(iter(self.parents), ""), clip)
+            raise NoFolderError(folder, f"filename expected a folder named {clip!r}, got none")
+        if len(found) > 1:
+            raise ValueError(f"filename expected one folder named {clip!r}, got {', '.join(found)}")
         return found[0]
 
 
@@ -267,6 +270,17 @@ def find_subjects(root: Path, subject: re.Pattern[str], *, depth: int = MAX_DEPT
         if not (above & series) - whole:
             return found
         whole |= above & series
+
+
+def near_subjects(root: Path, subject: re.Pattern[str]) -> list[str]:
+    """`find_subjects`, without those more than two levels below the root if there are nearer ones."""
+    found = find_subjects(root, subject)
+    return [folder for folder in found if is_near(folder)] or found
+
+
+def is_near(folder: str) -> bool:
+    """Whether a folder is at most two levels below the root; what is there wins over what lies deeper."""
+    return folder.count("/") < 2
 
 
 def posix_join(folder: str, *names: str) -> str:

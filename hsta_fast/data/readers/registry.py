@@ -27,7 +27,7 @@ from . import (
 )
 from .annotation import NO_TABLE, Columns, first_errors, missing_columns, rows_of, table_levels
 from .base import Expression, Reader, check_not_empty
-from .folders import check_folder
+from .folders import check_folder, is_near
 from .sheets import Sheets, read_sheets
 from .tree import contents
 
@@ -75,8 +75,12 @@ def recognise(root: Path | str, annotation: Path | str | None = None) -> tuple[s
             fits = any(not missing_columns(sheets, columns) for sheets in tables.values())
         if fits or (name, version) == ("smic", "cropped"):  # the one that needs no annotation
             found[name] = version
-    if annotation is not None and "csv" in found and "smic" in found and "smic" not in _with_table(tables):
-        del found["smic"]  # the table that was asked for is not that of SMIC-HS
+    if len(found) > 1 and "smic" in found and "smic" not in _with_table(tables):
+        # SMIC-HS without a table: the table that was asked for wins, and one in the root if it lies deep.
+        in_root = {path: sheets for path, sheets in tables.items() if path.parent == root}
+        is_far = not is_near(READERS["smic"].versions(root)["cropped"])
+        if annotation is not None or (is_far and _with_table(in_root)):
+            del found["smic"]
     if len(found) > 1:
         # A released dataset with its frames wins over a plain table, and over one without its frames; then
         # one whose table has all columns of another's and more wins over that one.
@@ -129,17 +133,14 @@ def _several(root: Path, found: dict[str, str], tables: dict[Path, Sheets]) -> s
     places = {}
     for name in found:
         reader = READERS[name]
-        parts = [
-            path.parent.relative_to(root).as_posix()
-            for path, sheets in tables.items()
-            if path.is_relative_to(root) and not missing_columns(sheets, reader.columns)
-        ][:1]
+        own = [path.parent for path, s in tables.items() if not missing_columns(s, reader.columns)][:1]
+        parts = [path.relative_to(root).as_posix() for path in own if path.is_relative_to(root)]
         parts += list(reader.versions(root).values())[:1]
-        places[name] = os.path.commonpath(part or "." for part in parts)
-    if len({*places.values(), "", "."}) == len(places) + 2:
-        each = [f"{READERS[name].title} in {place}" for name, place in places.items()]
-        return f"{' and '.join(each)}; give the folder of each"
-    return f"{' and '.join(found)}; name one with --dataset"
+        places[name] = os.path.commonpath(part or "." for part in parts) or parts[0]
+    if len({*places.values(), "."}) <= len(places):
+        return f"{' and '.join(found)}; name one with --dataset"
+    each = [f"{READERS[name].title} in {place}" for name, place in places.items()]
+    return f"{' and '.join(each)}; give the folder of each"
 
 
 def version_of(dataset: str, root: Path, annotation: Path | str | None = None) -> str:
@@ -261,14 +262,14 @@ def _none_found(root: Path, tables: dict[Path, Sheets], errors: Sequence[str]) -
     if by_frames:
         said.append(f"the folders of {' and '.join(READERS[name].title for name in by_frames)}")
     said += [first_errors(errors)] if errors else []
-    if not tables and not errors:
-        said.append(f"{NO_TABLE}; the folder holds: {contents(root)}")
     near = [
         (len(missing_columns(sheets, reader.columns)) / len(reader.columns.required), path, reader)
         for path, sheets in tables.items()
         for name, reader in READERS.items()
         if name in (by_frames or READERS)
     ]
+    # Below the root there may be tables of any kind: those with few of the columns are not worth a word.
+    near = [one for one in near if one[1].parent == root or one[0] <= 0.5]
     if near:
         # The table with the fewest columns missing, for the dataset whose folders are here, or else for any.
         _, path, reader = min(near, key=lambda one: one[0])
@@ -276,6 +277,9 @@ def _none_found(root: Path, tables: dict[Path, Sheets], errors: Sequence[str]) -
             rows_of(path, tables[path], reader.columns)
         except ValueError as error:
             said.append(f"as {reader.title}: {error}")
+    elif not errors:
+        what = f"{len(tables)} tables without the columns of any" if tables else NO_TABLE
+        said.append(f"{what}; the folder holds: {contents(root)}")
     return f"expected {expected}, got {'; '.join(said)}"
 
 

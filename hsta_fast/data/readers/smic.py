@@ -23,8 +23,8 @@ from .folders import (
     ANY_NUMBERED,
     FolderNames,
     FrameFolders,
-    find_subjects,
     list_subfolders,
+    near_subjects,
     posix_join,
     subfolders,
 )
@@ -50,7 +50,7 @@ def versions(root: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     other: dict[str, str] = {}
     without_clips: dict[str, str] = {}
-    for folder in find_subjects(root, _SUBJECT):
+    for folder in near_subjects(root, _SUBJECT):
         subjects = filter(_SUBJECT.fullmatch, subfolders(root, folder))
         inner = [
             name.casefold() for subject in subjects for name in subfolders(root, posix_join(folder, subject))

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,24 @@ def test_a_mapping_finds_its_dataset_however_it_is_written(name: str, dataset: s
     table.clips["dataset"] = dataset
     assert apply_labels(table, own)[0].clips["label"].tolist() == [1]
     assert own.unknown_datasets([dataset]) == []
+
+
+@pytest.mark.parametrize("name", ["casme2", "CASME II", "CASME-2"])
+def test_clips_that_are_left_out_or_listed_are_found_however_their_dataset_is_written(name: str) -> None:
+    table = table_of("disgust", "disgust", "surprise")
+    names = {"dataset": name, "subject": ["sub04", "sub01", "sub24"], "clip": ["EP12_01F", "a", "EP10_03"]}
+    table = replace(table, clips=table.clips.assign(**names))
+    labels = LABEL_SETS["megc2019"]
+    assert apply_labels(table, labels)[0].clips["subject"].tolist() == ["sub01"]
+    listed = replace(
+        labels, listed={("casme2", "sub01", "a"): "surprise", ("CASME II", "sub02", "b"): "positive"}
+    )
+    labelled, _ = apply_labels(table, listed)
+    assert labelled.clips["label"].tolist() == [2]
+    assert [(fault.subject, fault.action) for fault in labelled.faults] == [
+        ("sub01", "labelled as in the list"),
+        ("sub02", "clip left out"),
+    ]
 
 
 def test_a_mapping_of_a_dataset_that_is_not_here_is_named() -> None:

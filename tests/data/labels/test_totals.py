@@ -48,13 +48,23 @@ def spread(
     return pairs
 
 
-def casme2(root: Path) -> Path:
-    """255 rows of 26 subjects; two have only clips that the composite drops."""
+# The clips that are not in the composite: two of disgust, and three of sadness, which the coding of 2019
+# calls surprise.
+NOT_IN_COMPOSITE = {4: ["EP12_01f"], 5: ["EP09_05f"], 24: ["EP07_01", "EP07_04f", "EP10_03"]}
+
+
+def casme2(root: Path, surprise: str = "sadness") -> Path:
+    """255 rows of 26 subjects; two have only clips that the composite drops.
+
+    surprise: the emotion of the three clips of sub24.
+    """
     rows: list[Cells] = []
-    pairs = spread(CASME2_WORDS, range(1, 27), {"others": (10, 18)})
-    named = {4: "EP12_01f", 5: "EP09_05f"}  # the two clips that are not in the composite, both disgust
+    words = CASME2_WORDS | {"sadness": 4}
+    pairs = [*spread(words, range(1, 27), {"others": (10, 18)}), *[(24, surprise)] * 3]
+    named = {subject: list(clips) for subject, clips in NOT_IN_COMPOSITE.items()}
     for number, (subject, word) in enumerate(pairs):
-        name = named.pop(subject) if word == "disgust" and subject in named else f"EP{number:03d}_01"
+        is_named = number >= 252 or (subject in (4, 5) and word == "disgust" and named[subject])
+        name = named[subject].pop(0) if is_named else f"EP{number:03d}_01"
         apex = "/" if name == "EP12_01f" else 47
         rows.append(
             casme2_row(
@@ -100,27 +110,30 @@ def smic(root: Path) -> Path:
 
 
 def casme3(root: Path) -> Path:
-    """860 micro-expressions and 3346 macro-expressions, many in one recording."""
+    """860 micro-expressions of 94 people and 3346 macro-expressions, many in one recording."""
     words = {
-        "disgust": 245,
+        "disgust": 250,
         "Others": 100,
-        "others": 73,
-        "surprise": 184,
+        "others": 61,
+        "surprise": 187,
         "fear": 86,
         "anger": 64,
-        "happy": 54,
-        "sad": 54,
+        "happy": 55,
+        "sad": 57,
     }
     fake_datasets.frames(root / "spNO.0/b/color", [f"{number}.jpg" for number in range(212)])
-    for subject in range(1, 20):
+    for subject in range(1, 100):
         (root / f"spNO.{subject}").symlink_to(root / "spNO.0")
     rows = []
     pairs = [(word, "Micro") for word, count in words.items() for _ in range(count)]
     for number, (word, kind) in enumerate([*pairs, *[("happy", "Macro")] * 3346]):
+        people = 94 if kind == "Micro" else 100
         onset = number // 20
         cells = {"Onset": onset, "Apex": onset, "Offset": onset + 1, "emotion": word}
         rows.append(
-            casme3_row(Subject=f"spNO.{number % 20}", **cells, **{"Expression type": f"{kind}-expression"})
+            casme3_row(
+                Subject=f"spNO.{number % people}", **cells, **{"Expression type": f"{kind}-expression"}
+            )
         )
     fake_datasets.table(root / "part_A.csv", [*fake_datasets.CASME3_HEADER, "Expression type"], rows)
     return root
@@ -147,6 +160,37 @@ def test_casme2(roots: list[Path]) -> None:
     assert [fault.clip for fault in table.faults] == ["EP12_01f"]
     assert totals(table) == ([88, 32, 25], 24)
     assert table.clips["objective_class"].eq(0).sum() == 1
+
+
+def test_casme2_in_the_coding_of_2019(tmp_path: Path) -> None:
+    """The composite is the same; the doctor compares with the counts of the coding that the copy has."""
+    table = read_dataset(casme2(tmp_path, surprise="surprise"))
+    assert table.clips["emotion"].value_counts()[["surprise", "sadness"]].tolist() == [28, 4]
+    assert totals(table) == ([88, 32, 25], 24)
+    (diagnosis,) = examine([tmp_path], progress=False).diagnoses
+    found = {count.what: (count.found, count.published) for count in diagnosis.counts}
+    assert found["surprise"] == (28, 28) and found["sadness"] == (4, 4)
+    assert all(count.found == count.published for count in diagnosis.counts)
+
+
+@pytest.mark.parametrize(
+    ("coding", "subject", "emotion", "known"),
+    [
+        ("20140508", 1, "surprise", 25),
+        ("20190701", 1, "surprise", 28),
+        ("20140508", 24, "surprise", 28),
+        ("20190701", 24, "sadness", 25),
+    ],
+)
+def test_a_part_of_casme2_tells_its_coding(
+    tmp_path: Path, coding: str, subject: int, emotion: str, known: int
+) -> None:
+    """By one of the three clips that changed, or without them by the name of the table."""
+    cells = {"Subject": subject, "Filename": "EP10_03", "Estimated Emotion": emotion}
+    fake_datasets.casme2_copy(tmp_path, [casme2_row(**cells)])
+    (tmp_path / "CASME2-coding-20140508.xlsx").rename(tmp_path / f"CASME2-coding-{coding}.xlsx")
+    (diagnosis,) = examine([tmp_path], progress=False).diagnoses
+    assert {count.what: count.published for count in diagnosis.counts}["surprise"] == known
 
 
 def test_samm(roots: list[Path]) -> None:
@@ -190,8 +234,8 @@ def test_casme3(tmp_path: Path) -> None:
     casme3(tmp_path)
     table = read_dataset(tmp_path)
     assert len(table) == 860 and table.faults == ()
-    assert totals(table, "emotion3")[0] == [449, 54, 184]
-    assert totals(table, "emotion7")[0] == [173, 245, 184, 86, 64, 54, 54]
+    assert totals(table, "emotion3")[0] == [457, 55, 187]
+    assert totals(table, "emotion7") == ([161, 250, 187, 86, 64, 57, 55], 94)
     both = read_dataset(tmp_path, expressions=("micro", "macro"))
     assert both.clips["expression"].value_counts().to_dict() == {"micro": 860, "macro": 3346}
 
@@ -230,7 +274,7 @@ def test_the_doctor_counts_them(roots: list[Path], tmp_path: Path) -> None:
     ]
     assert differing == []
     known = [count for d in examination.diagnoses for count in d.counts if count.published is not None]
-    assert len(known) == 9 + 10 + 5 + 5
+    assert len(known) == 9 + 10 + 5 + 13
     assert all(count.found == count.published for count in examination.composite)
     assert examination.composite[-2:] == (Count("all clips", 442, 442), Count("all subjects", 68, 68))
     assert [d.status for d in examination.diagnoses] == [1, 0, 0, 0] and examination.status == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -52,7 +51,8 @@ def test_table_and_frames_may_lie_below_the_folder(
     assert recognise(tmp_path)[0] == dataset
     assert first_frames(tmp_path) == [f"{copy}/{frame}"]
     found = diagnosis(tmp_path)
-    assert (found.dataset, found.annotation, found.status) == (dataset, own.name, 0)
+    assert (found.dataset, found.status) == (dataset, 0)
+    assert tmp_path / found.annotation == tmp_path / table / own.name
 
 
 def test_the_nearest_level_with_a_table_counts(tmp_path: Path) -> None:
@@ -96,13 +96,13 @@ def test_a_search_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         for recording in "ab":
             frames(tmp_path / f"data/spNO.{subject}/{recording}/color", [f"{n}.jpg" for n in range(40)])
     seen: list[str] = []
-    scan = tree._list
+    list_folder = tree._list
 
-    def noted(real: Path, path: str, *rest: Any, **more: Any) -> Any:
+    def counted(real: str, path: str, place: str, *, is_root: bool) -> tuple[tree.Folder, dict[str, str]]:
         seen.append(path)
-        return scan(real, path, *rest, **more)
+        return list_folder(real, path, place, is_root=is_root)
 
-    monkeypatch.setattr(tree, "_list", noted)
+    monkeypatch.setattr(tree, "_list", counted)
     assert find_subjects(tmp_path, re.compile("sub[0-9]+")) == []
     in_subjects = [path for path in seen if path.startswith("data/spNO.")]
     assert len(in_subjects) == 3 + 6 + 6
@@ -159,13 +159,13 @@ def test_an_unknown_layout_is_one_line(tmp_path: Path, dataset: str) -> None:
     found = diagnosis(root)
     assert (found.status, found.faults, found.dataset) == (2, (), dataset)
     assert re.fullmatch(
-        r".*copy: expected frames of [A-Z()3 -]*I* such as .*, here or up to 6 levels below \(7 folders "
-        r"searched\), got no folder for any of the table's 3 clips of 2 subjects, such as \S*; "
-        r"found here: by_emotion, code, notes and 1 more",
+        r".*copy: expected at least one usable clip, got none: no clip of the table \(3, of 2 subjects\) has "
+        r"a folder, such as \S*; looked for [A-Z()3 -]*I* as .*, here or up to 6 levels below \(7 folders "
+        r"searched\); found here: by_emotion, code, notes and 1 more",
         found.error,
     ), found.error
-    assert as_text(examine([root], progress=False)).count(own.name) == 0
-    with pytest.raises(ValueError, match="got no folder for any of the table's 3 clips of 2 subjects"):
+    assert "unusable" in as_text(examine([root], progress=False)) and "\n" not in found.error
+    with pytest.raises(ValueError, match=r"no clip of the table \(3, of 2 subjects\) has"):
         read_dataset(root)
 
 
@@ -177,7 +177,7 @@ def test_other_clips_than_those_of_the_table_are_one_line(tmp_path: Path) -> Non
     (tmp_path / "no/CASME2-coding-20140508.xlsx").rename(tmp_path / "coding.xlsx")
     (tmp_path / "no").rename(tmp_path.parent / f"{tmp_path.name}-no")
     assert re.search(
-        "the table's 4 clips of 4 subjects, such as raw/sub01/EP02_01f; found in raw: sub01$",
+        r"\(4, of 4 subjects\) has a folder, such as raw/sub01/EP02_01f; .*found in raw: sub01$",
         diagnosis(tmp_path).error,
     )
     # A part of the copy is listed row by row, as ever.
@@ -192,6 +192,29 @@ def test_old_layouts_keep_their_folders(tmp_path: Path) -> None:
     (tmp_path / "features/cropped/sub01/EP02_01f").mkdir(parents=True)
     assert first_frames(tmp_path) == ["sub01/EP02_01f/img46.jpg"]
     assert casme2.versions(tmp_path) == {"raw": ""}
+    # Nor do frames that were found before the search went so deep give way to those that were not.
+    frames(tmp_path / "a/b/Cropped/sub01/EP02_01f", [f"reg_img{n}.jpg" for n in range(46, 51)])
+    fake_datasets.smic_cropped_copy(tmp_path / "a/SMIC", [("s1", "negative", "s1_ne_01")])
+    assert recognise(tmp_path) == ("casme2", "raw")
+    (tmp_path / "a/SMIC/HS").rename(tmp_path / "HS")
+    with pytest.raises(ValueError, match="got casme2 and smic; name one with --dataset"):
+        recognise(tmp_path)
+    table = tmp_path / "CASME2-coding-20140508.xlsx"
+    assert recognise(tmp_path, table) == ("casme2", "raw")
+
+
+def test_a_folder_that_is_none(tmp_path: Path) -> None:
+    """What is said of tables that have nothing to do with a dataset, and of those that have."""
+    for name in ("x", "y"):
+        fake_datasets.table(tmp_path / f"downloads/{name}.csv", ("name", "age"), [])
+    with pytest.raises(
+        ValueError, match="got 2 tables without the columns of any; the folder holds: downloads$"
+    ):
+        read_dataset(tmp_path)
+    header = [name for name in fake_datasets.SAMM_HEADER if name != "Apex Frame"]
+    fake_datasets.table(tmp_path / "downloads/samm.csv", header, [])
+    with pytest.raises(ValueError, match=r"got as SAMM: .*samm\.csv: expected also the columns Apex Frame"):
+        read_dataset(tmp_path)
 
 
 # SMIC
@@ -275,7 +298,7 @@ def test_casme3_in_clips(tmp_path: Path) -> None:
         "Part_A_MaE_clip/frame/spNO.1_d_176/176.jpg",
     ]
     found = diagnosis(root)
-    assert (found.version, found.annotation, found.status) == ("part A, clips", ME, 0)
+    assert (found.version, found.annotation, found.status) == ("part A, clips", f"annotation/{ME}", 0)
     assert found.counts[:2] == tuple(
         type(found.counts[0])(*count)
         for count in (("micro-expressions", 3, 860), ("macro-expressions", 2, 3346))
@@ -313,7 +336,7 @@ def test_casme3_cropped_clips_win(tmp_path: Path) -> None:
     both = read_casme3(root, expressions=("micro", "macro"))
     assert set(both.clips["expression"]) == {"micro"} and both.faults == ()
     (remark,) = both.remarks
-    assert remark.startswith("2 macro-expressions are not read: expected frames of CAS(ME)3 such as")
+    assert remark.startswith("2 macro-expressions are not read: no clip of the table (2, of 1 subjects)")
     assert diagnosis(root).status == 0
     clip_package(root, ROWS, MACRO, kind="_cropped")
     assert len(read_casme3(root, expressions=("micro", "macro"))) == 5
@@ -357,7 +380,7 @@ def test_casme3_without_the_clips_of_macro_expressions(tmp_path: Path) -> None:
     found = diagnosis(root)
     (fault,) = found.faults
     assert fault.action == "3 micro-expressions left out" and found.status == 1
-    with pytest.raises(ValueError, match="got no folder for any of the table's 3 clips of 2 subjects"):
+    with pytest.raises(ValueError, match=r"no clip of the table \(3, of 2 subjects\) has"):
         read_dataset(root)
 
 

