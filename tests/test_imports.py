@@ -55,14 +55,15 @@ ARROWS: dict[str, str] = {
     "data.frames.store",
     "data.readers": "",
     "data.readers.tree": "files",
-    "data.readers.annotation": "files data.clips data.readers.tree",
+    "data.readers.sheets": "files data.clips",
+    "data.readers.annotation": "files data.clips data.readers.sheets data.readers.tree",
     "data.readers.folders": "files clips data.readers.tree",
     "data.readers.videos": "files data.frames.video data.readers.folders",
     "data.readers.base": "files clips data.clips data.action_units data.remarks data.readers.annotation "
-    "data.readers.tree",
+    "data.readers.sheets data.readers.tree",
     **{
-        f"data.readers.{name}": "files data.clips data.frames.video data.readers.annotation "
-        "data.readers.base data.readers.folders data.readers.tree data.readers.videos"
+        f"data.readers.{name}": "files clips data.clips data.frames.video data.readers.annotation "
+        "data.readers.base data.readers.folders data.readers.sheets data.readers.tree data.readers.videos"
         for name in (
             *("casme2", "samm", "smic", "casme3", "custom"),
             *("mmew", "dfme", "casme", "four_dme", "casme_squared", "samm_long"),
@@ -72,7 +73,8 @@ ARROWS: dict[str, str] = {
     "data.labels": "",
     "data.labels.sets": "clips data.clips data.action_units",
     "data.labels.megc2019": "data.labels.sets data.readers",
-    "data.labels.files": "files data.clips data.labels.megc2019 data.labels.sets data.readers.annotation",
+    "data.labels.files": "files data.clips data.labels.megc2019 data.labels.sets data.readers.annotation "
+    "data.readers.sheets",
     "data.loading": "data.frames",
     "data.dataset": "clips data.clips data.frames data.loading data.sampling",
     "data.doctor": "clips files threads data.clips data.remarks data.frames data.labels data.readers",

@@ -261,6 +261,8 @@ def _counts(clips: pd.DataFrame, dataset: str, known: dict[str, int | None]) -> 
     found["subjects"] = int((micro if len(micro) else clips)["subject"].nunique())
     found |= {str(word): int(count) for word, count in emotions.items()}
     words = [word for word in known if word not in ("micro-expressions", "macro-expressions", "subjects")]
+    if len(micro) and not emotions:  # the table has none
+        words = []
     first = [
         what
         for what in ("micro-expressions", "macro-expressions", "subjects")

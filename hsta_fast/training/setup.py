@@ -129,8 +129,8 @@ def plan(cfg: TrainConfig, *, device: str | None = None) -> Plan:
     found = read_clips(cfg)
     used = only_datasets(found, cfg.datasets)
     if given is None:
-        name, why = default_labels(used)
-        cfg, used = replace(cfg, labels=name), replace(used, remarks=(*used.remarks, why))
+        name, remark = default_labels(used)
+        cfg, used = replace(cfg, labels=name), replace(used, remarks=(*used.remarks, remark))
     labels = given or label_set(cfg.labels, roots_of(cfg))
     clips, dropped = apply_labels(used, labels)
     check_folds(cfg, clips)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -171,11 +172,45 @@ def sheet(
     return path
 
 
-def table(path: Path, header: Sequence[str | None], rows: Iterable[Cells], encoding: str = "utf-8") -> Path:
+def old_sheet(path: Path, header: Sequence[str | None], rows: Iterable[Cells]) -> Path:
+    """An xls file of the oldest kind (BIFF2), a stream of records; numbers are stored as numbers."""
+
+    def record(kind: int, data: bytes) -> bytes:
+        return struct.pack("<HH", kind, len(data)) + data
+
+    def cell(row: int, column: int, value: Any) -> bytes:
+        place = struct.pack("<HH3x", row, column)
+        if isinstance(value, int | float):
+            return record(3, place + struct.pack("<d", value))
+        text = str(value).encode("ascii")
+        return record(4, place + bytes([len(text)]) + text)
+
+    lines = [
+        list(header),
+        *([row.get(name) if name is not None else None for name in header] for row in rows),
+    ]
+    cells = [
+        cell(row, column, value)
+        for row, line in enumerate(lines)
+        for column, value in enumerate(line)
+        if value is not None
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(record(9, struct.pack("<HH", 2, 16)) + b"".join(cells) + record(10, b""))
+    return path
+
+
+def table(
+    path: Path,
+    header: Sequence[str | None],
+    rows: Iterable[Cells],
+    encoding: str = "utf-8",
+    separator: str = ",",
+) -> Path:
     """A csv file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding=encoding, newline="") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, delimiter=separator)
         writer.writerow([name or "" for name in header])
         for row in rows:
             writer.writerow([row.get(column, "") if column is not None else "" for column in header])

@@ -17,7 +17,12 @@ from hsta_fast.data.clips import LEFT_OUT, UNREADABLE
 from hsta_fast.data.doctor import examine
 from hsta_fast.data.sampling import Sampling
 
-from . import fake_datasets, further_dataset_quirks, layout_quirks  # noqa: F401 (register quirks)
+from . import (  # noqa: F401 (register quirks)
+    fake_datasets,
+    further_dataset_quirks,
+    layout_quirks,
+    table_quirks,
+)
 from .dataset_quirks import QUIRKS, left_out, only_fault, quirk
 from .fake_datasets import casme2_row, casme3_row, csv_row, samm_row
 
@@ -263,26 +268,19 @@ def _(root: Path) -> None:
     other = root / "other"
     fake_datasets.casme3_copy(other, [casme3_row()])
     path = other / "cas(me)3_part_A_ME_label.csv"
-    path.write_text(path.read_text().replace(",", ";"))
+    path.write_text(path.read_text().replace("Apex", "Peak"))
     refused(
         other,
-        r"folders of CAS\(ME\)3; as CAS\(ME\)3: .*expected also the columns .*got Subject;Filename;Onset;",
+        r"folders of CAS\(ME\)3; as CAS\(ME\)3: .*expected also the columns Apex, got Subject, Filename",
     )
 
 
 @quirk("any", "the columns in several sheets of a workbook", "refused: leave them in one")
 def _(root: Path) -> None:
     fake_datasets.casme2_copy(root, [casme2_row()])
-    path = root / "CASME2-coding-20140508.xlsx"
+    path = root / table_quirks.CODING
     fake_datasets.sheet(path, fake_datasets.CASME2_HEADER, [casme2_row()], others=("copy",))
     refused(root, "20140508.xlsx: expected the columns in one sheet, got them in Sheet1, copy")
-
-
-@quirk("any", "an old Excel file (`.xls`)", "refused: save it as .xlsx")
-def _(root: Path) -> None:
-    fake_datasets.casme3_copy(root, [casme3_row()])
-    next(root.glob("*.csv")).rename(root / "CAS(ME)3_part_A_v2.xls")
-    refused(root, "CAS.ME.3_part_A_v2.xls, an old Excel file: save it as .xlsx")
 
 
 @quirk("any", "several annotation files with the columns", "refused: name one with `--annotation`")

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import pytest
 
 from hsta_fast import cli
 from hsta_fast.data.clips import UNREADABLE
-from hsta_fast.data.doctor import as_text, check_frames, examine
-from hsta_fast.data.readers.registry import read_dataset
+from hsta_fast.data.doctor import as_json, as_text, check_frames, examine
+from hsta_fast.data.readers.registry import join, read_dataset
 
 from . import fake_datasets
 from .fake_datasets import casme2_row, casme3_row, csv_row, samm_row, smic_row
@@ -175,7 +176,7 @@ def test_a_wrong_official_list_affects_only_the_composite(tmp_path: Path) -> Non
     (root / "combined_3class_gt.csv").write_text("dataset,subject,clip,label\n")
     found = examine([root], progress=False)
     assert found.diagnoses[0].status == 0 and found.status == 1 and not found.composite
-    assert "combined_3class_gt.csv row 1: dataset expected" in found.differences[0].what
+    assert "combined_3class_gt.csv: expected the clips of the composite" in found.differences[0].what
     other = fake_datasets.casme3_copy(tmp_path / "other", [casme3_row()])
     (root / "combined_3class_gt.csv").write_text("samm,6,006_1_2,1\n")
     with pytest.raises(ValueError, match="--official expected a folder of casme2, samm, smic, got none"):
@@ -209,3 +210,14 @@ def test_names_that_are_not_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert found.diagnoses[0].faults[0].clip == "bad?" and found.status == 1
     text = as_text(found).encode().decode()
     assert "\n1 fault\n" in text and "name expected UTF-8" in text
+
+
+def test_remarks_are_no_faults_and_are_said_once(tmp_path: Path) -> None:
+    first = read_dataset(fake_datasets.samm_copy(tmp_path / "samm", [samm_row()]))
+    second = read_dataset(fake_datasets.csv_copy(tmp_path / "own", [csv_row()]))
+    tables = [replace(table, remarks=("one", name)) for table, name in ((first, "a"), (second, "b"))]
+    assert join(tables).remarks == ("one", "a", "b")
+    examined = examine([tmp_path / "samm"], progress=False)
+    examined = replace(examined, diagnoses=(replace(examined.diagnoses[0], table=tables[0]),))
+    assert "\nremarks\n  one\n  a\n\n" in as_text(examined) and examined.status == 0
+    assert as_json(examined)["folders"][0]["remarks"] == ["one", "a"]

@@ -342,7 +342,8 @@ def test_auto_is_resolved_before_anything_is_written(
     said = (
         "remark: --labels auto is emotion7 (others, disgust, surprise, fear, anger, sad, happy), the default"
     )
-    assert f"{said} for casme3\n" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"{said} for casme3\n" in out and out.count("--labels auto") == 1
     assert json.loads((run / "config.json").read_text())["labels"] == "emotion7"
     for labels in ("auto", "emotion7"):
         assert runner.main(replace(cfg, labels=labels, resume=True)) == run

@@ -17,7 +17,8 @@ from typing import Any
 
 from ...files import open_plain
 from ..clips import brief
-from ..readers.annotation import CSV, Columns, read_csv, rows_of
+from ..readers.annotation import Columns, rows_of
+from ..readers.sheets import read_text
 from .megc2019 import composite_labels, is_official_list, official_labels
 from .sets import LABEL_SETS, LabelSet, dataset_id
 
@@ -44,12 +45,15 @@ def label_set(name: str, roots: Sequence[Path] = ()) -> LabelSet:
 
 
 def _from_csv(path: Path) -> LabelSet:
-    rows = read_csv(path)
-    if is_official_list(rows):
+    sheets = read_text(path)
+    if is_official_list(sheets):
         return official_labels(path)
     classes: list[str] = []
     mappings: dict[str, dict[str, str | None]] = {}
-    for row in rows_of(path, {CSV: rows}, _COLUMNS):
+    rows, remarks = rows_of(path, sheets, _COLUMNS)
+    if remarks:
+        raise ValueError(f"{path}: {remarks[0]}")
+    for row in rows:
         mapping = mappings.setdefault(row["dataset"], {})
         word, name = row["word"].casefold(), row["class"]
         if not word or row.excess:

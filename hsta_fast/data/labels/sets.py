@@ -247,8 +247,10 @@ def apply_labels(table: ClipTable, labels: LabelSet) -> tuple[ClipTable, dict[st
     Where the official list and the words differ, the list wins, and each such clip is one more fault of the
     table.
 
-    Raises ValueError for an unknown word, naming the clip and the known words, and if no clip is left.
+    Raises ValueError for an unknown word, naming the clip and the known words, for clips without an emotion
+    if the set is one of emotions, and if no clip is left.
     """
+    _check_emotions(table, labels)
     clips = table.clips.to_dict("records")
     names, faults = _apply_official_list(clips, [_class_by_word(clip, labels) for clip in clips], labels)
     kept = np.array([name is not None for name in names], dtype=bool)
@@ -265,6 +267,20 @@ def apply_labels(table: ClipTable, labels: LabelSet) -> tuple[ClipTable, dict[st
     )
 
 
+def _check_emotions(table: ClipTable, labels: LabelSet) -> None:
+    """Raise ValueError if a dataset has clips without an emotion, and the label set needs one."""
+    if labels.column != "emotion":
+        return
+    without = set(table.clips.loc[table.clips["emotion"] == "", "dataset"]) - labels.listed_datasets
+    without = {dataset for dataset in without if "" not in labels.words(dataset)}
+    if without:
+        raise ValueError(
+            f"label set {labels.name!r} expected emotions, got clips of {' and '.join(sorted(without))} "
+            "without one: --labels objective7 needs none"
+            + "".join(f"; {remark}" for remark in table.remarks if "did you mean emotion" in remark)
+        )
+
+
 def _class_by_word(clip: Mapping[Any, Any], labels: LabelSet) -> str | None:
     """`LabelSet.by_word`, where an unknown word gives None if the official list covers the clip's dataset.
 
@@ -275,16 +291,25 @@ def _class_by_word(clip: Mapping[Any, Any], labels: LabelSet) -> str | None:
     except KeyError as error:
         if dataset_id(clip["dataset"]) in labels.listed_datasets:
             return None
-        if labels.column == "emotion" and not clip["emotion"]:
-            raise ValueError(
-                f"label set {labels.name!r} expected emotions, got {clip['dataset']} without a column of "
-                "them: --labels objective7 needs none"
-            ) from error
         known = ", ".join(labels.words(clip["dataset"])) or "no clip of this dataset"
         raise ValueError(
             f"{identity(*(clip[key] for key in KEY))}: {labels.column} expected a word of label set "
-            f"{labels.name!r} ({known}), got {clip[labels.column]!r}"
+            f"{labels.name!r} ({known}), got {clip[labels.column]!r}{_who_knows(clip, labels.column)}"
         ) from error
+
+
+def _who_knows(clip: Mapping[Any, Any], column: str) -> str:
+    """Which label sets know the word of a clip, for a message."""
+    if column != "emotion":
+        return ""
+    names = [
+        labels.name
+        for labels in LABEL_SETS.values()
+        if labels.column == column and clip[column] in labels.words(clip["dataset"])
+    ]
+    if not names:
+        return ", which no label set knows: --labels may be a file that maps it"
+    return f", which --labels {' or '.join(names)} would know"
 
 
 def _apply_official_list(

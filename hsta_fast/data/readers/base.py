@@ -6,8 +6,10 @@ row that is wrong never stops the run, it gives a `Fault`:
 - An unusable apex (not an integer, or outside onset..offset) is replaced by the middle frame; the clip is
   kept.
 - An unreadable objective class is replaced by that of the action units; the clip is kept.
-- A csv row without a cell for an optional column has a blank there; the clip is kept.
-- The clip is left out if a csv row has no cell for a required column or more cells than columns, the subject
+- A csv row without a cell for an optional column, or a formula that was never calculated, has a blank there;
+  the clip is kept.
+- The clip is left out if a required column has no such cell or value, a csv row has more cells than columns,
+  the subject
   is unreadable, the expression type is unknown, the file name is not that of one folder, onset or offset is
   not an integer, the offset is before the onset, it has one frame only, frames are missing on disk, a folder
   or link leads outside the root, the emotion is blank, an earlier clip has the same (subject, clip, onset),
@@ -38,6 +40,7 @@ from ..clips import (
 )
 from ..remarks import Timing, timing_remarks
 from .annotation import AnnotatedRows, Columns, Row, integer
+from .sheets import UNCALCULATED
 from .tree import NoFolderError, contents, searched
 
 Expression = Literal["micro", "macro"]
@@ -47,6 +50,13 @@ EXPRESSION_TYPES: dict[str, Expression] = {
     "micro": "micro",
     "macro-expression": "macro",
     "macro": "macro",
+}
+
+# Names of columns that may mean a known one or something else: such a column is not read, and is named.
+SIMILAR = {
+    **dict.fromkeys(("label", "labels", "class", "classes"), "emotion"),
+    **{"expression": "expression type", "type": "expression type"},
+    **{"start": "onset", "peak": "apex", "end": "offset"},
 }
 
 # A micro-expression lasts at most half a second. 600 frames are 3 s at 200 frames per second, and more at any
@@ -187,7 +197,14 @@ def read_rows(
         name = (dataset, subject, clip_name, integer(onset_cell))
         kind = expressions[0]
         notes: list[tuple[str, str]] = []
-        too_few = f"row expected a cell for each column, got none for {', '.join(row.short)}"
+        gaps = []
+        if row.short:
+            gaps.append(f"row expected a cell for each column, got none for {', '.join(row.short)}")
+        if row.uncalculated:
+            gaps.append(
+                f"row expected values, got {UNCALCULATED} in {', '.join(row.uncalculated)}; open the table "
+                "in Excel or LibreOffice and save it"
+            )
         no_folder: NoFolderError | None = None
         try:
             if row.excess:
@@ -196,15 +213,14 @@ def read_rows(
                     "put quotes around a cell that holds a comma"
                 )
             if row.incomplete:
-                raise ValueError(too_few)
+                raise ValueError("; ".join(gaps))
             annotated = interpret(row)
             name = (annotated.dataset, annotated.subject, annotated.clip, integer(annotated.onset))
             kind = annotated.expression
             if kind not in expressions:
                 continue
             clip, notes = _build_clip(annotated)
-            if row.short:
-                notes.append((too_few, AS_BLANK))
+            notes += [(gap, AS_BLANK) for gap in gaps]
             if name in clips:
                 raise ValueError(
                     "row expected a clip not read before, "

@@ -2,20 +2,26 @@
 
 The table (`CASME2-coding-20140508.xlsx`, `CASME2-coding-20190701.xlsx`) has the columns Subject (a number),
 Filename, OnsetFrame, ApexFrame, OffsetFrame, Action Units and Estimated Emotion, and two without a name. A
-column Objective Class is read if there is one. The subjects' folders and the table may lie in folders below
-the root. If both versions are there, the cropped one is read.
+column Objective Class is read if there is one, or else a table beside the coding with the columns Subject,
+Filename and Objective Class (`CASME2-ObjectiveClasses.xlsx`). The subjects' folders and the table may lie in
+folders below the root. If both versions are there, the cropped one is read.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from .annotation import Columns, Row, annotated_rows
+from ...clips import words_key
+from .annotation import AnnotatedRows, Columns, Row, annotated_rows, find_annotation, read_annotation
 from .base import AnnotationRow, Expression, Interpret, Reader, Rows, folder_name
 from .folders import FolderNames, FrameFolders, near_subjects, posix_join, subfolders
+from .sheets import annotation_files
 
 DATASET = "casme2"
 COLUMNS = Columns(
@@ -29,6 +35,10 @@ COLUMNS = Columns(
         "Estimated Emotion",
     ),
     optional=("Objective Class",),
+    aliases={"objectiveclasses": "objective class"},
+)
+_CLASSES = replace(
+    COLUMNS, required=("Subject", "Filename", "Objective Class"), optional=("OnsetFrame", "ApexFrame")
 )
 _SUBJECT = re.compile(r"sub[0-9]{1,4}", re.IGNORECASE)
 _NUMBER = re.compile(r"(?:reg_)?img_?([0-9]{1,15})", re.IGNORECASE)
@@ -70,6 +80,9 @@ def _open(
 ) -> tuple[Rows, Interpret]:
     base = next(iter(versions(root).values()), "")
     folders, names = FrameFolders(root, _NUMBER), FolderNames(root)
+    coding = find_annotation(root, COLUMNS) if annotation is None else Path(annotation)
+    rows = annotated_rows(root, coding, COLUMNS)
+    objective = _objective_classes(coding, rows)
 
     def interpret(row: Row) -> AnnotationRow:
         subject, clip = subject_id(row["Subject"]), folder_name(row, "Filename")
@@ -84,10 +97,55 @@ def _open(
             frames=partial(folders.frames, folder),
             emotion=row["Estimated Emotion"],
             action_units=row["Action Units"],
-            objective=row["Objective Class"],
+            objective=objective(row),
         )
 
-    return annotated_rows(root, annotation, COLUMNS), interpret
+    return rows, interpret
+
+
+def _objective_classes(coding: Path, rows: AnnotatedRows) -> Callable[[Row], str]:
+    """The cell with the objective class of a row of the coding, "" if there is none.
+
+    It is the coding's own, or that of the one table of classes beside it, which the rows then remark.
+    """
+    if any(row.get("Objective Class") is not None for _, row in rows):
+        return lambda row: row["Objective Class"]
+    tables: dict[str, list[Row]] = {}
+    for path in annotation_files(coding.parent):
+        if path.name != coding.name:
+            with suppress(ValueError):  # another kind of table
+                tables[path.name] = read_annotation(path, _CLASSES)
+    # Another coding that has classes is read only if there is no table of classes alone.
+    alone = {name: table for name, table in tables.items() if not any(row.get("ApexFrame") for row in table)}
+    tables = alone or tables
+    if len(tables) != 1:
+        if tables:
+            rows.remarks.append(f"{' and '.join(tables)} have objective classes, so neither is read")
+        return lambda row: ""
+    ((name, table),) = tables.items()
+    by_onset = any(row.get("OnsetFrame") for row in table)
+
+    def key(row: Row) -> tuple[str, ...]:
+        return _spelled(row["Subject"]), words_key(row["Filename"]), row["OnsetFrame"] if by_onset else ""
+
+    classes: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
+    for row in table:
+        classes[key(row)].add(row["Objective Class"])
+
+    def objective(row: Row) -> str:
+        found = classes.get(key(row), set())
+        return next(iter(found)) if len(found) == 1 else ""
+
+    known = sum(bool(objective(row)) for _, row in rows)
+    rows.remarks.append(f"the objective classes of {known} of {len(rows)} rows are those of {name}")
+    return objective
+
+
+def _spelled(subject: str) -> str:
+    """The subject's folder name, or the cell itself if it is none."""
+    with suppress(ValueError):
+        return subject_id(subject)
+    return subject
 
 
 READER = Reader(

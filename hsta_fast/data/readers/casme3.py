@@ -27,17 +27,15 @@ from .annotation import (
     AnnotatedRows,
     Columns,
     Row,
-    Sheets,
     annotated_rows,
-    annotation_files,
     find_annotation,
     integer,
     missing_columns,
-    read_sheets,
 )
 from .base import (
     EXPRESSIONS,
     MAX_MICRO_FRAMES,
+    SIMILAR,
     AnnotationRow,
     Expression,
     Interpret,
@@ -48,6 +46,7 @@ from .base import (
     folder_name,
 )
 from .folders import FolderNames, FrameFolders, check_folder, find_subjects, posix_join, subfolders
+from .sheets import Sheets, annotation_files, read_sheets
 
 DATASET = "casme3"
 _MACRO = re.compile(r"^(?!.*micro).*(?<![a-z])(?:mae(?![a-z])|macro)", re.IGNORECASE)
@@ -62,7 +61,11 @@ COLUMNS = Columns(
     required=("Subject", "Filename", "Onset", "Apex", "Offset", "AU"),
     optional=("Objective class", "Expression type", "emotion"),
     filled=("emotion",),
-    aliases={"sub": "subject", "seq": "filename"},
+    aliases={
+        **{"sub": "subject", "seq": "filename", "aus": "au"},
+        **{"objectiveclasses": "objective class", "emotions": "emotion", "estimatedemotion": "emotion"},
+    },
+    similar=SIMILAR,
     companion=_MACRO,
 )
 _WITHOUT_UNITS = replace(

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from .annotation import AnnotatedRows, Columns, Row, find_annotation, read_sheets, rows_of
+from .annotation import AnnotatedRows, Columns, Row, find_annotation, rows_of
 from .base import (
     MAX_MICRO_FRAMES,
     AnnotationRow,
@@ -30,6 +30,7 @@ from .base import (
     offset_or_apex,
 )
 from .folders import ANY_NUMBERED, FrameFolders, find_subjects, posix_join, subfolders
+from .sheets import read_sheets
 from .tree import NoFolderError
 
 DATASET = "casme_squared"
@@ -79,7 +80,8 @@ def _open(
     frames = FrameFolders(root, ANY_NUMBERED)
     path = find_annotation(root, COLUMNS) if annotation is None else Path(annotation)
     sheets = read_sheets(path)
-    rows = AnnotatedRows((f"{path.name} row {row.number}", row) for row in rows_of(path, sheets, COLUMNS))
+    found, _ = rows_of(path, sheets, COLUMNS)
+    rows = AnnotatedRows((f"{path.name} row {row.number}", row) for row in found)
     subjects = _names([*sheets.values()], 1, key=2, value=1)
     codes = _names([*sheets.values()], 2, key=1, value=0)
     if not subjects or not codes:

@@ -20,7 +20,7 @@ from ...files import as_on_disk
 from ..clips import AS_BLANK
 from ..frames.video import VIDEO_TYPES
 from .annotation import Columns, Row, annotated_rows
-from .base import AnnotationRow, Expression, Interpret, Reader, Rows, expression_type
+from .base import SIMILAR, AnnotationRow, Expression, Interpret, Reader, Rows, expression_type
 from .folders import ANY_NUMBERED, FrameFolders
 from .videos import VideoFiles
 
@@ -40,7 +40,13 @@ COLUMNS = Columns(
     ),
     filled=("emotion",),
     below=False,  # paths in it are relative to the root
-    aliases={"frame rate": "fps"},
+    aliases={
+        **dict.fromkeys(("au", "aus", "actionunit", "facs"), "action units"),
+        **{"objectiveclasses": "objective class", "emotions": "emotion", "estimatedemotion": "emotion"},
+        **{f"{name}{word}": name for name in ("onset", "apex", "offset") for word in ("frame", "f")},
+        "framerate": "fps",
+    },
+    similar=SIMILAR,
 )
 
 # 100,000 are more than an hour at 25 frames a second.

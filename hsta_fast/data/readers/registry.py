@@ -25,18 +25,10 @@ from . import (
     samm_long,
     smic,
 )
-from .annotation import (
-    Columns,
-    Sheets,
-    first_errors,
-    missing_columns,
-    no_table,
-    read_sheets,
-    rows_of,
-    table_levels,
-)
+from .annotation import NO_TABLE, Columns, first_errors, missing_columns, rows_of, table_levels
 from .base import Expression, Reader, check_not_empty
 from .folders import check_folder, is_near
+from .sheets import Sheets, read_sheets
 from .tree import contents
 
 DatasetName = Literal[
@@ -286,7 +278,7 @@ def _none_found(root: Path, tables: dict[Path, Sheets], errors: Sequence[str]) -
         except ValueError as error:
             said.append(f"as {reader.title}: {error}")
     elif not errors:
-        what = f"{len(tables)} tables without the columns of any" if tables else no_table(root)
+        what = f"{len(tables)} tables without the columns of any" if tables else NO_TABLE
         said.append(f"{what}; the folder holds: {contents(root)}")
     return f"expected {expected}, got {'; '.join(said)}"
 

@@ -28,6 +28,7 @@ COLUMNS = Columns(
         "Estimated Emotion",
     ),
     optional=("Objective Classes",),
+    aliases={"objectiveclass": "objective classes"},
 )
 _SUBJECT = re.compile(r"[0-9]{3}")
 _CLIP = re.compile(r"[0-9]{1,4}_[0-9]+_[0-9]+")

@@ -52,10 +52,10 @@ def test_five_classes_of_casme2_and_of_samm() -> None:
     labelled, dropped = apply_labels(table_of(*words), LABEL_SETS["casme2_5"])
     assert labelled.clips["label"].tolist() == [0, 1, 2, 3, 4] and dropped == {"fear": 1, "sadness": 1}
     assert LABEL_SETS["casme2_5"].classes == words[:5]
-    words = ("happiness", "surprise", "contempt", "anger", "other", "disgust", "fear", "sadness")
-    labelled, dropped = apply_labels(table_of(*words), LABEL_SETS["samm_5"])
+    others = ("happiness", "surprise", "contempt", "anger", "other", "disgust", "fear", "sadness")
+    labelled, dropped = apply_labels(table_of(*others), LABEL_SETS["samm_5"])
     assert labelled.clips["label"].tolist() == [0, 1, 2, 3, 4]
-    assert LABEL_SETS["samm_5"].classes == words[:5] and dropped == {"disgust": 1, "fear": 1, "sadness": 1}
+    assert LABEL_SETS["samm_5"].classes == others[:5] and dropped == {"disgust": 1, "fear": 1, "sadness": 1}
 
 
 def test_every_reader_has_a_label_set() -> None:
@@ -77,6 +77,19 @@ def test_an_unknown_emotion_names_the_clip_and_the_words() -> None:
     ) as error:
         apply_labels(table_of("fear", "bored"), LABEL_SETS["emotion7"])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "known_to"),
+    [
+        ("contempt", r"which --labels emotion3 or samm_5 or dfme_7 or casme_8 would know$"),
+        ("repression", r"which --labels emotion3 or casme2_5 or casme_8 or 4dme would know$"),
+        ("bored", r"which no label set knows: --labels may be a file that maps it$"),
+    ],
+)
+def test_an_unknown_emotion_names_the_label_sets_that_know_it(word: str, known_to: str) -> None:
+    with pytest.raises(ValueError, match=rf"got '{word}', {known_to}"):
+        apply_labels(table_of(word), LABEL_SETS["emotion7"])
 
 
 def test_nothing_left_is_an_error() -> None:

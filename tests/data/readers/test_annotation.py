@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import re
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,12 +91,28 @@ NUM_ONSETS = 3  # of the five frames of a good row, the onsets that keep the ape
 text = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs")), max_size=6)
 junk = st.one_of(
     st.none(),
-    text.filter(lambda word: not word.startswith("=")),  # a formula has no value until Excel computes it
+    text,
     st.integers(-5, 5600),
     st.integers(-(10**20), 10**20),
     st.floats(allow_nan=False, allow_infinity=False),
     st.sampled_from(
-        ["", "/", "NaN", "nan", "inf", "-0", "..", "../..", "46.0", "4,7", 'say "x"', "a\nb", "é"]
+        [
+            "",
+            "/",
+            "NaN",
+            "nan",
+            "inf",
+            "-0",
+            "..",
+            "../..",
+            "46.0",
+            "4,7",
+            "4;7",
+            "=A1",
+            'say "x"',
+            "a\nb",
+            "é",
+        ]
     ),
     st.sampled_from(
         [
@@ -130,6 +148,7 @@ def tables(draw: st.DrawFn) -> dict[str, Any]:
         "encoding": draw(
             st.sampled_from(["xlsx", "utf-8", "utf-8-sig", "utf-8", "utf-16", "latin-1", "cp1252"])
         ),
+        "separator": draw(st.sampled_from([",", ";", "\t"])),
     }
 
 
@@ -140,7 +159,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: layout.copy(root / name, [layout.row()]) for name, layout in LAYOUTS.items()}
 
 
-def write(path: Path, lines: list[list[Any]], encoding: str) -> list[list[str]]:
+def write(path: Path, lines: list[list[Any]], encoding: str, separator: str = ",") -> list[list[str]]:
     """Write the lines; returns the cells as a reader sees them, blank where the format has none."""
     if encoding == "xlsx":
         book = Workbook()
@@ -151,7 +170,8 @@ def write(path: Path, lines: list[list[Any]], encoding: str) -> list[list[str]]:
         book.save(path)
     else:
         with path.open("w", encoding=encoding, errors="replace", newline="") as file:
-            csv.writer(file).writerows([["" if cell is None else cell for cell in line] for line in lines])
+            rows = [["" if cell is None else cell for cell in line] for line in lines]
+            csv.writer(file, delimiter=separator).writerows(rows)
     return [["" if cell is None else str(cell).strip() for cell in line] for line in lines]
 
 
@@ -180,7 +200,7 @@ def check(plan: dict[str, Any], root: Path, folder: Path) -> None:
         lines[0] = [*lines[0], "more"] if plan["ragged"] > 0 else lines[0][:-1]
     lines += [[None] * len(header)] * plan["blank_rows"]
     table = folder / ("table.xlsx" if plan["encoding"] == "xlsx" else "table.csv")
-    cells = write(table, [header, *lines], plan["encoding"])
+    cells = write(table, [header, *lines], plan["encoding"], plan["separator"])
     try:
         read = read_dataset(root, layout.dataset, annotation=table)
     except ValueError as error:
@@ -214,6 +234,7 @@ PLAIN = {
     "rename": None,
     "blank_rows": 0,
     "ragged": 0,
+    "separator": ",",
     "dataset": "casme2",
 }
 
@@ -238,16 +259,18 @@ def test_a_thousand_tables(plan: dict[str, Any], roots: dict[str, Path], tmp_pat
 def test_most_tables_are_read(roots: dict[str, Path], tmp_path: Path) -> None:
     """The good rows of each layout are all read, in every format: so the property is not vacuous."""
     for dataset in LAYOUTS:
-        for encoding in ("xlsx", "utf-8", "utf-8-sig"):
+        for encoding, separator in (("xlsx", ","), ("utf-8", ","), ("utf-8-sig", ";"), ("utf-8", "\t")):
             plan: dict[str, Any] = {
                 **PLAIN,
+                "separator": separator,
                 "dataset": dataset,
                 "rows": [(0, {}), (1, {}), (2, {})],
                 "encoding": encoding,
             }
             check(plan, roots[dataset], tmp_path)
             table = tmp_path / ("table.xlsx" if encoding == "xlsx" else "table.csv")
-            assert len(read_dataset(roots[dataset], dataset, annotation=table)) == 3
+            read = read_dataset(roots[dataset], dataset, annotation=table)
+            assert len(read) == 3 and read.remarks == ()
 
 
 @pytest.mark.parametrize("columns", [65, 700])
@@ -270,3 +293,21 @@ def test_a_cell_too_long_for_csv_is_named(roots: dict[str, Path], tmp_path: Path
         ValueError, match=r"table.csv: expected a comma-separated table, got line 2: field larger"
     ):
         read_dataset(roots["casme3"], annotation=path)
+
+
+def test_a_formula_with_a_blank_value_is_a_blank(tmp_path: Path) -> None:
+    """As Excel and LibreOffice write it: a text without letters, not a formula without a value."""
+    root = fake_datasets.samm_copy(tmp_path, [fake_datasets.samm_row()])
+    path = root / "SAMM_Micro_FACS_Codes_v2.xlsx"
+    rows = [fake_datasets.samm_row(**{"Objective Classes": "=L15", "Action Units": "12"})]
+    fake_datasets.sheet(path, fake_datasets.SAMM_HEADER, rows, above=13)
+    with zipfile.ZipFile(path) as book:
+        parts = {name: book.read(name) for name in book.namelist()}
+    before = re.compile(rb'<c r="K15"><f>L15</f><v ?/?>(</v>)?</c>')
+    sheet, found = before.subn(b'<c r="K15" t="str"><f>L15</f><v></v></c>', parts["xl/worksheets/sheet1.xml"])
+    assert found == 1 and len(read_dataset(root).faults) == 1
+    with zipfile.ZipFile(path, "w") as book:
+        for name, data in (parts | {"xl/worksheets/sheet1.xml": sheet}).items():
+            book.writestr(name, data)
+    table = read_dataset(root)
+    assert table.faults == () and table.clips["objective_class"].tolist() == [1]

@@ -86,6 +86,7 @@ def test_long_clips_and_low_rates_are_remarks(tmp_path: Path) -> None:
     table(tmp_path, rows, "expression type", "Frame rate")
     found = read_dataset(tmp_path, expressions=("micro", "macro"))
     assert found.remarks == (
+        "clips.csv: column 'Frame rate' is read as fps",
         "1 of 5 micro-expressions last longer than 2 s: csv ann/slow onset 0 (3.0 s)",
         "3 of 6 clips have fewer than 60 frames a second: csv ann/slow onset 0 (10), "
         "csv ann/macro onset 0 (10), csv ann/folder onset 1 (25)",
