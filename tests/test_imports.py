@@ -62,7 +62,7 @@ ARROWS: dict[str, str] = {
     "data.readers.tree",
     **{
         f"data.readers.{name}": "files data.clips data.frames.video data.readers.annotation "
-        "data.readers.base data.readers.folders data.readers.videos"
+        "data.readers.base data.readers.folders data.readers.tree data.readers.videos"
         for name in (
             *("casme2", "samm", "smic", "casme3", "custom"),
             *("mmew", "dfme", "casme", "four_dme", "casme_squared", "samm_long"),

@@ -273,6 +273,14 @@ def _(root: Path) -> None:
     assert len(read_dataset(root)) == 1 and len(read_dataset(root, expressions=BOTH)) == 2
 
 
+@quirk("CAS(ME)^2", "a macro-expression without a folder", "listed only where it was asked for")
+def _(root: Path) -> None:
+    rows = [squared_row(), squared_row(1, "disgust1_1", kind="macro-expression")]
+    further.squared_copy(root, rows)
+    assert read_dataset(root).faults == ()
+    assert "video 0101" in read_dataset(root, expressions=BOTH).remarks[-1]
+
+
 @quirk("CAS(ME)^2", "a name written `CAS(ME)2` or `CAS(ME)²` in a label file", "not taken for CASME II")
 def _(root: Path) -> None:
     further.squared_copy(root, [squared_row()])

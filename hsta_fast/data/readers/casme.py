@@ -93,5 +93,6 @@ READER = Reader(
     open=_open,
     identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["OnsetF"]),
     labels="casme_8",
+    frames="sub01/EP01_5/EP01_5-12.jpg",
     assumed="the units are in a column AU, a frame's name ends in its number, and ApexF1 is the apex",
 )

@@ -30,6 +30,7 @@ from .base import (
     offset_or_apex,
 )
 from .folders import ANY_NUMBERED, FrameFolders, find_subjects, posix_join, subfolders
+from .tree import NoFolderError
 
 DATASET = "casme_squared"
 COLUMNS = Columns(
@@ -84,8 +85,8 @@ def _open(
     if not subjects or not codes:
         raise ValueError(f"{path}: expected names of subjects and videos in sheets 2 and 3, got none")
 
-    def interpret(row: Row) -> AnnotationRow:
-        kind = expression_type(row["Expression type"])
+    def folders(row: Row) -> tuple[str, str]:
+        """The names of the folders of the row's subject and recording."""
         video, _, _ = row["Expression"].partition("_")
         subject = subjects.get(row["Participant"], "")
         if not _SUBJECT.fullmatch(subject) or video not in codes:
@@ -93,7 +94,13 @@ def _open(
                 f"expected a participant with a folder such as s15 in sheet 2, and a video of sheet 3, got "
                 f"{row['Participant']!r} and {row['Expression']!r}"
             )
-        recording = _recording(root, posix_join(base, subject), codes[video].zfill(4))
+        return subject, _recording(root, posix_join(base, subject), codes[video].zfill(4))
+
+    def interpret(row: Row) -> AnnotationRow:
+        kind = expression_type(row["Expression type"])
+        subject, recording = row["Participant"], row["Expression"]
+        if kind in expressions:
+            subject, recording = folders(row)
         offset, notes = offset_or_apex(row["Offset"], row["Apex"])
         units = row["Action Units"]
         return AnnotationRow(
@@ -118,8 +125,12 @@ def _recording(root: Path, subject: str, code: str) -> str:
     """The name of a subject's folder with this code of a video; ValueError if that is not exactly one."""
     matches = [_RECORDING.fullmatch(name) for name in subfolders(root, subject)]
     found = [match[0] for match in matches if match is not None and match[1] == code]
-    if len(found) != 1:
-        raise ValueError(f"{subject}: expected one folder of video {code}, got {', '.join(found) or 'none'}")
+    if not found:
+        raise NoFolderError(
+            posix_join(subject, code), f"{subject}: expected a folder of video {code}, got none"
+        )
+    if len(found) > 1:
+        raise ValueError(f"{subject}: expected one folder of video {code}, got {', '.join(found)}")
     return found[0]
 
 
@@ -131,6 +142,7 @@ READER = Reader(
     open=_open,
     identify=lambda row: (DATASET, row["Participant"], row["Expression"], row["Onset"]),
     labels="casme_squared_4",
+    frames="rawpic/s15/15_0101disgustingteeth/img001.jpg",
     assumed=(
         "sheets and folders are as public code reads them, an expression with offset 0 ends at its apex, and "
         "cropped frames lie as the raw ones do"

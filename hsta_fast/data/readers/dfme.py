@@ -83,5 +83,6 @@ READER = Reader(
     open=_open,
     identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["OnsetFrame"]),
     labels="dfme_7",
+    frames="DFME_train/sub0001_01/00109.png",
     assumed="a clip's name begins with its subject",
 )

@@ -212,12 +212,15 @@ class ClipFolders:
     def only(self, clip: str, prefer: Callable[[str], bool] = lambda folder: False) -> str:
         """The folder of a clip, whatever its spelling; of several, the one that `prefer` accepts.
 
-        Raises ValueError if that is not exactly one.
+        Raises NoFolderError if there is none, ValueError if there are several.
         """
         found = self._folders.get(words_key(clip), [])
         found = list(filter(prefer, found)) or found
-        if len(found) != 1:
-            raise ValueError(f"filename expected one folder named {clip!r}, got {', '.join(found) or 'none'}")
+        if not found:
+            folder = posix_join(next(iter(self.parents), ""), clip)
+            raise NoFolderError(folder, f"filename expected a folder named {clip!r}, got none")
+        if len(found) > 1:
+            raise ValueError(f"filename expected one folder named {clip!r}, got {', '.join(found)}")
         return found[0]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -86,13 +87,21 @@ def _open(
     return annotated_rows(root, annotation, COLUMNS), interpret
 
 
+def _identify(row: Row) -> tuple[str, str, str, str]:
+    subject = row["Subject"]
+    with suppress(ValueError):  # an unreadable subject is named as it is
+        subject = subject_id(subject)
+    return DATASET, subject, row["Filename"], row["OnsetFrame"]
+
+
 READER = Reader(
     name=DATASET,
     title="MMEW",
     columns=COLUMNS,
     versions=versions,
     open=_open,
-    identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["OnsetFrame"]),
+    identify=_identify,
     labels="emotion7",
+    frames="Micro_Expression/surprise/S06-07-001/1.jpg",
     assumed="a clip's name begins with its subject, and the folder of an emotion is named as in the table",
 )

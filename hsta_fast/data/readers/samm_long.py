@@ -22,7 +22,6 @@ from .base import (
     Interpret,
     Reader,
     Rows,
-    folder_name,
     offset_or_apex,
 )
 from .folders import ANY_NUMBERED, ClipFolders, FrameFolders
@@ -67,9 +66,9 @@ def _open(
 
     def interpret(row: Row) -> AnnotationRow:
         kind = expression_of(row["Type"])
-        clip = clip_id(folder_name(row, "Filename"))
+        clip = clip_id(row["Filename"]) if kind in expressions else row["Filename"]
         subject, _, _ = clip.partition("_")
-        if subject != row["Subject"].removesuffix(".0").zfill(3):
+        if kind in expressions and subject != row["Subject"].removesuffix(".0").zfill(3):
             raise ValueError(f"filename expected a clip of subject {row['Subject']}, got {clip!r}")
         offset, notes = offset_or_apex(row["Offset"], row["Apex"])
         return AnnotationRow(
@@ -98,6 +97,7 @@ READER = Reader(
     open=_open,
     identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["Onset"]),
     labels="objective7",
+    frames="SAMM_longvideos/006_1/006_1_0001.jpg",
     assumed=(
         "the columns and folders are as public code reads them, any type that begins with Micro is a "
         "micro-expression, and an expression with offset 0 ends at its apex"

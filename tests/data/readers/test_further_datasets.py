@@ -1,0 +1,49 @@
+"""The further datasets: what is said where their frames are missing, and of what is assumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hsta_fast.data.doctor import examine
+from hsta_fast.data.readers.registry import READERS, read_dataset
+
+from .. import further_datasets as further
+
+COPIES: dict[str, Callable[[Path], Path]] = {
+    "mmew": lambda root: further.mmew_copy(root, [further.mmew_row()]),
+    "dfme": lambda root: further.dfme_copy(root, [further.dfme_row()]),
+    "casme": lambda root: further.casme_copy(root, [further.casme_row()]),
+    "4dme": lambda root: further.four_dme_copy(root, [further.four_dme_row()]),
+    "casme_squared": lambda root: further.squared_copy(root, [further.squared_row()]),
+    "samm_long": lambda root: further.samm_long_copy(root, [further.samm_long_row()]),
+}
+
+
+@pytest.mark.parametrize("dataset", COPIES)
+def test_a_table_without_frames_gives_one_line(tmp_path: Path, dataset: str) -> None:
+    (path,) = COPIES[dataset](tmp_path / "whole").glob("*.xlsx")
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    path.rename(alone / path.name)
+    with pytest.raises(ValueError, match=r"expected frames of .* 1 clips of 1 subjects") as error:
+        read_dataset(alone)
+    assert "\n" not in str(error.value) and READERS[dataset].title in str(error.value)
+
+
+@pytest.mark.parametrize("dataset", COPIES)
+def test_the_doctor_says_what_is_assumed(tmp_path: Path, dataset: str) -> None:
+    (diagnosis,) = examine([COPIES[dataset](tmp_path)], progress=False).diagnoses
+    assert diagnosis.dataset == dataset and diagnosis.faults == () and diagnosis.error == ""
+    assert diagnosis.table is not None and len(diagnosis.table) == 1
+    said = [remark for remark in diagnosis.table.remarks if "assumed" in remark]
+    assert said == [f"{READERS[dataset].title}: assumed: {READERS[dataset].assumed}"]
+
+
+@pytest.mark.parametrize("dataset", COPIES)
+def test_a_copy_may_lie_deeper(tmp_path: Path, dataset: str) -> None:
+    COPIES[dataset](tmp_path / "a" / "b")
+    table = read_dataset(tmp_path)
+    assert table.faults == () and table.clips["frames"][0][0].startswith("a/b/")
