@@ -47,10 +47,6 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "hsta-fast compare runs/casme3 runs/other",
         "hsta-fast compare runs/casme3 theirs.csv --classes negative,positive,surprise --latex table.tex",
     ),
-    "compare": (
-        "hsta-fast compare runs/casme3 runs/shuffled",
-        "hsta-fast compare runs/casme3 predictions.csv --latex comparison.tex",
-    ),
     "ablate": (
         "hsta-fast ablate --table 2 --data /data/casme3",
         'hsta-fast ablate --table 1 --rows "video 0" "video 1" --data /data/casme3 --dry-run',
