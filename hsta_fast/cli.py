@@ -161,7 +161,7 @@ def _audit(
 
     flags = {"label": label, "predicted": predicted, "subject": subject, "fold": fold}
     columns = {name: column for name, column in flags.items() if column is not None}
-    text, status = audit(path, clips, folds, absent=absent, columns=columns, classes=_split(classes))
+    text, status = audit(path, clips, folds, absent=absent, columns=columns, classes=_class_names(classes))
     print(text)
     if status:
         sys.exit(status)
@@ -189,12 +189,18 @@ def _compare(
     """
     from .protocol import compare
 
-    print(compare(paths, classes=_split(classes), latex=latex))
+    if len(set(paths)) < max(2, len(paths)):
+        got = " ".join(map(str, paths)) or "none"
+        raise UsageError(f"compare expected two or more different runs, got {got}")
+    print(compare(paths, classes=_class_names(classes), latex=latex))
 
 
-def _split(names: str | None) -> list[str]:
-    """The names of a flag that are separated by commas."""
-    return [] if names is None else [name.strip() for name in names.split(",")]
+def _class_names(text: str | None) -> list[str]:
+    """The names in --classes, which commas separate."""
+    names = [] if text is None else [name.strip() for name in text.split(",")]
+    if text is not None and (len(set(names)) < max(2, len(names)) or "" in names):
+        raise UsageError(f"--classes expected two or more different names, got {text!r}")
+    return names
 
 
 def _ablate(

@@ -41,10 +41,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "audit": (
         "hsta-fast audit runs/casme3/predictions.csv --clips runs/casme3/clips.csv",
         "hsta-fast audit predictions.csv --clips clips.csv --folds folds.csv",
+        "hsta-fast audit theirs.xlsx --label truth --predicted guess --classes negative,positive,surprise",
     ),
     "compare": (
-        "hsta-fast compare runs/casme3 runs/shuffled",
-        "hsta-fast compare runs/casme3 predictions.csv --latex comparison.tex",
+        "hsta-fast compare runs/casme3 runs/other",
+        "hsta-fast compare runs/casme3 theirs.csv --classes negative,positive,surprise --latex table.tex",
     ),
     "ablate": (
         "hsta-fast ablate --table 2 --data /data/casme3",

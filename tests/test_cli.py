@@ -264,8 +264,10 @@ def test_compare_says_and_writes_the_differences(
     run(monkeypatch, *words, "--latex", str(tmp_path / "t.tex"), "--classes", "no,yes")
     assert "b.csv - a.csv" in capsys.readouterr().out
     assert "b.csv $-$ a.csv" in (tmp_path / "t.tex").read_text()
-    message = refusal(monkeypatch, *words[:2])
-    assert message == "error: compare expected two or more runs, got 1"
+    message = refusal(monkeypatch, *words[:2], status=2)
+    assert message == f"error: compare expected two or more different runs, got {words[1]}"
+    message = refusal(monkeypatch, *words, "--classes", "no,no", status=2)
+    assert message == "error: --classes expected two or more different names, got 'no,no'"
 
 
 def test_ablate_expects_a_table_and_its_rows(monkeypatch: pytest.MonkeyPatch, faces: Path) -> None:

@@ -51,7 +51,7 @@ def audit(
     if unknown := sorted(set(columns or {}) - set(FLAGS)):
         raise ValueError(f"columns expected {', '.join(FLAGS)}, got {', '.join(unknown)}")
     if classes and (len(set(classes)) < max(2, len(classes)) or "" in classes):
-        raise ValueError(f"--classes expected two or more different names, got {','.join(classes)}")
+        raise ValueError(f"classes expected two or more different names, got {','.join(classes)}")
     found = collect_findings(predictions, clips, folds, absent, columns or {}, classes)
     return findings_text(found), found.status
 

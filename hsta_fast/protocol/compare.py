@@ -106,10 +106,10 @@ def compare_runs(
         ValueError: a file cannot be read, has a clip twice, or shares no clip with the others; labels or
             classes differ. One line naming the file.
     """
-    if len(paths) < 2:
-        raise ValueError(f"compare expected two or more runs, got {len(paths)}")
-    if len(set(paths)) < len(paths):
-        raise ValueError(f"compare expected different runs, got {' '.join(map(str, paths))}")
+    if len(set(paths)) < max(2, len(paths)):
+        raise ValueError(
+            f"paths expected two or more different runs, got {' '.join(map(str, paths)) or 'none'}"
+        )
     files = [_predictions_of(Path(path)) for path in paths]
     read = [load_predictions(file, classes=classes) for file in files]
     names = _names([Path(path) for path in paths])

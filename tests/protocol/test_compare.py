@@ -176,8 +176,8 @@ def test_what_does_not_fit_is_refused(
     twice = tmp_path / "twice.csv"
     twice.write_text(first.read_text() + first.read_text().splitlines()[1] + "\n")
     for paths, message in (
-        ([first], "^compare expected two or more runs, got 1$"),
-        ([first, first], "^compare expected different runs, got "),
+        ([first], f"^paths expected two or more different runs, got {first}$"),
+        ([first, first], "^paths expected two or more different runs, got "),
         (
             [first, write("x.csv", 0, label=other)],
             "x.csv: expected the labels of .*first.csv, got 1 others, such as of",
