@@ -6,7 +6,7 @@ from collections.abc import Mapping
 GROUPS = {
     "data": ("synth", "doctor", "prepare"),
     "training": ("train", "evaluate", "ablate"),
-    "results": ("audit",),
+    "results": ("audit", "compare"),
     "machine": ("info", "build", "completion"),
 }
 
@@ -41,6 +41,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "audit": (
         "hsta-fast audit runs/casme3/predictions.csv --clips runs/casme3/clips.csv",
         "hsta-fast audit predictions.csv --clips clips.csv --folds folds.csv",
+    ),
+    "compare": (
+        "hsta-fast compare runs/casme3 runs/shuffled",
+        "hsta-fast compare runs/casme3 predictions.csv --latex comparison.tex",
     ),
     "ablate": (
         "hsta-fast ablate --table 2 --data /data/casme3",

@@ -96,11 +96,10 @@ def write_report(run_dir: Path, trained: Mapping[str, float] | None = None) -> P
     metrics = read_metrics(run_dir / "metrics.jsonl")
     faults = read_faults(run_dir / "faults.csv")
     gallery = read_gallery(run_dir, run.predictions, run.classes)
-    kinds = {"png": plots.png, "svg": plots.svg}
     figures = {
-        f"{name}.{kind}": draw(figure)
+        f"{name}.{kind}": picture
         for name, figure in _figures(run, metrics).items()
-        for kind, draw in kinds.items()
+        for kind, picture in plots.png_and_svg(figure).items()
     }
     confusions = {"": figures["confusion.png"]} | {
         name: plots.png(plots.confusion_matrix(matrix, run.classes, **_title(run, name)))

@@ -291,6 +291,8 @@ def test_a_fold_file_says_more_than_two_folds_of_one_subject(
     assert audit(tmp_path / "theirs.csv", tmp_path / "clips.csv")[1] == LEAKS
     text, status = audit(tmp_path / "theirs.csv", tmp_path / "clips.csv", tmp_path / "folds.csv")
     assert status == CLEAN and "LEAK" not in text
+    table.assign(fold=table["fold"] + ".0").to_csv(tmp_path / "theirs.csv", index=False)
+    assert audit(tmp_path / "theirs.csv", tmp_path / "clips.csv", tmp_path / "folds.csv") == (text, CLEAN)
 
 
 def test_folds_need_a_fold_in_the_predictions(tmp_path: Path, kept: Path, predictions: pd.DataFrame) -> None:

@@ -140,6 +140,13 @@ def test_classes_are_matched_by_name(write: Callable[..., Path], predictions: pd
     second = write("second.csv", 0, numbered, label=names[own["label"]], predicted=names[own["predicted"]])
     [found] = compare_runs([first, second], samples=20).differences
     assert set(found.values.values()) == {0.0}
+    # Numbered by columns in another order, in which negative is 2.
+    turned = {f"p_{name}": 0.0 for name in ("positive", "surprise", "negative")}
+    codes = {"label": (own["label"] + 2) % 3, "predicted": (own["predicted"] + 2) % 3}
+    [found] = compare_runs(
+        [first, write("turned.csv", 0, numbered, **turned, **codes)], samples=20
+    ).differences
+    assert set(found.values.values()) == {0.0}
     third = write("third.csv", 0, numbered, predicted=own["predicted"])
     with pytest.raises(
         ValueError, match=f"^{third}: expected the classes of the other runs, got 0, 1, 2 and neg"

@@ -165,6 +165,16 @@ def test_class_names_in_the_order_of_their_numbers(
     assert read.numbers == numbers and read.classes == ["bad", "good", "odd"]
 
 
+def test_columns_of_probabilities_name_the_classes_too(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.csv"
+    for predicted in ("0,1", "good,bad", "1,2"):
+        first, second = predicted.split(",")
+        path.write_text(f"label,predicted,p_good,p_bad\ngood,{first},1,0\nbad,{second},0,1\n")
+        read = load_predictions(path)
+        assert read.classes == ["good", "bad"]
+        assert read.rows["label"].tolist() == read.rows["predicted"].tolist() == [0, 1]
+
+
 def test_names_that_are_numbers_are_names_if_given(tmp_path: Path) -> None:
     path = tmp_path / "theirs.csv"
     path.write_text("label,predicted\n2,5\n5,2\n")
@@ -214,11 +224,17 @@ def test_arrays_that_do_not_fit(tmp_path: Path) -> None:
     np.save(objects, np.array([{}, []], dtype=object), allow_pickle=True)
     (tmp_path / "cut.npy").write_bytes(truth.read_bytes()[:-8])
     (tmp_path / "none.npy").write_bytes(b"no array")
+    (tmp_path / "header.npy").write_bytes(truth.read_bytes().replace(b"{", b"(\0", 1))
     for path, columns, message in (
         (truth, {"predicted": str(short)}, rf"^{short}: expected 4 rows, as in {truth}, got 2"),
         (short, {"predicted": str(holes)}, rf"^{holes}: expected finite floats \(clips, K\).*not all finite"),
         (truth, {}, r"expected an array \(clips, 2\) of labels and predictions, or --label FILE"),
         (objects, {}, rf"^{objects}: expected an array of numbers or texts \(.npy\), got: .*Python objects"),
+        (
+            tmp_path / "header.npy",
+            {},
+            r"^.*header.npy: expected an array of numbers or texts \(.npy\), got: ",
+        ),
         (tmp_path / "cut.npy", {"predicted": str(truth)}, r"cut.npy: expected an array .*got: mmap length"),
         (truth, {"predicted": str(tmp_path / "none.npy")}, "none.npy: expected an array .*got another kind"),
         (save(tmp_path / "i.npy", np.zeros((4, 3), int)), {"label": str(truth)}, "expected finite floats"),

@@ -13,7 +13,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from hsta_fast.protocol.plots import confusion_matrices, confusion_matrix, learning_curves, png, svg
+from hsta_fast.protocol.plots import confusion_matrices, confusion_matrix, learning_curves, png, png_and_svg
 
 
 def _metrics(folds: int, epochs: int) -> pd.DataFrame:
@@ -108,12 +108,12 @@ def test_svg_holds_its_words_as_text_and_is_the_same_each_time() -> None:
     def figure() -> Figure:
         return confusion_matrix(np.array([[3, 1], [0, 2]]), ["$a & <b>", "sad"], title="run <1> & $x$")
 
-    picture = svg(figure())
-    assert picture == svg(figure())
+    picture = png_and_svg(figure())["svg"]
+    assert picture == png_and_svg(figure())["svg"]
     assert b"<dc:date>" not in picture
     words = _words(picture)
     assert all(word in words for word in ("run <1> & $x$", "$a & <b>", "sad", "75%", "predicted", "truth"))
-    assert "test, mean of 2 folds" in _words(svg(learning_curves(_metrics(2, 5))))
+    assert "test, mean of 2 folds" in _words(png_and_svg(learning_curves(_metrics(2, 5)))["svg"])
 
 
 def test_the_title_names_the_run_on_every_figure() -> None:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Mapping, Sequence
+from io import BufferedReader
 from pathlib import Path
 
 import cv2
@@ -37,19 +38,31 @@ _FILE = "an image or video file"
 _CHANGED = "expected a file that stays as it is, it changed while it was read"
 
 
-def content_keys(root: Path, paths: Sequence[str], *, progress: bool = False) -> dict[str, str | ValueError]:
+def content_keys(
+    root: Path,
+    paths: Sequence[str],
+    *,
+    sizes: dict[str, tuple[int, int]] | None = None,
+    progress: bool = False,
+) -> dict[str, str | ValueError]:
     """Path -> key of the frame's content: the digest of its file, with frame number and decoder for a video.
 
     The whole file is read. Times and sizes would be quicker but are not reliable: copying tools set them
     back, and some disks count them in seconds. For a file that cannot be read the value is a ValueError.
+    `sizes` gets path -> (width, height) of the images; the decoder sees to it that a video has one size.
     """
     files = list(dict.fromkeys(split_video(path)[0] for path in paths))
 
-    def key(file: str) -> str | ValueError:
+    def key(name: str) -> str | ValueError:
         try:
-            return _file_digest(inside(root, file))
+            with open_plain(inside(root, name), _FILE) as file:
+                found = _digest(file)
+                size = _declared_size(file) if sizes is not None else None
         except ValueError as error:
             return error
+        if sizes is not None and size is not None:
+            sizes[name] = size
+        return found
 
     with thread_pool() as pool:
         bar = tqdm(
@@ -65,9 +78,19 @@ def content_keys(root: Path, paths: Sequence[str], *, progress: bool = False) ->
     return found
 
 
-def _file_digest(path: Path) -> str:
-    with open_plain(path, _FILE) as file:
-        return hashlib.file_digest(file, functools.partial(hashlib.blake2b, digest_size=16)).hexdigest()
+def _digest(file: BufferedReader) -> str:
+    return hashlib.file_digest(file, functools.partial(hashlib.blake2b, digest_size=16)).hexdigest()
+
+
+def _declared_size(file: BufferedReader) -> tuple[int, int] | None:
+    """(width, height) that the header of an image declares; None for a damaged one, and for a video."""
+    file.seek(0)
+    reader = _reader(file.read(8))
+    file.seek(0)
+    try:
+        return reader(file).size if reader else None
+    except (SyntaxError, OSError, ValueError, OverflowError):
+        return None
 
 
 def read_frames(
@@ -92,8 +115,9 @@ def read_frames(
             return [convert(decode_image(data))] * len(paths)
         numbers = [split_video(name)[1] or 0 for name in paths]
         images = read_video(path, numbers, convert)
-        if file_key is not None and _file_digest(path) != file_key:
-            raise ValueError(_CHANGED)
+        with open_plain(path, _FILE) as video:
+            if file_key is not None and _digest(video) != file_key:
+                raise ValueError(_CHANGED)
         return images
     except ValueError as error:
         return [error] * len(paths)
@@ -162,27 +186,6 @@ def _check_values(image: np.ndarray) -> None:
         )
     if image.ndim == 3 and image.shape[2] == 4:
         check_opaque(image[..., 3])
-
-
-def image_sizes(root: Path, paths: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Path -> (width, height) that its header declares, for the images in `paths`; none if it is damaged.
-
-    The decoder refuses a video whose frames differ in size.
-    """
-
-    def size(path: str) -> tuple[int, int] | None:
-        try:
-            with open_plain(inside(root, path), _FILE) as file:
-                reader = _reader(file.read(8))
-                file.seek(0)
-                return reader(file).size if reader else None
-        except (SyntaxError, OSError, ValueError, OverflowError):
-            return None
-
-    images = [path for path in paths if split_video(path)[1] is None]
-    with thread_pool() as pool:
-        sizes = dict(zip(images, pool.map(size, images), strict=True))
-    return {path: found for path, found in sizes.items() if found is not None}
 
 
 def odd_size(paths: Sequence[str], sizes: Mapping[str, tuple[int, int]]) -> str:

@@ -15,7 +15,7 @@ from ..duplicates import duplicate_people
 from ..sampling import Sampling, needed_positions
 from .cache import Cache, CachedArrays, Made, load_arrays
 from .chunks import ArraySpec
-from .decode import by_file, content_keys, image_sizes, odd_size, read_frames, resize_to_planes
+from .decode import by_file, content_keys, odd_size, read_frames, resize_to_planes
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,7 @@ def load_frames(
         for frames, onset, apex in zip(clips["frames"], clips["onset"], clips["apex"], strict=True)
     ]
     paths = list(dict.fromkeys(path for clip in needed for path in clip))
-    store, errors = _load(table.root, paths, size, cache, progress=progress)
-    sizes = image_sizes(table.root, paths)
+    store, errors, sizes = _load(table.root, paths, size, cache, progress=progress)
 
     log, kept = FaultLog(strict=strict), np.ones(len(clips), dtype=bool)
     contents: list[list[str] | None] = []
@@ -107,9 +106,10 @@ def load_frames(
 
 def _load(
     root: Path, paths: Sequence[str], size: int, cache: Cache | None, *, progress: bool
-) -> tuple[FrameStore, dict[str, str]]:
-    """The store of all readable `paths`, and path -> message for each of the others."""
-    found = content_keys(root, paths, progress=progress)
+) -> tuple[FrameStore, dict[str, str], dict[str, tuple[int, int]]]:
+    """The store of all readable `paths`, path -> message for each of the others, path -> size of an image."""
+    sizes: dict[str, tuple[int, int]] = {}
+    found = content_keys(root, paths, sizes=sizes, progress=progress)
     errors = {path: str(key) for path, key in found.items() if isinstance(key, ValueError)}
     keys = {path: key for path, key in found.items() if not isinstance(key, ValueError)}
     names = list(keys)
@@ -124,4 +124,4 @@ def _load(
     )
     errors |= {names[number]: what for number, what in items.errors.items()}
     rows = {name: number for number, name in enumerate(names) if name not in errors}
-    return FrameStore(items, rows, keys), errors
+    return FrameStore(items, rows, keys), errors, sizes

@@ -14,7 +14,7 @@ from PIL import Image
 
 from hsta_fast.data.clips import LEFT_OUT, UNREADABLE
 from hsta_fast.data.doctor import examine
-from hsta_fast.data.frames.decode import decode_image, image_sizes
+from hsta_fast.data.frames.decode import content_keys, decode_image
 
 from .. import fake_datasets
 from ..fake_datasets import csv_row
@@ -107,4 +107,6 @@ def test_sizes_are_those_of_the_decoded_images(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(encoded(Path(name).suffix))
     (tmp_path / "bad.png").write_bytes(b"no image")
     names = ["a.png", "a.jpg", "a.bmp", "bad.png", "missing.png", "../a.png", "film.mp4#3"]
-    assert image_sizes(tmp_path, names) == dict.fromkeys(names[:3], (32, 24))
+    sizes: dict[str, tuple[int, int]] = {}
+    content_keys(tmp_path, names, sizes=sizes)
+    assert sizes == dict.fromkeys(names[:3], (32, 24))
