@@ -148,7 +148,7 @@ class Reader:
 
     def _no_folders(self, root: Path, clips: Sequence[tuple[str, str]]) -> str:
         """What was looked for and found where none of the clips, (subject, folder), has a folder."""
-        first, subjects = clips[0][1], len({subject for subject, _ in clips})
+        first, subjects = brief(" ".join(clips[0][1].split())), len({subject for subject, _ in clips})
         try:
             base = next(iter(self.versions(root).values()), "")
         except ValueError:

@@ -210,12 +210,13 @@ class ClipFolders:
                 self._folders.setdefault(words_key(name), []).append(posix_join(parent, name))
 
     def only(self, clip: str, prefer: Callable[[str], bool] = lambda folder: False) -> str:
-        """The folder of a clip, whatever its spelling; of several, the one that `prefer` accepts.
+        """The folder of a clip in any spelling; of several, the nearest of those that `prefer` accepts.
 
         Raises NoFolderError if there is none, ValueError if there are several.
         """
         found = self._folders.get(words_key(clip), [])
         found = list(filter(prefer, found)) or found
+        found = [folder for folder in found if folder.count("/") == min(path.count("/") for path in found)]
         if not found:
             folder = posix_join(next(iter(self.parents), ""), clip)
             raise NoFolderError(folder, f"filename expected a folder named {clip!r}, got none")
