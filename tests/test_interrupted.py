@@ -25,20 +25,6 @@ def trap(*words, **named):
 """
 
 
-def test_while_torch_is_imported() -> None:
-    code = (
-        "import os, signal, sys, importlib.abc\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "class Trap(importlib.abc.MetaPathFinder):\n"
-        "    def find_spec(self, name, path, target=None):\n"
-        "        if name == 'torch.nn': os.kill(os.getpid(), 2)\n"
-        "sys.meta_path.insert(0, Trap())\n"
-        "from hsta_fast_command import main; main()"
-    )
-    done = subprocess.run([sys.executable, "-c", code, "info"], capture_output=True, text=True, cwd=ROOT)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
-
-
 @pytest.mark.parametrize(
     ("words", "trap", "said"),
     [
