@@ -17,6 +17,7 @@ from hsta_fast.training import runner
 from hsta_fast.training.config import TrainConfig, recipe_config
 from hsta_fast.training.evaluate import evaluate
 from hsta_fast.training.gallery import SIDE, _heat, _pictures
+from hsta_fast.training.run_checks import delete_run
 from hsta_fast.training.setup import Experiment, set_up
 
 SMALL: dict[str, Any] = {
@@ -98,8 +99,8 @@ def test_a_run_may_have_none_and_others_when_resumed(make_config: MakeConfig, ru
     assert "Misclassified" in (without / "report.html").read_text()
     predicted = [(path / "predictions.csv").read_text() for path in (run, without)]
     assert predicted[0] == predicted[1], "pictures change no prediction"
-    runner.main(make_config(name="none", gallery=0, overwrite=True, only=("1",)))
-    assert not list(without.rglob("gallery.json")), "deleted with the run"
+    delete_run(without)
+    assert not list(without.rglob("gallery.json"))
 
 
 def test_pictures_are_those_of_the_clip(make_config: MakeConfig) -> None:
