@@ -1,5 +1,8 @@
 """hsta_fast: Hierarchical Space-Time Attention for micro-expression recognition."""
 
+from . import interrupt  # noqa: F401 (before torch is imported)
+
+# isort: split
 from . import crossmodal, layers, reference
 from .checkpoint import load_model, load_published, save_model
 from .csta_maps import AttentionMaps, attention_maps

@@ -17,7 +17,7 @@ import tyro
 
 import hsta_fast
 
-from . import console
+from . import console, interrupt
 from .data import DatasetName
 from .extension import PARTS, BuildError, kept, load, missing
 from .files import reason
@@ -358,6 +358,7 @@ def main() -> None:
     value that no data make possible; 130 interrupted (Ctrl-C). `doctor` and `audit` have their own 1 and 2. A
     command whose output cannot be written runs to its end and has exit status 1.
     """
+    interrupt.end_in_words()
     console.use_utf8()
     console.protect()
     args = sys.argv[1:] or ["--help"]
@@ -372,7 +373,7 @@ def main() -> None:
         if ended.code or console.lost() is None:
             raise
     except KeyboardInterrupt:
-        console.end_interrupted(
+        interrupt.end_interrupted(
             "--resume continues the run if it has begun" * (args[0] in ("train", "ablate"))
         )
     if (lost := console.lost()) is not None:

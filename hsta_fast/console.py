@@ -6,9 +6,8 @@ A training may run for days. Its results are files, so that what it prints canno
 import io
 import os
 import select
-import signal
 import sys
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
 
 class _Console(io.FileIO):
@@ -64,13 +63,6 @@ def lost() -> OSError | None:
         return None
     sys.stdout.flush()
     return raw.error
-
-
-def end_interrupted(advice: str = "") -> NoReturn:
-    """Say that the command was interrupted, and end with exit status 130, as shells do after Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the next Ctrl-C ends the process without a traceback
-    print(f"interrupted{'; ' if advice else ''}{advice}", file=sys.stderr)
-    sys.exit(130)
 
 
 def _protected(stream: TextIO | None, descriptor: int) -> TextIO:

@@ -170,6 +170,8 @@ def test_strict_names_the_first_fault(monkeypatch: pytest.MonkeyPatch, copy: Pat
             "--folds expected 2 to 24, the number of clips, got 25",
         ),
         (("--num-layers", "0"), 2, "--num-layers expected a whole number >= 1, got 0"),
+        (("--lr", "inf"), 2, "--lr expected a finite number, got inf"),
+        (("--clip-grad", "nan"), 2, "--clip-grad expected a finite number, got nan"),
         (("--only", "nobody"), 1, "--only expected folds of"),
         (("--device", "tpu"), 2, "--device"),
         (("--name", "a/b"), 2, "--name expected one folder name"),

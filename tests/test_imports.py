@@ -144,12 +144,14 @@ ARROWS: dict[str, str] = {
     "training.run_checks training.runner training.workers",
     # The top.
     "help_text": "",
+    "interrupt": "",
     "usage": "spelling",
-    "cli": "console environment extension files data data.doctor help_text spelling synth synth.render "
-    "protocol.audit protocol.compare training.ablate training.config training.config_file training.evaluate "
-    "training.optim training.runner training.setting_groups training.setup training.workers usage",
+    "cli": "console environment extension files data data.doctor help_text interrupt spelling synth "
+    "synth.render protocol.audit protocol.compare training.ablate training.config training.config_file "
+    "training.evaluate training.optim training.runner training.setting_groups training.setup "
+    "training.workers usage",
     "__main__": "cli",
-    "__init__": "reference ops crossmodal layers inputs model csta_maps checkpoint environment",
+    "__init__": "interrupt reference ops crossmodal layers inputs model csta_maps checkpoint environment",
 }
 
 

@@ -1,6 +1,7 @@
 """Ctrl-C at any moment: one line, exit status 130, no traceback."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -23,6 +24,29 @@ def trap(*words, **named):
     return real(*words, **named)
 {module}.{name} = trap
 """
+
+
+def test_while_torch_is_imported() -> None:
+    code = (
+        "import os, signal, sys, importlib.abc\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Trap(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'torch.nn': os.kill(os.getpid(), 2)\n"
+        "sys.meta_path.insert(0, Trap())\n"
+        "sys.argv = ['bin/hsta-fast', 'info']\n"
+        "from hsta_fast.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")  # 130 in a shell
+
+
+def test_another_program_keeps_its_own_ctrl_c() -> None:
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); import hsta_fast\n"
+        "sys.exit(signal.getsignal(signal.SIGINT) is not signal.default_int_handler)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -213,11 +213,14 @@ class TrainConfig(
                 flag, meant = f"--{name.replace('_', '-')}", did_you_mean(str(value), names)
                 raise ValueError(f"{flag} expected one of {', '.join(names)}{or_else}, got {value!r}{meant}")
 
+        for field in fields(self):
+            value = getattr(self, field.name)
+            require(not isinstance(value, float) or math.isfinite(value), field.name, "a finite number")
         for name in ("epochs", "batch_size", "save_every", "image_size", "num_frames", "seeds"):
             require(getattr(self, name) >= 1, name, "a whole number >= 1")
         for name in ("warmup_epochs", "crop", "seed", "weight_decay", "warmup_lr", "min_lr", "gallery"):
             require(getattr(self, name) >= 0, name, "a number >= 0")
-        require(0 < self.cache_gb < math.inf, "cache_gb", "a finite number > 0")
+        require(self.cache_gb > 0, "cache_gb", "a finite number > 0")
         require(bool(self.cache), "cache", "a folder, auto or none")
         require(self.lr > 0, "lr", "a number > 0")
         require(0 < self.layer_decay <= 1, "layer_decay", "a number in (0, 1]")

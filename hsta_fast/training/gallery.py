@@ -109,7 +109,8 @@ def _looks(exp: Experiment, model: HSTA, batch: Batch, maps: AttentionMaps, i: i
         under, title = _frame(exp, index, _apex(exp, index)), "video CLS over the flow, on the apex"
     else:
         under = batch.special[i, :, 1].cpu().numpy()
-        title = f"video CLS over {' and '.join(sampling.special)}"
+        shows = "the onset, given twice" if exp.cfg.onset_only else " and ".join(sampling.special)
+        title = f"video CLS over {shows}"
     if under is not None:
         pictures.append(_heat(title, under, over_special, config.patch_sizes[0]))
     return pictures

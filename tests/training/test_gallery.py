@@ -169,7 +169,7 @@ def test_even_weights_have_no_colour() -> None:
         ({"branches": ("video",)}, ["onset", "apex", "apex minus onset"]),
         ({"csta": False}, ["onset", "apex", "apex minus onset"]),
         ({"flow": "dis"}, ["onset", "apex", "apex minus onset", "special CLS", "video CLS over the flow"]),
-        ({"onset_only": True}, ["onset", "special CLS", "video CLS over onset and apex"]),
+        ({"onset_only": True}, ["onset", "special CLS", "video CLS over the onset, given twice"]),
         (
             {"special": ("onset", "offset"), "num_frames": 2},
             ["onset", "special CLS", "video CLS over onset and offset"],
