@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 
 from .annotation import Columns, Row, annotated_rows
-from .base import AnnotationRow, Expression, Interpret, Reader, Rows, folder_name
-from .folders import ANY_NUMBERED, FolderNames, FrameFolders, find_subjects, posix_join, subfolders
+from .base import AnnotationRow, Expression, Interpret, Reader, Rows, folder_name, padded_subject
+from .folders import ANY_NUMBERED, FolderNames, FrameFolders, find_subjects, first_image, in_order
 
 DATASET = "casme"
 COLUMNS = Columns(
@@ -28,37 +28,23 @@ _SUBJECT = re.compile(r"sub[0-9]{1,4}", re.IGNORECASE)
 _OF_CASME2 = re.compile(r"(?:reg_)?img_?[0-9]")  # whose folders have the same names
 
 
-def versions(root: Path) -> dict[str, str]:
-    """Version ("cropped", "raw") -> folder of the subjects, the version to read first at the front."""
-    found: dict[str, str] = {}
+subject_id = partial(padded_subject, prefix="sub", width=2)
+
+
+def folders(root: Path, annotation: Path | str | None = None) -> dict[str, list[str]]:
+    """Version ("cropped", "raw") -> folders of the subjects; see `Reader`."""
+    found: dict[str, list[str]] = {}
     for folder in find_subjects(root, _SUBJECT):
-        image = _first_image(root, folder)
+        image = first_image(root, folder, _SUBJECT)
         if image and not _OF_CASME2.match(image):
-            found.setdefault("cropped" if image.startswith("reg_") else "raw", folder)
-    return {version: found[version] for version in ("cropped", "raw") if version in found}
-
-
-def _first_image(root: Path, folder: str) -> str:
-    """The name of the first file of a clip, in lower case; "" if there is none."""
-    for subject in filter(_SUBJECT.fullmatch, subfolders(root, folder)):
-        for clip in subfolders(root, posix_join(folder, subject)):
-            for path in sorted((root / folder / subject / clip).glob("*.*")):
-                return path.name.lower()
-    return ""
-
-
-def subject_id(text: str) -> str:
-    """The subject's folder name, "sub01", from "1", "01" or "sub01"; ValueError for anything else."""
-    match = re.fullmatch(r"(?:sub)?0*([0-9]{1,4})(?:\.0)?", text.casefold())
-    if match is None:
-        raise ValueError(f"subject expected a number such as 1, or sub01, got {text!r}")
-    return f"sub{int(match[1]):02d}"
+            found.setdefault("cropped" if image.startswith("reg_") else "raw", []).append(folder)
+    return in_order(found, ("cropped", "raw"))
 
 
 def _open(
     root: Path, annotation: Path | str | None, expressions: Sequence[Expression]
 ) -> tuple[Rows, Interpret]:
-    base = next(iter(versions(root).values()), "")
+    base = READER.base(root)
     frames, names = FrameFolders(root, ANY_NUMBERED), FolderNames(root)
     rows = annotated_rows(root, annotation, COLUMNS)
     second = sum(bool(row["ApexF2"]) for _, row in rows)
@@ -89,7 +75,7 @@ READER = Reader(
     name=DATASET,
     title="CASME",
     columns=COLUMNS,
-    versions=versions,
+    folders=folders,
     open=_open,
     identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["OnsetF"]),
     labels="casme_8",

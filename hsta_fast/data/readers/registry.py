@@ -145,10 +145,7 @@ def _several(root: Path, found: dict[str, str], tables: dict[Path, Sheets]) -> s
 
 def version_of(dataset: str, root: Path, annotation: Path | str | None = None) -> str:
     """The version of a copy that is read, "no frames" if only an annotation is there."""
-    versions = list(READERS[dataset].versions(root))
-    if dataset == "smic" and annotation is not None and "long" in versions:
-        return "long"  # the one that has an annotation
-    return next(iter(versions), "no frames")
+    return next(iter(READERS[dataset].folders(root, annotation)), "no frames")
 
 
 def read_dataset(
@@ -285,6 +282,6 @@ def _none_found(root: Path, tables: dict[Path, Sheets], errors: Sequence[str]) -
 
 def _has_frames(dataset: str, root: Path) -> bool:
     try:
-        return version_of(dataset, root) != "no frames"
+        return version_of(dataset, root) not in ("no frames", smic.WITHOUT_CLIPS)
     except ValueError:
         return False
