@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from hsta_fast.data import Expression, apply_labels, label_set, read_dataset, recognise
 from hsta_fast.data.clips import ENDS_AT_APEX, LEFT_OUT, MIDDLE_APEX
+from hsta_fast.data.readers.casme import SECOND_APEX
 from hsta_fast.data.readers.four_dme import EMOTION_OF_FLAG, MANY_FLAGS
 
 from . import further_datasets as further
 from .dataset_quirks import left_out, only_fault, quirk
-from .fake_datasets import CSV_HEADER, casme2_copy, casme2_row, csv_row, frames, sheet, table
+from .fake_datasets import (
+    CSV_HEADER,
+    casme2_copy,
+    casme2_row,
+    csv_row,
+    frames,
+    sheet,
+    table,
+)
 from .further_datasets import casme_row, dfme_row, four_dme_row, mmew_row, samm_long_row, squared_row
 
-COPY_READ = "one is read, the one with the most clips of the table, then the nearest; a remark names both"
 BOTH: tuple[Expression, ...] = ("micro", "macro")
 
 # MMEW
@@ -96,18 +103,6 @@ def _(root: Path) -> None:
     assert read_dataset(further.mmew_copy(root, [mmew_row()])).faults == ()
 
 
-@quirk("MMEW", "two copies of the frames", COPY_READ)
-def _(root: Path) -> None:
-    rows = [mmew_row(), mmew_row(Filename="S06-07-002", **{"Estimated Emotion": "fear"})]
-    further.mmew_copy(root / "MMEW", rows)
-    further.mmew_copy(root, rows[:1])
-    (root / "Micro_Expression").rename(root / "cropped")
-    (root / "MMEW/MMEW_Micro_Exp.xlsx").rename(root / "MMEW_Micro_Exp.xlsx")
-    found = read_dataset(root)
-    assert all(names[0].startswith("MMEW/") for names in found.clips["frames"]) and len(found) == 2
-    assert "frames are read from MMEW/Micro_Expression; cropped holds the same clips" in found.remarks
-
-
 # DFME
 
 
@@ -155,17 +150,6 @@ def _(root: Path) -> None:
     assert first == ["DFME_train/sub0001_01/00109.png", "DFME_test_A/sub0200_01/00109.png"]
 
 
-@quirk("DFME", "two copies of the frames, such as `DFME_train_cropped` beside `DFME_train`", COPY_READ)
-def _(root: Path) -> None:
-    rows = [dfme_row(), dfme_row(Subject="sub0002", Filename="sub0002_01")]
-    further.dfme_copy(root, rows[:1], part="flow")
-    further.dfme_copy(root, [*rows, dfme_row(Filename="sub0001_09")], part="a/DFME_train")
-    sheet(root / "training_full_with_AU.xlsx", further.DFME_HEADER, rows)
-    found = read_dataset(root)
-    assert all(names[0].startswith("a/DFME_train/") for names in found.clips["frames"]) and len(found) == 2
-    assert "frames are read from a/DFME_train; flow holds the same clips" in found.remarks
-
-
 # CASME
 
 
@@ -197,6 +181,18 @@ def _(root: Path) -> None:
 def _(root: Path) -> None:
     found = read_dataset(further.casme_copy(root, [casme_row(), casme_row(OnsetF=9, OffsetF=16)]))
     left_out(found, "frames missing on disk: 2 of 8, first sub01/EP01_5/EP01_5-15.jpg")
+
+
+@quirk(
+    "CASME",
+    "an `ApexF1` outside onset..offset beside an `ApexF2` inside",
+    "the second is the apex, and the row is listed",
+)
+def _(root: Path) -> None:
+    rows = [casme_row(ApexF1=0, ApexF2=11), casme_row(OnsetF=9, ApexF2=0)]
+    found = read_dataset(further.casme_copy(root, rows))
+    assert found.clips["apex"].tolist() == [11, 10] and found.clips["apex_annotated"].all()
+    only_fault(found, "apex expected a frame in 8..12, got '0' in ApexF1", SECOND_APEX)
 
 
 # 4DME
@@ -256,24 +252,6 @@ def _(root: Path) -> None:
     assert set(found.clips["emotion"]) == {"negative"} and len(found) == 7
 
 
-@quirk(
-    "4DME",
-    "colour and depth beside the grey frames, `depth_micro`, `RGB`",
-    "the grey ones are read, or the only ones there are; a remark says so",
-)
-def _(root: Path) -> None:
-    further.four_dme_copy(root, [four_dme_row()])
-    for name in ("depth_micro", "RGB", "a_flow"):
-        shutil.copytree(root / "gray_micro", root / name)
-    found = read_dataset(root)
-    assert recognise(root) == ("4dme", "grey") and found.clips["frames"][0][0].startswith("gray_micro/")
-    assert "frames are read from gray_micro; a_flow, RGB, depth_micro hold the same subjects" in found.remarks
-    for name in ("gray_micro", "a_flow", "RGB"):
-        shutil.rmtree(root / name)
-    assert recognise(root) == ("4dme", "colour or depth")
-    assert "4DME: frames expected grey, got depth_micro alone, which is read" in read_dataset(root).remarks
-
-
 # CAS(ME)^2
 
 
@@ -284,6 +262,17 @@ def _(root: Path) -> None:
     (clip,) = read_dataset(root).clips.to_dict("records")
     assert (clip["onset"], clip["apex"], clip["offset"]) == (557, 559, 561)
     assert (clip["emotion"], clip["action_units"], clip["objective_class"]) == ("negative", "4+9", 4)
+
+
+@quirk("CAS(ME)^2", "a blank row or column names above the first sheet's rows", "skipped")
+def _(root: Path) -> None:
+    for above in ([None], [], ["Participant", "Expression", "Onset", "Apex"]):
+        found = read_dataset(further.squared_copy(root, [above, squared_row()]))
+        assert len(found) == 1 and found.faults == ()
+    further.squared_copy(root, [squared_row()[:3]])
+    with pytest.raises(ValueError, match=r"got the folders of CAS\(ME\)\^2; as CAS\(ME\)\^2: ") as error:
+        recognise(root)
+    assert "SMIC-HS:" not in str(error.value) and "the folders of SMIC-HS" not in str(error.value)
 
 
 @quirk(
@@ -387,12 +376,3 @@ def _(root: Path) -> None:
 def _(root: Path) -> None:
     rows = [samm_long_row(), samm_long_row(Subject=7)]
     left_out(read_dataset(further.samm_long_copy(root, rows)), "filename expected a clip of subject 7")
-
-
-@quirk("SAMM Long Videos", "two copies of the frames", COPY_READ)
-def _(root: Path) -> None:
-    further.samm_long_copy(root, [samm_long_row(), samm_long_row(Filename="006_2_1")])
-    shutil.copytree(root / "SAMM_longvideos/006_1", root / "cropped/006_1")
-    found = read_dataset(root)
-    assert all(names[0].startswith("SAMM_longvideos/") for names in found.clips["frames"]) and len(found) == 2
-    assert "frames are read from SAMM_longvideos; cropped holds the same clips" in found.remarks

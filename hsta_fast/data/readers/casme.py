@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from .annotation import Columns, Row, annotated_rows
+from .annotation import Columns, Row, annotated_rows, integer
 from .base import AnnotationRow, Expression, Interpret, Reader, Rows, folder_name, padded_subject
 from .folders import ANY_NUMBERED, FolderNames, FrameFolders, find_subjects, first_image, in_order
 
@@ -24,6 +24,8 @@ COLUMNS = Columns(
     optional=("ApexF2", "AU"),
     aliases={"actionunits": "au"},
 )
+SECOND_APEX = "apex taken from ApexF2"
+_APEXES = ("ApexF1", "ApexF2")
 _SUBJECT = re.compile(r"sub[0-9]{1,4}", re.IGNORECASE)
 _OF_CASME2 = re.compile(r"(?:reg_)?img_?[0-9]")  # whose folders have the same names
 
@@ -41,6 +43,17 @@ def folders(root: Path, annotation: Path | str | None = None) -> dict[str, list[
     return in_order(found, ("cropped", "raw"))
 
 
+def _apex(row: Row) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """The cell of the apex and its notes: ApexF1, or ApexF2 where only that is in onset..offset."""
+    onset, first, second, offset = map(integer, map(row.__getitem__, ("OnsetF", *_APEXES, "OffsetF")))
+    if onset is None or second is None or offset is None or not onset <= second <= offset:
+        return row["ApexF1"], ()
+    if first is not None and onset <= first <= offset:
+        return row["ApexF1"], ()
+    what = f"apex expected a frame in {onset}..{offset}, got {row['ApexF1']!r} in ApexF1"
+    return row["ApexF2"], ((what, SECOND_APEX),)
+
+
 def _open(
     root: Path, annotation: Path | str | None, expressions: Sequence[Expression]
 ) -> tuple[Rows, Interpret]:
@@ -56,16 +69,18 @@ def _open(
     def interpret(row: Row) -> AnnotationRow:
         subject = subject_id(row["Subject"])
         folder = names.path(base, subject, folder_name(row, "Filename"))
+        apex, notes = _apex(row)
         return AnnotationRow(
             dataset=DATASET,
             subject=subject,
             clip=Path(folder).name,
             onset=row["OnsetF"],
-            apex=row["ApexF1"],
+            apex=apex,
             offset=row["OffsetF"],
             frames=partial(frames.frames, folder),
             emotion=row["Emotion"],
             action_units=row["AU"],
+            notes=notes,
         )
 
     return rows, interpret

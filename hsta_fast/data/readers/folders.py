@@ -123,7 +123,11 @@ class FrameFolders:
     def _list(self, folder: str) -> Listing:
         listing = Listing({}, {})
         try:
-            with os.scandir(inside(self.root, folder)) as entries:
+            place = inside(self.root, folder)
+        except ValueError as error:
+            raise NoFolderError(folder, str(error), "a link out of the folder") from error
+        try:
+            with os.scandir(place) as entries:
                 for entry in entries:
                     stem, suffix = os.path.splitext(entry.name)
                     match = self.number.fullmatch(stem)
@@ -144,6 +148,8 @@ class FrameFolders:
             what = f"{folder}: expected a folder of images, got: {reason(error)}"
             if isinstance(error, FileNotFoundError | NotADirectoryError):
                 raise NoFolderError(folder, what) from error
+            if isinstance(error, PermissionError):
+                raise NoFolderError(folder, what, reason(error)) from error
             raise ValueError(what) from error
         return listing
 
@@ -232,7 +238,7 @@ class ClipFolders:
         copy_of: the folder of the copy, or of the part of one, that a parent belongs to.
 
         Two that share a clip are copies, others are parts of one. The copy with the most clips of the table
-        is kept, then the nearest; one of derived images (see `is_derived`) only if there is no other.
+        is kept, then the nearest; those of derived images (see `is_derived`) only if there are no others.
         """
         wanted = set(map(words_key, clips))
         names: dict[str, set[str]] = {}
@@ -252,9 +258,9 @@ class ClipFolders:
         others: dict[str, list[str]] = {}  # copy that is kept -> those that share clips with it
         for folder in sorted(names, key=lambda folder: (folder != first, rank(folder, first))):
             same = next((copy for copy in kept if names[copy] & names[folder]), None)
-            if same is None:
+            if same is None and is_derived(folder) == is_derived(first):
                 kept.append(folder)
-            else:
+            elif same is not None:
                 others.setdefault(same, []).append(folder)
         if names:
             self.parents = [parent for parent in self.parents if copy_of(parent) in kept]

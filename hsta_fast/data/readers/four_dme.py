@@ -53,11 +53,15 @@ def _subject_folders(root: Path, rows: Rows) -> dict[str, list[str]]:
     plain = (re.escape(text.lstrip("0")) for text in subjects)
     found: dict[bool, list[str]] = {}
     for folder in find_subjects(root, re.compile(f"0*(?:{'|'.join(plain)})", re.IGNORECASE)):
-        # The subjects of a folder that is given itself lie in the root, whose name counts then.
-        name = folder or os.path.basename(os.path.realpath(root))
+        name = _name(root, folder)
         found.setdefault(_GREY.search(name) is None and _OTHER.search(name) is not None, []).append(folder)
     grey = sorted(found.get(False, []), key=lambda folder: (is_derived(folder), _GREY.search(folder) is None))
     return in_order({GREY: grey, NOT_GREY: found.get(True, [])}, (GREY, NOT_GREY))
+
+
+def _name(root: Path, folder: str) -> str:
+    """A folder's path below the root; of the root, where the subjects lie if it is given itself, the name."""
+    return folder or os.path.basename(os.path.realpath(root))
 
 
 def _is_set(row: Row, column: str) -> bool:
@@ -70,7 +74,7 @@ def _open(
     rows = annotated_rows(root, annotation, COLUMNS)
     version, (base, *_) = next(iter(_subject_folders(root, rows).items()), (GREY, [""]))
     if version == NOT_GREY:
-        rows.remarks.append(f"4DME: frames expected grey, got {base or root.name} alone, which is read")
+        rows.remarks.append(f"4DME: frames expected grey, got {_name(root, base)} alone, which is read")
     frames, names = FrameFolders(root, ANY_NUMBERED), FolderNames(root)
     counts = {
         "have an uncertain action unit, (k): their objective class is unknown": sum(

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from hsta_fast.data import read_dataset, recognise
+from hsta_fast.data.doctor import examine
 
 from .. import fake_datasets
 from .. import further_datasets as further
-from ..fake_datasets import casme2_row, samm_row, smic_row
+from ..fake_datasets import casme2_row, ordinary_user, public_folder, samm_row, smic_row
 
 
 def casme2(root: Path) -> None:
@@ -113,3 +114,27 @@ def test_what_a_system_leaves_is_no_frame(tmp_path: Path, left: str) -> None:
     assert read_dataset(tmp_path / "casme").clips["frames"][0][0].startswith("sub01/EP01_5/")
     shutil.move(tmp_path / "casme/sub01", tmp_path / "casme/z/sub01")
     assert read_dataset(tmp_path / "casme").clips["frames"][0][0].startswith("z/sub01/EP01_5/")
+
+
+def test_the_version_is_that_of_the_given_table(tmp_path: Path) -> None:
+    further.four_dme_copy(tmp_path / "copy", [further.four_dme_row()])
+    (table,) = (tmp_path / "copy").glob("*.xlsx")
+    (tmp_path / "tables").mkdir()
+    table = table.rename(tmp_path / "tables" / table.name)
+    (found,) = examine([tmp_path / "copy"], annotation=table, progress=False).diagnoses
+    assert (found.dataset, found.version, len(found.table or ())) == ("4dme", "grey", 1)
+
+
+def test_folders_that_may_not_be_read_give_one_line(tmp_path: Path) -> None:
+    with public_folder() as root:
+        fake_datasets.casme2_copy(root, [casme2_row(), casme2_row(Subject=2)])
+        for subject in ("sub01", "sub02"):
+            (root / subject).chmod(0)
+        try:
+            with ordinary_user(), pytest.raises(ValueError, match="found here: .*permission denied") as error:
+                read_dataset(root)
+        finally:
+            for subject in ("sub01", "sub02"):
+                (root / subject).chmod(0o755)
+    line = str(error.value)
+    assert "no clip of the table (2, of 2 subjects) has a folder, such as sub01/EP02_01f (permis" in line
