@@ -130,10 +130,15 @@ def _(root: Path) -> None:
     copy = fake_datasets.casme3_copy(root / "copy", [casme3_row()])
     (path,) = copy.glob("*.csv")
     assert len(read_dataset(root)) == 1
-    path.write_text(path.read_text() + (" " * 99_999 + "\n") * (MAX_TABLE_BYTES // 100_000))
+    large = (" " * 99_999 + "\n") * (MAX_TABLE_BYTES // 100_000)
+    path.write_text(path.read_text() + large)
     with pytest.raises(ValueError, match="no csv or xlsx file"):
         read_dataset(root)
     assert len(read_dataset(copy)) == len(read_dataset(root, annotation=path)) == 1
+    # Nor is one beside a coding searched for objective classes.
+    fake_datasets.casme2_copy(root / "casme2", [casme2_row()])
+    (root / "casme2/classes.csv").write_text(f"Subject,Filename,Objective Class\n1,EP02_01f,5\n{large}")
+    assert read_dataset(root / "casme2").remarks == ()
 
 
 @quirk(

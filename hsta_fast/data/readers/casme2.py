@@ -18,7 +18,15 @@ from functools import partial
 from pathlib import Path
 
 from ...clips import words_key
-from .annotation import AnnotatedRows, Columns, Row, annotated_rows, find_annotation, read_annotation
+from .annotation import (
+    MAX_TABLE_BYTES,
+    AnnotatedRows,
+    Columns,
+    Row,
+    annotated_rows,
+    find_annotation,
+    read_annotation,
+)
 from .base import AnnotationRow, Expression, Interpret, Reader, Rows, folder_name, padded_subject
 from .folders import IMAGE_NAME, FolderNames, FrameFolders, first_image, in_order, near_subjects
 from .sheets import annotation_files
@@ -99,8 +107,8 @@ def _objective_classes(coding: Path, rows: AnnotatedRows) -> Callable[[Row], str
         return lambda row: row["Objective Class"]
     tables: dict[str, list[Row]] = {}
     for path in annotation_files(coding.parent):
-        if path.name != coding.name:
-            with suppress(ValueError):  # another kind of table
+        with suppress(ValueError, OSError):  # another kind of table
+            if path.name != coding.name and path.stat().st_size <= MAX_TABLE_BYTES:
                 tables[path.name] = read_annotation(path, _CLASSES)
     # Another coding that has classes is read only if there is no table of classes alone.
     alone = {name: table for name, table in tables.items() if not any(row.get("ApexFrame") for row in table)}

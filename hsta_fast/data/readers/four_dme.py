@@ -2,7 +2,8 @@
 
 Known: the columns sub_ID, fold_name, fold, Emotion, Onset, Apex, Offset, AUs, eye blink, and five flags:
 Positive, Negative, Surprise, Repression and Others. A clip can have several flags. In AUs, (k) marks an
-uncertain unit: the objective class of such a clip is unknown.
+uncertain unit: the objective class of such a clip is unknown. Colour and depth have folders of the same
+names; they are read only where there are no grey frames.
 
 Assumed: see `assumed` below. A clip with several flags has the emotion "positive+surprise", which the label
 sets 4dme and emotion3 drop.
