@@ -60,7 +60,7 @@ ARROWS: dict[str, str] = {
     "data.readers.folders": "files clips data.readers.tree",
     "data.readers.videos": "files data.frames.video data.readers.folders",
     "data.readers.base": "files clips data.clips data.action_units data.remarks data.readers.annotation "
-    "data.readers.sheets data.readers.tree",
+    "data.readers.folders data.readers.sheets data.readers.tree",
     **{
         f"data.readers.{name}": "files clips data.clips data.frames.video data.readers.annotation "
         "data.readers.base data.readers.folders data.readers.sheets data.readers.tree data.readers.videos"

@@ -23,7 +23,7 @@ from .labels.megc2019 import composite_labels, official_labels
 from .labels.sets import LABEL_SETS, THREE_CLASSES, LabelSet, apply_labels, name_key
 from .readers.annotation import find_annotation
 from .readers.base import EXPRESSIONS
-from .readers.registry import READERS, join, recognise, scan, version_of
+from .readers.registry import READERS, check_people, join, recognise, scan, version_of
 from .remarks import face_remarks
 
 CLEAN, FAULTS, UNUSABLE = 0, 1, 2  # exit statuses
@@ -145,18 +145,25 @@ def examine(
         )
     labels = official_labels(official) if official is not None else None
     roots = [as_on_disk(root) for root in roots]
-    diagnoses = tuple(_diagnose(root, dataset, annotation, progress) for root in roots)
+    diagnoses: tuple[Diagnosis, ...] = ()
+    for root in roots:
+        earlier = [diagnosis.dataset for diagnosis in diagnoses]
+        diagnoses += (_diagnose(root, dataset, annotation, progress, earlier),)
     if official is not None and not any(d.dataset in COMPOSITE for d in diagnoses):
         raise ValueError(f"--official expected a folder of {', '.join(COMPOSITE)}, got none")
     return Examination(diagnoses, *_composite(diagnoses, roots, labels))
 
 
-def _diagnose(root: Path, dataset: str, annotation: Path | None, progress: bool) -> Diagnosis:
+def _diagnose(
+    root: Path, dataset: str, annotation: Path | None, progress: bool, earlier: Sequence[str]
+) -> Diagnosis:
+    """The diagnosis of one folder; earlier: the datasets of the folders before it."""
     name = version = ""
     try:
         if dataset == "auto":
             dataset, version = recognise(root, annotation)
         name = dataset
+        check_people([*earlier, dataset])
         table = scan(root, dataset, annotation=annotation, expressions=EXPRESSIONS)
         reader = READERS[dataset]
         version = version or version_of(dataset, root, annotation)

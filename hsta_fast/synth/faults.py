@@ -93,6 +93,8 @@ def inject_faults(
             cells, action = _IN_THE_ROW[name]
             action = form.offset_zero if name == "offset-zero" else action
             changed = cells(onset, offset)
+            if "apex" in changed and "second apex" in form.columns:
+                changed["second apex"] = None  # it would stand in for the first
             row |= {form.columns[meaning]: cell for meaning, cell in changed.items()}
             onset = changed.get("second onset", changed.get("onset", onset))
         planted.append(

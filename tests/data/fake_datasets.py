@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import os
 import struct
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -289,3 +292,23 @@ def video(path: Path, length: int, size: int = 16) -> Path:
         writer.write(np.full((size, size, 3), 8 * number, np.uint8))
     writer.release()
     return path
+
+
+@contextmanager
+def public_folder() -> Iterator[Path]:
+    """A folder that any user may read, which pytest's are not."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@contextmanager
+def ordinary_user() -> Iterator[None]:
+    """Not as root, to whom permissions do not apply."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)

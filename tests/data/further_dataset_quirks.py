@@ -8,11 +8,20 @@ import pytest
 
 from hsta_fast.data import Expression, apply_labels, label_set, read_dataset, recognise
 from hsta_fast.data.clips import ENDS_AT_APEX, LEFT_OUT, MIDDLE_APEX
-from hsta_fast.data.readers.four_dme import MANY_FLAGS
+from hsta_fast.data.readers.casme import SECOND_APEX
+from hsta_fast.data.readers.four_dme import EMOTION_OF_FLAG, MANY_FLAGS
 
 from . import further_datasets as further
 from .dataset_quirks import left_out, only_fault, quirk
-from .fake_datasets import CSV_HEADER, casme2_copy, casme2_row, csv_row, frames, sheet, table
+from .fake_datasets import (
+    CSV_HEADER,
+    casme2_copy,
+    casme2_row,
+    csv_row,
+    frames,
+    sheet,
+    table,
+)
 from .further_datasets import casme_row, dfme_row, four_dme_row, mmew_row, samm_long_row, squared_row
 
 BOTH: tuple[Expression, ...] = ("micro", "macro")
@@ -174,6 +183,18 @@ def _(root: Path) -> None:
     left_out(found, "frames missing on disk: 2 of 8, first sub01/EP01_5/EP01_5-15.jpg")
 
 
+@quirk(
+    "CASME",
+    "an `ApexF1` outside onset..offset beside an `ApexF2` inside",
+    "the second is the apex, and the row is listed",
+)
+def _(root: Path) -> None:
+    rows = [casme_row(ApexF1=0, ApexF2=11), casme_row(OnsetF=9, ApexF2=0)]
+    found = read_dataset(further.casme_copy(root, rows))
+    assert found.clips["apex"].tolist() == [11, 10] and found.clips["apex_annotated"].all()
+    only_fault(found, "apex expected a frame in 8..12, got '0' in ApexF1", SECOND_APEX)
+
+
 # 4DME
 
 
@@ -216,6 +237,21 @@ def _(root: Path) -> None:
     assert read_dataset(further.four_dme_copy(root, [row])).clips["emotion"].tolist() == ["repression"]
 
 
+@quirk("4DME", "a flag that is not the word of `Emotion`", "the flag is the emotion, and the row is listed")
+def _(root: Path) -> None:
+    found = read_dataset(further.four_dme_copy(root, [four_dme_row(Emotion="Positive")]))
+    assert found.clips["emotion"].tolist() == ["negative"]
+    only_fault(found, "emotion positive, flag negative", EMOTION_OF_FLAG)
+
+
+@quirk("4DME", "a flag that is 0, No, n, False or -", "not set")
+def _(root: Path) -> None:
+    unset = (0, "0.0", "No", "n", False, "-", None)
+    rows = [four_dme_row(Onset=28 + n, Offset=36, Surprise=cell) for n, cell in enumerate(unset)]
+    found = read_dataset(further.four_dme_copy(root, rows))
+    assert set(found.clips["emotion"]) == {"negative"} and len(found) == 7
+
+
 # CAS(ME)^2
 
 
@@ -226,6 +262,17 @@ def _(root: Path) -> None:
     (clip,) = read_dataset(root).clips.to_dict("records")
     assert (clip["onset"], clip["apex"], clip["offset"]) == (557, 559, 561)
     assert (clip["emotion"], clip["action_units"], clip["objective_class"]) == ("negative", "4+9", 4)
+
+
+@quirk("CAS(ME)^2", "a blank row or column names above the first sheet's rows", "skipped")
+def _(root: Path) -> None:
+    for above in ([None], [], ["Participant", "Expression", "Onset", "Apex"]):
+        found = read_dataset(further.squared_copy(root, [above, squared_row()]))
+        assert len(found) == 1 and found.faults == ()
+    further.squared_copy(root, [squared_row()[:3]])
+    with pytest.raises(ValueError, match=r"got the folders of CAS\(ME\)\^2; as CAS\(ME\)\^2: ") as error:
+        recognise(root)
+    assert "SMIC-HS:" not in str(error.value) and "the folders of SMIC-HS" not in str(error.value)
 
 
 @quirk(

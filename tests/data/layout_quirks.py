@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from hsta_fast.data import read_dataset, recognise
 from hsta_fast.data.doctor import examine
+from hsta_fast.data.readers.annotation import MAX_TABLE_BYTES
 
 from . import fake_datasets
 from .dataset_quirks import quirk
@@ -30,8 +32,12 @@ def _(root: Path) -> None:
 def _(root: Path) -> None:
     fake_datasets.smic_cropped_copy(root, [("s1", "negative", "s1_ne_01")])
     (root / "HS").rename(root / "VIS")
-    with pytest.raises(ValueError, match="SMIC expected the camera HS, got SMIC-VIS"):
-        read_dataset(root / "VIS")
+    for given in (root, root / "VIS"):
+        with pytest.raises(ValueError, match="SMIC expected the camera HS, got SMIC-VIS") as error:
+            read_dataset(given)
+        assert str(error.value) == (
+            f"SMIC expected the camera HS, got SMIC-VIS in {root / 'VIS'}; only SMIC-HS is read"
+        )
 
 
 @quirk("SMIC-HS", "the annotation two levels below the folder", "found")
@@ -117,3 +123,40 @@ def _(root: Path) -> None:
     fake_datasets.samm_copy(root / "SAMM", [samm_row()])
     with pytest.raises(ValueError, match="got CASME II in CASME2 and SAMM in SAMM; give the folder of each"):
         read_dataset(root)
+
+
+@quirk("any", "a table of more than 4 MB below the folder", "not searched for columns")
+def _(root: Path) -> None:
+    copy = fake_datasets.casme3_copy(root / "copy", [casme3_row()])
+    (path,) = copy.glob("*.csv")
+    assert len(read_dataset(root)) == 1
+    large = (" " * 99_999 + "\n") * (MAX_TABLE_BYTES // 100_000)
+    path.write_text(path.read_text() + large)
+    with pytest.raises(ValueError, match="no csv or xlsx file"):
+        read_dataset(root)
+    assert len(read_dataset(copy)) == len(read_dataset(root, annotation=path)) == 1
+    # Nor is one beside a coding searched for objective classes.
+    fake_datasets.casme2_copy(root / "casme2", [casme2_row()])
+    (root / "casme2/classes.csv").write_text(f"Subject,Filename,Objective Class\n1,EP02_01f,5\n{large}")
+    assert read_dataset(root / "casme2").remarks == ()
+
+
+@quirk(
+    "any",
+    "all folders of subjects are links out of the folder, or without permission",
+    "refused, with one line: give the target of the links",
+)
+def _(root: Path) -> None:
+    fake_datasets.casme2_copy(root / "real", [casme2_row(), casme2_row(Subject=2)])
+    for copy in ("a", "b"):
+        (root / copy).mkdir()
+    for path in (root / "real").iterdir():
+        (root / "a" / path.name).symlink_to(path)
+    (root / "a/CASME2-coding-20140508.xlsx").unlink()
+    shutil.copy(root / "real/CASME2-coding-20140508.xlsx", root / "a")
+    (root / "b/casme2").symlink_to(root / "real")
+    link = r"a link out of the folder: give its target\)"
+    with pytest.raises(ValueError, match=rf"no clip of the table .*found here: sub01, sub02 \({link}$"):
+        read_dataset(root / "a")
+    with pytest.raises(ValueError, match=rf"the folder holds: casme2 \({link}$"):
+        read_dataset(root / "b")

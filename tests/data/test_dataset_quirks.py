@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +14,7 @@ from hsta_fast.data.doctor import examine
 from hsta_fast.data.sampling import Sampling
 
 from . import (  # noqa: F401 (register quirks)
+    copy_quirks,
     fake_datasets,
     further_dataset_quirks,
     layout_quirks,
@@ -113,33 +110,21 @@ def _(root: Path) -> None:
     )
 
 
-@contextlib.contextmanager
-def public_folder() -> Iterator[Path]:
-    """A folder that any user may read, which pytest's are not."""
-    with tempfile.TemporaryDirectory() as name:
-        os.chmod(name, 0o755)
-        yield Path(name)
-
-
 @quirk(
     "any", "a folder or file without permission", "clips that need it are left out, with the system's message"
 )
 def _(_: Path) -> None:
-    with public_folder() as root:
+    with fake_datasets.public_folder() as root:
         fake_datasets.casme2_copy(root, [casme2_row(), casme2_row(Subject=2)])
         (root / "sub02/EP02_01f").chmod(0)
         picture = root / "sub01/EP02_01f/img48.jpg"
         picture.unlink()
         picture.write_bytes(fake_datasets.PICTURE)
         picture.chmod(0)
-        user = os.geteuid()
         try:
-            if user == 0:  # permissions do not apply to root
-                os.seteuid(65534)
-            table, (diagnosis,) = read_dataset(root), examine([root], progress=False).diagnoses
+            with fake_datasets.ordinary_user():
+                table, (diagnosis,) = read_dataset(root), examine([root], progress=False).diagnoses
         finally:
-            if user == 0:
-                os.seteuid(0)
             (root / "sub02/EP02_01f").chmod(0o755)
         left_out(table, "sub02/EP02_01f: expected a folder of images, got: permission denied")
         assert (

@@ -21,6 +21,7 @@ from .tree import MAX_DEPTH, levels
 
 # Below the root, a folder with more tables holds features or scores, and no more than so many are opened.
 MAX_TABLES_IN_FOLDER, MAX_TABLES = 16, 64
+MAX_TABLE_BYTES = 4_000_000  # there; a published annotation has less than 1 MB
 
 # What a folder holds instead of an annotation, for a message.
 NO_TABLE = f"no csv or xlsx file, here or up to {MAX_DEPTH} levels below"
@@ -34,7 +35,7 @@ class Columns:
     telling: those of the optional columns by which a table without frames is known, where another dataset
         has the required ones, too.
     headerless: for a table without column names, whose columns are the required and then the optional ones:
-        what the cells of some columns match in its first row.
+        what the cells of some columns match in its first row (rows before it are skipped).
     sheet: the sheet to read if a workbook has one of this name.
     aliases: other name of a column -> its name, both in lower case, the first in letters and digits only. It
         names the column where no cell of the table has the column's own name.
@@ -181,13 +182,13 @@ def table_levels(root: Path) -> Iterator[list[Path]]:
 
 
 def _tables_inside(root: Path, folder: str) -> list[Path]:
-    """The tables in a folder below the root, without links out of it; none if it cannot be read."""
+    """The tables in a folder below the root, without large ones and links out; none if it cannot be read."""
     tables: list[Path] = []
     with suppress(ValueError):
         for path in annotation_files(root / folder):
-            with suppress(ValueError):
-                inside(root, f"{folder}/{path.name}")
-                tables.append(path)
+            with suppress(ValueError, OSError):
+                if inside(root, f"{folder}/{path.name}").stat().st_size <= MAX_TABLE_BYTES:
+                    tables.append(path)
     return tables
 
 
@@ -273,12 +274,14 @@ def _find_headers(sheets: Sheets, columns: Columns) -> dict[str, tuple[int, list
 def _find_header(rows: Sequence[Sequence[str]], columns: Columns) -> tuple[int, list[str]]:
     """(position of the row with the most of the required names, the names missing from it).
 
-    The position is -1 for a table that needs no such row.
+    For a table without column names it is the row before the first one that fits, -1 if there is none.
     """
-    if columns.headerless:
-        first = dict(zip((*columns.required, *columns.optional), rows[0] if rows else (), strict=False))
-        fits = all(cell.fullmatch(first.get(name, "")) for name, cell in columns.headerless.items())
-        return (-1, []) if fits else (0, list(columns.required))
+    if columns.headerless:  # somebody may have added column names, or a blank row
+        for position, row in enumerate(rows[:HEADER_ROWS]):
+            cells = dict(zip((*columns.required, *columns.optional), row, strict=False))
+            if all(cell.fullmatch(cells.get(name, "")) for name, cell in columns.headerless.items()):
+                return position - 1, []
+        return 0, list(columns.required)
     best = (0, list(columns.required))
     for position, row in enumerate(rows[:HEADER_ROWS]):
         names = set(columns.names(row))

@@ -9,21 +9,21 @@ row that is wrong never stops the run, it gives a `Fault`:
 - A csv row without a cell for an optional column, or a formula that was never calculated, has a blank there;
   the clip is kept.
 - The clip is left out if a required column has no such cell or value, a csv row has more cells than columns,
-  the subject
-  is unreadable, the expression type is unknown, the file name is not that of one folder, onset or offset is
-  not an integer, the offset is before the onset, it has one frame only, frames are missing on disk, a folder
-  or link leads outside the root, the emotion is blank, an earlier clip has the same (subject, clip, onset),
-  or it is a micro-expression of more than `MAX_MICRO_FRAMES`.
+  the subject is unreadable, the expression type is unknown, the file name is not that of one folder, onset or
+  offset is not an integer, the offset is before the onset, it has one frame only, frames are missing on disk,
+  a folder or link leads outside the root, the emotion is blank, an earlier clip has the same (subject, clip,
+  onset), or it is a micro-expression of more than `MAX_MICRO_FRAMES`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ...clips import identity
+from ...clips import identity, words_key
 from ...files import is_plain_name
 from ..action_units import objective_class, parse_objective_class
 from ..clips import (
@@ -40,6 +40,7 @@ from ..clips import (
 )
 from ..remarks import Timing, timing_remarks
 from .annotation import AnnotatedRows, Columns, Row, integer
+from .folders import read_from, subfolders
 from .sheets import UNCALCULATED
 from .tree import NoFolderError, contents, searched
 
@@ -104,8 +105,8 @@ class Reader:
     """One dataset: the columns of its annotation, how folders tell its version, and how it is read.
 
     name: the name in the clip table and on the command line; `title` is the dataset's full name.
-    versions: version -> folder of the subjects, the version to read first at the front; {} where there are no
-        frames.
+    folders(root, annotation): version -> folders of the subjects; the version and the folder to read first
+        are at the front, others are copies; {} where there are no frames. annotation: the table, if given.
     open(root, annotation, expressions): the rows of the copy at `root`, and the function that interprets one;
         raises ValueError where the copy cannot be read.
     identify: (dataset, subject, clip, onset) as the cells of a row have them, to name a row that cannot be
@@ -118,12 +119,20 @@ class Reader:
     name: str
     title: str
     columns: Columns
-    versions: Callable[[Path], dict[str, str]]
+    folders: Callable[[Path, Path | str | None], dict[str, list[str]]]
     open: Callable[[Path, Path | str | None, Sequence[Expression]], tuple[Rows, Interpret]]
     identify: Callable[[Row], tuple[str, str, str, str]]
     labels: str
     frames: str = ""
     assumed: str = ""
+
+    def versions(self, root: Path, annotation: Path | str | None = None) -> dict[str, str]:
+        """Version -> the folder of the subjects that is read; the version to read first at the front."""
+        return {version: folders[0] for version, folders in self.folders(root, annotation).items()}
+
+    def base(self, root: Path, annotation: Path | str | None = None) -> str:
+        """The folder of the subjects that is read, "" if there is none."""
+        return next(iter(self.versions(root, annotation).values()), "")
 
     def scan(
         self, root: Path, annotation: Path | str | None, expressions: Sequence[Expression], *, strict: bool
@@ -140,17 +149,33 @@ class Reader:
             identify=self.identify,
             expressions=expressions,
             strict=strict,
-            no_folders=lambda clips: self._no_folders(root, clips),
+            no_folders=lambda clips: self._no_folders(root, annotation, clips),
         )
         assumed = (f"{self.title}: assumed: {self.assumed}",) if self.assumed else ()
         defaults = dict.fromkeys(table.clips["dataset"], self.labels)
-        return replace(table, remarks=(*assumed, *table.remarks), default_labels=defaults)
+        remarks = (*assumed, *table.remarks, *self._copies(root, annotation, table))
+        return replace(table, remarks=remarks, default_labels=defaults)
 
-    def _no_folders(self, root: Path, clips: Sequence[tuple[str, str]]) -> str:
+    def _copies(self, root: Path, annotation: Path | str | None, table: ClipTable) -> list[str]:
+        """A remark on folders that are not read and hold subjects (or clips) of the one that is read."""
+        firsts = [frames[0] for frames in table.clips["frames"]]
+        found = dict.fromkeys(folder for some in self.folders(root, annotation).values() for folder in some)
+        starts = {folder: f"{folder}/" if folder else "" for folder in found}
+        read = {max((f for f in found if path.startswith(starts[f])), key=len, default="") for path in firsts}
+        for folder in read & found.keys():
+            inside = (path.removeprefix(starts[folder]) for path in firsts if path.startswith(starts[folder]))
+            names = {words_key(path.partition("/")[0]) for path in inside}
+            others = [other for other in found if other not in read]
+            copies = [o for o in others if names.intersection(map(words_key, subfolders(root, o)))]
+            if copies:
+                return [read_from(folder, copies, "subjects")]
+        return []
+
+    def _no_folders(self, root: Path, annotation: Path | str | None, clips: Sequence[tuple[str, str]]) -> str:
         """What was looked for and found where none of the clips, (subject, folder), has a folder."""
         first, subjects = brief(" ".join(clips[0][1].split())), len({subject for subject, _ in clips})
         try:
-            base = next(iter(self.versions(root).values()), "")
+            base = self.base(root, annotation)
         except ValueError:
             base = ""
         found = f"in {base}" if base else "here"
@@ -342,6 +367,18 @@ def folder_name(row: Row, column: str) -> str:
             f"{column.lower()} expected the name of one folder inside the root, got {row[column]!r}"
         )
     return row[column]
+
+
+def padded_subject(text: str, prefix: str, width: int) -> str:
+    """The subject as `prefix` and a number of at least `width` digits: "sub01" from "1", "01" or "sub01".
+
+    Raises ValueError for anything else.
+    """
+    match = re.fullmatch(rf"(?:{prefix})?0*([0-9]{{1,6}})(?:\.0)?", text, re.IGNORECASE)
+    if match is None:
+        example = f"1, or {prefix}{1:0{width}d}"
+        raise ValueError(f"subject expected a number such as {example}, got {text!r}")
+    return f"{prefix}{int(match[1]):0{width}d}"
 
 
 def offset_or_apex(offset: str, apex: str) -> tuple[str, tuple[tuple[str, str], ...]]:

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from .annotation import Columns, Row, annotated_rows
-from .base import AnnotationRow, Expression, Interpret, Reader, Rows, folder_name
-from .folders import ANY_NUMBERED, FolderNames, FrameFolders, find_subjects, posix_join, subfolders
+from .annotation import Columns, Row, annotated_rows, integer
+from .base import AnnotationRow, Expression, Interpret, Reader, Rows, folder_name, padded_subject
+from .folders import ANY_NUMBERED, FolderNames, FrameFolders, find_subjects, first_image, in_order
 
 DATASET = "casme"
 COLUMNS = Columns(
@@ -24,41 +24,40 @@ COLUMNS = Columns(
     optional=("ApexF2", "AU"),
     aliases={"actionunits": "au"},
 )
+SECOND_APEX = "apex taken from ApexF2"
+_APEXES = ("ApexF1", "ApexF2")
 _SUBJECT = re.compile(r"sub[0-9]{1,4}", re.IGNORECASE)
 _OF_CASME2 = re.compile(r"(?:reg_)?img_?[0-9]")  # whose folders have the same names
 
 
-def versions(root: Path) -> dict[str, str]:
-    """Version ("cropped", "raw") -> folder of the subjects, the version to read first at the front."""
-    found: dict[str, str] = {}
+subject_id = partial(padded_subject, prefix="sub", width=2)
+
+
+def folders(root: Path, annotation: Path | str | None = None) -> dict[str, list[str]]:
+    """Version ("cropped", "raw") -> folders of the subjects; see `Reader`."""
+    found: dict[str, list[str]] = {}
     for folder in find_subjects(root, _SUBJECT):
-        image = _first_image(root, folder)
+        image = first_image(root, folder, _SUBJECT)
         if image and not _OF_CASME2.match(image):
-            found.setdefault("cropped" if image.startswith("reg_") else "raw", folder)
-    return {version: found[version] for version in ("cropped", "raw") if version in found}
+            found.setdefault("cropped" if image.startswith("reg_") else "raw", []).append(folder)
+    return in_order(found, ("cropped", "raw"))
 
 
-def _first_image(root: Path, folder: str) -> str:
-    """The name of the first file of a clip, in lower case; "" if there is none."""
-    for subject in filter(_SUBJECT.fullmatch, subfolders(root, folder)):
-        for clip in subfolders(root, posix_join(folder, subject)):
-            for path in sorted((root / folder / subject / clip).glob("*.*")):
-                return path.name.lower()
-    return ""
-
-
-def subject_id(text: str) -> str:
-    """The subject's folder name, "sub01", from "1", "01" or "sub01"; ValueError for anything else."""
-    match = re.fullmatch(r"(?:sub)?0*([0-9]{1,4})(?:\.0)?", text.casefold())
-    if match is None:
-        raise ValueError(f"subject expected a number such as 1, or sub01, got {text!r}")
-    return f"sub{int(match[1]):02d}"
+def _apex(row: Row) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """The cell of the apex and its notes: ApexF1, or ApexF2 where only that is in onset..offset."""
+    onset, first, second, offset = map(integer, map(row.__getitem__, ("OnsetF", *_APEXES, "OffsetF")))
+    if onset is None or second is None or offset is None or not onset <= second <= offset:
+        return row["ApexF1"], ()
+    if first is not None and onset <= first <= offset:
+        return row["ApexF1"], ()
+    what = f"apex expected a frame in {onset}..{offset}, got {row['ApexF1']!r} in ApexF1"
+    return row["ApexF2"], ((what, SECOND_APEX),)
 
 
 def _open(
     root: Path, annotation: Path | str | None, expressions: Sequence[Expression]
 ) -> tuple[Rows, Interpret]:
-    base = next(iter(versions(root).values()), "")
+    base = READER.base(root)
     frames, names = FrameFolders(root, ANY_NUMBERED), FolderNames(root)
     rows = annotated_rows(root, annotation, COLUMNS)
     second = sum(bool(row["ApexF2"]) for _, row in rows)
@@ -70,16 +69,18 @@ def _open(
     def interpret(row: Row) -> AnnotationRow:
         subject = subject_id(row["Subject"])
         folder = names.path(base, subject, folder_name(row, "Filename"))
+        apex, notes = _apex(row)
         return AnnotationRow(
             dataset=DATASET,
             subject=subject,
             clip=Path(folder).name,
             onset=row["OnsetF"],
-            apex=row["ApexF1"],
+            apex=apex,
             offset=row["OffsetF"],
             frames=partial(frames.frames, folder),
             emotion=row["Emotion"],
             action_units=row["AU"],
+            notes=notes,
         )
 
     return rows, interpret
@@ -89,7 +90,7 @@ READER = Reader(
     name=DATASET,
     title="CASME",
     columns=COLUMNS,
-    versions=versions,
+    folders=folders,
     open=_open,
     identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["OnsetF"]),
     labels="casme_8",

@@ -18,9 +18,17 @@ from functools import partial
 from pathlib import Path
 
 from ...clips import words_key
-from .annotation import AnnotatedRows, Columns, Row, annotated_rows, find_annotation, read_annotation
-from .base import AnnotationRow, Expression, Interpret, Reader, Rows, folder_name
-from .folders import FolderNames, FrameFolders, near_subjects, posix_join, subfolders
+from .annotation import (
+    MAX_TABLE_BYTES,
+    AnnotatedRows,
+    Columns,
+    Row,
+    annotated_rows,
+    find_annotation,
+    read_annotation,
+)
+from .base import AnnotationRow, Expression, Interpret, Reader, Rows, folder_name, padded_subject
+from .folders import IMAGE_NAME, FolderNames, FrameFolders, first_image, in_order, near_subjects
 from .sheets import annotation_files
 
 DATASET = "casme2"
@@ -41,45 +49,32 @@ _CLASSES = replace(
     COLUMNS, required=("Subject", "Filename", "Objective Class"), optional=("OnsetFrame", "ApexFrame")
 )
 _SUBJECT = re.compile(r"sub[0-9]{1,4}", re.IGNORECASE)
+_IMAGE = re.compile(f"(?=.*img){IMAGE_NAME.pattern}", re.IGNORECASE | re.DOTALL)
 _NUMBER = re.compile(r"(?:reg_)?img_?([0-9]{1,15})", re.IGNORECASE)
 
 
-def versions(root: Path) -> dict[str, str]:
-    """Version ("cropped", "raw") -> folder of the subjects, the version to read first at the front."""
-    found: dict[str, str] = {}
-    without_images: dict[str, str] = {}
+subject_id = partial(padded_subject, prefix="sub", width=2)
+
+
+def folders(root: Path, annotation: Path | str | None = None) -> dict[str, list[str]]:
+    """Version ("cropped", "raw") -> folders of the subjects; see `Reader`."""
+    found: dict[str, list[str]] = {}
+    without_images: dict[str, list[str]] = {}
     for folder in near_subjects(root, _SUBJECT):
-        first = _first_image(root, folder)
+        first = first_image(root, folder, _SUBJECT, _IMAGE)
         if first:
-            found.setdefault("cropped" if first.lower().startswith("reg_") else "raw", folder)
+            found.setdefault("cropped" if first.startswith("reg_") else "raw", []).append(folder)
         else:
-            without_images.setdefault("cropped" if "crop" in folder.lower() else "raw", folder)
-    found = found or without_images
-    return {version: found[version] for version in ("cropped", "raw") if version in found}
-
-
-def _first_image(root: Path, folder: str) -> str:
-    """The name of the first image of a clip below `folder`, "" if there is none."""
-    for subject in filter(_SUBJECT.fullmatch, subfolders(root, folder)):
-        for clip in subfolders(root, posix_join(folder, subject)):
-            for path in sorted((root / folder / subject / clip).glob("*img*")):
-                return path.name
-    return ""
-
-
-def subject_id(text: str) -> str:
-    """The subject's folder name, "sub01", from "1", "01" or "sub01"; ValueError for anything else."""
-    match = re.fullmatch(r"(?:sub)?0*([0-9]{1,4})(?:\.0)?", text.casefold())
-    if match is None:
-        raise ValueError(f"subject expected a number such as 1, or sub01, got {text!r}")
-    return f"sub{int(match[1]):02d}"
+            version = "cropped" if "crop" in folder.lower() else "raw"
+            without_images.setdefault(version, []).append(folder)
+    return in_order(found or without_images, ("cropped", "raw"))
 
 
 def _open(
     root: Path, annotation: Path | str | None, expressions: Sequence[Expression]
 ) -> tuple[Rows, Interpret]:
-    base = next(iter(versions(root).values()), "")
-    folders, names = FrameFolders(root, _NUMBER), FolderNames(root)
+    base = READER.base(root)
+    frames, names = FrameFolders(root, _NUMBER), FolderNames(root)
     coding = find_annotation(root, COLUMNS) if annotation is None else Path(annotation)
     rows = annotated_rows(root, coding, COLUMNS)
     objective = _objective_classes(coding, rows)
@@ -94,7 +89,7 @@ def _open(
             onset=row["OnsetFrame"],
             apex=row["ApexFrame"],
             offset=row["OffsetFrame"],
-            frames=partial(folders.frames, folder),
+            frames=partial(frames.frames, folder),
             emotion=row["Estimated Emotion"],
             action_units=row["Action Units"],
             objective=objective(row),
@@ -112,8 +107,8 @@ def _objective_classes(coding: Path, rows: AnnotatedRows) -> Callable[[Row], str
         return lambda row: row["Objective Class"]
     tables: dict[str, list[Row]] = {}
     for path in annotation_files(coding.parent):
-        if path.name != coding.name:
-            with suppress(ValueError):  # another kind of table
+        with suppress(ValueError, OSError):  # another kind of table
+            if path.name != coding.name and path.stat().st_size <= MAX_TABLE_BYTES:
                 tables[path.name] = read_annotation(path, _CLASSES)
     # Another coding that has classes is read only if there is no table of classes alone.
     alone = {name: table for name, table in tables.items() if not any(row.get("ApexFrame") for row in table)}
@@ -152,7 +147,7 @@ READER = Reader(
     name=DATASET,
     title="CASME II",
     columns=COLUMNS,
-    versions=versions,
+    folders=folders,
     open=_open,
     identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["OnsetFrame"]),
     labels="casme2_5",

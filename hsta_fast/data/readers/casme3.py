@@ -20,6 +20,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from ..clips import ClipTable
@@ -45,7 +46,16 @@ from .base import (
     expression_type,
     folder_name,
 )
-from .folders import FolderNames, FrameFolders, check_folder, find_subjects, posix_join, subfolders
+from .folders import (
+    FolderNames,
+    FrameFolders,
+    check_folder,
+    find_subjects,
+    in_order,
+    is_derived,
+    posix_join,
+    subfolders,
+)
 from .sheets import Sheets, annotation_files, read_sheets
 
 DATASET = "casme3"
@@ -80,19 +90,26 @@ _SUBJECT_OR_CLIP = re.compile(f"{_SUBJECT.pattern}|{_CLIP.pattern}", re.IGNORECA
 _OTHER = re.compile(r"depth.*|(?:.*[^a-z])?part[ _-]?[bc](?:[^a-z].*)?", re.IGNORECASE)
 _NUMBER = re.compile(r"([0-9]{1,15})")
 
-
-_PACKAGE = re.compile("part_?a_ma?e_clip", re.IGNORECASE)
-CLIPS, CROPPED, RECORDINGS = "part A, clips", "part A, clips, cropped", "part A"
-
-
-def versions(root: Path) -> dict[str, str]:
-    """Version -> folder of the subjects or clips, the version to read first at the front."""
-    return {version: next(iter(kinds.values())) for version, kinds in _frame_folders(root).items()}
+# Version -> kind of expression -> folders of its subjects or clips; what is read first is at the front.
+_OfKinds = dict[str, dict[Expression, list[str]]]
 
 
-def _frame_folders(root: Path) -> dict[str, dict[Expression, str]]:
-    """Version -> kind of expression -> folder of its subjects or clips; the first version is read first."""
-    found: dict[str, dict[Expression, str]] = {CROPPED: {}, CLIPS: {}, RECORDINGS: {}}
+def folders(root: Path, annotation: Path | str | None = None) -> dict[str, list[str]]:
+    """Version -> folders of the subjects or clips; see `Reader`."""
+    return _of_all_kinds(_frame_folders(root))
+
+
+def _of_all_kinds(found: _OfKinds) -> dict[str, list[str]]:
+    """Version -> its folders, those of micro-expressions first."""
+    return {
+        version: [*dict.fromkeys(chain(*(kinds.get(kind, []) for kind in EXPRESSIONS)))]
+        for version, kinds in found.items()
+    }
+
+
+def _frame_folders(root: Path) -> _OfKinds:
+    """The folders of each version and kind of expression."""
+    found: _OfKinds = {CROPPED: {}, CLIPS: {}, RECORDINGS: {}}
     name = os.path.basename(os.path.realpath(root))
     clips: list[tuple[str, Sequence[Expression], str]] = []
     for folder in find_subjects(root, _SUBJECT_OR_CLIP):
@@ -100,20 +117,23 @@ def _frame_folders(root: Path) -> dict[str, dict[Expression, str]]:
             continue
         inner = subfolders(root, folder)
         if any(map(_SUBJECT.fullmatch, inner)):
-            found[RECORDINGS] = found[RECORDINGS] or dict.fromkeys(EXPRESSIONS, folder)
+            for kind in EXPRESSIONS:
+                found[RECORDINGS].setdefault(kind, []).append(folder)
         if any(map(_CLIP.fullmatch, inner)):
             parts = [*reversed(folder.split("/")), name if _PACKAGE.match(name) else ""]
             named = [kind for part in parts for kind in EXPRESSIONS if _KINDS[kind].search(part)]
             version = CROPPED if any("crop" in part.lower() for part in parts) else CLIPS
             clips.append((version, named[:1] or EXPRESSIONS, folder))
     # Optical flow and the like have folders of the same names: those called as distributed come first.
-    clips.sort(key=lambda one: (len(one[1]), "frame" not in one[2].rpartition("/")[2].lower()))
+    clips.sort(
+        key=lambda one: (len(one[1]), is_derived(one[2]), "frame" not in one[2].rpartition("/")[2].lower())
+    )
     for version, kinds, folder in clips:
         for kind in kinds:
-            found[version].setdefault(kind, folder)
-    if "" in found[RECORDINGS].values():
+            found[version].setdefault(kind, []).append(folder)
+    if any("" in places for places in found[RECORDINGS].values()):
         found = {RECORDINGS: found[RECORDINGS]} | found
-    return {version: folders for version, folders in found.items() if folders}
+    return {version: found[version] for version in in_order(_of_all_kinds(found), [*found])}
 
 
 def _folder_of_each(root: Path) -> dict[Expression, tuple[str, str]]:
@@ -127,7 +147,7 @@ def _folder_of_each(root: Path) -> dict[Expression, tuple[str, str]]:
         for version, folders in found.items():
             cropped = {version == CROPPED, *(other == CROPPED for other, _ in chosen.values())}
             if kind in folders and kind not in chosen and len(cropped) == 1:
-                chosen[kind] = version, folders[kind]
+                chosen[kind] = version, folders[kind][0]
     return chosen
 
 
@@ -155,7 +175,7 @@ def read_casme3(
 def _open(
     root: Path, annotation: Path | str | None, expressions: Sequence[Expression]
 ) -> tuple[Rows, Interpret]:
-    folders, names = FrameFolders(root, _NUMBER), FolderNames(root)
+    frames, names = FrameFolders(root, _NUMBER), FolderNames(root)
     frame_folders = _folder_of_each(root)
 
     def interpret(row: Row) -> AnnotationRow:
@@ -181,7 +201,7 @@ def _open(
             onset=row["Onset"],
             apex=row["Apex"],
             offset=row["Offset"],
-            frames=partial(folders.frames, folder),
+            frames=partial(frames.frames, folder),
             expression=kind,
             emotion=row.get("emotion"),
             action_units=row["AU"],
@@ -233,7 +253,7 @@ READER = Reader(
     name=DATASET,
     title="CAS(ME)3",
     columns=COLUMNS,
-    versions=versions,
+    folders=folders,
     open=_open,
     identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["Onset"]),
     labels="emotion7",

@@ -29,7 +29,7 @@ from .base import (
     expression_type,
     offset_or_apex,
 )
-from .folders import ANY_NUMBERED, FrameFolders, find_subjects, posix_join, subfolders
+from .folders import ANY_NUMBERED, FrameFolders, find_subjects, in_order, posix_join, subfolders
 from .sheets import read_sheets
 from .tree import NoFolderError
 
@@ -56,15 +56,15 @@ _SUBJECT = re.compile(r"s[0-9]{1,3}", re.IGNORECASE)
 _RECORDING = re.compile(r"[0-9]{1,3}_([0-9]{4})(?![0-9]).*")
 
 
-def versions(root: Path) -> dict[str, str]:
-    """Version ("raw", "cropped") -> folder of the subjects, the version to read first at the front."""
-    found: dict[str, str] = {}
+def folders(root: Path, annotation: Path | str | None = None) -> dict[str, list[str]]:
+    """Version ("raw", "cropped") -> folders of the subjects; see `Reader`."""
+    found: dict[str, list[str]] = {}
     for folder in find_subjects(root, _SUBJECT):
         subjects = [posix_join(folder, name) for name in filter(_SUBJECT.fullmatch, subfolders(root, folder))]
         names = [name for subject in subjects for name in subfolders(root, subject)]
         if any(map(_RECORDING.fullmatch, names)) and "select" not in folder.casefold():
-            found.setdefault("cropped" if "crop" in folder.casefold() else "raw", folder)
-    return {version: found[version] for version in ("raw", "cropped") if version in found}
+            found.setdefault("cropped" if "crop" in folder.casefold() else "raw", []).append(folder)
+    return in_order(found, ("raw", "cropped"))
 
 
 def _names(sheets: Sequence[Sequence[Sequence[str]]], place: int, key: int, value: int) -> dict[str, str]:
@@ -76,7 +76,7 @@ def _names(sheets: Sequence[Sequence[Sequence[str]]], place: int, key: int, valu
 def _open(
     root: Path, annotation: Path | str | None, expressions: Sequence[Expression]
 ) -> tuple[Rows, Interpret]:
-    base = next(iter(versions(root).values()), "")
+    base = READER.base(root)
     frames = FrameFolders(root, ANY_NUMBERED)
     path = find_annotation(root, COLUMNS) if annotation is None else Path(annotation)
     sheets = read_sheets(path)
@@ -87,7 +87,7 @@ def _open(
     if not subjects or not codes:
         raise ValueError(f"{path}: expected names of subjects and videos in sheets 2 and 3, got none")
 
-    def folders(row: Row) -> tuple[str, str]:
+    def names_of(row: Row) -> tuple[str, str]:
         """The names of the folders of the row's subject and recording."""
         video, _, _ = row["Expression"].partition("_")
         subject = subjects.get(row["Participant"], "")
@@ -102,7 +102,7 @@ def _open(
         kind = expression_type(row["Expression type"])
         subject, recording = row["Participant"], row["Expression"]
         if kind in expressions:
-            subject, recording = folders(row)
+            subject, recording = names_of(row)
         offset, notes = offset_or_apex(row["Offset"], row["Apex"])
         units = row["Action Units"]
         return AnnotationRow(
@@ -140,7 +140,7 @@ READER = Reader(
     name=DATASET,
     title="CAS(ME)^2",
     columns=COLUMNS,
-    versions=versions,
+    folders=folders,
     open=_open,
     identify=lambda row: (DATASET, row["Participant"], row["Expression"], row["Onset"]),
     labels="casme_squared_4",

@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 
 from .annotation import Columns, Row, annotated_rows
-from .base import AnnotationRow, Expression, Interpret, Reader, Rows, folder_name
-from .folders import ANY_NUMBERED, ClipFolders, FrameFolders
+from .base import AnnotationRow, Expression, Interpret, Reader, Rows, folder_name, padded_subject
+from .folders import ANY_NUMBERED, ClipFolders, FrameFolders, in_order
 
 DATASET = "dfme"
 COLUMNS = Columns(
@@ -28,18 +28,12 @@ COLUMNS = Columns(
 _CLIP = re.compile(r"sub([0-9]{4,6})_[0-9]{1,4}", re.IGNORECASE)
 
 
-def versions(root: Path) -> dict[str, str]:
-    """Version -> folder of the clips; {} where there are none."""
-    folders = ClipFolders(root, _CLIP).parents
-    return {"frames": folders[0]} if folders else {}
+subject_id = partial(padded_subject, prefix="sub", width=4)
 
 
-def subject_id(text: str) -> str:
-    """The subject, "sub0001", from "1", "0001" or "sub0001"; ValueError for anything else."""
-    match = re.fullmatch(r"(?:sub)?0*([0-9]{1,6})(?:\.0)?", text.casefold())
-    if match is None:
-        raise ValueError(f"subject expected a number such as 1, or sub0001, got {text!r}")
-    return f"sub{int(match[1]):04d}"
+def folders(root: Path, annotation: Path | str | None = None) -> dict[str, list[str]]:
+    """Version -> the first folder of clips; {} where there are none."""
+    return in_order({"frames": ClipFolders(root, _CLIP).parents[:1]}, ["frames"])
 
 
 def _open(
@@ -47,6 +41,7 @@ def _open(
 ) -> tuple[Rows, Interpret]:
     frames, clips = FrameFolders(root, ANY_NUMBERED), ClipFolders(root, _CLIP)
     rows = annotated_rows(root, annotation, COLUMNS)
+    rows.remarks += clips.choose_copy(row["Filename"] for _, row in rows)
     without = sum(not row["Emotion"] for _, row in rows)
     if without:
         rows.remarks.append(
@@ -79,7 +74,7 @@ READER = Reader(
     name=DATASET,
     title="DFME",
     columns=COLUMNS,
-    versions=versions,
+    folders=folders,
     open=_open,
     identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["OnsetFrame"]),
     labels="dfme_7",

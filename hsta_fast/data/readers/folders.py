@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +14,16 @@ from typing import TypeVar
 
 from ...clips import words_key
 from ...files import as_on_disk, inside, reason
-from .tree import IMAGE_TYPE, MAX_DEPTH, NoFolderError, levels, without_numbers
+from .tree import IMAGE_TYPE, MAX_DEPTH, NoFolderError, levels, some, without_numbers
 
 # A frame's file name without its type; group 1 is the frame number.
 ANY_NUMBERED = re.compile(r"(?:.*[^0-9])?([0-9]{1,15})", re.DOTALL)
+
+# Not the files that a system leaves, such as .DS_Store and ._img46.jpg.
+IMAGE_NAME = re.compile(rf"(?!\.).*{IMAGE_TYPE.pattern}", re.IGNORECASE | re.DOTALL)
+
+# Folders of images that are computed from the frames, or recorded beside them, under the same names.
+_DERIVED = re.compile(r"flow|depth|mask|landmark", re.IGNORECASE)
 
 Found = TypeVar("Found")
 
@@ -116,7 +123,11 @@ class FrameFolders:
     def _list(self, folder: str) -> Listing:
         listing = Listing({}, {})
         try:
-            with os.scandir(inside(self.root, folder)) as entries:
+            place = inside(self.root, folder)
+        except ValueError as error:
+            raise NoFolderError(folder, str(error), "a link out of the folder") from error
+        try:
+            with os.scandir(place) as entries:
                 for entry in entries:
                     stem, suffix = os.path.splitext(entry.name)
                     match = self.number.fullmatch(stem)
@@ -137,6 +148,8 @@ class FrameFolders:
             what = f"{folder}: expected a folder of images, got: {reason(error)}"
             if isinstance(error, FileNotFoundError | NotADirectoryError):
                 raise NoFolderError(folder, what) from error
+            if isinstance(error, PermissionError):
+                raise NoFolderError(folder, what, reason(error)) from error
             raise ValueError(what) from error
         return listing
 
@@ -204,10 +217,55 @@ class ClipFolders:
         self, root: Path, clip: re.Pattern[str], skip: Callable[[str], bool] = lambda parent: False
     ) -> None:
         self.parents = [folder for folder in find_subjects(root, clip) if not skip(folder)]
-        self._folders: dict[str, list[str]] = {}
+        self._inside = {
+            parent: [*filter(clip.fullmatch, subfolders(root, parent))] for parent in self.parents
+        }
+        self._folders = self._by_name()
+
+    def _by_name(self) -> dict[str, list[str]]:
+        """`words_key` of a clip -> its folders."""
+        folders: dict[str, list[str]] = {}
         for parent in self.parents:
-            for name in filter(clip.fullmatch, subfolders(root, parent)):
-                self._folders.setdefault(words_key(name), []).append(posix_join(parent, name))
+            for name in self._inside[parent]:
+                folders.setdefault(words_key(name), []).append(posix_join(parent, name))
+        return folders
+
+    def choose_copy(
+        self, clips: Iterable[str], copy_of: Callable[[str], str] = lambda parent: parent
+    ) -> list[str]:
+        """Keep one copy of the clips of a table, and return remarks on the others.
+
+        copy_of: the folder of the copy, or of the part of one, that a parent belongs to.
+
+        Two that share a clip are copies, others are parts of one. The copy with the most clips of the table
+        is kept, then the nearest; those of derived images (see `is_derived`) only if there are no others.
+        """
+        wanted = set(map(words_key, clips))
+        names: dict[str, set[str]] = {}
+        for parent in self.parents:
+            if here := wanted.intersection(map(words_key, self._inside[parent])):
+                names.setdefault(copy_of(parent), set()).update(here)
+
+        def rank(folder: str, beside: str = "") -> tuple[bool, int, int, int, bool, str]:
+            # Further parts are those beside the part that is kept, not those of another copy.
+            common = os.path.commonpath([folder, beside])
+            depth = len(Path(folder).parts)
+            is_cropped = "crop" in folder.casefold()
+            return is_derived(folder), -len(common), -len(names[folder]), depth, not is_cropped, folder
+
+        first = min(names, key=rank, default="")
+        kept: list[str] = []
+        others: dict[str, list[str]] = {}  # copy that is kept -> those that share clips with it
+        for folder in sorted(names, key=lambda folder: (folder != first, rank(folder, first))):
+            same = next((copy for copy in kept if names[copy] & names[folder]), None)
+            if same is None and is_derived(folder) == is_derived(first):
+                kept.append(folder)
+            elif same is not None:
+                others.setdefault(same, []).append(folder)
+        if names:
+            self.parents = [parent for parent in self.parents if copy_of(parent) in kept]
+            self._folders = self._by_name()
+        return [read_from(copy, folders, "clips") for copy, folders in others.items()]
 
     def only(self, clip: str, prefer: Callable[[str], bool] = lambda folder: False) -> str:
         """The folder of a clip in any spelling; of several, the nearest of those that `prefer` accepts.
@@ -255,8 +313,9 @@ def list_subfolders(root: Path, folder: str) -> tuple[list[str], list[tuple[str,
 def find_subjects(root: Path, subject: re.Pattern[str], *, depth: int = MAX_DEPTH) -> list[str]:
     """The folders, at most `depth` levels below the root, that hold a folder whose name matches `subject`.
 
-    Paths relative to the root, "" for the root itself, nearest first. Which folders are searched: see `tree`;
-    a long series of folders is searched wholly if one of its first has such a folder in it.
+    Paths relative to the root, "" for the root itself, nearest first, but those of derived images last (see
+    `is_derived`). Which folders are searched: see `tree`; a long series of folders is searched wholly if one
+    of its first has such a folder in it.
     """
     whole: set[tuple[str, str]] = set()
     while True:
@@ -269,14 +328,18 @@ def find_subjects(root: Path, subject: re.Pattern[str], *, depth: int = MAX_DEPT
         }
         series = {(folder.path, name) for folder in listed for name in folder.long_series()}
         if not (above & series) - whole:
-            return found
+            return sorted(found, key=is_derived)
         whole |= above & series
 
 
 def near_subjects(root: Path, subject: re.Pattern[str]) -> list[str]:
-    """`find_subjects`, without those more than two levels below the root if there are nearer ones."""
+    """`find_subjects`, without those more than two levels below the root if there are nearer ones.
+
+    Nearer ones of derived images do not count.
+    """
     found = find_subjects(root, subject)
-    return [folder for folder in found if is_near(folder)] or found
+    near = [folder for folder in found if is_near(folder)]
+    return found if all(map(is_derived, near)) else near
 
 
 def is_near(folder: str) -> bool:
@@ -287,3 +350,34 @@ def is_near(folder: str) -> bool:
 def posix_join(folder: str, *names: str) -> str:
     """`folder/name/...`, where a `folder` of "" is the root itself."""
     return "/".join((folder, *names) if folder else names)
+
+
+def is_derived(folder: str) -> bool:
+    """Whether a folder's path below the root says that its images are flow, depth, masks or landmarks."""
+    return _DERIVED.search(folder) is not None
+
+
+def in_order(found: Mapping[str, Sequence[str]], order: Sequence[str]) -> dict[str, list[str]]:
+    """The versions that have folders, in this order, but those of derived images alone last."""
+    there = {version: [*found[version]] for version in order if found.get(version)}
+    return dict(sorted(there.items(), key=lambda version: is_derived(version[1][0])))
+
+
+def first_image(root: Path, folder: str, subject: re.Pattern[str], name: re.Pattern[str] = IMAGE_NAME) -> str:
+    """The first image in `<subject>/<clip>` below `folder`, in lower case; "" if there is none.
+
+    subject: matches the names of the subjects' folders; name: those of the images.
+    """
+    for person in filter(subject.fullmatch, subfolders(root, folder)):
+        for clip in subfolders(root, posix_join(folder, person)):
+            with suppress(OSError):  # it cannot be read
+                names = sorted(filter(name.fullmatch, os.listdir(root / folder / person / clip)))
+                if names:
+                    return names[0].lower()
+    return ""
+
+
+def read_from(folder: str, others: Sequence[str], what: str) -> str:
+    """The remark that of several folders with the same subjects or clips (`what`) one is read."""
+    holds = "holds" if len(others) == 1 else "hold"
+    return f"frames are read from {folder or 'the folder itself'}; {some([*others])} {holds} the same {what}"

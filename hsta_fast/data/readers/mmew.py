@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 
 from .annotation import Columns, Row, annotated_rows
-from .base import AnnotationRow, Expression, Interpret, Reader, Rows, folder_name
-from .folders import ANY_NUMBERED, ClipFolders, FrameFolders
+from .base import AnnotationRow, Expression, Interpret, Reader, Rows, folder_name, padded_subject
+from .folders import ANY_NUMBERED, ClipFolders, FrameFolders, in_order
 
 DATASET = "mmew"
 COLUMNS = Columns(
@@ -33,13 +33,16 @@ COLUMNS = Columns(
     telling=("remarks",),
 )
 EMOTION_OF_TABLE = "emotion taken from the table"
+_EMOTIONS = {"happiness", "anger", "surprise", "disgust", "fear", "sadness", "others"}
 _CLIP = re.compile(r"S?([0-9]{1,4})-[0-9]{1,4}-[0-9]{1,6}", re.IGNORECASE)
 
 
-def versions(root: Path) -> dict[str, str]:
+subject_id = partial(padded_subject, prefix="S", width=2)
+
+
+def folders(root: Path, annotation: Path | str | None = None) -> dict[str, list[str]]:
     """Version -> the first folder of an emotion; {} where there are none."""
-    folders = _clips(root).parents
-    return {"frames": folders[0]} if folders else {}
+    return in_order({"frames": _clips(root).parents[:1]}, ["frames"])
 
 
 def _clips(root: Path) -> ClipFolders:
@@ -47,18 +50,19 @@ def _clips(root: Path) -> ClipFolders:
     return ClipFolders(root, _CLIP, skip=lambda parent: "macro" in parent.casefold())
 
 
-def subject_id(text: str) -> str:
-    """The subject, "S06", from "6", "06" or "S06"; ValueError for anything else."""
-    match = re.fullmatch(r"s?0*([0-9]{1,4})(?:\.0)?", text.casefold())
-    if match is None:
-        raise ValueError(f"subject expected a number such as 6, or S06, got {text!r}")
-    return f"S{int(match[1]):02d}"
-
-
 def _open(
     root: Path, annotation: Path | str | None, expressions: Sequence[Expression]
 ) -> tuple[Rows, Interpret]:
     frames, clips = FrameFolders(root, ANY_NUMBERED), _clips(root)
+    rows = annotated_rows(root, annotation, COLUMNS)
+    emotions = _EMOTIONS | {row["Estimated Emotion"].casefold() for _, row in rows}
+
+    def copy_of(parent: str) -> str:
+        """The folder of the emotions, or the clips' own folder where there are none."""
+        above, _, name = parent.rpartition("/")
+        return above if name.casefold() in emotions else parent
+
+    rows.remarks += clips.choose_copy((row["Filename"] for _, row in rows), copy_of)
 
     def interpret(row: Row) -> AnnotationRow:
         subject, clip = subject_id(row["Subject"]), folder_name(row, "Filename")
@@ -84,7 +88,7 @@ def _open(
             notes=tuple(notes),
         )
 
-    return annotated_rows(root, annotation, COLUMNS), interpret
+    return rows, interpret
 
 
 def _identify(row: Row) -> tuple[str, str, str, str]:
@@ -98,7 +102,7 @@ READER = Reader(
     name=DATASET,
     title="MMEW",
     columns=COLUMNS,
-    versions=versions,
+    folders=folders,
     open=_open,
     identify=_identify,
     labels="emotion7",

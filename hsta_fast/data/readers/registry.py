@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -49,6 +49,8 @@ DatasetName = Literal[
 
 _FIRST = (casme2, samm, smic, casme3)
 _FURTHER = (mmew, dfme, casme, four_dme, casme_squared, samm_long)
+# Cut from the same recordings, under the same numbers: 006 of one is 006 of the other.
+SAME_PEOPLE = ("samm", "samm_long")
 READERS: dict[str, Reader] = {module.READER.name: module.READER for module in (*_FIRST, *_FURTHER, custom)}
 
 
@@ -60,7 +62,7 @@ def recognise(root: Path | str, annotation: Path | str | None = None) -> tuple[s
     """
     root = check_folder(root)
     tables, errors = _search(root) if annotation is None else _tables([Path(annotation)])
-    found = {}
+    found, refused = {}, []
     for name, reader in READERS.items():
         fits = any(not missing_columns(sheets, reader.columns) for sheets in tables.values())
         if not fits and name != "smic":
@@ -68,7 +70,7 @@ def recognise(root: Path | str, annotation: Path | str | None = None) -> tuple[s
         try:
             version = version_of(name, root, annotation)
         except ValueError as error:
-            errors.append(str(error))
+            refused.append(str(error))
             continue
         if fits and version == "no frames":  # then the table alone has to tell the dataset
             columns = replace(reader.columns, required=_all_telling(reader.columns))
@@ -90,7 +92,10 @@ def recognise(root: Path | str, annotation: Path | str | None = None) -> tuple[s
         return next(iter(found.items()))
     if found:
         raise ValueError(f"{root}: expected one dataset, got {_several(root, found, tables)}")
-    raise ValueError(f"{root}: {_none_found(root, tables, errors)}")
+    by_frames = [name for name in READERS if name != "csv" and _has_frames(name, root)]
+    if refused and not by_frames:  # the folders are those of a camera that is not read
+        raise ValueError("; ".join(refused))
+    raise ValueError(f"{root}: {_none_found(root, tables, [*refused, *errors], by_frames)}")
 
 
 def _all_telling(columns: Columns) -> tuple[str, ...]:
@@ -145,10 +150,7 @@ def _several(root: Path, found: dict[str, str], tables: dict[Path, Sheets]) -> s
 
 def version_of(dataset: str, root: Path, annotation: Path | str | None = None) -> str:
     """The version of a copy that is read, "no frames" if only an annotation is there."""
-    versions = list(READERS[dataset].versions(root))
-    if dataset == "smic" and annotation is not None and "long" in versions:
-        return "long"  # the one that has an annotation
-    return next(iter(versions), "no frames")
+    return next(iter(READERS[dataset].folders(root, annotation)), "no frames")
 
 
 def read_dataset(
@@ -214,11 +216,20 @@ def read_datasets(
     return join([read_dataset(root, expressions=expressions, strict=strict) for root in roots])
 
 
+def check_people(datasets: Iterable[str]) -> None:
+    """ValueError if two of the datasets are recordings of the same people: one could be in train and test."""
+    if set(SAME_PEOPLE) <= set(datasets):
+        raise ValueError(
+            f"{' and '.join(SAME_PEOPLE)} expected one of the two, got both: recordings of the same people"
+        )
+
+
 def join(tables: Sequence[ClipTable]) -> ClipTable:
     """One table from several; its root is the folder that holds all roots.
 
-    If a clip is in several tables, the first is kept.
+    If a clip is in several tables, the first is kept. Raises ValueError for datasets of the same people.
     """
+    check_people(name for table in tables for name in table.clips["dataset"])
     places = [os.path.abspath(table.root) for table in tables]
     root = Path(os.path.commonpath(places))
     parts = []
@@ -253,11 +264,12 @@ def _tables(paths: Sequence[Path]) -> tuple[dict[Path, Sheets], list[str]]:
     return tables, errors
 
 
-def _none_found(root: Path, tables: dict[Path, Sheets], errors: Sequence[str]) -> str:
-    """Why the folder at `root` is none of the datasets, as one line."""
+def _none_found(
+    root: Path, tables: dict[Path, Sheets], errors: Sequence[str], by_frames: Sequence[str]
+) -> str:
+    """Why the folder at `root` is none of the datasets, as one line; by_frames: whose folders it has."""
     titles = ", ".join(reader.title for name, reader in READERS.items() if name != "csv")
     expected = f"one of {titles} with its annotation (csv or xlsx), or a plain table"
-    by_frames = [name for name in READERS if name != "csv" and _has_frames(name, root)]
     said = []
     if by_frames:
         said.append(f"the folders of {' and '.join(READERS[name].title for name in by_frames)}")
@@ -285,6 +297,6 @@ def _none_found(root: Path, tables: dict[Path, Sheets], errors: Sequence[str]) -
 
 def _has_frames(dataset: str, root: Path) -> bool:
     try:
-        return version_of(dataset, root) != "no frames"
+        return version_of(dataset, root) not in ("no frames", smic.WITHOUT_CLIPS)
     except ValueError:
         return False

@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from .annotation import Columns, Row, annotated_rows
-from .base import AnnotationRow, Expression, Interpret, Reader, Rows, folder_name
-from .folders import FolderNames, FrameFolders, find_subjects, posix_join, subfolders
+from .base import AnnotationRow, Expression, Interpret, Reader, Rows, folder_name, padded_subject
+from .folders import FolderNames, FrameFolders, find_subjects, in_order, posix_join, subfolders
 
 DATASET = "samm"
 COLUMNS = Columns(
@@ -35,21 +35,18 @@ _CLIP = re.compile(r"[0-9]{1,4}_[0-9]+_[0-9]+")
 _NUMBER = re.compile(r"(?:[0-9]+_)?([0-9]{1,15})")
 
 
-def versions(root: Path) -> dict[str, str]:
-    """Version -> folder of the subjects; {} where there are none."""
-    for folder in find_subjects(root, _SUBJECT):
-        for subject in filter(_SUBJECT.fullmatch, subfolders(root, folder)):
-            if any(map(_CLIP.fullmatch, subfolders(root, posix_join(folder, subject)))):
-                return {"grey frames": folder}
-    return {}
+subject_id = partial(padded_subject, prefix="", width=3)
 
 
-def subject_id(text: str) -> str:
-    """The subject's folder name, "006", from "6" or "006"; ValueError for anything else."""
-    match = re.fullmatch(r"0*([0-9]{1,4})(?:\.0)?", text)
-    if match is None:
-        raise ValueError(f"subject expected a number such as 006, got {text!r}")
-    return f"{int(match[1]):03d}"
+def folders(root: Path, annotation: Path | str | None = None) -> dict[str, list[str]]:
+    """Version -> folders of the subjects; {} where there are none."""
+
+    def has_clips(folder: str) -> bool:
+        subjects = filter(_SUBJECT.fullmatch, subfolders(root, folder))
+        inner = (name for subject in subjects for name in subfolders(root, posix_join(folder, subject)))
+        return any(map(_CLIP.fullmatch, inner))
+
+    return in_order({"grey frames": [*filter(has_clips, find_subjects(root, _SUBJECT))]}, ["grey frames"])
 
 
 def clip_id(text: str) -> str:
@@ -61,8 +58,8 @@ def clip_id(text: str) -> str:
 def _open(
     root: Path, annotation: Path | str | None, expressions: Sequence[Expression]
 ) -> tuple[Rows, Interpret]:
-    base = next(iter(versions(root).values()), "")
-    folders, names = FrameFolders(root, _NUMBER), FolderNames(root)
+    base = READER.base(root)
+    frames, names = FrameFolders(root, _NUMBER), FolderNames(root)
 
     def interpret(row: Row) -> AnnotationRow:
         subject, clip = subject_id(row["Subject"]), clip_id(folder_name(row, "Filename"))
@@ -76,7 +73,7 @@ def _open(
             onset=row["Onset Frame"],
             apex=row["Apex Frame"],
             offset=row["Offset Frame"],
-            frames=partial(folders.frames, folder),
+            frames=partial(frames.frames, folder),
             emotion=row["Estimated Emotion"],
             action_units=row["Action Units"],
             objective=row["Objective Classes"],
@@ -89,7 +86,7 @@ READER = Reader(
     name=DATASET,
     title="SAMM",
     columns=COLUMNS,
-    versions=versions,
+    folders=folders,
     open=_open,
     identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["Onset Frame"]),
     labels="samm_5",

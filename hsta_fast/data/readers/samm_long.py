@@ -24,7 +24,7 @@ from .base import (
     Rows,
     offset_or_apex,
 )
-from .folders import ANY_NUMBERED, ClipFolders, FrameFolders
+from .folders import ANY_NUMBERED, ClipFolders, FrameFolders, in_order
 
 DATASET = "samm_long"
 COLUMNS = Columns(
@@ -34,10 +34,9 @@ COLUMNS = Columns(
 _RECORDING = re.compile(r"[0-9]{3}_[0-9]{1,3}")
 
 
-def versions(root: Path) -> dict[str, str]:
-    """Version -> folder of the recordings; {} where there are none."""
-    folders = ClipFolders(root, _RECORDING).parents
-    return {"long videos": folders[0]} if folders else {}
+def folders(root: Path, annotation: Path | str | None = None) -> dict[str, list[str]]:
+    """Version -> the first folder of recordings; {} where there are none."""
+    return in_order({"long videos": ClipFolders(root, _RECORDING).parents[:1]}, ["long videos"])
 
 
 def expression_of(text: str) -> Expression:
@@ -57,11 +56,17 @@ def clip_id(text: str) -> str:
     return f"{int(match[1]):03d}_{match[2]}_{match[3]}"
 
 
+def _recording(clip: str) -> str:
+    """The recording, "006_1", of an expression, "006_1_2"."""
+    return clip.rpartition("_")[0]
+
+
 def _open(
     root: Path, annotation: Path | str | None, expressions: Sequence[Expression]
 ) -> tuple[Rows, Interpret]:
     frames, recordings = FrameFolders(root, ANY_NUMBERED), ClipFolders(root, _RECORDING)
     rows = annotated_rows(root, annotation, COLUMNS)
+    rows.remarks += recordings.choose_copy(_recording(row["Filename"]) for _, row in rows)
     rows.remarks.append("SAMM Long Videos: the table has no emotions, --labels objective7 needs none")
 
     def interpret(row: Row) -> AnnotationRow:
@@ -78,7 +83,7 @@ def _open(
             onset=row["Onset"],
             apex=row["Apex"],
             offset=offset,
-            frames=lambda onset, last: frames.frames(recordings.only(clip.rpartition("_")[0]), onset, last),
+            frames=lambda onset, last: frames.frames(recordings.only(_recording(clip)), onset, last),
             expression=kind,
             emotion=None,
             action_units=row["Action Units"],
@@ -93,7 +98,7 @@ READER = Reader(
     name=DATASET,
     title="SAMM Long Videos",
     columns=COLUMNS,
-    versions=versions,
+    folders=folders,
     open=_open,
     identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["Onset"]),
     labels="objective7",

@@ -18,11 +18,12 @@ from functools import partial
 from pathlib import Path
 
 from .annotation import Columns, Row, annotated_rows, integer
-from .base import AnnotationRow, Expression, Interpret, Reader, Rows, folder_name
+from .base import AnnotationRow, Expression, Interpret, Reader, Rows, folder_name, padded_subject
 from .folders import (
     ANY_NUMBERED,
     FolderNames,
     FrameFolders,
+    in_order,
     list_subfolders,
     near_subjects,
     posix_join,
@@ -42,14 +43,21 @@ _CAMERA_FOLDER = re.compile(r"(?:SMIC[ _-]?)?(HS|VIS|NIR)(?:[ _-](?:E|long|cropp
 _CODES = {"ne": "negative", "po": "positive", "sur": "surprise"}
 
 
-def versions(root: Path) -> dict[str, str]:
-    """Version ("cropped", "long") -> folder of the subjects, the version to read first at the front.
+subject_id = partial(padded_subject, prefix="s", width=2)
 
-    Raises ValueError if all are of the cameras VIS and NIR, whose clips are not those of HS.
+# The version of folders that are named as those of subjects, but hold none named as a clip.
+WITHOUT_CLIPS = "without clips"
+
+
+def folders(root: Path, annotation: Path | str | None = None) -> dict[str, list[str]]:
+    """Version ("cropped", "long") -> folders of the subjects; see `Reader`.
+
+    With an annotation, which the cropped ones do not have, only the long ones if there are any. Raises
+    ValueError if all are of the cameras VIS and NIR, whose clips are not those of HS.
     """
-    found: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
     other: dict[str, str] = {}
-    without_clips: dict[str, str] = {}
+    without_clips: list[str] = []
     for folder in near_subjects(root, _SUBJECT):
         subjects = filter(_SUBJECT.fullmatch, subfolders(root, folder))
         inner = [
@@ -57,16 +65,16 @@ def versions(root: Path) -> dict[str, str]:
         ]
         version = "cropped" if "micro" in inner else "long"
         if version == "long" and not any(map(_CLIP.fullmatch, inner)):
-            without_clips.setdefault(version, folder)
+            without_clips.append(folder)
         elif (camera := _camera(root, folder)) == "HS":
-            found.setdefault(version, folder)
+            found.setdefault(version, []).append(folder)
         else:
             other.setdefault(camera, folder)
     if other and not found:
         cameras = [f"SMIC-{camera} in {root / folder}" for camera, folder in other.items()]
         raise ValueError(f"SMIC expected the camera HS, got {' and '.join(cameras)}; only SMIC-HS is read")
-    found = found or without_clips
-    return {version: found[version] for version in ("cropped", "long") if version in found}
+    order = ("long",) if annotation is not None and "long" in found else ("cropped", "long")
+    return in_order(found, order) or in_order({WITHOUT_CLIPS: without_clips}, [WITHOUT_CLIPS])
 
 
 def _camera(root: Path, folder: str) -> str:
@@ -82,14 +90,6 @@ def _camera(root: Path, folder: str) -> str:
     return "HS"
 
 
-def subject_id(text: str) -> str:
-    """The subject, "s01", from "1", "s1" or "s01"; ValueError for anything else."""
-    match = re.fullmatch(r"s?0*([0-9]{1,4})(?:\.0)?", text.casefold())
-    if match is None:
-        raise ValueError(f"subject expected a number such as 1, or s01, got {text!r}")
-    return f"s{int(match[1]):02d}"
-
-
 def clip_id(text: str) -> str:
     """The clip, "s01_ne_01", from any padding; other names unchanged."""
     match = _CLIP.fullmatch(text.casefold())
@@ -99,15 +99,13 @@ def clip_id(text: str) -> str:
 def _open(
     root: Path, annotation: Path | str | None, expressions: Sequence[Expression]
 ) -> tuple[Rows, Interpret]:
-    folders = FrameFolders(root, ANY_NUMBERED)
-    found = versions(root)
-    if annotation is not None and "cropped" in found:
-        if "long" not in found:
+    frames = FrameFolders(root, ANY_NUMBERED)
+    version, base = next(iter(READER.versions(root, annotation).items()), ("", ""))
+    if version == "cropped":
+        if annotation is not None:
             raise ValueError(f"annotation expected None for the cropped SMIC-HS in {root}, got {annotation}")
-        del found["cropped"]
-    if "cropped" in found:
-        return _folders_as_rows(root, found["cropped"]), _cropped(folders)
-    return annotated_rows(root, annotation, COLUMNS), _long(folders, found.get("long", ""))
+        return _folders_as_rows(root, base), _cropped(frames)
+    return annotated_rows(root, annotation, COLUMNS), _long(frames, base)
 
 
 def _folders_as_rows(root: Path, base: str) -> Iterator[tuple[str, Row]]:
@@ -228,7 +226,7 @@ READER = Reader(
     name=DATASET,
     title="SMIC-HS",
     columns=COLUMNS,
-    versions=versions,
+    folders=folders,
     open=_open,
     identify=lambda row: (DATASET, row["Subject"], row["Filename"], row["OnsetF"]),
     labels="emotion3",

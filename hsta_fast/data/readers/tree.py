@@ -30,11 +30,14 @@ _LONG_SERIES, _ENTERED_OF_SERIES = 8, 3
 
 
 class NoFolderError(ValueError):
-    """A folder of frames is not there; `folder` is its path relative to the root."""
+    """A folder of frames is not there, leads out of the root, or may not be read.
 
-    def __init__(self, folder: str, what: str) -> None:
+    folder: its path relative to the root, with the reason, unless it is not there.
+    """
+
+    def __init__(self, folder: str, what: str, why: str = "") -> None:
         super().__init__(what)
-        self.folder = folder
+        self.folder = f"{folder} ({why})" if why else folder
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,21 @@ def contents(root: Path, folder: str = "") -> str:
         return reason(error)
     folders = sorted(name for name, is_folder in names if is_folder)
     files = len(names) - len(folders)
-    return some(folders) if folders else f"no folder, {files} file{'' if files == 1 else 's'}"
+    if not folders:
+        return f"no folder, {files} file{'' if files == 1 else 's'}"
+    why = {_why_closed(root, root / folder / name) for name in folders}
+    return some(folders) + (f" ({why.pop()})" if len(why) == 1 and "" not in why else "")
+
+
+def _why_closed(root: Path, folder: Path) -> str:
+    """Why the search does not enter a folder, "" if it does."""
+    if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(root)):
+        return "a link out of the folder: give its target"
+    try:
+        os.scandir(folder).close()
+    except OSError as error:
+        return reason(error)
+    return ""
 
 
 def some(names: list[str], most: int = 3) -> str:

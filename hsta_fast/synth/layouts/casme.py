@@ -136,7 +136,10 @@ LAYOUTS = {
             "AU": units(clip),
             "Emotion": word,
         },
-        columns={"onset": "OnsetF", "apex": "ApexF1", "offset": "OffsetF", "emotion": "Emotion"},
+        columns={
+            "onset": "OnsetF", "apex": "ApexF1", "second apex": "ApexF2", "offset": "OffsetF",
+            "emotion": "Emotion",
+        },
         known_as=lambda clip: (f"sub{clip.subject:02d}", _casme_name(clip)),
         header=(
             "Subject", "Filename", None, "OnsetF", "ApexF1", "ApexF2", "OffsetF", None, "AU", "Emotion",

@@ -191,7 +191,7 @@ def test_old_layouts_keep_their_folders(tmp_path: Path) -> None:
     fake_datasets.casme2_copy(tmp_path, [casme2_row()])
     (tmp_path / "features/cropped/sub01/EP02_01f").mkdir(parents=True)
     assert first_frames(tmp_path) == ["sub01/EP02_01f/img46.jpg"]
-    assert casme2.versions(tmp_path) == {"raw": ""}
+    assert casme2.READER.versions(tmp_path) == {"raw": ""}
     # Nor do frames that were found before the search went so deep give way to those that were not.
     frames(tmp_path / "a/b/Cropped/sub01/EP02_01f", [f"reg_img{n}.jpg" for n in range(46, 51)])
     fake_datasets.smic_cropped_copy(tmp_path / "a/SMIC", [("s1", "negative", "s1_ne_01")])
@@ -233,7 +233,7 @@ def test_other_cameras_of_smic_are_refused(tmp_path: Path, camera: str, inner: s
         with pytest.raises(ValueError, match="only SMIC-HS is read"):
             read_dataset(root, "smic")
     fake_datasets.smic_cropped_copy(tmp_path, [("s1", "negative", "s1_ne_01")])
-    assert smic.versions(tmp_path)["cropped"] == "HS"
+    assert smic.READER.versions(tmp_path)["cropped"] == "HS"
 
 
 def test_hs_of_smic_is_read_in_any_folder(tmp_path: Path) -> None:
@@ -335,7 +335,10 @@ def test_casme3_cropped_clips_win(tmp_path: Path) -> None:
     # Macro-expressions are not taken from pictures of another kind.
     both = read_casme3(root, expressions=("micro", "macro"))
     assert set(both.clips["expression"]) == {"micro"} and both.faults == ()
-    (remark,) = both.remarks
+    remark, copies = both.remarks
+    assert copies == (
+        "frames are read from Part_A_ME_clip_cropped/frame; Part_A_ME_clip/frame holds the same subjects"
+    )
     assert remark.startswith("2 macro-expressions are not read: no clip of the table (2, of 1 subjects)")
     assert diagnosis(root).status == 0
     clip_package(root, ROWS, MACRO, kind="_cropped")
