@@ -69,7 +69,7 @@ def _open(
             with suppress(ValueError):  # an unusable apex is a fault that does not leave the clip out
                 apex = videos.frame(path, apex)
         if not onset or not offset:
-            numbers = range(len(videos.timeline(path))) if is_video else sorted(folders.all_files(path))
+            numbers = range(videos.count(path)) if is_video else sorted(folders.all_files(path))
             onset, offset = onset or str(numbers[0]), offset or str(numbers[-1])
         return AnnotationRow(
             dataset=_word(row, "dataset") if row["dataset"] else DATASET,

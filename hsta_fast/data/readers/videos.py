@@ -39,18 +39,30 @@ class VideoFiles:
         time = seconds(cell)
         return cell if time is None else str(self.timeline(path).at(time))
 
+    def count(self, path: str) -> int:
+        """How many frames the file has; ValueError if it is cut or damaged, so that nobody knows."""
+        timeline = self.timeline(path)
+        if timeline.certain is not None:
+            raise ValueError(
+                f"{path}: expected a whole video, it is cut or damaged after {timeline.certain} frames: "
+                "copy it again, or give the onset and an offset before that"
+            )
+        return len(timeline)
+
     def rate(self, path: str, onset: int, offset: int) -> float | None:
         """Frames a second between two frames; None where it cannot be told."""
         timeline = self.timeline(path)
         return timeline.rate(onset, offset) if 0 <= onset < offset < len(timeline) else None
 
     def frames(self, path: str, onset: int, offset: int) -> tuple[str, ...]:
-        """Frames onset..offset as "path#number"; ValueError if the file has fewer."""
-        length = len(self.timeline(path))
+        """Frames onset..offset as "path#number"; ValueError if the file has fewer, or has lost some."""
+        timeline = self.timeline(path)
+        length, why = len(timeline), ""
+        if timeline.certain is not None:
+            length, why = timeline.certain, " (the video is cut or damaged after them)"
         if onset < 0 or offset >= length:
-            raise ValueError(
-                f"{path}: onset and offset expected frames in 0..{length - 1}, got {onset} and {offset}"
-            )
+            expected = f"frames in 0..{length - 1}{why}" if length else "a whole video, it is cut or damaged"
+            raise ValueError(f"{path}: onset and offset expected {expected}, got {onset} and {offset}")
         return tuple(f"{path}#{number}" for number in range(onset, offset + 1))
 
     def _read(self, path: str) -> Timeline:

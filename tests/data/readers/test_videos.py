@@ -7,6 +7,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -69,6 +70,39 @@ def test_onset_apex_and_offset_may_be_times(tmp_path: Path) -> None:
     assert (late.action, apex.action, folder.action) == (LEFT_OUT, MIDDLE_APEX, LEFT_OUT)
     assert "apex expected a frame in 5..9, got '3 s'" in apex.what
     assert "onset and offset expected integers, got '0.05 s' and '5'" in folder.what
+
+
+def test_a_cut_or_damaged_video_has_no_last_frame(tmp_path: Path) -> None:
+    data = bytearray(encode(tmp_path / "a.mkv", "ffv1", greys(30), "bgr0").read_bytes())
+    with av.open(str(tmp_path / "a.mkv")) as file:
+        places = [packet.pos or 0 for packet in file.demux(file.streams.video[0]) if packet.size]
+    (tmp_path / "cut.mkv").write_bytes(data[: places[18] + 5])
+    data[places[10] - 2 : places[10] + 20] = bytes(22)
+    (tmp_path / "spoiled.mkv").write_bytes(data)
+    cells = [("", ""), (2, ""), ("0.1 s", "0.2 s"), (3, 9), (8, 12), (12, 16)]
+    rows = [
+        film(f"{name} {onset}-{offset}", path=f"{name}.mkv", onset=onset, offset=offset)
+        for name in ("a", "cut", "spoiled")
+        for onset, offset in cells
+    ]
+    table(tmp_path, rows)
+    found = read_dataset(tmp_path)
+    kept = [clip for clip in found.clips["clip"] if not clip.startswith("a ")]
+    assert kept == [
+        "cut 0.1 s-0.2 s",
+        "cut 3-9",
+        "cut 8-12",
+        "cut 12-16",
+        "spoiled 0.1 s-0.2 s",
+        "spoiled 3-9",
+    ]
+    assert found.clips["clip"].str.startswith("a ").sum() == len(cells)
+    cut, _, blank, _, first, _ = (fault.what for fault in found.faults)
+    again = "copy it again, or give the onset and an offset before that"
+    assert f"cut.mkv: expected a whole video, it is cut or damaged after 18 frames: {again}" in cut
+    assert "spoiled.mkv: expected a whole video, it is cut or damaged after 10 frames" in blank
+    damaged = "frames in 0..9 (the video is cut or damaged after them), got 8 and 12"
+    assert f"spoiled.mkv: onset and offset expected {damaged}" in first
 
 
 def test_long_clips_and_low_rates_are_remarks(tmp_path: Path) -> None:
