@@ -20,9 +20,10 @@ _ELEMENTS = {
     *(_CLUSTER, 0xE7, 0xA3, _BLOCK_GROUP, 0xA7, 0xAB, 0x5854, 0xAF),  # cluster, and what it holds
     *(0xA1, 0xA2, 0x75A1, 0x9B, 0xFA, 0xFB, 0xFD, 0xA4, 0x75A2, 0x8E, 0xC8),  # what a group of blocks holds
 }
-# Boxes of an mp4 outside of all others.
+# Boxes of an mp4 outside of all others, and those that make up a fragment.
 _BOXES = set(
-    b"ftyp moov moof mdat free skip wide uuid sidx ssix styp mfra meta udta pnot emsg prft pdin".split()
+    b"ftyp moov moof mdat free skip wide uuid sidx ssix styp mfra meta udta pnot emsg prft pdin "
+    b"mfhd traf tfhd tfdt trun sbgp sgpd subs saiz saio senc pssh".split()
 )
 
 
@@ -107,5 +108,5 @@ def _mov(file: BinaryIO, size: int) -> int | None:
         if position + length > size:
             return size
         has_fragments = has_fragments or kind == b"moof"
-        position += length
+        position += 8 if kind in (b"moof", b"traf") else length
     return None

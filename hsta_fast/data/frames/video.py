@@ -117,9 +117,14 @@ def read_timeline(path: Path) -> Timeline:
     """
     timeline = _stored_timeline(path)
     if not timeline.by_stamp:  # packets without a picture cannot be told from others here
+        count, certain = 0, timeline.certain
         with _opened(path) as (container, stream):
-            count = sum(1 for _ in _decoded(container, stream, by_stamp=False))
-        timeline = replace(timeline, stamps=timeline.stamps[:count])
+            for frame in _decoded(container, stream, by_stamp=False):
+                if frame is None:  # the frames from here on are lost
+                    certain = count if certain is None else min(certain, count)
+                else:
+                    count += 1
+        timeline = replace(timeline, stamps=timeline.stamps[:count], certain=certain)
     if not timeline.stamps:
         raise ValueError("expected a video, got a file without a whole frame")
     return timeline
@@ -141,7 +146,7 @@ def read_video(
     wanted, last, count = set(numbers), max(numbers), 0
     size: tuple[int, int] | None = None
     with _opened(path) as (container, stream):
-        for frame in _decoded(container, stream, by_stamp=timeline.by_stamp):
+        for frame in filter(None, _decoded(container, stream, by_stamp=timeline.by_stamp)):
             number = count if not timeline.by_stamp else timeline.numbers.get(frame.pts, -1)
             count += 1
             size = size or (frame.width, frame.height)
@@ -253,11 +258,13 @@ def _timeline(container: InputContainer, stream: VideoStream, damage: int | None
     return Timeline(tuple(stamps), Fraction(stream.time_base or 1), by_stamp, certain)
 
 
-def _decoded(container: InputContainer, stream: VideoStream, *, by_stamp: bool) -> Iterator[VideoFrame]:
+def _decoded(
+    container: InputContainer, stream: VideoStream, *, by_stamp: bool
+) -> Iterator[VideoFrame | None]:
     """The frames in the order of display, without those that damage has spoiled.
 
     After a packet that cannot be decoded, frames may show what it left up to the next one that stands alone.
-    Where only their order tells frames apart, none after it is known.
+    Where only their order tells frames apart, none after it is known, and None ends them.
     """
     damage = import_av().error.InvalidDataError
     spoiled = False
@@ -266,14 +273,17 @@ def _decoded(container: InputContainer, stream: VideoStream, *, by_stamp: bool) 
         try:
             frames = stream.codec_context.decode(packet)
         except damage:
-            spoiled = True
-            if by_stamp:
-                continue
-            return
+            frames, spoiled = [], True
         for frame in frames:
             spoiled = spoiled and not frame.key_frame
             if not spoiled and not frame.is_corrupt:
                 yield frame
+            elif not by_stamp:
+                spoiled = True
+                break
+        if spoiled and not by_stamp:
+            yield None
+            return
 
 
 def _upright(frame: VideoFrame) -> np.ndarray:

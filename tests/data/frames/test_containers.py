@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -80,10 +81,21 @@ def test_a_frame_lost_in_the_middle_makes_later_numbers_uncertain(tmp_path: Path
     assert lost - 4 <= certain <= lost, certain
 
 
+@pytest.mark.parametrize("name", ["stored_order.avi", "parts.mp4"])
+def test_a_picture_that_cannot_be_decoded_ends_frames_that_are_counted(tmp_path: Path, name: str) -> None:
+    """Where only their order tells frames apart, a lost one would move all that follow it."""
+    data = bytearray(make(tmp_path, name))
+    assert not read_timeline(tmp_path / name).by_stamp
+    with av.open(str(tmp_path / name)) as file:
+        packets = [packet for packet in file.demux(file.streams.video[0]) if packet.size]
+    at = data.index(bytes(packets[20]))
+    data[at : at + packets[20].size] = bytes(packets[20].size)
+    (tmp_path / name).write_bytes(data)
+    assert 10 <= check_numbers(tmp_path / name) <= 20
+
+
 def spoil(path: Path, data: bytearray, number: int) -> int:
     """Overwrites the header of a stored frame, and little before it; returns its number."""
-    import av
-
     with av.open(str(path)) as file:
         at = [packet.pos for packet in file.demux(file.streams.video[0]) if packet.size][number + 1]
     assert at is not None
