@@ -22,7 +22,8 @@ DATASET = "casme"
 COLUMNS = Columns(
     required=("Subject", "Filename", "OnsetF", "ApexF1", "OffsetF", "Emotion"),
     optional=("ApexF2", "AU"),
-    aliases={"actionunits": "au"},
+    aliases=dict.fromkeys(("actionunit", "actionunits", "aus"), "au"),
+    unread=(),
 )
 _SUBJECT = re.compile(r"sub[0-9]{1,4}", re.IGNORECASE)
 _OF_CASME2 = re.compile(r"(?:reg_)?img_?[0-9]")  # whose folders have the same names

@@ -5,7 +5,8 @@ Columns `subject`, `clip` and `path`; optional `emotion`, `dataset` (a word, by 
 `path`, relative to the root, is a folder of images whose names end in the frame number, or a video file,
 whose frames are 0, 1, 2, ... A blank onset is the first frame, a blank offset the last, a blank apex the
 middle one. In a video, onset, apex and offset may be times with a unit ("1.25 s", "850 ms", "0:01.250").
-The optional column `fps` holds the camera's frames a second, which a video's own rate may hide.
+The optional column `fps` holds the camera's frames a second, which a video's own rate may hide. Where the two
+differ, a time could mean two frames: frame numbers are asked for.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ COLUMNS = Columns(
         "framerate": "fps",
     },
     similar=SIMILAR,
+    unread=(),
+    names_all=True,
 )
 
 # 100,000 are more than an hour at 25 frames a second.
@@ -65,9 +68,9 @@ def _open(
         fps, notes = _fps(row["fps"])
         onset, apex, offset = row["onset"], row["apex"], row["offset"]
         if is_video:
-            onset, offset = videos.frame(path, onset), videos.frame(path, offset)
+            onset, offset = (videos.frame(path, cell, fps) for cell in (onset, offset))
             with suppress(ValueError):  # an unusable apex is a fault that does not leave the clip out
-                apex = videos.frame(path, apex)
+                apex = videos.frame(path, apex, fps)
         if not onset or not offset:
             numbers = range(videos.count(path)) if is_video else sorted(folders.all_files(path))
             onset, offset = onset or str(numbers[0]), offset or str(numbers[-1])

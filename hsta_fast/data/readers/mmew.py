@@ -31,6 +31,7 @@ COLUMNS = Columns(
     ),
     optional=("remarks",),
     telling=("remarks",),
+    unread=(),
 )
 EMOTION_OF_TABLE = "emotion taken from the table"
 _CLIP = re.compile(r"S?([0-9]{1,4})-[0-9]{1,4}-[0-9]{1,6}", re.IGNORECASE)

@@ -72,6 +72,34 @@ def test_onset_apex_and_offset_may_be_times(tmp_path: Path) -> None:
     assert "onset and offset expected integers, got '0.05 s' and '5'" in folder.what
 
 
+def test_a_time_needs_one_clock(tmp_path: Path) -> None:
+    """Of a video taken at 500 frames a second and stored at 25, 0.1 s are frame 2 or frame 50."""
+    encode(tmp_path / "a.mkv", "ffv1", greys(30), "bgr0", times=[40 * k for k in range(30)])
+    rows = [
+        film("frames", onset=2, offset=5, fps=500),
+        film("times", onset="0.1 s", offset="0.2 s", fps=500),
+        film("onset", onset="0.1 s", offset=9, fps=500),
+        film("apex", onset=2, apex="0.1 s", offset=5, fps=500),
+        film("near", onset="0.08 s", offset="0.2 s", fps=25.05),
+        film("unreadable", onset="0.08 s", offset="0.2 s", fps="x"),
+    ]
+    table(tmp_path, rows, "fps")
+    found = read_dataset(tmp_path)
+    assert found.clips[["clip", "onset", "offset"]].to_numpy().tolist() == [
+        ["frames", 2, 5],
+        ["apex", 2, 5],
+        ["near", 2, 5],
+        ["unreadable", 2, 5],
+    ]
+    clocks = "the file shows 25 frames a second and the camera took 500, so a time could mean two frames"
+    words = f"a.mkv: onset and offset expected frame numbers, got '0.1 s': {clocks}"
+    times, onset, apex, _ = found.faults
+    assert (
+        words in times.what and words in onset.what and (times.action, onset.action) == (LEFT_OUT, LEFT_OUT)
+    )
+    assert "apex expected a frame in 2..5, got '0.1 s'" in apex.what and apex.action == MIDDLE_APEX
+
+
 def test_a_cut_or_damaged_video_has_no_last_frame(tmp_path: Path) -> None:
     data = bytearray(encode(tmp_path / "a.mkv", "ffv1", greys(30), "bgr0").read_bytes())
     with av.open(str(tmp_path / "a.mkv")) as file:
