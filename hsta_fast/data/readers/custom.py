@@ -17,13 +17,13 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from ...files import as_on_disk
+from ...files import as_on_disk, inside
 from ..clips import AS_BLANK
 from ..frames.video import VIDEO_TYPES
 from .annotation import Columns, Row, annotated_rows
 from .base import SIMILAR, AnnotationRow, Expression, Interpret, Reader, Rows, expression_type
 from .folders import ANY_NUMBERED, FrameFolders
-from .videos import VideoFiles
+from .videos import VideoFiles, seconds
 
 DATASET = "csv"
 COLUMNS = Columns(
@@ -71,6 +71,8 @@ def _open(
             onset, offset = (videos.frame(path, cell, fps) for cell in (onset, offset))
             with suppress(ValueError):  # an unusable apex is a fault that does not leave the clip out
                 apex = videos.frame(path, apex, fps)
+        else:
+            _check_folder(root, path, onset, offset)
         if not onset or not offset:
             numbers = range(videos.count(path)) if is_video else sorted(folders.all_files(path))
             onset, offset = onset or str(numbers[0]), offset or str(numbers[-1])
@@ -100,6 +102,18 @@ def _relative(text: str) -> str:
     if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in text or ":" in path.parts[0]:
         raise ValueError(f"path expected a folder or video inside the root, got {text!r}")
     return str(path)
+
+
+def _check_folder(root: Path, path: str, onset: str, offset: str) -> None:
+    """Raise ValueError for a file that is no video by its name, and for times: images have none."""
+    if inside(root, path).is_file():
+        types = ", ".join(VIDEO_TYPES)
+        raise ValueError(f"path expected a folder of images or a video ({types}), got the file {path!r}")
+    for cell in (onset, offset):
+        if seconds(cell) is not None:
+            raise ValueError(
+                f"{path}: onset and offset expected frame numbers, got {cell!r}: times need a video"
+            )
 
 
 def _fps(cell: str) -> tuple[float | None, tuple[tuple[str, str], ...]]:

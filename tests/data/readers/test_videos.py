@@ -69,7 +69,7 @@ def test_onset_apex_and_offset_may_be_times(tmp_path: Path) -> None:
     assert "time expected at most 0.300 s, where the video ends, got 3 s" in late.what
     assert (late.action, apex.action, folder.action) == (LEFT_OUT, MIDDLE_APEX, LEFT_OUT)
     assert "apex expected a frame in 5..9, got '3 s'" in apex.what
-    assert "onset and offset expected integers, got '0.05 s' and '5'" in folder.what
+    assert "faces: onset and offset expected frame numbers, got '0.05 s': times need a video" in folder.what
 
 
 def test_a_time_needs_one_clock(tmp_path: Path) -> None:
@@ -98,6 +98,20 @@ def test_a_time_needs_one_clock(tmp_path: Path) -> None:
         words in times.what and words in onset.what and (times.action, onset.action) == (LEFT_OUT, LEFT_OUT)
     )
     assert "apex expected a frame in 2..5, got '0.1 s'" in apex.what and apex.action == MIDDLE_APEX
+
+
+def test_a_file_of_another_type_names_the_types_of_videos(tmp_path: Path) -> None:
+    encode(tmp_path / "a.mkv", "ffv1", greys(4), "bgr0")
+    names = ["a.wmv", "b.mpg", "c", "d/1.jpg"]
+    for name in ("a.wmv", "b.mpg", "c"):
+        (tmp_path / name).write_bytes((tmp_path / "a.mkv").read_bytes())
+    fake_datasets.frames(tmp_path / "d", ["1.jpg", "2.jpg"])
+    table(tmp_path, [film("good"), *(film(name, path=name) for name in names)])
+    found = read_dataset(tmp_path)
+    assert found.clips["clip"].tolist() == ["good"]
+    types = "a video (.avi, .m4v, .mkv, .mov, .mp4, .webm)"
+    for name, fault in zip(names, found.faults, strict=True):
+        assert f"path expected a folder of images or {types}, got the file {name!r}" in fault.what
 
 
 def test_a_cut_or_damaged_video_has_no_last_frame(tmp_path: Path) -> None:
