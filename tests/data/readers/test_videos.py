@@ -231,3 +231,22 @@ def test_small_faces_are_a_remark(tmp_path: Path, face: np.ndarray, monkeypatch:
     (diagnosis,) = examine([tmp_path], progress=False).diagnoses
     assert diagnosis.table is not None and diagnosis.status == 0
     assert diagnosis.table.remarks == ("the size of faces is not checked: pip install 'hsta_fast[video]'",)
+
+
+def test_dark_pictures_are_a_remark(tmp_path: Path) -> None:
+    """Data of 14 bits, or of 12 bits with a hot pixel, in 16-bit images cannot be told from a dark scene."""
+    full = np.random.default_rng(0).integers(0, 65536, (64, 64)).astype(np.uint16)
+    hot = full >> 4
+    hot[0, 0] = 4096
+    for name, image in (("bits16", full), ("bits14", full >> 2), ("hot", hot), ("bits8", full >> 8)):
+        (tmp_path / name).mkdir()
+        for k in range(1, 4):
+            stored = image.astype(np.uint8) if name == "bits8" else image
+            cv2.imwrite(str(tmp_path / name / f"{k}.png"), stored)
+    names = ("bits16", "bits14", "hot", "bits8")
+    table(tmp_path, [film("a", subject=name, path=name) for name in names])
+    (diagnosis,) = examine([tmp_path], progress=False).diagnoses
+    assert diagnosis.table is not None and diagnosis.status == 0
+    what = "onset frames use less than a quarter of the range: save data of 14 bits or fewer with 8 bits"
+    clips = "csv bits14/a onset 1 (63), csv hot/a onset 1 (15)"
+    assert diagnosis.table.remarks == (f"2 of 4 {what}: {clips}",)
