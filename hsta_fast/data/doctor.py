@@ -24,7 +24,7 @@ from .labels.sets import LABEL_SETS, THREE_CLASSES, LabelSet, apply_labels, name
 from .readers.annotation import find_annotation
 from .readers.base import EXPRESSIONS
 from .readers.registry import READERS, check_people, join, recognise, scan, version_of
-from .remarks import face_remarks
+from .remarks import darkness_remarks, face_remarks
 
 CLEAN, FAULTS, UNUSABLE = 0, 1, 2  # exit statuses
 
@@ -172,7 +172,7 @@ def _diagnose(
     except (ValueError, OSError) as error:
         return Diagnosis(root, name, version, error=" ".join(str(error).split()))
     broken, sizes = check_frames(table, progress=progress)
-    table = replace(table, remarks=(*table.remarks, *check_faces(table)))
+    table = replace(table, remarks=(*table.remarks, *check_first_frames(table)))
     found = Diagnosis(
         root,
         dataset,
@@ -232,19 +232,24 @@ def _frame_faults(
     return faults
 
 
-def check_faces(table: ClipTable) -> list[str]:
-    """Remarks on small faces, in the onset frame of each person's first clip."""
-    heights = []
+def check_first_frames(table: ClipTable) -> list[str]:
+    """Remarks on small faces and dark pictures, in the onset frame of each person's first clip."""
+    heights, brightest, no_faces = [], [], list[str]()
     firsts = table.clips.drop_duplicates(["dataset", "subject"]).to_dict("records")
     for clip in firsts:
         (image,) = read_frames(table.root, clip["frames"][:1], lambda image: image)
+        if isinstance(image, ValueError):
+            continue
+        name = identity(*(clip[name] for name in KEY))
+        brightest.append((name, float(np.quantile(image, 0.999))))
         try:
-            height = None if isinstance(image, ValueError) else face_height(image)
+            height = None if no_faces else face_height(image)
         except ImportError:
-            return ["the size of faces is not checked: pip install 'hsta_fast[video]'"]
+            no_faces = ["the size of faces is not checked: pip install 'hsta_fast[video]'"]
+            continue
         if height is not None:
-            heights.append((identity(*(clip[name] for name in KEY)), height))
-    return face_remarks(heights)
+            heights.append((name, height))
+    return [*no_faces, *face_remarks(heights), *darkness_remarks(brightest)]
 
 
 def _published(dataset: str, clips: pd.DataFrame, annotation: Path | None) -> dict[str, int | None]:

@@ -1,4 +1,4 @@
-"""What a user should know about clips and what is no fault: their length, their frame rate, the faces' size.
+"""What a user should know about clips and is no fault: long ones, low frame rates, small faces, dark frames.
 
 Each kind is one sentence with the count and the first clips, however many there are.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 LONGEST = 2.0  # seconds; a micro-expression lasts at most half a second
 SLOWEST = 60  # frames a second; below, an onset of a tenth of a second has less than six frames
 SMALLEST_FACE = 0.5  # of the frame's height
+DARKEST = 64  # of 255; data of 14 bits in 16 stay below, and few pictures that people took
 NAMED = 3  # examples in a remark
 
 
@@ -46,6 +47,14 @@ def face_remarks(heights: Iterable[tuple[str, float]]) -> list[str]:
     faces = list(heights)
     small = [f"{name} ({height:.0%})" for name, height in faces if height < SMALLEST_FACE]
     return _remark(small, len(faces), "faces are smaller than half of the frame's height: crop the frames")
+
+
+def darkness_remarks(brightest: Iterable[tuple[str, float]]) -> list[str]:
+    """Remarks on dark pictures; brightest: (clip, the value below which are 99.9 % of all, of 255)."""
+    frames = list(brightest)
+    dark = [f"{name} ({value:.0f})" for name, value in frames if value < DARKEST]
+    what = "onset frames use less than a quarter of the range: save data of 14 bits or fewer with 8 bits"
+    return _remark(dark, len(frames), what)
 
 
 def _remark(found: Sequence[str], count: int, what: str) -> list[str]:

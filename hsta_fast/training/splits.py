@@ -66,6 +66,8 @@ def inner_of(cfg: TrainConfig, clips: ClipTable, fold: Fold) -> list[Fold]:
 
 def _check_number(flag: str, folds: int, largest: int, what: str) -> None:
     """Raise ValueError, naming the flag, unless there are 2 to `largest` folds."""
+    if largest < 2:
+        raise ValueError(f"{flag} expected data of at least 2 {what}, got {largest}")
     if not 2 <= folds <= largest:
         raise ValueError(f"{flag} expected 2 to {largest}, the number of {what}, got {folds}")
 

@@ -17,7 +17,7 @@ from openpyxl import Workbook
 
 Cells = dict[str, Any]
 
-PICTURE = cv2.imencode(".jpg", np.zeros((4, 4, 3), np.uint8))[1].tobytes()
+PICTURE = cv2.imencode(".jpg", np.full((4, 4, 3), 128, np.uint8))[1].tobytes()
 
 # The columns of the real files; None is a column without a name.
 CASME2_HEADER = (

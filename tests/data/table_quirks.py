@@ -220,6 +220,7 @@ def _(root: Path) -> None:
         "clips.csv: column 'AU' is not read: action units is there",
         "clips.csv: column 'Label' is not read; did you mean emotion?",
         "clips.csv: column 'Offest' is not read; did you mean offset?",
+        "clips.csv: column not read: 'notes'",
     )
     with pytest.raises(
         ValueError, match=r"needs none; clips.csv: column 'Label' is not read; did you mean emotion\?$"

@@ -135,7 +135,8 @@ def test_the_frames_of_videos_are_decoded(tmp_path: Path) -> None:
     broken, sizes = check_frames(table, progress=False)
     assert len(sizes) == 46 and list(broken) == [f"cut.avi#{number}" for number in range(20, 30)]
     (fault,) = examine([tmp_path], progress=False).diagnoses[0].faults
-    words = "clips.csv row 3: cut.avi: onset and offset expected frames in 0..20, got 2 and 29"
+    expected = "onset and offset expected frames in 0..20 (the video is cut or damaged after them)"
+    words = f"clips.csv row 3: cut.avi: {expected}, got 2 and 29"
     assert (fault.clip, fault.what) == ("cut", words)
 
 

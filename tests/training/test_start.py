@@ -22,6 +22,7 @@ from hsta_fast.training.optim import NonFiniteLossError, learning_rate
 from hsta_fast.training.run_folder import RunFolder
 from hsta_fast.training.setup import fill_cache
 from hsta_fast.training.workers import Workers
+from tests.data.fake_datasets import csv_copy, csv_row
 from tests.training.commands import start
 
 MakeConfig = Callable[..., TrainConfig]
@@ -94,6 +95,14 @@ def test_what_needs_no_frame_is_refused_before_any_is_read(
     with pytest.raises(ValueError, match=said):
         runner.main(cfg)
     assert not cfg.runs.exists()
+
+
+@pytest.mark.usefixtures("no_frames")
+def test_folds_of_one_person_are_refused(make_config: MakeConfig, tmp_path: Path) -> None:
+    rows = [csv_row(clip=clip, emotion=emotion) for clip, emotion in (("a", "happy"), ("b", "surprise"))]
+    root = csv_copy(tmp_path / "one", rows)
+    with pytest.raises(ValueError, match="^--folds expected data of at least 2 subjects, got 1$"):
+        runner.main(make_config(data=root))
 
 
 @pytest.mark.usefixtures("no_frames")

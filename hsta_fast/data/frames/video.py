@@ -9,9 +9,10 @@ from __future__ import annotations
 import itertools
 import re
 import struct
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...files import open_plain
+from .containers import first_damage
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
@@ -34,6 +36,7 @@ _FRAME_OF_VIDEO = re.compile(
     rf"(.+(?:{'|'.join(map(re.escape, VIDEO_TYPES))}))#([0-9]{{1,9}})", re.IGNORECASE | re.DOTALL
 )
 _STILL = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif")  # brands of images in the container of mp4
+_MOST_REORDERED = 16  # frames that may be stored before one that is shown earlier; the limit of H.264, HEVC
 _BT601_LINES = (
     576  # a taller or wider (1280) video that does not name its colours is BT.709, as players assume
 )
@@ -68,11 +71,14 @@ class Timeline:
 
     stamps: timestamps in units of `unit` seconds, ascending.
     by_stamp: whether a decoded frame's own timestamp tells which one it is; else their order does.
+    certain: of a file that is cut or damaged, how many frames surely come before the lost ones; the numbers
+        of the others are not known. None for a whole file.
     """
 
     stamps: tuple[int, ...]
     unit: Fraction
     by_stamp: bool = True
+    certain: int | None = None
 
     def __len__(self) -> int:
         return len(self.stamps)
@@ -109,12 +115,16 @@ def read_timeline(path: Path) -> Timeline:
 
     Raises ValueError if it is no video, has no frame, or declares frames of more than `MAX_PIXELS`.
     """
-    with _opened(path) as (container, stream):
-        timeline = _timeline(container, stream)
+    timeline = _stored_timeline(path)
     if not timeline.by_stamp:  # packets without a picture cannot be told from others here
+        count, certain = 0, timeline.certain
         with _opened(path) as (container, stream):
-            count = sum(1 for _ in _decoded(container, stream, by_stamp=False))
-        timeline = Timeline(timeline.stamps[:count], timeline.unit, by_stamp=False)
+            for frame in _decoded(container, stream, by_stamp=False):
+                if frame is None:  # the frames from here on are lost
+                    certain = count if certain is None else min(certain, count)
+                else:
+                    count += 1
+        timeline = replace(timeline, stamps=timeline.stamps[:count], certain=certain)
     if not timeline.stamps:
         raise ValueError("expected a video, got a file without a whole frame")
     return timeline
@@ -130,17 +140,17 @@ def read_video(
 
     Raises ValueError if it is no video, or declares frames of more than `MAX_PIXELS`.
     """
-    with _opened(path) as (container, stream):
-        timeline = _timeline(container, stream)
+    timeline = _stored_timeline(path)
+    certain = len(timeline) if timeline.certain is None else timeline.certain
     found: dict[int, np.ndarray | ValueError] = {}
     wanted, last, count = set(numbers), max(numbers), 0
     size: tuple[int, int] | None = None
     with _opened(path) as (container, stream):
-        for frame in _decoded(container, stream, by_stamp=timeline.by_stamp):
+        for frame in filter(None, _decoded(container, stream, by_stamp=timeline.by_stamp)):
             number = count if not timeline.by_stamp else timeline.numbers.get(frame.pts, -1)
             count += 1
             size = size or (frame.width, frame.height)
-            if number in wanted and number not in found:
+            if number < certain and number in wanted and number not in found:
                 try:
                     if (frame.width, frame.height) != size:
                         now = f"{frame.width} x {frame.height}"
@@ -150,6 +160,7 @@ def read_video(
                     found[number] = error
                 if len(found) == len(wanted):
                     break
+    count = min(count, certain)
     end = ValueError(f"expected frames up to {last}, the video ends or is damaged after {count} frames")
     return [found.get(number, end) for number in numbers]
 
@@ -198,50 +209,81 @@ def container_format(start: bytes) -> str:
     )
 
 
-def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
-    """The packets of the stream that are there whole, up to damage that the container cannot pass."""
-    with suppress(import_av().error.InvalidDataError):
+def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet | None]:
+    """The packets of the stream; None for one that is not there whole, and where FFmpeg can go no further."""
+    try:
         for packet in container.demux(stream):
-            if packet.size and not packet.is_corrupt:
-                yield packet
+            if packet.size:
+                yield None if packet.is_corrupt else packet
+    except import_av().error.InvalidDataError:
+        yield None
 
 
-def _timeline(container: InputContainer, stream: VideoStream) -> Timeline:
-    is_vp8 = stream.codec_context.name in ("vp8", "libvpx")
+def _stored_timeline(path: Path) -> Timeline:
+    """The timeline as the packets tell it."""
+    with open_plain(path, "a video file") as file:
+        kind = container_format(file.read(12))
+        damage = first_damage(file, kind)
+    with _opened(path) as (container, stream):
+        return _timeline(container, stream, damage)
+
+
+def _timeline(container: InputContainer, stream: VideoStream, damage: int | None) -> Timeline:
+    """damage: the position in the file where it is cut or damaged, None for a whole one."""
+    is_vp8, has_b_frames = stream.codec_context.name in ("vp8", "libvpx"), stream.codec_context.has_b_frames
     stored: list[int | None] = []
+    before: int | None = None  # frames stored before the damage
+    reached: int | None = None  # lost frames are shown after this time: not earlier than they are decoded
     for packet in _packets(container, stream):
+        if before is None and (packet is None or (damage is not None and (packet.pos or 0) >= damage)):
+            before = len(stored)
         # An edit list hides packets of an mp4. A VP8 packet may hold a picture that is only referred to.
-        if not packet.is_discard and not (is_vp8 and not bytes(packet)[0] & 0x10):
-            stored.append(packet.pts)
+        if packet is None or packet.is_discard or (is_vp8 and not bytes(packet)[0] & 0x10):
+            continue
+        stored.append(packet.pts)
+        time = packet.dts if has_b_frames else packet.pts
+        if before is None and time is not None:
+            reached = time if reached is None else max(reached, time)
+    if before is None and damage is not None:
+        before = len(stored)
+    certain = None if before is None else max(0, before - _MOST_REORDERED * has_b_frames)
     stamps = sorted({stamp for stamp in stored if stamp is not None})
     if len(stamps) < len(stored):  # times that are missing or there twice: even steps
         step = 1 / Fraction(stream.average_rate or 25)
-        return Timeline(tuple(range(len(stored))), step, by_stamp=False)
+        return Timeline(tuple(range(len(stored))), step, by_stamp=False, certain=certain)
     # An avi has no times of display: where frames are stored in another order, these are times of storage.
-    by_stamp = not (stream.codec_context.has_b_frames and stamps == stored)
-    return Timeline(tuple(stamps), Fraction(stream.time_base or 1), by_stamp)
+    by_stamp = not (has_b_frames and stamps == stored)
+    if before is not None and (by_stamp or container.format.name != "avi"):
+        certain = 0 if reached is None else bisect_right(stamps, reached)
+    return Timeline(tuple(stamps), Fraction(stream.time_base or 1), by_stamp, certain)
 
 
-def _decoded(container: InputContainer, stream: VideoStream, *, by_stamp: bool) -> Iterator[VideoFrame]:
+def _decoded(
+    container: InputContainer, stream: VideoStream, *, by_stamp: bool
+) -> Iterator[VideoFrame | None]:
     """The frames in the order of display, without those that damage has spoiled.
 
     After a packet that cannot be decoded, frames may show what it left up to the next one that stands alone.
-    Where only their order tells frames apart, none after it is known.
+    Where only their order tells frames apart, none after it is known, and None ends them.
     """
     damage = import_av().error.InvalidDataError
     spoiled = False
-    for packet in itertools.chain(_packets(container, stream), [None]):  # None: what the decoder still holds
+    whole = (packet for packet in _packets(container, stream) if packet is not None)
+    for packet in itertools.chain(whole, [None]):  # None: what the decoder still holds
         try:
             frames = stream.codec_context.decode(packet)
         except damage:
-            spoiled = True
-            if by_stamp:
-                continue
-            return
+            frames, spoiled = [], True
         for frame in frames:
             spoiled = spoiled and not frame.key_frame
             if not spoiled and not frame.is_corrupt:
                 yield frame
+            elif not by_stamp:
+                spoiled = True
+                break
+        if spoiled and not by_stamp:
+            yield None
+            return
 
 
 def _upright(frame: VideoFrame) -> np.ndarray:

@@ -42,6 +42,9 @@ class Columns:
     similar: names that may or may not mean a column -> that column, in the same spellings.
     companion: matches the file name, without its type, of tables next to the annotation that are not it.
     below: whether the table may lie below the root.
+    unread: columns of the published table that are not used. Of others, those with a word such as "onset" are
+        named in a remark. None for a table of something else than clips.
+    names_all: whether all columns that are not read are named in a remark.
     """
 
     required: tuple[str, ...]
@@ -54,6 +57,8 @@ class Columns:
     similar: Mapping[str, str] = field(default_factory=dict)
     companion: re.Pattern[str] | None = None
     below: bool = True
+    unread: tuple[str, ...] | None = None
+    names_all: bool = False
 
     def names(self, header: Sequence[str]) -> list[str]:
         """The column that each cell of a header names, in lower case; ignores extra spaces.
@@ -72,19 +77,50 @@ class Columns:
         """What to say of columns that have another name than the known ones: they are read, or are not."""
         optional = [name.casefold() for name in self.optional]
         known = [*(name.casefold() for name in self.required), *optional]
-        names, remarks = self.names(header), []
+        names, remarks, others = self.names(header), [], []
+        unused = {_letters(name) for name in self.unread or ()}
         for cell, name in zip(header, names, strict=True):
             own = _letters(cell)
             if name in optional and own in self.aliases and own != _letters(name):
                 remarks.append(f"column {brief(cell)!r} is read as {name}")
-            elif name and name not in known:
+            elif name and name not in known and own not in unused:
                 absent = {_letters(column): column for column in known if column not in names}
                 close = [absent[found] for found in get_close_matches(own, absent, n=1, cutoff=0.8)]
-                meant = self.aliases.get(own) or self.similar.get(own) or "".join(close)
+                word = _word(cell) if self.unread is not None else None
+                about = [column for column in known if word and _word(column) == word]
+                meant = self.aliases.get(own) or self.similar.get(own) or "".join(close or about[:1])
                 if meant:
                     instead = f": {meant} is there" if meant in names else f"; did you mean {meant}?"
                     remarks.append(f"column {brief(cell)!r} is not read{instead}")
+                elif word or self.names_all:
+                    others.append(brief(cell, 40))
+        if others:
+            which = brief(", ".join(map(repr, others)), 300)
+            remarks.append(f"column{'s'[: len(others) - 1]} not read: {which}")
         return remarks
+
+
+# What a column is about, and the words by which its name tells it: anywhere in it, or alone.
+_ABOUT = {
+    "class": (("objective",), ()),
+    "units": (("actionunit", "facs"), ("action", "au", "aus", "unit", "units")),
+    "onset": (("onset", "start", "begin"), ("first", "on")),
+    "apex": (("apex", "peak"), ()),
+    "offset": (("offset",), ("end", "last", "off")),
+    "emotion": (("emotion", "label", "class", "feeling"), ("emo",)),
+    "expression": (("expression",), ()),
+}
+
+
+def _word(name: str) -> str | None:
+    """What a column with such a name is about ("AU_list": units), None for anything else."""
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", " ".join(name.split()))
+    alone = set(re.findall(r"[^\W\d_]+", f"{apart} {name}".casefold()))
+    letters = _letters(name)
+    for what, (anywhere, whole) in _ABOUT.items():
+        if any(word in letters for word in anywhere) or alone.intersection(whole):
+            return what
+    return None
 
 
 def _letters(name: str) -> str:

@@ -22,7 +22,8 @@ DATASET = "casme"
 COLUMNS = Columns(
     required=("Subject", "Filename", "OnsetF", "ApexF1", "OffsetF", "Emotion"),
     optional=("ApexF2", "AU"),
-    aliases={"actionunits": "au"},
+    aliases=dict.fromkeys(("actionunit", "actionunits", "aus"), "au"),
+    unread=(),
 )
 SECOND_APEX = "apex taken from ApexF2"
 _APEXES = ("ApexF1", "ApexF2")

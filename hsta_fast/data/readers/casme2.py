@@ -44,6 +44,7 @@ COLUMNS = Columns(
     ),
     optional=("Objective Class",),
     aliases={"objectiveclasses": "objective class"},
+    unread=(),
 )
 _CLASSES = replace(
     COLUMNS, required=("Subject", "Filename", "Objective Class"), optional=("OnsetFrame", "ApexFrame")

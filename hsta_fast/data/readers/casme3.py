@@ -77,6 +77,7 @@ COLUMNS = Columns(
     },
     similar=SIMILAR,
     companion=_MACRO,
+    unread=(),
 )
 _WITHOUT_UNITS = replace(
     COLUMNS,

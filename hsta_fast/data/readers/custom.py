@@ -5,7 +5,8 @@ Columns `subject`, `clip` and `path`; optional `emotion`, `dataset` (a word, by 
 `path`, relative to the root, is a folder of images whose names end in the frame number, or a video file,
 whose frames are 0, 1, 2, ... A blank onset is the first frame, a blank offset the last, a blank apex the
 middle one. In a video, onset, apex and offset may be times with a unit ("1.25 s", "850 ms", "0:01.250").
-The optional column `fps` holds the camera's frames a second, which a video's own rate may hide.
+The optional column `fps` holds the camera's frames a second, which a video's own rate may hide. Where the two
+differ, a time could mean two frames: frame numbers are asked for.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from ...files import as_on_disk
+from ...files import as_on_disk, inside
 from ..clips import AS_BLANK
 from ..frames.video import VIDEO_TYPES
 from .annotation import Columns, Row, annotated_rows
 from .base import SIMILAR, AnnotationRow, Expression, Interpret, Reader, Rows, expression_type
 from .folders import ANY_NUMBERED, FrameFolders
-from .videos import VideoFiles
+from .videos import VideoFiles, seconds
 
 DATASET = "csv"
 COLUMNS = Columns(
@@ -47,6 +48,8 @@ COLUMNS = Columns(
         "framerate": "fps",
     },
     similar=SIMILAR,
+    unread=(),
+    names_all=True,
 )
 
 # 100,000 are more than an hour at 25 frames a second.
@@ -65,11 +68,13 @@ def _open(
         fps, notes = _fps(row["fps"])
         onset, apex, offset = row["onset"], row["apex"], row["offset"]
         if is_video:
-            onset, offset = videos.frame(path, onset), videos.frame(path, offset)
+            onset, offset = (videos.frame(path, cell, fps) for cell in (onset, offset))
             with suppress(ValueError):  # an unusable apex is a fault that does not leave the clip out
-                apex = videos.frame(path, apex)
+                apex = videos.frame(path, apex, fps)
+        else:
+            _check_folder(root, path, onset, offset)
         if not onset or not offset:
-            numbers = range(len(videos.timeline(path))) if is_video else sorted(folders.all_files(path))
+            numbers = range(videos.count(path)) if is_video else sorted(folders.all_files(path))
             onset, offset = onset or str(numbers[0]), offset or str(numbers[-1])
         return AnnotationRow(
             dataset=_word(row, "dataset") if row["dataset"] else DATASET,
@@ -97,6 +102,18 @@ def _relative(text: str) -> str:
     if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in text or ":" in path.parts[0]:
         raise ValueError(f"path expected a folder or video inside the root, got {text!r}")
     return str(path)
+
+
+def _check_folder(root: Path, path: str, onset: str, offset: str) -> None:
+    """Raise ValueError for a file that is no video by its name, and for times: images have none."""
+    if inside(root, path).is_file():
+        types = ", ".join(VIDEO_TYPES)
+        raise ValueError(f"path expected a folder of images or a video ({types}), got the file {path!r}")
+    for cell in (onset, offset):
+        if seconds(cell) is not None:
+            raise ValueError(
+                f"{path}: onset and offset expected frame numbers, got {cell!r}: times need a video"
+            )
 
 
 def _fps(cell: str) -> tuple[float | None, tuple[tuple[str, str], ...]]:

@@ -24,6 +24,8 @@ COLUMNS = Columns(
     required=("Subject", "Filename", "OnsetFrame", "ApexFrame", "OffsetFrame"),
     optional=("Emotion", "EmotionId", "Fps", "AU"),
     telling=("Emotion",),
+    aliases=dict.fromkeys(("actionunit", "actionunits", "aus"), "au"),
+    unread=(),
 )
 _CLIP = re.compile(r"sub([0-9]{4,6})_[0-9]{1,4}", re.IGNORECASE)
 
@@ -43,7 +45,9 @@ def _open(
     rows = annotated_rows(root, annotation, COLUMNS)
     rows.remarks += clips.choose_copy(row["Filename"] for _, row in rows)
     without = sum(not row["Emotion"] for _, row in rows)
-    if without:
+    if rows and rows[0][1].get("Emotion") is None:
+        rows.remarks.append("DFME: the table has no column Emotion; the label set dfme_7 drops all clips")
+    elif without:
         rows.remarks.append(
             f"DFME: {without} of {len(rows)} rows have no emotion, as in the published test parts; the label "
             "set dfme_7 drops their clips"

@@ -26,6 +26,7 @@ FLAGS = ("Positive", "Negative", "Surprise", "Repression", "Others")
 COLUMNS = Columns(
     required=("sub_ID", "fold_name", "Onset", "Apex", "Offset", "AUs", "Emotion"),
     optional=("fold", "eye blink", *FLAGS),
+    unread=(),
 )
 MANY_FLAGS = "label sets of emotions drop it"
 EMOTION_OF_FLAG = "emotion taken from the flag"

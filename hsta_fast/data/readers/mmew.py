@@ -31,6 +31,7 @@ COLUMNS = Columns(
     ),
     optional=("remarks",),
     telling=("remarks",),
+    unread=(),
 )
 EMOTION_OF_TABLE = "emotion taken from the table"
 _EMOTIONS = {"happiness", "anger", "surprise", "disgust", "fear", "sadness", "others"}

@@ -29,6 +29,7 @@ COLUMNS = Columns(
     ),
     optional=("Objective Classes",),
     aliases={"objectiveclass": "objective classes"},
+    unread=("Inducement Code", "Duration", "Micro", "Notes"),
 )
 _SUBJECT = re.compile(r"[0-9]{3}")
 _CLIP = re.compile(r"[0-9]{1,4}_[0-9]+_[0-9]+")

@@ -30,6 +30,7 @@ DATASET = "samm_long"
 COLUMNS = Columns(
     required=("Subject", "Filename", "Onset", "Apex", "Offset", "Type", "Action Units"),
     optional=("Inducement Code", "Duration", "Notes"),
+    unread=(),
 )
 _RECORDING = re.compile(r"[0-9]{3}_[0-9]{1,3}")
 

@@ -35,6 +35,7 @@ COLUMNS = Columns(
     required=("Subject", "Filename", "OnsetF", "OffsetF", "Emotion"),
     optional=("Onset2F", "Offset2F", "Onset3F", "Offset3F"),
     sheet="HS",
+    unread=("TotalMF1", "TotalMF2", "TotalMF3", "FirstF", "LastF", "TotalVL"),
 )
 _SUBJECT = re.compile(r"s[0-9]{1,3}", re.IGNORECASE)
 _CLIP = re.compile(r"s([0-9]{1,4})_([a-z]+)_?([0-9]{1,4})")

@@ -7,6 +7,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -68,7 +69,82 @@ def test_onset_apex_and_offset_may_be_times(tmp_path: Path) -> None:
     assert "time expected at most 0.300 s, where the video ends, got 3 s" in late.what
     assert (late.action, apex.action, folder.action) == (LEFT_OUT, MIDDLE_APEX, LEFT_OUT)
     assert "apex expected a frame in 5..9, got '3 s'" in apex.what
-    assert "onset and offset expected integers, got '0.05 s' and '5'" in folder.what
+    assert "faces: onset and offset expected frame numbers, got '0.05 s': times need a video" in folder.what
+
+
+def test_a_time_needs_one_clock(tmp_path: Path) -> None:
+    """Of a video taken at 500 frames a second and stored at 25, 0.1 s are frame 2 or frame 50."""
+    encode(tmp_path / "a.mkv", "ffv1", greys(30), "bgr0", times=[40 * k for k in range(30)])
+    rows = [
+        film("frames", onset=2, offset=5, fps=500),
+        film("times", onset="0.1 s", offset="0.2 s", fps=500),
+        film("onset", onset="0.1 s", offset=9, fps=500),
+        film("apex", onset=2, apex="0.1 s", offset=5, fps=500),
+        film("near", onset="0.08 s", offset="0.2 s", fps=25.05),
+        film("unreadable", onset="0.08 s", offset="0.2 s", fps="x"),
+    ]
+    table(tmp_path, rows, "fps")
+    found = read_dataset(tmp_path)
+    assert found.clips[["clip", "onset", "offset"]].to_numpy().tolist() == [
+        ["frames", 2, 5],
+        ["apex", 2, 5],
+        ["near", 2, 5],
+        ["unreadable", 2, 5],
+    ]
+    clocks = "the file shows 25 frames a second and the camera took 500, so a time could mean two frames"
+    words = f"a.mkv: onset and offset expected frame numbers, got '0.1 s': {clocks}"
+    times, onset, apex, _ = found.faults
+    assert (
+        words in times.what and words in onset.what and (times.action, onset.action) == (LEFT_OUT, LEFT_OUT)
+    )
+    assert "apex expected a frame in 2..5, got '0.1 s'" in apex.what and apex.action == MIDDLE_APEX
+
+
+def test_a_file_of_another_type_names_the_types_of_videos(tmp_path: Path) -> None:
+    encode(tmp_path / "a.mkv", "ffv1", greys(4), "bgr0")
+    names = ["a.wmv", "b.mpg", "c", "d/1.jpg"]
+    for name in ("a.wmv", "b.mpg", "c"):
+        (tmp_path / name).write_bytes((tmp_path / "a.mkv").read_bytes())
+    fake_datasets.frames(tmp_path / "d", ["1.jpg", "2.jpg"])
+    table(tmp_path, [film("good"), *(film(name, path=name) for name in names)])
+    found = read_dataset(tmp_path)
+    assert found.clips["clip"].tolist() == ["good"]
+    types = "a video (.avi, .m4v, .mkv, .mov, .mp4, .webm)"
+    for name, fault in zip(names, found.faults, strict=True):
+        assert f"path expected a folder of images or {types}, got the file {name!r}" in fault.what
+
+
+def test_a_cut_or_damaged_video_has_no_last_frame(tmp_path: Path) -> None:
+    data = bytearray(encode(tmp_path / "a.mkv", "ffv1", greys(30), "bgr0").read_bytes())
+    with av.open(str(tmp_path / "a.mkv")) as file:
+        places = [packet.pos or 0 for packet in file.demux(file.streams.video[0]) if packet.size]
+    (tmp_path / "cut.mkv").write_bytes(data[: places[18] + 5])
+    data[places[10] - 2 : places[10] + 20] = bytes(22)
+    (tmp_path / "spoiled.mkv").write_bytes(data)
+    cells = [("", ""), (2, ""), ("0.1 s", "0.2 s"), (3, 9), (8, 12), (12, 16)]
+    rows = [
+        film(f"{name} {onset}-{offset}", path=f"{name}.mkv", onset=onset, offset=offset)
+        for name in ("a", "cut", "spoiled")
+        for onset, offset in cells
+    ]
+    table(tmp_path, rows)
+    found = read_dataset(tmp_path)
+    kept = [clip for clip in found.clips["clip"] if not clip.startswith("a ")]
+    assert kept == [
+        "cut 0.1 s-0.2 s",
+        "cut 3-9",
+        "cut 8-12",
+        "cut 12-16",
+        "spoiled 0.1 s-0.2 s",
+        "spoiled 3-9",
+    ]
+    assert found.clips["clip"].str.startswith("a ").sum() == len(cells)
+    cut, _, blank, _, first, _ = (fault.what for fault in found.faults)
+    again = "copy it again, or give the onset and an offset before that"
+    assert f"cut.mkv: expected a whole video, it is cut or damaged after 18 frames: {again}" in cut
+    assert "spoiled.mkv: expected a whole video, it is cut or damaged after 10 frames" in blank
+    damaged = "frames in 0..9 (the video is cut or damaged after them), got 8 and 12"
+    assert f"spoiled.mkv: onset and offset expected {damaged}" in first
 
 
 def test_long_clips_and_low_rates_are_remarks(tmp_path: Path) -> None:
@@ -155,3 +231,22 @@ def test_small_faces_are_a_remark(tmp_path: Path, face: np.ndarray, monkeypatch:
     (diagnosis,) = examine([tmp_path], progress=False).diagnoses
     assert diagnosis.table is not None and diagnosis.status == 0
     assert diagnosis.table.remarks == ("the size of faces is not checked: pip install 'hsta_fast[video]'",)
+
+
+def test_dark_pictures_are_a_remark(tmp_path: Path) -> None:
+    """Data of 14 bits, or of 12 bits with a hot pixel, in 16-bit images cannot be told from a dark scene."""
+    full = np.random.default_rng(0).integers(0, 65536, (64, 64)).astype(np.uint16)
+    hot = full >> 4
+    hot[0, 0] = 4096
+    for name, image in (("bits16", full), ("bits14", full >> 2), ("hot", hot), ("bits8", full >> 8)):
+        (tmp_path / name).mkdir()
+        for k in range(1, 4):
+            stored = image.astype(np.uint8) if name == "bits8" else image
+            cv2.imwrite(str(tmp_path / name / f"{k}.png"), stored)
+    names = ("bits16", "bits14", "hot", "bits8")
+    table(tmp_path, [film("a", subject=name, path=name) for name in names])
+    (diagnosis,) = examine([tmp_path], progress=False).diagnoses
+    assert diagnosis.table is not None and diagnosis.status == 0
+    what = "onset frames use less than a quarter of the range: save data of 14 bits or fewer with 8 bits"
+    clips = "csv bits14/a onset 1 (63), csv hot/a onset 1 (15)"
+    assert diagnosis.table.remarks == (f"2 of 4 {what}: {clips}",)
