@@ -249,7 +249,7 @@ def test_audit_takes_the_columns_by_name(
     assert "3 clips, 2 subjects, 2 classes" in text and "note: classes: 0 no, 1 yes" in text
     with pytest.raises(SystemExit) as stop:
         run(monkeypatch, "audit", str(path), *flags, "--fold", "emotion")
-    assert stop.value.code == 1 and "LEAK: 1 subjects are tested in more" in capsys.readouterr().out
+    assert stop.value.code == 1 and "LEAK: 1 subject is tested in more" in capsys.readouterr().out
     message = refusal(monkeypatch, "audit", str(path))
     assert "expected one column for label, got emotion and gt: --label says which" in message
 

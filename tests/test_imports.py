@@ -101,15 +101,15 @@ ARROWS: dict[str, str] = {
     "protocol.run_scores": "clips protocol.metrics protocol.predictions",
     "protocol.gallery": "clips files protocol.run_scores",
     "protocol.latex": "",
-    "protocol.report": "files protocol.gallery protocol.latex protocol.metrics protocol.page protocol.plots "
-    "protocol.run_scores",
+    "protocol.report": "clips files protocol.gallery protocol.latex protocol.metrics protocol.page "
+    "protocol.plots protocol.run_scores",
     "protocol.overlap": "clips protocol.columns protocol.fold_files protocol.label_check "
     "protocol.predictions",
     "protocol.findings": "clips protocol.foreign protocol.metrics protocol.overlap protocol.predictions",
-    "protocol.audit": "protocol.findings protocol.foreign protocol.metrics protocol.overlap",
+    "protocol.audit": "clips protocol.findings protocol.foreign protocol.metrics protocol.overlap",
     "protocol.compare": "clips protocol.findings protocol.foreign protocol.metrics protocol.overlap "
     "protocol.predictions protocol.run_scores",
-    "protocol.compare_tables": "files protocol.compare protocol.latex",
+    "protocol.compare_tables": "clips files protocol.compare protocol.findings protocol.latex",
     "protocol.seeds": "files protocol.latex protocol.report",
     "protocol": "protocol.audit protocol.compare protocol.compare_tables protocol.fold_files protocol.folds "
     "protocol.gallery protocol.latex protocol.metrics protocol.predictions protocol.report protocol.seeds",

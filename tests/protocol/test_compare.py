@@ -238,3 +238,21 @@ def test_runs_of_one_name_have_their_paths(write: Callable[..., Path], tmp_path:
         (tmp_path / folder / "run" / "config.json").write_text(json.dumps({}))
         paths.append(tmp_path / folder / "run")
     assert [run.name for run in compare_runs(paths, samples=20).runs] == [str(path) for path in paths]
+
+
+def test_people_of_two_datasets_stay_two_where_one_file_does_not_name_them(tmp_path: Path) -> None:
+    """Else the bootstrap over subjects draws two people as one, and its interval is wrong."""
+    rows = ["casme2,1,a,0,0", "samm,1,b,1,1", "casme2,2,c,0,1", "samm,2,d,1,0"]
+    full, plain, again = (tmp_path / name for name in ("full.csv", "plain.csv", "again.csv"))
+    full.write_text("\n".join(["dataset,subject,clip,label,predicted", *rows]))
+    plain.write_text("\n".join(["subject,clip,label,predicted", *(row.partition(",")[2] for row in rows)]))
+    again.write_text(full.read_text())
+    of_both = compare_runs([full, again], samples=200).differences[0].interval
+    for paths in ([full, plain], [plain, full]):
+        found = compare_runs(paths, samples=200)
+        assert found.num_subjects == 4 and found.differences[0].interval == of_both
+        assert "one name is one person" not in compare(paths)
+    again.write_text(plain.read_text())
+    text = compare([plain, again])
+    assert text.startswith("4 clips of 2 subjects that all 2 runs predict\n")
+    assert "\nnote: without a column dataset, one name is one person\n" in text
