@@ -268,7 +268,7 @@ def _completion(shell: Annotated[Shell, tyro.conf.Positional]) -> None:
     Args:
         shell: which one.
     """
-    completion(_commands(), shell)
+    print(completion(_commands(), shell), end="")
 
 
 def _checked(settings: SettingGroups) -> TrainConfig:

@@ -228,9 +228,7 @@ def test_a_subject_in_several_folds_is_a_leak_without_a_table_of_clips(tmp_path:
     path.write_text("sub,y_true,y_pred,CV\ns1,0,0,1\nS01,1,1,2\ns2,1,0,2\ns2,0,0,2\n")
     text, status = audit(path)
     assert status == LEAKS
-    assert (
-        "LEAK: 1 subject is tested in more than one fold, so also trained on: s1 (without a column" in text
-    )
+    assert "LEAK: 1 subject is tested in more than one fold, so also trained on: s1 (without a column" in text
     assert "note: fold: column CV\n" in text
     path.write_text("dataset,sub,y_true,y_pred,fold\na,s1,0,0,1\nb,s1,1,1,2\n")
     text, status = audit(path)
