@@ -27,8 +27,8 @@ Command = Callable[..., None]
 _NARROWEST = 40  # columns; in less than 10 tyro never ends
 _CONFIG = (tyro.conf.OmitArgPrefixes,)  # a group's flags are not named after the group
 
-# What the scripts that tyro writes lack, as replacements of their lines. They embed a program in Python, in which
-# only single quotes may be added: that of fish stands in double quotes.
+# What the scripts that tyro writes lack, as replacements of their lines. They embed a program in Python, in
+# which only single quotes may be added: that of fish stands in double quotes.
 _ADDED_TO_SCRIPT = {
     r"^(COMPLETION_SPEC = .*)$": r"""\1
 COMPLETION_SPEC['options'].append({'flags': ['--version'], 'description': 'show the version', 'type': 'flag'})
@@ -47,11 +47,11 @@ class UsageError(ValueError):
 
 
 @contextlib.contextmanager
-def as_usage_error() -> Iterator[None]:
-    """Raise a ValueError from inside as UsageError: for checks that look at nothing but the flags."""
+def as_usage_error(kind: type[ValueError] = ValueError) -> Iterator[None]:
+    """Raise a ValueError, or this kind of it, as UsageError: it is of checks that look at the flags alone."""
     try:
         yield
-    except ValueError as error:
+    except kind as error:
         raise UsageError(str(error)) from error
 
 

@@ -106,13 +106,15 @@ ARROWS: dict[str, str] = {
     "protocol.overlap": "clips protocol.columns protocol.fold_files protocol.label_check "
     "protocol.predictions",
     "protocol.findings": "clips protocol.foreign protocol.metrics protocol.overlap protocol.predictions",
-    "protocol.audit": "clips protocol.findings protocol.foreign protocol.metrics protocol.overlap",
-    "protocol.compare": "clips protocol.findings protocol.foreign protocol.metrics protocol.overlap "
-    "protocol.predictions protocol.run_scores",
-    "protocol.compare_tables": "clips files protocol.compare protocol.findings protocol.latex",
+    "protocol.audit": "clips protocol.columns protocol.findings protocol.foreign protocol.metrics "
+    "protocol.overlap",
+    "protocol.compare": "clips protocol.columns protocol.findings protocol.foreign protocol.metrics "
+    "protocol.overlap protocol.predictions protocol.run_scores",
+    "protocol.compare_tables": "clips protocol.compare protocol.findings protocol.latex",
     "protocol.seeds": "files protocol.latex protocol.report",
-    "protocol": "protocol.audit protocol.compare protocol.compare_tables protocol.fold_files protocol.folds "
-    "protocol.gallery protocol.latex protocol.metrics protocol.predictions protocol.report protocol.seeds",
+    "protocol": "protocol.audit protocol.columns protocol.compare protocol.compare_tables "
+    "protocol.fold_files protocol.folds protocol.gallery protocol.latex protocol.metrics "
+    "protocol.predictions protocol.report protocol.seeds",
     # Training.
     "training": "",
     "training.workers": "",
@@ -146,7 +148,7 @@ ARROWS: dict[str, str] = {
     "help_text": "",
     "usage": "spelling",
     "cli": "console environment extension files data data.doctor help_text spelling synth synth.render "
-    "protocol.audit protocol.compare training.ablate training.config training.config_file training.evaluate "
+    "protocol training.ablate training.config training.config_file training.evaluate "
     "training.optim training.runner training.setting_groups training.setup training.workers usage",
     "__main__": "cli",
     "__init__": "reference ops crossmodal layers inputs model csta_maps checkpoint environment",

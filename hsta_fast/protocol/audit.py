@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..clips import counted
+from .columns import ArgumentError
 from .findings import ONE_NAME, Findings, collect_findings
 from .foreign import FLAGS
 from .metrics import Absent, Scores
@@ -45,14 +46,13 @@ def audit(
         The findings as text, and the status CLEAN, LEAKS or UNKNOWN (see overlap.py).
 
     Raises:
+        ArgumentError: `folds` without `clips`, or as in `foreign.load_predictions`.
         ValueError: a file cannot be read or does not fit the others; one line naming it.
     """
     if folds is not None and clips is None:
-        raise ValueError("--folds expected --clips, a table of the clips that its rows name, got none")
+        raise ArgumentError("--folds expected --clips, a table of the clips that its rows name, got none")
     if unknown := sorted(set(columns or {}) - set(FLAGS)):
-        raise ValueError(f"columns expected {', '.join(FLAGS)}, got {', '.join(unknown)}")
-    if classes and (len(set(classes)) < max(2, len(classes)) or "" in classes):
-        raise ValueError(f"classes expected two or more different names, got {','.join(classes)}")
+        raise ArgumentError(f"columns expected {', '.join(FLAGS)}, got {', '.join(unknown)}")
     found = collect_findings(predictions, clips, folds, absent, columns or {}, classes)
     return findings_text(found), found.status
 

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 
 from ..clips import KEY, clip_key, counted
+from .columns import ArgumentError
 from .findings import leaky_reasons, split_subjects
 from .foreign import load_predictions
 from .metrics import Scores, resampled_scores, score, subject_weights
@@ -105,12 +106,13 @@ def compare_runs(
         seed: of the bootstrap.
 
     Raises:
+        ArgumentError: one path, or one twice; `classes` as in `foreign.load_predictions`.
         ValueError: a file cannot be read, has a clip twice, or shares no clip with the others; labels or
             classes differ. One line naming the file.
     """
     if len(set(paths)) < max(2, len(paths)):
-        raise ValueError(
-            f"paths expected two or more different runs, got {' '.join(map(str, paths)) or 'none'}"
+        raise ArgumentError(
+            f"compare expected two or more different runs, got {' '.join(map(str, paths)) or 'none'}"
         )
     files = [_predictions_of(Path(path)) for path in paths]
     read = [load_predictions(file, classes=classes) for file in files]

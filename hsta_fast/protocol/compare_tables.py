@@ -1,11 +1,9 @@
 """A comparison of runs as text and as LaTeX."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from ..clips import counted
-from ..files import write_text
-from .compare import Compared, Comparison, Difference, compare_runs
+from .compare import Compared, Comparison, Difference
 from .findings import ONE_NAME
 from .latex import SCORES, escape, numbers, remarks, tabular
 
@@ -14,17 +12,6 @@ _MEANING = (
     "p: McNemar's exact test. It takes clips as independent; those of a person are not: p may be too small."
 )
 _CORRECTED = "p (Holm) is corrected for the {count} comparisons, the intervals are not."
-
-
-def compare(paths: Sequence[Path], *, classes: Sequence[str] = (), latex: Path | None = None) -> str:
-    """Compare runs as `compare.compare_runs` does, with the same errors; return the comparison as text.
-
-    latex: where the comparison is also written as a LaTeX table.
-    """
-    found = compare_runs(paths, classes=classes)
-    if latex is not None:
-        write_text(latex, comparison_latex(found))
-    return comparison_text(found)
 
 
 def comparison_text(found: Comparison) -> str:

@@ -379,7 +379,7 @@ def test_classes_are_named_with_their_numbers(tmp_path: Path) -> None:
     path.write_text("label,predicted\n1,1\n2,1\n3,3\n")
     text, _ = audit(path, classes=["negative", "positive", "surprise"])
     assert "note: classes: 1 negative, 2 positive, 3 surprise\n" in text
-    with pytest.raises(ValueError, match="^classes expected two or more different names, got a,a"):
+    with pytest.raises(ValueError, match="^--classes expected two or more different names, got 'a,a'"):
         audit(path, classes=["a", "a"])
     with pytest.raises(ValueError, match="columns expected label, predicted, subject, fold, got clip"):
         audit(path, columns={"clip": "x"})

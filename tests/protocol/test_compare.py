@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
-from hsta_fast.protocol import compare, compare_runs, holm, mcnemar, score
+from hsta_fast.protocol import compare_runs, comparison_latex, comparison_text, holm, mcnemar, score
 from hsta_fast.protocol.compare import Comparison
 
 
@@ -27,6 +27,10 @@ def write(tmp_path: Path, predictions: pd.DataFrame) -> Callable[..., Path]:
         return tmp_path / name
 
     return make
+
+
+def compare(paths: list[Path]) -> str:
+    return comparison_text(compare_runs(paths))
 
 
 def table_of(path: Path) -> pd.DataFrame:
@@ -176,8 +180,8 @@ def test_what_does_not_fit_is_refused(
     twice = tmp_path / "twice.csv"
     twice.write_text(first.read_text() + first.read_text().splitlines()[1] + "\n")
     for paths, message in (
-        ([first], f"^paths expected two or more different runs, got {first}$"),
-        ([first, first], "^paths expected two or more different runs, got "),
+        ([first], f"^compare expected two or more different runs, got {first}$"),
+        ([first, first], "^compare expected two or more different runs, got "),
         (
             [first, write("x.csv", 0, label=other)],
             "x.csv: expected the labels of .*first.csv, got 1 others, such as of",
@@ -202,7 +206,8 @@ def test_leaky_runs_and_notes_are_marked(make_run: Callable[..., Path], write: C
     run = make_run(leaky=["folds by clip"], notes=["Rendered faces."])
     other = write("other.csv", 0.3)
     again = write("again.csv", 0.3, leaky="chosen by hand", fold=[str(i % 2) for i in range(60)])
-    text = compare([run, other, again], latex=run / "t.tex")
+    found = compare_runs([run, other, again])
+    text, tex = comparison_text(found), comparison_latex(found)
     for said in (
         "LEAKY: rendered: folds by clip",
         "note: rendered: Rendered faces.",
@@ -212,7 +217,6 @@ def test_leaky_runs_and_notes_are_marked(make_run: Callable[..., Path], write: C
         "\nother.csv  ",
     ):
         assert said in text
-    tex = (run / "t.tex").read_text()
     assert "Leaky: rendered: folds by clip" in tex and "rendered: Rendered faces." in tex
     assert "rendered (leaky) &" in tex and "other.csv &" in tex and "$p$ (Holm)" in tex
 
