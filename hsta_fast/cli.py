@@ -20,7 +20,7 @@ import hsta_fast
 from . import console, interrupt
 from .data import DatasetName
 from .extension import PARTS, BuildError, kept, load, missing
-from .files import reason
+from .files import reason, write_text
 from .help_text import examples_of, overview
 from .spelling import did_you_mean
 from .synth import SynthConfig
@@ -157,11 +157,14 @@ def _audit(
         fold: the column of the folds, or a .npy file of them.
         classes: class names in the order of their numbers, such as negative,positive,surprise.
     """
-    from .protocol import audit
+    from .protocol import ArgumentError, audit
 
     flags = {"label": label, "predicted": predicted, "subject": subject, "fold": fold}
     columns = {name: column for name, column in flags.items() if column is not None}
-    text, status = audit(path, clips, folds, absent=absent, columns=columns, classes=_class_names(classes))
+    with as_usage_error(ArgumentError):
+        text, status = audit(
+            path, clips, folds, absent=absent, columns=columns, classes=_class_names(classes)
+        )
     print(text)
     if status:
         sys.exit(status)
@@ -187,20 +190,18 @@ def _compare(
         classes: class names in the order of their numbers, for files that have numbers only.
         latex: also write the comparison as a LaTeX table into this file.
     """
-    from .protocol import compare
+    from .protocol import ArgumentError, compare_runs, comparison_latex, comparison_text
 
-    if len(set(paths)) < max(2, len(paths)):
-        got = " ".join(map(str, paths)) or "none"
-        raise UsageError(f"compare expected two or more different runs, got {got}")
-    print(compare(paths, classes=_class_names(classes), latex=latex))
+    with as_usage_error(ArgumentError):
+        found = compare_runs(paths, classes=_class_names(classes))
+    print(comparison_text(found))
+    if latex is not None:
+        write_text(latex, comparison_latex(found))
 
 
 def _class_names(text: str | None) -> list[str]:
     """The names in --classes, which commas separate."""
-    names = [] if text is None else [name.strip() for name in text.split(",")]
-    if text is not None and (len(set(names)) < max(2, len(names)) or "" in names):
-        raise UsageError(f"--classes expected two or more different names, got {text!r}")
-    return names
+    return [] if text is None else [name.strip() for name in text.split(",")]
 
 
 def _ablate(
@@ -268,7 +269,7 @@ def _completion(shell: Annotated[Shell, tyro.conf.Positional]) -> None:
     Args:
         shell: which one.
     """
-    completion(_commands(), shell)
+    print(completion(_commands(), shell), end="")
 
 
 def _checked(settings: SettingGroups) -> TrainConfig:

@@ -60,3 +60,13 @@ def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
     """Sort key that reads digits as numbers: spNO.2 comes before spNO.10. Equal only for equal texts."""
     parts = re.split(r"([0-9]+)", text)
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part], text
+
+
+_SINGULAR = {"are": "is", "were": "was", "have": "has"}
+
+
+def counted(number: int, noun: str, verb: str = "") -> str:
+    """A number with its noun, and a verb if given: "1 clip is", "2 clips are", from "clip" and "are"."""
+    if number == 1:
+        return f"1 {noun} {_SINGULAR.get(verb, f'{verb}s') if verb else ''}".rstrip()
+    return f"{number} {noun}s {verb}".rstrip()

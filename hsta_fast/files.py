@@ -21,6 +21,8 @@ CAN_LOCK = fcntl is not None  # whether this operating system has the locks of `
 
 # Errors that are not about the file: the process has too many files open, or no memory.
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+# Errors of a path that a file cannot have, whatever room its disk has.
+_NOT_OF_THE_DISK = (errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def reason(error: OSError) -> str:
@@ -66,8 +68,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Raises:
         OSError: the file cannot be written; the one-line message names it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        if not path.parent.exists():  # a file there is found out below, in clearer words
+            path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as error:
+        raise OSError(f"could not write {path}: {reason(error)}") from error
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)
@@ -79,9 +85,10 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         Path(name).unlink(missing_ok=True)
         # torch reports a full disk as a RuntimeError of its zip writer.
         if isinstance(error, OSError | RuntimeError):
-            free = shutil.disk_usage(path.parent).free / 2**20
-            reason = f"{error} ({free:.0f} MiB free on its disk)"
-            raise OSError(f"could not write {path}: {reason}; what was there before is untouched") from error
+            why = reason(error) if isinstance(error, OSError) else str(error)
+            if getattr(error, "errno", None) not in _NOT_OF_THE_DISK:
+                why += f" ({shutil.disk_usage(path.parent).free / 2**20:.0f} MiB free on its disk)"
+            raise OSError(f"could not write {path}: {why}; what was there before is untouched") from error
         raise
 
 

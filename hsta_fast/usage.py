@@ -8,14 +8,17 @@ import contextlib
 import inspect
 import io
 import os
+import re
 import shutil
+import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import partial, wraps
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import tyro
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
 
 from .spelling import did_you_mean
 
@@ -24,17 +27,31 @@ Command = Callable[..., None]
 _NARROWEST = 40  # columns; in less than 10 tyro never ends
 _CONFIG = (tyro.conf.OmitArgPrefixes,)  # a group's flags are not named after the group
 
+# What the scripts that tyro writes lack, as replacements of their lines. They embed a program in Python, in
+# which only single quotes may be added: that of fish stands in double quotes.
+_ADDED_TO_SCRIPT = {
+    r"^(COMPLETION_SPEC = .*)$": r"""\1
+COMPLETION_SPEC['options'].append({'flags': ['--version'], 'description': 'show the version', 'type': 'flag'})
+for shell in ('bash', 'zsh', 'fish'):
+    COMPLETION_SPEC['subcommands']['completion']['subcommands'][shell] = {'description': shell}""",
+    # A word that is no command and no flag is a path.
+    r"for completion in completions:": "for completion in completions or ['__TYRO_COMPLETE_FILES__']:",
+    # bash itself completes paths, with a / after folders and spaces quoted, where a function finds nothing.
+    r"COMPREPLY=\(\$\(compgen -f .*\)\)": "COMPREPLY=()",
+    r"^complete -F": "complete -o default -F",
+}
+
 
 class UsageError(ValueError):
     """The words cannot be understood, or a flag has a value that no data make possible: exit status 2."""
 
 
 @contextlib.contextmanager
-def as_usage_error() -> Iterator[None]:
-    """Raise a ValueError from inside as UsageError: for checks that look at nothing but the flags."""
+def as_usage_error(kind: type[ValueError] = ValueError) -> Iterator[None]:
+    """Raise a ValueError, or this kind of it, as UsageError: it is of checks that look at the flags alone."""
     try:
         yield
-    except ValueError as error:
+    except kind as error:
         raise UsageError(str(error)) from error
 
 
@@ -54,7 +71,13 @@ def parse(name: str, command: Command, words: Sequence[str], examples: str = "")
     said = io.StringIO()
     try:
         with wide_enough(), contextlib.redirect_stderr(said):
-            return tyro.cli(_deferred(command), prog=f"hsta-fast {name}", args=words, config=_CONFIG)
+            return tyro.cli(
+                _deferred(command),
+                prog=f"hsta-fast {name}",
+                args=words,
+                config=_CONFIG,
+                registry=_one_line_helps(),
+            )
     except SystemExit as ended:
         if not ended.code:
             print(examples, end="")
@@ -94,14 +117,50 @@ def flags_given(words: Sequence[str]) -> list[tuple[str, list[str]]]:
     return given
 
 
-def completion(commands: dict[str, Command], shell: str) -> None:
-    """Print the script with which `shell` completes the commands and their flags."""
+def _one_line_helps() -> ConstructorRegistry:
+    """The rules of tyro, except that a setting's help has no line breaks.
+
+    tyro keeps those of an indented docstring: they make ragged paragraphs of the help, and completions of the
+    words in the second line.
+    """
+    registry, inside = ConstructorRegistry(), threading.Lock()
+
+    @registry.struct_rule
+    def rule(info: StructTypeInfo) -> StructConstructorSpec | None:
+        if not is_dataclass(info.type) or not inside.acquire(blocking=False):
+            return None  # tyro's own rule
+        try:
+            spec = ConstructorRegistry.get_struct_spec(info)
+        finally:
+            inside.release()
+        if not isinstance(spec, StructConstructorSpec):
+            return None  # tyro says what is wrong
+        own = (replace(field, helptext=partial(_joined, field.helptext)) for field in spec.fields)
+        return replace(spec, fields=tuple(own))
+
+    return registry
+
+
+def _joined(text: str | Callable[[], str | None] | None) -> str | None:
+    """A help text, or what gives one, in one line."""
+    text = text() if callable(text) else text
+    return text and " ".join(text.split())
+
+
+def completion(commands: dict[str, Command], shell: str) -> str:
+    """The script with which `shell` completes the commands, their flags and, else, the names of files."""
     app = tyro.extras.SubcommandApp()
     for name, command in commands.items():
         app.command(name=name, help=summary(command))(command)
+    script = io.StringIO()
     # "-" is the standard output.
-    with contextlib.suppress(SystemExit):
-        app.cli(prog="hsta-fast", args=["--tyro-write-completion", shell, "-"], config=_CONFIG)
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(script):
+        words = ["--tyro-write-completion", shell, "-"]
+        app.cli(prog="hsta-fast", args=words, config=_CONFIG, registry=_one_line_helps())
+    text = script.getvalue()
+    for before, after in _ADDED_TO_SCRIPT.items():
+        text = re.sub(before, after, text, flags=re.MULTILINE)
+    return text
 
 
 def summary(command: Command) -> str:

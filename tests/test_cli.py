@@ -251,7 +251,20 @@ def test_audit_takes_the_columns_by_name(
     assert "3 clips, 2 subjects, 2 classes" in text and "note: classes: 0 no, 1 yes" in text
     with pytest.raises(SystemExit) as stop:
         run(monkeypatch, "audit", str(path), *flags, "--fold", "emotion")
-    assert stop.value.code == 1 and "LEAK: 1 subjects are tested in more" in capsys.readouterr().out
+    assert stop.value.code == 1 and "LEAK: 1 subject is tested in more" in capsys.readouterr().out
+    for words, expected in (
+        (
+            ("--label", "zz"),
+            f"{path}: --label expected one of the columns who, emotion, gt, mine, yours, got 'zz'",
+        ),
+        (
+            ("--folds", str(path)),
+            "--folds expected --clips, a table of the clips that its rows name, got none",
+        ),
+        (("--classes", "no,no"), "--classes expected two or more different names, got 'no,no'"),
+        (("--classes", ""), "--classes expected two or more different names, got ''"),
+    ):
+        assert refusal(monkeypatch, "audit", str(path), *words, status=2) == f"error: {expected}"
     message = refusal(monkeypatch, "audit", str(path))
     assert "expected one column for label, got emotion and gt: --label says which" in message
 
@@ -266,6 +279,16 @@ def test_compare_says_and_writes_the_differences(
     run(monkeypatch, *words, "--latex", str(tmp_path / "t.tex"), "--classes", "no,yes")
     assert "b.csv - a.csv" in capsys.readouterr().out
     assert "b.csv $-$ a.csv" in (tmp_path / "t.tex").read_text()
+    (tmp_path / "folder").mkdir()
+    for path, got in (
+        (tmp_path / "folder", "is a directory; what was there before is untouched"),
+        (tmp_path / "a.csv" / "t.tex", "not a directory"),
+        (Path("/proc/t.tex"), "no such file or directory"),  # no file can be created there
+    ):
+        message = refusal(monkeypatch, *words, "--latex", str(path))
+        assert message == f"error: could not write {path}: {got}"
+        assert "b.csv - a.csv" in capsys.readouterr().out, "the comparison is not lost"
+    assert not any((tmp_path / "folder").iterdir())
     message = refusal(monkeypatch, *words[:2], status=2)
     assert message == f"error: compare expected two or more different runs, got {words[1]}"
     message = refusal(monkeypatch, *words, "--classes", "no,no", status=2)

@@ -102,18 +102,20 @@ ARROWS: dict[str, str] = {
     "protocol.run_scores": "clips protocol.metrics protocol.predictions",
     "protocol.gallery": "clips files protocol.run_scores",
     "protocol.latex": "",
-    "protocol.report": "files protocol.gallery protocol.latex protocol.metrics protocol.page protocol.plots "
-    "protocol.run_scores",
+    "protocol.report": "clips files protocol.gallery protocol.latex protocol.metrics protocol.page "
+    "protocol.plots protocol.run_scores",
     "protocol.overlap": "clips protocol.columns protocol.fold_files protocol.label_check "
     "protocol.predictions",
     "protocol.findings": "clips protocol.foreign protocol.metrics protocol.overlap protocol.predictions",
-    "protocol.audit": "protocol.findings protocol.foreign protocol.metrics protocol.overlap",
-    "protocol.compare": "clips protocol.findings protocol.foreign protocol.metrics protocol.overlap "
-    "protocol.predictions protocol.run_scores",
-    "protocol.compare_tables": "files protocol.compare protocol.latex",
+    "protocol.audit": "clips protocol.columns protocol.findings protocol.foreign protocol.metrics "
+    "protocol.overlap",
+    "protocol.compare": "clips protocol.columns protocol.findings protocol.foreign protocol.metrics "
+    "protocol.overlap protocol.predictions protocol.run_scores",
+    "protocol.compare_tables": "clips protocol.compare protocol.findings protocol.latex",
     "protocol.seeds": "files protocol.latex protocol.report",
-    "protocol": "protocol.audit protocol.compare protocol.compare_tables protocol.fold_files protocol.folds "
-    "protocol.gallery protocol.latex protocol.metrics protocol.predictions protocol.report protocol.seeds",
+    "protocol": "protocol.audit protocol.columns protocol.compare protocol.compare_tables "
+    "protocol.fold_files protocol.folds protocol.gallery protocol.latex protocol.metrics "
+    "protocol.predictions protocol.report protocol.seeds",
     # Training.
     "training": "",
     "training.workers": "",
@@ -148,7 +150,7 @@ ARROWS: dict[str, str] = {
     "interrupt": "",
     "usage": "spelling",
     "cli": "console environment extension files data data.doctor help_text interrupt spelling synth "
-    "synth.render protocol.audit protocol.compare training.ablate training.config training.config_file "
+    "synth.render protocol training.ablate training.config training.config_file "
     "training.evaluate training.optim training.runner training.setting_groups training.setup "
     "training.workers usage",
     "__main__": "cli",

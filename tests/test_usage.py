@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import re
 import shlex
 import shutil
@@ -129,6 +130,11 @@ def test_every_example_is_understood(monkeypatch: pytest.MonkeyPatch, tmp_path: 
             cli._checked(given["settings"])
 
 
+def unboxed(out: str) -> str:
+    """A help in one line, without its boxes."""
+    return " ".join(out.replace("│", " ").split())
+
+
 def test_each_command_has_a_group_and_examples(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,6 +146,7 @@ def test_each_command_has_a_group_and_examples(
         assert stop.value.code == 0
         assert out.endswith("examples:\n" + "".join(f"  {line}\n" for line in EXAMPLES[name]))
         if name == "train":
+            assert "megc2019 for several of CASME II, SAMM and SMIC-HS)" in unboxed(out)
             groups = re.findall(r"(\w+) options", out)
             assert groups == [field.name for field in fields(SettingGroups)]
 
@@ -178,7 +185,10 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("words", "expected"),
     [
         (("hsta-fast", "tra"), {"train"}),
-        (("hsta-fast", ""), set(COMMANDS) | {"-h", "--help"}),
+        (("hsta-fast", ""), set(COMMANDS) | {"-h", "--help", "--version"}),
+        (("hsta-fast", "--v"), {"--version"}),
+        (("hsta-fast", "train", "--prot"), {"--protocol"}),
+        (("hsta-fast", "completion", ""), {"-h", "--help", "bash", "zsh", "fish"}),
         (("hsta-fast", "train", "--epo"), {"--epochs"}),
         (("hsta-fast", "train", "--no-stri"), {"--no-strict"}),
         (("hsta-fast", "train", "--protocol", "c"), {"composite", "cross-dataset"}),
@@ -192,6 +202,42 @@ def test_bash_completes_commands_flags_and_choices(
     code += "$(complete -p hsta-fast | sed 's/.*-F \\([^ ]*\\) .*/\\1/'); printf '%s\\n' \"${COMPREPLY[@]}\""
     done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) == expected, done.stderr
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize("words", ["evaluate ru", "doctor ru", "train --data ru", "audit x --clips ru"])
+def test_bash_completes_paths(script: Path, tmp_path: Path, words: str) -> None:
+    """By a terminal, as a user does: readline itself completes where the function finds nothing."""
+    (tmp_path / "runs one").mkdir()
+    terminal, inner = pty.openpty()
+    keys = f'source {script}; hsta-fast() {{ echo "got<${{@: -1}}>"; }}\nhsta-fast {words}\t\nexit\n'
+    with subprocess.Popen(
+        ["bash", "--norc", "-i"], stdin=inner, stdout=subprocess.PIPE, stderr=inner, text=True, cwd=tmp_path
+    ) as process:
+        os.close(inner)
+        os.write(terminal, keys.encode())
+        out, _ = process.communicate(timeout=60)
+        os.close(terminal)
+    assert out == "got<runs one/>\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_every_flag_is_completed_to_flags_only(shell: str) -> None:
+    """By the program inside the script: one line for each flag, none from the second line of a help."""
+    commands = cli._commands()
+    script = usage.completion(commands, shell)
+    code = script[script.index("COMPLETION_SPEC = ") :].partition("\ndef main()")[0]
+    if shell == "fish":  # in double quotes
+        code = re.sub(r'\\([\\"$])', r"\1", code)
+    program: dict[str, Any] = {}
+    exec("from typing import Any, Dict, List, Tuple\n" + code, program)
+    for name, command in commands.items():
+        words = ["hsta-fast", name, "--"]
+        lines = "\n".join(program["get_completions"](words, 2, program["COMPLETION_SPEC"])).split("\n")
+        kinds = usage.flags_of(command)
+        flags = {usage.as_flag(setting) for setting in kinds} | {"--help"}
+        flags |= {usage.as_flag(f"no_{setting}") for setting, kind in kinds.items() if kind is bool}
+        assert {line.partition("\t")[0] for line in lines} == flags
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])

@@ -1,8 +1,9 @@
 """Evaluation: folds by subject, pooled scores, the report of a run, audits of any predictions. No torch."""
 
 from .audit import audit
+from .columns import ArgumentError
 from .compare import compare_runs, holm, mcnemar
-from .compare_tables import compare
+from .compare_tables import comparison_latex, comparison_text
 from .fold_files import FOLD_COLUMNS, folds_by_clip, read_folds, subject_overlap
 from .folds import (
     Fold,
@@ -24,6 +25,7 @@ __all__ = [
     "FOLD_COLUMNS",
     "GALLERY",
     "SEED_FILES",
+    "ArgumentError",
     "Fold",
     "Picture",
     "Scores",
@@ -31,8 +33,9 @@ __all__ = [
     "audit",
     "best_epoch",
     "bootstrap_interval",
-    "compare",
     "compare_runs",
+    "comparison_latex",
+    "comparison_text",
     "composite",
     "cross_dataset",
     "folds_by_clip",

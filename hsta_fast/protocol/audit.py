@@ -7,7 +7,9 @@ clip, onset and fold are used if present; columns p_<class> name the classes. Se
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from .findings import Findings, collect_findings
+from ..clips import counted
+from .columns import ArgumentError
+from .findings import ONE_NAME, Findings, collect_findings
 from .foreign import FLAGS
 from .metrics import Absent, Scores
 from .overlap import Overlap
@@ -44,14 +46,13 @@ def audit(
         The findings as text, and the status CLEAN, LEAKS or UNKNOWN (see overlap.py).
 
     Raises:
+        ArgumentError: `folds` without `clips`, or as in `foreign.load_predictions`.
         ValueError: a file cannot be read or does not fit the others; one line naming it.
     """
     if folds is not None and clips is None:
-        raise ValueError("--folds expected --clips, a table of the clips that its rows name, got none")
+        raise ArgumentError("--folds expected --clips, a table of the clips that its rows name, got none")
     if unknown := sorted(set(columns or {}) - set(FLAGS)):
-        raise ValueError(f"columns expected {', '.join(FLAGS)}, got {', '.join(unknown)}")
-    if classes and (len(set(classes)) < max(2, len(classes)) or "" in classes):
-        raise ValueError(f"classes expected two or more different names, got {','.join(classes)}")
+        raise ArgumentError(f"columns expected {', '.join(FLAGS)}, got {', '.join(unknown)}")
     found = collect_findings(predictions, clips, folds, absent, columns or {}, classes)
     return findings_text(found), found.status
 
@@ -71,12 +72,12 @@ def findings_text(found: Findings) -> str:
 
 def _extent(found: Findings) -> str:
     rows = found.predictions.rows
-    parts = [f"{len(rows)} clips"]
+    parts = [counted(len(rows), "clip")]
     if found.num_subjects is not None:
-        parts.append(f"{found.num_subjects} subjects")
+        parts.append(counted(found.num_subjects, "subject"))
     parts.append(f"{len(found.predictions.classes)} classes")
     if "fold" in found.predictions.given:
-        parts.append(f"{rows['fold'].nunique()} folds")
+        parts.append(counted(rows["fold"].nunique(), "fold"))
     return f"{found.file}: {', '.join(parts)}"
 
 
@@ -93,7 +94,8 @@ def _notes(found: Findings) -> Iterator[str]:
         effect = {"zero": "counted as 0 in UF1 and UAR", "skip": "left out of UF1 and UAR"}[found.absent]
         yield f"no clip of {_some(found.absent_classes)}: {effect}"
     if found.repeated:
-        yield f"{found.repeated} rows predict a clip that an earlier row predicts; each row counts"
+        repeated = counted(found.repeated, "row", "predict")
+        yield f"{repeated} a clip that an earlier row predicts; each row counts"
     if found.fold_mean is None:
         yield "no column fold: all rows are one test set, so there is no mean of folds"
 
@@ -132,22 +134,24 @@ def _differences(overlap: Overlap) -> Iterator[str]:
     """How the predictions and the clip table differ."""
     name = overlap.clips_file
     if overlap.unknown:
-        yield f"{len(overlap.unknown)} predicted clips are not in {name}: {_some(overlap.unknown)}"
+        unknown = counted(len(overlap.unknown), "predicted clip", "are")
+        yield f"{unknown} not in {name}: {_some(overlap.unknown)}"
     if overlap.untested:
-        yield f"{len(overlap.untested)} clips of {name} were never tested: {_some(overlap.untested)}"
+        yield f"{counted(len(overlap.untested), 'clip')} of {name} never tested: {_some(overlap.untested)}"
     if overlap.labels_skipped == "repeated names":
         yield f"{name} has several clips of one name: labels were not compared."
     if overlap.labels_skipped == "other spelling":
         yield f"The labels of {name} are written differently: they were not compared."
     if overlap.relabelled:
-        yield f"{len(overlap.relabelled)} clips have another label in {name}: {_some(overlap.relabelled)}"
+        relabelled = counted(len(overlap.relabelled), "clip", "have")
+        yield f"{relabelled} another label in {name}: {_some(overlap.relabelled)}"
     if overlap.other_classes:
         yield f"Labels of {name} that are no class of the predictions: {_some(overlap.other_classes)}"
     if overlap.label_shift:
         starts = (0, 1) if overlap.label_shift > 0 else (1, 0)
         yield f"Labels count from {starts[0]} in {name} and from {starts[1]} here: they were compared so."
     if overlap.unmatched:
-        yield f"{overlap.unmatched} rows of {overlap.folds_file} name no clip of {name}."
+        yield f"{counted(overlap.unmatched, 'row')} of {overlap.folds_file} with no clip of {name}."
 
 
 def _verdict(overlap: Overlap) -> Iterator[str]:
@@ -158,7 +162,7 @@ def _verdict(overlap: Overlap) -> Iterator[str]:
     else:
         basis = f"assuming that each fold trained on every clip of {name} that it does not test"
         if overlap.num_macro:
-            basis += f", except its {overlap.num_macro} macro-expressions (--folds says more)"
+            basis += f", except its {counted(overlap.num_macro, 'macro-expression')} (--folds says more)"
 
     def test_clips(count: int) -> str:
         return f"{count} of {total} test clips ({count / total:.0%})"
@@ -180,18 +184,21 @@ def _verdict(overlap: Overlap) -> Iterator[str]:
     else:
         yield f"No subject is in training and test of the same fold, {basis}."
     for fold, subjects in overlap.subjects.items():
-        yield f"  fold {fold or '-'}: {len(subjects)} subjects, {_some(subjects)}"
+        yield f"  fold {fold or '-'}: {counted(len(subjects), 'subject')}, {_some(subjects)}"
 
 
 def _verdict_of_folds(found: Findings) -> str:
     """Whether a subject is tested in more than one fold, as far as the predictions alone tell."""
     given = found.predictions.given
     if found.split_subjects:
-        what = f"{len(found.split_subjects)} subjects are tested in more than one fold, so also trained on"
-        one = "" if "dataset" in given else " (without a column dataset, one name is one person)"
+        what = (
+            f"{counted(len(found.split_subjects), 'subject', 'are')} tested in more than one fold, "
+            "so also trained on"
+        )
+        one = "" if "dataset" in given else f" ({ONE_NAME})"
         return f"LEAK: {what}: {_some(found.split_subjects)}{one}"
     if found.split_clips:
-        what = f"{found.split_clips} clips are named in more than one fold"
+        what = f"{counted(found.split_clips, 'clip', 'are')} named in more than one fold"
         return f"{what}: without a column subject (--subject names it), these may be clips of several people."
     not_sought = "Shared subjects were not looked for"
     if missing := [name for name in ("subject", "fold") if name not in given]:

@@ -32,6 +32,10 @@ USUAL_NAMES = {
 _PARTS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"}
 
 
+class ArgumentError(ValueError):
+    """An argument that is wrong whatever the predictions are, or that names a column which is not there."""
+
+
 @dataclass(frozen=True)
 class Table:
     """A table with some columns under our names.
@@ -109,7 +113,7 @@ def _find(
     for name, wanted in chosen.items():
         same = [c for c in columns if c == wanted] or [c for c in columns if _plain(c) == _plain(wanted)]
         if len(same) != 1:
-            raise ValueError(f"{place}: --{name} expected one of the columns {listed}, got {wanted!r}")
+            raise ArgumentError(f"{place}: --{name} expected one of the columns {listed}, got {wanted!r}")
         source[name] = same[0]
     for name in (*required, *optional):
         if name in source:

@@ -14,7 +14,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 
-from ..clips import KEY, clip_key
+from ..clips import KEY, clip_key, counted
+from .columns import ArgumentError
 from .findings import leaky_reasons, split_subjects
 from .foreign import load_predictions
 from .metrics import Scores, resampled_scores, score, subject_weights
@@ -78,6 +79,7 @@ class Comparison:
         classes: the K class names.
         num_clips: clips that all runs predict.
         num_subjects: their people.
+        datasets_known: whether a run says of which dataset a clip is; else one name is one person.
         differences: of each pair of up to `MAX_ALL_PAIRS` runs; of more, of each run and the first.
     """
 
@@ -85,6 +87,7 @@ class Comparison:
     classes: list[str]
     num_clips: int
     num_subjects: int
+    datasets_known: bool
     differences: list[Difference]
 
 
@@ -103,12 +106,13 @@ def compare_runs(
         seed: of the bootstrap.
 
     Raises:
+        ArgumentError: one path, or one twice; `classes` as in `foreign.load_predictions`.
         ValueError: a file cannot be read, has a clip twice, or shares no clip with the others; labels or
             classes differ. One line naming the file.
     """
     if len(set(paths)) < max(2, len(paths)):
-        raise ValueError(
-            f"paths expected two or more different runs, got {' '.join(map(str, paths)) or 'none'}"
+        raise ArgumentError(
+            f"compare expected two or more different runs, got {' '.join(map(str, paths)) or 'none'}"
         )
     files = [_predictions_of(Path(path)) for path in paths]
     read = [load_predictions(file, classes=classes) for file in files]
@@ -157,6 +161,7 @@ def compare_runs(
         classes=all_classes,
         num_clips=len(truth),
         num_subjects=num_subjects,
+        datasets_known=any("dataset" in own.given for own in read),
         differences=differences,
     )
 
@@ -214,7 +219,7 @@ def _leaky(path: Path, own: Predictions) -> list[str]:
     reasons = [*_config(path, LEAKY)]
     reasons += [reason for reason in leaky_reasons(own.rows) if reason not in reasons and not reasons]
     if {"subject", "fold"} <= own.given and (split := split_subjects(own.rows, person_keys(own.rows))):
-        reasons.append(f"{len(split)} subjects are tested in more than one fold")
+        reasons.append(f"{counted(len(split), 'subject', 'are')} tested in more than one fold")
     return reasons
 
 
@@ -241,23 +246,26 @@ def _common_rows(
     if common.empty:
         raise ValueError(f"{files[0]}: expected clips that all runs predict, got none")
     first, *others = (table.loc[common] for table in tables)
+    # Clips are matched without the column if one file lacks it; people of two datasets stay two.
+    with_dataset = next((i for i, own in enumerate(read) if "dataset" in own.given), 0)
+    people = person_keys(tables[with_dataset].loc[common]).to_numpy()
     for file, other in zip(files[1:], others, strict=True):
         differs = (other["label"] != first["label"]).to_numpy()
         if differs.any():
             pair = [classes[table["label"][differs].iloc[0]] for table in (other, first)]
             got = f"{differs.sum()} others, such as of {_name_of(other[differs])}: {' and '.join(pair)}"
             raise ValueError(f"{file}: expected the labels of {files[0]}, got {got}")
-    return [first, *others], person_keys(first).to_numpy()
+    return [first, *others], people
 
 
 def _keyed(file: Path, own: Predictions, given: set[str], classes: list[str]) -> pd.DataFrame:
     """The rows by the keys of their clips, from the columns `given`, with numbers of `classes`."""
     if missing := [name for name in ("subject", "clip") if name not in own.given]:
         raise ValueError(f"{file}: expected the columns subject and clip, missing: {', '.join(missing)}")
-    rows = own.rows.assign(**{name: "" for name in KEY if name not in given})
     codes = np.array([classes.index(name) for name in own.classes])
-    rows = rows.assign(label=codes[rows["label"]], predicted=codes[rows["predicted"]])
-    keys = [clip_key(*names) for names in rows[[*KEY]].itertuples(index=False, name=None)]
+    rows = own.rows.assign(label=codes[own.rows["label"]], predicted=codes[own.rows["predicted"]])
+    matched = rows[[*KEY]].assign(**{name: "" for name in KEY if name not in given})
+    keys = [clip_key(*names) for names in matched.itertuples(index=False, name=None)]
     rows = rows.set_index(pd.Index(keys))
     if rows.index.has_duplicates:
         got = f"{_name_of(rows[rows.index.duplicated()])} twice, by {', '.join(sorted(given))}"

@@ -1,10 +1,10 @@
 """A comparison of runs as text and as LaTeX."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-from ..files import write_text
-from .compare import Compared, Comparison, Difference, compare_runs
+from ..clips import counted
+from .compare import Compared, Comparison, Difference
+from .findings import ONE_NAME
 from .latex import SCORES, escape, numbers, remarks, tabular
 
 _MEANING = (
@@ -14,22 +14,11 @@ _MEANING = (
 _CORRECTED = "p (Holm) is corrected for the {count} comparisons, the intervals are not."
 
 
-def compare(paths: Sequence[Path], *, classes: Sequence[str] = (), latex: Path | None = None) -> str:
-    """Compare runs as `compare.compare_runs` does, with the same errors; return the comparison as text.
-
-    latex: where the comparison is also written as a LaTeX table.
-    """
-    found = compare_runs(paths, classes=classes)
-    if latex is not None:
-        write_text(latex, comparison_latex(found))
-    return comparison_text(found)
-
-
 def comparison_text(found: Comparison) -> str:
     """The comparison for a terminal."""
-    lines = [
-        f"{found.num_clips} clips of {found.num_subjects} subjects that all {len(found.runs)} runs predict"
-    ]
+    lines = [f"{_extent(found)} that all {len(found.runs)} runs predict"]
+    if not found.datasets_known:
+        lines.append(f"note: {ONE_NAME}")
     for run in found.runs:
         lines += [f"LEAKY: {run.name}: {reason}" for reason in run.leaky]
         lines += [f"note: {run.name}: {note}" for note in run.notes]
@@ -77,7 +66,7 @@ def comparison_latex(found: Comparison) -> str:
                 [r"95\,\% over subjects", *(f"$[{low:+.3f}, {high:+.3f}]$" for low, high in ends), ""]
             )
         groups.append(rows)
-    extent = f"{found.num_clips} clips of {found.num_subjects} subjects that all runs predict."
+    extent = f"{_extent(found)} that all runs predict."
     notes = [
         text
         for run in found.runs
@@ -87,6 +76,10 @@ def comparison_latex(found: Comparison) -> str:
     ]
     p = "$p$ (Holm)" if len(found.differences) > 1 else "$p$"
     return tabular(["", "UF1", "UAR", "ACC", p], groups, [extent, *_explained(found), *notes])
+
+
+def _extent(found: Comparison) -> str:
+    return f"{counted(found.num_clips, 'clip')} of {counted(found.num_subjects, 'subject')}"
 
 
 def _explained(found: Comparison) -> Iterator[str]:

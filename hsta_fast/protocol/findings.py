@@ -14,6 +14,7 @@ from .overlap import CLEAN, LEAKS, UNKNOWN, Overlap, find_overlap, people_as_wri
 from .predictions import Predictions
 
 _NOT_LEAKY = ("", "false", "0", "no", "none", "nan")
+ONE_NAME = "without a column dataset, one name is one person"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..clips import natural_key
-from .columns import Table, pick_table
+from .columns import ArgumentError, Table, pick_table
 from .predictions import LABELS, NAMES, Predictions, check_cells
 from .tables import is_array, read_array, read_tables, texts
 
@@ -34,9 +34,12 @@ def load_predictions(
     Numbers are 0..K-1; without a 0, and if K is not known to be larger, 1..K. All other columns are text.
 
     Raises:
+        ArgumentError: `classes` holds one name, or one twice; `columns` names a column that is not there.
         ValueError: a missing column, no rows, too few classes or an invalid cell. The message names the file
             and, for a cell, the column and the row in the file.
     """
+    if classes and (len(set(classes)) < max(2, len(classes)) or "" in classes):
+        raise ArgumentError(f"--classes expected two or more different names, got {','.join(classes)!r}")
     chosen = dict(columns or {})
     arrays = {name: Path(value) for name, value in chosen.items() if value.lower().endswith(".npy")}
     chosen = {name: value for name, value in chosen.items() if name not in arrays}

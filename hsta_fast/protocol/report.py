@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 import pandas as pd
 
+from ..clips import counted
 from ..files import write_bytes, write_text
 from . import page
 from .gallery import PER_PAIR, Gallery, read_gallery
@@ -197,8 +198,8 @@ def _summary(run: RunScores, trained: Mapping[str, float] | None) -> dict[str, A
 
 
 def _extent(run: RunScores) -> str:
-    subjects = run.subjects["subject"].nunique()
-    return f"{run.scores.num_clips} clips, {subjects} subjects, {len(run.folds)} of {run.num_folds} folds"
+    subjects = counted(run.subjects["subject"].nunique(), "subject")
+    return f"{counted(run.scores.num_clips, 'clip')}, {subjects}, {len(run.folds)} of {run.num_folds} folds"
 
 
 def _class_rows(run: RunScores) -> list[tuple[str, str, str, int]]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..clips import subject_ids
+from ..clips import counted, subject_ids
 from ..data import describe_inputs, steps
 from ..environment import info_text
 from ..protocol import Fold
@@ -105,7 +105,7 @@ def print_experiment(exp: Experiment, where: str) -> None:
     print("".join(f"LEAKY: {reason}\n" for reason in exp.cfg.leaks()), end="")
     counts = zip(exp.class_counts(np.arange(len(data))), exp.labels.classes, strict=True)
     print(
-        f"{len(data)} clips of {subject_ids(clips.clips).nunique()} subjects:",
+        f"{counted(len(data), 'clip')} of {counted(subject_ids(clips.clips).nunique(), 'subject')}:",
         ", ".join(f"{n} {c}" for n, c in counts),
     )
     inputs = describe_inputs(data.sampling, exp.cfg.image_size, exp.cfg.apex)

@@ -86,7 +86,7 @@ def test_a_shared_subject_is_named_with_its_folds(tmp_path: Path, predictions: p
     count = of_recording["size"][of_recording["nunique"] > 1].sum()
     assert f"\n{count} of 60 test clips ({count / 60:.0%}) are of a recording in training.\n" in text
     for fold in (home, away):
-        assert f"  fold {fold}: 1 subjects, casme3/spNO.3" in text
+        assert f"  fold {fold}: 1 subject, casme3/spNO.3" in text
     assert text.count("  fold ") == 2
 
 
@@ -98,13 +98,13 @@ def test_clips_outside_the_file_trained_and_macro_ones_may_have(
     tested.iloc[:-1].to_csv(tmp_path / "theirs.csv", index=False)
     left = tested["subject"].iloc[-1]
     text, leaks = audit(tmp_path / "theirs.csv", table_of(predictions, tmp_path / "clips.csv"))
-    assert leaks and f"1 subjects, casme3/{left}" in text
-    assert f"{len(predictions) - len(tested) + 1} clips of clips.csv were never tested" in text
+    assert leaks and f"1 subject, casme3/{left}" in text
+    assert f"{len(predictions) - len(tested) + 1} clips of clips.csv never tested" in text
     kind = np.where(predictions.index == tested.index[-1], "macro", "micro")
     text, leaks = audit(
         tmp_path / "theirs.csv", table_of(predictions, tmp_path / "clips.csv", expression=kind)
     )
-    assert not leaks and "except its 1 macro-expressions" in text
+    assert not leaks and "except its 1 macro-expression" in text
     head = "dataset,subject,clip,onset,fold,part\n"
     rows = tested.iloc[:-1].assign(part="test")[["dataset", "subject", "clip", "onset", "fold", "part"]]
     (tmp_path / "folds.csv").write_text(head + rows.to_csv(index=False, header=False))
@@ -129,7 +129,7 @@ def test_one_unknown_clip_hides_no_leak(tmp_path: Path, predictions: pd.DataFram
     by_clip = pd.concat([by_clip, by_clip.iloc[:1].assign(clip="zz")])
     by_clip.to_csv(tmp_path / "theirs.csv", index=False)
     text, status = audit(tmp_path / "theirs.csv", clips)
-    assert status == LEAKS and "1 predicted clips are not in clips.csv" in text
+    assert status == LEAKS and "1 predicted clip is not in clips.csv" in text
     known = int((by_clip["subject"] != by_clip["subject"].iloc[0]).sum())
     assert f"LEAK: {known} of 61 test clips" in text and text.count("  fold ") == 4
 
@@ -149,12 +149,12 @@ def test_a_fold_file_may_spell_people_otherwise(
     tested = predictions[(predictions["fold"] == home) & (predictions.index != first)]
     tested.to_csv(tmp_path / "theirs.csv", index=False)
     text, status = audit(tmp_path / "theirs.csv", clips, tmp_path / "folds.csv")
-    assert status == LEAKS and "1 subjects, casme3/spNO.3" in text
+    assert status == LEAKS and "1 subject, casme3/spNO.3" in text
     rows.assign(clip=np.where(rows.index == first, "other", rows["clip"]))[columns].to_csv(
         tmp_path / "folds.csv", index=False
     )
     text, status = audit(tmp_path / "theirs.csv", clips, tmp_path / "folds.csv")
-    assert status == UNKNOWN and "1 rows of folds.csv name no clip of clips.csv" in text
+    assert status == UNKNOWN and "1 row of folds.csv with no clip of clips.csv" in text
 
 
 def test_without_folds_nothing_is_known_of_the_training(tmp_path: Path, predictions: pd.DataFrame) -> None:
@@ -228,9 +228,7 @@ def test_a_subject_in_several_folds_is_a_leak_without_a_table_of_clips(tmp_path:
     path.write_text("sub,y_true,y_pred,CV\ns1,0,0,1\nS01,1,1,2\ns2,1,0,2\ns2,0,0,2\n")
     text, status = audit(path)
     assert status == LEAKS
-    assert (
-        "LEAK: 1 subjects are tested in more than one fold, so also trained on: s1 (without a column" in text
-    )
+    assert "LEAK: 1 subject is tested in more than one fold, so also trained on: s1 (without a column" in text
     assert "note: fold: column CV\n" in text
     path.write_text("dataset,sub,y_true,y_pred,fold\na,s1,0,0,1\nb,s1,1,1,2\n")
     text, status = audit(path)
@@ -246,10 +244,10 @@ def test_a_subject_in_several_folds_is_a_leak_without_a_table_of_clips(tmp_path:
         (
             "clip,label,predicted,fold",
             UNKNOWN,
-            "1 clips are named in more than one fold: without a column sub",
+            "1 clip is named in more than one fold: without a column sub",
         ),
         ("clip,label,predicted,x", CLEAN, "there is no column subject (--subject names it) and fold"),
-        ("subject,label,predicted,fold", LEAKS, "LEAK: 1 subjects are tested in more than one fold"),
+        ("subject,label,predicted,fold", LEAKS, "LEAK: 1 subject is tested in more than one fold"),
     ],
 )
 def test_what_cannot_be_told_without_a_table_of_clips(
@@ -311,7 +309,7 @@ def test_macro_expressions_in_any_spelling(tmp_path: Path, predictions: pd.DataF
     kind = np.where(predictions.index == tested.index[-1], spelling, "Micro")
     clips = table_of(predictions, tmp_path / "clips.csv", expression=kind)
     text, status = audit(tmp_path / "theirs.csv", clips)
-    assert status == CLEAN and "except its 1 macro-expressions" in text
+    assert status == CLEAN and "except its 1 macro-expression" in text
 
 
 def test_clips_are_named_as_they_were_written(tmp_path: Path, predictions: pd.DataFrame) -> None:
@@ -323,11 +321,11 @@ def test_clips_are_named_as_they_were_written(tmp_path: Path, predictions: pd.Da
     predictions.to_csv(tmp_path / "theirs.csv", index=False)
     text, _ = audit(tmp_path / "theirs.csv", tmp_path / "clips.csv")
     last = predictions["subject"].iloc[-1]
-    assert f"1 predicted clips are not in clips.csv: casme3 {last}/B 1 onset 59" in text
+    assert f"1 predicted clip is not in clips.csv: casme3 {last}/B 1 onset 59" in text
     predictions.iloc[:-1].to_csv(tmp_path / "theirs.csv", index=False)
     text, _ = audit(tmp_path / "theirs.csv", tmp_path / "clips.csv")
     first = predictions["subject"].iloc[0]
-    assert f"1 clips have another label in clips.csv: casme3 {first}/B 1 onset 0" in text
+    assert f"1 clip has another label in clips.csv: casme3 {first}/B 1 onset 0" in text
 
 
 def test_a_table_of_clips_by_another_program(tmp_path: Path, kept: Path, predictions: pd.DataFrame) -> None:
@@ -381,7 +379,7 @@ def test_classes_are_named_with_their_numbers(tmp_path: Path) -> None:
     path.write_text("label,predicted\n1,1\n2,1\n3,3\n")
     text, _ = audit(path, classes=["negative", "positive", "surprise"])
     assert "note: classes: 1 negative, 2 positive, 3 surprise\n" in text
-    with pytest.raises(ValueError, match="^classes expected two or more different names, got a,a"):
+    with pytest.raises(ValueError, match="^--classes expected two or more different names, got 'a,a'"):
         audit(path, classes=["a", "a"])
     with pytest.raises(ValueError, match="columns expected label, predicted, subject, fold, got clip"):
         audit(path, columns={"clip": "x"})

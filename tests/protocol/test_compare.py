@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
-from hsta_fast.protocol import compare, compare_runs, holm, mcnemar, score
+from hsta_fast.protocol import compare_runs, comparison_latex, comparison_text, holm, mcnemar, score
 from hsta_fast.protocol.compare import Comparison
 
 
@@ -27,6 +27,10 @@ def write(tmp_path: Path, predictions: pd.DataFrame) -> Callable[..., Path]:
         return tmp_path / name
 
     return make
+
+
+def compare(paths: list[Path]) -> str:
+    return comparison_text(compare_runs(paths))
 
 
 def table_of(path: Path) -> pd.DataFrame:
@@ -176,8 +180,8 @@ def test_what_does_not_fit_is_refused(
     twice = tmp_path / "twice.csv"
     twice.write_text(first.read_text() + first.read_text().splitlines()[1] + "\n")
     for paths, message in (
-        ([first], f"^paths expected two or more different runs, got {first}$"),
-        ([first, first], "^paths expected two or more different runs, got "),
+        ([first], f"^compare expected two or more different runs, got {first}$"),
+        ([first, first], "^compare expected two or more different runs, got "),
         (
             [first, write("x.csv", 0, label=other)],
             "x.csv: expected the labels of .*first.csv, got 1 others, such as of",
@@ -202,7 +206,8 @@ def test_leaky_runs_and_notes_are_marked(make_run: Callable[..., Path], write: C
     run = make_run(leaky=["folds by clip"], notes=["Rendered faces."])
     other = write("other.csv", 0.3)
     again = write("again.csv", 0.3, leaky="chosen by hand", fold=[str(i % 2) for i in range(60)])
-    text = compare([run, other, again], latex=run / "t.tex")
+    found = compare_runs([run, other, again])
+    text, tex = comparison_text(found), comparison_latex(found)
     for said in (
         "LEAKY: rendered: folds by clip",
         "note: rendered: Rendered faces.",
@@ -212,7 +217,6 @@ def test_leaky_runs_and_notes_are_marked(make_run: Callable[..., Path], write: C
         "\nother.csv  ",
     ):
         assert said in text
-    tex = (run / "t.tex").read_text()
     assert "Leaky: rendered: folds by clip" in tex and "rendered: Rendered faces." in tex
     assert "rendered (leaky) &" in tex and "other.csv &" in tex and "$p$ (Holm)" in tex
 
@@ -238,3 +242,21 @@ def test_runs_of_one_name_have_their_paths(write: Callable[..., Path], tmp_path:
         (tmp_path / folder / "run" / "config.json").write_text(json.dumps({}))
         paths.append(tmp_path / folder / "run")
     assert [run.name for run in compare_runs(paths, samples=20).runs] == [str(path) for path in paths]
+
+
+def test_people_of_two_datasets_stay_two_where_one_file_does_not_name_them(tmp_path: Path) -> None:
+    """Else the bootstrap over subjects draws two people as one, and its interval is wrong."""
+    rows = ["casme2,1,a,0,0", "samm,1,b,1,1", "casme2,2,c,0,1", "samm,2,d,1,0"]
+    full, plain, again = (tmp_path / name for name in ("full.csv", "plain.csv", "again.csv"))
+    full.write_text("\n".join(["dataset,subject,clip,label,predicted", *rows]))
+    plain.write_text("\n".join(["subject,clip,label,predicted", *(row.partition(",")[2] for row in rows)]))
+    again.write_text(full.read_text())
+    of_both = compare_runs([full, again], samples=200).differences[0].interval
+    for paths in ([full, plain], [plain, full]):
+        found = compare_runs(paths, samples=200)
+        assert found.num_subjects == 4 and found.differences[0].interval == of_both
+        assert "one name is one person" not in compare(paths)
+    again.write_text(plain.read_text())
+    text = compare([plain, again])
+    assert text.startswith("4 clips of 2 subjects that all 2 runs predict\n")
+    assert "\nnote: without a column dataset, one name is one person\n" in text
