@@ -69,13 +69,14 @@ def _open(
         onset, apex, offset = row["onset"], row["apex"], row["offset"]
         if is_video:
             onset, offset = (videos.frame(path, cell, fps) for cell in (onset, offset))
+            onset, offset = onset or "0", offset or str(videos.count(path) - 1)
             with suppress(ValueError):  # an unusable apex is a fault that does not leave the clip out
                 apex = videos.frame(path, apex, fps)
         else:
             _check_folder(root, path, onset, offset)
-        if not onset or not offset:
-            numbers = range(videos.count(path)) if is_video else sorted(folders.all_files(path))
-            onset, offset = onset or str(numbers[0]), offset or str(numbers[-1])
+            if not onset or not offset:
+                numbers = sorted(folders.all_files(path))
+                onset, offset = onset or str(numbers[0]), offset or str(numbers[-1])
         return AnnotationRow(
             dataset=_word(row, "dataset") if row["dataset"] else DATASET,
             subject=_word(row, "subject"),
