@@ -12,6 +12,7 @@ differ, a time could mean two frames: frame numbers are asked for.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -107,7 +108,7 @@ def _relative(text: str) -> str:
 
 def _check_folder(root: Path, path: str, onset: str, offset: str) -> None:
     """Raise ValueError for a file that is no video by its name, and for times: images have none."""
-    if inside(root, path).is_file():
+    if os.path.isfile(inside(root, path)):  # False for a name that is too long
         types = ", ".join(VIDEO_TYPES)
         raise ValueError(f"path expected a folder of images or a video ({types}), got the file {path!r}")
     for cell in (onset, offset):

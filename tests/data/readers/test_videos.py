@@ -106,11 +106,12 @@ def test_a_file_of_another_type_names_the_types_of_videos(tmp_path: Path) -> Non
     for name in ("a.wmv", "b.mpg", "c"):
         (tmp_path / name).write_bytes((tmp_path / "a.mkv").read_bytes())
     fake_datasets.frames(tmp_path / "d", ["1.jpg", "2.jpg"])
-    table(tmp_path, [film("good"), *(film(name, path=name) for name in names)])
+    table(tmp_path, [film("good"), *(film(name, path=name) for name in names), film("long", path="9" * 300)])
     found = read_dataset(tmp_path)
     assert found.clips["clip"].tolist() == ["good"]
+    *found_faults, _ = found.faults
     types = "a video (.avi, .m4v, .mkv, .mov, .mp4, .webm)"
-    for name, fault in zip(names, found.faults, strict=True):
+    for name, fault in zip(names, found_faults, strict=True):
         assert f"path expected a folder of images or {types}, got the file {name!r}" in fault.what
 
 
