@@ -8,12 +8,11 @@ row that is wrong never stops the run, it gives a `Fault`:
 - An unreadable objective class is replaced by that of the action units; the clip is kept.
 - A csv row without a cell for an optional column, or a formula that was never calculated, has a blank there;
   the clip is kept.
-- The clip is left out if a required column has no such cell or value, a csv row has more cells than
-  columns, the subject is unreadable, the expression type is unknown, the file name is not that of one
-  folder, onset or offset is not an integer, the offset is before the onset, it has one frame only, frames
-  are missing on disk or uncertain in a damaged video, a folder or link leads outside the root, the emotion
-  is blank, an earlier clip has the same (subject, clip, onset), or it is a micro-expression of more than
-  `MAX_MICRO_FRAMES`.
+- The clip is left out if a required column has no such cell or value, a csv row has more cells than columns,
+  the subject is unreadable, the expression type is unknown, the file name is not that of one folder, onset or
+  offset is not an integer, the offset is before the onset, it has one frame only, frames are missing on disk,
+  a folder or link leads outside the root, the emotion is blank, an earlier clip has the same (subject, clip,
+  onset), or it is a micro-expression of more than `MAX_MICRO_FRAMES`.
 """
 
 from __future__ import annotations
