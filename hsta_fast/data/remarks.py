@@ -53,7 +53,7 @@ def darkness_remarks(brightest: Iterable[tuple[str, float]]) -> list[str]:
     """Remarks on dark pictures; brightest: (clip, the value below which are 99.9 % of all, of 255)."""
     frames = list(brightest)
     dark = [f"{name} ({value:.0f})" for name, value in frames if value < DARKEST]
-    what = "onset frames use less than a quarter of the range: save data of 14 bits or fewer with 8 bits"
+    what = "onset frames use less than a quarter of the range (a dark scene, or 14 bits stored as 16)"
     return _remark(dark, len(frames), what)
 
 

@@ -12,6 +12,7 @@ differ, a time could mean two frames: frame numbers are asked for.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -69,13 +70,14 @@ def _open(
         onset, apex, offset = row["onset"], row["apex"], row["offset"]
         if is_video:
             onset, offset = (videos.frame(path, cell, fps) for cell in (onset, offset))
+            onset, offset = onset or "0", offset or str(videos.count(path) - 1)
             with suppress(ValueError):  # an unusable apex is a fault that does not leave the clip out
                 apex = videos.frame(path, apex, fps)
         else:
             _check_folder(root, path, onset, offset)
-        if not onset or not offset:
-            numbers = range(videos.count(path)) if is_video else sorted(folders.all_files(path))
-            onset, offset = onset or str(numbers[0]), offset or str(numbers[-1])
+            if not onset or not offset:
+                numbers = sorted(folders.all_files(path))
+                onset, offset = onset or str(numbers[0]), offset or str(numbers[-1])
         return AnnotationRow(
             dataset=_word(row, "dataset") if row["dataset"] else DATASET,
             subject=_word(row, "subject"),
@@ -106,7 +108,7 @@ def _relative(text: str) -> str:
 
 def _check_folder(root: Path, path: str, onset: str, offset: str) -> None:
     """Raise ValueError for a file that is no video by its name, and for times: images have none."""
-    if inside(root, path).is_file():
+    if os.path.isfile(inside(root, path)):  # False for a name that is too long
         types = ", ".join(VIDEO_TYPES)
         raise ValueError(f"path expected a folder of images or a video ({types}), got the file {path!r}")
     for cell in (onset, offset):

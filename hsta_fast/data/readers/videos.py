@@ -60,7 +60,7 @@ class VideoFiles:
         if timeline.certain is not None:
             raise ValueError(
                 f"{path}: expected a whole video, it is cut or damaged after {timeline.certain} frames: "
-                "copy it again, or give the onset and an offset before that"
+                "copy it again, or give an offset before that"
             )
         return len(timeline)
 
