@@ -98,7 +98,8 @@ def pick_table(
     dropped = [column for column in source if column in tables[sheet] and column not in source.values()]
     rows = tables[sheet].drop(columns=dropped)
     guessed = [name for name in flags if name in source and name not in chosen]
-    unused = {name: found for name in guessed if (found := _other_columns(tables[sheet], name, source))}
+    others = {name: _other_columns(tables[sheet], name, source) for name in guessed}
+    unused = {name: columns for name, columns in others.items() if columns}
     return Table(rows.rename(columns={column: name for name, column in source.items()}), source, unused)
 
 

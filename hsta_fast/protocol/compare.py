@@ -252,8 +252,8 @@ def _common_rows(
     keys = tables[0].index
     common = keys[np.logical_and.reduce([keys.isin(other.index) for other in tables])]
     if common.empty:
-        other = next((i for i, table in enumerate(tables) if not keys.isin(table.index).any()), 1)
-        got = f"none: it has {_name_of(tables[0])}, {files[other]} has {_name_of(tables[other])}"
+        place = next((i for i, table in enumerate(tables) if not keys.isin(table.index).any()), 1)
+        got = f"none: it has {_name_of(tables[0])}, {files[place]} has {_name_of(tables[place])}"
         raise ValueError(f"{files[0]}: expected clips that all runs predict, got {got}")
     first, *others = (table.loc[common] for table in tables)
     # Clips are matched without the column if one file lacks it; people of two datasets stay two.

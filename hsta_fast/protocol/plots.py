@@ -66,7 +66,7 @@ def _curves(axes: Axes, metrics: pd.DataFrame, quantity: str) -> None:
         if len(by_fold) > 1:
             for part in by_fold:
                 marker = "o" if len(part) == 1 else ""
-                thin = {"linewidth": 0.8, "alpha": faint, "marker": marker, "markersize": 3.5}
+                thin: dict[str, Any] = {"linewidth": 0.8, "alpha": faint, "marker": marker, "markersize": 3.5}
                 axes.plot(part["epoch"], part[column], color=color, **thin)
         marker = "o" if len(mean) == 1 else ""
         style = {"color": color, "linestyle": _DASHES[name], "linewidth": 2.4, "marker": marker}

@@ -5,7 +5,7 @@ import re
 import types
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
@@ -61,12 +61,6 @@ _OTHER_IN_YAML_1_1 = (_INT, _FLOAT, "tag:yaml.org,2002:timestamp")
 class _Loader(yaml.SafeLoader):
     """YAML's safe loader, which refuses a key that is given twice and reads numbers as YAML 1.2 does."""
 
-    # In YAML 1.1, which PyYAML reads, 1:30 is 90, 010 is 8, 5e-5 is a text, and 2026-01-31 is no text.
-    yaml_implicit_resolvers: ClassVar = {
-        letter: [(tag, pattern) for tag, pattern in rules if tag not in _OTHER_IN_YAML_1_1]
-        for letter, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         pairs = [
             (self.construct_object(key, True), self.construct_object(value, True))
@@ -75,6 +69,11 @@ class _Loader(yaml.SafeLoader):
         return _without_duplicates(pairs)
 
 
+# In YAML 1.1, which PyYAML reads, 1:30 is 90, 010 is 8, 5e-5 is a text, and 2026-01-31 is none.
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in rules if tag not in _OTHER_IN_YAML_1_1]
+    for letter, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 for _tag, _pattern in (
     (_INT, r"[-+]?(?:0|[1-9][0-9_]*)$"),
     (_FLOAT, r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$"),

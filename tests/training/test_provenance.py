@@ -17,7 +17,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hsta_fast.model import HSTA, model_config
-from hsta_fast.training import loop, provenance, runner
+from hsta_fast.training import loop, provenance, runner, setup
 from hsta_fast.training.config import TrainConfig, recipe_config
 from hsta_fast.training.optim import learning_rate
 from hsta_fast.training.provenance import command_line, num_parameters, source_version
@@ -132,7 +132,7 @@ def resumed(small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, sai
     cfg = recipe_config("paper", **small, runs=tmp_path_factory.mktemp("runs"), name="run")
     patch = pytest.MonkeyPatch()
     patch.setattr("sys.argv", ["/usr/local/bin/hsta-fast", "train", "--data", "faces"])
-    stop, config_file, plan = stop_at(7, KeyboardInterrupt), cfg.runs / "run" / "config.json", runner.plan
+    stop, config_file, plan = stop_at(7, KeyboardInterrupt), cfg.runs / "run" / "config.json", setup.plan
 
     def rate(cfg: TrainConfig, epoch: float) -> float:
         if epoch == 0 and "begun" not in said:
