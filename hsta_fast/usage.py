@@ -10,6 +10,7 @@ import io
 import os
 import re
 import shutil
+import sys
 import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -219,7 +220,20 @@ def _first_fault(name: str, command: Command, words: Sequence[str]) -> str | Non
     places = [kind for kind, is_flag in _arguments(command).values() if not is_flag]
     if places and words and (fault := _fault_of_word(places[0], words[0])) is not None:
         return f"{name} expected {fault}"
+    plain = [word for word in words if not word.startswith("-")]
+    taken = sum(min(len(values), _most_values((kinds | off)[_setting(flag)])) for flag, values in given)
+    if places and len(plain) <= taken:  # none is left for the place
+        what = f"one of {', '.join(get_args(places[0]))}" if get_origin(places[0]) is Literal else "PATH"
+        return f"{name} expected {what}, got none; hsta-fast {name} --help says what it is"
     return None
+
+
+def _most_values(kind: Any) -> int:
+    """How many words a flag of the type `kind` takes at most."""
+    if kind is bool:
+        return 0
+    parts = get_args(kind) if get_origin(kind) is tuple else (kind,)
+    return sys.maxsize if parts[-1] is Ellipsis else len(parts)
 
 
 def _setting(flag: str) -> str:

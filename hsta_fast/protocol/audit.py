@@ -84,6 +84,9 @@ def _extent(found: Findings) -> str:
 def _notes(found: Findings) -> Iterator[str]:
     for name, column in found.predictions.source.items():
         yield f"{name}: column {column}"
+    for name, columns in found.predictions.unused.items():
+        differ = f"{' and '.join(columns)} differ{'s' * (len(columns) == 1)}"
+        yield f"{name}: {differ}, not used (--{name} says which)"
     numbers, classes = found.predictions.numbers, found.predictions.classes
     if numbers is not None and classes != [str(number) for number in numbers]:
         named = [f"{number} {name}" for number, name in zip(numbers, classes, strict=True)]

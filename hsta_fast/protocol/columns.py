@@ -44,10 +44,12 @@ class Table:
         rows: its cells as text; a row's number in the file is its index + 2. A column that has one of our
             names, but was not meant, is left out.
         source: our name -> the column of the file.
+        unused: our name -> columns of the file that could have been meant and say something else.
     """
 
     rows: pd.DataFrame
     source: dict[str, str]
+    unused: dict[str, list[str]]
 
 
 def read_columns(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> Table:
@@ -95,7 +97,17 @@ def pick_table(
     [(sheet, source)] = found.items()
     dropped = [column for column in source if column in tables[sheet] and column not in source.values()]
     rows = tables[sheet].drop(columns=dropped)
-    return Table(rows.rename(columns={column: name for name, column in source.items()}), source)
+    guessed = [name for name in flags if name in source and name not in chosen]
+    others = {name: _other_columns(tables[sheet], name, source) for name in guessed}
+    unused = {name: columns for name, columns in others.items() if columns}
+    return Table(rows.rename(columns={column: name for name, column in source.items()}), source, unused)
+
+
+def _other_columns(table: pd.DataFrame, name: str, source: Mapping[str, str]) -> list[str]:
+    """The columns with a usual name of `name` that tell its rows apart in another way than the one taken."""
+    taken = pd.factorize(table[source[name]])[0]
+    usual = [c for c in table if c not in source.values() and _plain(str(c)) in USUAL_NAMES[name].split()]
+    return [str(column) for column in usual if (pd.factorize(table[column])[0] != taken).any()]
 
 
 def _find(

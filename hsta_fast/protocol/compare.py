@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from .foreign import load_predictions
 from .metrics import Scores, resampled_scores, score, subject_weights
 from .overlap import person_keys
 from .predictions import Predictions
-from .run_scores import LEAKY, NOTES, read_json
+from .run_scores import LEAKY, NOTES, NUM_FOLDS, read_json, unfinished
 
 MAX_ALL_PAIRS = 4  # of more runs, each is compared with the first only
 
@@ -115,7 +116,7 @@ def compare_runs(
             f"compare expected two or more different runs, got {' '.join(map(str, paths)) or 'none'}"
         )
     files = [_predictions_of(Path(path)) for path in paths]
-    read = [load_predictions(file, classes=classes) for file in files]
+    read = [load_predictions(file, classes=classes, required=("subject", "clip")) for file in files]
     names = _names([Path(path) for path in paths])
     all_classes = _common_classes(files, read, bool(classes))
     rows, people = _common_rows(files, read, all_classes)
@@ -125,7 +126,7 @@ def compare_runs(
             name=name,
             num_clips=len(own.rows),
             leaky=_leaky(Path(path), own),
-            notes=_config(Path(path), NOTES),
+            notes=_notes(Path(path), own),
             predicted=common["predicted"].to_numpy(),
             scores=score(truth, common["predicted"], len(all_classes), absent="zero"),
         )
@@ -208,15 +209,22 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return short if len(set(short)) == len(short) else [str(path) for path in paths]
 
 
-def _config(path: Path, key: str) -> list[str]:
+def _config(path: Path) -> dict[str, Any]:
     file = path / "config.json"
-    if not file.is_file():
-        return []
-    return [str(text) for text in read_json(file, file.read_text(encoding="utf-8")).get(key) or []]
+    return read_json(file, file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _notes(path: Path, own: Predictions) -> list[str]:
+    config = _config(path)
+    notes = [str(note) for note in config.get(NOTES) or []]
+    done, num_folds = own.rows["fold"].nunique(), config.get(NUM_FOLDS)
+    if isinstance(num_folds, int) and "fold" in own.given and done < num_folds:
+        notes.append(unfinished(done, num_folds))
+    return notes
 
 
 def _leaky(path: Path, own: Predictions) -> list[str]:
-    reasons = [*_config(path, LEAKY)]
+    reasons = [str(reason) for reason in _config(path).get(LEAKY) or []]
     reasons += [reason for reason in leaky_reasons(own.rows) if reason not in reasons and not reasons]
     if {"subject", "fold"} <= own.given and (split := split_subjects(own.rows, person_keys(own.rows))):
         reasons.append(f"{counted(len(split), 'subject', 'are')} tested in more than one fold")
@@ -244,7 +252,9 @@ def _common_rows(
     keys = tables[0].index
     common = keys[np.logical_and.reduce([keys.isin(other.index) for other in tables])]
     if common.empty:
-        raise ValueError(f"{files[0]}: expected clips that all runs predict, got none")
+        place = next((i for i, table in enumerate(tables) if not keys.isin(table.index).any()), 1)
+        got = f"none: it has {_name_of(tables[0])}, {files[place]} has {_name_of(tables[place])}"
+        raise ValueError(f"{files[0]}: expected clips that all runs predict, got {got}")
     first, *others = (table.loc[common] for table in tables)
     # Clips are matched without the column if one file lacks it; people of two datasets stay two.
     with_dataset = next((i for i, own in enumerate(read) if "dataset" in own.given), 0)
@@ -260,8 +270,6 @@ def _common_rows(
 
 def _keyed(file: Path, own: Predictions, given: set[str], classes: list[str]) -> pd.DataFrame:
     """The rows by the keys of their clips, from the columns `given`, with numbers of `classes`."""
-    if missing := [name for name in ("subject", "clip") if name not in own.given]:
-        raise ValueError(f"{file}: expected the columns subject and clip, missing: {', '.join(missing)}")
     codes = np.array([classes.index(name) for name in own.classes])
     rows = own.rows.assign(label=codes[own.rows["label"]], predicted=codes[own.rows["predicted"]])
     matched = rows[[*KEY]].assign(**{name: "" for name in KEY if name not in given})

@@ -18,9 +18,12 @@ _NUMBER = re.compile(r"[+-]?[0-9]{1,15}(?:\.0*)?")
 
 
 def load_predictions(
-    path: Path, columns: Mapping[str, str] | None = None, classes: Sequence[str] = ()
+    path: Path,
+    columns: Mapping[str, str] | None = None,
+    classes: Sequence[str] = (),
+    required: Sequence[str] = (),
 ) -> Predictions:
-    """Read the predictions that any program wrote. Only label and predicted are required.
+    """Read the predictions that any program wrote. Only label, predicted and `required` are required.
 
     Args:
         path: a table as `tables.read_tables` reads it, or an array of numpy (.npy): integers or texts
@@ -29,6 +32,7 @@ def load_predictions(
             `columns.pick_table`); or the path of a .npy file with one value per row, in the same order.
             predicted may also be floats (clips, K), the scores of K classes; the largest is the prediction.
         classes: the K class names in the order of their numbers; by default those of the columns p_<class>.
+        required: which of dataset, subject, clip, onset and fold there must be.
 
     Labels and predictions are numbers or class names: both the same, or any with class names given. 2.0 is 2.
     Numbers are 0..K-1; without a 0, and if K is not known to be larger, 1..K. All other columns are text.
@@ -48,6 +52,9 @@ def load_predictions(
     if rows.empty:
         raise ValueError(f"{path}: expected one row per test clip, got no rows")
     given = {name for name in NAMES if name in rows and (rows[name] != "").any()}
+    if missing := [name for name in required if name not in given]:
+        wanted = f"the columns {' and '.join(required)}"
+        raise ValueError(f"{path}: expected {wanted}, missing: {', '.join(missing)}")
     as_in_file = {name: rows[name].rename(table.source.get(name, name)) for name in {*given, *LABELS}}
     for name in sorted(given & {"subject", "fold"}):
         check_cells(path, as_in_file[name], as_in_file[name] == "", "a name in every row, or in none")
@@ -64,10 +71,10 @@ def load_predictions(
     if not 2 <= len(class_names) <= MAX_CLASSES:
         got = f"{len(class_names)}: {', '.join(class_names[:5])}"
         raise ValueError(f"{path}: expected 2 to {MAX_CLASSES} classes, got {got}")
-    missing = {name: "" for name in NAMES if name not in given}
-    rows = rows.assign(**codes, **missing).reset_index(drop=True)
+    blank = {name: "" for name in NAMES if name not in given}
+    rows = rows.assign(**codes, **blank).reset_index(drop=True)
     guessed = {name: column for name, column in table.source.items() if name not in (column, *chosen)}
-    return Predictions(rows, class_names, given, numbers, guessed)
+    return Predictions(rows, class_names, given, numbers, guessed, table.unused)
 
 
 def _read(path: Path, chosen: dict[str, str], arrays: dict[str, Path]) -> tuple[Table, int | None]:

@@ -57,17 +57,20 @@ def _curves(axes: Axes, metrics: pd.DataFrame, quantity: str) -> None:
     by_fold = [part.sort_values("epoch") for _, part in metrics.groupby("fold", sort=False)]
     last = metrics["epoch"].max()
     complete = [part for part in by_fold if part["epoch"].iloc[-1] == last]
+    unlike = len(complete) < len(by_fold)  # some were ended, or chose an earlier epoch
+    of_folds = f"{len(complete)} of {len(by_fold)} folds" if unlike else f"{len(by_fold)} folds"
     mean = pd.concat(complete).groupby("epoch").mean(numeric_only=True)
-    # A single epoch has no line, so it gets a dot.
-    marker = "o" if last == metrics["epoch"].min() else ""
     faint = max(0.15, 0.5 - len(by_fold) / 100)
-    for name, color in _COLORS.items():
+    for name, color in _COLORS.items():  # a single epoch has no line, so it gets a dot
         column = f"{name}_{quantity}"
         if len(by_fold) > 1:
             for part in by_fold:
-                axes.plot(part["epoch"], part[column], color=color, linewidth=0.8, alpha=faint)
-        words = f"{name}, mean of {len(complete)} folds" if len(complete) > 1 else name
+                marker = "o" if len(part) == 1 else ""
+                thin: dict[str, Any] = {"linewidth": 0.8, "alpha": faint, "marker": marker, "markersize": 3.5}
+                axes.plot(part["epoch"], part[column], color=color, **thin)
+        marker = "o" if len(mean) == 1 else ""
         style = {"color": color, "linestyle": _DASHES[name], "linewidth": 2.4, "marker": marker}
+        words = f"{name}, mean of {of_folds}" if len(by_fold) > 1 else name
         axes.plot(mean.index, mean[column], label=words, **style)
     axes.margins(x=0.02)
     axes.set_xlabel("epoch", color=_GREY)

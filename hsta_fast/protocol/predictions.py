@@ -29,6 +29,7 @@ class Predictions:
         given: which of dataset, subject, clip, onset and fold the file has.
         numbers: the number of each class in the file; None where the file has class names instead.
         source: those of our names that another column of the file was taken for -> that column.
+        unused: our name -> columns of the file that could have been meant and say something else.
     """
 
     rows: pd.DataFrame
@@ -36,6 +37,7 @@ class Predictions:
     given: set[str]
     numbers: list[int] | None
     source: dict[str, str] = field(default_factory=dict)
+    unused: dict[str, list[str]] = field(default_factory=dict)
 
 
 def read_predictions(path: Path) -> pd.DataFrame:

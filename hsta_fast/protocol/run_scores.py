@@ -13,7 +13,7 @@ from .metrics import Scores, bootstrap_interval, majority_baseline, per_dataset,
 from .predictions import read_text_table, run_predictions
 
 # Keys of config.json that have a meaning in the report, which lists all others as settings.
-NOTES, _NUM_FOLDS, TRAIN_COUNTS, LEAKY = "notes", "num_folds", "train_counts", "leaky"
+NOTES, NUM_FOLDS, TRAIN_COUNTS, LEAKY = "notes", "num_folds", "train_counts", "leaky"
 PROVENANCE = "provenance"
 _CURVES = ("train_loss", "train_acc", "test_loss", "test_acc")
 _FAULTS = (*KEY, "what", "action")
@@ -57,10 +57,10 @@ def read_run(run_dir: Path) -> RunScores:
         raise ValueError(f"{run_dir}: expected a run with {', '.join(needed)}; missing: {', '.join(missing)}")
     path = run_dir / "config.json"
     config = read_json(path, path.read_text(encoding="utf-8"))
-    notes, num_folds = config.get(NOTES, []), config.get(_NUM_FOLDS)
+    notes, num_folds = config.get(NOTES, []), config.get(NUM_FOLDS)
     train_counts = config.get(TRAIN_COUNTS)
     if not isinstance(num_folds, int) or num_folds < 1:
-        raise ValueError(f"{path}: {_NUM_FOLDS} expected a positive integer, got {num_folds!r}")
+        raise ValueError(f"{path}: {NUM_FOLDS} expected a positive integer, got {num_folds!r}")
     if not isinstance(train_counts, dict):
         raise ValueError(f"{path}: {TRAIN_COUNTS} expected an object, got {train_counts!r}")
     if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
@@ -101,7 +101,7 @@ def _notes(
     """What a reader of the scores must know, as far as the predictions tell."""
     notes = []
     if done < num_folds:
-        notes.append(f"Unfinished: {done} of {num_folds} folds. The scores are of these folds only.")
+        notes.append(unfinished(done, num_folds))
     absent = [name for name, n in zip(classes, scores.support, strict=True) if n == 0]
     if absent:
         notes.append(f"No test clip of {', '.join(absent)}: counted as 0 in UF1 and UAR.")
@@ -111,6 +111,11 @@ def _notes(
         # A subject tested in two folds is training data of at least one of them.
         notes.append(f"Leak: subjects tested in more than one fold, so also trained on: {', '.join(shared)}.")
     return notes
+
+
+def unfinished(done: int, num_folds: int) -> str:
+    """The note of a run that has `done` of its folds."""
+    return f"Unfinished: {done} of {num_folds} folds. The scores are of these folds only."
 
 
 def _epoch(config: dict[str, Any], predictions: pd.DataFrame) -> str:

@@ -54,8 +54,12 @@ def read_settings(path: Path, kinds: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_OTHER_IN_YAML_1_1 = (_INT, _FLOAT, "tag:yaml.org,2002:timestamp")
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which refuses a key that is given twice and reads 5e-5 as a number."""
+    """YAML's safe loader, which refuses a key that is given twice and reads numbers as YAML 1.2 does."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         pairs = [
@@ -65,10 +69,18 @@ class _Loader(yaml.SafeLoader):
         return _without_duplicates(pairs)
 
 
-# YAML 1.1, which PyYAML reads, demands a point in such numbers; YAML 1.2 and JSON do not.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+# In YAML 1.1, which PyYAML reads, 1:30 is 90, 010 is 8, 5e-5 is a text, and 2026-01-31 is none.
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in rules if tag not in _OTHER_IN_YAML_1_1]
+    for letter, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern in (
+    (_INT, r"[-+]?(?:0|[1-9][0-9_]*)$"),
+    (_FLOAT, r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$"),
+    (_FLOAT, r"[-+]?[0-9]+[eE][-+]?[0-9]+$"),
+    (_FLOAT, r"[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"),
+):
+    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list("-+.0123456789"))
 
 
 def _without_duplicates(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
@@ -106,18 +118,20 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         raise ValueError(f"{where} expected a list{number}, got {_kind_of(value)}")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if kind is Path and isinstance(value, str):
+    if kind is Path and isinstance(value, str) and value:
         return Path(value)
     if type(value) is kind:
         return value
-    expected = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "text")
+    expected = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}.get(
+        kind, "text"
+    )
     raise ValueError(f"{where} expected {expected}, got {_kind_of(value)}")
 
 
 def _kind_of(value: Any) -> str:
     """A value in words that tell "3" from 3."""
     if isinstance(value, dict | list):
-        return f"a {'mapping' if isinstance(value, dict) else 'list'}"
+        return "a mapping" if isinstance(value, dict) else f"a list of {len(value)}"
     if value is None:
         return "nothing"
     if isinstance(value, bool):

@@ -61,6 +61,7 @@ class RunProgress:
 
     def __init__(self, num_runs: int = 1, *, shown: bool = False, shared: bool = False) -> None:
         self.log = RunLog()
+        self.after_epoch: Callable[[], None] = lambda: None
         self._shown, self._shared, self._runs_left = shown, shared, num_runs
         self._of_earlier_runs = 0.0
         self._size: dict[int, float] = {}  # epochs of each requested fold of the current run
@@ -72,9 +73,19 @@ class RunProgress:
         self._last_shown = self._last_look = -float("inf")
         self._last_line: float | None = None
 
-    def start_run(self, run: RunFolder, numbers: Sequence[int], epochs: int, log: RunLog) -> None:
-        """Begin the next run, with the folds `numbers` of at most `epochs` epochs each."""
-        self.log, self._run = log, run
+    def start_run(
+        self,
+        run: RunFolder,
+        numbers: Sequence[int],
+        epochs: int,
+        log: RunLog,
+        after_epoch: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Begin the next run, with the folds `numbers` of at most `epochs` epochs each.
+
+        after_epoch: called after each epoch that this process trains.
+        """
+        self.log, self._run, self.after_epoch = log, run, after_epoch
         self._of_earlier_runs += sum(self._size.values())
         self._runs_left -= 1
         self._size = dict.fromkeys(numbers, float(epochs))
@@ -238,6 +249,7 @@ class Progress:
         if self._scalars is not None:
             self._scalars.epoch(metrics)
         self._move(self._epochs_done)
+        self._run.after_epoch()
 
     def close(self) -> None:
         """The training has ended, or failed."""

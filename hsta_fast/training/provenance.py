@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,17 +33,25 @@ class Start:
     """One start of a run, as an entry of `provenance` in config.json.
 
     Args:
+        clock: `time.monotonic()` when it began.
         device, dtype: what trains.
         architecture: of the model, whose parameters are counted.
         workers: processes that train the run together.
     """
 
     def __init__(
-        self, *, device: torch.device, dtype: torch.dtype, architecture: HSTAConfig, workers: int
+        self,
+        *,
+        clock: float,
+        device: torch.device,
+        dtype: torch.dtype,
+        architecture: HSTAConfig,
+        workers: int,
     ) -> None:
-        self._clock = time.monotonic()
+        self._clock = clock
+        began = datetime.now(UTC) - timedelta(seconds=time.monotonic() - clock)
         self._entry: dict[str, Any] = {
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "started": began.isoformat(timespec="seconds"),
             "ended": None,
             "seconds": 0.0,
             "command": command_line(sys.argv),

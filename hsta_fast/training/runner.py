@@ -59,6 +59,7 @@ from .workers import workers
 
 # The least time between two reports, in seconds: writing one may take longer than a fold.
 _REPORT_INTERVAL = 30.0
+_ENTRY_INTERVAL = 1.0  # likewise between two entries of how the run was made
 
 
 @dataclass(frozen=True)
@@ -161,12 +162,13 @@ def train_runs(cfg: TrainConfig, runs: Sequence[TrainConfig]) -> Path:
 
 def train_run(cfg: TrainConfig, progress: RunProgress) -> Path:
     """Train and test the folds of the run of one seed."""
-    group = workers()
+    group, clock = workers(), time.monotonic()
     log = RunLog(f"worker {group.rank}" if group.size > 1 else "")
     with log.recording():
         planned = plan(cfg, device=group.device(cfg.device))
         group.main_process_first(partial(check_before_decoding, planned))
         start = Start(
+            clock=clock,
             device=planned.device,
             dtype=planned.dtype,
             architecture=cfg.architecture(len(planned.labels.classes)),
@@ -262,7 +264,8 @@ def train_folds(run: _Run) -> bool:
     exp, folder, progress = run.exp, run.folder, run.progress
     report_is_old, last_report = False, time.monotonic()
     requested = [n for n, fold in enumerate(exp.folds) if not exp.cfg.only or fold.name in exp.cfg.only]
-    progress.start_run(folder, requested, epochs_of_fold(exp.cfg), run.log)
+    after_epoch = entry_writer(folder, run.start) if workers().is_main else lambda: None
+    progress.start_run(folder, requested, epochs_of_fold(exp.cfg), run.log, after_epoch)
     tested: dict[int, pd.DataFrame] = {}
     while unfinished := [n for n in requested if not folder.fold(n).finished]:
         trained_one = False
@@ -274,14 +277,25 @@ def train_folds(run: _Run) -> bool:
             progress.say(f"{fold_title(exp, number)}: finished; {score_so_far(exp, folder, tested)}")
             trained_one = report_is_old = True
             if time.monotonic() - last_report > _REPORT_INTERVAL:
-                if workers().is_main:
-                    folder.write_start(run.start.entry())
                 update_report(exp, folder)
                 report_is_old, last_report = False, time.monotonic()
         if not trained_one:
             progress.look_at_others()
             time.sleep(0.2)  # other workers train the rest; the fold of one that dies is released
     return report_is_old
+
+
+def entry_writer(folder: RunFolder, start: Start) -> Callable[[], None]:
+    """Writes how long this start has taken, at most once a second: a kill leaves the last of them."""
+    last = -_ENTRY_INTERVAL
+
+    def write() -> None:
+        nonlocal last
+        if time.monotonic() - last > _ENTRY_INTERVAL:
+            folder.write_start(start.entry())
+            last = time.monotonic()
+
+    return write
 
 
 def epochs_of_fold(cfg: TrainConfig) -> int:

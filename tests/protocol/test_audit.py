@@ -447,3 +447,15 @@ def test_tables_that_do_not_fit_are_named(tmp_path: Path, kept: Path, prediction
     rows.to_csv(tmp_path / "folds.csv", index=False)
     with pytest.raises(ValueError, match=r"folds.csv: expected a fold '\d'"):
         audit(kept, clips, tmp_path / "folds.csv")
+
+
+def test_a_column_that_could_have_been_meant_is_named(tmp_path: Path) -> None:
+    """Where it says something else; the same classes in words are the same."""
+    path = tmp_path / "theirs.csv"
+    path.write_text(
+        "label,y_true,emotion,gt,predicted,subject\n0,0,sad,1,0,a\n1,0,joy,0,1,b\n0,1,sad,1,0,c\n"
+    )
+    text, _ = audit(path)
+    assert "\nnote: label: y_true differs, not used (--label says which)\n" in text
+    assert "emotion" not in text and "gt" not in text
+    assert "not used" not in audit(path, columns={"label": "label"})[0]

@@ -186,8 +186,16 @@ def test_what_does_not_fit_is_refused(
             [first, write("x.csv", 0, label=other)],
             "x.csv: expected the labels of .*first.csv, got 1 others, such as of",
         ),
-        ([first, write("y.csv", 0, clip="z")], "first.csv: expected clips that all runs predict, got none"),
+        (
+            [first, write("y.csv", 0, clip="z")],
+            r"first.csv: expected clips that all runs predict, got none: it has spNO.\d/b \d+, "
+            r"\S+y.csv has spNO.\d/z \d+$",
+        ),
         ([first, write("z.csv", 0, "clip")], "z.csv: expected the columns subject and clip, missing: clip"),
+        (
+            [first, write("one.csv", 0, "subject p_negative p_positive p_surprise", label=0, predicted=0)],
+            "one.csv: expected the columns subject and clip, missing: subject",
+        ),
         (
             [first, twice],
             "twice.csv: expected each clip once, got .* twice, by clip, dataset, onset, subject",
@@ -260,3 +268,10 @@ def test_people_of_two_datasets_stay_two_where_one_file_does_not_name_them(tmp_p
     text = compare([plain, again])
     assert text.startswith("4 clips of 2 subjects that all 2 runs predict\n")
     assert "\nnote: without a column dataset, one name is one person\n" in text
+
+
+def test_an_unfinished_run_says_so(make_run: Callable[..., Path], write: Callable[..., Path]) -> None:
+    run = make_run(num_folds=5, notes=["Rendered faces."])
+    text = compare([run, write("other.csv", 0.3)])
+    assert "note: rendered: Unfinished: 4 of 5 folds. The scores are of these folds only.\n" in text
+    assert text.count("Unfinished") == 1 and "note: rendered: Rendered faces." in text

@@ -46,8 +46,17 @@ def test_unfinished_fold_stays_out_of_the_mean() -> None:
     metrics = _metrics(3, 10)
     begun = metrics[(metrics["fold"] != "2") | (metrics["epoch"] <= 2)]
     figure = learning_curves(begun)
-    np.testing.assert_allclose(_bold(figure)["train, mean of 2 folds"], 0.5 + 1 / np.arange(1, 11))
+    np.testing.assert_allclose(_bold(figure)["train, mean of 2 of 3 folds"], 0.5 + 1 / np.arange(1, 11))
     assert len(figure.axes[0].lines) == 2 * (3 + 1)
+
+
+def test_folds_that_chose_an_earlier_epoch_are_visible_and_not_in_the_mean() -> None:
+    """Two folds of one epoch, as --select inner leaves them: dots; the thick line is that of the third."""
+    metrics = _metrics(3, 2)
+    figure = learning_curves(metrics[(metrics["fold"] == "1") | (metrics["epoch"] == 1)])
+    assert _bold(figure)["train, mean of 1 of 3 folds"].tolist() == [2.0, 1.5]
+    thin = [line for line in figure.axes[0].lines if line.get_linewidth() < 2]
+    assert [line.get_marker() for line in thin] == ["o", "", "o"] * 2
 
 
 def test_a_single_epoch_is_visible() -> None:

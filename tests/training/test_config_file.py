@@ -46,12 +46,14 @@ def test_settings_in_a_file_are_flags(tmp_path: Path, suffix: str) -> None:
 
 def test_flags_win_over_the_file_and_the_file_over_the_recipe(tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
-    file.write_text("recipe: published\ndata: faces\nepochs: 7\nlr: 5e-4  # 1\nonly: [a, b]\n")
+    file.write_text(
+        "recipe: published\ndata: faces\nepochs: 7\nlr: 5e-4  # 1\nonly: [a, b]\nname: 2026-01-31"
+    )
     assert config_of("train", "--config", file) == recipe_config(
-        "published", data=Path("faces"), epochs=7, lr=5e-4, only=("a", "b")
+        "published", data=Path("faces"), epochs=7, lr=5e-4, only=("a", "b"), name="2026-01-31"
     )
     words = (f"--config={file}", "--recipe", "paper", "--epochs", 8, "--only", "c", "--data", "other")
-    expected = recipe_config("paper", data=Path("other"), epochs=8, lr=5e-4, only=("c",))
+    expected = recipe_config("paper", data=Path("other"), epochs=8, lr=5e-4, only=("c",), name="2026-01-31")
     assert config_of("train", *words) == config_of("train", *words[1:], words[0]) == expected
 
 
@@ -69,7 +71,7 @@ def test_ablate_takes_its_table_and_rows_from_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("- epochs\n", "expected a mapping of settings to values, got a list"),
+        ("- epochs\n", "expected a mapping of settings to values, got a list of 1"),
         ("", "expected a mapping of settings to values, got nothing"),
         ("epochs\n", "expected a mapping of settings to values, got the text 'epochs'"),
         ("epoch: 3", "expected names of settings, got 'epoch'; did you mean epochs?"),
@@ -81,17 +83,22 @@ def test_ablate_takes_its_table_and_rows_from_the_file(tmp_path: Path) -> None:
         ('epochs: "3"', "epochs expected a whole number, got the text '3'"),
         ("epochs: 3.5", "epochs expected a whole number, got 3.5"),
         ("epochs: true", "epochs expected a whole number, got true"),
-        ("epochs: [3]", "epochs expected a whole number, got a list"),
+        ("epochs: [3]", "epochs expected a whole number, got a list of 1"),
+        ("epochs: 1:30", "epochs expected a whole number, got the text '1:30'"),
+        ("epochs: 010", "epochs expected a whole number, got the text '010'"),
+        ("lr: 1:30.5", "lr expected a number, got the text '1:30.5'"),
         ("epochs:", "epochs expected a whole number, got nothing"),
         ("batch-size: {a: 1}", "batch-size expected a whole number, got a mapping"),
         ("lr: fast", "lr expected a number, got the text 'fast'"),
         ("lr: false", "lr expected a number, got false"),
         ("name: 2024", "name expected text, got 2024"),
-        ("data: 3", "data expected text, got 3"),
+        ("data: 3", "data expected a path, got 3"),
         ("strict: 1", "strict expected true or false, got 1"),
         ("only: a", "only expected a list, got the text 'a'"),
         ("only: [1]", "only expected text, got 1"),
-        ("special: [onset]", "special expected a list of 2, got a list"),
+        ("data:", "data expected a path, got nothing"),
+        ("data: ''", "data expected a path, got the text ''"),
+        ("special: [onset]", "special expected a list of 2, got a list of 1"),
         ("special: [onset, apx]", "special expected one of onset, apex, "),
         ("special: [onset, apx]", "got 'apx'; did you mean apex?"),
         ("protocol: lsoo", "got 'lsoo'; did you mean loso?"),

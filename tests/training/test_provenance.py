@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hsta_fast.model import HSTA, model_config
-from hsta_fast.training import loop, provenance, runner
+from hsta_fast.training import loop, provenance, runner, setup
 from hsta_fast.training.config import TrainConfig, recipe_config
 from hsta_fast.training.optim import learning_rate
 from hsta_fast.training.provenance import command_line, num_parameters, source_version
@@ -131,7 +132,21 @@ def resumed(small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, sai
     cfg = recipe_config("paper", **small, runs=tmp_path_factory.mktemp("runs"), name="run")
     patch = pytest.MonkeyPatch()
     patch.setattr("sys.argv", ["/usr/local/bin/hsta-fast", "train", "--data", "faces"])
-    patch.setattr(loop, "learning_rate", stop_at(7, KeyboardInterrupt))
+    stop, config_file, plan = stop_at(7, KeyboardInterrupt), cfg.runs / "run" / "config.json", setup.plan
+
+    def rate(cfg: TrainConfig, epoch: float) -> float:
+        if epoch == 0 and "begun" not in said:
+            said["begun"] = config_file.read_text()
+            time.sleep(0.3)
+        said["killed"] = config_file.read_text()  # what a kill would leave now
+        return stop(cfg, epoch)
+
+    def slow_plan(*args: Any, **settings: Any) -> Any:
+        time.sleep(0.6)
+        return plan(*args, **settings)
+
+    patch.setattr(loop, "learning_rate", rate)
+    patch.setattr(runner, "plan", slow_plan)
     with pytest.raises(KeyboardInterrupt):
         runner.main(cfg)
     patch.undo()
@@ -164,6 +179,16 @@ def test_each_start_is_an_entry_of_the_configuration(resumed: Path, said: dict[s
     text = json.dumps([first, second])
     for private in (str(Path.home()), os.uname().nodename, str(provenance.__file__)):
         assert f'"{private}"' not in text and f"{private}/" not in text
+
+
+def test_the_seconds_count_reading_the_annotation_and_outlive_a_kill(
+    resumed: Path, said: dict[str, str]
+) -> None:
+    begun, killed, ended = (
+        json.loads(said[when])["provenance"][-1] for when in ("begun", "killed", "interrupted")
+    )
+    assert 0.6 <= begun["seconds"] < killed["seconds"] <= ended["seconds"]
+    assert begun["ended"] is None and begun | killed == killed
 
 
 def test_summary_and_report_tell_it_too(resumed: Path) -> None:
