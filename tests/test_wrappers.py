@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
-from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrizations, prune
 from torch.optim.swa_utils import AveragedModel
@@ -22,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 import hsta_fast
 from hsta_fast import HSTA, ModelInputs
 
+from .forked import Forked
 from .published_formulation import published_state
 
 SETTINGS = {"widths": (12, 24), "num_heads": (3, 4), "num_layers": 2, "n_video": 1, "num_classes": 3}
@@ -142,7 +142,11 @@ def save_shards(rank: int, folder: Path) -> None:
 
 
 def test_two_ranks_save_whole_tensors(tmp_path: Path) -> None:
-    start_processes(save_shards, (tmp_path,), nprocs=2, start_method="fork")
+    code = "import sys, pathlib; save_shards(int(sys.argv[1]), pathlib.Path(sys.argv[2]))"
+    code = f"from tests.test_wrappers import save_shards; {code}"
+    ranks = [Forked(code, [rank, tmp_path], imported=("tests.test_wrappers",)) for rank in range(2)]
+    for rank in ranks:
+        assert rank.wait(60) == 0, rank.communicate()[1]
     files = [(tmp_path / f"{name}.safetensors").read_bytes() for name in ("0", "1", "both")]
     assert files[0] == files[1] == files[2]
     assert torch.equal(hsta_fast.load_model(tmp_path / "0.safetensors")(CLIP), tiny()(CLIP))
