@@ -73,7 +73,8 @@ class AnnotationRow:
     emotion: None where the annotation has no column of emotions, which is not a fault; "" is a blank cell.
     frames: returns the paths of frames onset..offset relative to the root; raises ValueError where some are
         missing.
-    longest: the largest number of frames that is accepted; None for no limit.
+    longest: the largest number of frames that is accepted; None: `MAX_MICRO_FRAMES` of a micro-expression,
+        any number of a macro-expression.
     notes: (what, action) of faults found so far that do not leave the clip out.
     also: (onset, what) of further expressions in the row, which are left out.
     rate: frames a second from onset to offset, None if unknown.
@@ -90,7 +91,7 @@ class AnnotationRow:
     emotion: str | None
     action_units: str = ""
     objective: str = ""
-    longest: int | None = MAX_MICRO_FRAMES
+    longest: int | None = None
     notes: tuple[tuple[str, str], ...] = ()
     also: tuple[tuple[int | None, str], ...] = ()
     rate: Callable[[int, int], float | None] = lambda onset, offset: None
@@ -326,8 +327,9 @@ def _build_clip(row: AnnotationRow) -> tuple[dict[str, Any], list[tuple[str, str
     length = offset - onset + 1
     if length == 1:
         raise ValueError(f"clip expected at least 2 frames, got 1: onset and offset are both {onset}")
-    if row.longest is not None and length > row.longest:
-        raise ValueError(f"clip expected at most {row.longest} frames, got {length}")
+    longest = MAX_MICRO_FRAMES if row.longest is None and row.expression == "micro" else row.longest
+    if longest is not None and length > longest:
+        raise ValueError(f"clip expected at most {longest} frames, got {length}")
     if row.emotion == "":
         raise ValueError("emotion expected a word, got a blank")
 

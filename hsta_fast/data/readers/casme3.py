@@ -35,7 +35,6 @@ from .annotation import (
 )
 from .base import (
     EXPRESSIONS,
-    MAX_MICRO_FRAMES,
     SIMILAR,
     AnnotationRow,
     Expression,
@@ -207,7 +206,6 @@ def _open(
             emotion=row.get("emotion"),
             action_units=row["AU"],
             objective=row["Objective class"],
-            longest=MAX_MICRO_FRAMES if kind == "micro" else None,
         )
 
     return _rows(root, annotation, expressions), interpret

@@ -20,7 +20,6 @@ from pathlib import Path
 
 from .annotation import AnnotatedRows, Columns, Row, find_annotation, rows_of
 from .base import (
-    MAX_MICRO_FRAMES,
     AnnotationRow,
     Expression,
     Interpret,
@@ -116,7 +115,6 @@ def _open(
             expression=kind,
             emotion=row["Emotion"],
             action_units="" if units.casefold() == "null" else units,
-            longest=MAX_MICRO_FRAMES if kind == "micro" else None,
             notes=notes,
         )
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from .annotation import Columns, Row, annotated_rows
 from .base import (
-    MAX_MICRO_FRAMES,
     AnnotationRow,
     Expression,
     Interpret,
@@ -88,7 +87,6 @@ def _open(
             expression=kind,
             emotion=None,
             action_units=row["Action Units"],
-            longest=MAX_MICRO_FRAMES if kind == "micro" else None,
             notes=notes,
         )
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hsta_fast.data import recognise
 from hsta_fast.data.clips import COLUMNS, LEFT_OUT, MIDDLE_APEX
 from hsta_fast.data.doctor import examine
-from hsta_fast.data.readers import casme3
+from hsta_fast.data.readers import base
 from hsta_fast.data.readers.casme3 import read_casme3
 
 from .. import fake_datasets
@@ -192,7 +192,7 @@ def test_expression_types(tmp_path: Path) -> None:
 
 
 def test_a_macro_expression_may_be_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(casme3, "MAX_MICRO_FRAMES", 6)
+    monkeypatch.setattr(base, "MAX_MICRO_FRAMES", 6)
     root = copy_of(tmp_path, [[*GOOD, "Macro-expression"]], [*HEADER, "Expression type"])
     assert len(read_casme3(root, expressions=("macro",))) == 1
 
