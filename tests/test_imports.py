@@ -124,6 +124,7 @@ ARROWS: dict[str, str] = {
     "training.config_file": "files spelling",
     "training.setting_groups": "training.config",
     "training.optim": "model training.config",
+    "training.step": "model training.config training.optim",
     "training.splits": "clips data.clips protocol training.config",
     "training.run_checks": "files clips spelling",
     "training.run_log": "",
@@ -133,7 +134,7 @@ ARROWS: dict[str, str] = {
     "training.setup": "environment files inputs data protocol spelling training.config training.splits",
     "training.progress": "training.run_folder training.run_log training.scalars",
     "training.loop": "model data protocol training.config training.optim training.progress "
-    "training.run_folder training.setup",
+    "training.run_folder training.setup training.step",
     "training.gallery": "checkpoint csta_maps files model data protocol training.loop training.run_folder "
     "training.setup",
     "training.dry_run": "clips data environment protocol training.loop training.optim training.run_checks "

@@ -76,9 +76,7 @@ def _first_batch(exp: Experiment, number: int) -> str:
     training.model.train()
     batch = next(training_batches(training, 0))
     inputs = model_inputs(training.model, batch, exp.device)
-    with exp.autocast():
-        logits = training.model(**inputs)
-    loss = training.loss(logits.float(), batch.label.to(exp.device)).item()
+    loss = training.step.forward(inputs, batch.label.to(exp.device))[1].item()
     check_finite(loss, f"fold {fold.name}, epoch 1, step 1", training.folder.state_file)
     shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in inputs.items())
     parameters = sum(weight.numel() for weight in training.model.parameters())

@@ -11,17 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.amp import GradScaler
 
 from ..data import Augment, Batch, steps
 from ..model import HSTA
 from ..protocol import Fold, best_epoch
 from .config import leak_columns
-from .optim import Loss, check_finite, learning_rate, parameter_groups
+from .optim import Loss, check_finite, learning_rate
 from .progress import Progress
 from .run_folder import FoldFolder
 from .setup import Experiment
+from .step import TrainStep, make_optimizer
 
 
 @dataclass
@@ -33,9 +34,7 @@ class FoldTraining:
     fold: Fold
     stream: tuple[int, ...]  # seeds this training, together with the run's seed and the epoch
     model: HSTA
-    loss: Loss
-    optimizer: torch.optim.Optimizer
-    scaler: GradScaler
+    step: TrainStep
     predictions: Tensor  # the class predicted for each test clip after each epoch, int64 (epochs, test clips)
     epochs_done: int = 0
     best: dict[str, Tensor] | None = None  # weights of the epoch that is best on the test clips, if asked for
@@ -78,18 +77,18 @@ def build(exp: Experiment, folder: FoldFolder, fold: Fold, stream: tuple[int, ..
     cfg, device = exp.cfg, exp.device
     seed_torch(cfg.seed, *stream, 0)
     model = HSTA(cfg.architecture(len(exp.labels.classes))).to(device)
-    optimizer = torch.optim.AdamW(parameter_groups(model, cfg), lr=cfg.lr, betas=(0.9, 0.999), fused=True)
     # Gradients too small for float16 would become zero. In other dtypes the scaler does nothing.
     scaler = GradScaler(device.type, enabled=exp.dtype == torch.float16)
     counts = exp.class_counts(fold.train) if cfg.class_weights else None
     loss = Loss(cfg.loss, smoothing=cfg.label_smoothing, counts=counts).to(device)
     predictions = torch.empty(0, len(fold.test), dtype=torch.int64, device="cpu")
-    return FoldTraining(exp, folder, fold, stream, model, loss, optimizer, scaler, predictions)
+    step = TrainStep(model, loss, make_optimizer(model, cfg), scaler, exp.autocast, cfg.clip_grad)
+    return FoldTraining(exp, folder, fold, stream, model, step, predictions)
 
 
 def train_epoch(training: FoldTraining, epoch: int, progress: Progress) -> dict[str, float]:
     """One pass over the training clips; `epoch` counts from 0."""
-    exp, cfg, device = training.exp, training.exp.cfg, training.exp.device
+    cfg, device = training.exp.cfg, training.exp.device
     seed_torch(cfg.seed, *training.stream, epoch + 1)
     training.model.train()
     num_steps = steps(len(training.fold.train), cfg.batch_size)
@@ -99,13 +98,11 @@ def train_epoch(training: FoldTraining, epoch: int, progress: Progress) -> dict[
     for step, batch in enumerate(progress.batches(batches, num_steps)):
         lr = learning_rate(cfg, epoch + step / num_steps)
         label = batch.label.to(device, non_blocking=True)
-        with exp.autocast():
-            logits = training.model(**model_inputs(training.model, batch, device))
-        loss = training.loss(logits.float(), label)
+        logits, loss = training.step.forward(model_inputs(training.model, batch, device), label)
         # Reading a number makes the CPU wait for the GPU, so on a GPU every 50th step only.
         if device.type == "cpu" or step % 50 == 0:
             check_finite(loss.item(), f"{where}, step {step + 1}", training.folder.state_file)
-        update_weights(training, loss, lr)
+        training.step.update(loss, lr)
         totals += torch.stack([loss.detach() * len(label), (logits.argmax(1) == label).sum()])
     train_loss, train_acc = (totals / len(training.fold.train)).tolist()
     check_finite(train_loss, where, training.folder.state_file)
@@ -126,26 +123,12 @@ def training_batches(training: FoldTraining, epoch: int) -> Iterator[Batch]:
     )
 
 
-def update_weights(training: FoldTraining, loss: Tensor, lr: float) -> None:
-    """One step of the optimiser."""
-    optimizer, scaler, clip_grad = training.optimizer, training.scaler, training.exp.cfg.clip_grad
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_scale"]
-    optimizer.zero_grad(set_to_none=True)
-    scaler.scale(loss).backward()
-    if clip_grad is not None:
-        scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(training.model.parameters(), clip_grad)
-    scaler.step(optimizer)  # skips a step whose gradients overflowed
-    scaler.update()  # and then halves the scale
-
-
 def score_test_clips(training: FoldTraining, epoch: int) -> dict[str, float]:
     """Test loss and accuracy; `training` gets the predictions, with best-test-epoch the best weights too."""
     exp, test = training.exp, training.fold.test
     logits, truth = predict(exp, training.model, test), torch.from_numpy(exp.data.labels[test]).to(exp.device)
     predicted = logits.argmax(1)
-    test_loss = training.loss(logits, truth).item()
+    test_loss = training.step.loss(logits, truth).item()
     check_finite(test_loss, f"fold {training.fold.name}, epoch {epoch + 1}", training.folder.state_file)
     training.predictions = torch.cat([training.predictions, predicted[None].cpu()])
     by_test_score = exp.cfg.select == "best-test-epoch"
@@ -177,7 +160,8 @@ def model_inputs(model: HSTA, batch: Batch, device: torch.device) -> dict[str, T
 
 def save_checkpoint(training: FoldTraining) -> None:
     """Save all that `load_checkpoint` needs to continue after this epoch."""
-    parts = {name: getattr(training, name).state_dict() for name in ("model", "optimizer", "scaler")}
+    step = training.step
+    parts = {name: getattr(step, name).state_dict() for name in ("model", "optimizer", "scaler")}
     progress = {"epoch": training.epochs_done, "predictions": training.predictions, "best": training.best}
     training.folder.save_state(parts | progress)
 
@@ -186,9 +170,9 @@ def load_checkpoint(training: FoldTraining) -> None:
     """Continue from the fold's last checkpoint, if there is one; drop metrics of later epochs."""
     if (state := training.folder.load_state()) is not None:
         training.model.load_state_dict(state["model"])
-        training.optimizer.load_state_dict(state["optimizer"])
+        training.step.optimizer.load_state_dict(state["optimizer"])
         if state.get("scaler"):  # empty if saved on a device that needs no loss scale
-            training.scaler.load_state_dict(state["scaler"])
+            training.step.scaler.load_state_dict(state["scaler"])
         # Older states call them answers.
         training.predictions = state["predictions" if "predictions" in state else "answers"]
         training.epochs_done, training.best = state["epoch"], state["best"]
