@@ -82,7 +82,8 @@ def build(exp: Experiment, folder: FoldFolder, fold: Fold, stream: tuple[int, ..
     counts = exp.class_counts(fold.train) if cfg.class_weights else None
     loss = Loss(cfg.loss, smoothing=cfg.label_smoothing, counts=counts).to(device)
     predictions = torch.empty(0, len(fold.test), dtype=torch.int64, device="cpu")
-    step = TrainStep(model, loss, make_optimizer(model, cfg), scaler, exp.autocast, cfg.clip_grad)
+    optimizer = make_optimizer(model, cfg)
+    step = TrainStep(model, loss, optimizer, scaler, exp.autocast, cfg.clip_grad, cfg.accumulate)
     return FoldTraining(exp, folder, fold, stream, model, step, predictions)
 
 
@@ -98,12 +99,12 @@ def train_epoch(training: FoldTraining, epoch: int, progress: Progress) -> dict[
     for step, batch in enumerate(progress.batches(batches, num_steps)):
         lr = learning_rate(cfg, epoch + step / num_steps)
         label = batch.label.to(device, non_blocking=True)
-        logits, loss = training.step.forward(model_inputs(training.model, batch, device), label)
+        logits, loss = training.step.backward(model_inputs(training.model, batch, device), label)
         # Reading a number makes the CPU wait for the GPU, so on a GPU every 50th step only.
         if device.type == "cpu" or step % 50 == 0:
             check_finite(loss.item(), f"{where}, step {step + 1}", training.folder.state_file)
-        training.step.update(loss, lr)
-        totals += torch.stack([loss.detach() * len(label), (logits.argmax(1) == label).sum()])
+        training.step.update(lr)
+        totals += torch.stack([loss * len(label), (logits.argmax(1) == label).sum()])
     train_loss, train_acc = (totals / len(training.fold.train)).tolist()
     check_finite(train_loss, where, training.folder.state_file)
     return {"lr": lr, "train_loss": train_loss, "train_acc": train_acc}
