@@ -147,12 +147,14 @@ ARROWS: dict[str, str] = {
     "training.run_folder training.run_log training.scalars training.setup training.splits training.workers",
     "training.ablate": "files protocol spelling training.config training.optim training.paper_tables "
     "training.run_checks training.runner training.workers",
+    "profiling": "clips files crossmodal data environment layers model ops protocol published spelling "
+    "toolchain training.config training.optim training.progress training.setup training.step",
     # The top.
     "help_text": "",
     "interrupt": "",
     "usage": "spelling",
-    "cli": "console environment extension files data data.doctor help_text interrupt spelling synth "
-    "synth.render protocol training.ablate training.config training.config_file "
+    "cli": "console environment extension files data data.doctor help_text interrupt profiling spelling "
+    "synth synth.render protocol training.ablate training.config training.config_file "
     "training.evaluate training.optim training.runner training.setting_groups training.setup "
     "training.workers usage",
     "__main__": "cli",
