@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import hsta_fast
 from benchmarks.cases import Case, Place, Step
-from benchmarks.peer_model import PublishedHSTA
+from hsta_fast.published import PublishedHSTA
 
 FRAMES, BATCH = (6, 16), 32
 COMPILED = (16,)  # costs four compilations per direction
@@ -63,8 +63,7 @@ def _maker(name: str, T: int, train: bool) -> Callable[[Place], Step]:
         given = clips(*(1, T, 32) if place.tiny else (BATCH, T, 224), place.device)
         if name == "ours":
             return step(model, given, train)
-        with torch.device(place.device):
-            peer = PublishedHSTA(model)
+        peer = PublishedHSTA(model, attention="sdpa")
         if name.endswith("compiled"):
             peer.compile_blocks(place.backend)
         return step(peer, given, train)

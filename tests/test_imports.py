@@ -31,6 +31,7 @@ ARROWS: dict[str, str] = {
     "frame_checks": "inputs ops",
     "model": "crossmodal frame_checks inputs layers ops",
     "csta_maps": "crossmodal model",
+    "published": "model",
     "wrappers": "model",
     "environment": "ops",
     "checkpoint": "files layers inputs model wrappers",

@@ -1,25 +1,43 @@
-"""The published HSTA in ordinary torch modules: the peer in whole-model benchmarks.
+"""The published HSTA in ordinary torch modules: what profiles and benchmarks time this package against.
 
-Conv3d for the tubelets, scaled_dot_product_attention for the attention, CSTA with keys and values of every
-token. Its state dict has the published keys, so it can load our weights. Like the models it is timed against,
-it has no dropout and no drop path.
+Conv3d for the tubelets, attention written out, CSTA with keys and values of every token. Its state dict has
+the published keys, so it can load our weights. Like the models it is timed against, it has no dropout and no
+drop path.
+
+B batch, N patch tokens, C width, H heads, D = C / H. Branch 0 is special, 1 is video.
 """
 
-from typing import cast
+from collections.abc import Callable
+from typing import Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hsta_fast.model import HSTA, IMAGENET_MEAN, IMAGENET_STD, HSTAConfig, position_table
+from .model import HSTA, IMAGENET_MEAN, IMAGENET_STD, HSTAConfig, position_table
 
+AttentionForm = Literal["materialised", "sdpa"]
 _EPS = 1e-6
 
 
+def _materialised(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k' / sqrt(D)) v for (B, H, N, D); all scores are written to memory, as published."""
+    return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
+
+
+_ATTENTION: dict[AttentionForm, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "materialised": _materialised,
+    "sdpa": F.scaled_dot_product_attention,
+}
+
+
 class Attention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
+    """Self-attention over all tokens of a clip (Eq. 2, 3)."""
+
+    def __init__(self, width: int, heads: int, attention: AttentionForm) -> None:
         super().__init__()
         self.heads = heads
+        self.attend = _ATTENTION[attention]
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
@@ -30,30 +48,34 @@ class Attention(nn.Module):
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, bias).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.proj(self.attend(q, k, v).transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
+    """Two linear layers with GELU between them."""
+
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 
 class Block(nn.Module):
     """A pre-norm transformer block (Eq. 1-6)."""
 
-    def __init__(self, width: int, heads: int, hidden: int) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, attention: AttentionForm) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=_EPS)
-        self.attn = Attention(width, heads)
+        self.attn = Attention(width, heads, attention)
         self.norm2 = nn.LayerNorm(width, eps=_EPS)
         self.mlp = Mlp(width, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, N + 1, C) -> (B, N + 1, C)."""
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
@@ -61,26 +83,29 @@ class Block(nn.Module):
 class CrossAttention(nn.Module):
     """One query over all rows."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, attention: AttentionForm) -> None:
         super().__init__()
         self.heads = heads
+        self.attend = _ATTENTION[attention]
         self.wq, self.wk, self.wv, self.proj = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, y: Tensor) -> Tensor:
         """(B, N + 1, C) -> (B, 1, C): the first row attends to all."""
         rows = {"q": self.wq(y[:, :1]), "k": self.wk(y), "v": self.wv(y)}
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in rows.values())
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.proj(self.attend(q, k, v).transpose(1, 2).flatten(2))
 
 
 class Fusion(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
+    """CSTA of one direction between the two projections (Eq. 9, 10)."""
+
+    def __init__(self, width: int, heads: int, attention: AttentionForm) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=_EPS)
-        self.attn = CrossAttention(width, heads)
+        self.attn = CrossAttention(width, heads, attention)
 
     def forward(self, cls: Tensor, tokens: Tensor) -> Tensor:
-        """cls (B, 1, C), tokens (B, N, C) -> (B, 1, C) (Eq. 9, 10)."""
+        """Cls (B, 1, C), tokens (B, N, C) -> (B, 1, C)."""
         return cls + self.attn(self.norm1(torch.cat([cls, tokens], 1)))
 
 
@@ -91,22 +116,24 @@ def _projection(width_in: int, width_out: int) -> nn.Sequential:
 class Layer(nn.Module):
     """Blocks of each branch, then CSTA (Eq. 14)."""
 
-    def __init__(self, config: HSTAConfig) -> None:
+    def __init__(self, config: HSTAConfig, attention: AttentionForm) -> None:
         super().__init__()
         widths, heads, depths = config.widths, config.num_heads, (config.n_special, config.n_video)
         self.blocks = nn.ModuleDict(
             {
                 str(d): nn.ModuleList(
-                    Block(widths[d], heads[d], int(widths[d] * config.mlp_ratio)) for _ in range(depths[d])
+                    Block(widths[d], heads[d], int(widths[d] * config.mlp_ratio), attention)
+                    for _ in range(depths[d])
                 )
                 for d in (0, 1)
             }
         )
         self.projs = nn.ModuleList(_projection(widths[a], widths[1 - a]) for a in (0, 1))
-        self.fusion = nn.ModuleList(Fusion(widths[1 - a], heads[1 - a]) for a in (0, 1))
+        self.fusion = nn.ModuleList(Fusion(widths[1 - a], heads[1 - a], attention) for a in (0, 1))
         self.revert_projs = nn.ModuleList(_projection(widths[1 - a], widths[a]) for a in (0, 1))
 
     def forward(self, states: list[Tensor]) -> list[Tensor]:
+        """[special (B, N_0 + 1, C_0), video (B, N_1 + 1, C_1)] -> the same."""
         for d, blocks in enumerate(self.blocks.values()):
             for block in cast(nn.ModuleList, blocks):
                 states[d] = block(states[d])
@@ -118,27 +145,45 @@ class Layer(nn.Module):
 
 
 class PublishedHSTA(nn.Module):
-    """The published model in eager torch, with the weights of `model`."""
+    """The published model in eager torch, with a copy of the weights of `model`, on its device.
+
+    Args:
+        model: has a published configuration (both branches, CSTA); its dtype and device are taken.
+        attention: "materialised", as published, writes all scores to memory; "sdpa" calls torch's
+            scaled_dot_product_attention.
+
+    Raises:
+        ValueError: the published model has no such configuration, or an unknown `attention`.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: HSTA) -> None:
+    def __init__(self, model: HSTA, *, attention: AttentionForm = "materialised") -> None:
         super().__init__()
+        if attention not in _ATTENTION:
+            known = ", ".join(get_args(AttentionForm))
+            raise ValueError(f"attention expected one of {known}, got {attention!r}")
         config = model.config
-        self.cls_token = nn.ParameterDict({str(d): torch.zeros(1, 1, config.widths[d]) for d in (0, 1)})
-        self.patch_embed = nn.ModuleDict()
-        for d in (0, 1):
-            size = (config.tubelet_depth, config.patch_sizes[d], config.patch_sizes[d])
-            proj = nn.Conv3d(3, config.widths[d], size, stride=size)
-            self.patch_embed[str(d)] = nn.ModuleDict({"proj": proj})
-        self.blocks = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
-        self.norm = nn.ModuleDict({str(d): nn.LayerNorm(config.widths[d], eps=_EPS) for d in (0, 1)})
-        self.head = nn.Linear(sum(config.widths), config.num_classes)
+        if config.head != "cls":
+            raise ValueError(f"model expected head 'cls' (as published), got {config.head!r}")
+        with torch.device("meta"):  # every value is loaded below
+            self.cls_token = nn.ParameterDict({str(d): torch.empty(1, 1, config.widths[d]) for d in (0, 1)})
+            self.patch_embed = nn.ModuleDict()
+            for d in (0, 1):
+                size = (config.tubelet_depth, config.patch_sizes[d], config.patch_sizes[d])
+                proj = nn.Conv3d(3, config.widths[d], size, stride=size)
+                self.patch_embed[str(d)] = nn.ModuleDict({"proj": proj})
+            self.blocks = nn.ModuleList(Layer(config, attention) for _ in range(config.num_layers))
+            self.norm = nn.ModuleDict({str(d): nn.LayerNorm(config.widths[d], eps=_EPS) for d in (0, 1)})
+            self.head = nn.Linear(sum(config.widths), config.num_classes)
+        weight = model.head.weight
+        self.to(weight.dtype).to_empty(device=weight.device)
         self.load_state_dict(model.published_state_dict())
         # On the device before a step is timed: creating a constant there is a synchronising copy.
         for name, values in {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}.items():
-            self.register_buffer(name, torch.tensor(values).view(3, 1, 1, 1), persistent=False)
+            constant = torch.tensor(values, dtype=weight.dtype, device=weight.device).view(3, 1, 1, 1)
+            self.register_buffer(name, constant, persistent=False)
         self._tables: dict[tuple[int, int], Tensor] = {}
 
     def compile_blocks(self, backend: str) -> None:
