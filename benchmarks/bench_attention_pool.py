@@ -43,7 +43,7 @@ def parameters(C: int, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def projected(rows: Tensor, given: dict[str, Tensor]) -> Iterator[Tensor]:
-    """Rows [cls ; tokens] (B, 1 + N, C) -> q (B, H, 1, D), k and v (B, H, 1 + N, D) of the normalised rows."""
+    """Rows [cls ; tokens] (B, 1 + N, C) -> q (B, H, 1, D), k and v (B, H, 1 + N, D), normalised first."""
     y = F.layer_norm(rows, rows.shape[-1:], given["norm_weight"], given["norm_bias"], 1e-6)
     for n, x in {"q": y[:, :1], "k": y, "v": y}.items():
         yield F.linear(x, given[f"{n}_weight"], given[f"{n}_bias"]).unflatten(-1, (HEADS, -1)).transpose(1, 2)

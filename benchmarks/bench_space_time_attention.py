@@ -3,7 +3,7 @@
 On a CUDA device (`cuda_cases`, for `make gpu`), in bfloat16 at B = 32, H = 12: each backend of
 scaled_dot_product_attention forced in turn, cuDNN first, and FlexAttention compiled per case; the forward
 without gradients, and the backward alone. On the CPU, in float32 at B = 1: `auto`, the published formulation
-and torch's own choice, forward and forward + backward. Operations: 4 N^2 D per head forward; 10 backward, 14 both.
+and torch's own choice, forward and forward + backward. Operations: 4 N^2 D per head forward; 10 backward.
 """
 
 from collections.abc import Callable, Iterator

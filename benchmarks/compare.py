@@ -23,10 +23,11 @@ PRODUCT = "matrix product"  # the member whose rate gives the floor
 SIDE = 2048  # of its matrices
 COMPILATION = 25.0  # seconds, assumed for the first call of a compiled member
 MOST_ROUNDS = 60
+LONG = 3.0  # seconds of all first calls, of which a preparation is a small part
 Make = Callable[[], Step]
 
 
-class LeftOut(Exception):
+class LeftOutError(Exception):
     """Why a group is not measured."""
 
 
@@ -75,6 +76,7 @@ def measure(
     floor: bool = False,
     seconds: float = 1.5,
     least: int = 5,
+    notes: Mapping[str, Any] | None = None,
 ) -> Entry:
     """Time every member's step, in turn.
 
@@ -89,6 +91,7 @@ def measure(
         floor: whether to time a matrix product too, whose rate gives the least time of a step.
         seconds: of timed rounds, if `least` rounds take less.
         least: rounds, at least; fewer, but two, if the time is short.
+        notes: further keys of the entry.
 
     Returns:
         The entry of the results file: "group", "ms" {member: [milliseconds of each round]}, "flop" {member:
@@ -96,7 +99,7 @@ def measure(
         message}, "date", "load" (average of a minute, before).
 
     Raises:
-        LeftOut: the group would not fit into the time left.
+        LeftOutError: the group would not fit into the time left.
         Exception: what our first member raises. That of a peer is an entry in "failed".
     """
     began = {
@@ -106,13 +109,14 @@ def measure(
     operations = dict(flop) if isinstance(flop, Mapping) else dict.fromkeys(members, flop)
     expected = _expected(members, operations, clock, least)
     if expected > clock.left():
-        raise LeftOut(f"it takes about {expected:.0f} s, and {max(clock.left(), 0):.0f} s are left")
+        raise LeftOutError(f"it takes about {expected:.0f} s, and {max(clock.left(), 0):.0f} s are left")
     with contextlib.ExitStack() as stack:
         if any(name.endswith("compiled") for name in members):
             stack.enter_context(fresh_compiler())
-        steps, notes = _first_calls(members, floor)
+        steps, once, remarks = _first_calls(members, floor)
         ours, *others = steps
-        once = sum(_seconds(step) for step in steps.values())
+        if once < LONG or "first_call_s" in remarks:  # first calls may have built or compiled something
+            once = sum(_seconds(step) for step in steps.values())
         rounds = max(least, min(MOST_ROUNDS, int(seconds / once)))
         rounds = max(2, min(rounds, int(clock.left() / once)))
         times: dict[str, list[float]] = {name: [] for name in others}
@@ -130,19 +134,21 @@ def measure(
     if floor:
         rates = [2.0 * SIDE**3 / t for t in times[PRODUCT]]
         clock.rate = sorted(rates)[len(rates) // 2]
-    entry |= {"flop": {name: operations[name] for name in ms if operations.get(name)}} | notes
+    entry |= {"flop": {name: operations[name] for name in ms if operations.get(name)}}
+    entry |= remarks | dict(notes or {})
     benchmark.extra_info.update(entry)
     return entry
 
 
-def _first_calls(members: Mapping[str, Make], floor: bool) -> tuple[dict[str, Step], Entry]:
-    """The members that run here, each called once, and notes on them."""
+def _first_calls(members: Mapping[str, Make], floor: bool) -> tuple[dict[str, Step], float, Entry]:
+    """The members that run here, each called once; the seconds of these calls; remarks on the members."""
     steps: dict[str, Step] = {}
-    notes: Entry = {"first_call_s": {}, "left_out": {}, "failed": {}}
+    total = 0.0
+    remarks: Entry = {"first_call_s": {}, "left_out": {}, "failed": {}}
     for name, make in (members | ({PRODUCT: product} if floor else {})).items():  # type: ignore[operator]
         compiled = name.endswith("compiled")
         if compiled and (lacks := missing("cpu")) is not None:
-            notes["left_out"][name] = lacks
+            remarks["left_out"][name] = lacks
             continue
         graphs = counters["stats"]["unique_graphs"]
         try:
@@ -153,9 +159,10 @@ def _first_calls(members: Mapping[str, Make], floor: bool) -> tuple[dict[str, St
         except Exception as error:
             if not steps:
                 raise
-            notes["failed"][name] = f"{type(error).__name__}: {str(error).strip() or 'no message'}"[:400]
+            remarks["failed"][name] = f"{type(error).__name__}: {str(error).strip() or 'no message'}"[:400]
             continue
         steps[name] = step
+        total += first
         if compiled:
-            notes["first_call_s"][name] = round(first, 1)
-    return steps, {key: found for key, found in notes.items() if found}
+            remarks["first_call_s"][name] = round(first, 1)
+    return steps, total, {key: found for key, found in remarks.items() if found}

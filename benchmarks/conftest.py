@@ -1,12 +1,12 @@
-"""Benchmarks under pytest: their results file, a limit of time, and a summary instead of a table of figures."""
+"""Benchmarks under pytest: a results file, a limit of time, and a summary with verdicts, not a table."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.compare import Clock, LeftOut, Make, measure
+from benchmarks.compare import Clock, LeftOutError, Make, measure
 from benchmarks.record import Recorder
 from benchmarks.summary import summary
 
@@ -50,7 +50,7 @@ def compare(benchmark: Any, request: pytest.FixtureRequest) -> Compare:
     def run(group: str, members: Mapping[str, Make], **how: Any) -> None:
         try:
             entry = measure(benchmark, stash[_CLOCK], group, members, **how)
-        except LeftOut as error:
+        except LeftOutError as error:
             stash[_LEFT_OUT][group] = str(error)
             pytest.skip(str(error))
         if not benchmark.enabled:
@@ -77,5 +77,3 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line(line)
         if recorder.path is not None:
             terminalreporter.write_line(f"\n{recorder.path}")
-
-
