@@ -13,6 +13,7 @@ from ..spelling import did_you_mean
 Protocol = Literal["loso", "kfold", "composite", "cross-dataset", "published-folds"]
 Select = Literal["last", "inner", "best-test-epoch"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Compile = Literal["auto", "on", "off"]
 Recipe = Literal["paper", "published"]
 START = ("resume", "overwrite", "dry_run")  # settings that say how to start a run, not what it is
 
@@ -187,6 +188,9 @@ class HardwareSettings:
     accumulate: int = 1
     """Micro-batches that share a step of the optimiser: each takes a part of --batch-size, and the gradients
     are those of the whole batch."""
+    compile: Compile = "auto"
+    """torch.compile of the model in training; auto: on a CUDA device, after the first epoch, if enough of the
+    training is left to pay for it (docs/gpu.md); not on a CPU, where compiling takes minutes."""
 
 
 # The bases stand in the reverse of the order in which dataclasses list their fields.
