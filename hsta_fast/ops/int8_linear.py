@@ -1,8 +1,8 @@
 """Linear layers of a transformer block on int8, for inference on the CPU.
 
-Activations are rounded as they come (dynamic quantisation): each row x (K) to bytes u with a step s and a zero point z
-of its own, x ~ s (u - z), over the row's range with zero included. Weights are rounded once: each output's
-row to integers w in [-127, 127] with a step t of its own. The products are exact integers:
+Activations are rounded as they come (dynamic quantisation): each row x (K) to bytes u with a step s and a
+zero point z of its own, x ~ s (u - z), over the row's range with zero included. Weights are rounded once:
+each output's row to integers w in [-127, 127] with a step t of its own. The products are exact integers:
 
     y = s t (sum_k u_k w_k - z sum_k w_k) + bias
 
@@ -33,8 +33,8 @@ def pack(weight: Tensor, bias: Tensor | None) -> list[Tensor]:
     """The four tensors that the ops take as a linear layer, from its weight (O, K) and bias (O,), float32.
 
     Returns:
-        weight (ceil(O / 64), ceil(K / 4), 64, 4) int8, zero where padded; step (O,) float32; sums (O,) int32 of each
-        output's integers; bias (O,) float32.
+        weight (ceil(O / 64), ceil(K / 4), 64, 4) int8, zero where padded; step (O,) float32; sums (O,) int32
+        of each output's integers; bias (O,) float32.
     """
     outputs, inputs = weight.shape
     step = weight.abs().amax(1) / 127
@@ -64,7 +64,7 @@ def _product(x: Tensor, linear: list[Tensor]) -> Tensor:
     rounded, row_step, zero = _round_rows(x.reshape(-1, x.shape[-1]))
     products = torch._int_mm(F.pad(rounded, (0, matrix.shape[0] - x.shape[-1])), matrix)[:, : bias.numel()]
     y = (products - zero * sums).float() * (row_step * step) + bias
-    return y.view(*x.shape[:-1], -1)
+    return y.view(*x.shape[:-1], bias.numel())
 
 
 def _normed(x: Tensor, norm: list[Tensor], eps: float) -> Tensor:
@@ -87,13 +87,17 @@ def _fake_linear(
     return x.new_empty((*x.shape[:-1], linear[3].numel()))
 
 
-def _mlp(x: Tensor, norm: list[Tensor], eps: float, fc1: list[Tensor], fc2: list[Tensor], impl: str) -> Tensor:
+def _mlp(
+    x: Tensor, norm: list[Tensor], eps: float, fc1: list[Tensor], fc2: list[Tensor], impl: str
+) -> Tensor:
     if _in_extension(impl):
         return torch.ops.hsta_fast.int8_mlp_fwd(x.contiguous(), norm, eps, fc1, fc2)
     return x + _product(F.gelu(_product(_normed(x, norm, eps), fc1)), fc2)
 
 
-def _fake_mlp(x: Tensor, norm: list[Tensor], eps: float, fc1: list[Tensor], fc2: list[Tensor], impl: str) -> Tensor:
+def _fake_mlp(
+    x: Tensor, norm: list[Tensor], eps: float, fc1: list[Tensor], fc2: list[Tensor], impl: str
+) -> Tensor:
     return x.new_empty(x.shape)
 
 
