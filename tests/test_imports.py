@@ -25,11 +25,13 @@ ARROWS: dict[str, str] = {
     "extension": "files toolchain",
     "ops": "reference kernels extension",
     "replaced": "",
-    "layers": "ops replaced",
+    "recompute": "ops",
+    "layers": "ops recompute replaced",
     "crossmodal": "layers ops replaced",
     "inputs": "",
     "frame_checks": "inputs ops",
     "model": "crossmodal frame_checks inputs layers ops",
+    "memory": "crossmodal model ops recompute",
     "csta_maps": "crossmodal model",
     "published": "model",
     "graphs": "",
@@ -123,7 +125,7 @@ ARROWS: dict[str, str] = {
     "training": "",
     "training.workers": "",
     "training.paper_tables": "",
-    "training.config": "model data spelling",
+    "training.config": "model data recompute spelling",
     "training.config_file": "files spelling",
     "training.setting_groups": "training.config",
     "training.optim": "model training.config",
@@ -138,16 +140,17 @@ ARROWS: dict[str, str] = {
     "training.setup": "environment files inputs data protocol spelling training.config training.splits",
     "training.progress": "training.run_folder training.run_log training.scalars",
     "training.loop": "model data protocol training.compiled training.config training.optim "
-    "training.progress training.run_folder training.setup training.step training.workers",
+    "training.progress training.run_folder training.setup training.step training.workers recompute",
     "training.gallery": "checkpoint csta_maps files model data protocol training.loop training.run_folder "
     "training.setup",
     "training.dry_run": "clips data environment protocol training.loop training.optim training.run_checks "
-    "training.run_folder training.setup training.splits",
+    "training.run_folder training.setup training.splits memory",
     "training.evaluate": "clips checkpoint int8 protocol training.config training.gallery training.loop "
     "training.run_checks training.run_folder training.setup",
     "training.runner": "clips files checkpoint protocol training.config training.dry_run training.evaluate "
     "training.gallery training.loop training.progress training.provenance training.run_checks "
-    "training.run_folder training.run_log training.scalars training.setup training.splits training.workers",
+    "training.run_folder training.run_log training.scalars training.setup training.splits training.step "
+    "training.workers",
     "training.ablate": "files protocol spelling training.config training.optim training.paper_tables "
     "training.run_checks training.runner training.workers",
     "profiling": "clips files crossmodal data environment layers model ops protocol published spelling "
@@ -161,8 +164,8 @@ ARROWS: dict[str, str] = {
     "training.evaluate training.optim training.runner training.setting_groups training.setup "
     "training.workers usage",
     "__main__": "cli",
-    "__init__": "interrupt reference ops crossmodal layers inputs int8 model csta_maps checkpoint environment "
-    "graphs",
+    "__init__": "interrupt reference ops crossmodal layers inputs int8 model csta_maps checkpoint "
+    "environment graphs recompute",
 }
 
 
