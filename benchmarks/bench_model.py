@@ -1,11 +1,10 @@
 """Forward and training step of whole models against the published formulation in ordinary modules.
 
 On the CPU: small batches in float32, against attention written out (as published) and torch's own; the
-training step of 6 frames also with everything compiled. On a CUDA device (`cuda_cases`, for `make gpu`): the
-paper's model in bfloat16, eager and compiled block by block.
+training step of 6 frames also with everything compiled. On a CUDA device: `model_on_cuda.py`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import cast
 
 import pytest
@@ -14,13 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hsta_fast
-from benchmarks.cases import Case, Place, Step
+from benchmarks.cases import Step
 from benchmarks.compare import OURS, Make
 from hsta_fast.model import HSTA, SPECIAL_FRAMES, HSTAConfig, model_config
 from hsta_fast.published import PublishedHSTA
 
-FRAMES, BATCH = (6, 16), 32
-COMPILED = (16,)  # costs four compilations per direction
 SIDE = 224
 # On the CPU: model, batch, frames, side in pixels, whether a training step, rounds at least.
 CPU_CASES = [
@@ -64,35 +61,6 @@ def step(model: nn.Module, given: dict[str, Tensor], train: bool) -> Step:
         optimizer.zero_grad(set_to_none=True)
 
     return run
-
-
-def _maker(name: str, T: int, train: bool) -> Callable[[Place], Step]:
-    def make(place: Place) -> Step:
-        torch.manual_seed(0)
-        with torch.device(place.device):
-            model = hsta_fast.create_model("hsta_tiny" if place.tiny else "hsta_base")
-        given = clips(*(1, T, 32) if place.tiny else (BATCH, T, 224), place.device)
-        if name == "ours":
-            return step(model, given, train)
-        peer = PublishedHSTA(model, attention="sdpa")
-        if name.endswith("compiled"):
-            peer.compile_blocks(place.backend)
-        return step(peer, given, train)
-
-    return make
-
-
-def cuda_cases() -> Iterator[Case]:
-    for T in FRAMES:
-        for train in (False, True):
-            for name in ("ours", "published", *(("published compiled",) if T in COMPILED else ())):
-                yield Case(
-                    group=f"hsta_base T={T} B={BATCH} {'train step' if train else 'forward'}",
-                    name=name,
-                    peer=name != "ours",
-                    make=_maker(name, T, train),
-                    compiled=name.endswith("compiled"),
-                )
 
 
 def flop(config: HSTAConfig, batch: int, frames: int, side: int = SIDE) -> float:

@@ -7,6 +7,7 @@ from . import crossmodal, layers, reference
 from .checkpoint import load_model, load_published, save_model
 from .csta_maps import AttentionMaps, attention_maps
 from .environment import info
+from .graphs import GraphedModel
 from .inputs import ModelInputs
 from .model import HSTA, HSTAConfig, create_model, list_models
 from .ops import attention_pool, cls_cross_attention, space_time_attention, tubelet_embed
@@ -16,6 +17,7 @@ __version__ = "0.1.0"
 __all__ = [
     "HSTA",
     "AttentionMaps",
+    "GraphedModel",
     "HSTAConfig",
     "ModelInputs",
     "attention_maps",

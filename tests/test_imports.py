@@ -32,6 +32,7 @@ ARROWS: dict[str, str] = {
     "model": "crossmodal frame_checks inputs layers ops",
     "csta_maps": "crossmodal model",
     "published": "model",
+    "graphs": "",
     "wrappers": "model",
     "environment": "ops",
     "checkpoint": "files layers inputs model wrappers",
@@ -125,6 +126,7 @@ ARROWS: dict[str, str] = {
     "training.config_file": "files spelling",
     "training.setting_groups": "training.config",
     "training.optim": "model training.config",
+    "training.compiled": "model",
     "training.step": "model training.config training.optim",
     "training.splits": "clips data.clips protocol training.config",
     "training.run_checks": "files clips spelling",
@@ -134,8 +136,8 @@ ARROWS: dict[str, str] = {
     "training.run_folder": "files checkpoint protocol training.run_checks",
     "training.setup": "environment files inputs data protocol spelling training.config training.splits",
     "training.progress": "training.run_folder training.run_log training.scalars",
-    "training.loop": "model data protocol training.config training.optim training.progress "
-    "training.run_folder training.setup training.step",
+    "training.loop": "model data protocol training.compiled training.config training.optim "
+    "training.progress training.run_folder training.setup training.step training.workers",
     "training.gallery": "checkpoint csta_maps files model data protocol training.loop training.run_folder "
     "training.setup",
     "training.dry_run": "clips data environment protocol training.loop training.optim training.run_checks "
@@ -156,7 +158,8 @@ ARROWS: dict[str, str] = {
     "training.evaluate training.optim training.runner training.setting_groups training.setup "
     "training.workers usage",
     "__main__": "cli",
-    "__init__": "interrupt reference ops crossmodal layers inputs model csta_maps checkpoint environment",
+    "__init__": "interrupt reference ops crossmodal layers inputs model csta_maps checkpoint environment "
+    "graphs",
 }
 
 
