@@ -118,16 +118,19 @@ def _train(recipe: Recipe = "paper", config: Path | None = None, *, settings: Se
     runner.main(checked)
 
 
-def _evaluate(path: Annotated[Path, tyro.conf.Positional], data: tuple[Path, ...] = ()) -> None:
+def _evaluate(
+    path: Annotated[Path, tyro.conf.Positional], data: tuple[Path, ...] = (), int8: bool = False
+) -> None:
     """Score a run again from its saved models.
 
     Args:
         path: the run's folder, such as runs/hsta.
         data: where the datasets are now, if they have moved: a folder for each of --data and --more-data.
+        int8: predict on the CPU with most layers rounded to int8.
     """
     from .training.evaluate import evaluate
 
-    print(evaluate(path, data))
+    print(evaluate(path, data, int8=int8))
 
 
 def _audit(

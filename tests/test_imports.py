@@ -33,9 +33,10 @@ ARROWS: dict[str, str] = {
     "csta_maps": "crossmodal model",
     "published": "model",
     "graphs": "",
+    "int8": "extension layers model ops replaced",
     "wrappers": "model",
     "environment": "ops",
-    "checkpoint": "files layers inputs model wrappers",
+    "checkpoint": "files inputs int8 layers model wrappers",
     # Data.
     "data.action_units": "",
     "data.sampling": "",
@@ -142,7 +143,7 @@ ARROWS: dict[str, str] = {
     "training.setup",
     "training.dry_run": "clips data environment protocol training.loop training.optim training.run_checks "
     "training.run_folder training.setup training.splits",
-    "training.evaluate": "clips checkpoint protocol training.config training.gallery training.loop "
+    "training.evaluate": "clips checkpoint int8 protocol training.config training.gallery training.loop "
     "training.run_checks training.run_folder training.setup",
     "training.runner": "clips files checkpoint protocol training.config training.dry_run training.evaluate "
     "training.gallery training.loop training.progress training.provenance training.run_checks "
@@ -158,8 +159,8 @@ ARROWS: dict[str, str] = {
     "training.evaluate training.optim training.runner training.setting_groups training.setup "
     "training.workers usage",
     "__main__": "cli",
-    "__init__": "interrupt reference ops crossmodal layers inputs model csta_maps checkpoint environment "
-    "graphs",
+    "__init__": "interrupt reference ops crossmodal layers inputs int8 model csta_maps checkpoint "
+    "environment graphs",
 }
 
 
