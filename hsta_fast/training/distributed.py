@@ -59,7 +59,7 @@ class Team:
         return self.rank, self.size
 
     def wrap(self, model: HSTA, called: nn.Module) -> nn.Module:
-        """What the training step calls instead of `called`, which calls `model`; FSDP2 shards its parameters."""
+        """What a step calls instead of `called`, which calls `model`; FSDP2 shards the parameters."""
         if self.size == 1:
             return called
         device = next(model.parameters()).device
