@@ -8,13 +8,15 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..data import LABEL_SETS, Apex, Balance, DatasetName, FlowMethod, SpecialFrame
 from ..model import BRANCHES, Head, HSTAConfig, list_models, model_config
+from ..recompute import Memory
 from ..spelling import did_you_mean
 
 Protocol = Literal["loso", "kfold", "composite", "cross-dataset", "published-folds"]
 Select = Literal["last", "inner", "best-test-epoch"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Compile = Literal["auto", "on", "off"]
 Recipe = Literal["paper", "published"]
-START = ("resume", "overwrite", "dry_run")  # settings that say how to start a run, not what it is
+START = ("resume", "overwrite", "join", "dry_run")  # settings that say how to start a run, not what it is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,9 @@ class RunSettings:
     """Continue the run of this name from its last checkpoint."""
     overwrite: bool = False
     """Delete the run of this name, and start it again."""
+    join: bool = False
+    """Start or continue the run beside other processes that do the same: each trains folds that are free,
+    and ends when none is left."""
     dry_run: bool = False
     """Do all up to the first step, print what would be trained, and write no run."""
     save_every: int = 5
@@ -184,6 +189,18 @@ class HardwareSettings:
     """auto, cpu, cuda, cuda:1, ..."""
     dtype: Dtype = "auto"
     """Dtype of the matrix products (autocast); parameters stay float32. float16 uses a loss scale."""
+    memory: Memory = "fast"
+    """What the backward computes again to save memory: fast: nothing; balanced: norms and activations; small:
+    all but the attention. The numbers are the same."""
+    distribute: Literal["folds", "ddp", "fsdp"] = "folds"
+    """What the processes of torchrun share: folds, each training some of its own; or each fold, trained by
+    all together, with copies of the model (ddp) or with shards of it (fsdp)."""
+    accumulate: int = 1
+    """Micro-batches that share a step of the optimiser: each takes a part of --batch-size, and the gradients
+    are those of the whole batch."""
+    compile: Compile = "auto"
+    """torch.compile of the model in training; auto: on a CUDA device, after the first epoch, if enough of the
+    training is left to pay for it (docs/gpu.md); not on a CPU, where compiling takes minutes."""
 
 
 # The bases stand in the reverse of the order in which dataclasses list their fields.
@@ -218,6 +235,8 @@ class TrainConfig(
             require(not isinstance(value, float) or math.isfinite(value), field.name, "a finite number")
         for name in ("epochs", "batch_size", "save_every", "image_size", "num_frames", "seeds"):
             require(getattr(self, name) >= 1, name, "a whole number >= 1")
+        micro = f"a whole number from 1 to --batch-size {self.batch_size}"
+        require(1 <= self.accumulate <= self.batch_size, "accumulate", micro)
         for name in ("warmup_epochs", "crop", "seed", "weight_decay", "warmup_lr", "min_lr", "gallery"):
             require(getattr(self, name) >= 0, name, "a number >= 0")
         require(self.cache_gb > 0, "cache_gb", "a finite number > 0")
@@ -230,6 +249,8 @@ class TrainConfig(
             require_one_of(["auto", *LABEL_SETS], "labels", ", or a .json or .csv file")
         if self.resume and self.overwrite:
             raise ValueError("--overwrite expected no --resume beside it, got both")
+        if self.join and self.overwrite:
+            raise ValueError("--overwrite expected no --join beside it, got both")
         plain = self.name.isprintable() and 0 < len(self.name) <= 100 and len(self.name.encode()) <= 255
         plain = plain and Path(self.name).name == self.name and self.name not in (".", "..")
         require(plain, "name", "one folder name of at most 100 characters and 255 bytes")
