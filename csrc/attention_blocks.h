@@ -1,7 +1,7 @@
 // Softmax attention of one head on the CPU, block by block: out = softmax(scale q k') v and its backward, in float32.
 //
-// Queries and keys are copied into aligned panels, in which products keep their sums in registers: a block of BLOCK_ROWS
-// queries meets TILE_KEYS keys, and their scores stay in the second-level cache. Rows of any source are read by stride.
+// Queries and keys are copied into aligned panels. A block of BLOCK_ROWS queries meets a tile of TILE_KEYS keys; their
+// scores stay in the second-level cache, and the sums of a product in registers.
 //
 // N queries, M keys, D head width; `columns` is D padded to whole vectors.
 #pragma once
@@ -17,19 +17,13 @@ namespace hsta_fast {
 
 using Floats = Vector<float>;
 constexpr int64_t WIDTH = Lanes<float>::count;
-constexpr int64_t WIDE = VECTOR_BYTES == 64 ? 4 : 2;  // vectors of a row in registers: 6 rows of them are 24 or 12 sums
+constexpr int64_t WIDE = VECTOR_BYTES == 64 ? 4 : 2;  // vectors of a row in registers; 6 rows of them: 24 or 12 sums
 constexpr int64_t PANEL = WIDE * WIDTH;               // keys of a transposed panel
 constexpr int64_t ROWS = 12;                          // to which numbers of rows are padded
-#ifndef AB_ROWS
-#define AB_ROWS 96
-#define AB_KEYS 256
-#define AB_DEPTH 64
-#endif
-constexpr float INFINITE = std::numeric_limits<float>::infinity();
-constexpr int64_t BLOCK_ROWS = AB_ROWS;
-constexpr int64_t TILE_KEYS = AB_KEYS;
-constexpr int64_t DEPTH = AB_DEPTH;  // rows of a second operand that stay in the first-level cache
-constexpr int64_t PITCH = TILE_KEYS + WIDTH;  // of a row of scores: an odd number of cache lines, so that columns do not collide
+constexpr int64_t BLOCK_ROWS = 96;
+constexpr int64_t TILE_KEYS = 256;
+constexpr int64_t PITCH = TILE_KEYS + WIDTH;  // of scores: an odd number of cache lines, so that no column collides
+constexpr float LOWEST = -std::numeric_limits<float>::infinity();
 
 // How a product meets what its result holds.
 enum class Into { replace, add, scale };
@@ -41,12 +35,11 @@ struct Factor {
 };
 
 template <int64_t R, int64_t V>
-inline void block_product(Factor a, const float* b, int64_t pitch_b, int64_t depth, float* c, int64_t pitch_c, Into into,
-                          const float* factor) {
+inline void block_product(Factor a, const float* b, int64_t pitch_b, int64_t depth, float* c, int64_t pitch_c,
+                          Into into, const float* factor) {
   Floats sums[R][V];
 #pragma GCC unroll 12
   for (int64_t r = 0; r < R; ++r) {
-#pragma GCC unroll 4
     for (int64_t v = 0; v < V; ++v) {
       const Floats old = into == Into::replace ? Floats{} : load(c + r * pitch_c + v * WIDTH);
       sums[r][v] = into == Into::scale ? old * factor[r] : old;
@@ -55,18 +48,15 @@ inline void block_product(Factor a, const float* b, int64_t pitch_b, int64_t dep
   const float* at = a.at;
   for (int64_t t = 0; t < depth; ++t, at += a.depth, b += pitch_b) {
     Floats x[V];
-#pragma GCC unroll 4
     for (int64_t v = 0; v < V; ++v) x[v] = load(b + v * WIDTH);
 #pragma GCC unroll 12
     for (int64_t r = 0; r < R; ++r) {
       const float w = at[r * a.row];
-#pragma GCC unroll 4
       for (int64_t v = 0; v < V; ++v) sums[r][v] += w * x[v];
     }
   }
 #pragma GCC unroll 12
   for (int64_t r = 0; r < R; ++r) {
-#pragma GCC unroll 4
     for (int64_t v = 0; v < V; ++v) store(c + r * pitch_c + v * WIDTH, sums[r][v]);
   }
 }
@@ -76,7 +66,7 @@ void rows_product(Factor a, int64_t rows, const float* b, int64_t pitch_b, int64
                   Into into, const float* factor) {
   for (int64_t r = 0; r < rows; r += R) {
     block_product<R, V>({a.at + r * a.row, a.row, a.depth}, b, pitch_b, depth, c + r * pitch_c, pitch_c, into,
-                        factor + r);
+                        factor == nullptr ? nullptr : factor + r);
   }
 }
 
@@ -84,24 +74,19 @@ void rows_product(Factor a, int64_t rows, const float* b, int64_t pitch_b, int64
 // Rows are padded to a multiple of ROWS: these are read and written.
 inline void product(Factor a, int64_t rows, const float* b, int64_t pitch_b, int64_t depth, int64_t vectors, float* c,
                     int64_t pitch_c, Into into, const float* factor = nullptr) {
-  for (int64_t t = 0; t < depth; t += DEPTH) {
-    const int64_t some = std::min(DEPTH, depth - t);
-    const Factor from{a.at + t * a.depth, a.row, a.depth};
-    for (int64_t v = 0; v < vectors;) {
-      const float* rows_b = b + t * pitch_b + v * WIDTH;
-      float* to = c + v * WIDTH;
-      if (vectors - v >= WIDE) {
-        rows_product<6, WIDE>(from, rows, rows_b, pitch_b, some, to, pitch_c, into, factor);
-        v += WIDE;
-      } else if (WIDE > 2 && vectors - v >= 2) {
-        rows_product<ROWS, 2>(from, rows, rows_b, pitch_b, some, to, pitch_c, into, factor);
-        v += 2;
-      } else {
-        rows_product<ROWS, 1>(from, rows, rows_b, pitch_b, some, to, pitch_c, into, factor);
-        v += 1;
-      }
+  for (int64_t v = 0; v < vectors;) {
+    const float* from = b + v * WIDTH;
+    float* to = c + v * WIDTH;
+    if (vectors - v >= WIDE) {
+      rows_product<6, WIDE>(a, rows, from, pitch_b, depth, to, pitch_c, into, factor);
+      v += WIDE;
+    } else if (WIDE > 2 && vectors - v >= 2) {
+      rows_product<ROWS, 2>(a, rows, from, pitch_b, depth, to, pitch_c, into, factor);
+      v += 2;
+    } else {
+      rows_product<ROWS, 1>(a, rows, from, pitch_b, depth, to, pitch_c, into, factor);
+      v += 1;
     }
-    into = Into::add;
   }
 }
 
@@ -226,11 +211,11 @@ inline void weigh(float* scores, int64_t rows, int64_t keys, float c, float* top
   for (int64_t r = 0; r < rows; r += WIDTH) {
     const Floats before = load(top + r), now = load(factor + r), most = now > before ? now : before;
     store(top + r, most);
-    store(factor + r, power_of_two(before - (most == -INFINITE ? Floats{} : most)));
+    store(factor + r, power_of_two(before - (most == LOWEST ? Floats{} : most)));
   }
   for (int64_t r = 0; r < rows; ++r) {
     float* row = scores + r * PITCH;
-    const float base = top[r] == -INFINITE ? 0.0f : top[r];
+    const float base = top[r] == LOWEST ? 0.0f : top[r];
     Floats sums{};
     for (int64_t j = 0; j < whole; j += WIDTH) {
       const Floats p = power_of_two(load(row + j) * c - base);
@@ -257,7 +242,7 @@ void attend(const Sizes& sizes, Rows<const T> q, Rows<const T> k, Rows<const T> 
   for (int64_t n = first; n < last; n += BLOCK_ROWS) {
     const int64_t rows = std::min(BLOCK_ROWS, last - n);
     copy_rows(q[n], q.stride, rows, D, sizes.sign(), room.queries);
-    std::fill(room.top, room.top + BLOCK_ROWS, -INFINITE);
+    std::fill(room.top, room.top + BLOCK_ROWS, LOWEST);
     std::fill(room.total, room.total + rows, 0.0f);
     for (int64_t m = 0; m < sizes.M; m += TILE_KEYS) {
       const int64_t keys = std::min(TILE_KEYS, sizes.M - m);
@@ -318,7 +303,7 @@ void attend_backward(const Sizes& sizes, Rows<const T> q, Rows<const T> k, Rows<
       scores_of(queries, rows, columns, room.key_panels, keys, D, room.weights);
       scores_of(gradients, rows, columns, room.value_panels, keys, D, room.products);
       for (int64_t r = 0; r < rows; ++r) {
-        const float top = stats[n + r], base = top == -INFINITE ? 0.0f : top;
+        const float top = stats[n + r], base = top == LOWEST ? 0.0f : top;
         const float delta = room.delta[n + r];
         float *p = room.weights + r * PITCH, *t = room.products + r * PITCH;
         for (int64_t j = 0; j < keys; j += WIDTH) {

@@ -12,9 +12,6 @@
 namespace hsta_fast {
 namespace {
 
-// Heads are split until there are this many pieces of work, so that few heads occupy many threads.
-constexpr int64_t PIECES = 16;
-
 void check(const char* name, const at::Tensor& x, const at::Tensor& q, int64_t rows) {
   TORCH_CHECK(x.dim() == 4 && x.size(0) == q.size(0) && x.size(1) == rows && x.size(2) == q.size(2) &&
                   x.size(3) == q.size(3) && x.scalar_type() == q.scalar_type(),
@@ -61,9 +58,9 @@ void for_pieces(const at::Tensor& q, const Sizes& sizes, int64_t rows, int64_t l
   });
 }
 
-// Rows of a piece of work, a multiple of `multiple`.
-int64_t piece_length(const at::Tensor& q, int64_t rows, int64_t multiple) {
-  const int64_t pieces = (PIECES + q.size(0) * q.size(2) - 1) / (q.size(0) * q.size(2));
+// Rows of a piece of work, a multiple of `multiple`: few heads are split, so that they occupy all threads.
+int64_t piece_length(const at::Tensor& q, int64_t rows, int64_t multiple, int64_t enough) {
+  const int64_t heads = q.size(0) * q.size(2), pieces = heads >= enough ? 1 : (2 * enough + heads - 1) / heads;
   return padded((rows + pieces - 1) / pieces, multiple);
 }
 
@@ -71,7 +68,7 @@ template <typename T>
 void forward(const Sizes& sizes, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
              const at::Tensor& stats) {
   for_pieces<ForwardScratch>(
-      q, sizes, sizes.N, piece_length(q, sizes.N, BLOCK_ROWS),
+      q, sizes, sizes.N, piece_length(q, sizes.N, BLOCK_ROWS, 2 * at::get_num_threads()),
       [&](int64_t b, int64_t h, int64_t, int64_t first, int64_t last, const ForwardScratch& room) {
         attend<T>(sizes, rows_of<T>(q, b, h), rows_of<T>(k, b, h), rows_of<T>(v, b, h), first, last,
                   rows_to<T>(out, b, h), stats.data_ptr<float>() + (b * q.size(2) + h) * 2 * sizes.N, room);
@@ -83,7 +80,8 @@ void backward(const Sizes& sizes, const at::Tensor& dout, const at::Tensor& q, c
               const at::Tensor& v, const at::Tensor& out, const at::Tensor& stats, const at::Tensor& dq,
               const at::Tensor& dk, const at::Tensor& dv) {
   const int64_t H = q.size(2), D = sizes.D, columns = sizes.columns();
-  const int64_t length = piece_length(q, sizes.M, PANEL), pieces = (sizes.M + length - 1) / length;
+  // Not by the number of threads: the pieces' parts of dq are added up, and the sum would depend on it.
+  const int64_t length = piece_length(q, sizes.M, PANEL, 8), pieces = (sizes.M + length - 1) / length;
   const auto write = [&](int64_t b, int64_t h, int64_t n, const float* row) {
     T* to = rows_to<T>(dq, b, h)[n];
     for (int64_t d = 0; d < D; ++d) to[d] = static_cast<T>(sizes.scale * row[d]);

@@ -35,6 +35,7 @@ _MAX_WIDTH = 128
 _SHORT = (2_000_000, 4_000_000)
 # The same for the extension, whose calls and blocks cost less.
 _FEW = 20_000
+_VECTORS = torch.backends.cpu.get_cpu_capability()  # once, so that torch.compile sees a constant
 _EXACT = (torch.float32, torch.float64)  # in 16 bits, scores written to memory would be rounded
 
 
@@ -59,6 +60,8 @@ def auto_choice(device: torch.device, dtype: torch.dtype, width: int = 64) -> Ch
     """The implementation that `impl="auto"` takes for inputs of this device, dtype and head width."""
     if device.type == "cpu":
         reason = _extension_unsupported_reason(device, dtype)
+        if reason is None and _VECTORS not in ("AVX2", "AVX512"):
+            reason = f"with {_VECTORS} the extension is not known to be faster"
         if reason is None:
             return Choice("extension", "fused blocks in C++, forward and backward")
         return Choice("torch", f"torch's own attention: {reason}")
@@ -294,11 +297,11 @@ def space_time_attention(
             D <= 128 on CUDA devices of compute capability >= 8.0, and on the CPU under TRITON_INTERPRET=1.
             The extension supports the same dtypes on the CPU, with float32 arithmetic inside, if a C++
             compiler can build it. "auto" is Triton in 16 bits on CUDA devices where it can run; the extension
-            on the CPU where it can run, except in float64 and for short sequences (B H N M <= 20,000
-            scores); else torch's own attention ("torch": on the CPU two matrix products and a softmax for
-            short sequences, else scaled_dot_product_attention; float16 in float32 there, rounded once).
-            Second derivatives are those of the plain formula, which writes all scores to memory; compiled
-            code has none.
+            on CPUs with AVX2 or AVX-512 where it can run, except in float64 and for short sequences (B H N M
+            <= 20,000 scores); else torch's own attention ("torch": on the CPU two matrix products and a
+            softmax for short sequences, else scaled_dot_product_attention; float16 in float32 there, rounded
+            once). Second derivatives are those of the plain formula, which writes all scores to memory;
+            compiled code has none.
             Triton's float32 is exact to float32 rounding, on tensor cores, unless
             torch.backends.cuda.matmul.fp32_precision is "ieee" or "tf32".
 

@@ -1,6 +1,7 @@
 """space_time_attention in C++ on the CPU against float64."""
 
 import itertools
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -201,6 +202,8 @@ def test_what_auto_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     for N, dtype in ((325, torch.float32), (325, torch.bfloat16), (9, torch.float32), (325, torch.float64)):
         space_time_attention(torch.randn(1, N, 3, 2, 16, dtype=dtype))
     assert ran == ["auto", "auto"]
+    monkeypatch.setattr(sys.modules[auto_choice.__module__], "_VECTORS", "SVE256")
+    assert auto_choice(cpu, torch.float32).impl == "torch"
     with pytest.raises(ValueError, match="float64"):
         attend(torch.randn(1, 4, 3, 1, 16, dtype=torch.float64))
 
