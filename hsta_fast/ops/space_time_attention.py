@@ -33,8 +33,6 @@ _MAX_WIDTH = 128
 # blocks are larger than a short sequence; without and with a gradient. Measured on 2 AVX-512 cores at D = 16
 # to 128.
 _SHORT = (2_000_000, 4_000_000)
-# The same for the extension, whose calls and blocks cost less.
-_FEW = 20_000
 _VECTORS = torch.backends.cpu.get_cpu_capability()  # once, so that torch.compile sees a constant
 _EXACT = (torch.float32, torch.float64)  # in 16 bits, scores written to memory would be rounded
 
@@ -221,11 +219,6 @@ def _warn_without_extension() -> None:
         extension.warn_of(reason)
 
 
-def _is_short(q: Tensor, k: Tensor) -> bool:
-    """Whether torch is faster than the extension. Not while tracing, as in `_torch`."""
-    return not torch.compiler.is_compiling() and q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1] <= _FEW
-
-
 def _products(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """Two products and a softmax; all scores are written to memory."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -297,11 +290,10 @@ def space_time_attention(
             D <= 128 on CUDA devices of compute capability >= 8.0, and on the CPU under TRITON_INTERPRET=1.
             The extension supports the same dtypes on the CPU, with float32 arithmetic inside, if a C++
             compiler can build it. "auto" is Triton in 16 bits on CUDA devices where it can run; the extension
-            on CPUs with AVX2 or AVX-512 where it can run, except in float64 and for short sequences (B H N M
-            <= 20,000 scores); else torch's own attention ("torch": on the CPU two matrix products and a
-            softmax for short sequences, else scaled_dot_product_attention; float16 in float32 there, rounded
-            once). Second derivatives are those of the plain formula, which writes all scores to memory;
-            compiled code has none.
+            on CPUs with AVX2 or AVX-512 where it can run, except in float64; else torch's own attention
+            ("torch": on the CPU two matrix products and a softmax for short sequences, else
+            scaled_dot_product_attention; float16 in float32 there, rounded once). Second derivatives are
+            those of the plain formula, which writes all scores to memory; compiled code has none.
             Triton's float32 is exact to float32 rounding, on tensor cores, unless
             torch.backends.cuda.matmul.fp32_precision is "ieee" or "tf32".
 
@@ -341,7 +333,7 @@ def space_time_attention(
         check_supported("extension", _extension_unsupported_reason(qkv.device, qkv.dtype))
     elif impl == "auto" and qkv.device.type == "cpu":
         _warn_without_extension()
-    if chosen == "extension" and not (impl == "auto" and _is_short(*_unpacked(qkv, k, v)[:2])):
+    if chosen == "extension":
         dtype = qkv.dtype
         if dtype == torch.float16:
             qkv, k, v = (None if x is None else x.float() for x in (qkv, k, v))  # type: ignore[assignment]
