@@ -215,6 +215,8 @@ def test_a_wheel_holds_the_sources_and_the_template(tmp_path: Path) -> None:
         ("csrc_patches.cpp", "x86-64"),
         pytest.param("csrc_attention_pool.cpp", "native", marks=pytest.mark.full),
         ("csrc_attention_pool.cpp", "x86-64"),
+        ("csrc_space_time_attention.cpp", "native"),
+        ("csrc_space_time_attention.cpp", "x86-64"),
     ],
 )
 def test_under_the_sanitizers(tmp_path: Path, driver: str, target: str) -> None:
