@@ -76,8 +76,8 @@ class Case:
 
 
 @contextlib.contextmanager
-def own_compilation() -> Iterator[None]:
-    """Compile from scratch; raise if a function reaches the recompile limit or nothing was compiled.
+def fresh_compiler() -> Iterator[None]:
+    """Compile from scratch; raise if a function reaches the recompile limit.
 
     Dynamo makes a function dynamic once it was compiled for several shapes, and past a limit silently runs it
     eagerly: its times would be reported as those of a compiled peer.
@@ -88,7 +88,19 @@ def own_compilation() -> Iterator[None]:
     donated = torch._functorch.config.patch(donated_buffer=False)
     with donated, torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
         yield
-    if not counters["stats"]["unique_graphs"]:
+
+
+@contextlib.contextmanager
+def own_compilation() -> Iterator[None]:
+    """`fresh_compiler`; raise if nothing was compiled either."""
+    with fresh_compiler():
+        yield
+    check_compiled()
+
+
+def check_compiled(before: int = 0) -> None:
+    """Raise if no graph was compiled since there were `before` of them."""
+    if counters["stats"]["unique_graphs"] == before:
         raise RuntimeError("no graph was compiled: this would be the time of the eager function")
 
 

@@ -7,6 +7,7 @@ from . import crossmodal, layers, reference
 from .checkpoint import load_model, load_published, save_model
 from .csta_maps import AttentionMaps, attention_maps
 from .environment import info
+from .graphs import GraphedModel
 from .inputs import ModelInputs
 from .int8 import quantize_int8
 from .model import HSTA, HSTAConfig, create_model, list_models
@@ -17,6 +18,7 @@ __version__ = "0.1.0"
 __all__ = [
     "HSTA",
     "AttentionMaps",
+    "GraphedModel",
     "HSTAConfig",
     "ModelInputs",
     "attention_maps",

@@ -32,6 +32,8 @@ ARROWS: dict[str, str] = {
     "model": "crossmodal frame_checks inputs layers ops",
     "csta_maps": "crossmodal model",
     "int8": "extension layers model ops replaced",
+    "published": "model",
+    "graphs": "",
     "wrappers": "model",
     "environment": "ops",
     "checkpoint": "files inputs int8 layers model wrappers",
@@ -125,6 +127,7 @@ ARROWS: dict[str, str] = {
     "training.config_file": "files spelling",
     "training.setting_groups": "training.config",
     "training.optim": "model training.config",
+    "training.compiled": "model",
     "training.step": "model training.config training.optim",
     "training.splits": "clips data.clips protocol training.config",
     "training.run_checks": "files clips spelling",
@@ -134,8 +137,8 @@ ARROWS: dict[str, str] = {
     "training.run_folder": "files checkpoint protocol training.run_checks",
     "training.setup": "environment files inputs data protocol spelling training.config training.splits",
     "training.progress": "training.run_folder training.run_log training.scalars",
-    "training.loop": "model data protocol training.config training.optim training.progress "
-    "training.run_folder training.setup training.step",
+    "training.loop": "model data protocol training.compiled training.config training.optim "
+    "training.progress training.run_folder training.setup training.step training.workers",
     "training.gallery": "checkpoint csta_maps files model data protocol training.loop training.run_folder "
     "training.setup",
     "training.dry_run": "clips data environment protocol training.loop training.optim training.run_checks "
@@ -147,17 +150,19 @@ ARROWS: dict[str, str] = {
     "training.run_folder training.run_log training.scalars training.setup training.splits training.workers",
     "training.ablate": "files protocol spelling training.config training.optim training.paper_tables "
     "training.run_checks training.runner training.workers",
+    "profiling": "clips files crossmodal data environment layers model ops protocol published spelling "
+    "toolchain training.config training.optim training.progress training.setup training.step",
     # The top.
     "help_text": "",
     "interrupt": "",
     "usage": "spelling",
-    "cli": "console environment extension files data data.doctor help_text interrupt spelling synth "
-    "synth.render protocol training.ablate training.config training.config_file "
+    "cli": "console environment extension files data data.doctor help_text interrupt profiling spelling "
+    "synth synth.render protocol training.ablate training.config training.config_file "
     "training.evaluate training.optim training.runner training.setting_groups training.setup "
     "training.workers usage",
     "__main__": "cli",
     "__init__": "interrupt reference ops crossmodal layers inputs int8 model csta_maps checkpoint "
-    "environment",
+    "environment graphs",
 }
 
 

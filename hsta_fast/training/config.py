@@ -13,6 +13,7 @@ from ..spelling import did_you_mean
 Protocol = Literal["loso", "kfold", "composite", "cross-dataset", "published-folds"]
 Select = Literal["last", "inner", "best-test-epoch"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Compile = Literal["auto", "on", "off"]
 Recipe = Literal["paper", "published"]
 START = ("resume", "overwrite", "dry_run")  # settings that say how to start a run, not what it is
 
@@ -184,6 +185,12 @@ class HardwareSettings:
     """auto, cpu, cuda, cuda:1, ..."""
     dtype: Dtype = "auto"
     """Dtype of the matrix products (autocast); parameters stay float32. float16 uses a loss scale."""
+    accumulate: int = 1
+    """Micro-batches that share a step of the optimiser: each takes a part of --batch-size, and the gradients
+    are those of the whole batch."""
+    compile: Compile = "auto"
+    """torch.compile of the model in training; auto: on a CUDA device, after the first epoch, if enough of the
+    training is left to pay for it (docs/gpu.md); not on a CPU, where compiling takes minutes."""
 
 
 # The bases stand in the reverse of the order in which dataclasses list their fields.
@@ -218,6 +225,8 @@ class TrainConfig(
             require(not isinstance(value, float) or math.isfinite(value), field.name, "a finite number")
         for name in ("epochs", "batch_size", "save_every", "image_size", "num_frames", "seeds"):
             require(getattr(self, name) >= 1, name, "a whole number >= 1")
+        micro = f"a whole number from 1 to --batch-size {self.batch_size}"
+        require(1 <= self.accumulate <= self.batch_size, "accumulate", micro)
         for name in ("warmup_epochs", "crop", "seed", "weight_decay", "warmup_lr", "min_lr", "gallery"):
             require(getattr(self, name) >= 0, name, "a number >= 0")
         require(self.cache_gb > 0, "cache_gb", "a finite number > 0")

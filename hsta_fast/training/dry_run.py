@@ -68,7 +68,7 @@ def _size(exp: Experiment, left: dict[int, int]) -> str:
 
 
 def _first_batch(exp: Experiment, number: int) -> str:
-    """Build the model of a fold and compute the loss of its first batch, as training would."""
+    """Build the model of a fold; forward and backward of its first batch, as training would."""
     cfg = exp.cfg
     fold, stream = _first_training(exp, number)
     training = build(exp, FoldFolder(fold_folder(cfg.runs / cfg.name, number)), fold, stream)
@@ -76,7 +76,7 @@ def _first_batch(exp: Experiment, number: int) -> str:
     training.model.train()
     batch = next(training_batches(training, 0))
     inputs = model_inputs(training.model, batch, exp.device)
-    loss = training.step.forward(inputs, batch.label.to(exp.device))[1].item()
+    loss = training.step.backward(inputs, batch.label.to(exp.device))[1].item()
     check_finite(loss, f"fold {fold.name}, epoch 1, step 1", training.folder.state_file)
     shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in inputs.items())
     parameters = sum(weight.numel() for weight in training.model.parameters())

@@ -17,12 +17,14 @@ from torch.amp import GradScaler
 from ..data import Augment, Batch, steps
 from ..model import HSTA
 from ..protocol import Fold, best_epoch
+from .compiled import CompiledModel, batch_sizes
 from .config import leak_columns
 from .optim import Loss, check_finite, learning_rate
 from .progress import Progress
 from .run_folder import FoldFolder
 from .setup import Experiment
 from .step import TrainStep, make_optimizer
+from .workers import workers
 
 
 @dataclass
@@ -34,6 +36,7 @@ class FoldTraining:
     fold: Fold
     stream: tuple[int, ...]  # seeds this training, together with the run's seed and the epoch
     model: HSTA
+    compiled: CompiledModel  # what a step calls
     step: TrainStep
     predictions: Tensor  # the class predicted for each test clip after each epoch, int64 (epochs, test clips)
     epochs_done: int = 0
@@ -55,7 +58,9 @@ def fit(
     training = build(exp, folder, fold, stream)
     load_checkpoint(training)
     progress.start(training.epochs_done)
-    for epoch in range(training.epochs_done, epochs):
+    training.compiled.start(exp.cfg.compile)
+    first = training.epochs_done
+    for epoch in range(first, epochs):
         start = time.perf_counter()
         trained = train_epoch(training, epoch, progress)
         seconds = time.perf_counter() - start
@@ -65,6 +70,11 @@ def fit(
         metrics |= leak_columns(exp.cfg) | speed
         folder.append_metrics(metrics)
         progress.epoch(metrics)
+        if epoch == first:
+            seconds_left = seconds * progress.epochs_left() / workers().size
+            decision = training.compiled.decide(exp.cfg.compile, exp.device, seconds_left)
+            if decision is not None:
+                progress.say(decision)
         if (epoch + 1) % exp.cfg.save_every == 0 or epoch + 1 == epochs:
             save_checkpoint(training)
     if training.best is not None:
@@ -77,13 +87,16 @@ def build(exp: Experiment, folder: FoldFolder, fold: Fold, stream: tuple[int, ..
     cfg, device = exp.cfg, exp.device
     seed_torch(cfg.seed, *stream, 0)
     model = HSTA(cfg.architecture(len(exp.labels.classes))).to(device)
+    sizes = batch_sizes(cfg.batch_size, cfg.accumulate)
+    compiled = CompiledModel(model, sizes=sizes, configuration=(model.config, device, exp.dtype))
     # Gradients too small for float16 would become zero. In other dtypes the scaler does nothing.
     scaler = GradScaler(device.type, enabled=exp.dtype == torch.float16)
     counts = exp.class_counts(fold.train) if cfg.class_weights else None
     loss = Loss(cfg.loss, smoothing=cfg.label_smoothing, counts=counts).to(device)
     predictions = torch.empty(0, len(fold.test), dtype=torch.int64, device="cpu")
-    step = TrainStep(model, loss, make_optimizer(model, cfg), scaler, exp.autocast, cfg.clip_grad)
-    return FoldTraining(exp, folder, fold, stream, model, step, predictions)
+    optimizer = make_optimizer(model, cfg)
+    step = TrainStep(compiled, loss, optimizer, scaler, exp.autocast, cfg.clip_grad, cfg.accumulate)
+    return FoldTraining(exp, folder, fold, stream, model, compiled, step, predictions)
 
 
 def train_epoch(training: FoldTraining, epoch: int, progress: Progress) -> dict[str, float]:
@@ -98,12 +111,12 @@ def train_epoch(training: FoldTraining, epoch: int, progress: Progress) -> dict[
     for step, batch in enumerate(progress.batches(batches, num_steps)):
         lr = learning_rate(cfg, epoch + step / num_steps)
         label = batch.label.to(device, non_blocking=True)
-        logits, loss = training.step.forward(model_inputs(training.model, batch, device), label)
+        logits, loss = training.step.backward(model_inputs(training.model, batch, device), label)
         # Reading a number makes the CPU wait for the GPU, so on a GPU every 50th step only.
         if device.type == "cpu" or step % 50 == 0:
             check_finite(loss.item(), f"{where}, step {step + 1}", training.folder.state_file)
-        training.step.update(loss, lr)
-        totals += torch.stack([loss.detach() * len(label), (logits.argmax(1) == label).sum()])
+        training.step.update(lr)
+        totals += torch.stack([loss * len(label), (logits.argmax(1) == label).sum()])
     train_loss, train_acc = (totals / len(training.fold.train)).tolist()
     check_finite(train_loss, where, training.folder.state_file)
     return {"lr": lr, "train_loss": train_loss, "train_acc": train_acc}
@@ -161,7 +174,8 @@ def model_inputs(model: HSTA, batch: Batch, device: torch.device) -> dict[str, T
 def save_checkpoint(training: FoldTraining) -> None:
     """Save all that `load_checkpoint` needs to continue after this epoch."""
     step = training.step
-    parts = {name: getattr(step, name).state_dict() for name in ("model", "optimizer", "scaler")}
+    saved = {"model": training.model, "optimizer": step.optimizer, "scaler": step.scaler}
+    parts = {name: part.state_dict() for name, part in saved.items()}
     progress = {"epoch": training.epochs_done, "predictions": training.predictions, "best": training.best}
     training.folder.save_state(parts | progress)
 

@@ -39,17 +39,31 @@ class Loss(nn.Module):
             )
         self.register_buffer("weight", weight)
 
-    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """(B, classes), (B,) int64 -> (): the weighted mean over the clips."""
+    def total_weight(self, label: Tensor) -> Tensor:
+        """(B,) int64 -> (): the sum of the clips' weights, by which a mean over the clips is divided."""
+        if self.weight is None:
+            return label.new_full((), len(label), dtype=torch.float32)
+        return self.weight[label].sum()
+
+    def forward(self, logits: Tensor, label: Tensor, total_weight: Tensor | None = None) -> Tensor:
+        """(B, classes), (B,) int64 -> (): the weighted mean over the clips.
+
+        total_weight: that of the whole batch, where the clips are a part of it: the losses of all parts, and
+        their gradients, then add up to those of the batch. None: the clips are the batch.
+        """
         if self.kind == "ce":
-            return F.cross_entropy(logits, label, self.weight, label_smoothing=self.smoothing)
+            smoothing = self.smoothing
+            if total_weight is None:
+                return F.cross_entropy(logits, label, self.weight, label_smoothing=smoothing)
+            summed = F.cross_entropy(logits, label, self.weight, reduction="sum", label_smoothing=smoothing)
+            return summed / total_weight
         classes = logits.shape[1]
         target = F.one_hot(label, classes) * (1 - self.smoothing) + self.smoothing / classes
         errors = (logits - target).square().mean(1)
         if self.weight is None:
-            return errors.mean()
-        weight = self.weight[label]
-        return (errors * weight).sum() / weight.sum()
+            return errors.mean() if total_weight is None else errors.sum() / total_weight
+        total_weight = self.total_weight(label) if total_weight is None else total_weight
+        return (errors * self.weight[label]).sum() / total_weight
 
 
 def check_finite(loss: float, where: str, checkpoint: Path) -> None:

@@ -10,7 +10,7 @@ from torch.amp import GradScaler
 
 from ..model import HSTA
 from .config import TrainConfig
-from .optim import parameter_groups
+from .optim import Loss, parameter_groups
 
 
 @dataclass
@@ -19,32 +19,57 @@ class TrainStep:
 
     Attributes:
         model: called with the frames of its branches.
-        loss: (logits (B, classes) in float32, labels (B,) int64) -> ().
+        loss: (logits (B, classes) in float32 at least, labels (B,) int64, total weight) -> ().
         optimizer: its groups have a factor "lr_scale" on the learning rate.
         scaler: scales the loss in float16; in other dtypes it does nothing.
         autocast: gives the context of the forward.
         clip_grad: largest norm of the gradient; None: no limit.
+        accumulate: micro-batches of a batch. They go through the model one after the other, and the gradients
+            are those of the batch (but for other draws of dropout). A batch of fewer clips has one of each.
     """
 
     model: nn.Module
-    loss: nn.Module
+    loss: Loss
     optimizer: torch.optim.Optimizer
     scaler: GradScaler
     autocast: Callable[[], AbstractContextManager[object]]
     clip_grad: float | None = None
+    accumulate: int = 1
 
-    def forward(self, inputs: Mapping[str, Tensor], label: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames and labels (B,) int64 -> (logits (B, classes) in the dtype of autocast, loss ())."""
+    def forward(
+        self, inputs: Mapping[str, Tensor], label: Tensor, total_weight: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Frames and labels (B,) int64 -> (logits (B, classes) in the dtype of autocast, loss ()).
+
+        total_weight: as in `Loss`, where the clips are a part of a batch.
+        """
         with self.autocast():
             logits = self.model(**inputs)
-        return logits, self.loss(logits.float(), label)
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return logits, self.loss(wide, label, total_weight)
 
-    def update(self, loss: Tensor, lr: float) -> None:
-        """The backward, and one step of the optimiser."""
+    def backward(self, inputs: Mapping[str, Tensor], label: Tensor) -> tuple[Tensor, Tensor]:
+        """Forward and backward of a batch; the parameters have its gradients, times the loss scale.
+
+        Returns:
+            (logits (B, classes), loss ()) of the batch, as `forward`, but without their graph.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = max(1, min(self.accumulate, len(label)))
+        total_weight = None if parts == 1 else self.loss.total_weight(label)
+        split = {name: frames.tensor_split(parts) for name, frames in inputs.items()}
+        done = []
+        for i, label_part in enumerate(label.tensor_split(parts)):
+            part = {name: frames[i] for name, frames in split.items()}
+            logits, loss = self.forward(part, label_part, total_weight)
+            self.scaler.scale(loss).backward()
+            done.append((logits.detach(), loss.detach()))
+        return torch.cat([logits for logits, _ in done]), torch.stack([loss for _, loss in done]).sum()
+
+    def update(self, lr: float) -> None:
+        """One step of the optimiser with the gradients of `backward`."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
         if self.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad)

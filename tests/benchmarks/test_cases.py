@@ -18,9 +18,8 @@ from benchmarks.bench_space_time_attention import BACKENDS, torch_default
 from benchmarks.cases import Case, Place, Step, measure, own_compilation
 from benchmarks.entries import append
 from benchmarks.gpu_bench import cases
-from benchmarks.peer_model import PublishedHSTA
 from benchmarks.table import table
-from hsta_fast import create_model, extension
+from hsta_fast import extension
 
 Backend = Callable[[torch.fx.GraphModule, list[Tensor]], Callable[..., Any]]
 
@@ -302,28 +301,3 @@ def test_compiled_cases_come_last() -> None:
     compiled = [found.compiled for found in cases()]
     assert compiled == sorted(compiled)
     assert len({str(found) for found in cases()}) == len(compiled)
-
-
-def test_the_peer_model_is_the_published_one() -> None:
-    """The same logits and gradients from the same weights; also compiled block by block."""
-    torch.manual_seed(0)
-    model = create_model("hsta_tiny", num_layers=2).double()
-    for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.1)
-    video = torch.randint(0, 256, (2, 3, 4, 32, 40), dtype=torch.uint8)
-    special = torch.randint(0, 256, (2, 3, 2, 32, 40), dtype=torch.uint8)
-    exact = model(video, special)
-    exact.sum().backward()
-    for compiled in (False, True):
-        peer = PublishedHSTA(model).double()
-        if compiled:
-            peer.compile_blocks("eager")
-        logits = peer(video, special)
-        torch.testing.assert_close(logits, exact, rtol=1e-6, atol=1e-6)
-        logits.sum().backward()
-        gradients = dict(peer.named_parameters())
-        for name, p in model.named_parameters():
-            theirs = gradients[name.replace(".csta.", ".")].grad
-            assert p.grad is not None and theirs is not None
-            scale = max(1.0, float(p.grad.abs().max()))
-            torch.testing.assert_close(theirs, p.grad, rtol=0, atol=1e-6 * scale)

@@ -106,6 +106,8 @@ def test_the_recipes_differ_where_the_sources_do() -> None:
         ({"n_video": -1}, "--n-video expected a whole number >= 0, got -1"),
         ({"drop_path": 1.0}, r"--drop-path expected a number in \[0, 1\), got 1.0"),
         ({"branches": ()}, r"--branches expected special or video, or both, got \(\)"),
+        ({"accumulate": 0}, "--accumulate expected a whole number from 1 to --batch-size 32, got 0"),
+        ({"accumulate": 33}, "--accumulate expected a whole number from 1 to --batch-size 32, got 33"),
         ({"speed": 3}, "settings expected fields of TrainConfig, got speed"),
     ],
 )
