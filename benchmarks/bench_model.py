@@ -139,7 +139,7 @@ EAGER: Variants = {
     "published": lambda model: PublishedHSTA(model),
     "SDPA": lambda model: PublishedHSTA(model, attention="sdpa"),
 }
-INFERENCE = EAGER | {f"{OURS} bfloat16": InBfloat16}
+INFERENCE = EAGER | {f"{OURS} bfloat16": InBfloat16, f"{OURS} int8": hsta_fast.quantize_int8}
 COMPILED_ON_THE_CPU: Variants = {
     f"{name} compiled": lambda model, make=make: compiled(make(model))  # type: ignore[misc]
     for name, make in EAGER.items()

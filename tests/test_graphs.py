@@ -13,9 +13,7 @@ def test_frames_on_a_cpu_are_called_without_a_graph() -> None:
     """The same logits, without a gradient, and one warning that names the caller's line."""
     model = tiny().eval()
     graphed, given = hsta_fast.GraphedModel(model), frames()
-    with pytest.warns(
-        UserWarning, match="^CUDA graphs expected .*, got cpu: "
-    ) as said:
+    with pytest.warns(UserWarning, match="^CUDA graphs expected .*, got cpu: ") as said:
         logits = graphed(**given)
     assert [warning.filename for warning in said] == [__file__]
     with warnings.catch_warnings():

@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hsta_fast.extension import missing
 from hsta_fast.ops.int8_linear import auto_choice, int8_linear, int8_mlp, pack
-
-from ..compiler import missing
 
 EPS = 1e-6
 no_extension = missing("cpu") or (None if torch.cpu._is_vnni_supported() else "the CPU lacks AVX-512 VNNI")
