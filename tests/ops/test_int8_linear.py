@@ -150,3 +150,8 @@ def test_the_choice_and_its_reason() -> None:
         else ("torch", f"torch's int8 matrix product: {no_extension}")
     )
     assert auto_choice() == expected
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert auto_choice() == ("torch", "torch's int8 matrix product: oneDNN is switched off")
+        x, packed = torch.randn(2, 8), pack(*linear(8, 12))
+        own = int8_linear(x, [], EPS, packed, None, "auto")
+    torch.testing.assert_close(own, int8_linear(x, [], EPS, packed, None, "torch"))
