@@ -1,12 +1,10 @@
 """Forward and training step of whole models against the published formulation in ordinary modules.
 
 On the CPU: small batches in float32, against attention written out (as published) and torch's own; the
-training step of 6 frames also with everything compiled. On a CUDA device (`cuda_cases`, for `make gpu`): the
-paper's model in bfloat16, eager and compiled block by block.
+training step of 6 frames also with everything compiled. On a CUDA device: `model_on_cuda.py`.
 """
 
-from collections.abc import Callable, Iterator
-from typing import cast
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,13 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hsta_fast
-from benchmarks.cases import Case, Place, Step
+from benchmarks.cases import Step
 from benchmarks.compare import OURS, Make
+from hsta_fast.layers import USTA
 from hsta_fast.model import HSTA, SPECIAL_FRAMES, HSTAConfig, model_config
-from hsta_fast.published import PublishedHSTA
+from hsta_fast.published import AttentionForm, PublishedHSTA
 
-FRAMES, BATCH = (6, 16), 32
-COMPILED = (16,)  # costs four compilations per direction
 SIDE = 224
 # On the CPU: model, batch, frames, side in pixels, whether a training step, rounds at least.
 CPU_CASES = [
@@ -66,35 +63,6 @@ def step(model: nn.Module, given: dict[str, Tensor], train: bool) -> Step:
     return run
 
 
-def _maker(name: str, T: int, train: bool) -> Callable[[Place], Step]:
-    def make(place: Place) -> Step:
-        torch.manual_seed(0)
-        with torch.device(place.device):
-            model = hsta_fast.create_model("hsta_tiny" if place.tiny else "hsta_base")
-        given = clips(*(1, T, 32) if place.tiny else (BATCH, T, 224), place.device)
-        if name == "ours":
-            return step(model, given, train)
-        peer = PublishedHSTA(model, attention="sdpa")
-        if name.endswith("compiled"):
-            peer.compile_blocks(place.backend)
-        return step(peer, given, train)
-
-    return make
-
-
-def cuda_cases() -> Iterator[Case]:
-    for T in FRAMES:
-        for train in (False, True):
-            for name in ("ours", "published", *(("published compiled",) if T in COMPILED else ())):
-                yield Case(
-                    group=f"hsta_base T={T} B={BATCH} {'train step' if train else 'forward'}",
-                    name=name,
-                    peer=name != "ours",
-                    make=_maker(name, T, train),
-                    compiled=name.endswith("compiled"),
-                )
-
-
 def flop(config: HSTAConfig, batch: int, frames: int, side: int = SIDE) -> float:
     """Operations of a forward of our model: tubelets, products and attention of USTA, pooling of CSTA.
 
@@ -124,12 +92,18 @@ class InBfloat16(nn.Module):
             return self.model(video, special)
 
 
-def compiled(model: nn.Module) -> nn.Module:
-    """Ours as a whole; the published one block by block, since equal blocks share their code."""
-    if isinstance(model, PublishedHSTA):
-        model.compile_blocks("inductor")
-        return model
-    return cast(nn.Module, torch.compile(model, dynamic=False))
+def ours_compiled(model: HSTA, backend: str) -> HSTA:
+    """`model` with every USTA layer compiled for its own shape; equal layers share the compiled code."""
+    for module in model.modules():
+        if isinstance(module, USTA):
+            module.compile(backend=backend, dynamic=False)
+    return model
+
+
+def published_compiled(model: HSTA, attention: AttentionForm) -> PublishedHSTA:
+    peer = PublishedHSTA(model, attention=attention)
+    peer.compile_blocks("inductor")
+    return peer
 
 
 # {name: what is timed, made from a model of ours with the same weights}
@@ -140,9 +114,10 @@ EAGER: Variants = {
     "SDPA": lambda model: PublishedHSTA(model, attention="sdpa"),
 }
 INFERENCE = EAGER | {f"{OURS} bfloat16": InBfloat16, f"{OURS} int8": hsta_fast.quantize_int8}
-COMPILED_ON_THE_CPU: Variants = {
-    f"{name} compiled": lambda model, make=make: compiled(make(model))  # type: ignore[misc]
-    for name, make in EAGER.items()
+COMPILED_ON_THE_CPU: Variants = {  # block by block: a whole model takes inductor a minute
+    f"{OURS} compiled": lambda model: ours_compiled(model, "inductor"),
+    "published compiled": lambda model: published_compiled(model, "materialised"),
+    "SDPA compiled": lambda model: published_compiled(model, "sdpa"),
 }
 
 

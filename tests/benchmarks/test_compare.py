@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from benchmarks.record import machine, read, write
+from benchmarks.record import Recorder, machine, read, write
 from tests.forked import ROOT, Forked
 
 BENCHMARKS = """
@@ -131,21 +131,33 @@ def test_the_json_of_pytest_benchmark_has_ours_and_the_peers_figures(whole: Ran)
 
 def test_a_second_run_replaces_its_groups_and_keeps_the_others(whole: Ran, tmp_path: Path) -> None:
     [path] = (whole.folder / "results").glob("*.json")
-    record = json.loads(path.read_text())
-    copy = tmp_path / "results" / path.name
-    copy.parent.mkdir()
-    for entry in record["groups"]:
-        entry["date"] = "before"
+    record = read(path)
+    assert record is not None
+    copy = tmp_path / path.name
     write(copy, record)
-    again = run(tmp_path, f"--results={copy.parent}", "-k", "turns")
-    assert (again.status, len(again.groups)) == (0, len(record["groups"]))
-    dates = {group: entry["date"] == "before" for group, entry in again.groups.items()}
-    assert dates == {group: group != "op, turns" for group in dates}
+    before = whole.groups
+    recorder = Recorder(tmp_path)
+    recorder.record["machine"] = record["machine"]  # threads differ: tests have one
+    recorder.add(before["op, turns"] | {"load": 99.0})
+    after = read(copy)
+    assert after is not None
+    loads = {entry["group"]: entry["load"] for entry in after["groups"]}
+    assert loads == {group: entry["load"] for group, entry in before.items()} | {"op, turns": 99.0}
     record["versions"]["torch"] = "0.1"  # figures of other versions are not mixed with new ones
     write(copy, record)
-    assert list(run(tmp_path, f"--results={copy.parent}", "-k", "turns").groups) == ["op, turns"]
+    recorder.add(before["op, turns"])
+    after = read(copy)
+    assert after is not None and [entry["group"] for entry in after["groups"]] == ["op, turns"]
 
 
-def test_a_table_is_printed_if_its_columns_are_asked_for(tmp_path: Path) -> None:
-    said = run(tmp_path, "-k", "turns", "--benchmark-columns=median,rounds").said
-    assert "Median" in said and "op, turns  " in said
+def test_a_damaged_results_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(ValueError, match=r"a\.json expected JSON, got .*; delete it and measure again"):
+        read(tmp_path / "a.json")
+
+
+def test_k_chooses_groups_and_a_table_is_printed_if_its_columns_are_asked_for(tmp_path: Path) -> None:
+    ran = run(tmp_path, "-k", "turns", "--benchmark-columns=median,rounds")
+    assert ran.status == 0
+    assert "Median" in ran.said and "op, turns  " in ran.said and "op, peer fails" not in ran.said
+    assert not (tmp_path / "results").exists()

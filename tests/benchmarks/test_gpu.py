@@ -366,6 +366,19 @@ def test_the_floor_of_the_tubelets_is_the_larger_of_two() -> None:
     assert "4.00 x  NOT MET  (tubelets a forward)" in line(ours + ceilings)
 
 
+def test_goals_in_operations_per_second() -> None:
+    """The share of a product's rate, and how the time grows beside the operations."""
+    ceiling = timed("ceilings", "product", 1.0, **{"TFLOP/s": 800.0}) | {"peer": False}
+    at = {T: timed(f"hsta_base T={T} B=32 train step", "ours", 1.0, **{"TFLOP/s": 480.0}) for T in (16, 64)}
+    share, grows = goal("step, 16 frames"), goal("step, time over FLOPs")
+    assert "not measured" in share([at[16]]) and "not measured" in grows([at[64], ceiling])
+    assert ">= 0.55 x    0.60 x  met" in share([at[16], ceiling])
+    assert "<=  1.3 x    1.00 x  met" in grows(list(at.values()))
+    at[64]["TFLOP/s"], at[16]["TFLOP/s"] = 300.0, 420.0
+    assert "0.53 x  NOT MET" in share([at[16], ceiling])
+    assert "1.40 x  NOT MET" in grows(list(at.values()))
+
+
 def test_every_goal_finds_its_groups_among_the_cases() -> None:
     """Each goal finds the stated number of groups, with the peer that it names."""
     from benchmarks.gpu_bench import cases
