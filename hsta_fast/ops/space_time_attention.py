@@ -10,8 +10,10 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import sdpa_kernel
 
 from .. import extension
+from .attention_backends import forced_order, timed_backend
 from .attention_pool_torch import accumulation_dtype
 from .checks import (
     autocast_dtype,
@@ -246,23 +248,32 @@ class _PlainWhenDifferentiatedTwice(torch.autograd.Function):
         return *_plain_gradients(ctx, list(ctx.saved_tensors), dout), None, None
 
 
-def _torch(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """Torch's fused attention; for short sequences on the CPU, two products and a softmax."""
+def _needs_grad(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+
+
+def _torch(q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str | None = None) -> Tensor:
+    """Torch's fused attention, by a backend; for short sequences on the CPU, two products and a softmax."""
     dtype = product_dtype(q.device, q.dtype)
     if dtype != q.dtype:
         with no_autocast(q):
-            return _torch(q.to(dtype), k.to(dtype), v.to(dtype), scale).to(q.dtype)
+            return _torch(q.to(dtype), k.to(dtype), v.to(dtype), scale, backend).to(q.dtype)
     if transformed():  # torch's fused attention has no forward mode and no second derivatives
         return _products(q, k, v, scale)
     # Not while tracing: the graph would be specialised to the lengths seen.
     compiling = torch.compiler.is_compiling()
-    needs_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    needs_grad = _needs_grad(q, k, v)
     if q.device.type == "cpu" and q.dtype in _EXACT and not compiling:
         short = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[1] <= _SHORT[needs_grad]
         if short:
             return _products(q, k, v, scale)
     by_head = [x.transpose(1, 2) for x in (q, k, v)]  # torch's function takes (B, H, N, D)
-    out = F.scaled_dot_product_attention(by_head[0], by_head[1], by_head[2], scale=scale).transpose(1, 2)
+    if backend is None:
+        out = F.scaled_dot_product_attention(by_head[0], by_head[1], by_head[2], scale=scale).transpose(1, 2)
+    else:
+        with sdpa_kernel(forced_order(backend), set_priority=True):
+            out = F.scaled_dot_product_attention(by_head[0], by_head[1], by_head[2], scale=scale)
+        out = out.transpose(1, 2)
     if needs_grad and not compiling:
         return cast(Tensor, _PlainWhenDifferentiatedTwice.apply(q, k, v, out, scale))
     return out
@@ -289,7 +300,8 @@ def space_time_attention(
         impl: "auto", "triton", "extension" or "torch". Triton supports float32, float16 and bfloat16 with
             D <= 128 on CUDA devices of compute capability >= 8.0, and on the CPU under TRITON_INTERPRET=1.
             The extension supports the same dtypes on the CPU, with float32 arithmetic inside, if a C++
-            compiler can build it. "auto" is Triton in 16 bits on CUDA devices where it can run; the extension
+            compiler can build it. "auto" is Triton in 16 bits on CUDA devices where it can run, except at
+            lengths where benchmarks/tune.py timed one of torch's backends faster on this device; the extension
             on CPUs with AVX2 or AVX-512 where it can run, except in float64; else torch's own attention
             ("torch": on the CPU two matrix products and a softmax for short sequences, else
             scaled_dot_product_attention; float16 in float32 there, rounded once). Second derivatives are
@@ -325,7 +337,10 @@ def space_time_attention(
         qkv, k, v = (None if x is None else x.to(asked) for x in (qkv, k, v))  # type: ignore[assignment]
     check_same({"qkv": qkv} if k is None or v is None else {"q": qkv, "k": k, "v": v})
     chosen = resolve(impl, auto_choice(qkv.device, qkv.dtype, width), IMPLS)
-    if chosen == "triton":
+    backend = None
+    if chosen == "triton" and impl == "auto" and k is None:
+        backend = timed_backend(qkv.device, width, qkv.shape[1], _needs_grad(qkv))
+    if chosen == "triton" and backend is None:
         if impl == "triton":
             check_supported("triton", _unsupported_reason(qkv.device, qkv.dtype, width))
         return _fwd(qkv, k, v, scale, "triton")[0]
@@ -338,4 +353,4 @@ def space_time_attention(
         if dtype == torch.float16:
             qkv, k, v = (None if x is None else x.float() for x in (qkv, k, v))  # type: ignore[assignment]
         return _fwd(qkv, k, v, scale, impl)[0].to(dtype)
-    return _torch(*_unpacked(qkv, k, v), scale)
+    return _torch(*_unpacked(qkv, k, v), scale, backend)
