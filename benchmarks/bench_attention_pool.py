@@ -119,7 +119,7 @@ def _group(op: str, C: int, N: int, backward: bool) -> str:
     return f"{op}, B 2, C {C}, N {N}, {'forward + backward' if backward else 'forward'}"
 
 
-@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize(("C", "N"), CPU_SHAPES)
 def bench_cpu(compare: Callable[..., None], C: int, N: int, backward: bool) -> None:
     members = {OURS: ours("auto")} | CPU_PEERS
@@ -138,7 +138,7 @@ def bench_compiled(compare: Callable[..., None], C: int, N: int) -> None:
     compare(f"{_group('cls_cross_attention', C, N, True)}, compiled peers", members)
 
 
-@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize(("C", "N"), CPU_SHAPES[-1:])
 def bench_pool_alone(compare: Callable[..., None], C: int, N: int, backward: bool) -> None:
     """`attention_pool`, which reads the tokens, without the projections of CSTA: 12 queries."""

@@ -2,7 +2,7 @@
 
 The peers are the blocks of `hsta_fast.published` with equal weights. "forward + backward" includes the
 gradients of inputs and parameters. Ours overwrites the states that it is given, so with the backward every
-member starts from a copy of them.
+member starts from a copy of them. Compiled blocks are those of the whole model in `bench_model.py`.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,6 @@ from hsta_fast.published import Layer, PublishedHSTA
 BATCH, WIDTHS = 2, (384, 768)
 TOKENS = {2: 325, 6: 589, 16: 1569}  # frames: tokens with the CLS, at 224 pixels
 USTA_CASES = [("special", 2), ("video", 6), ("video", 16)]
-COMPILED_ON_THE_CPU = [("video", 6)]  # each costs two compilations
 CSTA_CASES = [6, 16]
 Block = Callable[..., Any]
 
@@ -82,7 +81,7 @@ def _usta_shapes(branch: str, T: int) -> list[tuple[int, int, int]]:
     return [(BATCH, TOKENS[T], WIDTHS[branch == "video"])]
 
 
-@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize(("branch", "T"), USTA_CASES)
 def bench_usta(compare: Callable[..., None], branch: str, T: int, backward: bool) -> None:
     members = {
@@ -92,21 +91,7 @@ def bench_usta(compare: Callable[..., None], branch: str, T: int, backward: bool
     compare(_usta_group(branch, T, backward), members)
 
 
-@pytest.mark.parametrize(("branch", "T"), COMPILED_ON_THE_CPU)
-def bench_usta_compiled(compare: Callable[..., None], branch: str, T: int) -> None:
-    members = {
-        f"{name} compiled": _maker(
-            cast(nn.Module, torch.compile(usta(layer, branch), dynamic=False)),
-            layer,
-            _usta_shapes(branch, T),
-            True,
-        )
-        for name, layer in first_layers().items()
-    }
-    compare(f"{_usta_group(branch, T, True)}, compiled", members)
-
-
-@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize("T", CSTA_CASES)
 def bench_csta(compare: Callable[..., None], T: int, backward: bool) -> None:
     shapes = [(BATCH, TOKENS[2], WIDTHS[0]), (BATCH, TOKENS[T], WIDTHS[1])]

@@ -5,7 +5,6 @@ training step of 6 frames also with everything compiled. On a CUDA device: `mode
 """
 
 from collections.abc import Callable
-from typing import cast
 
 import pytest
 import torch
@@ -15,8 +14,9 @@ from torch import Tensor, nn
 import hsta_fast
 from benchmarks.cases import Step
 from benchmarks.compare import OURS, Make
+from hsta_fast.layers import USTA
 from hsta_fast.model import HSTA, SPECIAL_FRAMES, HSTAConfig, model_config
-from hsta_fast.published import PublishedHSTA
+from hsta_fast.published import AttentionForm, PublishedHSTA
 
 SIDE = 224
 # On the CPU: model, batch, frames, side in pixels, whether a training step, rounds at least.
@@ -80,26 +80,48 @@ def flop(config: HSTAConfig, batch: int, frames: int, side: int = SIDE) -> float
     return batch * total
 
 
-def compiled(model: nn.Module) -> nn.Module:
-    return cast(nn.Module, torch.compile(model, dynamic=False))
+class InBfloat16(nn.Module):
+    """A model under autocast to bfloat16, its parameters in float32."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, video: Tensor, special: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.model(video, special)
 
 
-# {name: model with the weights of ours, or ours}. Other variants of ours start with OURS too.
-EAGER: dict[str, Callable[[HSTA], nn.Module]] = {
+def ours_compiled(model: HSTA, backend: str) -> HSTA:
+    """`model` with every USTA layer compiled for its own shape; equal layers share the compiled code."""
+    for module in model.modules():
+        if isinstance(module, USTA):
+            module.compile(backend=backend, dynamic=False)
+    return model
+
+
+def published_compiled(model: HSTA, attention: AttentionForm) -> PublishedHSTA:
+    peer = PublishedHSTA(model, attention=attention)
+    peer.compile_blocks("inductor")
+    return peer
+
+
+# {name: what is timed, made from a model of ours with the same weights}
+Variants = dict[str, Callable[[HSTA], nn.Module]]
+EAGER: Variants = {
     OURS: lambda model: model,
     "published": lambda model: PublishedHSTA(model),
     "SDPA": lambda model: PublishedHSTA(model, attention="sdpa"),
 }
-INFERENCE: dict[str, Callable[[HSTA], nn.Module]] = EAGER | {}
-COMPILED_ON_THE_CPU: dict[str, Callable[[HSTA], nn.Module]] = {
-    f"{name} compiled": lambda model, make=make: compiled(make(model))  # type: ignore[misc]
-    for name, make in EAGER.items()
+INFERENCE = EAGER | {f"{OURS} bfloat16": InBfloat16, f"{OURS} int8": hsta_fast.quantize_int8}
+COMPILED_ON_THE_CPU: Variants = {  # block by block: a whole model takes inductor a minute
+    f"{OURS} compiled": lambda model: ours_compiled(model, "inductor"),
+    "published compiled": lambda model: published_compiled(model, "materialised"),
+    "SDPA compiled": lambda model: published_compiled(model, "sdpa"),
 }
 
 
-def _on_the_cpu(
-    variants: dict[str, Callable[[HSTA], nn.Module]], name: str, sizes: tuple[int, int, int], train: bool
-) -> dict[str, Make]:
+def _on_the_cpu(variants: Variants, name: str, sizes: tuple[int, int, int], train: bool) -> dict[str, Make]:
     """Every variant on the same clips, with weights and an optimiser of its own."""
 
     def maker(variant: Callable[[HSTA], nn.Module]) -> Make:
@@ -117,11 +139,15 @@ def _group(name: str, batch: int, frames: int, train: bool) -> str:
 
 
 # The training step of 16 frames last: it takes longest.
-@pytest.mark.parametrize(("name", "batch", "frames", "side", "train", "least"), CPU_CASES)
+@pytest.mark.parametrize(
+    ("name", "batch", "frames", "side", "train", "least"),
+    CPU_CASES,
+    ids=[f"{name}-T{frames}-{'step' if train else 'forward'}" for name, _, frames, _, train, _ in CPU_CASES],
+)
 def bench_cpu(
     compare: Callable[..., None], name: str, batch: int, frames: int, side: int, train: bool, least: int
 ) -> None:
-    variants = EAGER if train else INFERENCE
+    variants = INFERENCE if (name, train) == ("hsta_base", False) else EAGER
     work = (3 if train else 1) * flop(model_config(name), batch, frames, side)
     members = _on_the_cpu(variants, name, (batch, frames, side), train)
     operations = {variant: work for variant in members if variant in EAGER}

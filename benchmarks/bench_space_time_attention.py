@@ -113,7 +113,7 @@ def _group(N: int, D: int, backward: bool) -> str:
     return f"space_time_attention, N {N}, D {D}, {'forward + backward' if backward else 'forward'}"
 
 
-@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize(("N", "D"), CPU_SHAPES)
 def bench_cpu(compare: Callable[..., None], N: int, D: int, backward: bool) -> None:
     members = {OURS: space_time_attention, "published": published, "SDPA": torch_default}
@@ -134,7 +134,7 @@ def bench_compiled(compare: Callable[..., None], N: int, D: int) -> None:
     compare(f"{_group(N, D, True)}, compiled peers", members, flop=14 * N * N * D * HEADS)
 
 
-@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 def bench_dispatch(compare: Callable[..., None], monkeypatch: pytest.MonkeyPatch, backward: bool) -> None:
     """The CPU time of a call of the Triton path without kernels: an empty batch launches none."""
     monkeypatch.setenv("TRITON_INTERPRET", "1")

@@ -157,7 +157,7 @@ def _group(branch: str, B: int, T: int, backward: bool) -> str:
     return f"tubelet_embed, {branch}, B {B}, T {T}, forward{' + weight gradient' * backward}"
 
 
-@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize(("branch", "B", "T"), CPU_SHAPES)
 def bench_cpu(compare: Callable[..., None], branch: str, B: int, T: int, backward: bool) -> None:
     members = {OURS: ours("auto")} | CPU_PEERS

@@ -122,7 +122,7 @@ def measure(
         times: dict[str, list[float]] = {name: [] for name in others}
 
         def others_in_turn() -> None:
-            others.append(others.pop(0))  # no member always follows the same one
+            others[:] = others[1:] + others[:1]  # no member always follows the same one
             for name in others:
                 times[name].append(_seconds(steps[name]))
 

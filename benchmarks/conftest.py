@@ -62,7 +62,7 @@ def compare(benchmark: Any, request: pytest.FixtureRequest) -> Compare:
     return run
 
 
-@pytest.hookimpl(optionalhook=True)
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_benchmark_group_stats(config: pytest.Config) -> list[Any] | None:
     """No table of pytest-benchmark, whose many columns have no verdict, unless an option asks for it."""
     wanted = ("benchmark_columns", "benchmark_compare", "benchmark_compare_fail", "benchmark_histogram")

@@ -27,6 +27,7 @@ import torch
 
 import hsta_fast
 from benchmarks import entries as entry_file
+from benchmarks import record
 from benchmarks.entries import DEVICE_FAULT, Entry
 from benchmarks.plan import TUNE_SECONDS, plan
 from benchmarks.processes import ROOT, Command, end, execute, start
@@ -256,9 +257,17 @@ def stored_or_set_aside(path: Path) -> Stages:
         return {}
 
 
+def _of_a_cpu(path: Path) -> bool:
+    """Whether `make bench` wrote the file."""
+    try:
+        return record.read(path) is not None
+    except ValueError:  # `stored` says so
+        return False
+
+
 def tables(folder: Path) -> str:
     """One table per device, from its results file and the entries of unfinished stages."""
-    slugs = {path.name.removesuffix(".json") for path in folder.glob("*.json")}
+    slugs = {path.name.removesuffix(".json") for path in folder.glob("*.json") if not _of_a_cpu(path)}
     for stage in (AHEAD, *STAGES):  # a device's name may contain dots
         suffix = f".{stage.name}.jsonl"
         slugs |= {path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}")}

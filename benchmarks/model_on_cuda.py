@@ -13,9 +13,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend
 
 import hsta_fast
-from benchmarks.bench_model import SIDE, clips, flop, step
+from benchmarks.bench_model import SIDE, clips, flop, ours_compiled, step
 from benchmarks.cases import Case, Place, Step
-from hsta_fast.layers import USTA
 from hsta_fast.model import HSTA, model_config
 from hsta_fast.published import PublishedHSTA
 
@@ -29,14 +28,6 @@ PEERS = {
     64: ("sdpa",),
 }
 FORWARD = (6, 16)  # frames
-
-
-def ours_compiled(model: HSTA, backend: str) -> HSTA:
-    """`model` with every USTA layer compiled for its own shape."""
-    for module in model.modules():
-        if isinstance(module, USTA):
-            module.compile(backend=backend, dynamic=False)
-    return model
 
 
 def _model(place: Place) -> HSTA:

@@ -86,8 +86,15 @@ def write(path: Path, record: Record) -> None:
 
 
 def read(path: Path) -> Record | None:
-    """A results file of a CPU; None if it is not one, such as those of `make gpu`."""
-    found = json.loads(path.read_text())
+    """A results file of a CPU; None if it is not one, such as those of `make gpu`.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} expected JSON, got {error}; delete it and measure again") from None
     return found if isinstance(found, dict) and "groups" in found else None
 
 

@@ -28,16 +28,15 @@ def ms_text(ms: float) -> str:
 
 
 def group_lines(entry: Entry) -> list[str]:
-    """Our member with the fastest peer and the published one; then one line for each variant of ours."""
+    """Our first member against the fastest peer and the published one; then each other variant of ours."""
     first, *names = entry["ms"]
     lines = []
     for ours in [first, *(name for name in names if is_ours(name))]:
         peers = [name for name in entry["ms"] if name != PRODUCT and not is_ours(name)]
-        if ours != first:
-            peers.append(first)
-        found = {name: r for name in peers if (r := ratio(entry, name, ours)) is not None}
-        strongest = sorted(found, key=lambda name: found[name].median)[:1]
-        named = dict.fromkeys(strongest + [name for name in (PUBLISHED, first) if name in found])
+        found = {name: r for name in (*peers, first) if (r := ratio(entry, name, ours)) is not None}
+        fastest = sorted(peers, key=lambda name: found[name].median)[:1]
+        others = [name for name in (PUBLISHED, first) if name in found and name != ours]
+        named = dict.fromkeys(fastest + others)
         words = ", ".join(in_words(found[name], name) for name in named)
         head = entry["group"] if ours == first else f"  {ours}"
         lines.append(f"{head:<58} {ms_text(median_ms(entry, ours)):>7} ms  {words}".rstrip())

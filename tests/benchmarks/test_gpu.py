@@ -20,6 +20,7 @@ from benchmarks.entries import DEVICE_FAULT
 from benchmarks.gpu import AHEAD, STAGES, Run, Stage, go, perform, selected, tables
 from benchmarks.plan import TUNE_SECONDS, estimates, plan
 from benchmarks.processes import ROOT, TAIL
+from benchmarks.record import write
 from benchmarks.table import GOALS, beside_the_best_peer, goal_line, table
 from tests.compiler import WITH_CUDA, finish, needs_compiler, write_cudart, write_nvcc, write_sources
 from tests.compiler import start as start_process
@@ -200,6 +201,11 @@ def test_names_of_devices_with_dots(tmp_path: Path) -> None:
     assert said.count("goals") == 1
     assert said.startswith("nvidia-h100-mig-1g.10gb\n")
     assert "ops: passed" in said and "bench: unfinished" in said
+
+
+def test_the_table_has_no_results_of_cpus(tmp_path: Path) -> None:
+    write(tmp_path / "cpu.json", {"machine": {}, "versions": {}, "groups": []})
+    assert tables(tmp_path) == f"no results in {tmp_path}"
 
 
 @pytest.mark.parametrize("damaged", ['{"device": "A', "[]", '{"stages": {"ops": 3}}', "\x00"])
