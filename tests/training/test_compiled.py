@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hsta_fast.training import compiled
 from hsta_fast.training.compiled import PAYS_FROM, CompiledModel, batch_sizes
-from hsta_fast.training.config import recipe_config
+from hsta_fast.training.config import Compile, recipe_config
 from hsta_fast.training.loop import fit
 from hsta_fast.training.progress import Progress
 from hsta_fast.training.run_folder import FoldFolder
@@ -56,7 +56,7 @@ def test_compiled_training(faces: Path, tmp_path: Path, backend: Counting) -> No
     """One graph for two folds, and the losses of eager training, which may continue it and be continued."""
     exp = set_up(recipe_config("paper", data=faces, runs=tmp_path, **SETTINGS))
 
-    def train(setting: str, path: str, number: int = 0, *, stop: int = 0) -> FoldFolder:
+    def train(setting: Compile, path: str, number: int = 0, *, stop: int = 0) -> FoldFolder:
         folder = FoldFolder(tmp_path / path)
         folder.path.mkdir(exist_ok=True)
         now = dataclasses.replace(exp, cfg=dataclasses.replace(exp.cfg, compile=setting))
