@@ -6,6 +6,7 @@ alone opens the run, takes folds, and writes; the others follow it. Files on dis
 process, whole tensors under their usual names, so any number of processes can continue a fold.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,6 +17,7 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map
@@ -58,20 +60,24 @@ class Team:
         """(rank, size), as `ClipData.batches` expects it."""
         return self.rank, self.size
 
-    def wrap(self, model: HSTA) -> nn.Module:
-        """What the training step calls; with FSDP2 `model` itself, whose parameters become shards."""
+    def wrap(self, called: nn.Module) -> nn.Module:
+        """What the training step calls, instead of `called`: an HSTA, or a module that has one inside.
+
+        With FSDP2 it is `called` itself, and the parameters of the HSTA become shards.
+        """
         if self.size == 1:
-            return model
-        device = next(model.parameters()).device
+            return called
         if self.kind == "ddp":
-            return DistributedDataParallel(model, gradient_as_bucket_view=True)
+            return DistributedDataParallel(called, gradient_as_bucket_view=True)
+        model = next(module for module in called.modules() if isinstance(module, HSTA))
+        device = next(model.parameters()).device
         from torch.distributed.fsdp import fully_shard  # importing it takes most of a second
 
         mesh = init_device_mesh(device.type, (self.size,))
         for module in [module for module in model.modules() if isinstance(module, USTA)]:
             fully_shard(module, mesh=mesh)
         fully_shard(model, mesh=mesh)
-        return model
+        return called
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all ranks."""
@@ -169,12 +175,14 @@ def team(kind: Distribute, device: torch.device, dtype: torch.dtype) -> Team:
     if kind == "fsdp" and dtype == torch.float16:
         raise ValueError("--dtype expected bfloat16 or float32 with --distribute fsdp, got float16")
     if device.type == "cuda":
-        if group.local_rank >= torch.cuda.device_count():
-            got = f"{torch.cuda.device_count()} GPUs for process {group.local_rank + 1} of this machine"
+        gpus = torch.cuda.device_count()
+        here = max(group.local_rank + 1, int(os.environ.get("LOCAL_WORLD_SIZE", 0)))
+        if here > gpus:
+            got = f"{here} processes for the {gpus} of this machine"
             raise ValueError(f"--distribute {kind} expected a GPU for each process, got {got}")
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    store = dist.PrefixStore(f"hsta_fast/team/{group.restarts}", group.store)
+    store = PrefixStore(f"hsta_fast/team/{group.restarts}", group.store)
     dist.init_process_group(backend, store=store, rank=group.rank, world_size=group.size)
     return Team(kind, group.rank, group.size, dist.new_group(backend="gloo", timeout=_WAITING))
 
@@ -203,7 +211,7 @@ def _whole(value: Any) -> Any:
     return value.full_tensor().cpu() if hasattr(value, "full_tensor") else value
 
 
-def _like(value: Any, parameter: Tensor) -> Any:
+def _like(value: Any, parameter: Any) -> Any:
     """`value` in shards if `parameter` is, and has its shape."""
     if not hasattr(parameter, "full_tensor") or not hasattr(value, "shape") or value.shape != parameter.shape:
         return value
