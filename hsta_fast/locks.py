@@ -224,7 +224,7 @@ def _is_alive(file: Path) -> bool:
 
 
 def _this_process() -> dict[str, Any]:
-    """What tells this process from others: the start of the machine, process numbers and their space, start."""
+    """What tells this process from others: the machine's start; process number, its space and start."""
     boot = processes = ""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
