@@ -26,15 +26,20 @@ ARROWS: dict[str, str] = {
     "extension": "files toolchain",
     "ops": "reference kernels extension",
     "replaced": "",
-    "layers": "ops replaced",
+    "recompute": "ops",
+    "layers": "ops recompute replaced",
     "crossmodal": "layers ops replaced",
     "inputs": "",
     "frame_checks": "inputs ops",
     "model": "crossmodal frame_checks inputs layers ops",
+    "memory": "crossmodal model ops recompute",
     "csta_maps": "crossmodal model",
+    "published": "model",
+    "graphs": "",
+    "int8": "extension layers model ops replaced",
     "wrappers": "model",
     "environment": "ops",
-    "checkpoint": "files layers inputs model wrappers",
+    "checkpoint": "files inputs int8 layers model wrappers",
     # Data.
     "data.action_units": "",
     "data.sampling": "",
@@ -121,10 +126,11 @@ ARROWS: dict[str, str] = {
     "training": "",
     "training.workers": "",
     "training.paper_tables": "",
-    "training.config": "model data spelling",
+    "training.config": "model data recompute spelling",
     "training.config_file": "files spelling",
     "training.setting_groups": "training.config",
     "training.optim": "model training.config",
+    "training.compiled": "model",
     "training.step": "model training.config training.optim",
     "training.splits": "clips data.clips protocol training.config",
     "training.run_checks": "files locks clips spelling",
@@ -137,33 +143,37 @@ ARROWS: dict[str, str] = {
     "training.distributed": "layers model wrappers training.run_folder training.workers",
     "training.setup": "environment files inputs data protocol spelling training.config training.splits",
     "training.progress": "training.run_folder training.run_log training.scalars",
-    "training.loop": "model data protocol wrappers training.config training.distributed training.optim "
-    "training.epoch_part training.progress training.run_folder training.setup training.step "
-    "training.stopping",
-    "training.gallery": "checkpoint csta_maps locks model data protocol training.loop training.run_folder "
-    "training.setup files",
+    "training.loop": "model data protocol training.compiled training.config training.optim "
+    "training.progress training.run_folder training.setup training.step training.workers recompute "
+    "wrappers training.distributed training.epoch_part training.stopping",
+    "training.gallery": "checkpoint csta_maps files model data protocol training.loop training.run_folder "
+    "training.setup locks",
     "training.dry_run": "clips data environment protocol training.loop training.optim training.run_checks "
-    "training.run_folder training.setup training.splits",
-    "training.evaluate": "clips checkpoint protocol training.config training.gallery training.loop "
+    "training.run_folder training.setup training.splits memory",
+    "training.evaluate": "clips checkpoint int8 protocol training.config training.gallery training.loop "
     "training.run_checks training.run_folder training.setup",
+    "training.runner": "clips files checkpoint protocol training.config training.dry_run "
+    "training.evaluate training.gallery training.loop training.progress training.provenance "
+    "training.run_checks training.run_folder training.run_log training.scalars training.setup "
+    "training.splits training.step training.workers training.distributed training.fold training.stopping",
     "training.fold": "checkpoint files protocol training.config training.distributed training.evaluate "
     "training.gallery training.loop training.progress training.run_folder training.scalars training.setup "
     "training.splits",
-    "training.runner": "clips files protocol training.config training.distributed training.dry_run "
-    "training.fold training.progress training.provenance training.run_checks training.run_folder "
-    "training.run_log training.scalars training.setup training.splits training.stopping training.workers",
     "training.ablate": "files protocol spelling training.config training.optim training.paper_tables "
     "training.run_checks training.runner training.workers",
+    "profiling": "clips files crossmodal data environment layers model ops protocol published spelling "
+    "toolchain training.config training.optim training.progress training.setup training.step",
     # The top.
     "help_text": "",
     "interrupt": "",
     "usage": "spelling",
-    "cli": "console environment extension files data data.doctor help_text interrupt spelling synth "
-    "synth.render protocol training.ablate training.config training.config_file "
+    "cli": "console environment extension files data data.doctor help_text interrupt profiling spelling "
+    "synth synth.render protocol training.ablate training.config training.config_file "
     "training.evaluate training.optim training.runner training.setting_groups training.setup "
     "training.stopping training.workers usage",
     "__main__": "cli",
-    "__init__": "interrupt reference ops crossmodal layers inputs model csta_maps checkpoint environment",
+    "__init__": "interrupt reference ops crossmodal layers inputs int8 model csta_maps checkpoint "
+    "environment graphs recompute",
 }
 
 

@@ -45,7 +45,7 @@ def ablate(cfg: TrainConfig, table: str, rows: Sequence[str] = ()) -> str:
         try:
             runner.train_runs(configs[row], runs[row])
             started.append(row)
-        except (ValueError, NonFiniteLossError) as error:
+        except (ValueError, MemoryError, NonFiniteLossError) as error:
             remarks[row] = f"not run: {error}"
         for done in started:  # with --join, others may have finished by now what they trained before
             finished = cfg.dry_run or all(map(runner.is_finished, runs[done]))

@@ -8,11 +8,13 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..data import LABEL_SETS, Apex, Balance, DatasetName, FlowMethod, SpecialFrame
 from ..model import BRANCHES, Head, HSTAConfig, list_models, model_config
+from ..recompute import Memory
 from ..spelling import did_you_mean
 
 Protocol = Literal["loso", "kfold", "composite", "cross-dataset", "published-folds"]
 Select = Literal["last", "inner", "best-test-epoch"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Compile = Literal["auto", "on", "off"]
 Recipe = Literal["paper", "published"]
 START = ("resume", "overwrite", "join", "dry_run")  # settings that say how to start a run, not what it is
 
@@ -187,12 +189,18 @@ class HardwareSettings:
     """auto, cpu, cuda, cuda:1, ..."""
     dtype: Dtype = "auto"
     """Dtype of the matrix products (autocast); parameters stay float32. float16 uses a loss scale."""
+    memory: Memory = "fast"
+    """What the backward computes again to save memory: fast: nothing; balanced: norms and activations; small:
+    all but the attention. The numbers are the same."""
     distribute: Literal["folds", "ddp", "fsdp"] = "folds"
     """What the processes of torchrun share: folds, each training some of its own; or each fold, trained by
     all together, with copies of the model (ddp) or with shards of it (fsdp)."""
     accumulate: int = 1
     """Micro-batches that share a step of the optimiser: each takes a part of --batch-size, and the gradients
     are those of the whole batch."""
+    compile: Compile = "auto"
+    """torch.compile of the model in training; auto: on a CUDA device, after the first epoch, if enough of the
+    training is left to pay for it (docs/gpu.md); not on a CPU, where compiling takes minutes."""
 
 
 # The bases stand in the reverse of the order in which dataclasses list their fields.
@@ -236,6 +244,8 @@ class TrainConfig(
         require(self.lr > 0, "lr", "a number > 0")
         require(0 < self.layer_decay <= 1, "layer_decay", "a number in (0, 1]")
         require(0 <= self.label_smoothing < 1, "label_smoothing", "a number in [0, 1)")
+        both = self.distribute == "fsdp" and self.compile == "on"
+        require(not both, "compile", "auto or off with --distribute fsdp")
         require(self.clip_grad is None or self.clip_grad > 0, "clip_grad", "a number > 0")
         if not self.labels.lower().endswith((".json", ".csv")):
             require_one_of(["auto", *LABEL_SETS], "labels", ", or a .json or .csv file")

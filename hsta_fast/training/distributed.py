@@ -60,17 +60,13 @@ class Team:
         """(rank, size), as `ClipData.batches` expects it."""
         return self.rank, self.size
 
-    def wrap(self, called: nn.Module) -> nn.Module:
-        """What the training step calls, instead of `called`: an HSTA, or a module that has one inside.
-
-        With FSDP2 it is `called` itself, and the parameters of the HSTA become shards.
-        """
+    def wrap(self, model: HSTA, called: nn.Module) -> nn.Module:
+        """What a step calls instead of `called`, which calls `model`; FSDP2 shards the parameters."""
         if self.size == 1:
             return called
+        device = next(model.parameters()).device
         if self.kind == "ddp":
             return DistributedDataParallel(called, gradient_as_bucket_view=True)
-        model = next(module for module in called.modules() if isinstance(module, HSTA))
-        device = next(model.parameters()).device
         from torch.distributed.fsdp import fully_shard  # importing it takes most of a second
 
         mesh = init_device_mesh(device.type, (self.size,))

@@ -18,8 +18,10 @@ from torch.amp import GradScaler
 from ..data import Augment, Batch, steps
 from ..model import HSTA
 from ..protocol import Fold, best_epoch
+from ..recompute import set_memory
 from ..wrappers import unwrap
 from . import stopping
+from .compiled import CompiledModel, batch_sizes
 from .config import leak_columns
 from .distributed import ALONE, Team
 from .epoch_part import EpochPart, draws, set_draws
@@ -28,6 +30,7 @@ from .progress import Progress
 from .run_folder import FoldFolder
 from .setup import Experiment
 from .step import TrainStep, make_optimizer
+from .workers import workers
 
 
 @dataclass
@@ -39,6 +42,7 @@ class FoldTraining:
     fold: Fold
     stream: tuple[int, ...]  # seeds this training, together with the run's seed and the epoch
     model: HSTA
+    compiled: CompiledModel  # what a step calls
     step: TrainStep
     predictions: Tensor  # the class predicted for each test clip after each epoch, int64 (epochs, test clips)
     epochs_done: int = 0
@@ -71,7 +75,10 @@ def fit(
     training = build(exp, folder, fold, stream, team)
     load_checkpoint(training)
     progress.start(training.epochs_done)
-    for epoch in range(training.epochs_done, epochs):
+    setting = "off" if team.kind == "fsdp" else exp.cfg.compile  # its hooks cannot be part of one graph
+    training.compiled.start(setting)
+    first = training.epochs_done
+    for epoch in range(first, epochs):
         trained = train_epoch(training, epoch, progress)
         seconds = training.part.seconds
         tested = score_test_clips(training, epoch)
@@ -80,6 +87,12 @@ def fit(
         metrics |= leak_columns(exp.cfg) | speed
         folder.append_metrics(metrics)
         progress.epoch(metrics)
+        if epoch == first:
+            trained_at_once = workers().size / team.size  # folds
+            seconds_left = seconds * team.from_main(progress.epochs_left) / trained_at_once
+            decision = training.compiled.decide(setting, exp.device, seconds_left)
+            if decision is not None:
+                progress.say(decision)
         if (epoch + 1) % exp.cfg.save_every == 0 or epoch + 1 == epochs:
             save_checkpoint(training)
     if training.best is not None:
@@ -94,17 +107,19 @@ def build(
     cfg, device = exp.cfg, exp.device
     seed_torch(cfg.seed, *stream, 0)
     model = HSTA(cfg.architecture(len(exp.labels.classes))).to(device)
+    set_memory(model, cfg.memory)
+    sizes = batch_sizes(cfg.batch_size, cfg.accumulate, team.size)
+    compiled = CompiledModel(model, sizes=sizes, configuration=(model.config, device, exp.dtype, cfg.memory))
     # Gradients too small for float16 would become zero. In other dtypes the scaler does nothing.
     scaler = GradScaler(device.type, enabled=exp.dtype == torch.float16)
     counts = exp.class_counts(fold.train) if cfg.class_weights else None
     loss = Loss(cfg.loss, smoothing=cfg.label_smoothing, counts=counts).to(device)
     predictions = torch.empty(0, len(fold.test), dtype=torch.int64, device="cpu")
-    called = team.wrap(model)  # before the optimiser: it may replace the parameters by shards
+    called = team.wrap(model, compiled)  # before the optimiser: it may replace the parameters by shards
     optimizer = make_optimizer(model, cfg)
-    step = TrainStep(
-        called, loss, optimizer, scaler, exp.autocast, cfg.clip_grad, cfg.accumulate, ranks=team.size
-    )
-    return FoldTraining(exp, folder, fold, stream, model, step, predictions, team=team)
+    ranks = team.size
+    step = TrainStep(called, loss, optimizer, scaler, exp.autocast, cfg.clip_grad, cfg.accumulate, ranks)
+    return FoldTraining(exp, folder, fold, stream, model, compiled, step, predictions, team=team)
 
 
 def train_epoch(training: FoldTraining, epoch: int, progress: Progress) -> dict[str, float]:

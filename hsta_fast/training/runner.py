@@ -55,6 +55,7 @@ from .setup import (
     remarks_and_faults,
 )
 from .splits import fold_parts
+from .step import out_of_memory_in_words
 from .workers import workers
 
 # The least time between two reports, in seconds: writing one may take longer than a fold.
@@ -87,6 +88,7 @@ def main(cfg: TrainConfig) -> Path:
         ValueError: invalid settings or data, or a run folder that was made with other settings.
         OSError: a file cannot be written; what was there before is untouched.
         NonFiniteLossError: the loss became NaN or infinite.
+        MemoryError: a CUDA device ran out of memory.
     """
     runs = seed_runs(cfg)
     workers().main_process_first(partial(check_before_reading, cfg, runs))
@@ -193,12 +195,13 @@ def train_run(cfg: TrainConfig, progress: RunProgress) -> Path:
         )
         exp = decode(planned)
         if cfg.dry_run:
-            group.main_process_first(partial(dry_run, exp))
+            with out_of_memory_in_words(cfg):
+                group.main_process_first(partial(dry_run, exp))
             return cfg.runs / cfg.name
         folder = group.main_process_first(partial(open_run, exp, start, log))
         run = _Run(exp, folder, log, start, progress, team(cfg.distribute, exp.device, exp.dtype))
         try:
-            with stopping.deferred(), run.team.in_words():
+            with out_of_memory_in_words(cfg), stopping.deferred(), run.team.in_words():
                 report_is_old = train_folds(run) if run.team.is_main else follow(run)
         except BaseException as error:
             if group.is_main:

@@ -18,9 +18,8 @@ from benchmarks.bench_space_time_attention import BACKENDS, torch_default
 from benchmarks.cases import Case, Place, Step, measure, own_compilation
 from benchmarks.entries import append
 from benchmarks.gpu_bench import cases
-from benchmarks.peer_model import PublishedHSTA
 from benchmarks.table import table
-from hsta_fast import create_model, extension
+from hsta_fast import extension
 
 Backend = Callable[[torch.fx.GraphModule, list[Tensor]], Callable[..., Any]]
 
@@ -155,6 +154,17 @@ def test_what_is_a_refusal(error: Exception, peer: bool, word: str) -> None:
     assert not {"refuses", "failed", "ms"} - {word} & entry.keys()
 
 
+def test_a_peer_for_which_the_device_is_too_small() -> None:
+    """Only where the case says so; our own never."""
+
+    def make(place: Place) -> Step:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    entry = measure(case(make, compiled=False, may_lack_memory=True), Place(device="cpu", tiny=True))
+    assert entry["refuses"] == "the device has too little memory" and "failed" not in entry
+    assert not any(found.may_lack_memory for found in cases() if not found.peer)
+
+
 class Stream:
     """Fake events, memory and clock of a device: a spin takes 3 ms, a step 2 ms."""
 
@@ -222,6 +232,20 @@ def test_the_cache_is_flushed_before_each_timed_step(monkeypatch: pytest.MonkeyP
         ]
         * 31
     )
+
+
+def test_a_latency_counts_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache is flushed, and the device idle, before each call; Python's part counts."""
+    stream = Stream(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: stream.happened.append("wait"))
+
+    def step() -> None:
+        time.sleep(0.002)
+        stream.happened.append("step")
+
+    entry = measure(case(lambda place: step, compiled=False, latency=True), Place())
+    assert entry["ms"] >= 2.0 and entry["L2 flushed"]
+    assert stream.happened == ["step"] + ["flush", "wait", "step", "wait"] * 40
 
 
 @pytest.mark.parametrize(("seconds", "shows"), [(0.0, False), (0.004, True)])
@@ -302,28 +326,3 @@ def test_compiled_cases_come_last() -> None:
     compiled = [found.compiled for found in cases()]
     assert compiled == sorted(compiled)
     assert len({str(found) for found in cases()}) == len(compiled)
-
-
-def test_the_peer_model_is_the_published_one() -> None:
-    """The same logits and gradients from the same weights; also compiled block by block."""
-    torch.manual_seed(0)
-    model = create_model("hsta_tiny", num_layers=2).double()
-    for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.1)
-    video = torch.randint(0, 256, (2, 3, 4, 32, 40), dtype=torch.uint8)
-    special = torch.randint(0, 256, (2, 3, 2, 32, 40), dtype=torch.uint8)
-    exact = model(video, special)
-    exact.sum().backward()
-    for compiled in (False, True):
-        peer = PublishedHSTA(model).double()
-        if compiled:
-            peer.compile_blocks("eager")
-        logits = peer(video, special)
-        torch.testing.assert_close(logits, exact, rtol=1e-6, atol=1e-6)
-        logits.sum().backward()
-        gradients = dict(peer.named_parameters())
-        for name, p in model.named_parameters():
-            theirs = gradients[name.replace(".csta.", ".")].grad
-            assert p.grad is not None and theirs is not None
-            scale = max(1.0, float(p.grad.abs().max()))
-            torch.testing.assert_close(theirs, p.grad, rtol=0, atol=1e-6 * scale)

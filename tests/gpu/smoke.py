@@ -25,9 +25,9 @@ from torch import Tensor
 import hsta_fast
 from benchmarks.cases import device_is_dead
 from benchmarks.entries import DEVICE_FAULT, append, read
-from benchmarks.peer_model import PublishedHSTA
 from hsta_fast import reference
 from hsta_fast.layers import TubeletEmbed
+from hsta_fast.published import PublishedHSTA
 from tests.gpu.compile_ahead import fix_keys
 from tests.tolerance import DEVICE, with_gradients
 

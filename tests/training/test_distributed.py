@@ -22,6 +22,7 @@ from hsta_fast.data.dataset import Augment, ClipData
 from hsta_fast.data.sampling import Sampling
 from hsta_fast.model import HSTA, HSTAConfig
 from hsta_fast.protocol import read_predictions
+from hsta_fast.recompute import set_memory
 from hsta_fast.training import distributed
 from hsta_fast.training.distributed import ALONE, Team
 from hsta_fast.training.loop import model_inputs
@@ -67,7 +68,7 @@ def test_the_shares_of_all_ranks_are_the_batches_of_one_process(size: int) -> No
 def step_of(team: Team, loss: Loss, accumulate: int = 1) -> tuple[HSTA, TrainStep]:
     torch.manual_seed(0)
     model = HSTA(CONFIG).double()
-    called = team.wrap(model)
+    called = team.wrap(model, model)
     groups = [{"params": list(model.parameters()), "lr_scale": 1.0}]
     optimizer = torch.optim.AdamW(groups, lr=0.1)
     scaler = GradScaler("cpu", enabled=False)
@@ -96,6 +97,7 @@ def check_gradients(team: Team) -> None:
     for name, counts, accumulate in losses if team.kind == "ddp" else losses[:1]:
         loss = Loss(name, smoothing=0.1, counts=counts)
         model, step = step_of(team, loss, accumulate)
+        set_memory(model, "small")
         found = epoch(team, step, model)
         if team.is_main:
             model, step = step_of(ALONE, loss, accumulate)
