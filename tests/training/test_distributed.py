@@ -31,6 +31,7 @@ from hsta_fast.training.step import TrainStep
 from hsta_fast.training.workers import Workers
 from tests.data.batches import TENSORS, data_of, everything
 from tests.forked import Forked
+from tests.training import commands
 from tests.training.commands import output, without_agent
 
 CONFIG = HSTAConfig(
@@ -38,6 +39,8 @@ CONFIG = HSTAConfig(
 )
 LABELS = [0, 0, 0, 0, 1, 1, 2, 0, 2]
 CPU = torch.device("cpu")
+# What DistributedDataParallel and FSDP2 import takes seconds.
+IMPORTED = (*commands.IMPORTED, __name__, "torch._dynamo", "torch.distributed.fsdp")
 
 
 def clips() -> ClipData:
@@ -145,8 +148,7 @@ def check_rank(rank: int, folder: Path) -> None:
 def test_two_ranks_have_the_gradients_and_states_of_one_process(tmp_path: Path) -> None:
     code = "import sys, pathlib; check_rank(int(sys.argv[1]), pathlib.Path(sys.argv[2]))"
     code = f"from tests.training.test_distributed import check_rank; {code}"
-    imported = ("tests.training.test_distributed", "torch._dynamo", "torch.distributed.fsdp")
-    ranks = [Forked(code, [rank, tmp_path], imported=imported) for rank in range(2)]
+    ranks = [Forked(code, [rank, tmp_path], imported=IMPORTED) for rank in range(2)]
     for rank in ranks:
         assert rank.wait(120) == 0, "".join(other.communicate()[1] for other in ranks)
 
@@ -175,7 +177,7 @@ FLAGS = (
 def test_ranks_that_lose_one_end_in_words_and_one_process_continues(faces: Path, tmp_path: Path) -> None:
     """Rank 0 alone writes; what it wrote is continued by a process alone, with nearly the same results."""
     words = ["train", "--data", faces, "--runs", tmp_path, *FLAGS]
-    both = without_agent(2, *words, "--name", "two", "--distribute", "ddp")
+    both = without_agent(2, *words, "--name", "two", "--distribute", "ddp", imported=IMPORTED)
     run = tmp_path / "two"
     while not (run / "folds/01/state.pt").exists():
         assert both[0].poll() is None, both[0].communicate()

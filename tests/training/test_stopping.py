@@ -33,7 +33,7 @@ def usr1(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_run_stopped_between_two_steps_has_the_numbers_of_an_uninterrupted_one(
     make_config: MakeConfig, usr1: None, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    settings = {"epochs": 3, "dropout": 0.2, "batch_size": 3, "save_every": 9, "only": ("2",)}
+    settings = {"epochs": 2, "dropout": 0.2, "batch_size": 3, "save_every": 9, "only": ("2",)}
     whole = runner.main(make_config(name="whole", **settings))
     steps = 0
 
