@@ -278,6 +278,7 @@ def _profile(
     """
     from .profiling.config import ProfileConfig, integers, peers
     from .profiling.run import profile
+    from .training.setup import pick_device
 
     with as_usage_error():
         config = ProfileConfig(
@@ -293,6 +294,7 @@ def _profile(
             quick=quick,
         )
         config.check()
+        pick_device(device, dtype)
     print(profile(config))
 
 

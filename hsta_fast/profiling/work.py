@@ -107,18 +107,18 @@ def work_of(
         read = batch * N * pixels + 4 * C * pixels
         add("embedding", "forward", 2 * batch * N * C * pixels, read + numbers)
         add("embedding", "backward", 2 * batch * N * C * pixels, read + numbers)
-        parameters += blocks * (weights + 9 * C + hidden) + (pixels + 2) * C
+        parameters += blocks * (weights + 8 * C + hidden) + (pixels + 2) * C
 
         other, K = config.widths[1 - d], config.num_layers  # the CLS of the other branch asks these tokens
         pool = 4 * batch * config.num_heads[d] * N * C
         small = 2 * other * C + 4 * C * C  # from one width to the other and back; query, keys, values, output
         add("CSTA", "forward", K * (pool + 2 * batch * small), K * (4 * small + numbers))
         add("CSTA", "backward", K * 2 * (pool + 2 * batch * small), K * (8 * small + 3 * numbers))
-        parameters += K * (small + 8 * C + 2 * other)
+        parameters += K * (small + 9 * C + 3 * other)
     features = sum(config.widths)
     add("head and loss", "forward", 2 * batch * features * config.num_classes, 0)
     add("head and loss", "backward", 4 * batch * features * config.num_classes, 0)
-    parameters += features * (config.num_classes + 2)
+    parameters += features * (config.num_classes + 2) + config.num_classes
     add(
         "optimiser", "update", _ADAM * parameters, 7 * 4 * parameters
     )  # reads p, g and two moments; writes three
