@@ -10,6 +10,7 @@ from .environment import info
 from .inputs import ModelInputs
 from .model import HSTA, HSTAConfig, create_model, list_models
 from .ops import attention_pool, cls_cross_attention, space_time_attention, tubelet_embed
+from .recompute import set_memory
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,7 @@ __all__ = [
     "load_published",
     "reference",
     "save_model",
+    "set_memory",
     "space_time_attention",
     "tubelet_embed",
 ]

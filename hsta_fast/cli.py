@@ -422,7 +422,7 @@ def main() -> None:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except (ValueError, OSError, ImportError, NonFiniteLossError, BuildError) as error:
+    except (ValueError, OSError, ImportError, MemoryError, NonFiniteLossError, BuildError) as error:
         sys.exit(f"error: {error}")
     except SystemExit as ended:
         if ended.code or console.lost() is None:

@@ -25,11 +25,13 @@ ARROWS: dict[str, str] = {
     "extension": "files toolchain",
     "ops": "reference kernels extension",
     "replaced": "",
-    "layers": "ops replaced",
+    "recompute": "ops",
+    "layers": "ops recompute replaced",
     "crossmodal": "layers ops replaced",
     "inputs": "",
     "frame_checks": "inputs ops",
     "model": "crossmodal frame_checks inputs layers ops",
+    "memory": "crossmodal model ops recompute",
     "csta_maps": "crossmodal model",
     "published": "model",
     "wrappers": "model",
@@ -121,7 +123,7 @@ ARROWS: dict[str, str] = {
     "training": "",
     "training.workers": "",
     "training.paper_tables": "",
-    "training.config": "model data spelling",
+    "training.config": "model data recompute spelling",
     "training.config_file": "files spelling",
     "training.setting_groups": "training.config",
     "training.optim": "model training.config",
@@ -134,17 +136,18 @@ ARROWS: dict[str, str] = {
     "training.run_folder": "files checkpoint protocol training.run_checks",
     "training.setup": "environment files inputs data protocol spelling training.config training.splits",
     "training.progress": "training.run_folder training.run_log training.scalars",
-    "training.loop": "model data protocol training.config training.optim training.progress "
+    "training.loop": "recompute model data protocol training.config training.optim training.progress "
     "training.run_folder training.setup training.step",
     "training.gallery": "checkpoint csta_maps files model data protocol training.loop training.run_folder "
     "training.setup",
-    "training.dry_run": "clips data environment protocol training.loop training.optim training.run_checks "
-    "training.run_folder training.setup training.splits",
+    "training.dry_run": "clips data environment memory protocol training.loop training.optim "
+    "training.run_checks training.run_folder training.setup training.splits",
     "training.evaluate": "clips checkpoint protocol training.config training.gallery training.loop "
     "training.run_checks training.run_folder training.setup",
     "training.runner": "clips files checkpoint protocol training.config training.dry_run training.evaluate "
     "training.gallery training.loop training.progress training.provenance training.run_checks "
-    "training.run_folder training.run_log training.scalars training.setup training.splits training.workers",
+    "training.run_folder training.run_log training.scalars training.setup training.splits training.step "
+    "training.workers",
     "training.ablate": "files protocol spelling training.config training.optim training.paper_tables "
     "training.run_checks training.runner training.workers",
     "profiling": "clips files crossmodal data environment layers model ops protocol published spelling "
@@ -158,7 +161,8 @@ ARROWS: dict[str, str] = {
     "training.evaluate training.optim training.runner training.setting_groups training.setup "
     "training.workers usage",
     "__main__": "cli",
-    "__init__": "interrupt reference ops crossmodal layers inputs model csta_maps checkpoint environment",
+    "__init__": "interrupt reference ops crossmodal layers inputs model csta_maps checkpoint environment "
+    "recompute",
 }
 
 

@@ -44,7 +44,7 @@ def ablate(cfg: TrainConfig, table: str, rows: Sequence[str] = ()) -> str:
         try:
             runner.train_runs(configs[row], runs[row])
             remarks[row] = ""
-        except (ValueError, NonFiniteLossError) as error:
+        except (ValueError, MemoryError, NonFiniteLossError) as error:
             remarks[row] = f"not run: {error}"
         if workers().is_main and not cfg.dry_run:
             frame = _score_rows(cfg, table, requested, remarks)

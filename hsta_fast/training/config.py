@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..data import LABEL_SETS, Apex, Balance, DatasetName, FlowMethod, SpecialFrame
 from ..model import BRANCHES, Head, HSTAConfig, list_models, model_config
+from ..recompute import Memory
 from ..spelling import did_you_mean
 
 Protocol = Literal["loso", "kfold", "composite", "cross-dataset", "published-folds"]
@@ -184,6 +185,9 @@ class HardwareSettings:
     """auto, cpu, cuda, cuda:1, ..."""
     dtype: Dtype = "auto"
     """Dtype of the matrix products (autocast); parameters stay float32. float16 uses a loss scale."""
+    memory: Memory = "fast"
+    """What the backward computes again to save memory: fast: nothing; balanced: norms and activations; small:
+    all but the attention. The numbers are the same."""
     accumulate: int = 1
     """Micro-batches that share a step of the optimiser: each takes a part of --batch-size, and the gradients
     are those of the whole batch."""

@@ -17,6 +17,7 @@ from torch.amp import GradScaler
 from ..data import Augment, Batch, steps
 from ..model import HSTA
 from ..protocol import Fold, best_epoch
+from ..recompute import set_memory
 from .config import leak_columns
 from .optim import Loss, check_finite, learning_rate
 from .progress import Progress
@@ -77,6 +78,7 @@ def build(exp: Experiment, folder: FoldFolder, fold: Fold, stream: tuple[int, ..
     cfg, device = exp.cfg, exp.device
     seed_torch(cfg.seed, *stream, 0)
     model = HSTA(cfg.architecture(len(exp.labels.classes))).to(device)
+    set_memory(model, cfg.memory)
     # Gradients too small for float16 would become zero. In other dtypes the scaler does nothing.
     scaler = GradScaler(device.type, enabled=exp.dtype == torch.float16)
     counts = exp.class_counts(fold.train) if cfg.class_weights else None

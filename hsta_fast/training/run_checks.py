@@ -16,7 +16,7 @@ from ..spelling import did_you_mean
 # Fields that may change on --resume; `check_clips` verifies the data.
 MAY_CHANGE = (
     *("data", "more_data", "annotation", "runs", "name", "only", "save_every", "strict", "device"),
-    *("cache", "cache_gb", "log", "gallery", "accumulate"),
+    *("cache", "cache_gb", "log", "gallery", "memory", "accumulate"),
 )
 _IDENTITY = [*KEY, "apex", "offset", "label"]
 _MOST_CHANGES = 8  # that a message lists

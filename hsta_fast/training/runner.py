@@ -55,6 +55,7 @@ from .setup import (
     remarks_and_faults,
 )
 from .splits import fold_parts, inner_of
+from .step import out_of_memory_in_words
 from .workers import workers
 
 # The least time between two reports, in seconds: writing one may take longer than a fold.
@@ -83,6 +84,7 @@ def main(cfg: TrainConfig) -> Path:
         ValueError: invalid settings or data, or a run folder that was made with other settings.
         OSError: a file cannot be written; what was there before is untouched.
         NonFiniteLossError: the loss became NaN or infinite.
+        MemoryError: a CUDA device ran out of memory.
     """
     runs = seed_runs(cfg)
     workers().main_process_first(partial(check_before_reading, cfg, runs))
@@ -176,12 +178,14 @@ def train_run(cfg: TrainConfig, progress: RunProgress) -> Path:
         )
         exp = decode(planned)
         if cfg.dry_run:
-            group.main_process_first(partial(dry_run, exp))
+            with out_of_memory_in_words(cfg):
+                group.main_process_first(partial(dry_run, exp))
             return cfg.runs / cfg.name
         folder = group.main_process_first(partial(open_run, exp, start, log))
         run = _Run(exp, folder, log, start, progress)
         try:
-            report_is_old = train_folds(run)
+            with out_of_memory_in_words(cfg):
+                report_is_old = train_folds(run)
         except BaseException as error:
             if group.is_main:
                 with suppress(OSError):

@@ -1,7 +1,7 @@
 """One step of the optimiser: forward, loss, backward, update."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -80,3 +80,19 @@ class TrainStep:
 def make_optimizer(model: HSTA, cfg: TrainConfig) -> torch.optim.Optimizer:
     """AdamW in one fused kernel, with the parameter groups of `cfg`."""
     return torch.optim.AdamW(parameter_groups(model, cfg), lr=cfg.lr, betas=(0.9, 0.999), fused=True)
+
+
+@contextmanager
+def out_of_memory_in_words(cfg: TrainConfig) -> Iterator[None]:
+    """Raise MemoryError, with what can be done about it, where the device runs out of memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        more = {"fast": "--memory balanced or small", "balanced": "--memory small"}.get(cfg.memory)
+        parts = min(2 * cfg.accumulate, cfg.batch_size)
+        ways = [more, f"--accumulate {parts}" if parts > cfg.accumulate else None]
+        what = " or ".join(filter(None, ways)) or "fewer --num-frames or a smaller --model"
+        raise MemoryError(
+            f"--batch-size {cfg.batch_size} expected a device with more memory (--accumulate "
+            f"{cfg.accumulate}, --memory {cfg.memory}), got {' '.join(str(error).split())[:200]}: give {what}"
+        ) from error
