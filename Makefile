@@ -16,10 +16,10 @@ TRAIN_FLAGS ?= --model hsta_tiny --num-layers 2 --n-video 1 --image-size 112 --l
 	--protocol kfold --folds 4 --epochs 12 --warmup-epochs 1 --lr 5e-4 --batch-size 18 --clip-grad 1.0 \
 	--balance matched --flip --crop 2
 
-.PHONY: env train test test-full check lint bench gpu resources compat cuda-build clean help
+.PHONY: env train test test-full check lint bench docs gpu resources compat cuda-build clean help
 
 help:
-	@grep -E '^# make' Makefile | sed 's/^# //'; echo "also: test-full check bench gpu resources compat cuda-build clean"
+	@grep -E '^# make' Makefile | sed 's/^# //'; echo "also: test-full check bench docs gpu resources compat cuda-build clean"
 
 env: $(READY)
 
@@ -50,8 +50,14 @@ lint: $(READY)
 
 check: lint test
 
+# Ours against its peers on this CPU, at most ten minutes; then the tables of the docs.
 bench: $(READY)
-	$(PYTEST) benchmarks --benchmark-only -m "not gpu"
+	$(PYTEST) benchmarks --benchmark-only --results benchmarks/results
+	$(BIN)/python -m benchmarks.docs
+
+# The measured tables of README.md and docs/, from benchmarks/results.
+docs: $(READY)
+	$(BIN)/python -m benchmarks.docs
 
 # Installs nothing: with the PYTHON that is named, in the environment that was made, or else with the interpreter at hand;
 # each brings its own CUDA build of torch.

@@ -1,14 +1,13 @@
 """CLS-to-token cross-attention against the usual formulation: norm, projections, attention with one query.
 
-Every case times all of `cls_cross_attention`, small products included, and reports the tokens' bytes per
-second (read once forward; read twice and written once with the backward). On a CUDA device (`cuda_cases`, for
+Every case times all of `cls_cross_attention`, small products included. On a CUDA device (`cuda_cases`, for
 `make gpu`): both branches' widths in bfloat16 at B = 32, against each backend of scaled_dot_product_attention
-forced in turn, cuDNN first, and torch's own choice compiled. On the CPU: float32, and the pooling alone.
+forced in turn, cuDNN first, and torch's own choice compiled; the tokens' bytes per second count one read
+forward, two reads and one write with the backward. On the CPU: float32, and the pooling alone.
 """
 
-import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import cast
 
 import pytest
 import torch
@@ -16,14 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from benchmarks.cases import Case, Place, Step, own_compilation
-from hsta_fast import attention_pool, cls_cross_attention
+from benchmarks.cases import Case, Place, Step
+from benchmarks.compare import OURS, Make
+from hsta_fast import attention_pool, cls_cross_attention, reference
 
 HEADS, BATCH = 12, 32
 # Width, tokens: the special branch at 224 pixels, the video branch at 6, 16 and 64 frames.
 CUDA_SHAPES = [(384, 324), (768, 588), (768, 1568), (768, 6272)]
 COMPILED = [(384, 324), (768, 1568)]  # each costs two compilations
 CPU_SHAPES = [(384, 324), (768, 588), (768, 1568)]
+COMPILED_ON_THE_CPU = [(768, 588)]  # each costs two compilations
 BACKENDS = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -41,15 +42,17 @@ def parameters(C: int, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
     return matrices | vectors
 
 
+def projected(rows: Tensor, given: dict[str, Tensor]) -> Iterator[Tensor]:
+    """Rows [cls ; tokens] (B, 1 + N, C) -> q (B, H, 1, D), k and v (B, H, 1 + N, D), normalised first."""
+    y = F.layer_norm(rows, rows.shape[-1:], given["norm_weight"], given["norm_bias"], 1e-6)
+    for n, x in {"q": y[:, :1], "k": y, "v": y}.items():
+        yield F.linear(x, given[f"{n}_weight"], given[f"{n}_bias"]).unflatten(-1, (HEADS, -1)).transpose(1, 2)
+
+
 def materialised(given: dict[str, Tensor]) -> Tensor:
     """The usual formulation: [cls ; tokens], norm, keys and values of every row, attention of one query."""
     rows = torch.cat([given["cls"].unsqueeze(1), given["tokens"]], 1)
-    y = F.layer_norm(rows, rows.shape[-1:], given["norm_weight"], given["norm_bias"], 1e-6)
-    q, k, v = (
-        F.linear(x, given[f"{n}_weight"], given[f"{n}_bias"]).unflatten(-1, (HEADS, -1)).transpose(1, 2)
-        for n, x in {"q": y[:, :1], "k": y, "v": y}.items()
-    )
-    return F.scaled_dot_product_attention(q, k, v).flatten(1)
+    return F.scaled_dot_product_attention(*projected(rows, given)).flatten(1)
 
 
 def ours(impl: str) -> Cross:
@@ -98,47 +101,59 @@ def cuda_cases() -> Iterator[Case]:
                 )
 
 
-def record(benchmark: Any, run: Callable[[], object], tokens: Tensor, backward: bool) -> None:
-    B, N, C = tokens.shape
-    benchmark.group = f"cpu C={C} N={N} B={B} {'forward + backward' if backward else 'forward'}"
-    benchmark.pedantic(run, rounds=15, warmup_rounds=2)
-    size = tokens.numel() * tokens.element_size() * (3 if backward else 1)
-    benchmark.extra_info["GB/s of tokens"] = round(size / benchmark.stats.stats.median / 1e9, 1)
+def published(given: dict[str, Tensor]) -> Tensor:
+    """`materialised`, with the weights of the attention in memory."""
+    rows = torch.cat([given["cls"].unsqueeze(1), given["tokens"]], 1)
+    q, k, v = projected(rows, given)
+    return (((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1) @ v).flatten(1)
 
 
-CPU_PEERS: dict[str, Callable[[], Cross]] = {
-    "extension": lambda: ours("extension"),
-    "torch": lambda: ours("torch"),
-    "sdpa": lambda: materialised,
-    "sdpa compiled": lambda: torch.compile(materialised, dynamic=False),
-}
+CPU_PEERS: dict[str, Cross] = {"published": published, "SDPA": materialised}
 
 
-@pytest.mark.parametrize("backward", [False, True])
+def _on_the_cpu(run: Cross, C: int, N: int, backward: bool) -> Make:
+    return lambda: step(run, inputs(2, C, N, "cpu", torch.float32), backward)
+
+
+def _group(op: str, C: int, N: int, backward: bool) -> str:
+    return f"{op}, B 2, C {C}, N {N}, {'forward + backward' if backward else 'forward'}"
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize(("C", "N"), CPU_SHAPES)
-@pytest.mark.parametrize("peer", CPU_PEERS)
-def bench_cpu(benchmark: Any, peer: str, C: int, N: int, backward: bool) -> None:
-    given = inputs(2, C, N, "cpu", torch.float32)
-    with own_compilation() if "compiled" in peer else contextlib.nullcontext():
-        record(benchmark, step(CPU_PEERS[peer](), given, backward), given["tokens"], backward)
+def bench_cpu(compare: Callable[..., None], C: int, N: int, backward: bool) -> None:
+    members = {OURS: ours("auto")} | CPU_PEERS
+    compare(
+        _group("cls_cross_attention", C, N, backward),
+        {name: _on_the_cpu(run, C, N, backward) for name, run in members.items()},
+    )
 
 
-@pytest.mark.parametrize("backward", [False, True])
-@pytest.mark.parametrize("impl", ["extension", "torch"])
-def bench_pool_alone(benchmark: Any, impl: str, backward: bool) -> None:
-    """`attention_pool`, which reads the tokens: B 2, C 768, N 1568, 12 queries, float32 on the CPU."""
-    given = inputs(2, 768, 1568, "cpu", torch.float32)
-    query = torch.randn(2, HEADS, 768, requires_grad=True)
+@pytest.mark.parametrize(("C", "N"), COMPILED_ON_THE_CPU)
+def bench_compiled(compare: Callable[..., None], C: int, N: int) -> None:
+    members = {OURS: _on_the_cpu(ours("auto"), C, N, True)}
+    for name, run in CPU_PEERS.items():
+        compiled = torch.compile(run, dynamic=False)
+        members[f"{name} compiled"] = _on_the_cpu(compiled, C, N, True)
+    compare(f"{_group('cls_cross_attention', C, N, True)}, compiled peers", members)
 
-    pair = {"query": query, "tokens": given["tokens"]}
 
-    def run() -> Tensor:
-        return cast(Tensor, attention_pool(pair["query"], pair["tokens"], impl=impl))
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize(("C", "N"), CPU_SHAPES[-1:])
+def bench_pool_alone(compare: Callable[..., None], C: int, N: int, backward: bool) -> None:
+    """`attention_pool`, which reads the tokens, without the projections of CSTA: 12 queries."""
 
-    def once() -> object:
-        if not backward:
-            with torch.no_grad():
-                return run()
-        return torch.autograd.grad(run(), list(pair.values()), query)
+    def make(pool: Callable[[Tensor, Tensor], object]) -> Make:
+        def prepare() -> Step:
+            torch.manual_seed(0)
+            query = torch.randn(2, HEADS, C, requires_grad=backward)
+            tokens = torch.randn(2, N, C, requires_grad=backward)
+            if not backward:
+                return lambda: pool(query, tokens)
+            dout = torch.randn_like(query)
+            return lambda: torch.autograd.grad(cast(Tensor, pool(query, tokens)), [query, tokens], dout)
 
-    record(benchmark, once, given["tokens"], backward)
+        return prepare
+
+    members = {OURS: make(attention_pool), "written out": make(reference.attention_pool)}
+    compare(_group("attention_pool", C, N, backward), members)

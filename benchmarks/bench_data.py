@@ -1,16 +1,17 @@
 """Clips per second in training batches, mirrored and shifted: from the cache, and decoding JPEGs each time.
 
 Both use 8 frames of a clip and give the same bytes. Decoding has a thread for each core, so a busy machine
-slows it more; one thread reads the cache, as in training. The rounds of the two alternate. For comparison the
-lower bound of decoding: OpenCV alone, one process for each core, without building batches.
+slows it more; one thread reads the cache, as in training. For comparison the lower bound of decoding: OpenCV
+alone, one process for each core, without building batches.
 """
 
+import contextlib
 import os
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
 from typing import Any, cast
 
 import cv2
@@ -20,6 +21,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import hsta_fast
+from benchmarks.cases import Step
+from benchmarks.compare import OURS, Make
 from hsta_fast.data import Augment, Cache, ClipData, ClipTable, Sampling, load_frames
 from hsta_fast.data.frames.decode import read_frames, resize_to_planes
 from hsta_fast.data.frames.store import FrameStore
@@ -31,11 +34,11 @@ SAMPLING = Sampling()
 CORES = os.cpu_count() or 1
 # Size of the frames on disk (height, width), and side of the model's frames.
 CASES = {
-    "rendered 112": ((112, 112), 112),
-    "224 x 224": ((224, 224), 224),
-    "340 x 280, as CASME II cropped": ((340, 280), 224),
-    "640 x 480, as SMIC": ((480, 640), 224),
-    "1280 x 720, as CAS(ME)3": ((720, 1280), 224),
+    "112 x 112 to 112": ((112, 112), 112),
+    "224 x 224 to 224": ((224, 224), 224),
+    "340 x 280 to 224": ((340, 280), 224),  # CASME II cropped
+    "640 x 480 to 224": ((480, 640), 224),  # SMIC
+    "1280 x 720 to 224": ((720, 1280), 224),  # CAS(ME)3
 }
 
 
@@ -103,87 +106,78 @@ def decode_alone(paths: list[str], size: int) -> None:
         resize_to_planes(cv2.cvtColor(np.asarray(cv2.imread(path)), cv2.COLOR_BGR2RGB), size)
 
 
-def least_of_decoding(table: ClipTable, store: FrameStore, rounds: int) -> float:
-    """Clips per second of `decode_alone` in one process for each core."""
+@contextlib.contextmanager
+def opencv_alone(table: ClipTable, store: FrameStore) -> Iterator[Step]:
+    """`decode_alone` in one process for each core: the lower bound of decoding, without building batches."""
     paths = [str(table.root / path) for path in store.rows]
     parts = [paths[start :: 4 * CORES] for start in range(4 * CORES)]
     with ProcessPoolExecutor(
         CORES, mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
     ) as pool:
-        times = []
-        for _ in range(rounds + 1):  # the first round starts the processes
-            start = time.perf_counter()
-            list(pool.map(decode_alone, parts, [store.size] * len(parts)))
-            times.append(time.perf_counter() - start)
-    return len(table) / median(times[1:])
+        yield lambda: list(pool.map(decode_alone, parts, [store.size] * len(parts)))
 
 
-def compare(table: ClipTable, size: int, folder: Path, rounds: int = 7) -> dict[str, float]:
-    """Medians of both, alternating; and the time to fill and to open the cache at the start of a run."""
-    cache, seconds = Cache(folder=folder, limit=10**10), []
-    for _ in range(2):
-        start = time.perf_counter()
-        _, store = load_frames(table, SAMPLING, size, cache=cache, progress=False)
-        seconds.append(time.perf_counter() - start)
-    cached = ClipData(table, store, SAMPLING)
-    times: dict[str, list[float]] = {"decode": [], "cache": []}
-    with ThreadPoolExecutor(CORES) as pool:
-        fresh = decoding(table, size, pool)
-        frames = cast(Decoded, fresh.store.pixels)
-        frames.start()
-        for slow, fast in zip(one_pass(fresh, 0), one_pass(cached, 0), strict=True):
-            assert torch.equal(slow.video, fast.video) and torch.equal(slow.special, fast.special)
-        for number in range(rounds):
-            start = time.perf_counter()
-            frames.start()
-            for _ in one_pass(fresh, number):
-                pass
-            times["decode"].append(time.perf_counter() - start)
-            start = time.perf_counter()
-            for again in range(10):  # about as long as one pass of the other
-                for _ in one_pass(cached, 10 * number + again):
-                    pass
-            times["cache"].append((time.perf_counter() - start) / 10)
-    ratios = [slow / fast for slow, fast in zip(times["decode"], times["cache"], strict=True)]
-    return {
-        "clips_per_second_decoding": round(len(table) / median(times["decode"])),
-        "clips_per_second_of_opencv_alone": round(least_of_decoding(table, store, rounds)),
-        "clips_per_second_from_cache": round(len(table) / median(times["cache"])),
-        "times": round(median(ratios), 1),
-        "first_start_ms_per_clip": round(1000 * seconds[0] / len(table), 1),
-        "later_start_ms_per_clip": round(1000 * seconds[1] / len(table), 1),
-    }
+def check_equal(fresh: ClipData, cached: ClipData) -> None:
+    cast(Decoded, fresh.store.pixels).start()
+    for slow, fast in zip(one_pass(fresh, 0), one_pass(cached, 0), strict=True):
+        assert torch.equal(slow.video, fast.video) and torch.equal(slow.special, fast.special)
 
 
 @pytest.mark.parametrize("case", CASES)
-def bench_feeding(benchmark: Any, faces: Path, tmp_path: Path, case: str) -> None:
+def bench_feeding(compare: Callable[..., None], faces: Path, tmp_path: Path, case: str) -> None:
     shape, size = CASES[case]
     table = resized(faces, tmp_path / "data", shape)
-    benchmark.extra_info.update(compare(table, size, tmp_path / "cache"))
-    print(f"\n{case}: {benchmark.extra_info}")
-    _, store = load_frames(table, SAMPLING, size, progress=False)
-    data = ClipData(table, store, SAMPLING)
-    benchmark.group = "feeding"
-    benchmark.pedantic(lambda: [None for _ in one_pass(data, 0)], rounds=9, warmup_rounds=2)
+    cache, starts = Cache(folder=tmp_path / "cache", limit=10**10), []
+    for _ in range(2):
+        start = time.perf_counter()
+        _, store = load_frames(table, SAMPLING, size, cache=cache, progress=False)
+        starts.append(round(1e3 * (time.perf_counter() - start) / len(table), 1))
+    cached = ClipData(table, store, SAMPLING)
+    with ThreadPoolExecutor(CORES) as pool, opencv_alone(table, store) as alone:
+        fresh = decoding(table, size, pool)
+        check_equal(fresh, cached)
+
+        def decoded_pass() -> None:
+            cast(Decoded, fresh.store.pixels).start()
+            for _ in one_pass(fresh, 0):
+                pass
+
+        members: dict[str, Make] = {
+            OURS: lambda: lambda: [None for _ in one_pass(cached, 0)],
+            "decoding": lambda: decoded_pass,
+            "OpenCV alone": lambda: alone,
+        }
+        notes = {"clips": len(table), "first_start_ms_per_clip": starts[0], "later": starts[1]}
+        compare(f"data, {case}", members, notes=notes, seconds=1.0)
 
 
-@pytest.mark.parametrize("thread", ["no thread", "a thread prefetches"])
-def bench_training_on_the_cpu(benchmark: Any, faces: Path, thread: str) -> None:
-    """A pass of training steps, with batches prefetched by a thread and without."""
+@pytest.mark.parametrize("name", ["hsta_tiny"])
+def bench_training(compare: Callable[..., None], faces: Path, name: str) -> None:
+    """A pass of training steps, without a thread that prefetches batches (as on a CPU) and with one."""
     table = read_casme3(faces)
     table = ClipTable(table.root, table.clips.assign(label=np.arange(len(table)) % 3))
     _, store = load_frames(table, SAMPLING, 112, progress=False)
     data = ClipData(table, store, SAMPLING)
-    model = hsta_fast.create_model("hsta_tiny", num_classes=3, num_layers=2, n_video=1)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
 
-    def run() -> None:
-        batches = one_pass(data, 0)
-        for batch in batches if thread == "no thread" else prefetch(batches, 2):
-            cross_entropy(model(video=batch.video, special=batch.special), batch.label).backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+    def make() -> Callable[[Any], None]:
+        model = hsta_fast.create_model(name, num_classes=3, num_layers=2, n_video=1)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
 
-    benchmark.group = "training on the CPU"
-    benchmark.pedantic(run, rounds=9, warmup_rounds=2)
-    benchmark.extra_info["clips_per_second"] = len(data) / benchmark.stats.stats.median
+        def train(batches: Any) -> None:
+            for batch in batches:
+                cross_entropy(model(video=batch.video, special=batch.special), batch.label).backward()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+
+        return train
+
+    def prefetching() -> Step:
+        train = make()
+        return lambda: train(prefetch(one_pass(data, 0), 2))
+
+    def plain() -> Step:
+        train = make()
+        return lambda: train(one_pass(data, 0))
+
+    members = {OURS: plain, "prefetching thread": prefetching}
+    compare(f"data, an epoch of {name}, 112 x 112", members, notes={"clips": len(data)})

@@ -1,9 +1,8 @@
 """Tubelet embedding from bytes against its peers: forward, and forward with the weight's gradient.
 
-The peers are Conv3d and unfold + linear, with the normalisation of bytes that they need; "alone" means on
-floats, without it. Only our op adds positions and CLS. On a CUDA device (`cuda_cases`, for `make gpu`): B =
-32 in bfloat16, unfold + linear also compiled. On the CPU: small batches in float32. Each result includes the
-TFLOP/s of the product.
+The peers are Conv3d and unfold + linear, with the normalisation of bytes that they need. Only our op adds
+positions and CLS. On a CUDA device (`cuda_cases`, for `make gpu`): B = 32 in bfloat16, unfold + linear also
+compiled. On the CPU: small batches in float32. Operations are those of the product.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,11 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.cases import Case, Place, Step
+from benchmarks.compare import OURS, Make
 from hsta_fast import tubelet_embed
 from hsta_fast.model import IMAGENET_MEAN, IMAGENET_STD
 
 BRANCHES = {"video": (16, 768), "special": (12, 384)}  # patch, width
-FRAMES = (6, 16, 32, 64)
+CPU_SHAPES = [("video", 1, 6), ("video", 1, 16), ("video", 1, 64), ("special", 1, 2), ("special", 8, 2)]
+COMPILED_ON_THE_CPU = [("video", 1, 16)]  # each costs two compilations
 SIDE, DEPTH = 224, 2
 # Branch, frames. Only the longer clips are also compiled, which costs two compilations.
 CUDA_SHAPES = [("video", 6), ("video", 16), ("special", 2)]
@@ -84,8 +85,6 @@ PEERS: dict[str, Callable[[str], Embed]] = {  # called with the device
     "torch": ours("torch"),
     "normalise + conv3d": conv3d,
     "normalise + linear": linear,
-    "conv3d alone": conv3d,
-    "linear alone": linear,
 }
 
 
@@ -147,18 +146,33 @@ def cuda_cases() -> Iterator[Case]:
                 )
 
 
-@pytest.mark.parametrize("backward", [False, True])
-@pytest.mark.parametrize(
-    ("branch", "B", "T"),
-    [*(("video", 1, T) for T in FRAMES), *(("special", B, 2) for B in (1, 8)), ("special", 1, 16)],
-)
-@pytest.mark.parametrize("peer", [peer for peer in PEERS if peer != "torch"])
-def bench_cpu(benchmark: Any, peer: str, branch: str, B: int, T: int, backward: bool) -> None:
-    video, weight, bias = make_inputs(branch, B, T, SIDE, torch.float32, "cpu")
-    if peer.endswith("alone"):
-        video = normaliser("cpu")(video, torch.float32)
-    what = "forward + weight gradient" if backward else "forward"
-    benchmark.group = f"cpu {branch}, B {B}, T {T}, float32, {what}"
-    benchmark.pedantic(step(PEERS[peer]("cpu"), video, weight, bias, backward), rounds=7, warmup_rounds=2)
-    flop = product_flop(branch, B, T, backward)
-    benchmark.extra_info["TFLOP/s"] = round(flop / benchmark.stats.stats.median / 1e12, 3)
+CPU_PEERS = {"published": conv3d, "linear": linear}  # normalisation, then Conv3d or unfold + linear
+
+
+def _on_the_cpu(embed: Embed, branch: str, B: int, T: int, backward: bool) -> Make:
+    return lambda: step(embed, *make_inputs(branch, B, T, SIDE, torch.float32, "cpu"), backward)
+
+
+def _group(branch: str, B: int, T: int, backward: bool) -> str:
+    return f"tubelet_embed, {branch}, B {B}, T {T}, forward{' + weight gradient' * backward}"
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize(("branch", "B", "T"), CPU_SHAPES)
+def bench_cpu(compare: Callable[..., None], branch: str, B: int, T: int, backward: bool) -> None:
+    members = {OURS: ours("auto")} | CPU_PEERS
+    compare(
+        _group(branch, B, T, backward),
+        {name: _on_the_cpu(make("cpu"), branch, B, T, backward) for name, make in members.items()},
+        flop=product_flop(branch, B, T, backward),
+    )
+
+
+@pytest.mark.parametrize(("branch", "B", "T"), COMPILED_ON_THE_CPU)
+def bench_compiled(compare: Callable[..., None], branch: str, B: int, T: int) -> None:
+    members = {OURS: _on_the_cpu(ours("auto")("cpu"), branch, B, T, True)}
+    for name, make in CPU_PEERS.items():
+        compiled = torch.compile(make("cpu"), dynamic=False)
+        members[f"{name} compiled"] = _on_the_cpu(compiled, branch, B, T, True)
+    flop = product_flop(branch, B, T, True)
+    compare(f"{_group(branch, B, T, True)}, compiled peers", members, flop=flop)

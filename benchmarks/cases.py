@@ -2,7 +2,8 @@
 
 Times are medians of CUDA events around one step. The second-level cache is overwritten before each step, so
 its reads come from device memory. Then the device spins while launches queue up: this hides a step's dispatch
-on the CPU if it takes less than this head start. If it takes longer, the figure is marked.
+on the CPU if it takes less than this head start. If it takes longer, the figure is marked. A latency is that
+of the clock instead, from the call on an idle device until its results are there.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from hsta_fast.extension import missing
 Step = Callable[[], object]
 FLUSH = 1 << 29  # bytes: several times any second-level cache
 _SPIN = 6_000_000  # clocks of the device: 3 ms at 2 GHz, where CSTA and its backward take 1.1 ms to dispatch
+_CALLS = 40  # of a latency, without and with a graph
 _SECONDS = 0.25  # of timed rounds per case, 5 to 30 of them
 # Torch's messages if a forced backend, or every backend, does not support the shape, dtype or device.
 _REFUSALS = (
@@ -41,8 +43,10 @@ class Place:
     tiny: bool = False
     backend: str = "inductor"
 
-    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        return torch.compile(function, dynamic=False, backend=self.backend)
+    def compile(self, function: Callable[..., Any], mode: str | None = None) -> Callable[..., Any]:
+        """`mode` is one of inductor's."""
+        own = {"mode": mode} if mode is not None and self.backend == "inductor" else {"backend": self.backend}
+        return torch.compile(function, dynamic=False, **own)  # type: ignore[call-overload,no-any-return]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,8 @@ class Case:
         forced: the backend of scaled_dot_product_attention to force.
         flop: operations of one step.
         size: bytes of device memory that one step must move.
+        latency: whether to time it by the clock, with Python's part.
+        may_lack_memory: whether a device too small for it counts as a refusal, not as a failure.
     """
 
     group: str
@@ -70,14 +76,16 @@ class Case:
     forced: SDPBackend | None = None
     flop: float = 0.0
     size: float = 0.0
+    latency: bool = False
+    may_lack_memory: bool = False
 
     def __str__(self) -> str:
         return f"{self.group}, {self.name}"
 
 
 @contextlib.contextmanager
-def own_compilation() -> Iterator[None]:
-    """Compile from scratch; raise if a function reaches the recompile limit or nothing was compiled.
+def fresh_compiler() -> Iterator[None]:
+    """Compile from scratch; raise if a function reaches the recompile limit.
 
     Dynamo makes a function dynamic once it was compiled for several shapes, and past a limit silently runs it
     eagerly: its times would be reported as those of a compiled peer.
@@ -88,7 +96,19 @@ def own_compilation() -> Iterator[None]:
     donated = torch._functorch.config.patch(donated_buffer=False)
     with donated, torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
         yield
-    if not counters["stats"]["unique_graphs"]:
+
+
+@contextlib.contextmanager
+def own_compilation() -> Iterator[None]:
+    """`fresh_compiler`; raise if nothing was compiled either."""
+    with fresh_compiler():
+        yield
+    check_compiled()
+
+
+def check_compiled(before: int = 0) -> None:
+    """Raise if no graph was compiled since there were `before` of them."""
+    if counters["stats"]["unique_graphs"] == before:
         raise RuntimeError("no graph was compiled: this would be the time of the eager function")
 
 
@@ -120,9 +140,11 @@ def measure(case: Case, place: Place) -> dict[str, Any]:
         with compilation, forced:
             step = case.make(place)
             step()
-            figures = _times_on_cuda(step) if place.device == "cuda" else _times_on_the_cpu(step)
+            figures = _times(step, case.latency) if place.device == "cuda" else _times_on_the_cpu(step)
     except Exception as error:  # one failing case must not stop the others
         refused = refusal(error) if case.peer else None
+        if case.may_lack_memory and isinstance(error, torch.OutOfMemoryError):
+            refused = "the device has too little memory"
         if refused is not None:
             return entry | {"refuses": refused}
         return entry | {"failed": f"{type(error).__name__}: {str(error).strip() or 'no message'}"[:400]}
@@ -132,6 +154,26 @@ def measure(case: Case, place: Place) -> dict[str, Any]:
     if case.size and not place.tiny:
         figures["GB/s"] = case.size / seconds / 1e9
     return entry | figures | {"seconds": round(time.perf_counter() - start, 2)}
+
+
+def _times(step: Step, latency: bool) -> dict[str, Any]:
+    return _latency_on_cuda(step) if latency else _times_on_cuda(step)
+
+
+def _latency_on_cuda(step: Step) -> dict[str, Any]:
+    flush = torch.empty(FLUSH, dtype=torch.uint8, device="cuda")
+    times = []
+    for _ in range(_CALLS):
+        flush.zero_()
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        step()
+        torch.cuda.synchronize()
+        times.append((time.perf_counter() - start) * 1e3)
+    times = times[_CALLS // 4 :]  # the first calls capture graphs
+    quarters = statistics.quantiles(times, n=4)
+    figures = {"ms": statistics.median(times), "quartiles_ms": [quarters[0], quarters[2]]}
+    return figures | {"rounds": len(times), "L2 flushed": True}
 
 
 def _times_on_cuda(step: Step) -> dict[str, Any]:

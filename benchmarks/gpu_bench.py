@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import bench_attention_pool, bench_space_time_attention, bench_train_step, bench_tubelet_embed
+from benchmarks import bench_attention_pool, bench_space_time_attention, bench_tubelet_embed, model_on_cuda
 from benchmarks.cases import Case, Place, Step, device_is_dead, measure
 from benchmarks.entries import DEVICE_FAULT, Entry, append, read
 
@@ -39,7 +39,7 @@ def cases() -> list[Case]:
             bench_space_time_attention,
             bench_attention_pool,
             bench_tubelet_embed,
-            bench_train_step,
+            model_on_cuda,
         ):
             yield from module.cuda_cases()
 

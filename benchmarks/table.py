@@ -35,6 +35,9 @@ class Goal:
         bound: the minimum of peer / ours; with `floor`, the maximum of ours / floor.
         peer: the peer to compare with; None for the fastest.
         floor: whether to compare with the least time that the device's measured ceilings allow instead.
+        ceiling: whether to compare our FLOP/s with those measured in a product instead: the bound is a share.
+        other: a group whose FLOP/s of ours to compare with those of `groups` instead: the bound is a maximum
+            of the former over the latter.
         number: number of matching groups.
     """
 
@@ -44,9 +47,17 @@ class Goal:
     number: int
     peer: str | None = None
     floor: bool = False
+    ceiling: bool = False
+    other: str | None = None
+
+    @property
+    def at_most(self) -> bool:
+        """Whether the bound is a maximum."""
+        return self.floor or self.other is not None
 
 
 _LONG = r"N=(1569|3137|6273) B=\d+"
+_MODEL = "hsta_base"
 GOALS = (
     Goal(
         text="attention D=64, N >= 1569, forward, against forced cuDNN",
@@ -88,18 +99,89 @@ GOALS = (
         number=3,
         floor=True,
     ),
+    Goal(
+        text="step, 6 frames, against published, eager",
+        groups=rf"{_MODEL} T=6 B=32 train step",
+        peer="published",
+        bound=3.0,
+        number=1,
+    ),
+    Goal(
+        text="step, 6 frames, against published, compiled, cuDNN",
+        groups=rf"{_MODEL} T=6 B=32 train step",
+        peer="published compiled",
+        bound=1.4,
+        number=1,
+    ),
+    Goal(
+        text="step, 32 frames, against published, compiled, cuDNN",
+        groups=rf"{_MODEL} T=32 B=32 train step",
+        peer="published compiled",
+        bound=1.5,
+        number=1,
+    ),
+    Goal(
+        text="step, 16 frames, FLOP/s over those measured in a product",
+        groups=rf"{_MODEL} T=16 B=32 train step",
+        ceiling=True,
+        bound=0.55,
+        number=1,
+    ),
+    Goal(
+        text="step, time over FLOPs, 64 frames against 16",
+        groups=rf"{_MODEL} T=64 B=32 train step",
+        other=f"{_MODEL} T=16 B=32 train step",
+        bound=1.3,
+        number=1,
+    ),
+    Goal(
+        text="one clip's latency, against published, eager",
+        groups=rf"{_MODEL} T=6 B=1 latency",
+        peer="published",
+        bound=4.0,
+        number=1,
+    ),
+    Goal(
+        text="one clip's latency, against reduce-overhead",
+        groups=rf"{_MODEL} T=6 B=1 latency",
+        peer="reduce-overhead",
+        bound=1.2,
+        number=1,
+    ),
 )
 
 
-def _over_the_floor(ours: Entry, entries: Iterable[Entry]) -> float | None:
-    """Our time over the floor, the larger of the times at the measured rates of a product and a copy."""
+def _ceilings(entries: Iterable[Entry]) -> Entry:
+    """The measured rates of a product and a copy."""
     ceilings: Entry = {}
     for entry in entries:
         if entry.get("group") == "ceilings":
             ceilings |= {unit: entry[unit] for unit in _RATES if unit in entry}
+    return ceilings
+
+
+def _over_the_floor(ours: Entry, entries: Iterable[Entry]) -> float | None:
+    """Our time over the floor, the larger of the times at the measured rates of a product and a copy."""
+    ceilings = _ceilings(entries)
     if not all(unit in ceilings and unit in ours for unit in _RATES):
         return None
     return min(ceilings[unit] / ours[unit] for unit in _RATES)
+
+
+def _ratio(goal: Goal, ours: Entry, entries: Sequence[Entry]) -> float | None:
+    """What the goal bounds, for one group; None if what it needs was not measured."""
+    if goal.floor:
+        return _over_the_floor(ours, entries)
+    rate = _RATES[0]
+    if goal.ceiling:
+        ceilings = _ceilings(entries)
+        return ours[rate] / ceilings[rate] if rate in ours and rate in ceilings else None
+    if goal.other is not None:
+        other = [e[rate] for e in entries if e.get("group") == goal.other and not e["peer"] and rate in e]
+        return other[0] / ours[rate] if other and rate in ours else None
+    peers = [e for e in entries if e.get("group") == ours["group"] and e["peer"] and "ms" in e]
+    times = [e["ms"] for e in peers if e["L2 flushed"] and goal.peer in (None, e["name"])]
+    return min(times) / ours["ms"] if times else None
 
 
 def measured(goal: Goal, entries: Sequence[Entry]) -> list[tuple[str, float]]:
@@ -108,10 +190,7 @@ def measured(goal: Goal, entries: Sequence[Entry]) -> list[tuple[str, float]]:
     found_in = [entry for entry in entries if re.fullmatch(goal.groups, entry.get("group", ""))]
     timed = [entry for entry in found_in if "ms" in entry and entry["L2 flushed"]]
     for ours in (entry for entry in timed if not entry["peer"]):
-        peers = [entry["ms"] for entry in timed if entry["group"] == ours["group"] and entry["peer"]]
-        if goal.peer is not None:
-            peers = [e["ms"] for e in timed if e["group"] == ours["group"] and e["name"] == goal.peer]
-        ratio = _over_the_floor(ours, entries) if goal.floor else min(peers) / ours["ms"] if peers else None
+        ratio = _ratio(goal, ours, entries)
         if ratio is not None:
             found.append((ours["group"], ratio))
     return found
@@ -120,12 +199,12 @@ def measured(goal: Goal, entries: Sequence[Entry]) -> list[tuple[str, float]]:
 def goal_line(goal: Goal, entries: Sequence[Entry]) -> str:
     """The goal and the worst ratio; it is met only if every group was measured."""
     ratios = measured(goal, entries)
-    sign = "<=" if goal.floor else ">="
-    head = f"{goal.text:<62} {sign} {goal.bound:4.1f} x"
+    sign = "<=" if goal.at_most else ">="
+    head = f"{goal.text:<62} {sign} {goal.bound:4.3g} x"
     if not ratios:
         return f"{head}  not measured"
-    group, worst = (max if goal.floor else min)(ratios, key=lambda found: found[1])
-    good = worst <= goal.bound if goal.floor else worst >= goal.bound
+    group, worst = (max if goal.at_most else min)(ratios, key=lambda found: found[1])
+    good = worst <= goal.bound if goal.at_most else worst >= goal.bound
     if len(ratios) < goal.number:
         verdict = f"{'so far met' if good else 'NOT MET'}, {len(ratios)} of {goal.number} groups"
     else:

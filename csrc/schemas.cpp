@@ -29,4 +29,11 @@ TORCH_LIBRARY_FRAGMENT(hsta_fast, m) {
       "attention_pool_bwd(Tensor dpooled, Tensor query, Tensor tokens, Tensor? extra, bool normalize, float eps, "
       "Tensor pooled, Tensor lse, Tensor? mean, Tensor? rstd, *, Tensor(a!)? dtokens, Tensor? accumulate) "
       "-> (Tensor, Tensor)");
+
+  // x (..., K) float32; norm: weight and bias of a layer norm over K, or none; linear: weight (ceil(O / 64), ceil(K / 4),
+  // 64, 4) int8, step (O,), sums (O,) int32, bias (O,); residual (..., O) -> residual + linear(norm(x)) (..., O).
+  m.def(
+      "int8_linear_fwd(Tensor x, Tensor[] norm, float eps, Tensor[] linear, Tensor? residual) -> Tensor");
+  // -> x + fc2(gelu(fc1(norm(x)))) (..., K).
+  m.def("int8_mlp_fwd(Tensor x, Tensor[] norm, float eps, Tensor[] fc1, Tensor[] fc2) -> Tensor");
 }

@@ -7,7 +7,9 @@ from . import crossmodal, layers, reference
 from .checkpoint import load_model, load_published, save_model
 from .csta_maps import AttentionMaps, attention_maps
 from .environment import info
+from .graphs import GraphedModel
 from .inputs import ModelInputs
+from .int8 import quantize_int8
 from .model import HSTA, HSTAConfig, create_model, list_models
 from .ops import attention_pool, cls_cross_attention, space_time_attention, tubelet_embed
 from .recompute import set_memory
@@ -17,6 +19,7 @@ __version__ = "0.1.0"
 __all__ = [
     "HSTA",
     "AttentionMaps",
+    "GraphedModel",
     "HSTAConfig",
     "ModelInputs",
     "attention_maps",
@@ -29,6 +32,7 @@ __all__ = [
     "list_models",
     "load_model",
     "load_published",
+    "quantize_int8",
     "reference",
     "save_model",
     "set_memory",

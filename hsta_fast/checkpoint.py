@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .files import write_atomically
 from .inputs import ModelInputs
+from .int8 import Int8USTA
 from .layers import DropPath
 from .model import HSTA, Head, HSTAConfig, published_key
 from .wrappers import hint, plain_keys, plain_name, unwrap
@@ -201,6 +202,10 @@ def save_model(
     if path.suffix != ".safetensors":
         raise ValueError(f"path expected a name that ends in .safetensors, got {path}")
     hsta, state = unwrap(model)
+    if any(isinstance(module, Int8USTA) for module in hsta.modules()):
+        raise ValueError(
+            "model expected float parameters, got int8: save the float model, quantize_int8 is quick"
+        )
     _check_unchanged(hsta, state)
     metadata: dict[str, str] = {}
     for name, given in (("model.notes", hsta.notes), ("notes", {} if notes is None else notes)):

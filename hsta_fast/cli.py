@@ -24,6 +24,7 @@ from .files import reason, write_text
 from .help_text import examples_of, overview
 from .spelling import did_you_mean
 from .synth import SynthConfig
+from .training import stopping
 from .training.config import RECIPES, Dtype, Recipe, TrainConfig, recipe_config
 from .training.config_file import read_settings
 from .training.optim import NonFiniteLossError
@@ -115,19 +116,23 @@ def _train(recipe: Recipe = "paper", config: Path | None = None, *, settings: Se
     checked = _checked(settings)
     with as_usage_error():
         pick_device(checked.device, checked.dtype)
+    stopping.listen()
     runner.main(checked)
 
 
-def _evaluate(path: Annotated[Path, tyro.conf.Positional], data: tuple[Path, ...] = ()) -> None:
+def _evaluate(
+    path: Annotated[Path, tyro.conf.Positional], data: tuple[Path, ...] = (), int8: bool = False
+) -> None:
     """Score a run again from its saved models.
 
     Args:
         path: the run's folder, such as runs/hsta.
         data: where the datasets are now, if they have moved: a folder for each of --data and --more-data.
+        int8: predict on the CPU with most layers rounded to int8.
     """
     from .training.evaluate import evaluate
 
-    print(evaluate(path, data))
+    print(evaluate(path, data, int8=int8))
 
 
 def _audit(
@@ -229,6 +234,7 @@ def _ablate(
     with as_usage_error():
         check_rows(table, rows)
         pick_device(checked.device, checked.dtype)
+    stopping.listen()
     text = ablate(checked, table, rows)
     if workers().is_main:
         print(f"\n{text}")
@@ -410,8 +416,9 @@ def main() -> None:
     """Run the command that the arguments name.
 
     Errors are one line. Exit status: 0 done; 1 an error; 2 the arguments cannot be understood, or one has a
-    value that no data make possible; 130 interrupted (Ctrl-C). `doctor` and `audit` have their own 1 and 2. A
-    command whose output cannot be written runs to its end and has exit status 1.
+    value that no data make possible; 75 stopped by SIGUSR1, to be continued; 130 interrupted (Ctrl-C).
+    `doctor` and `audit` have their own 1 and 2. A command whose output cannot be written runs to its end and
+    has exit status 1.
     """
     interrupt.end_in_words()
     console.use_utf8()
@@ -424,6 +431,9 @@ def main() -> None:
         sys.exit(2)
     except (ValueError, OSError, ImportError, MemoryError, NonFiniteLossError, BuildError) as error:
         sys.exit(f"error: {error}")
+    except stopping.Stopped as stopped:
+        print(f"stopped by {stopped}; saved: --resume or --join continues the run", file=sys.stderr)
+        sys.exit(stopping.STATUS)
     except SystemExit as ended:
         if ended.code or console.lost() is None:
             raise

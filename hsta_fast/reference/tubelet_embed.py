@@ -43,9 +43,17 @@ def tubelet_embed(
         video = rearrange(video, "b t h w c -> b c t h w")
     pixels = video.to(weight.dtype)
     if mean is not None and std is not None:
-        mean, std = (torch.as_tensor(m, dtype=weight.dtype, device=weight.device) for m in (mean, std))
-        pixels = (pixels / 255 - mean.view(3, 1, 1, 1)) / std.view(3, 1, 1, 1)
+        mean, std = (_by_channel(three, weight) for three in (mean, std))
+        pixels = (pixels / 255 - mean) / std
     tokens = rearrange(F.conv3d(pixels, weight, bias, stride=weight.shape[2:]), "b c t h w -> b (t h w) c")
     if cls_token is not None:
         tokens = torch.cat([cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
     return tokens if pos_embed is None else tokens + pos_embed
+
+
+def _by_channel(three: Sequence[float] | Tensor, weight: Tensor) -> Tensor:
+    """Three numbers (3, 1, 1, 1) with the dtype and device of `weight`."""
+    if not isinstance(three, Tensor):
+        # Written there: a copy of Python's numbers would make the CPU wait for the device.
+        three = torch.stack([torch.full((), x, dtype=weight.dtype, device=weight.device) for x in three])
+    return three.to(weight).view(3, 1, 1, 1)

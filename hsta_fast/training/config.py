@@ -14,8 +14,9 @@ from ..spelling import did_you_mean
 Protocol = Literal["loso", "kfold", "composite", "cross-dataset", "published-folds"]
 Select = Literal["last", "inner", "best-test-epoch"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Compile = Literal["auto", "on", "off"]
 Recipe = Literal["paper", "published"]
-START = ("resume", "overwrite", "dry_run")  # settings that say how to start a run, not what it is
+START = ("resume", "overwrite", "join", "dry_run")  # settings that say how to start a run, not what it is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,9 @@ class RunSettings:
     """Continue the run of this name from its last checkpoint."""
     overwrite: bool = False
     """Delete the run of this name, and start it again."""
+    join: bool = False
+    """Start or continue the run beside other processes that do the same: each trains folds that are free,
+    and ends when none is left."""
     dry_run: bool = False
     """Do all up to the first step, print what would be trained, and write no run."""
     save_every: int = 5
@@ -188,9 +192,15 @@ class HardwareSettings:
     memory: Memory = "fast"
     """What the backward computes again to save memory: fast: nothing; balanced: norms and activations; small:
     all but the attention. The numbers are the same."""
+    distribute: Literal["folds", "ddp", "fsdp"] = "folds"
+    """What the processes of torchrun share: folds, each training some of its own; or each fold, trained by
+    all together, with copies of the model (ddp) or with shards of it (fsdp)."""
     accumulate: int = 1
     """Micro-batches that share a step of the optimiser: each takes a part of --batch-size, and the gradients
     are those of the whole batch."""
+    compile: Compile = "auto"
+    """torch.compile of the model in training; auto: on a CUDA device, after the first epoch, if enough of the
+    training is left to pay for it (docs/gpu.md); not on a CPU, where compiling takes minutes."""
 
 
 # The bases stand in the reverse of the order in which dataclasses list their fields.
@@ -239,6 +249,8 @@ class TrainConfig(
             require_one_of(["auto", *LABEL_SETS], "labels", ", or a .json or .csv file")
         if self.resume and self.overwrite:
             raise ValueError("--overwrite expected no --resume beside it, got both")
+        if self.join and self.overwrite:
+            raise ValueError("--overwrite expected no --join beside it, got both")
         plain = self.name.isprintable() and 0 < len(self.name) <= 100 and len(self.name.encode()) <= 255
         plain = plain and Path(self.name).name == self.name and self.name not in (".", "..")
         require(plain, "name", "one folder name of at most 100 characters and 255 bytes")

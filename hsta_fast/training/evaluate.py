@@ -1,6 +1,7 @@
 """Predictions of a trained model as a table, and the scores of a run computed again from its saved models."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ..checkpoint import load_model
 from ..clips import KEY
+from ..int8 import quantize_int8
 from ..protocol import Fold, read_predictions, score, table
 from .config import from_json
 from .gallery import add_missing_gallery
@@ -30,12 +32,13 @@ def predictions_table(exp: Experiment, fold: Fold, logits: Tensor) -> pd.DataFra
     return rows.reset_index(drop=True).assign(**predicted, **of_class)
 
 
-def evaluate(path: Path, data: Sequence[Path] = ()) -> str:
+def evaluate(path: Path, data: Sequence[Path] = (), *, int8: bool = False) -> str:
     """Predict the test clips of a run's finished folds again with its saved models, and score the result.
 
     Args:
         path: the run's folder.
         data: where the datasets are now, if they have moved: one folder for each of --data and --more-data.
+        int8: round the models with `quantize_int8` first, and predict on the CPU.
 
     Returns:
         The run's table of scores as saved, then the new scores and how the predictions differ. A run without
@@ -47,12 +50,13 @@ def evaluate(path: Path, data: Sequence[Path] = ()) -> str:
     cfg = from_json(read_config(path))
     if next(path.glob("folds/*/predictions.csv"), None) is None:  # before its frames are decoded
         raise ValueError(f"{path} has no finished fold yet")
+    cfg = replace(cfg, device="cpu", dtype="float32") if int8 else cfg
     planned = plan(with_data_roots(cfg, data) if data else cfg)
     unknown = known_after_decoding(cfg)
     check_clips(path / "clips.csv", planned.clips.clips, decoded=False, unknown=unknown)
     exp = decode(planned)
     check_clips(path / "clips.csv", exp.data.table.clips)
-    now = _predict_again(exp, path)
+    now = _predict_again(exp, path, int8)
     both = _match_saved(now, path / "predictions.csv")
     of_classes = [column for column in now.columns if column.startswith("p_")]
     changed = int((both["predicted"] != both["predicted_before"]).sum())
@@ -60,20 +64,22 @@ def evaluate(path: Path, data: Sequence[Path] = ()) -> str:
     largest = np.abs(both[of_classes].to_numpy() - before).max()
     new = score(now["label"], now["predicted"], len(of_classes), absent="zero")
     added = add_missing_gallery(exp, path)
+    models = "the saved models" + " in int8" * int8
     return (
-        f"{table(path)}\n\npredicted again with the saved models: UF1 {new.uf1:.3f}, UAR {new.uar:.3f}, "
+        f"{table(path)}\n\npredicted again with {models}: UF1 {new.uf1:.3f}, UAR {new.uar:.3f}, "
         f"ACC {new.acc:.3f} on {len(now)} clips; {changed} predictions differ from predictions.csv, "
         f"probabilities by at most {largest:.1e}" + (added and f"\n\n{added}")
     )
 
 
-def _predict_again(exp: Experiment, path: Path) -> pd.DataFrame:
+def _predict_again(exp: Experiment, path: Path, int8: bool) -> pd.DataFrame:
     """The predictions table of a run's finished folds, from their saved models."""
     parts = []
     for number, fold in enumerate(exp.folds):
         folder = fold_folder(path, number)
         if (folder / "predictions.csv").exists():
             model = load_model(folder / "model.safetensors").to(exp.device)
+            model = quantize_int8(model) if int8 else model
             parts.append(predictions_table(exp, fold, predict(exp, model, fold.test)))
     return pd.concat(parts, ignore_index=True)
 

@@ -151,6 +151,10 @@ class RunProgress:
             self._done[number] = done
             self.look_at_others(number)
 
+    def epochs_left(self) -> float:
+        """Epochs that are still to train, by all workers; 0 before the first run has begun."""
+        return 0.0 if self._time_left is None else self._time_left.total - self._time_left.done
+
     def look_at_others(self, own: int | None = None) -> None:
         """Count the epochs of other workers, and show them; `own` is the fold that this process trains."""
         now = time.monotonic()
@@ -232,9 +236,12 @@ class Progress:
         self._scalars = self._make_scalars() if self._make_scalars is not None else None
         self._bar = self._run.bar(self._title)
 
-    def batches(self, batches: Iterable[Item], num_batches: int) -> Iterator[Item]:
-        """Pass on the batches of an epoch; each moves the progress on when the next one is asked for."""
-        for number, batch in enumerate(batches, start=1):
+    def batches(self, batches: Iterable[Item], num_batches: int, first: int = 0) -> Iterator[Item]:
+        """Pass on the batches of an epoch; each moves the progress on when the next one is asked for.
+
+        first: how many of the `num_batches` are done already.
+        """
+        for number, batch in enumerate(batches, start=first + 1):
             yield batch
             self._move(self._epochs_done + number / num_batches)
 
@@ -250,6 +257,14 @@ class Progress:
             self._scalars.epoch(metrics)
         self._move(self._epochs_done)
         self._run.after_epoch()
+
+    def epochs_left(self) -> float:
+        """Epochs of the run that are still to train, by all workers; without a run, of this training."""
+        return max(self._time_left.total - self._time_left.done, self._run.epochs_left())
+
+    def say(self, text: str) -> None:
+        """One line about this training, in the log and on standard error."""
+        self._run.say(f"{self._title}: {text}")
 
     def close(self) -> None:
         """The training has ended, or failed."""

@@ -154,6 +154,17 @@ def test_what_is_a_refusal(error: Exception, peer: bool, word: str) -> None:
     assert not {"refuses", "failed", "ms"} - {word} & entry.keys()
 
 
+def test_a_peer_for_which_the_device_is_too_small() -> None:
+    """Only where the case says so; our own never."""
+
+    def make(place: Place) -> Step:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    entry = measure(case(make, compiled=False, may_lack_memory=True), Place(device="cpu", tiny=True))
+    assert entry["refuses"] == "the device has too little memory" and "failed" not in entry
+    assert not any(found.may_lack_memory for found in cases() if not found.peer)
+
+
 class Stream:
     """Fake events, memory and clock of a device: a spin takes 3 ms, a step 2 ms."""
 
@@ -221,6 +232,20 @@ def test_the_cache_is_flushed_before_each_timed_step(monkeypatch: pytest.MonkeyP
         ]
         * 31
     )
+
+
+def test_a_latency_counts_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache is flushed, and the device idle, before each call; Python's part counts."""
+    stream = Stream(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: stream.happened.append("wait"))
+
+    def step() -> None:
+        time.sleep(0.002)
+        stream.happened.append("step")
+
+    entry = measure(case(lambda place: step, compiled=False, latency=True), Place())
+    assert entry["ms"] >= 2.0 and entry["L2 flushed"]
+    assert stream.happened == ["step"] + ["flush", "wait", "step", "wait"] * 40
 
 
 @pytest.mark.parametrize(("seconds", "shows"), [(0.0, False), (0.004, True)])

@@ -20,6 +20,7 @@ from benchmarks.entries import DEVICE_FAULT
 from benchmarks.gpu import AHEAD, STAGES, Run, Stage, go, perform, selected, tables
 from benchmarks.plan import TUNE_SECONDS, estimates, plan
 from benchmarks.processes import ROOT, TAIL
+from benchmarks.record import write
 from benchmarks.table import GOALS, beside_the_best_peer, goal_line, table
 from tests.compiler import WITH_CUDA, finish, needs_compiler, write_cudart, write_nvcc, write_sources
 from tests.compiler import start as start_process
@@ -202,6 +203,11 @@ def test_names_of_devices_with_dots(tmp_path: Path) -> None:
     assert "ops: passed" in said and "bench: unfinished" in said
 
 
+def test_the_table_has_no_results_of_cpus(tmp_path: Path) -> None:
+    write(tmp_path / "cpu.json", {"machine": {}, "versions": {}, "groups": []})
+    assert tables(tmp_path) == f"no results in {tmp_path}"
+
+
 @pytest.mark.parametrize("damaged", ['{"device": "A', "[]", '{"stages": {"ops": 3}}', "\x00"])
 def test_a_damaged_results_file_is_renamed(
     run: Run, capsys: pytest.CaptureFixture[str], damaged: str
@@ -358,6 +364,19 @@ def test_the_floor_of_the_tubelets_is_the_larger_of_two() -> None:
     assert "1.50 x  met" in line(ours + ceilings)
     ours[0]["GB/s"] = 400.0
     assert "4.00 x  NOT MET  (tubelets a forward)" in line(ours + ceilings)
+
+
+def test_goals_in_operations_per_second() -> None:
+    """The share of a product's rate, and how the time grows beside the operations."""
+    ceiling = timed("ceilings", "product", 1.0, **{"TFLOP/s": 800.0}) | {"peer": False}
+    at = {T: timed(f"hsta_base T={T} B=32 train step", "ours", 1.0, **{"TFLOP/s": 480.0}) for T in (16, 64)}
+    share, grows = goal("step, 16 frames"), goal("step, time over FLOPs")
+    assert "not measured" in share([at[16]]) and "not measured" in grows([at[64], ceiling])
+    assert ">= 0.55 x    0.60 x  met" in share([at[16], ceiling])
+    assert "<=  1.3 x    1.00 x  met" in grows(list(at.values()))
+    at[64]["TFLOP/s"], at[16]["TFLOP/s"] = 300.0, 420.0
+    assert "0.53 x  NOT MET" in share([at[16], ceiling])
+    assert "1.40 x  NOT MET" in grows(list(at.values()))
 
 
 def test_every_goal_finds_its_groups_among_the_cases() -> None:

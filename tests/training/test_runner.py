@@ -85,6 +85,7 @@ def test_a_run_leaves_all_its_files(make_config: MakeConfig) -> None:
     assert [(m["fold"], m["epoch"]) for m in metrics] == [("1", 1), ("1", 2), ("2", 1), ("2", 2)]
     assert not list(run.rglob("state.pt")) and not list(run.rglob("*.tmp"))
     assert "on 24 clips; 0 predictions differ" in evaluate(run)
+    assert "with the saved models in int8: UF1" in evaluate(run, int8=True)
     model = load_model(run / "folds" / "01" / "model.safetensors")
     assert model.inputs == ModelInputs(classes=tuple(config["classes"]), image_size=48, num_frames=2)
     assert model.notes == {"caveats": RENDERED}

@@ -1,0 +1,175 @@
+"""Forward and training step of whole models against the published formulation in ordinary modules.
+
+On the CPU: small batches in float32, against attention written out (as published) and torch's own; the
+training step of 6 frames also with everything compiled. On a CUDA device: `model_on_cuda.py`.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import hsta_fast
+from benchmarks.cases import Step
+from benchmarks.compare import OURS, Make
+from hsta_fast.layers import USTA
+from hsta_fast.model import HSTA, SPECIAL_FRAMES, HSTAConfig, model_config
+from hsta_fast.published import AttentionForm, PublishedHSTA
+
+SIDE = 224
+# On the CPU: model, batch, frames, side in pixels, whether a training step, rounds at least.
+CPU_CASES = [
+    ("hsta_base", 2, 6, SIDE, False, 5),
+    ("hsta_base", 2, 6, SIDE, True, 4),
+    ("hsta_base", 2, 16, SIDE, False, 3),
+    ("hsta_tiny", 16, 6, 112, False, 5),
+    ("hsta_tiny", 16, 6, 112, True, 5),
+    ("hsta_base", 2, 16, SIDE, True, 2),
+]
+
+
+def clips(batch: int, frames: int, side: int, device: str) -> dict[str, Tensor]:
+    """Random bytes: the time does not depend on their values."""
+    shape = {"video": frames, "special": 2}
+    return {
+        name: torch.randint(0, 256, (batch, 3, n, side, side), dtype=torch.uint8, device=device)
+        for name, n in shape.items()
+    }
+
+
+def step(model: nn.Module, given: dict[str, Tensor], train: bool) -> Step:
+    """A forward in inference mode, or a whole training step; under bfloat16 autocast on CUDA."""
+    video = given["video"]
+    device = video.device.type
+    label = torch.arange(video.shape[0], device=device) % 7
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+    model.train(train)
+
+    def forward() -> Tensor:
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            return model(**given)
+
+    def run() -> None:
+        if not train:
+            with torch.inference_mode():
+                forward()
+            return
+        F.cross_entropy(forward().float(), label).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return run
+
+
+def flop(config: HSTAConfig, batch: int, frames: int, side: int = SIDE) -> float:
+    """Operations of a forward of our model: tubelets, products and attention of USTA, pooling of CSTA.
+
+    24 n C^2 + 4 n^2 C of each USTA layer with n tokens at an MLP ratio of 4; three times as many for a step.
+    """
+    total = 0.0
+    for d, T in enumerate((SPECIAL_FRAMES, frames)):
+        C, p = config.widths[d], config.patch_sizes[d]
+        N = (T // config.tubelet_depth) * (side // p) ** 2
+        n = N + 1
+        layers = config.num_layers * (config.n_special, config.n_video)[d]
+        total += 2 * N * 3 * config.tubelet_depth * p * p * C
+        total += layers * ((8 + 4 * config.mlp_ratio) * n * C * C + 4 * n * n * C)
+        total += config.num_layers * 4 * config.num_heads[d] * n * C
+    return batch * total
+
+
+class InBfloat16(nn.Module):
+    """A model under autocast to bfloat16, its parameters in float32."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, video: Tensor, special: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.model(video, special)
+
+
+def ours_compiled(model: HSTA, backend: str) -> HSTA:
+    """`model` with every USTA layer compiled for its own shape; equal layers share the compiled code."""
+    for module in model.modules():
+        if isinstance(module, USTA):
+            module.compile(backend=backend, dynamic=False)
+    return model
+
+
+def published_compiled(model: HSTA, attention: AttentionForm) -> PublishedHSTA:
+    peer = PublishedHSTA(model, attention=attention)
+    peer.compile_blocks("inductor")
+    return peer
+
+
+# {name: what is timed, made from a model of ours with the same weights}
+Variants = dict[str, Callable[[HSTA], nn.Module]]
+EAGER: Variants = {
+    OURS: lambda model: model,
+    "published": lambda model: PublishedHSTA(model),
+    "SDPA": lambda model: PublishedHSTA(model, attention="sdpa"),
+}
+INFERENCE = EAGER | {f"{OURS} bfloat16": InBfloat16, f"{OURS} int8": hsta_fast.quantize_int8}
+COMPILED_ON_THE_CPU: Variants = {  # block by block: a whole model takes inductor a minute
+    f"{OURS} compiled": lambda model: ours_compiled(model, "inductor"),
+    "published compiled": lambda model: published_compiled(model, "materialised"),
+    "SDPA compiled": lambda model: published_compiled(model, "sdpa"),
+}
+
+
+def _on_the_cpu(variants: Variants, name: str, sizes: tuple[int, int, int], train: bool) -> dict[str, Make]:
+    """Every variant on the same clips, with weights and an optimiser of its own."""
+
+    def maker(variant: Callable[[HSTA], nn.Module]) -> Make:
+        def make() -> Step:
+            torch.manual_seed(0)
+            return step(variant(hsta_fast.create_model(name)), clips(*sizes, "cpu"), train)
+
+        return make
+
+    return {variant: maker(make) for variant, make in variants.items()}
+
+
+def _group(name: str, batch: int, frames: int, train: bool) -> str:
+    return f"model, {name}, B {batch}, T {frames}, {'training step' if train else 'forward'}"
+
+
+# The training step of 16 frames last: it takes longest.
+@pytest.mark.parametrize(
+    ("name", "batch", "frames", "side", "train", "least"),
+    CPU_CASES,
+    ids=[f"{name}-T{frames}-{'step' if train else 'forward'}" for name, _, frames, _, train, _ in CPU_CASES],
+)
+def bench_cpu(
+    compare: Callable[..., None], name: str, batch: int, frames: int, side: int, train: bool, least: int
+) -> None:
+    variants = INFERENCE if (name, train) == ("hsta_base", False) else EAGER
+    work = (3 if train else 1) * flop(model_config(name), batch, frames, side)
+    members = _on_the_cpu(variants, name, (batch, frames, side), train)
+    operations = {variant: work for variant in members if variant in EAGER}
+    group = _group(name, batch, frames, train)
+    compare(group, members, flop=operations, floor=True, seconds=3.0, least=least)
+
+
+def bench_compiled(compare: Callable[..., None]) -> None:
+    """A training step, everything under torch.compile."""
+    name, batch, frames = "hsta_base", 2, 6
+    members = _on_the_cpu(COMPILED_ON_THE_CPU, name, (batch, frames, SIDE), True)
+    work = 3 * flop(model_config(name), batch, frames)
+    group = f"{_group(name, batch, frames, True)}, compiled"
+    compare(group, members, flop=work, floor=True, seconds=3.0, least=3)
+
+
+def bench_frames(compare: Callable[..., None]) -> None:
+    """Whether the cost grows as the arithmetic does: ours at 16 and 64 frames."""
+    config = model_config("hsta_base")
+    members, work = {}, {}
+    for T in (16, 64):
+        member = f"{OURS}, T {T}"
+        members[member] = _on_the_cpu({OURS: EAGER[OURS]}, "hsta_base", (1, T, SIDE), False)[OURS]
+        work[member] = flop(config, 1, T)
+    compare("model, hsta_base, B 1, forward by frames", members, flop=work, floor=True, least=2)

@@ -1,0 +1,100 @@
+"""Whole models on a CUDA device, for `make gpu`: hsta_base in bfloat16 against the published formulation.
+
+Training steps and forwards at B = 32 under autocast, and the latency of a forward at B = 1 with parameters in
+bfloat16. What is compiled is compiled block by block: equal blocks share the code, so that a case takes
+seconds (`--compile` compiles the whole model at once).
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend
+
+import hsta_fast
+from benchmarks.bench_model import SIDE, clips, flop, ours_compiled, step
+from benchmarks.cases import Case, Place, Step
+from hsta_fast.model import HSTA, model_config
+from hsta_fast.published import PublishedHSTA
+
+BATCH = 32
+# Frames of the training step, and the peers: attention written out keeps all scores, which 80 GB hold up to
+# 16 frames; compiled, each costs eight compilations.
+PEERS = {
+    6: ("published", "published compiled"),
+    16: ("published", "published compiled"),
+    32: ("sdpa", "published compiled"),
+    64: ("sdpa",),
+}
+FORWARD = (6, 16)  # frames
+
+
+def _model(place: Place) -> HSTA:
+    torch.manual_seed(0)
+    with torch.device(place.device):
+        return hsta_fast.create_model("hsta_tiny" if place.tiny else "hsta_base")
+
+
+def _peer(name: str, model: HSTA, backend: str) -> nn.Module:
+    peer = PublishedHSTA(model, attention="materialised" if name == "published" else "sdpa")
+    if name.endswith("compiled"):
+        peer.compile_blocks(backend)
+    return peer
+
+
+def _maker(name: str, T: int, train: bool) -> Callable[[Place], Step]:
+    def make(place: Place) -> Step:
+        model = _model(place)
+        given = clips(*(1, T, 32) if place.tiny else (BATCH, T, SIDE), place.device)
+        if name != "ours":
+            return step(_peer(name, model, place.backend), given, train)
+        return step(ours_compiled(model, place.backend) if train else model, given, train)
+
+    return make
+
+
+def _latency(name: str, place: Place) -> Step:
+    """A forward of one clip of 6 frames."""
+    dtype = torch.float32 if place.tiny else torch.bfloat16
+    model = _model(place).to(dtype).eval()
+    given = clips(1, 6, 32 if place.tiny else SIDE, place.device)
+    if name == "ours":
+        return functools.partial(hsta_fast.GraphedModel(ours_compiled(model, place.backend)), **given)
+    called: Callable[..., object] = PublishedHSTA(model, attention="sdpa").eval()
+    if name == "reduce-overhead":
+        called = place.compile(called, mode="reduce-overhead")
+
+    @torch.inference_mode()
+    def run() -> object:
+        return called(**given)
+
+    return run
+
+
+def cuda_cases() -> Iterator[Case]:
+    """Training steps, forwards, and the latency."""
+    config = model_config("hsta_base")
+    runs = [(T, True, peers) for T, peers in PEERS.items()] + [(T, False, ("published",)) for T in FORWARD]
+    for T, train, peers in runs:
+        for name in ("ours", *peers):
+            yield Case(
+                group=f"hsta_base T={T} B={BATCH} {'train step' if train else 'forward'}",
+                name=name,
+                peer=name != "ours",
+                make=_maker(name, T, train),
+                compiled=name.endswith("compiled") or (name == "ours" and train),
+                forced=SDPBackend.CUDNN_ATTENTION if name in ("sdpa", "published compiled") else None,
+                may_lack_memory=name != "ours",
+                # Of our formulation: the same for all, so that rates compare as times do.
+                flop=(3 if train else 1) * flop(config, BATCH, T),
+            )
+    for name in ("ours", "published", "reduce-overhead"):
+        yield Case(
+            group="hsta_base T=6 B=1 latency",
+            name=name,
+            peer=name != "ours",
+            make=functools.partial(_latency, name),
+            compiled=name != "published",
+            latency=True,
+        )
