@@ -3,26 +3,38 @@
 import gzip
 import json
 import re
+from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import pytest
 import torch
 
-from hsta_fast.profiling.measure import Measurement
+from hsta_fast.model import HSTAConfig, model_config
+from hsta_fast.profiling import run as run_file
+from hsta_fast.profiling.config import ProfileConfig
 from hsta_fast.profiling.memory_used import largest_by_trial, peak_bytes
+from hsta_fast.profiling.run import profile
 from tests.test_cli import refusal, run
 
 SMALL = ("profile", "--model=hsta_tiny", "--image-size=32", "--device=cpu")
 FILES = ["parts.png", "profile.html", "profile.json", "roofline.png", "scaling.png", "trace.json.gz"]
 
 
-def test_a_profile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+class OneLayer(ProfileConfig):
+    """Of a model with one layer, which is quick."""
+
+    def architecture(self) -> HSTAConfig:
+        return model_config(self.model, num_layers=1)
+
+
+def test_a_profile(tmp_path: Path) -> None:
     out = tmp_path / "profile"
-    flags = ("--batch-sizes=1,2", "--frames=2", "--seconds=0.1", "--against=published", f"--out={out}")
-    run(monkeypatch, *SMALL, *flags)
-    text = capsys.readouterr().out
+    config = OneLayer(
+        **{"model": "hsta_tiny", "image_size": 32, "device": "cpu", "out": out, "seconds": 0.1},
+        **{"batch_sizes": "1,2", "frames": "2", "against": "published"},
+    )
+    text = profile(config)
     assert sorted(path.name for path in out.iterdir()) == FILES
     facts = json.loads((out / "profile.json").read_text())
     assert facts["compared_with"] == ["published"]
@@ -48,7 +60,7 @@ def test_a_profile(
     for name in ("parts.png", "roofline.png", "scaling.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     html = (out / "profile.html").read_text()
-    assert facts["summary"][0] in html and not re.search(r'(src|href)="(?!data:)', html)
+    assert facts["summary"][0] in unescape(html) and not re.search(r'(src|href)="(?!data:)', html)
     events = json.loads(gzip.decompress((out / "trace.json.gz").read_bytes()))["traceEvents"]
     assert any("USTA attention" in event.get("name", "") for event in events)
 
@@ -56,10 +68,10 @@ def test_a_profile(
 def test_nothing_is_written_where_it_was_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(self: Measurement) -> None:
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Measurement, "warm_up", interrupted)
+    monkeypatch.setattr(run_file, "measure_ceilings", interrupted)
     out = tmp_path / "profile"
     with pytest.raises(SystemExit) as stop:
         run(monkeypatch, *SMALL, "--quick", "--frames=2", f"--out={out}")
@@ -73,7 +85,7 @@ def test_nothing_is_written_where_it_was_interrupted(
         (("--model=hsta_bse",), "--model expected one of hsta_tiny, hsta_small, hsta_base, got 'hsta_bse'"),
         (("--batch-sizes=0,2",), "--batch-sizes expected integers >= 1, got 0"),
         (("--batch-sizes=1;2",), "--batch-sizes expected integers with commas between them, got '1;2'"),
-        (("--frames=6,7",), "--frames expected multiples of 2, the frames of a tubelet, got 7"),
+        (("--frames=6,7",), "--frames expected multiples of 2, the tubelet's frames, got 7"),
         (("--image-size=8",), "--image-size expected at least 16 pixels, a patch, got 8"),
         (("--against=torch",), "--against expected some of eager, compiled, published, published-sdpa"),
         (("--seconds=0",), "--seconds expected a number > 0, got 0"),
@@ -95,6 +107,14 @@ def test_what_the_machine_cannot_do(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     said = refusal(monkeypatch, *SMALL, "--against=compiled", f"--out={tmp_path / 'out'}")
     assert "--against compiled expected a C++ compiler" in said
     assert (tmp_path / "file").read_text() == "mine" and not (tmp_path / "out").exists()
+
+
+def test_shapes() -> None:
+    config = ProfileConfig(batch_sizes="4,1", frames="16,6")
+    assert config.shapes("cpu") == [(1, 6), (4, 6), (1, 16), (4, 16)]
+    assert ProfileConfig().shapes("cuda")[-1] == (32, 32)
+    assert replace(config, quick=True).shapes("cpu") == [(1, 6)]
+    assert replace(config, against="published,compiled").peers() == ("eager", "compiled", "published")
 
 
 @pytest.mark.parametrize("limit", [0, 1, 3, 37, 64, 1000])
