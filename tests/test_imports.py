@@ -161,8 +161,8 @@ ARROWS: dict[str, str] = {
     "training.splits",
     "training.ablate": "files protocol spelling training.config training.optim training.paper_tables "
     "training.run_checks training.runner training.workers",
-    "profiling": "clips files crossmodal data environment layers model ops protocol published spelling "
-    "toolchain training.config training.optim training.progress training.setup training.step",
+    "profiling": "files crossmodal data environment layers memory model ops protocol published recompute "
+    "spelling toolchain training.config training.optim training.progress training.setup training.step",
     # The top.
     "help_text": "",
     "interrupt": "",

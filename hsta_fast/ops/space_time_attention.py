@@ -301,7 +301,7 @@ def space_time_attention(
             D <= 128 on CUDA devices of compute capability >= 8.0, and on the CPU under TRITON_INTERPRET=1.
             The extension supports the same dtypes on the CPU, with float32 arithmetic inside, if a C++
             compiler can build it. "auto" is Triton in 16 bits on CUDA devices where it can run, except at
-            lengths where benchmarks/tune.py timed one of torch's backends faster on this device; the extension
+            lengths where benchmarks/tune.py timed one of torch's backends faster on it; the extension
             on CPUs with AVX2 or AVX-512 where it can run, except in float64; else torch's own attention
             ("torch": on the CPU two matrix products and a softmax for short sequences, else
             scaled_dot_product_attention; float16 in float32 there, rounded once). Second derivatives are
