@@ -12,6 +12,7 @@ from .inputs import ModelInputs
 from .int8 import quantize_int8
 from .model import HSTA, HSTAConfig, create_model, list_models
 from .ops import attention_pool, cls_cross_attention, space_time_attention, tubelet_embed
+from .recompute import set_memory
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ __all__ = [
     "quantize_int8",
     "reference",
     "save_model",
+    "set_memory",
     "space_time_attention",
     "tubelet_embed",
 ]

@@ -28,7 +28,7 @@ from .wrappers import hint, plain_keys, plain_name, unwrap
 _CONFIG_KEY = "hsta_fast_config"
 _INPUTS_KEY = "hsta_fast_inputs"
 # Attributes of modules that do not change the logits.
-_NO_SETTINGS = ("training", "impl", "inplace")
+_NO_SETTINGS = ("training", "impl", "inplace", "memory")
 
 
 def read_weights(path: Path | str) -> Any:

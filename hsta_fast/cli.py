@@ -24,7 +24,8 @@ from .files import reason, write_text
 from .help_text import examples_of, overview
 from .spelling import did_you_mean
 from .synth import SynthConfig
-from .training.config import RECIPES, Recipe, TrainConfig, recipe_config
+from .training import stopping
+from .training.config import RECIPES, Dtype, Recipe, TrainConfig, recipe_config
 from .training.config_file import read_settings
 from .training.optim import NonFiniteLossError
 from .training.setting_groups import SettingGroups
@@ -115,6 +116,7 @@ def _train(recipe: Recipe = "paper", config: Path | None = None, *, settings: Se
     checked = _checked(settings)
     with as_usage_error():
         pick_device(checked.device, checked.dtype)
+    stopping.listen()
     runner.main(checked)
 
 
@@ -232,6 +234,7 @@ def _ablate(
     with as_usage_error():
         check_rows(table, rows)
         pick_device(checked.device, checked.dtype)
+    stopping.listen()
     text = ablate(checked, table, rows)
     if workers().is_main:
         print(f"\n{text}")
@@ -246,6 +249,57 @@ def _info(json: bool = False) -> None:
     from .environment import info, info_text
 
     print(dumps(info(), indent=2) if json else info_text())
+
+
+def _profile(
+    model: str = "hsta_base",
+    batch_sizes: str | None = None,
+    frames: str | None = None,
+    image_size: int = 224,
+    dtype: Dtype = "auto",
+    device: str = "auto",
+    out: Path = Path("profile"),
+    against: str | None = None,
+    seconds: float = 60.0,
+    quick: bool = False,
+) -> None:
+    """Show where the time and the memory of the model go on this machine.
+
+    Clips per second and memory over batch sizes and frames, time by part, and the share of what the machine
+    reaches. Writes profile.html, profile.json, figures and a trace for Perfetto.
+
+    Args:
+        model: hsta_tiny, hsta_small or hsta_base.
+        batch_sizes: clips in a batch, such as 1,2,4; by default 1,2 on the CPU and 1,8,32 on CUDA.
+        frames: video frames of a clip, such as 6,16; by default 6,16 on the CPU and 6,16,32 on CUDA.
+        image_size: height and width of the frames in pixels.
+        dtype: of the matrix products; auto: as in training.
+        device: auto, cpu, cuda or cuda:0.
+        out: folder of the results.
+        against: what to time too, such as compiled,published: eager (this package, which is always timed),
+            compiled (by torch.compile), published (the published model), published-sdpa (with torch's fused
+            attention).
+        seconds: about how long the timed rounds may take together; each shape has two at least.
+        quick: the smallest batch and the fewest frames only.
+    """
+    from .profiling.config import ProfileConfig, integers, peers
+    from .profiling.run import profile
+
+    with as_usage_error():
+        config = ProfileConfig(
+            model=model,
+            batch_sizes=integers(batch_sizes, "--batch-sizes"),
+            frames=integers(frames, "--frames"),
+            image_size=image_size,
+            dtype=dtype,
+            device=device,
+            out=out,
+            against=peers(against),
+            seconds=seconds,
+            quick=quick,
+        )
+        config.check()
+    print(profile(config))
 
 
 def _build() -> None:
@@ -322,6 +376,7 @@ def _commands(args: Sequence[str] = ()) -> dict[str, Callable[..., None]]:
         "compare": _compare,
         "ablate": partial(_ablate, **ablate),
         "info": _info,
+        "profile": _profile,
         "build": _build,
         "completion": _completion,
     }
@@ -359,8 +414,9 @@ def main() -> None:
     """Run the command that the arguments name.
 
     Errors are one line. Exit status: 0 done; 1 an error; 2 the arguments cannot be understood, or one has a
-    value that no data make possible; 130 interrupted (Ctrl-C). `doctor` and `audit` have their own 1 and 2. A
-    command whose output cannot be written runs to its end and has exit status 1.
+    value that no data make possible; 75 stopped by SIGUSR1, to be continued; 130 interrupted (Ctrl-C).
+    `doctor` and `audit` have their own 1 and 2. A command whose output cannot be written runs to its end and
+    has exit status 1.
     """
     interrupt.end_in_words()
     console.use_utf8()
@@ -371,8 +427,11 @@ def main() -> None:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except (ValueError, OSError, ImportError, NonFiniteLossError, BuildError) as error:
+    except (ValueError, OSError, ImportError, MemoryError, NonFiniteLossError, BuildError) as error:
         sys.exit(f"error: {error}")
+    except stopping.Stopped as stopped:
+        print(f"stopped by {stopped}; saved: --resume or --join continues the run", file=sys.stderr)
+        sys.exit(stopping.STATUS)
     except SystemExit as ended:
         if ended.code or console.lost() is None:
             raise

@@ -135,19 +135,6 @@ def check_writable(path: Path, flag: str, value: Path) -> None:
         raise OSError(f"{flag} expected {what}: {reason(error)}") from error
 
 
-def check_locks(path: Path, flag: str) -> None:
-    """Check that the disk on which the folder `path` is, or will be, has the locks of `lock_file`.
-
-    Raises:
-        OSError: it has none; one line naming the argument `flag`.
-    """
-    with tempfile.TemporaryFile(dir=_nearest(path)) as file:
-        try:
-            lock_file(file)
-        except OSError as error:
-            raise OSError(f"{flag} expected a disk with locks, for several processes, got {path}") from error
-
-
 def _nearest(path: Path) -> Path:
     """`path`, or the nearest folder above it that exists."""
     return next(folder for folder in (path, *path.absolute().parents) if _is_there(folder))

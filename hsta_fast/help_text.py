@@ -7,7 +7,7 @@ GROUPS = {
     "data": ("synth", "doctor", "prepare"),
     "training": ("train", "evaluate", "ablate"),
     "results": ("audit", "compare"),
-    "machine": ("info", "build", "completion"),
+    "machine": ("info", "profile", "build", "completion"),
 }
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
@@ -52,6 +52,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         'hsta-fast ablate --table 1 --rows "video 0" "video 1" --data /data/casme3 --dry-run',
     ),
     "info": ("hsta-fast info", "hsta-fast info --json"),
+    "profile": (
+        "hsta-fast profile",
+        "hsta-fast profile --model hsta_tiny --image-size 112 --batch-sizes 1,8 --against compiled,published",
+    ),
     "build": ("hsta-fast build",),
     "completion": (
         "hsta-fast completion bash > ~/.local/share/bash-completion/completions/hsta-fast",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from . import ops
 from .ops.checks import check_heads, check_shape
 from .ops.tubelet_embed import normalize
+from .recompute import Recomputed
 from .replaced import any_global_hook, has_bias, is_plain, warn_of_call
 
 LN_EPS = 1e-6
@@ -158,7 +159,7 @@ class DropPath(nn.Module):
         return x * (kept / keep)
 
 
-class USTA(nn.Module):
+class USTA(Recomputed):
     """One unimodal space-time attention layer: a pre-norm transformer block over all tokens (Eq. 1-6)."""
 
     def __init__(
@@ -179,6 +180,9 @@ class USTA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N + 1, C) -> (B, N + 1, C)."""
+        return self.recomputed(self._forward, x)
+
+    def _forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 

@@ -31,13 +31,18 @@ _ATTENTION: dict[AttentionForm, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 
+def attend(form: AttentionForm, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of q (B, H, N, D) over k, v (B, H, M, D) -> (B, H, N, D), by one of the forms."""
+    return _ATTENTION[form](q, k, v)
+
+
 class Attention(nn.Module):
     """Self-attention over all tokens of a clip (Eq. 2, 3)."""
 
     def __init__(self, width: int, heads: int, attention: AttentionForm) -> None:
         super().__init__()
         self.heads = heads
-        self.attend = _ATTENTION[attention]
+        self.attention: AttentionForm = attention
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
@@ -48,7 +53,7 @@ class Attention(nn.Module):
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, bias).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        return self.proj(self.attend(q, k, v).transpose(1, 2).flatten(2))
+        return self.proj(attend(self.attention, q, k, v).transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
@@ -86,14 +91,14 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, heads: int, attention: AttentionForm) -> None:
         super().__init__()
         self.heads = heads
-        self.attend = _ATTENTION[attention]
+        self.attention: AttentionForm = attention
         self.wq, self.wk, self.wv, self.proj = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, y: Tensor) -> Tensor:
         """(B, N + 1, C) -> (B, 1, C): the first row attends to all."""
         rows = {"q": self.wq(y[:, :1]), "k": self.wk(y), "v": self.wv(y)}
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in rows.values())
-        return self.proj(self.attend(q, k, v).transpose(1, 2).flatten(2))
+        return self.proj(attend(self.attention, q, k, v).transpose(1, 2).flatten(2))
 
 
 class Fusion(nn.Module):
@@ -137,6 +142,10 @@ class Layer(nn.Module):
         for d, blocks in enumerate(self.blocks.values()):
             for block in cast(nn.ModuleList, blocks):
                 states[d] = block(states[d])
+        return self.exchange(states)
+
+    def exchange(self, states: list[Tensor]) -> list[Tensor]:
+        """CSTA in both directions: the same states with new CLS rows (Eq. 8-13)."""
         new = []
         for a in (0, 1):
             cls = self.fusion[a](self.projs[a](states[a][:, :1]), states[1 - a][:, 1:])
@@ -198,16 +207,18 @@ class PublishedHSTA(nn.Module):
             self._tables[key] = position_table(*key).to(x.device, self.head.weight.dtype)
         return self._tables[key]
 
+    def embed(self, d: int, frames: Tensor) -> Tensor:
+        """uint8 frames (B, 3, T, H, W) of branch d -> (B, N + 1, C), CLS first, positions added."""
+        pixels = (frames.to(self.head.weight.dtype) / 255 - self.mean) / self.std
+        embed = cast(nn.ModuleDict, self.patch_embed[str(d)])
+        tokens = embed["proj"](pixels).flatten(2).transpose(1, 2)
+        cls = self.cls_token[str(d)].expand(len(tokens), -1, -1)
+        x = torch.cat([cls.to(tokens.dtype), tokens], 1)
+        return x + self._positions(x).to(x.dtype)
+
     def forward(self, video: Tensor, special: Tensor) -> Tensor:
         """uint8 video (B, 3, T, H, W) and special (B, 3, 2, H, W) -> logits (B, classes)."""
-        states = []
-        for d, frames in enumerate((special, video)):
-            pixels = (frames.to(self.head.weight.dtype) / 255 - self.mean) / self.std
-            embed = cast(nn.ModuleDict, self.patch_embed[str(d)])
-            tokens = embed["proj"](pixels).flatten(2).transpose(1, 2)
-            cls = self.cls_token[str(d)].expand(len(tokens), -1, -1)
-            x = torch.cat([cls.to(tokens.dtype), tokens], 1)
-            states.append(x + self._positions(x).to(x.dtype))
+        states = [self.embed(d, frames) for d, frames in enumerate((special, video))]
         for layer in self.blocks:
             states = layer(states)
         features = [norm(x)[:, 0] for norm, x in zip(self.norm.values(), states, strict=True)]

@@ -16,7 +16,7 @@ from hsta_fast.data import LABEL_SETS
 
 COMMANDS = (
     *("synth", "doctor", "prepare", "train", "evaluate", "audit", "compare", "ablate"),
-    *("info", "build", "completion"),
+    *("info", "profile", "build", "completion"),
 )
 
 

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "hsta_fast"
 # Module -> the modules that it may import. A module here is a file, or a folder that this table names.
 ARROWS: dict[str, str] = {
     "files": "",
+    "locks": "files",
     "clips": "",
     "console": "",
     "spelling": "",
@@ -25,11 +26,13 @@ ARROWS: dict[str, str] = {
     "extension": "files toolchain",
     "ops": "reference kernels extension",
     "replaced": "",
-    "layers": "ops replaced",
+    "recompute": "ops",
+    "layers": "ops recompute replaced",
     "crossmodal": "layers ops replaced",
     "inputs": "",
     "frame_checks": "inputs ops",
     "model": "crossmodal frame_checks inputs layers ops",
+    "memory": "crossmodal model ops recompute",
     "csta_maps": "crossmodal model",
     "published": "model",
     "graphs": "",
@@ -123,44 +126,54 @@ ARROWS: dict[str, str] = {
     "training": "",
     "training.workers": "",
     "training.paper_tables": "",
-    "training.config": "model data spelling",
+    "training.config": "model data recompute spelling",
     "training.config_file": "files spelling",
     "training.setting_groups": "training.config",
     "training.optim": "model training.config",
     "training.compiled": "model",
     "training.step": "model training.config training.optim",
     "training.splits": "clips data.clips protocol training.config",
-    "training.run_checks": "files clips spelling",
+    "training.run_checks": "files locks clips spelling",
     "training.run_log": "",
     "training.scalars": "",
     "training.provenance": "environment model",
-    "training.run_folder": "files checkpoint protocol training.run_checks",
+    "training.stopping": "",
+    "training.epoch_part": "",
+    "training.run_folder": "files locks checkpoint protocol training.run_checks",
+    "training.distributed": "layers model wrappers training.run_folder training.workers",
     "training.setup": "environment files inputs data protocol spelling training.config training.splits",
     "training.progress": "training.run_folder training.run_log training.scalars",
     "training.loop": "model data protocol training.compiled training.config training.optim "
-    "training.progress training.run_folder training.setup training.step training.workers",
+    "training.progress training.run_folder training.setup training.step training.workers recompute "
+    "wrappers training.distributed training.epoch_part training.stopping",
     "training.gallery": "checkpoint csta_maps files model data protocol training.loop training.run_folder "
-    "training.setup",
+    "training.setup locks",
     "training.dry_run": "clips data environment protocol training.loop training.optim training.run_checks "
-    "training.run_folder training.setup training.splits",
+    "training.run_folder training.setup training.splits memory",
     "training.evaluate": "clips checkpoint int8 protocol training.config training.gallery training.loop "
     "training.run_checks training.run_folder training.setup",
-    "training.runner": "clips files checkpoint protocol training.config training.dry_run training.evaluate "
-    "training.gallery training.loop training.progress training.provenance training.run_checks "
-    "training.run_folder training.run_log training.scalars training.setup training.splits training.workers",
+    "training.runner": "clips files checkpoint protocol training.config training.dry_run "
+    "training.evaluate training.gallery training.loop training.progress training.provenance "
+    "training.run_checks training.run_folder training.run_log training.scalars training.setup "
+    "training.splits training.step training.workers training.distributed training.fold training.stopping",
+    "training.fold": "checkpoint files protocol training.config training.distributed training.evaluate "
+    "training.gallery training.loop training.progress training.run_folder training.scalars training.setup "
+    "training.splits",
     "training.ablate": "files protocol spelling training.config training.optim training.paper_tables "
     "training.run_checks training.runner training.workers",
+    "profiling": "clips files crossmodal data environment layers model ops protocol published spelling "
+    "toolchain training.config training.optim training.progress training.setup training.step",
     # The top.
     "help_text": "",
     "interrupt": "",
     "usage": "spelling",
-    "cli": "console environment extension files data data.doctor help_text interrupt spelling synth "
-    "synth.render protocol training.ablate training.config training.config_file "
+    "cli": "console environment extension files data data.doctor help_text interrupt profiling spelling "
+    "synth synth.render protocol training.ablate training.config training.config_file "
     "training.evaluate training.optim training.runner training.setting_groups training.setup "
-    "training.workers usage",
+    "training.stopping training.workers usage",
     "__main__": "cli",
     "__init__": "interrupt reference ops crossmodal layers inputs int8 model csta_maps checkpoint "
-    "environment graphs",
+    "environment graphs recompute",
 }
 
 

@@ -55,6 +55,7 @@ ROOT = Path(__file__).parent.parent
         ("train --epochs 3 4 --data x", "Unrecognized options: 4; hsta-fast train --help"),
         ("train --epochs 3", "train expected --data, got none; hsta-fast train --help"),
         ("train --resume --overwrite --data x", "--overwrite expected no --resume beside it, got both"),
+        ("train --join --overwrite --data x", "--overwrite expected no --join beside it, got both"),
         ("prepare --data x --dry-run", "prepare expected no --dry-run"),
         ("synth", "synth expected --out, got none"),
         ("synth --out x --subjects 1", "--subjects expected at least 2, got 1"),

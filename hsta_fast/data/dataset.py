@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -92,6 +93,8 @@ class ClipData:
         augment: Augment | None = None,
         balance: Balance = "none",
         device: torch.device | str = "cpu",
+        share: tuple[int, int] = (0, 1),
+        first: int = 0,
     ) -> Iterator[Batch]:
         """One pass over the clips at `indices` (rows of the table): as many clips as there are indices.
 
@@ -107,6 +110,9 @@ class ClipData:
                 "matched" also puts clips of one subject and different classes next to each other; "weighted"
                 draws with replacement and weight 1 / (clips of the class); "none" shows each clip once.
             device: on CUDA a thread loads the batches in advance; their bytes are the same as on the CPU.
+            share: (rank, size): of each batch, the clips of one of `size` processes (see `BatchPlan.share`),
+                as they are in the whole batch.
+            first: leave out this many batches.
 
         Raises:
             ValueError: an argument is out of range, or a frame that is needed is not in the frame store.
@@ -121,6 +127,9 @@ class ClipData:
         if any(number < 0 for number in seed):
             raise ValueError(f"seed expected non-negative integers, got {tuple(seed)}")
         plans = self._plans(rows, batch_size, list(seed), train, augment if train else None, balance)
+        plans = islice(plans, first, None)
+        if share != (0, 1):
+            plans = (plan.share(*share) for plan in plans)
         where = torch.device(device)
         if where.type == "cuda":
             return loading.prefetch_on_cuda(self, plans, where)

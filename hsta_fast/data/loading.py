@@ -10,7 +10,7 @@ import functools
 import queue
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import cv2
@@ -29,13 +29,16 @@ class Batch:
     """video uint8 (B, 3, T, H, W), special (B, 3, 2, H, W), label int64 (B,), index int64 (B,).
 
     special is uint8 frames or, with optical flow, float32. `index` is the clip's row in the table. Frames
-    are RGB; all tensors are contiguous.
+    are RGB; all tensors are contiguous. Of a share of a batch (see `BatchPlan.share`), `whole` are the labels
+    of the whole batch; `counts` is False if the share has no clip but another rank's.
     """
 
     video: Tensor
     special: Tensor
     label: Tensor
     index: Tensor
+    whole: Tensor
+    counts: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +46,24 @@ class BatchPlan:
     """Everything that is random about a batch.
 
     chosen: int64 (B,), rows of the table. frames: int64 (B, T + 2), rows of the store. moves: int64 (B, 3),
-    mirrored (0 or 1), pixels down, pixels right.
+    mirrored (0 or 1), pixels down, pixels right. whole: `chosen` of the batch of which this is a share.
     """
 
     chosen: np.ndarray
     frames: np.ndarray
     moves: np.ndarray
+    whole: np.ndarray | None = None
+    counts: bool = True
+
+    def share(self, rank: int, size: int) -> BatchPlan:
+        """The clips of rank `rank` of `size`: the same number for each, and one more for the first ranks.
+
+        A rank without a clip gets the first one, which does not count: it has to take part in the step.
+        """
+        rows = np.array_split(np.arange(len(self.chosen)), size)[rank]
+        counts = len(rows) > 0
+        rows = rows if counts else np.zeros(1, dtype=np.int64)
+        return BatchPlan(self.chosen[rows], self.frames[rows], self.moves[rows], self.chosen, counts)
 
 
 class Source(Protocol):
@@ -81,12 +96,12 @@ def prefetch_on_cuda(
             for plan in plans:
                 batch = _empty(source, plan, pinned=True)
                 _fill(source, plan, batch, np.zeros_like(plan.moves))
-                there = Batch(*(tensor.to(device, non_blocking=True) for tensor in _tensors(batch)))
+                moved = [tensor.to(device, non_blocking=True) for tensor in _tensors(batch)]
+                there = Batch(*moved, counts=batch.counts)
                 if plan.moves.any():
                     moves = torch.from_numpy(plan.moves).pin_memory().to(device, non_blocking=True)
-                    there = Batch(
-                        *shift_and_flip(there.video, there.special, moves), there.label, there.index
-                    )
+                    video, special = shift_and_flip(there.video, there.special, moves)
+                    there = replace(there, video=video, special=special)
                 ready = torch.cuda.Event()
                 ready.record(stream)
                 yield there, ready
@@ -168,8 +183,8 @@ def shift_and_flip(video: Tensor, special: Tensor, moves: Tensor) -> tuple[Tenso
     return out[0], out[1]
 
 
-def _tensors(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return batch.video, batch.special, batch.label, batch.index
+def _tensors(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return batch.video, batch.special, batch.label, batch.index, batch.whole
 
 
 def _empty(source: Source, plan: BatchPlan, *, pinned: bool) -> Batch:
@@ -177,11 +192,14 @@ def _empty(source: Source, plan: BatchPlan, *, pinned: bool) -> Batch:
     count, num, size = len(plan.chosen), plan.frames.shape[1] - 2, source.store.size
     special = torch.uint8 if source.flow is None else torch.float32
     label, index = torch.from_numpy(source.labels[plan.chosen]), torch.from_numpy(plan.chosen.copy())
+    whole = torch.from_numpy(source.labels[plan.chosen if plan.whole is None else plan.whole])
     return Batch(
         _empty_tensor((count, 3, num, size, size), torch.uint8, pinned=pinned),
         _empty_tensor((count, 3, 2, size, size), special, pinned=pinned),
         label.pin_memory() if pinned else label,
         index.pin_memory() if pinned else index,
+        whole.pin_memory() if pinned else whole,
+        plan.counts,
     )
 
 

@@ -13,7 +13,14 @@ from torch import Tensor
 from .. import extension, reference
 from .attention_pool_torch import accumulation_dtype
 from .checks import autocast_dtype, check_floating, check_same, check_shape, no_autocast, unexpected
-from .choice import Choice, check_supported, resolve, transformed, triton_unsupported_reason
+from .choice import (
+    Choice,
+    accounted,
+    check_supported,
+    resolve,
+    transformed,
+    triton_unsupported_reason,
+)
 from .registration import plain_backward, plain_gradients, register
 
 _OP = "attention_pool"
@@ -67,6 +74,8 @@ def choose(impl: str, tokens: Tensor) -> str:
 
 
 def _launchers(impl: str) -> tuple[Any, Any]:
+    if accounted() is not None:
+        return _fwd_without_data, _bwd_without_data
     if impl in ("auto", "extension") and extension.usable("cpu", impl):
         return torch.ops.hsta_fast.attention_pool_fwd, torch.ops.hsta_fast.attention_pool_bwd
     if impl == "triton":
@@ -74,6 +83,22 @@ def _launchers(impl: str) -> tuple[Any, Any]:
     else:
         from .attention_pool_torch import attention_pool_bwd, attention_pool_fwd
     return attention_pool_fwd, attention_pool_bwd
+
+
+def _fwd_without_data(
+    query: Tensor, tokens: Tensor, extra: Tensor | None, normalize: bool, *_: Any, scores: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    B, R, C = query.shape
+    rows = tokens.shape[1] + int(extra is not None)
+    lse = query.new_empty((B, R), dtype=accumulation_dtype(query.dtype))
+    mean, rstd = (lse.new_empty((B, rows)) for _ in range(2)) if normalize else (None, None)
+    return lse.new_empty((B, R, C)), lse, mean, rstd
+
+
+def _bwd_without_data(
+    dpooled: Tensor, query: Tensor, tokens: Tensor, extra: Tensor | None, *_: Any, **__: Any
+) -> tuple[Tensor, Tensor | None]:
+    return torch.empty_like(query), None if extra is None else torch.empty_like(extra)
 
 
 def _unit_stride(x: Tensor) -> Tensor:

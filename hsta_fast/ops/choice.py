@@ -5,6 +5,8 @@ The choice itself is made in `auto_choice` of ops/<op>.py.
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
@@ -23,6 +25,28 @@ class Choice(NamedTuple):
 
     impl: str
     reason: str
+
+
+_without_data: str | None = None
+
+
+@contextmanager
+def without_data(kind: str) -> Iterator[None]:
+    """Tensors here are fakes on the CPU, whose memory is accounted; choose as on a device of this type.
+
+    kind: "cpu", or "cuda": a device of compute capability >= 8.0.
+    """
+    global _without_data
+    _without_data, before = kind, _without_data
+    try:
+        yield
+    finally:
+        _without_data = before
+
+
+def accounted() -> str | None:
+    """The type of device inside `without_data`; None outside."""
+    return _without_data
 
 
 def transformed() -> bool:
@@ -79,6 +103,8 @@ def triton_unsupported_reason(
         return f"Triton >= {'.'.join(map(str, _MIN_TRITON))} is not installed (found: {found})"
     if dtype not in _TRITON_DTYPES:
         return f"{dtype} is not float32, float16 or bfloat16"
+    if accounted() == "cuda":
+        return None
     if device.type == "cpu":
         interpreted = interpret and os.environ.get("TRITON_INTERPRET") == "1"
         return None if interpreted else "the inputs are on the CPU"

@@ -1,4 +1,4 @@
-"""Renders report.html from the template report.html.j2 beside this file."""
+"""Renders pages of HTML: report.html, and those of other templates in the same style."""
 
 import json
 from base64 import b64encode
@@ -8,23 +8,28 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-_TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent),
-    autoescape=True,  # class, subject and file names come from outside
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_TEMPLATES.filters["base64"] = lambda data: b64encode(data).decode("ascii")
+_REPORT = Path(__file__).with_name("report.html.j2")
 
 
-def render(**values: Any) -> str:
-    """The page of a run; `values` are the variables of the template, every text escaped, pictures PNG bytes.
+def render(template: Path = _REPORT, /, **values: Any) -> str:
+    """A page, by default that of a run.
+
+    Args:
+        template: it may use style.j2 and parts.j2 beside this file.
+        **values: the variables of the template, every text escaped, pictures PNG bytes.
 
     Raises:
         jinja2.UndefinedError: a variable of the template is missing.
     """
-    return _TEMPLATES.get_template("report.html.j2").render(values)
+    templates = Environment(
+        loader=FileSystemLoader([template.parent, _REPORT.parent]),
+        autoescape=True,  # class, subject and file names come from outside
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters["base64"] = lambda data: b64encode(data).decode("ascii")
+    return templates.get_template(template.name).render(values)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -26,12 +26,12 @@ _COLORS = {"train": "#0072B2", "test": "#D55E00"}
 _DASHES: dict[str, Any] = {"train": (0, (4, 1.5)), "test": "-"}
 _LEAKY = "LEAKY: not a score to go by"
 _LETTERS_PER_INCH = 6.5  # of a title, however wide the letters are
-_INK, _GREY, _GRID = "#1f2328", "#57606a", "#e4e7eb"
+INK, GREY, GRID = "#1f2328", "#57606a", "#e4e7eb"
 
-_as_shipped = rc_context({name: value for name, value in rcParamsDefault.items() if name != "backend"})
+as_shipped = rc_context({name: value for name, value in rcParamsDefault.items() if name != "backend"})
 
 
-@_as_shipped
+@as_shipped
 def learning_curves(metrics: pd.DataFrame, *, title: str = "", leaky: bool = False) -> Figure:
     """Loss and accuracy per epoch, train and test: one thin line per fold and their mean as a thick line.
 
@@ -39,17 +39,17 @@ def learning_curves(metrics: pd.DataFrame, *, title: str = "", leaky: bool = Fal
     The mean is over the folds that reached the last epoch, so that it does not jump where a fold ends.
     title: of the figure. leaky: say so in front of the title.
     """
-    figure = _figure(10.5, 4.2, title, leaky)
+    figure = new_figure(10.5, 4.2, title, leaky)
     left, right = figure.subplots(1, 2)
     _curves(left, metrics, "loss")
     _curves(right, metrics, "acc")
-    left.set_title("Loss", loc="left", color=_INK, fontweight="bold")
+    left.set_title("Loss", loc="left", color=INK, fontweight="bold")
     left.set_ylim(bottom=0)
-    right.set_title("Accuracy", loc="left", color=_INK, fontweight="bold")
+    right.set_title("Accuracy", loc="left", color=INK, fontweight="bold")
     right.set_ylim(0, 1.02)
     right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     handles, names = left.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False, labelcolor=_INK)
+    figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False, labelcolor=INK)
     return figure
 
 
@@ -73,16 +73,21 @@ def _curves(axes: Axes, metrics: pd.DataFrame, quantity: str) -> None:
         words = f"{name}, mean of {of_folds}" if len(by_fold) > 1 else name
         axes.plot(mean.index, mean[column], label=words, **style)
     axes.margins(x=0.02)
-    axes.set_xlabel("epoch", color=_GREY)
+    axes.set_xlabel("epoch", color=GREY)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(color=_GRID, linewidth=0.8)
+    plain_axes(axes)
+
+
+def plain_axes(axes: Axes) -> None:
+    """A faint grid, and no frame but the line below."""
+    axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=_GREY, length=0)
+    axes.tick_params(colors=GREY, length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(_GREY)
+    axes.spines["bottom"].set_color(GREY)
 
 
-@_as_shipped
+@as_shipped
 def confusion_matrix(
     confusion: np.ndarray, classes: Sequence[str], *, title: str = "", leaky: bool = False
 ) -> Figure:
@@ -94,14 +99,14 @@ def confusion_matrix(
     return _matrices([confusion], classes, title, leaky)
 
 
-@_as_shipped
+@as_shipped
 def confusion_matrices(
     matrices: Mapping[str, np.ndarray], classes: Sequence[str], *, title: str = "", leaky: bool = False
 ) -> Figure:
     """`confusion_matrix` of several datasets side by side, each under its name."""
     figure = _matrices(list(matrices.values()), classes, title, leaky)
     for axes, name in zip(figure.axes, matrices, strict=True):
-        axes.set_title(name, loc="left", color=_INK, fontweight="bold", parse_math=False)
+        axes.set_title(name, loc="left", color=INK, fontweight="bold", parse_math=False)
     return figure
 
 
@@ -110,7 +115,7 @@ def _matrices(matrices: Sequence[np.ndarray], classes: Sequence[str], title: str
         if matrix.shape != (len(classes), len(classes)):
             raise ValueError(f"confusion expected shape {(len(classes), len(classes))}, got {matrix.shape}")
     side = 2.4 + 0.82 * len(classes)
-    figure = _figure((side + 0.6) * len(matrices), side, title, leaky)
+    figure = new_figure((side + 0.6) * len(matrices), side, title, leaky)
     for axes, matrix in zip(figure.subplots(1, len(matrices), squeeze=False)[0], matrices, strict=True):
         _matrix(axes, matrix, classes)
     return figure
@@ -122,7 +127,7 @@ def _matrix(axes: Axes, confusion: np.ndarray, classes: Sequence[str]) -> None:
     axes.imshow(share, cmap=colormaps["Blues"], vmin=0.0, vmax=1.0)
     for row, column in np.ndindex(*confusion.shape):
         # Above this shade white has more contrast than the dark ink.
-        ink = "white" if share[row, column] > 0.68 else _INK
+        ink = "white" if share[row, column] > 0.68 else INK
         style: dict[str, Any] = {"ha": "center", "va": "center", "color": ink, "textcoords": "offset points"}
         weight = "bold" if row == column else "normal"
         count = str(int(confusion[row, column]))
@@ -139,31 +144,31 @@ def _matrix(axes: Axes, confusion: np.ndarray, classes: Sequence[str]) -> None:
     axes.set_xticks(np.arange(len(classes) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(classes) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=2)
-    axes.tick_params(which="both", length=0, colors=_INK)
+    axes.tick_params(which="both", length=0, colors=INK)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel("predicted", color=_GREY, labelpad=8)
-    axes.set_ylabel("truth", color=_GREY, labelpad=8)
+    axes.set_xlabel("predicted", color=GREY, labelpad=8)
+    axes.set_ylabel("truth", color=GREY, labelpad=8)
 
 
-def _figure(width: float, height: float, title: str, leaky: bool) -> Figure:
+def new_figure(width: float, height: float, title: str, leaky: bool = False) -> Figure:
     """A figure of this width and height in inches, and above it a title; that of a leaky one says so."""
     lines = [_LEAKY] * leaky + textwrap.wrap(title, int(_LETTERS_PER_INCH * width))
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)  # inches
     figure = Figure(figsize=(width, height + 0.2 * len(lines)), dpi=130, layout=layout)
     if lines:
         # parse_math off: the name of a run is text, whatever it contains.
-        color = "#a40e26" if leaky else _INK
+        color = "#a40e26" if leaky else INK
         figure.suptitle("\n".join(lines), color=color, fontsize=10, fontweight="bold", parse_math=False)
     return figure
 
 
-@_as_shipped
+@as_shipped
 def png(figure: Figure) -> bytes:
     """The figure on a white ground as the bytes of a PNG file; a letter that its font lacks is a box."""
     return _saved(figure, "png")
 
 
-@_as_shipped
+@as_shipped
 def png_and_svg(figure: Figure) -> dict[str, bytes]:
     """The same as "png", and as "svg", whose words are text, not outlines, in the same places.
 

@@ -35,7 +35,8 @@ def ablate(cfg: TrainConfig, table: str, rows: Sequence[str] = ()) -> str:
             rows could be run.
     """
     check_rows(table, rows)
-    requested, remarks = rows or list(EXPERIMENTS[table]), {}
+    requested, remarks = rows or list(EXPERIMENTS[table]), dict[str, str]()
+    started: list[str] = []
     configs = {row: _row_config(cfg, table, row) for row in requested}
     runs = {row: runner.seed_runs(row_cfg) for row, row_cfg in configs.items()}
     all_runs = [run for of_row in runs.values() for run in of_row]
@@ -43,13 +44,16 @@ def ablate(cfg: TrainConfig, table: str, rows: Sequence[str] = ()) -> str:
     for row in requested:
         try:
             runner.train_runs(configs[row], runs[row])
-            remarks[row] = ""
-        except (ValueError, NonFiniteLossError) as error:
+            started.append(row)
+        except (ValueError, MemoryError, NonFiniteLossError) as error:
             remarks[row] = f"not run: {error}"
+        for done in started:  # with --join, others may have finished by now what they trained before
+            finished = cfg.dry_run or all(map(runner.is_finished, runs[done]))
+            remarks[done] = "" if finished else "not finished: other processes train the rest"
         if workers().is_main and not cfg.dry_run:
             frame = _score_rows(cfg, table, requested, remarks)
             write_text(cfg.runs / cfg.name / "ablation.csv", frame.to_csv(index=False))
-    if all(remarks.values()):
+    if not started:
         row = requested[0]
         raise ValueError(f"table {table}: no row could be run; {row} was {remarks[row]}")
     if cfg.dry_run:

@@ -83,9 +83,10 @@ class CompiledModel(nn.Module):
         return f"the model {does}: about {left} of training are left, and compiling pays from {least}"
 
 
-def batch_sizes(batch_size: int, accumulate: int) -> frozenset[int]:
-    """The numbers of clips of the micro-batches of a whole batch: one or, if they do not divide it, two."""
-    return frozenset({batch_size // accumulate, -(-batch_size // accumulate)})
+def batch_sizes(batch_size: int, accumulate: int, ranks: int = 1) -> frozenset[int]:
+    """The numbers of clips of the micro-batches of a whole batch: one, or more if they do not divide it."""
+    shares = {batch_size // ranks, -(-batch_size // ranks)}
+    return frozenset(size for share in shares for size in (share // accumulate, -(-share // accumulate)))
 
 
 def _call(model: HSTA, frames: Mapping[str, Tensor]) -> Tensor:

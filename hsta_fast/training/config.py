@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..data import LABEL_SETS, Apex, Balance, DatasetName, FlowMethod, SpecialFrame
 from ..model import BRANCHES, Head, HSTAConfig, list_models, model_config
+from ..recompute import Memory
 from ..spelling import did_you_mean
 
 Protocol = Literal["loso", "kfold", "composite", "cross-dataset", "published-folds"]
@@ -15,7 +16,7 @@ Select = Literal["last", "inner", "best-test-epoch"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Compile = Literal["auto", "on", "off"]
 Recipe = Literal["paper", "published"]
-START = ("resume", "overwrite", "dry_run")  # settings that say how to start a run, not what it is
+START = ("resume", "overwrite", "join", "dry_run")  # settings that say how to start a run, not what it is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,9 @@ class RunSettings:
     """Continue the run of this name from its last checkpoint."""
     overwrite: bool = False
     """Delete the run of this name, and start it again."""
+    join: bool = False
+    """Start or continue the run beside other processes that do the same: each trains folds that are free,
+    and ends when none is left."""
     dry_run: bool = False
     """Do all up to the first step, print what would be trained, and write no run."""
     save_every: int = 5
@@ -185,6 +189,12 @@ class HardwareSettings:
     """auto, cpu, cuda, cuda:1, ..."""
     dtype: Dtype = "auto"
     """Dtype of the matrix products (autocast); parameters stay float32. float16 uses a loss scale."""
+    memory: Memory = "fast"
+    """What the backward computes again to save memory: fast: nothing; balanced: norms and activations; small:
+    all but the attention. The numbers are the same."""
+    distribute: Literal["folds", "ddp", "fsdp"] = "folds"
+    """What the processes of torchrun share: folds, each training some of its own; or each fold, trained by
+    all together, with copies of the model (ddp) or with shards of it (fsdp)."""
     accumulate: int = 1
     """Micro-batches that share a step of the optimiser: each takes a part of --batch-size, and the gradients
     are those of the whole batch."""
@@ -239,6 +249,8 @@ class TrainConfig(
             require_one_of(["auto", *LABEL_SETS], "labels", ", or a .json or .csv file")
         if self.resume and self.overwrite:
             raise ValueError("--overwrite expected no --resume beside it, got both")
+        if self.join and self.overwrite:
+            raise ValueError("--overwrite expected no --join beside it, got both")
         plain = self.name.isprintable() and 0 < len(self.name) <= 100 and len(self.name.encode()) <= 255
         plain = plain and Path(self.name).name == self.name and self.name not in (".", "..")
         require(plain, "name", "one folder name of at most 100 characters and 255 bytes")

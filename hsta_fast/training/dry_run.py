@@ -5,6 +5,7 @@ import numpy as np
 from ..clips import counted, subject_ids
 from ..data import describe_inputs, steps
 from ..environment import info_text
+from ..memory import account
 from ..protocol import Fold
 from .loop import build, model_inputs, seed_torch, training_batches
 from .optim import check_finite
@@ -81,9 +82,26 @@ def _first_batch(exp: Experiment, number: int) -> str:
     shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in inputs.items())
     parameters = sum(weight.numel() for weight in training.model.parameters())
     return (
-        f"{cfg.model}: {parameters:,} parameters\n"
+        f"{cfg.model}: {parameters:,} parameters\n{_memory(exp, len(batch.label))}\n"
         f"first batch of fold {fold.name}: {shapes}, loss {loss:.6g} before any step"
     )
+
+
+def _memory(exp: Experiment, batch: int) -> str:
+    """The memory of a step of `batch` clips."""
+    cfg = exp.cfg
+    found = account(
+        cfg.architecture(len(exp.labels.classes)),
+        batch=batch,
+        num_frames=cfg.num_frames,
+        image_size=cfg.image_size,
+        dtype=exp.dtype,
+        memory=cfg.memory,
+        accumulate=min(cfg.accumulate, batch),
+        device=exp.device.type,
+    )
+    step, clip = found.peak / 1e9, found.per_clip / 1e6
+    return f"memory of a step of {counted(batch, 'clip')}: {step:.2f} GB, {clip:.1f} MB a clip (estimate)"
 
 
 def _first_training(exp: Experiment, number: int) -> tuple[Fold, tuple[int, ...]]:

@@ -4,7 +4,6 @@ Onset, apex and their difference; and, for a model with CSTA, the weights of its
 """
 
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -14,7 +13,8 @@ import pandas as pd
 from ..checkpoint import load_model
 from ..csta_maps import AttentionMaps, attention_maps
 from ..data import Batch
-from ..files import check_writable, lock_file, open_lock
+from ..files import check_writable
+from ..locks import locked
 from ..model import HSTA
 from ..protocol import (
     GALLERY,
@@ -59,9 +59,7 @@ def add_missing_gallery(exp: Experiment, path: Path) -> str:
     for number, folder in finished.items():
         model = load_model(folder / "model.safetensors").to(exp.device)
         add_gallery(exp, folder, model, exp.folds[number], read_predictions(folder / "predictions.csv"))
-    with open_lock(path / ".writing.lock") as file:
-        with suppress(OSError):  # a disk without locks
-            lock_file(file)
+    with locked(path / ".writing.lock"):
         before = summary_of(path) if (path / "summary.json").exists() else {}
         report = write_report(path, before.get("trained"))
     return f"misclassified clips added to {report}"

@@ -1,12 +1,13 @@
 """The training script: build the model and the optimiser, train a fold epoch by epoch, predict.
 
 Every random draw is seeded from (seed, fold, epoch), so no fold depends on another, and a training that was
-killed and is resumed from its last checkpoint gives (on the CPU) the numbers of an uninterrupted one.
+killed and is resumed from its last checkpoint gives (on the CPU) the numbers of an uninterrupted one. One
+process trains a fold, or a `Team` of several, each with its share of every batch.
 """
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,13 @@ from torch.amp import GradScaler
 from ..data import Augment, Batch, steps
 from ..model import HSTA
 from ..protocol import Fold, best_epoch
+from ..recompute import set_memory
+from ..wrappers import unwrap
+from . import stopping
 from .compiled import CompiledModel, batch_sizes
 from .config import leak_columns
+from .distributed import ALONE, Team
+from .epoch_part import EpochPart, draws, set_draws
 from .optim import Loss, check_finite, learning_rate
 from .progress import Progress
 from .run_folder import FoldFolder
@@ -41,12 +47,22 @@ class FoldTraining:
     predictions: Tensor  # the class predicted for each test clip after each epoch, int64 (epochs, test clips)
     epochs_done: int = 0
     best: dict[str, Tensor] | None = None  # weights of the epoch that is best on the test clips, if asked for
+    part: EpochPart = field(default_factory=EpochPart)  # of the next epoch
+    team: Team = ALONE
 
 
 def fit(
-    exp: Experiment, folder: FoldFolder, fold: Fold, stream: tuple[int, ...], epochs: int, progress: Progress
+    exp: Experiment,
+    folder: FoldFolder,
+    fold: Fold,
+    stream: tuple[int, ...],
+    epochs: int,
+    progress: Progress,
+    team: Team = ALONE,
 ) -> tuple[HSTA, np.ndarray]:
     """Train `epochs` epochs of a schedule of `cfg.epochs`; write checkpoints and metrics to `folder`.
+
+    All ranks of `team` call this together.
 
     Returns:
         The model after the last epoch (with --select best-test-epoch: after the best one), and the class
@@ -54,16 +70,16 @@ def fit(
 
     Raises:
         NonFiniteLossError: the loss became NaN or infinite.
+        Stopped: SIGUSR1 came; a checkpoint after the last step is written.
     """
-    training = build(exp, folder, fold, stream)
+    training = build(exp, folder, fold, stream, team)
     load_checkpoint(training)
     progress.start(training.epochs_done)
     training.compiled.start(exp.cfg.compile)
     first = training.epochs_done
     for epoch in range(first, epochs):
-        start = time.perf_counter()
         trained = train_epoch(training, epoch, progress)
-        seconds = time.perf_counter() - start
+        seconds = training.part.seconds
         tested = score_test_clips(training, epoch)
         speed = {"seconds": seconds, "clips_per_second": len(fold.train) / seconds}
         metrics: dict[str, Any] = {"fold": fold.name, "epoch": epoch + 1, **trained, **tested}
@@ -71,59 +87,77 @@ def fit(
         folder.append_metrics(metrics)
         progress.epoch(metrics)
         if epoch == first:
-            seconds_left = seconds * progress.epochs_left() / workers().size
+            trained_at_once = workers().size / team.size  # folds
+            seconds_left = seconds * team.from_main(progress.epochs_left) / trained_at_once
             decision = training.compiled.decide(exp.cfg.compile, exp.device, seconds_left)
             if decision is not None:
                 progress.say(decision)
         if (epoch + 1) % exp.cfg.save_every == 0 or epoch + 1 == epochs:
             save_checkpoint(training)
     if training.best is not None:
-        training.model.load_state_dict(training.best)
-    return training.model, training.predictions.numpy()
+        team.load_weights(training.model, training.best)
+    return team.whole(training.model), training.predictions.numpy()
 
 
-def build(exp: Experiment, folder: FoldFolder, fold: Fold, stream: tuple[int, ...]) -> FoldTraining:
+def build(
+    exp: Experiment, folder: FoldFolder, fold: Fold, stream: tuple[int, ...], team: Team = ALONE
+) -> FoldTraining:
     """The model, freshly initialised, and what trains it."""
     cfg, device = exp.cfg, exp.device
     seed_torch(cfg.seed, *stream, 0)
     model = HSTA(cfg.architecture(len(exp.labels.classes))).to(device)
-    sizes = batch_sizes(cfg.batch_size, cfg.accumulate)
-    compiled = CompiledModel(model, sizes=sizes, configuration=(model.config, device, exp.dtype))
+    set_memory(model, cfg.memory)
+    sizes = batch_sizes(cfg.batch_size, cfg.accumulate, team.size)
+    compiled = CompiledModel(model, sizes=sizes, configuration=(model.config, device, exp.dtype, cfg.memory))
     # Gradients too small for float16 would become zero. In other dtypes the scaler does nothing.
     scaler = GradScaler(device.type, enabled=exp.dtype == torch.float16)
     counts = exp.class_counts(fold.train) if cfg.class_weights else None
     loss = Loss(cfg.loss, smoothing=cfg.label_smoothing, counts=counts).to(device)
     predictions = torch.empty(0, len(fold.test), dtype=torch.int64, device="cpu")
+    called = team.wrap(model, compiled)  # before the optimiser: it may replace the parameters by shards
     optimizer = make_optimizer(model, cfg)
-    step = TrainStep(compiled, loss, optimizer, scaler, exp.autocast, cfg.clip_grad, cfg.accumulate)
-    return FoldTraining(exp, folder, fold, stream, model, compiled, step, predictions)
+    ranks = team.size
+    step = TrainStep(called, loss, optimizer, scaler, exp.autocast, cfg.clip_grad, cfg.accumulate, ranks)
+    return FoldTraining(exp, folder, fold, stream, model, compiled, step, predictions, team=team)
 
 
 def train_epoch(training: FoldTraining, epoch: int, progress: Progress) -> dict[str, float]:
     """One pass over the training clips; `epoch` counts from 0."""
-    cfg, device = training.exp.cfg, training.exp.device
-    seed_torch(cfg.seed, *training.stream, epoch + 1)
+    cfg, device, team, part = training.exp.cfg, training.exp.device, training.team, training.part
+    of_rank = (0, team.rank) if team.rank else ()  # dropout differs between ranks; 0: as a single process
+    seed_torch(cfg.seed, *training.stream, epoch + 1, *of_rank)
+    if team.rank < len(part.draws):
+        set_draws(part.draws[team.rank], device)
     training.model.train()
     num_steps = steps(len(training.fold.train), cfg.batch_size)
     where = f"fold {training.fold.name}, epoch {epoch + 1}"
-    totals = torch.zeros(2, device=device)  # summed loss, correct predictions
-    batches = training_batches(training, epoch)
-    for step, batch in enumerate(progress.batches(batches, num_steps)):
+    totals, start = part.totals.to(device), time.perf_counter() - part.seconds
+    batches = progress.batches(training_batches(training, epoch), num_steps, part.steps)
+    for step, batch in enumerate(batches, start=part.steps):
         lr = learning_rate(cfg, epoch + step / num_steps)
-        label = batch.label.to(device, non_blocking=True)
-        logits, loss = training.step.backward(model_inputs(training.model, batch, device), label)
+        label, whole = (labels.to(device, non_blocking=True) for labels in (batch.label, batch.whole))
+        inputs = model_inputs(training.model, batch, device)
+        logits, loss = training.step.backward(inputs, label, whole, counts=batch.counts)
         # Reading a number makes the CPU wait for the GPU, so on a GPU every 50th step only.
         if device.type == "cpu" or step % 50 == 0:
             check_finite(loss.item(), f"{where}, step {step + 1}", training.folder.state_file)
         training.step.update(lr)
-        totals += torch.stack([loss * len(label), (logits.argmax(1) == label).sum()])
-    train_loss, train_acc = (totals / len(training.fold.train)).tolist()
+        totals += torch.stack([loss * len(whole), (logits.argmax(1) == label).sum() * batch.counts])
+        if team.any(stopping.asked()):
+            seconds, totals = time.perf_counter() - start, team.sum(totals).cpu()
+            check_finite(totals[0].item(), f"{where}, step {step + 1}", training.folder.state_file)
+            training.part = EpochPart(step + 1, totals, seconds, team.gather(draws(device)))
+            save_checkpoint(training)
+            raise stopping.Stopped(f"SIGUSR1 in {where}, after step {step + 1} of {num_steps}")
+    train_loss, train_acc = (team.sum(totals) / len(training.fold.train)).tolist()
     check_finite(train_loss, where, training.folder.state_file)
+    part.seconds = time.perf_counter() - start
+    lr = learning_rate(cfg, epoch + (num_steps - 1) / num_steps)
     return {"lr": lr, "train_loss": train_loss, "train_acc": train_acc}
 
 
 def training_batches(training: FoldTraining, epoch: int) -> Iterator[Batch]:
-    """The shuffled, balanced and augmented batches of an epoch."""
+    """The shuffled, balanced and augmented batches of an epoch that are left to train."""
     cfg = training.exp.cfg
     return training.exp.data.batches(
         training.fold.train,
@@ -133,36 +167,48 @@ def training_batches(training: FoldTraining, epoch: int) -> Iterator[Batch]:
         augment=Augment(flip=cfg.flip, crop=cfg.crop) if cfg.flip or cfg.crop else None,
         balance=cfg.balance,
         device=training.exp.device,
+        share=training.team.share,
+        first=training.part.steps,
     )
 
 
 def score_test_clips(training: FoldTraining, epoch: int) -> dict[str, float]:
     """Test loss and accuracy; `training` gets the predictions, with best-test-epoch the best weights too."""
     exp, test = training.exp, training.fold.test
-    logits, truth = predict(exp, training.model, test), torch.from_numpy(exp.data.labels[test]).to(exp.device)
+    logits = predict(exp, training.model, test, training.team)
+    truth = torch.from_numpy(exp.data.labels[test]).to(exp.device)
     predicted = logits.argmax(1)
     test_loss = training.step.loss(logits, truth).item()
     check_finite(test_loss, f"fold {training.fold.name}, epoch {epoch + 1}", training.folder.state_file)
     training.predictions = torch.cat([training.predictions, predicted[None].cpu()])
     by_test_score = exp.cfg.select == "best-test-epoch"
     if by_test_score and best_epoch(truth.cpu(), training.predictions, logits.shape[1]) == epoch:
-        training.best = {k: v.detach().cpu().clone() for k, v in training.model.state_dict().items()}
-    training.epochs_done = epoch + 1
+        training.best = {k: v.detach().cpu().clone() for k, v in unwrap(training.model)[1].items()}
+    training.epochs_done, training.part = epoch + 1, EpochPart()
     return {"test_loss": test_loss, "test_acc": (predicted == truth).float().mean().item()}
 
 
 @torch.inference_mode()
-def predict(exp: Experiment, model: HSTA, indices: np.ndarray) -> Tensor:
-    """Logits (n, classes) in float32 of the clips at `indices`, on the model's device."""
+def predict(exp: Experiment, model: HSTA, indices: np.ndarray, team: Team = ALONE) -> Tensor:
+    """Logits (n, classes) in float32 of the clips at `indices`, on the model's device.
+
+    All ranks of `team` call this together, and each gets the logits of all clips.
+    """
     model.eval()
     cfg, logits = exp.cfg, []
     batches = exp.data.batches(
-        indices, batch_size=cfg.batch_size, seed=(cfg.seed,), train=False, device=exp.device
+        indices,
+        batch_size=cfg.batch_size,
+        seed=(cfg.seed,),
+        train=False,
+        device=exp.device,
+        share=team.share,
     )
     for batch in batches:
         with exp.autocast():
-            logits.append(model(**model_inputs(model, batch, exp.device)).float())
-    return torch.cat(logits)
+            of_batch = model(**model_inputs(model, batch, exp.device)).float()
+        logits.append(of_batch if batch.counts else of_batch[:0])
+    return team.joined(logits)
 
 
 def model_inputs(model: HSTA, batch: Batch, device: torch.device) -> dict[str, Tensor]:
@@ -173,23 +219,32 @@ def model_inputs(model: HSTA, batch: Batch, device: torch.device) -> dict[str, T
 
 def save_checkpoint(training: FoldTraining) -> None:
     """Save all that `load_checkpoint` needs to continue after this epoch."""
-    step = training.step
-    saved = {"model": training.model, "optimizer": step.optimizer, "scaler": step.scaler}
-    parts = {name: part.state_dict() for name, part in saved.items()}
-    progress = {"epoch": training.epochs_done, "predictions": training.predictions, "best": training.best}
-    training.folder.save_state(parts | progress)
+    state = {
+        "model": unwrap(training.model)[1],
+        "optimizer": training.team.optimizer_state(training.step.optimizer),
+        "scaler": training.step.scaler.state_dict(),
+        "epoch": training.epochs_done,
+        "predictions": training.predictions,
+        "best": training.best,
+        "part": vars(training.part),
+    }
+    training.folder.save_state(state)
 
 
 def load_checkpoint(training: FoldTraining) -> None:
     """Continue from the fold's last checkpoint, if there is one; drop metrics of later epochs."""
-    if (state := training.folder.load_state()) is not None:
-        training.model.load_state_dict(state["model"])
-        training.step.optimizer.load_state_dict(state["optimizer"])
+    team = training.team
+    if (state := team.from_main(training.folder.load_state)) is not None:
+        team.load_weights(training.model, state["model"])
+        team.load_optimizer(training.step.optimizer, state["optimizer"])
         if state.get("scaler"):  # empty if saved on a device that needs no loss scale
             training.step.scaler.load_state_dict(state["scaler"])
         # Older states call them answers.
         training.predictions = state["predictions" if "predictions" in state else "answers"]
         training.epochs_done, training.best = state["epoch"], state["best"]
+        training.part = EpochPart(**state.get("part", {}))
+        if not team.is_main:
+            training.part.totals.zero_()  # the main process has those of all
     training.folder.truncate_metrics(training.epochs_done)
 
 

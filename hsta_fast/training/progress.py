@@ -236,9 +236,12 @@ class Progress:
         self._scalars = self._make_scalars() if self._make_scalars is not None else None
         self._bar = self._run.bar(self._title)
 
-    def batches(self, batches: Iterable[Item], num_batches: int) -> Iterator[Item]:
-        """Pass on the batches of an epoch; each moves the progress on when the next one is asked for."""
-        for number, batch in enumerate(batches, start=1):
+    def batches(self, batches: Iterable[Item], num_batches: int, first: int = 0) -> Iterator[Item]:
+        """Pass on the batches of an epoch; each moves the progress on when the next one is asked for.
+
+        first: how many of the `num_batches` are done already.
+        """
+        for number, batch in enumerate(batches, start=first + 1):
             yield batch
             self._move(self._epochs_done + number / num_batches)
 

@@ -10,13 +10,14 @@ from typing import Any
 import pandas as pd
 
 from ..clips import KEY
-from ..files import check_writable, lock_file, open_lock
+from ..files import check_writable
+from ..locks import lock
 from ..spelling import did_you_mean
 
 # Fields that may change on --resume; `check_clips` verifies the data.
 MAY_CHANGE = (
     *("data", "more_data", "annotation", "runs", "name", "only", "save_every", "strict", "device"),
-    *("cache", "cache_gb", "log", "gallery", "accumulate", "compile"),
+    *("cache", "cache_gb", "log", "gallery", "memory", "accumulate", "compile", "distribute"),
 )
 _IDENTITY = [*KEY, "apex", "offset", "label"]
 _MOST_CHANGES = 8  # that a message lists
@@ -27,7 +28,7 @@ FILES = (
     *("predictions.csv", "gallery.json", "answers.npy", "model.safetensors", "state.pt", "metrics.jsonl"),
     *("summary.json", "report.html", "curves.png", "curves.svg", "confusion.png", "confusion.svg"),
     *("confusion-datasets.png", "confusion-datasets.svg", "faults.csv", "folds.csv", "clips.csv"),
-    *("scores.tex", ".writing.lock", "run.log", ".launch", "config.json"),
+    *("scores.tex", ".writing.lock", ".opening.lock", "run.log", ".launch", "config.json"),
 )
 _FOLDERS = (
     *("folds", "folds/[0-9]*", "folds/[0-9]*/inner", "folds/[0-9]*/inner/[0-9]*"),
@@ -133,9 +134,9 @@ def check_free(path: Path) -> None:
     """Raise ValueError if another process is training the run at `path`."""
     if not (path / ".lock").is_file():
         return
-    with open_lock(path / ".lock") as file, contextlib.suppress(OSError):  # a disk without locks
-        if not lock_file(file, wait=False):
-            raise ValueError(f"{path} is in use: another process is training this run")
+    if (held := lock(path / ".lock", wait=False)) is None:
+        raise ValueError(f"{path} is in use: another process is training this run")
+    held.release()
 
 
 def is_run(path: Path) -> bool:
@@ -177,7 +178,7 @@ def delete_run(path: Path) -> int:
         file.unlink(missing_ok=True)
     for pattern in reversed(_FOLDERS):
         for folder in path.glob(pattern):
-            for name in (*FILES, ".lock"):
+            for name in (*FILES, ".lock", *(claim.name for claim in folder.glob(".lock.*"))):
                 (folder / name).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # it holds other files
                 folder.rmdir()

@@ -12,6 +12,7 @@ runs/<name>/config.json        the resolved configuration, classes, folds, notes
                                predicted after each epoch
             tensorboard/<n>/   scalars of the folds, with --log tensorboard
             .launch            which launch started or continued it, for torchrun's restarts
+            .lock, .lock.*     here and in each fold's folder: who works on it (see `locks`)
             predictions.csv    all finished folds; metrics.jsonl, summary.json, report.html, and the figures
                                curves, confusion, of several datasets confusion-datasets, as png and svg
 """
@@ -20,23 +21,22 @@ import json
 import sys
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pandas as pd
 import torch
 
 from ..checkpoint import read_weights
-from ..files import lock_file, make_folder, open_lock, write_atomically, write_text
+from ..files import make_folder, write_atomically, write_text
+from ..locks import Lock, lock, locked
 from ..protocol import FOLD_COLUMNS, read_predictions
 from .run_checks import check_clips, check_run, check_settings, delete_run, launcher, read_config
 
 
 class RunFolder:
-    """The folder of one run, locked for one process, or for one group of workers, until it ends.
-
-    On a disk without locks one process may train, with a warning, and several may not.
+    """The folder of one run, locked for one process, or for those that work on it together, until they end.
 
     Args:
         path: the folder.
@@ -45,10 +45,11 @@ class RunFolder:
         overwrite: delete the run that there is.
         shared: whether other workers open the folder too.
         is_main: False in those other workers, which open the folder after the main process.
+        join: create the run, or continue it, beside any other processes that do the same.
 
     Raises:
         ValueError: `check_run` says so, or the run is in use.
-        OSError: the folder cannot be created, or there are other workers and its disk has no locks.
+        OSError: the folder cannot be created.
     """
 
     def __init__(
@@ -60,41 +61,51 @@ class RunFolder:
         overwrite: bool = False,
         shared: bool = False,
         is_main: bool = True,
+        join: bool = False,
     ) -> None:
         self.path = path
-        self._earlier_starts: list[Any] | None = None
+        self._place_of_start: int | None = None
         config_file = path / "config.json"
         if is_main:
             make_folder(path, "--runs", path.parent)
-        self.alone = is_main and not shared
-        self._lock = _lock_run(path, shared=not is_main, alone=self.alone)
-        weakref.finalize(self, self._lock.close)
-        if not is_main:
-            check_settings(config_file, config)
-            return
-        check_run(path, config, resume=resume, overwrite=overwrite)
-        _delete_temporary_files(path)
-        if not resume and config_file.exists():
-            finished = delete_run(path)
-            if overwrite:
-                print(f"{path}: the run that was here is deleted, {finished} finished folds (--overwrite)")
-        if not config_file.exists():
-            write_text(config_file, _json(config))
-        write_text(path / ".launch", launcher())
-        if shared:
-            lock_file(self._lock, shared=True)
+        with locked(path / ".opening.lock") if join and is_main else nullcontext():
+            self._lock, joined = _lock_run(path, shared=not is_main, join=join)
+            weakref.finalize(self, self._lock.release)
+            if joined:
+                check_settings(config_file, config)
+                return
+            check_run(path, config, resume=resume or join, overwrite=overwrite)
+            _delete_temporary_files(path)
+            if not (resume or join) and config_file.exists():
+                finished = delete_run(path)
+                if overwrite:
+                    print(
+                        f"{path}: the run that was here is deleted, {finished} finished folds (--overwrite)"
+                    )
+            if not config_file.exists():
+                write_text(config_file, _json(config))
+            write_text(path / ".launch", launcher())
+            if self._lock.by_claims:
+                print(
+                    f"{path}: its disk has no locks, so claim files keep other processes out", file=sys.stderr
+                )
+            if shared or join:
+                self._lock.share()
 
     def write_start(self, entry: dict[str, Any]) -> None:
-        """Write how this start of the run was made: the last entry of "provenance" in config.json.
+        """Write how this start of the run was made: an entry of "provenance" in config.json.
 
-        It is no setting, so --resume does not compare it. Only the main process writes it.
+        It is no setting, so --resume does not compare it. Only the main process writes it, and each process
+        that joined the run has an entry of its own.
         """
-        config = read_config(self.path)
-        self._earlier_starts = (
-            config.get("provenance", []) if self._earlier_starts is None else self._earlier_starts
-        )
-        config["provenance"] = [*self._earlier_starts, entry]
-        write_text(self.path / "config.json", _json(config))
+        with self.exclusive_writer():
+            config = read_config(self.path)
+            entries = config.setdefault("provenance", [])
+            if self._place_of_start is None:
+                self._place_of_start = len(entries)
+                entries.append(entry)
+            entries[self._place_of_start] = entry
+            write_text(self.path / "config.json", _json(config))
 
     def trained(self, num_folds: int) -> dict[str, float]:
         """What all trainings so far took, over all starts and workers, without reading and testing.
@@ -147,13 +158,12 @@ class RunFolder:
 
     def fold(self, number: int) -> "FoldFolder":
         """The folder of fold `number` (0, 1, ...)."""
-        return FoldFolder(fold_folder(self.path, number), alone=self.alone)
+        return FoldFolder(fold_folder(self.path, number))
 
     @contextmanager
     def exclusive_writer(self) -> Iterator[None]:
         """Inside, only this process writes the files that pool all folds."""
-        with open_lock(self.path / ".writing.lock") as file:
-            _lock(file, alone=self.alone)
+        with locked(self.path / ".writing.lock"):
             yield
 
     def pool_predictions(self, num_folds: int) -> int:
@@ -176,16 +186,12 @@ class RunFolder:
 
 
 class FoldFolder:
-    """The files of one training, in a folder of its own that one process at a time can lock.
+    """The files of one training, in a folder of its own that one process at a time can lock."""
 
-    Args:
-        path: the folder.
-        alone: whether no other process trains the run; then a disk without locks is enough.
-    """
-
-    def __init__(self, path: Path, *, alone: bool = False) -> None:
-        self.path, self.alone = path, alone
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.state_file = path / "state.pt"
+        self._lock: Lock | None = None
 
     @property
     def finished(self) -> bool:
@@ -196,19 +202,29 @@ class FoldFolder:
     def try_acquire(self) -> Iterator[bool]:
         """Lock the fold inside; False: another process has it.
 
-        The operating system releases the lock however the process ends, kill -9 included.
+        The lock of a process that is killed becomes free by itself (see `locks`).
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with open_lock(self.path / ".lock") as file:
-            acquired = _lock(file, alone=self.alone, wait=False)
-            if acquired:
-                _delete_temporary_files(self.path)
-            yield acquired
+        self._lock = lock(self.path / ".lock", wait=False)
+        if self._lock is None:
+            yield False
+            return
+        try:
+            _delete_temporary_files(self.path)
+            yield True
+        finally:
+            self._lock.release()
+            self._lock = None
+
+    def check_lock(self) -> None:
+        """Raise OSError if another process has taken over the fold that this one has acquired."""
+        if self._lock is not None:
+            self._lock.check()
 
     def trainings(self) -> "list[FoldFolder]":
         """This folder and those of its inner folds."""
         inner = sorted(self.path.glob("inner/[0-9]*"))
-        return [self, *(FoldFolder(path, alone=self.alone) for path in inner)]
+        return [self, *map(FoldFolder, inner)]
 
     def epochs_recorded(self) -> int:
         """The epochs in metrics.jsonl, with those of the inner folds."""
@@ -216,10 +232,13 @@ class FoldFolder:
 
     def inner(self, number: int) -> "FoldFolder":
         """The folder of inner fold `number` (0, 1, ...)."""
-        return FoldFolder(self.path / "inner" / f"{number + 1:02d}", alone=self.alone)
+        inner = FoldFolder(self.path / "inner" / f"{number + 1:02d}")
+        inner._lock = self._lock
+        return inner
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Save what training needs to continue from here: {"epoch": int, "model": ..., "optimizer": ...}."""
+        self.check_lock()
         write_atomically(self.state_file, lambda file: torch.save(state, file))
 
     def load_state(self) -> dict[str, Any] | None:
@@ -228,6 +247,7 @@ class FoldFolder:
 
     def finish(self, predictions: pd.DataFrame) -> None:
         """Write the fold's predictions, which marks it finished."""
+        self.check_lock()
         write_text(self.path / "predictions.csv", predictions.to_csv(index=False))
 
     def metrics(self) -> list[str]:
@@ -248,6 +268,7 @@ class FoldFolder:
 
     def append_metrics(self, entry: dict[str, Any]) -> None:
         """Append one line."""
+        self.check_lock()
         path = self.path / "metrics.jsonl"
         try:
             with path.open("a", encoding="utf-8") as file:
@@ -280,31 +301,15 @@ def _json(config: dict[str, Any]) -> str:
     return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
 
 
-def _lock(file: IO[Any], *, alone: bool, wait: bool = True) -> bool:
-    """`lock_file`; a process that is alone goes on where there are no locks."""
-    try:
-        return lock_file(file, wait=wait)
-    except OSError:
-        if not alone:
-            raise
-        return True
-
-
-def _lock_run(path: Path, *, shared: bool, alone: bool) -> IO[str]:
-    """Lock a run for this process, or (shared) for all its workers, until the process ends."""
-    file = open_lock(path / ".lock")
-    try:
-        locked = lock_file(file, shared=shared, wait=False)
-    except OSError as error:
-        if not alone:
-            file.close()
-            raise OSError(f"{error}; --runs expected a disk with locks, for several processes") from error
-        print(f"{error}; make sure that no other process trains this run", file=sys.stderr)
-        locked = True
-    if not locked:
-        file.close()
-        raise ValueError(f"{path} is in use: another process is training this run")
-    return file
+def _lock_run(path: Path, *, shared: bool, join: bool) -> tuple[Lock, bool]:
+    """The lock on a run, until this process ends, and whether others hold it too."""
+    held = lock(path / ".lock", shared=shared, wait=False)
+    if held is not None:
+        return held, shared
+    if join and (held := lock(path / ".lock", shared=True, wait=False)) is not None:
+        return held, True
+    without = " without --join" if join else ""
+    raise ValueError(f"{path} is in use: another process is training this run{without}")
 
 
 def _delete_temporary_files(path: Path) -> None:

@@ -1,21 +1,20 @@
 """Trains and tests every fold of a run, alone or with other workers, and keeps its report up to date."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
 import pandas as pd
 
-from ..checkpoint import save_model
 from ..clips import KEY
-from ..files import check_locks, check_writable, write_atomically
+from ..files import check_writable
 from ..protocol import (
     SEED_FILES,
-    best_epoch,
     import_matplotlib,
     read_predictions,
     score,
@@ -23,11 +22,11 @@ from ..protocol import (
     write_report,
     write_seeds,
 )
+from . import stopping
 from .config import TrainConfig, leak_columns, settled
+from .distributed import FollowedFold, Team, team
 from .dry_run import dry_run, print_experiment
-from .evaluate import predictions_table
-from .gallery import add_gallery
-from .loop import fit, predict
+from .fold import epochs_of_fold, fold_title, train_fold
 from .progress import RunProgress, duration
 from .provenance import Start
 from .run_checks import (
@@ -39,10 +38,11 @@ from .run_checks import (
     has_results,
     is_of_this_launch,
     is_run,
+    read_config,
 )
-from .run_folder import FoldFolder, RunFolder, scalars_folder
+from .run_folder import FoldFolder, RunFolder, fold_folder
 from .run_log import RunLog, describe_error
-from .scalars import FoldScalars, check_tensorboard
+from .scalars import check_tensorboard
 from .setup import (
     Experiment,
     Plan,
@@ -54,12 +54,16 @@ from .setup import (
     plan,
     remarks_and_faults,
 )
-from .splits import fold_parts, inner_of
+from .splits import fold_parts
+from .step import out_of_memory_in_words
 from .workers import workers
 
 # The least time between two reports, in seconds: writing one may take longer than a fold.
 _REPORT_INTERVAL = 30.0
 _ENTRY_INTERVAL = 1.0  # likewise between two entries of how the run was made
+
+
+Told = int | Literal["finished", "stopped"]  # the number of a fold to train, or why there is none
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class _Run:
     log: RunLog
     start: Start
     progress: RunProgress
+    team: Team
 
 
 def main(cfg: TrainConfig) -> Path:
@@ -83,6 +88,7 @@ def main(cfg: TrainConfig) -> Path:
         ValueError: invalid settings or data, or a run folder that was made with other settings.
         OSError: a file cannot be written; what was there before is untouched.
         NonFiniteLossError: the loss became NaN or infinite.
+        MemoryError: a CUDA device ran out of memory.
     """
     runs = seed_runs(cfg)
     workers().main_process_first(partial(check_before_reading, cfg, runs))
@@ -120,8 +126,6 @@ def check_before_reading(cfg: TrainConfig, runs: Sequence[TrainConfig], is_main:
         check_tensorboard()
     folder = cfg.runs / cfg.name
     check_writable(cfg.runs, "--runs", cfg.runs)
-    if workers().size > 1:
-        check_locks(cfg.runs, "--runs")
     check_writable(folder, "--name", folder)
     begun = (folder / "config.json").exists()
     inside = any((run.runs, run.name) != (cfg.runs, cfg.name) for run in runs)  # runs of seeds, of a table
@@ -134,9 +138,10 @@ def check_before_reading(cfg: TrainConfig, runs: Sequence[TrainConfig], is_main:
         raise ValueError(f"--resume expected a run in {folder}, got none: without --resume it is started")
     for run in runs:
         path = run.runs / run.name
-        check_free(path)
-        check_run(path, settled(run), resume=run.resume, overwrite=run.overwrite)
-        if not (run.resume and (path / "config.json").exists()):
+        if not run.join:
+            check_free(path)
+        check_run(path, settled(run), resume=run.resume or run.join, overwrite=run.overwrite)
+        if not ((run.resume or run.join) and (path / "config.json").exists()):
             run.check_warm_up()
         check_writable(path, "--name", path)
         check_folders(path)
@@ -148,22 +153,36 @@ def train_runs(cfg: TrainConfig, runs: Sequence[TrainConfig]) -> Path:
     """`main` after its checks."""
     folder, group = cfg.runs / cfg.name, workers()
     writes = group.is_main and not cfg.dry_run
-    with closing(RunProgress(len(runs), shown=group.is_main, shared=group.size > 1)) as progress:
+    shared = cfg.join or (cfg.distribute == "folds" and group.size > 1)
+    with closing(RunProgress(len(runs), shown=group.is_main, shared=shared)) as progress:
         if cfg.seeds == 1:
             return train_run(runs[0], progress)
         if writes and runs[0].overwrite:
             for name in SEED_FILES:
                 (folder / name).unlink(missing_ok=True)
         paths = {run.seed: train_run(run, progress) for run in runs}
-    if writes:
+    if writes and all(map(is_finished, runs)):
         print(f"\n{write_seeds(folder, paths)}\n\neach seed: {folder / 'seeds.csv'}")
     return folder
+
+
+def is_finished(cfg: TrainConfig) -> bool:
+    """Whether all requested folds of the run are finished; with --join others may still train some."""
+    path = cfg.runs / cfg.name
+    numbers = requested_folds(cfg, list(read_config(path)["train_counts"]))
+    return all(FoldFolder(fold_folder(path, number)).finished for number in numbers)
+
+
+def requested_folds(cfg: TrainConfig, names: Sequence[str]) -> list[int]:
+    """The numbers of the folds in `cfg.only`; all if it is empty."""
+    return [number for number, name in enumerate(names) if not cfg.only or name in cfg.only]
 
 
 def train_run(cfg: TrainConfig, progress: RunProgress) -> Path:
     """Train and test the folds of the run of one seed."""
     group, clock = workers(), time.monotonic()
-    log = RunLog(f"worker {group.rank}" if group.size > 1 else "")
+    names = [f"process {os.getpid()}"] * cfg.join + [f"worker {group.rank}"] * (group.size > 1)
+    log = RunLog(" ".join(names))
     with log.recording():
         planned = plan(cfg, device=group.device(cfg.device))
         group.main_process_first(partial(check_before_decoding, planned))
@@ -176,12 +195,14 @@ def train_run(cfg: TrainConfig, progress: RunProgress) -> Path:
         )
         exp = decode(planned)
         if cfg.dry_run:
-            group.main_process_first(partial(dry_run, exp))
+            with out_of_memory_in_words(cfg):
+                group.main_process_first(partial(dry_run, exp))
             return cfg.runs / cfg.name
         folder = group.main_process_first(partial(open_run, exp, start, log))
-        run = _Run(exp, folder, log, start, progress)
+        run = _Run(exp, folder, log, start, progress, team(cfg.distribute, exp.device, exp.dtype))
         try:
-            report_is_old = train_folds(run)
+            with out_of_memory_in_words(cfg), stopping.deferred(), run.team.in_words():
+                report_is_old = train_folds(run) if run.team.is_main else follow(run)
         except BaseException as error:
             if group.is_main:
                 with suppress(OSError):
@@ -202,6 +223,11 @@ def end_run(run: _Run, report_is_old: bool) -> None:
     run.folder.write_start(entry)
     update_report(run.exp, run.folder)
     run.progress.close()
+    if not is_finished(run.exp.cfg):
+        text = "no free fold is left; other processes train the rest"
+        run.log.event(f"ended: {text}")
+        print(f"{run.folder.path}: {text}")
+        return
     trained = run.folder.trained(len(run.exp.folds))
     took = (
         f"{trained['epochs']} epochs trained in {duration(trained['seconds'])}, "
@@ -216,7 +242,7 @@ def check_before_decoding(planned: Plan, is_main: bool) -> None:
     """Raise ValueError for a run that cannot be continued on the clips of the annotation."""
     cfg = planned.cfg
     path = cfg.runs / cfg.name
-    if is_main and cfg.resume and (path / "clips.csv").exists():
+    if is_main and (cfg.resume or cfg.join) and (path / "clips.csv").exists():
         settings = describe_settings(cfg, planned.labels, planned.sampling)
         check_run(path, settings, resume=True)
         unknown = known_after_decoding(cfg)
@@ -227,9 +253,15 @@ def open_run(exp: Experiment, start: Start, log: RunLog, is_main: bool) -> RunFo
     """Open the run's folder, or create it; the main process writes its tables and prints what is trained."""
     cfg, clips = exp.cfg, exp.data.table
     path, shared = cfg.runs / cfg.name, workers().size > 1
-    resumed = cfg.resume and (path / "config.json").exists()
+    resumed = (cfg.resume or cfg.join) and (path / "config.json").exists()
     run = RunFolder(
-        path, describe(exp), resume=cfg.resume, overwrite=cfg.overwrite, shared=shared, is_main=is_main
+        path,
+        describe(exp),
+        resume=cfg.resume,
+        overwrite=cfg.overwrite,
+        shared=shared,
+        is_main=is_main,
+        join=cfg.join,
     )
     log.open(path)
     run.write_or_check_clips(clips.clips.assign(**leak_columns(cfg)))
@@ -256,33 +288,57 @@ def log_start(exp: Experiment, start: Start, log: RunLog, how: str) -> None:
 
 
 def train_folds(run: _Run) -> bool:
-    """Train the requested folds that no other worker trains; return when all are finished.
+    """Train the requested folds that no other process trains; return when all are finished.
+
+    With --join it returns when none is free. The other ranks of the team `follow`.
 
     Returns:
         Whether there are folds that the report does not have yet.
     """
     exp, folder, progress = run.exp, run.folder, run.progress
     report_is_old, last_report = False, time.monotonic()
-    requested = [n for n, fold in enumerate(exp.folds) if not exp.cfg.only or fold.name in exp.cfg.only]
+    requested = requested_folds(exp.cfg, [fold.name for fold in exp.folds])
     after_epoch = entry_writer(folder, run.start) if workers().is_main else lambda: None
     progress.start_run(folder, requested, epochs_of_fold(exp.cfg), run.log, after_epoch)
     tested: dict[int, pd.DataFrame] = {}
     while unfinished := [n for n in requested if not folder.fold(n).finished]:
         trained_one = False
         for number in unfinished:
-            with folder.fold(number).try_acquire() as acquired:
-                if not acquired or folder.fold(number).finished:
+            if stopping.asked():
+                tell(run.team, "stopped")
+                raise stopping.Stopped("SIGUSR1 between two folds")
+            fold = folder.fold(number)
+            with fold.try_acquire() as acquired:
+                if not acquired or fold.finished:
                     continue
-                train_fold(exp, folder.fold(number), number, progress)
+                tell(run.team, number)
+                train_fold(exp, fold, number, progress, run.team)
             progress.say(f"{fold_title(exp, number)}: finished; {score_so_far(exp, folder, tested)}")
             trained_one = report_is_old = True
             if time.monotonic() - last_report > _REPORT_INTERVAL:
                 update_report(exp, folder)
                 report_is_old, last_report = False, time.monotonic()
         if not trained_one:
+            if exp.cfg.join and (workers().size == 1 or run.team.size > 1):
+                break
             progress.look_at_others()
             time.sleep(0.2)  # other workers train the rest; the fold of one that dies is released
+    tell(run.team, "finished")
     return report_is_old
+
+
+def follow(run: _Run) -> bool:
+    """Train, as the main process says, each fold that it has acquired; nothing is written here."""
+    while (told := tell(run.team)) != "finished":
+        if told == "stopped":
+            raise stopping.Stopped("SIGUSR1 between two folds")
+        train_fold(run.exp, FollowedFold(), told, team=run.team)
+    return False
+
+
+def tell(team: Team, what: Told = "finished") -> Told:
+    """What the main process tells the other ranks to do next."""
+    return team.from_main(lambda: what)
 
 
 def entry_writer(folder: RunFolder, start: Start) -> Callable[[], None]:
@@ -298,11 +354,6 @@ def entry_writer(folder: RunFolder, start: Start) -> Callable[[], None]:
     return write
 
 
-def epochs_of_fold(cfg: TrainConfig) -> int:
-    """The largest number of epochs that a fold takes, with its inner folds."""
-    return cfg.epochs * (1 + (cfg.inner_folds if cfg.select == "inner" else 0))
-
-
 def score_so_far(exp: Experiment, folder: RunFolder, tested: dict[int, pd.DataFrame]) -> str:
     """The pooled UF1 of the finished folds in words; `tested` keeps what is read of their predictions."""
     for number in range(len(exp.folds)):
@@ -313,63 +364,6 @@ def score_so_far(exp: Experiment, folder: RunFolder, tested: dict[int, pd.DataFr
     scores = score(pooled["label"], pooled["predicted"], len(exp.labels.classes), absent="zero")
     leaky = " (leaky)" if exp.cfg.leaks() else ""
     return f"UF1 of {len(tested)} of {len(exp.folds)} folds {scores.uf1:.3f}{leaky}"
-
-
-def fold_title(exp: Experiment, number: int) -> str:
-    """Names fold `number` in messages."""
-    return f"fold {exp.folds[number].name} ({number + 1} of {len(exp.folds)})"
-
-
-def train_fold(
-    exp: Experiment, folder: FoldFolder, number: int, run_progress: RunProgress | None = None
-) -> None:
-    """Train fold `number` up to the epoch to test; save its model and predictions."""
-    cfg, fold, run_progress = exp.cfg, exp.folds[number], run_progress or RunProgress()
-    inner = cfg.select == "inner"
-    epochs = choose_epoch(exp, folder, number, run_progress) if inner else cfg.epochs
-    scalars = scalars_of(cfg, folder, number)
-    before = epochs_of_fold(cfg) - cfg.epochs
-    with run_progress.training(
-        number, fold_title(exp, number), epochs, before=before, scalars=scalars
-    ) as progress:
-        model, predicted = fit(exp, folder, fold, (number,), epochs, progress)
-    if cfg.select == "best-test-epoch":
-        epochs = best_epoch(exp.data.labels[fold.test], predicted, len(exp.labels.classes)) + 1
-    notes = leak_columns(cfg) | ({"caveats": " ".join(of_data)} if (of_data := caveats(cfg)) else {})
-    save_model(model, folder.path / "model.safetensors", inputs=exp.model_inputs(), notes=notes)
-    predictions = predictions_table(exp, fold, predict(exp, model, fold.test))
-    add_gallery(exp, folder.path, model, fold, predictions)
-    folder.finish(predictions.assign(epoch=epochs, **leak_columns(cfg)))
-
-
-def scalars_of(cfg: TrainConfig, folder: FoldFolder, number: int) -> Callable[[], FoldScalars] | None:
-    """Makes the writer of TensorBoard scalars of fold `number`; None without --log tensorboard."""
-    if "tensorboard" not in cfg.log:
-        return None
-    return lambda: FoldScalars(scalars_folder(cfg.runs / cfg.name, number), folder.metrics())
-
-
-def choose_epoch(
-    exp: Experiment, folder: FoldFolder, number: int, run_progress: RunProgress | None = None
-) -> int:
-    """The epoch (1, 2, ...) with the best UF1, pooled over inner folds of the training subjects."""
-    truth, predictions, run_progress = [], [], run_progress or RunProgress()
-    for i, inner in enumerate(inner_of(exp.cfg, exp.data.table, exp.folds[number])):
-        inner_folder = folder.inner(i)
-        path = inner_folder.path / "answers.npy"
-        if not path.exists():
-            # The trailing 1: SeedSequence ignores trailing zeros, so without it the seed of the weights,
-            # (seed, number, i + 1, 0), would equal that of epoch i + 1 of the outer fold.
-            stream, epochs = (number, i + 1, 1), exp.cfg.epochs
-            title = f"{fold_title(exp, number)}, inner {inner.name}"
-            with run_progress.training(number, title, epochs, before=i * epochs, last=False) as progress:
-                _, predicted = fit(exp, inner_folder, inner, stream, epochs, progress)
-            write_atomically(path, partial(np.save, arr=predicted))
-        inner_folder.state_file.unlink(missing_ok=True)
-        truth.append(exp.data.labels[inner.test])
-        predictions.append(np.load(path))
-    classes = len(exp.labels.classes)
-    return best_epoch(np.concatenate(truth), np.concatenate(predictions, axis=1), classes) + 1
 
 
 def update_report(exp: Experiment, run: RunFolder) -> None:

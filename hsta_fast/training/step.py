@@ -1,12 +1,13 @@
 """One step of the optimiser: forward, loss, backward, update."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
+from torch.nn.parallel import DistributedDataParallel
 
 from ..model import HSTA
 from .config import TrainConfig
@@ -24,6 +25,7 @@ class TrainStep:
         scaler: scales the loss in float16; in other dtypes it does nothing.
         autocast: gives the context of the forward.
         clip_grad: largest norm of the gradient; None: no limit.
+        ranks: processes that each take a share of the batch; `model` averages their gradients.
         accumulate: micro-batches of a batch. They go through the model one after the other, and the gradients
             are those of the batch (but for other draws of dropout). A batch of fewer clips has one of each.
     """
@@ -35,6 +37,7 @@ class TrainStep:
     autocast: Callable[[], AbstractContextManager[object]]
     clip_grad: float | None = None
     accumulate: int = 1
+    ranks: int = 1
 
     def forward(
         self, inputs: Mapping[str, Tensor], label: Tensor, total_weight: Tensor | None = None
@@ -48,21 +51,40 @@ class TrainStep:
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return logits, self.loss(wide, label, total_weight)
 
-    def backward(self, inputs: Mapping[str, Tensor], label: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(
+        self,
+        inputs: Mapping[str, Tensor],
+        label: Tensor,
+        whole: Tensor | None = None,
+        *,
+        counts: bool = True,
+    ) -> tuple[Tensor, Tensor]:
         """Forward and backward of a batch; the parameters have its gradients, times the loss scale.
+
+        Args:
+            inputs: the frames.
+            label: int64 (B,).
+            whole: the labels of the whole batch, if this is the share of one of several ranks; its loss is a
+                part of that of the whole batch.
+            counts: False: the share has loss and gradients 0.
 
         Returns:
             (logits (B, classes), loss ()) of the batch, as `forward`, but without their graph.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        parts = max(1, min(self.accumulate, len(label)))
-        total_weight = None if parts == 1 else self.loss.total_weight(label)
+        whole = label if whole is None else whole
+        parts = max(1, min(self.accumulate, len(whole) // self.ranks))  # the same number on every rank
+        alone = parts == self.ranks == 1
+        total_weight = None if alone else self.loss.total_weight(whole)
+        if not counts:
+            total_weight = torch.full_like(self.loss.total_weight(whole), torch.inf)
         split = {name: frames.tensor_split(parts) for name, frames in inputs.items()}
         done = []
         for i, label_part in enumerate(label.tensor_split(parts)):
             part = {name: frames[i] for name, frames in split.items()}
-            logits, loss = self.forward(part, label_part, total_weight)
-            self.scaler.scale(loss).backward()
+            with nullcontext() if i + 1 == parts else no_sync(self.model):
+                logits, loss = self.forward(part, label_part, total_weight)
+                self.scaler.scale(loss * self.ranks).backward()
             done.append((logits.detach(), loss.detach()))
         return torch.cat([logits for logits, _ in done]), torch.stack([loss for _, loss in done]).sum()
 
@@ -77,6 +99,27 @@ class TrainStep:
         self.scaler.update()  # and then halves the scale
 
 
+def no_sync(model: nn.Module) -> AbstractContextManager[object]:
+    """Inside, DistributedDataParallel adds up gradients without averaging them over its processes."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+
+
 def make_optimizer(model: HSTA, cfg: TrainConfig) -> torch.optim.Optimizer:
     """AdamW in one fused kernel, with the parameter groups of `cfg`."""
     return torch.optim.AdamW(parameter_groups(model, cfg), lr=cfg.lr, betas=(0.9, 0.999), fused=True)
+
+
+@contextmanager
+def out_of_memory_in_words(cfg: TrainConfig) -> Iterator[None]:
+    """Raise MemoryError, with what can be done about it, where the device runs out of memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        more = {"fast": "--memory balanced or small", "balanced": "--memory small"}.get(cfg.memory)
+        parts = min(2 * cfg.accumulate, cfg.batch_size)
+        ways = [more, f"--accumulate {parts}" if parts > cfg.accumulate else None]
+        what = " or ".join(filter(None, ways)) or "fewer --num-frames or a smaller --model"
+        raise MemoryError(
+            f"--batch-size {cfg.batch_size} expected a device with more memory (--accumulate "
+            f"{cfg.accumulate}, --memory {cfg.memory}), got {' '.join(str(error).split())[:200]}: give {what}"
+        ) from error

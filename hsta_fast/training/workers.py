@@ -32,7 +32,7 @@ class Workers:
         self.rank, self.size, self.local_rank, self.restarts = rank, size, local_rank, restarts
         self._num_rounds = 0
         if size > 1:
-            self._store, _, _ = next(rendezvous("env://"))
+            self.store, _, _ = next(rendezvous("env://"))
 
     @property
     def is_main(self) -> bool:
@@ -60,13 +60,13 @@ class Workers:
             try:
                 result = function(True)
             except Exception as error:
-                self._store.set(key, str(error) or type(error).__name__)
+                self.store.set(key, str(error) or type(error).__name__)
                 raise
-            self._store.set(key, "")
+            self.store.set(key, "")
             return result
         try:
-            self._store.wait([key], _TIMEOUT)
-            error_of_main = self._store.get(key).decode()
+            self.store.wait([key], _TIMEOUT)
+            error_of_main = self.store.get(key).decode()
         except RuntimeError as error:  # the store runs in the main process
             raise OSError(_MAIN_ENDED) from error
         if error_of_main:

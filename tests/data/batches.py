@@ -48,15 +48,16 @@ def data_of(labels: list[int], sampling: Sampling, size: int = SIZE, length: int
     return ClipData(table, store, sampling, CachedArrays([values], [False], places, {}, values.shape[1:]))
 
 
+TENSORS = [field.name for field in dataclasses.fields(Batch) if field.name != "counts"]
+
+
 def everything(batches: list[Batch]) -> Batch:
-    names = [field.name for field in dataclasses.fields(Batch)]
-    return Batch(**{name: torch.cat([getattr(batch, name) for batch in batches]) for name in names})
+    return Batch(**{name: torch.cat([getattr(batch, name) for batch in batches]) for name in TENSORS})
 
 
 def same(left: list[Batch], right: list[Batch]) -> bool:
     one, other = everything(left), everything(right)
-    names = [field.name for field in dataclasses.fields(Batch)]
-    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in TENSORS)
 
 
 def epoch(data: ClipData, indices: list[int] | None = None, **arguments: Any) -> list[Batch]:

@@ -1,6 +1,7 @@
 """`hsta-fast` in a process of its own, of one thread: what may be killed, or fail."""
 
 import os
+import socket
 
 from tests.forked import Forked
 
@@ -27,3 +28,12 @@ def output(*words: object) -> str:
     out, err = process.communicate()
     assert process.returncode == 0, err
     return out
+
+
+def without_agent(size: int, *words: object) -> list[Forked]:
+    """So many workers, each with the environment that torchrun's agent would give it."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    team = {"WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    return [start(*words, **team, RANK=str(rank)) for rank in range(size)]

@@ -5,11 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from hsta_fast.training.config import recipe_config, to_json
 from hsta_fast.training.loop import build, save_checkpoint
 from hsta_fast.training.run_folder import FoldFolder, fold_folder
 from hsta_fast.training.setup import set_up
+from hsta_fast.training.step import TrainStep
 from tests.test_cli import refusal, run
 from tests.test_usage import bound
 from tests.training.commands import QUICK
@@ -39,6 +41,7 @@ def test_a_dry_run_computes_the_first_loss_and_writes_no_run(
     assert "24 clips of 4 subjects: 8 negative, 8 positive, 8 surprise" in out
     assert "folds to train: 2 of 2; epochs: 1; steps an epoch: 1; steps in all: 2" in out
     assert "video (12, 3, 2, 32, 32)" in out and f"it would be in {runs / 'hsta'}" in out
+    assert re.search(r"memory of a step of 12 clips: 0\.0\d GB, \d\.\d MB a clip \(estimate\)", out)
     [parameters] = re.findall(r"hsta_tiny: ([\d,]+) parameters", out)
     [loss] = re.findall(r"loss (\S+) before", out)
     run(monkeypatch, "train", *flags)
@@ -49,6 +52,47 @@ def test_a_dry_run_computes_the_first_loss_and_writes_no_run(
     exp = set_up(bound("train", *flags).joined())
     model = build(exp, FoldFolder(tmp_path / "none"), exp.folds[0], (0,)).model
     assert int(parameters.replace(",", "")) == sum(weight.numel() for weight in model.parameters())
+
+
+@pytest.mark.parametrize("dry", [("--dry-run",), ()])
+def test_a_device_without_enough_memory_names_the_flags_that_save_it(
+    monkeypatch: pytest.MonkeyPatch, flags: list[str], dry: tuple[str, ...]
+) -> None:
+    """In one line, of which torch says the first part."""
+
+    def backward(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has less")
+
+    monkeypatch.setattr(TrainStep, "backward", backward)
+    said = refusal(monkeypatch, "train", *flags, "--accumulate", "4", *dry)
+    assert said == (
+        "error: --batch-size 24 expected a device with more memory (--accumulate 4, --memory fast), got CUDA "
+        "out of memory. Tried to allocate 2.00 GiB. GPU 0 has less: give --memory balanced or small or "
+        "--accumulate 8"
+    )
+    least = ["--accumulate", "24", "--memory", "small", "--name", "other"]
+    said = refusal(monkeypatch, "train", *flags, *least, *dry)
+    assert said.endswith("GPU 0 has less: give fewer --num-frames or a smaller --model")
+
+
+def test_micro_batches_and_memory_change_when_a_run_continues(
+    monkeypatch: pytest.MonkeyPatch, flags: list[str], tmp_path: Path
+) -> None:
+    """They change numbers by rounding alone, so a run may continue with others; its metrics are the same."""
+    more, losses = ["--only", "1", "--epochs", "2", "--class-weights"], []
+    ways: list[tuple[str, list[str], list[str]]] = [
+        ("plain", [], []),
+        ("parts", ["--memory", "small"], ["--accumulate", "4"]),
+    ]
+    for name, first, then in ways:
+        run(monkeypatch, "train", *flags, *more, "--name", name, *first)
+        if then:
+            for file in ("predictions.csv", "state.pt"):  # of the first fold
+                (tmp_path / "runs" / name / "folds" / "01" / file).unlink(missing_ok=True)
+            run(monkeypatch, "train", *flags, *more, "--name", name, *then, "--resume")
+        lines = (tmp_path / "runs" / name / "folds" / "01" / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["train_loss"] for line in lines])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
 def test_a_dry_run_leaves_the_run_that_is_there(

@@ -14,6 +14,7 @@ from torch import Tensor
 from hsta_fast import environment
 from hsta_fast.checkpoint import load_model
 from hsta_fast.model import HSTA
+from hsta_fast.training import fold as one_fold
 from hsta_fast.training import loop, runner
 from hsta_fast.training import setup as experiment
 from hsta_fast.training.config import TrainConfig, recipe_config
@@ -88,7 +89,7 @@ def test_a_step_that_overflows_is_left_out(config: partial[TrainConfig], large_s
 
     states: list[dict[str, Any]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "fit", watched)
+        patch.setattr(one_fold, "fit", watched)
         run = runner.main(cfg)
     steps = 2 * 2  # 12 clips in batches of 6
     assert states[0]["scaler"]["scale"] == TOO_LARGE / 2**steps

@@ -22,6 +22,7 @@ from hsta_fast.training import loop, runner
 from hsta_fast.training.ablate import ablate
 from hsta_fast.training.config import TrainConfig, recipe_config
 from hsta_fast.training.evaluate import evaluate
+from hsta_fast.training.fold import choose_epoch, train_fold
 from hsta_fast.training.loop import fit
 from hsta_fast.training.optim import learning_rate
 from hsta_fast.training.progress import Progress
@@ -282,7 +283,7 @@ def test_inner_folds_choose_the_epoch_without_the_test_clips(make_config: MakeCo
     changed[exp.folds[0].test] = (changed[exp.folds[0].test] + 1) % 3
     exp.data.labels = changed
     folder = experiment_folder(run)
-    runner.train_fold(exp, folder, 0)
+    train_fold(exp, folder, 0)
     first, second = (load_model(p / "model.safetensors") for p in (run / "folds" / "01", folder.path))
     for ours, theirs in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
@@ -300,7 +301,7 @@ def test_the_predictions_of_all_inner_folds_choose_together(make_config: MakeCon
         predicted = [np.where(np.arange(6) < n, truth, (truth + 1) % 3) for n in right]
         folder.inner(i).path.mkdir(parents=True)
         np.save(folder.inner(i).path / "answers.npy", np.array(predicted))
-    assert runner.choose_epoch(exp, folder, 0) == 2
+    assert choose_epoch(exp, folder, 0) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,15 @@
-"""`hsta-fast` on a disk without locks: one process goes on, several do not start."""
+"""`hsta-fast` on a disk without locks: claim files keep processes apart."""
 
+import json
+import os
 import re
+import signal
+import time
 from pathlib import Path
 
 import pandas as pd
 
+from tests import claims
 from tests.compiler import needs_compiler
 from tests.forked import Forked
 from tests.no_locks import no_locks
@@ -13,6 +18,7 @@ from .commands import QUICK, start
 
 pytestmark = needs_compiler
 SAID = "/.lock cannot be locked on this file system: No locks available"
+IMPORTED = ("hsta_fast.cli", "hsta_fast.training.runner")  # as `start` has, for one server of processes
 
 
 def finish(process: Forked, status: int = 0) -> tuple[str, str]:
@@ -21,29 +27,65 @@ def finish(process: Forked, status: int = 0) -> tuple[str, str]:
     return out, err
 
 
-def test_one_process_goes_on(faces: Path, tmp_path: Path) -> None:
-    """It fills the cache and trains, with a warning for each folder."""
-    words = ["--data", faces, "--runs", tmp_path, "--name", "alone", "--cache", tmp_path / "cache", *QUICK]
+def claim(function: str, folder: Path, *arguments: object) -> Forked:
+    """A process that runs a function of tests/claims.py."""
+    numbers = "".join(f", {argument!r}" for argument in arguments)
+    code = f"import sys, pathlib\nfrom tests.claims import {function}"
+    code += f"\n{function}(pathlib.Path(sys.argv[1]){numbers})"
+    return Forked(code, [folder], imported=IMPORTED, preload=no_locks())
+
+
+def test_claims_exclude_each_other(tmp_path: Path) -> None:
+    finish(claim("exclude_each_other", tmp_path))
+
+
+def test_a_claim_that_is_no_longer_renewed_is_taken_over(tmp_path: Path) -> None:
+    out, _ = finish(claim("take_over", tmp_path))
+    assert out == (
+        f"{tmp_path}: another process took this one for dead and works on; "
+        "a claim was not renewed for 120 seconds\n"
+    )
+
+
+def test_two_processes_race_for_dead_claims(tmp_path: Path) -> None:
+    rounds = 30
+    for number in range(rounds):
+        (tmp_path / str(number)).mkdir()
+        claims.leave_claim(tmp_path / str(number) / ".lock", age=1000)
+    begin = time.time() + 0.3
+    both = [finish(process) for process in [claim("race", tmp_path, begin, rounds) for _ in range(2)]]
+    won = [int(word) for out, _ in both for word in out.split()]
+    assert sorted(won) == list(range(rounds))
+
+
+def test_the_claim_of_a_killed_process_is_free_at_once_on_its_machine(tmp_path: Path) -> None:
+    holder = claim("hold", tmp_path)
+    while not (tmp_path / "held").exists():
+        assert holder.poll() is None
+        time.sleep(0.005)
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    (tmp_path / "held").unlink()
+    second = claim("hold", tmp_path)
+    while not (tmp_path / "held").exists():
+        assert second.poll() is None
+        time.sleep(0.005)
+    assert (tmp_path / ".lock.2").exists()
+    os.kill(second.pid, signal.SIGKILL)
+
+
+def test_processes_without_a_launcher_share_a_run(faces: Path, tmp_path: Path) -> None:
+    """They fill the cache and train, each fold once."""
+    words = ["--data", faces, "--runs", tmp_path, "--name", "run", "--cache", tmp_path / "cache", *QUICK]
     out, err = finish(start("prepare", *words, preload=no_locks()))
     assert re.search(r"24 clips, .* checked", out) and err.count(f"{SAID}; continuing without a lock") == 1
-    _, err = finish(start("train", *words, preload=no_locks()))
-    run = tmp_path / "alone"
-    assert err.count(f"{run}{SAID}; make sure that no other process trains this run\n") == 1
-    assert err.count("cannot be locked") == 1 and (run / "report.html").exists()
-    assert len(pd.read_csv(run / "predictions.csv")) == 24
-
-
-def test_several_processes_do_not(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from hsta_fast.training.run_folder import RunFolder\n"
-        "from hsta_fast.files import check_locks\n"  # what is asked before any frame is decoded
-        "try: check_locks(Path(sys.argv[1]), '--runs')\n"
-        "except OSError as error: print(error)\n"
-        "for main in (True, False):\n"
-        "    try: RunFolder(Path(sys.argv[1]), {}, resume=False, shared=True, is_main=main)\n"
-        "    except OSError as error: print(error)"
-    )
-    out, _ = finish(Forked(code, [tmp_path / "run"], imported=("hsta_fast.cli",), preload=no_locks()))
-    expected = f"{tmp_path}/run{SAID}; --runs expected a disk with locks, for several processes"
-    first = f"--runs expected a disk with locks, for several processes, got {tmp_path}/run"
-    assert out.splitlines() == [first, *[expected] * 2] and not (tmp_path / "run/config.json").exists()
+    both = [start("train", *words, "--join", preload=no_locks()) for _ in range(2)]
+    said = "".join("".join(finish(process)) for process in both)
+    run = tmp_path / "run"
+    assert said.count(f"{run}: its disk has no locks, so claim files keep other processes out\n") == 1
+    assert len(pd.read_csv(run / "predictions.csv")) == 24 and (run / "report.html").exists()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert sorted((line["fold"], line["epoch"]) for line in lines) == [("1", 1), ("2", 1)]
+    starts = json.loads((run / "config.json").read_text())["provenance"]
+    assert [entry["ended"] for entry in starts] == ["finished"] * 2
+    assert not list(run.rglob(".*.[0-9]")), "claims are released"

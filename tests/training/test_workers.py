@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ from hsta_fast.training.run_folder import FoldFolder, RunFolder
 from hsta_fast.training.setup import describe, set_up
 from hsta_fast.training.workers import Workers, workers
 from tests.forked import Forked
-from tests.training.commands import output, start
+from tests.training.commands import output, without_agent
 
 SUBJECTS = 8
 FLAGS = (
@@ -32,6 +31,15 @@ FLAGS = (
     *("--warmup-epochs", "1", "--batch-size", "6", "--lr", "1e-3", "--save-every", "1"),
 )
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+OF_AGENT = ("hsta_fast.cli", "hsta_fast.training.runner", "torch.distributed.launcher.api")
+# torchrun's agent; its workers are forks of it, which have torch imported.
+AGENT = """
+from hsta_fast.cli import main
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+rendezvous = {"run_id": "again", "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+workers = {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": 2, "start_method": "fork"}
+elastic_launch(LaunchConfig(**workers, **rendezvous, max_restarts=1, monitor_interval=0.05), main)()
+"""
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
@@ -84,15 +92,6 @@ def wait_for(run: Path, folds: int, process: subprocess.Popen[bytes] | Forked) -
         time.sleep(0.005)
 
 
-def without_agent(size: int, *words: str) -> list[Forked]:
-    """So many workers, each with the environment that torchrun's agent would give it."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    team = {"WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    return [start(*words, **team, RANK=str(rank)) for rank in range(size)]
-
-
 def test_two_processes_give_the_predictions_of_one(people: Path, alone: Path, tmp_path: Path) -> None:
     args = [*TORCHRUN, "-m", "hsta_fast", *words(people, tmp_path, "two")]
     done = subprocess.run(args, capture_output=True, text=True, env=ONE_THREAD)
@@ -113,8 +112,8 @@ def test_two_processes_give_the_predictions_of_one(people: Path, alone: Path, tm
 
 def test_torchrun_starts_the_workers_again_after_a_kill(people: Path, alone: Path, tmp_path: Path) -> None:
     """kill -9 of a worker half-way: the agent stops the other and starts both again; no fold is repeated."""
-    args = [*TORCHRUN, "--max-restarts", "1", "-m", "hsta_fast", *words(people, tmp_path, "killed")]
-    agent = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ONE_THREAD)
+    arguments = words(people, tmp_path, "killed")
+    agent = Forked(AGENT, arguments, environment=ONE_THREAD, imported=OF_AGENT)
     run = tmp_path / "killed"
     wait_for(run, SUBJECTS // 2, agent)
     before = finished(run)
@@ -204,6 +203,27 @@ def test_workers_share_their_run_and_keep_others_out(people: Path, tmp_path: Pat
         assert mine and not theirs and another
     with other.fold(0).try_acquire() as theirs:
         assert theirs
+
+
+def test_processes_join_a_run_and_keep_others_out(tmp_path: Path) -> None:
+    config = {"classes": [], "num_folds": 2}
+    first, second = (RunFolder(tmp_path, config, resume=False, join=True) for _ in range(2))
+    for joined in (first, second, first):
+        joined.write_start({"of": id(joined)})
+    starts = json.loads((tmp_path / "config.json").read_text())["provenance"]
+    assert starts == [{"of": id(first)}, {"of": id(second)}]
+    with first.fold(0).try_acquire() as mine, second.fold(0).try_acquire() as theirs:
+        assert mine and not theirs
+    for resume in (True, False):
+        with pytest.raises(ValueError, match="is in use: another process is training this run$"):
+            RunFolder(tmp_path, config, resume=resume, overwrite=not resume)
+    with pytest.raises(ValueError, match="num_folds was 2, is 3"):
+        RunFolder(tmp_path, {**config, "num_folds": 3}, resume=False, join=True)
+    del first, second, joined
+    alone = RunFolder(tmp_path, config, resume=True)
+    with pytest.raises(ValueError, match="is training this run without --join"):
+        RunFolder(tmp_path, config, resume=False, join=True)
+    del alone
 
 
 def test_each_worker_has_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:

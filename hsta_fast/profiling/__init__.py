@@ -1,0 +1,1 @@
+"""Where the time and the memory of the model go on this machine (`hsta-fast profile`)."""

@@ -1,0 +1,66 @@
+"""What this machine reaches at best: products of large matrices, and a copy of memory."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """The best of several tries.
+
+    Attributes:
+        products: operations per second of a matrix product, by the name of the dtype.
+        copy: bytes per second that a copy reads and writes.
+    """
+
+    products: dict[str, float]
+    copy: float
+
+    def to_json(self) -> dict[str, object]:
+        """The same as plain values."""
+        return asdict(self)
+
+
+def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
+    """Measure for about two seconds: products in float32, bfloat16 and `dtype`, and a copy."""
+    cuda = device.type == "cuda"
+    side, size = (8192, 1 << 30) if cuda else (2048, 1 << 28)
+    products = {}
+    for kind in dict.fromkeys((torch.float32, torch.bfloat16, dtype)):
+        # Where a processor lacks instructions for 16 bits, the large product would take half a minute.
+        small = _product(256, kind, device)
+        width = side if cuda or small > 2e10 else 512
+        products[str(kind).removeprefix("torch.")] = max(small, _product(width, kind, device))
+    source = torch.ones(size // 4, device=device)
+    target = torch.empty_like(source)
+    return Ceilings(products, 2 * size / _best(lambda: target.copy_(source), device))
+
+
+def _product(side: int, dtype: torch.dtype, device: torch.device) -> float:
+    # Random numbers: on CUDA the clock depends on the bits that change.
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    out = torch.empty_like(a)
+    return 2 * side**3 / _best(lambda: torch.mm(a, b, out=out), device)
+
+
+def _best(run: Callable[[], object], device: torch.device) -> float:
+    """The shortest of at least 5 calls, in seconds, after one that is not counted; at most about 0.5 s."""
+    times: list[float] = []
+    begun = time.perf_counter()
+    while len(times) < 6 or (time.perf_counter() - begun < 0.5 and len(times) < 50):
+        times.append(seconds_of(run, device))
+    return min(times[1:])
+
+
+def seconds_of(run: Callable[[], object], device: torch.device) -> float:
+    """How long a call takes, until the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start

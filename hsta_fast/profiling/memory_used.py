@@ -1,0 +1,76 @@
+"""The most memory that a call holds, and the largest batch that fits into a device."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+
+def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
+    """The most bytes of tensors that `run` holds at once, beyond those that were allocated before.
+
+    On the CPU by torch's profiler, which sees allocations inside custom ops too, but not the buffers of
+    libraries.
+    """
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    assert profiler.profiler is not None
+    events = profiler.profiler.kineto_results.events()
+    held = peak = 0
+    for _, change in sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"):
+        held += change
+        peak = max(peak, held)
+    return peak
+
+
+def held_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """The bytes of the parameters that `optimizer` trains and of its own state."""
+    tensors = [p for group in optimizer.param_groups for p in group["params"]]
+    tensors += [
+        x for state in optimizer.state.values() for x in state.values() if isinstance(x, torch.Tensor)
+    ]
+    return sum(x.numel() * x.element_size() for x in tensors)
+
+
+def available_bytes() -> int | None:
+    """The memory of this machine that a process can still have; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
+    try:  # of a container
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+    except (OSError, ValueError):  # none, or "max": no limit
+        return free
+    return min(free, limit - used)
+
+
+def largest_by_trial(fits: Callable[[int], bool], start: int, most: int = 4096) -> int:
+    """The largest batch for which `fits`: doubled until it does not, then halved in between, to 1 in 16.
+
+    Args:
+        fits: whether a step with such a batch runs in the memory there is.
+        start: a batch to begin with.
+        most: a batch that is not exceeded.
+    """
+    good, bad = 0, None
+    batch = start
+    while bad is None and batch <= most:
+        if fits(batch):
+            good, batch = batch, 2 * batch
+        else:
+            bad = batch
+    while bad is not None and bad - good > max(1, good // 16):
+        middle = (good + bad) // 2
+        if fits(middle):
+            good = middle
+        else:
+            bad = middle
+    return good

@@ -1,0 +1,221 @@
+"""The figures of a profile. They are made of its results as plain values (`results`)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from ..protocol.plots import GREY, GRID, INK, as_shipped, new_figure, plain_axes
+from .config import OURS
+from .results import PARTS, PEER_NAMES, percent
+
+# Okabe-Ito, whose colours differ in every common form of colour blindness, and greys.
+COLORS = {
+    "USTA products": "#0072B2",
+    "USTA attention": "#D55E00",
+    "USTA pointwise": "#56B4E9",
+    "norms": "#009E73",
+    "CSTA": "#CC79A7",
+    "embedding": "#F0E442",
+    "head and loss": "#8c6d31",
+    "optimiser": "#E69F00",
+    "data": "#1f2328",
+    "other": "#c3c9d0",
+}
+_MEANING = {"USTA pointwise": "USTA pointwise (GELU, sums, copies)", "other": "other (Python, waiting)"}
+_DARK = ("USTA products", "USTA attention", "norms", "head and loss", "data")
+# Where the name of a part stands in the roofline, in points from its lower mark; else below.
+_BESIDE = {"USTA products": (-24, 0, "right"), "embedding": (14, 0, "left"), "optimiser": (-12, 0, "right")}
+_SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+@as_shipped
+def parts_figure(facts: dict[str, Any]) -> Figure:
+    """Where the time goes: a stacked bar for each profiled call, its backward lighter than its forward."""
+    calls = facts["parts"]
+    groups = [[c for c in calls if c["frames"] == n] for n in dict.fromkeys(c["frames"] for c in calls)]
+    height = 1.1 + sum(0.75 + 0.62 * len(group) for group in groups)
+    figure = new_figure(10.5, height, _title(facts, "where the time goes"))
+    ratios = [0.3 + len(group) for group in groups]
+    panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=ratios)[:, 0]
+    for axes, group in zip(panels, groups, strict=True):
+        _bars(axes, group)
+    shown = [p for p in PARTS if any(row["part"] == p for c in calls for row in c["parts"])]
+    handles = [Patch(color=COLORS[p], label=_MEANING.get(p, p)) for p in shown]
+    handles.append(Patch(facecolor="#ffffff", edgecolor=GREY, hatch="////", label="hatched: backward"))
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=4, frameon=False, labelcolor=INK, fontsize=9
+    )
+    return figure
+
+
+def _bars(axes: Axes, calls: Sequence[dict[str, Any]]) -> None:
+    scale = 1e3 / calls[0]["batch"]  # milliseconds per clip
+    longest = max(call["seconds"] for call in calls) * scale
+    several = len({call["peer"] for call in calls}) > 1
+    for y, call in enumerate(calls):
+        left = 0.0
+        for row in call["parts"]:
+            start = left
+            for direction in ("forward", "backward", "update"):
+                width = row.get(direction, 0.0) * scale
+                style = {"hatch": "////"} if direction == "backward" else {}
+                face = COLORS[row["part"]]
+                axes.barh(
+                    y, width, left=left, height=0.66, color=face, edgecolor="#ffffff", linewidth=0.4, **style
+                )
+                left += width
+            _label(axes, row, (start + left) / 2, y, (left - start) / longest)
+        axes.text(left + 0.008 * longest, y, f"{left:,.4g} ms", va="center", fontsize=9, color=INK)
+    names = [call["what"] + (f"\n{PEER_NAMES[call['peer']]}" if several else "") for call in calls]
+    axes.set_yticks(range(len(calls)), names, fontsize=9)
+    axes.invert_yaxis()
+    axes.set_xlim(0, longest * 1.11)
+    axes.set_title(
+        f"{calls[0]['frames']} frames, batch {calls[0]['batch']}: milliseconds per clip",
+        loc="left",
+        color=INK,
+        fontsize=10,
+        fontweight="bold",
+    )
+    plain_axes(axes)
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", colors=INK)
+
+
+def _label(axes: Axes, row: dict[str, Any], x: float, y: float, width: float) -> None:
+    """The share of a part, and its name where there is room: `width` is a share of the longest bar."""
+    if width < 0.045:
+        return
+    name = row["part"]
+    words = percent(row["share"])
+    words = f"{name} {words}" if width > 0.012 * (len(name) + len(words)) else words
+    box = {"facecolor": COLORS[name], "edgecolor": "none", "pad": 1.2}
+    text: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "fontweight": "bold", "bbox": box}
+    axes.text(x, y, words, color="white" if name in _DARK else INK, **text)
+
+
+@as_shipped
+def scaling_figure(facts: dict[str, Any]) -> Figure:
+    """Clips per second, and memory, over batch sizes: a line for each number of frames."""
+    cells = [cell for cell in facts["cells"] if cell["peer"] == OURS]
+    figure = new_figure(10.5, 4.4, _title(facts, "throughput and memory"))
+    panels = figure.subplots(1, 3)
+    frames = list(dict.fromkeys(cell["frames"] for cell in cells))
+    batches = sorted({cell["batch"] for cell in cells})
+    kinds = (("training step", "clips_per_second", 1.0), ("forward", "clips_per_second", 1.0))
+    titles = ("Training, clips/s", "Forward, clips/s", "Memory of training, GB")
+    for axes, (what, key, scale), title in zip(
+        panels, (*kinds, ("training step", "memory_bytes", 1e-9)), titles, strict=True
+    ):
+        for color, count in zip(_SERIES * len(frames), frames, strict=False):
+            rows = sorted(
+                (c for c in cells if (c["what"], c["frames"]) == (what, count)), key=lambda c: c["batch"]
+            )
+            x, y = [c["batch"] for c in rows], np.array([c[key] for c in rows]) * scale
+            axes.plot(x, y, color=color, marker="o", markersize=5, linewidth=2, label=f"{count} frames")
+            if key == "clips_per_second":
+                low, high = ([c["batch"] / c[end] for c in rows] for end in ("slowest", "fastest"))
+                axes.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
+            axes.annotate(
+                f"{y[-1]:.3g}",
+                (x[-1], y[-1]),
+                xytext=(6, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
+                color=color,
+            )
+        axes.set_title(title, loc="left", color=INK, fontsize=10, fontweight="bold")
+        axes.set_xlabel("clips in a batch", color=GREY)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(batches, [str(b) for b in batches])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0.16)
+        plain_axes(axes)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(
+        handles, names, loc="outside lower center", ncols=len(frames), frameon=False, labelcolor=INK
+    )
+    return figure
+
+
+@as_shipped
+def roofline_figure(facts: dict[str, Any]) -> Figure:
+    """The parts of a training step under what the machine reaches: its products, and its copy."""
+    figure = new_figure(10.5, 5.6, _title(facts, "training by part, under the roof"))
+    axes = figure.subplots()
+    calls = [c for c in facts["parts"] if c["peer"] == OURS and c["what"] == "training step"]
+    parts = [p for p in PARTS if all(_has_work(_row(call, p)) for call in calls)]
+    intensities = [row["flops"] / row["bytes"] for call in calls for p in parts if (row := _row(call, p))]
+    low, high = min(0.3, *intensities) / 1.6, max(300.0, *intensities) * 4
+    _roof(axes, facts, low, high)
+    heights = []
+    for part in parts:
+        rows = [(_row(call, part), call) for call in calls]
+        x = [row["flops"] / row["bytes"] for row, _ in rows]
+        y = [row["flops_per_second"] for row, _ in rows]
+        heights += y
+        axes.plot(x, y, color=COLORS[part], linewidth=1.5, zorder=2)
+        for number, (row, call) in enumerate(rows):
+            size = 40 + 900 * row["seconds"] / call["seconds"]
+            face = "#ffffff" if number else COLORS[part]
+            style: dict[str, Any] = {"edgecolors": COLORS[part], "linewidths": 2, "zorder": 3}
+            axes.scatter(x[number], y[number], s=size, color=face, **style)
+        dx, dy, ha = _BESIDE.get(part, (0, -22, "center"))
+        place: dict[str, Any] = {"xytext": (dx, dy), "textcoords": "offset points", "ha": ha, "va": "center"}
+        axes.annotate(part, (x[y.index(min(y))], min(y)), fontsize=9, color=INK, zorder=4, **place)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(low, high)
+    axes.set_ylim(min(heights) / 3, max(facts["ceilings"]["products"].values()) * 2.2)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _rate(value, "FLOP/s")))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlabel("operations per byte that must move", color=GREY)
+    marks = ", ".join(f"{'hollow' if i else 'filled'}: {c['frames']} frames" for i, c in enumerate(calls))
+    title = f"{marks}; a larger point takes more of the time"
+    axes.set_title(title, loc="left", color=INK, fontsize=10)
+    plain_axes(axes)
+    axes.grid(which="minor", color=GRID, linewidth=0.4)
+    return figure
+
+
+def _row(call: dict[str, Any], part: str) -> dict[str, Any]:
+    return next((row for row in call["parts"] if row["part"] == part), {})
+
+
+def _has_work(row: dict[str, Any]) -> bool:
+    return bool(row.get("flops") and row.get("bytes"))
+
+
+def _roof(axes: Axes, facts: dict[str, Any], low: float, high: float) -> None:
+    """The slanted line of the copy and the level ones of the products, from `low` to `high` on the x axis."""
+    ceilings, copy = facts["ceilings"], facts["ceilings"]["copy"]
+    for name, peak in ceilings["products"].items():
+        own = name == facts["dtype"]
+        color = INK if own else GREY
+        dashes: Any = "-" if own else (0, (4, 2))
+        x, y = [low, peak / copy, high], [low * copy, peak, peak]
+        axes.plot(x, y, color=color, linewidth=2 if own else 1, linestyle=dashes)
+        place: dict[str, Any] = {"xytext": (-4, 4), "textcoords": "offset points", "ha": "right"}
+        words = f"matrix product, {name}: {_rate(peak, 'FLOP/s')}"
+        axes.annotate(words, (high, peak), fontsize=9, color=color, **place)
+    middle = (low * ceilings["products"][facts["dtype"]] / copy) ** 0.5
+    place = {"xytext": (-8, 6), "textcoords": "offset points", "ha": "right", "va": "bottom"}
+    axes.annotate(f"copy: {_rate(copy, 'B/s')}", (middle, middle * copy), fontsize=9, color=INK, **place)
+
+
+def _rate(value: float, unit: str) -> str:
+    for size, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= 0.999 * size:
+            return f"{value / size:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}"
+
+
+def _title(facts: dict[str, Any], what: str) -> str:
+    return f"{facts['model']}, {facts['dtype']}, {facts['machine']['name']}: {what}"

@@ -1,0 +1,166 @@
+"""What a profile found, as plain values: profile.json, and what its figures and its page are made of."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, get_args
+
+from .ceilings import Ceilings
+from .config import OURS
+from .measure import Cell, Measurement, Traced
+from .work import Part, Work, work_of
+
+PARTS: tuple[Part, ...] = get_args(Part)
+PEER_NAMES = {
+    "eager": "this package",
+    "compiled": "this package, torch.compile",
+    "published": "published model",
+    "published-sdpa": "published model, torch's fused attention",
+}
+# Other parts have no work that would bind them.
+_WITH_RATES = tuple(part for part in PARTS if part not in ("head and loss", "other"))
+_16_BITS = ("bfloat16", "float16")
+
+
+def cell_facts(measured: Measurement) -> list[dict[str, Any]]:
+    """Times and memory of each model at each shape; of the others also how much slower they are than ours."""
+    return [
+        _cell_facts(cell, measured.cell(OURS, cell.what, cell.batch, cell.frames)) for cell in measured.cells
+    ]
+
+
+def _cell_facts(cell: Cell, ours: Cell) -> dict[str, Any]:
+    return {
+        "peer": cell.peer,
+        "what": cell.what,
+        "batch": cell.batch,
+        "frames": cell.frames,
+        "seconds": cell.seconds,
+        "fastest": min(cell.times),
+        "slowest": max(cell.times),
+        "rounds": len(cell.times),
+        "clips_per_second": cell.clips_per_second,
+        "memory_bytes": cell.memory,
+        "compile_seconds": cell.compile_seconds,
+        "times_ours": cell.slower_than(ours),
+    }
+
+
+def part_facts(measured: Measurement, traced: Traced, ceilings: Ceilings) -> dict[str, Any]:
+    """Seconds of each part of a call, scaled from the profiled call to the median of those without profiler.
+
+    The parts of this package's model also have their operations and bytes, and `reached`: the shortest time
+    that the machine's ceilings permit over the time taken.
+    """
+    cell = measured.cell(traced.peer, traced.what, traced.batch, traced.frames)
+    total = traced.times.total
+    scale = cell.seconds / total
+    dtype = str(measured.dtype).removeprefix("torch.")
+    work = work_of(
+        measured.architecture,
+        traced.batch,
+        traced.frames,
+        measured.config.image_size,
+        itemsize=2 if dtype in _16_BITS else 4,
+    )
+    seconds: dict[Part, dict[str, float]] = defaultdict(dict)
+    for (part, direction), value in traced.times.seconds.items():
+        seconds[part][direction] = value * scale
+    rows = []
+    for part in PARTS:
+        if part not in seconds:
+            continue
+        own = seconds[part]
+        whole = sum(own.values())
+        row: dict[str, Any] = {"part": part, "seconds": whole, "share": whole / cell.seconds, **own}
+        did = {direction: w for (name, direction), w in work.items() if name == part and direction in own}
+        if part in _WITH_RATES and did and whole and traced.peer == OURS:
+            row |= _reached(did, whole, ceilings, dtype)
+        rows.append(row)
+    return {
+        "peer": traced.peer,
+        "what": traced.what,
+        "batch": traced.batch,
+        "frames": traced.frames,
+        "seconds": cell.seconds,
+        "profiled_seconds": total,
+        "profiling_overhead": total / cell.seconds - 1,
+        "of_kernels": traced.times.on_device,
+        "kernels": traced.times.kernels,
+        "parts": rows,
+    }
+
+
+def _reached(did: dict[Any, Work], seconds: float, ceilings: Ceilings, dtype: str) -> dict[str, Any]:
+    """Operations, bytes and rates of a part, and the share of what the machine reaches."""
+    products = ceilings.products[dtype]
+    whole = sum(did.values(), Work())
+    by_products = sum(w.flops / products for w in did.values())
+    by_copy = sum(w.bytes / ceilings.copy for w in did.values())
+    least = sum(max(w.flops / products, w.bytes / ceilings.copy) for w in did.values())
+    return {
+        "flops": whole.flops,
+        "bytes": whole.bytes,
+        "flops_per_second": whole.flops / seconds,
+        "bytes_per_second": whole.bytes / seconds,
+        "bound": "matrix product" if by_products > by_copy else "copy",
+        "reached": least / seconds,
+    }
+
+
+def find(rows: Sequence[dict[str, Any]], **wanted: Any) -> dict[str, Any] | None:
+    """The first row with these values."""
+    return next((row for row in rows if all(row[key] == value for key, value in wanted.items())), None)
+
+
+def sentences(facts: dict[str, Any]) -> list[str]:
+    """The findings in words: where the time goes, how fast it is, and what fits."""
+    step = facts["parts"][0]  # of ours, the largest batch, the fewest frames
+    first, second = sorted((r for r in step["parts"] if r["part"] != "other"), key=lambda r: -r["seconds"])[
+        :2
+    ]
+    where = f"batch {step['batch']}, {step['frames']} frames"
+    found = [
+        f"{percent(first['share'])} of a training step ({where}) is {first['part']}{_at(first)}; "
+        f"next is {second['part']} with {percent(second['share'])}{_at(second)}."
+    ]
+    for frames in dict.fromkeys(cell["frames"] for cell in facts["cells"]):
+        best = {}
+        for what in ("training step", "forward"):
+            rows = [c for c in facts["cells"] if (c["peer"], c["what"], c["frames"]) == (OURS, what, frames)]
+            best[what] = max(rows, key=lambda c: c["clips_per_second"])
+        train, forward = best["training step"], best["forward"]
+        found.append(
+            f"At {frames} frames it trains {train['clips_per_second']:.3g} clips/s (batch {train['batch']}) "
+            f"and predicts {forward['clips_per_second']:.3g} clips/s (batch {forward['batch']})."
+        )
+    for peer in facts["compared_with"]:
+        slower_step, slower_forward = (
+            _range([c["times_ours"] for c in facts["cells"] if (c["peer"], c["what"]) == (peer, what)])
+            for what in ("training step", "forward")
+        )
+        found.append(
+            f"A training step takes {slower_step} times as long in the {PEER_NAMES[peer]}, "
+            f"a forward {slower_forward} times."
+        )
+    for row in facts["largest_batch"]:
+        found.append(
+            f"Largest batch of a training step at {row['frames']} frames: {row['batch']} ({row['how']})."
+        )
+    return found
+
+
+def percent(share: float) -> str:
+    """A share as 54 %."""
+    return f"{100 * share:.0f} %" if share > 0.0095 else f"{100 * share:.1f} %"
+
+
+def _range(ratios: Sequence[float]) -> str:
+    low, high = f"{min(ratios):.2f}", f"{max(ratios):.2f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _at(row: dict[str, Any]) -> str:
+    """How far a part is from what the machine reaches, in words."""
+    if "reached" not in row:
+        return ""
+    return f", at {percent(row['reached'])} of what this machine's {row['bound']} reaches"

@@ -1,0 +1,179 @@
+"""`hsta-fast profile`: measure, then write the results."""
+
+import gc
+import json
+import os
+import platform
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..environment import info
+from ..files import make_folder, write_bytes, write_text
+from ..protocol import import_matplotlib
+from ..training.setup import pick_device
+from . import page
+from .ceilings import measure_ceilings
+from .config import OURS, ProfileConfig
+from .measure import Measurement
+from .memory_used import available_bytes, largest_by_trial
+from .progress import ProfileProgress
+from .results import cell_facts, part_facts, sentences
+from .steps import DATA
+
+
+def profile(config: ProfileConfig) -> str:
+    """Profile a model on this machine, and write profile.json, trace.json.gz, figures and profile.html.
+
+    Nothing is written before all is measured.
+
+    Returns:
+        A summary of several lines.
+
+    Raises:
+        ValueError: a setting that cannot be, or a device that does not exist.
+        OSError: the folder cannot be created or written.
+    """
+    config.check()
+    device, dtype, why = pick_device(config.device, config.dtype)
+    config.check_machine(device.type)
+    # Kineto, torch's profiler, prints a line at each start and stop unless its level is above all of its own.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    progress = ProfileProgress()
+    try:
+        facts, trace = _measure(config, device, dtype, why, progress)
+    finally:
+        progress.close()
+    _write(config.out, facts, trace)
+    return f"{page.as_text(facts)}\nresults: {config.out / 'profile.html'}"
+
+
+def _measure(
+    config: ProfileConfig, device: torch.device, dtype: torch.dtype, why: str, progress: ProfileProgress
+) -> tuple[dict[str, Any], bytes]:
+    load = os.getloadavg()
+    measured = Measurement(config, device, dtype, progress)
+    progress.planned = measured.planned()
+    with progress.job("what the machine reaches", 0.0):
+        ceilings = measure_ceilings(device, dtype)
+    measured.warm_up()
+    measured.time_rounds()
+    traced, profiler = measured.trace()
+    trace = _trace_bytes(profiler)
+    largest = [] if config.quick else _largest(measured)
+    threads = torch.get_num_threads()
+    facts: dict[str, Any] = {
+        "model": config.model,
+        "image_size": config.image_size,
+        "dtype": str(dtype).removeprefix("torch."),
+        "data": DATA,
+        "compared_with": [name for name in measured.models if name != OURS],
+        "machine": {
+            "name": machine_name(device),
+            "device": str(device),
+            "threads": threads,
+            "dtype": f"{str(dtype).removeprefix('torch.')} ({why})",
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "load before": f"{load[0]:.2f} processes ran in the minute before",
+            **{name: version for name, version in info()["versions"].items() if version},
+            "python": platform.python_version(),
+        },
+        "notes": _notes(load[0], threads, device),
+        "ceilings": ceilings.to_json(),
+        "cells": cell_facts(measured),
+        "parts": [part_facts(measured, call, ceilings) for call in traced],
+        "largest_batch": largest,
+    }
+    facts["summary"] = sentences(facts)
+    return facts, trace
+
+
+def _notes(load: float, threads: int, device: torch.device) -> list[str]:
+    """What a reader of the figures must know."""
+    if device.type == "cpu" and load > 0.5 * threads:
+        return [f"The machine was busy ({load:.1f} processes ran before): times are longer, and vary."]
+    return []
+
+
+def _largest(measured: Measurement) -> list[dict[str, Any]]:
+    """The largest batch of a training step of our model, for each number of frames."""
+    found = []
+    device, timed = measured.device, measured.models[OURS]
+    for frames in dict.fromkeys(count for _, count in measured.shapes):
+        batches = [batch for batch, count in measured.shapes if count == frames]
+        if device.type == "cuda":
+            batch = largest_by_trial(lambda b, t=frames: _fits(measured, b, t), max(batches))  # type: ignore[misc]
+            found.append({"frames": frames, "batch": batch, "how": "tried"})
+            continue
+        available = available_bytes()
+        if available is None:
+            continue
+        cell = measured.cell(OURS, "training step", max(batches), frames)
+        fixed = 4 * sum(
+            p.numel() * p.element_size() for p in timed.model.parameters()
+        )  # with gradient, moments
+        per_clip = max(1, cell.memory - fixed) / cell.batch
+        batch = max(0, int((available - fixed) / per_clip))
+        how = f"an estimate: {per_clip / 1e9:.2f} GB a clip as measured, {available / 1e9:.0f} GB available"
+        found.append({"frames": frames, "batch": batch, "how": how})
+    return found
+
+
+def _fits(measured: Measurement, batch: int, frames: int) -> bool:
+    """Whether a training step of this batch runs in the memory of the CUDA device."""
+    key = (batch, frames)
+    timed = measured.models[OURS]
+    try:
+        with measured.progress.job(f"largest batch at {frames} frames: {batch}", 0.0):
+            measured.call(OURS, "training step", batch, frames)()
+            torch.cuda.synchronize(measured.device)
+        return True
+    except torch.OutOfMemoryError:
+        return False
+    finally:
+        measured.given.pop(key, None)
+        timed.step.optimizer.zero_grad(set_to_none=True)
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def machine_name(device: torch.device) -> str:
+    """The name of the processor or of the CUDA device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _trace_bytes(profiler: torch.profiler.profile) -> bytes:
+    """The trace for Perfetto, compressed."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json.gz"
+        profiler.export_chrome_trace(str(path))
+        return path.read_bytes()
+
+
+def _write(out: Path, facts: dict[str, Any], trace: bytes) -> None:
+    import_matplotlib()
+    from ..protocol.plots import png
+    from . import plots
+
+    figures = {
+        "parts.png": png(plots.parts_figure(facts)),
+        "scaling.png": png(plots.scaling_figure(facts)),
+        "roofline.png": png(plots.roofline_figure(facts)),
+    }
+    html = page.render(facts, figures)
+    text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    make_folder(out, "--out", out)
+    write_text(out / "profile.json", text)
+    write_bytes(out / "trace.json.gz", trace)
+    for name, figure in figures.items():
+        write_bytes(out / name, figure)
+    write_text(out / "profile.html", html)
