@@ -29,4 +29,10 @@ TORCH_LIBRARY_FRAGMENT(hsta_fast, m) {
       "attention_pool_bwd(Tensor dpooled, Tensor query, Tensor tokens, Tensor? extra, bool normalize, float eps, "
       "Tensor pooled, Tensor lse, Tensor? mean, Tensor? rstd, *, Tensor(a!)? dtokens, Tensor? accumulate) "
       "-> (Tensor, Tensor)");
+
+  // x (..., K), weight (N, K), or (K, N) where turned, bias (N,), all contiguous float32 and not empty
+  // -> y (..., N) = x weight' + bias, or x weight + bias, with exact GELU; and with gelu and keep the same without GELU,
+  // else (0,). CPU only.
+  m.def(
+      "linear_product(Tensor x, Tensor weight, Tensor? bias, bool turned, bool gelu, bool keep) -> (Tensor, Tensor)");
 }

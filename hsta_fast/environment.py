@@ -6,9 +6,12 @@ from typing import Any
 
 import torch
 
+from . import cpu_speed
+
 # From the op's own file: `hsta_fast.ops.attention_pool` is the function.
 from .ops.attention_pool import auto_choice as attention_pool_choice
 from .ops.cls_cross_attention import auto_choice as cls_cross_attention_choice
+from .ops.linear import auto_choice as linear_choice
 from .ops.space_time_attention import auto_choice as space_time_attention_choice
 from .ops.tubelet_embed import auto_choice as tubelet_embed_choice
 
@@ -16,6 +19,7 @@ _AUTO_CHOICES = {
     "space_time_attention": space_time_attention_choice,
     "attention_pool": attention_pool_choice,
     "cls_cross_attention": cls_cross_attention_choice,
+    "linear": linear_choice,
     "tubelet_embed": tubelet_embed_choice,
 }
 _PACKAGES = ("hsta_fast", "torch", "triton", "numpy", "opencv-python-headless", "scikit-learn")
@@ -46,7 +50,8 @@ def info(dtype: torch.dtype | None = None) -> dict[str, Any]:
 
     Returns:
         {"python": str, "versions": {package: version or None}, "threads": int,
-        "devices": {device: description}, "ops": {device: {op: {"impl": str, "reason": str}}}}
+        "devices": {device: description}, "ops": {device: {op: {"impl": str, "reason": str}}},
+        "cpu_speed": what `hsta_fast.cpu_speed` measured, or None where no product has asked yet}
     """
     devices = {
         "cpu": f"{platform.processor() or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
@@ -54,7 +59,7 @@ def info(dtype: torch.dtype | None = None) -> dict[str, Any]:
     for i in range(torch.cuda.device_count()):
         capability = ".".join(map(str, torch.cuda.get_device_capability(i)))
         devices[f"cuda:{i}"] = f"{torch.cuda.get_device_name(i)}, compute capability {capability}"
-    ops = {}
+    ops, speed = {}, cpu_speed.known()
     for name in devices:
         device = torch.device(name)
         usual = cuda_dtype(device)[0] if device.type == "cuda" else torch.float32
@@ -66,6 +71,7 @@ def info(dtype: torch.dtype | None = None) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "devices": devices,
         "ops": ops,
+        "cpu_speed": None if speed is None else speed.to_json(),
     }
 
 
@@ -78,4 +84,6 @@ def info_text(dtype: torch.dtype | None = None) -> str:
         lines.append(f"\n{device}: {description}")
         for op, choice in facts["ops"][device].items():
             lines.append(f"  {op:22s} {choice['impl']:10s} {choice['reason']}")
+    if facts["cpu_speed"] is not None:
+        lines.append(f"\n{cpu_speed.describe(facts['cpu_speed'])}")
     return "\n".join(lines)

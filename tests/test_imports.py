@@ -23,7 +23,8 @@ ARROWS: dict[str, str] = {
     "kernels": "",
     "toolchain": "threads",
     "extension": "files toolchain",
-    "ops": "reference kernels extension",
+    "cpu_speed": "extension files",
+    "ops": "cpu_speed reference kernels extension",
     "replaced": "",
     "layers": "ops replaced",
     "crossmodal": "layers ops replaced",
@@ -32,7 +33,7 @@ ARROWS: dict[str, str] = {
     "model": "crossmodal frame_checks inputs layers ops",
     "csta_maps": "crossmodal model",
     "wrappers": "model",
-    "environment": "ops",
+    "environment": "cpu_speed ops",
     "checkpoint": "files layers inputs model wrappers",
     # Data.
     "data.action_units": "",
@@ -131,7 +132,8 @@ ARROWS: dict[str, str] = {
     "training.scalars": "",
     "training.provenance": "environment model",
     "training.run_folder": "files checkpoint protocol training.run_checks",
-    "training.setup": "environment files inputs data protocol spelling training.config training.splits",
+    "training.setup": "cpu_speed environment files inputs data protocol spelling training.config "
+    "training.splits",
     "training.progress": "training.run_folder training.run_log training.scalars",
     "training.loop": "model data protocol training.config training.optim training.progress "
     "training.run_folder training.setup training.step",
