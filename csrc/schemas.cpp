@@ -44,4 +44,10 @@ TORCH_LIBRARY_FRAGMENT(hsta_fast, m) {
       "int8_linear_fwd(Tensor x, Tensor[] norm, float eps, Tensor[] linear, Tensor? residual) -> Tensor");
   // -> x + fc2(gelu(fc1(norm(x)))) (..., K).
   m.def("int8_mlp_fwd(Tensor x, Tensor[] norm, float eps, Tensor[] fc1, Tensor[] fc2) -> Tensor");
+
+  // x (..., K), weight (N, K), or (K, N) where turned, bias (N,), all contiguous float32 and not empty
+  // -> y (..., N) = x weight' + bias, or x weight + bias, with exact GELU; and with gelu and keep the same without GELU,
+  // else (0,). CPU only.
+  m.def(
+      "linear_product(Tensor x, Tensor weight, Tensor? bias, bool turned, bool gelu, bool keep) -> (Tensor, Tensor)");
 }

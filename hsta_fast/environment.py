@@ -6,12 +6,14 @@ from typing import Any
 
 import torch
 
+from . import cpu_speed
 from .ops.attention_backends import timed_faster
 
 # From the op's own file: `hsta_fast.ops.attention_pool` is the function.
 from .ops.attention_pool import auto_choice as attention_pool_choice
 from .ops.cls_cross_attention import auto_choice as cls_cross_attention_choice
 from .ops.int8_linear import auto_choice as int8_linear_choice
+from .ops.linear import auto_choice as linear_choice
 from .ops.space_time_attention import auto_choice as space_time_attention_choice
 from .ops.tubelet_embed import auto_choice as tubelet_embed_choice
 
@@ -19,6 +21,7 @@ _AUTO_CHOICES = {
     "space_time_attention": space_time_attention_choice,
     "attention_pool": attention_pool_choice,
     "cls_cross_attention": cls_cross_attention_choice,
+    "linear": linear_choice,
     "tubelet_embed": tubelet_embed_choice,
 }
 _ON_TORCH = "every op runs on torch"
@@ -72,13 +75,14 @@ def info(dtype: torch.dtype | None = None) -> dict[str, Any]:
 
     Returns:
         {"python": str, "versions": {package: version or None}, "threads": int,
-        "devices": {device: description}, "ops": {device: {op: {"impl": str, "reason": str}}}}
+        "devices": {device: description}, "ops": {device: {op: {"impl": str, "reason": str}}},
+        "cpu_speed": what `hsta_fast.cpu_speed` measured, or None where no product has asked yet}
     """
     devices = {
         "cpu": f"{platform.processor() or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
     }
     devices |= {name: describe_gpu(torch.device(name)) for name in _gpus()}
-    ops = {}
+    ops, speed = {}, cpu_speed.known()
     for name in devices:
         device = torch.device(name)
         usual = cuda_dtype(device)[0] if device.type == "cuda" else torch.float32
@@ -96,6 +100,7 @@ def info(dtype: torch.dtype | None = None) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "devices": devices,
         "ops": ops,
+        "cpu_speed": None if speed is None else speed.to_json(),
     }
 
 
@@ -108,4 +113,6 @@ def info_text(dtype: torch.dtype | None = None) -> str:
         lines.append(f"\n{device}: {description}")
         for op, choice in facts["ops"][device].items():
             lines.append(f"  {op:22s} {choice['impl']:10s} {choice['reason']}")
+    if facts["cpu_speed"] is not None:
+        lines.append(f"\n{cpu_speed.describe(facts['cpu_speed'])}")
     return "\n".join(lines)

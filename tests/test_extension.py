@@ -126,7 +126,7 @@ def test_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "home", nobody)
     for name in ("HSTA_FAST_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    assert extension._cache() == Path(tempfile.gettempdir()) / "hsta_fast"
+    assert extension.cache_folder() == Path(tempfile.gettempdir()) / "hsta_fast"
 
 
 def test_the_cuda_binding_implements_what_the_schemas_name() -> None:

@@ -7,7 +7,15 @@ from tests.forked import Forked
 
 IMPORTED = ("hsta_fast.cli", "hsta_fast.training.runner")  # what the command finds imported
 # The smallest model, and its training in seconds: flags of `train` and of `prepare`.
-SMALL = ("--model=hsta_tiny", "--num-layers=1", "--n-video=1", "--image-size=32", "--num-frames=2")
+# float32, because "auto" depends on the machine.
+SMALL = (
+    "--model=hsta_tiny",
+    "--num-layers=1",
+    "--n-video=1",
+    "--image-size=32",
+    "--num-frames=2",
+    "--dtype=float32",
+)
 QUICK = (
     *(*SMALL, "--epochs=1", "--warmup-epochs=1", "--protocol=kfold", "--folds=2", "--batch-size=6"),
     "--labels=emotion3",
