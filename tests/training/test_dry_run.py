@@ -60,7 +60,7 @@ def test_a_device_without_enough_memory_names_the_flags_that_save_it(
 ) -> None:
     """In one line, of which torch says the first part."""
 
-    def backward(*_: object) -> None:
+    def backward(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has less")
 
     monkeypatch.setattr(TrainStep, "backward", backward)
