@@ -22,10 +22,11 @@ from .data import DatasetName
 from .extension import PARTS, BuildError, kept, load, missing
 from .files import reason, write_text
 from .help_text import examples_of, overview
+from .profiling.config import ProfileConfig
 from .spelling import did_you_mean
 from .synth import SynthConfig
 from .training import stopping
-from .training.config import RECIPES, Dtype, Recipe, TrainConfig, recipe_config
+from .training.config import RECIPES, Recipe, TrainConfig, recipe_config
 from .training.config_file import read_settings
 from .training.optim import NonFiniteLossError
 from .training.setting_groups import SettingGroups
@@ -111,11 +112,11 @@ def _train(recipe: Recipe = "paper", config: Path | None = None, *, settings: Se
         settings: the settings.
     """
     from .training import runner
-    from .training.setup import pick_device
+    from .training.setup import find_device
 
     checked = _checked(settings)
     with as_usage_error():
-        pick_device(checked.device, checked.dtype)
+        find_device(checked.device)
     stopping.listen()
     runner.main(checked)
 
@@ -227,13 +228,13 @@ def _ablate(
         settings: the settings.
     """
     from .training.ablate import ablate, check_rows
-    from .training.setup import pick_device
+    from .training.setup import find_device
     from .training.workers import workers
 
     checked = _checked(settings)
     with as_usage_error():
         check_rows(table, rows)
-        pick_device(checked.device, checked.dtype)
+        find_device(checked.device)
     stopping.listen()
     text = ablate(checked, table, rows)
     if workers().is_main:
@@ -251,54 +252,14 @@ def _info(json: bool = False) -> None:
     print(dumps(info(), indent=2) if json else info_text())
 
 
-def _profile(
-    model: str = "hsta_base",
-    batch_sizes: str | None = None,
-    frames: str | None = None,
-    image_size: int = 224,
-    dtype: Dtype = "auto",
-    device: str = "auto",
-    out: Path = Path("profile"),
-    against: str | None = None,
-    seconds: float = 60.0,
-    quick: bool = False,
-) -> None:
-    """Show where the time and the memory of the model go on this machine.
-
-    Clips per second and memory over batch sizes and frames, time by part, and the share of what the machine
-    reaches. Writes profile.html, profile.json, figures and a trace for Perfetto.
-
-    Args:
-        model: hsta_tiny, hsta_small or hsta_base.
-        batch_sizes: clips in a batch, such as 1,2,4; by default 1,2 on the CPU and 1,8,32 on CUDA.
-        frames: video frames of a clip, such as 6,16; by default 6,16 on the CPU and 6,16,32 on CUDA.
-        image_size: height and width of the frames in pixels.
-        dtype: of the matrix products; auto: as in training.
-        device: auto, cpu, cuda or cuda:0.
-        out: folder of the results.
-        against: what to time too, such as compiled,published: eager (this package, which is always timed),
-            compiled (by torch.compile), published (the published model), published-sdpa (with torch's fused
-            attention).
-        seconds: about how long the timed rounds may take together; each shape has two at least.
-        quick: the smallest batch and the fewest frames only.
-    """
-    from .profiling.config import ProfileConfig, integers, peers
+def _profile(config: Annotated[ProfileConfig, tyro.conf.arg(name="")]) -> None:
+    """Show where the time and the memory of the model go on this machine."""
     from .profiling.run import profile
+    from .training.setup import pick_device
 
     with as_usage_error():
-        config = ProfileConfig(
-            model=model,
-            batch_sizes=integers(batch_sizes, "--batch-sizes"),
-            frames=integers(frames, "--frames"),
-            image_size=image_size,
-            dtype=dtype,
-            device=device,
-            out=out,
-            against=peers(against),
-            seconds=seconds,
-            quick=quick,
-        )
         config.check()
+        pick_device(config.device, config.dtype)
     print(profile(config))
 
 

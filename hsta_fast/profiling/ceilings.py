@@ -25,15 +25,12 @@ class Ceilings:
 
 
 def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
-    """Measure for about two seconds: products in float32, bfloat16 and `dtype`, and a copy."""
+    """Measure for about a second: products in float32, bfloat16 and `dtype`, and a copy."""
     cuda = device.type == "cuda"
-    side, size = (8192, 1 << 30) if cuda else (2048, 1 << 28)
+    side, size = (8192, 1 << 30) if cuda else (1024, 1 << 27)
     products = {}
     for kind in dict.fromkeys((torch.float32, torch.bfloat16, dtype)):
-        # Where a processor lacks instructions for 16 bits, the large product would take half a minute.
-        small = _product(256, kind, device)
-        width = side if cuda or small > 2e10 else 512
-        products[str(kind).removeprefix("torch.")] = max(small, _product(width, kind, device))
+        products[str(kind).removeprefix("torch.")] = _product(side, kind, device)
     source = torch.ones(size // 4, device=device)
     target = torch.empty_like(source)
     return Ceilings(products, 2 * size / _best(lambda: target.copy_(source), device))
@@ -47,10 +44,10 @@ def _product(side: int, dtype: torch.dtype, device: torch.device) -> float:
 
 
 def _best(run: Callable[[], object], device: torch.device) -> float:
-    """The shortest of at least 5 calls, in seconds, after one that is not counted; at most about 0.5 s."""
+    """The shortest of at least 3 calls, in seconds, after one that is not counted; about 0.3 s if that do."""
     times: list[float] = []
     begun = time.perf_counter()
-    while len(times) < 6 or (time.perf_counter() - begun < 0.5 and len(times) < 50):
+    while len(times) < 4 or (time.perf_counter() - begun < 0.3 and len(times) < 50):
         times.append(seconds_of(run, device))
     return min(times[1:])
 

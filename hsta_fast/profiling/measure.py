@@ -12,6 +12,7 @@ import torch
 from ..data import Batch
 from ..model import HSTA, HSTAConfig
 from ..published import PublishedHSTA
+from ..recompute import set_memory
 from .ceilings import seconds_of
 from .config import OURS, Peer, ProfileConfig
 from .memory_used import held_bytes, peak_bytes
@@ -100,7 +101,8 @@ class Measurement:
         self.shapes = config.shapes(device.type)
         torch.manual_seed(0)
         model = HSTA(self.architecture).to(device)
-        names: tuple[Peer, ...] = tuple(dict.fromkeys((OURS, *config.against)))
+        set_memory(model, config.memory)
+        names = config.peers()
         self.models = {name: self._timed(name, model) for name in names}
         self.given: dict[tuple[int, int], Iterator[Batch]] = {}
         self.cells = [

@@ -57,10 +57,10 @@ def _how_parts(facts: dict[str, Any]) -> str:
     low, high = min(overheads), max(overheads)
     return (
         "From torch's profiler, one call each. Parts of the backward are those of the forward operations "
-        "that it differentiates. Other is the rest: Python between the operations, and on CUDA the time in which "
-        f"the device waits. The profiled calls took {100 * low:+.1f} to {100 * high:+.1f} % longer than the "
-        "median without the profiler (noise of the machine included); the times are scaled to that median. "
-        "trace.json.gz has the first call; open it on ui.perfetto.dev."
+        "that it differentiates. Other is the rest: Python between the operations, and on CUDA the time in "
+        f"which the device waits. The profiled calls took {100 * low:+.1f} to {100 * high:+.1f} % longer "
+        "than the median without the profiler (noise of the machine included); the times are scaled to that "
+        "median. trace.json.gz has the first call; open it on ui.perfetto.dev."
     )
 
 

@@ -57,12 +57,14 @@ class StepTimes:
             what the device waited.
         total: of the whole step, by a clock outside of the profiler.
         on_device: whether the seconds are those of kernels.
+        gelu_apart: whether GELU was an operation of its own, not part of a product.
         kernels: on CUDA, (name, number, seconds) of the kernels that took longest.
     """
 
     seconds: dict[Key, float]
     total: float
     on_device: bool = False
+    gelu_apart: bool = True
     kernels: list[tuple[str, int, float]] = field(default_factory=list)
 
 
@@ -153,7 +155,7 @@ def _times(events: Sequence[Any], *, on_device: bool) -> StepTimes:
     named = {key: value for key, value in seconds.items() if key[0] != "other"}
     named[("other", "update")] = max(0.0, total - sum(named.values()))
     longest = sorted(((n, len(t), sum(t)) for n, t in kernels.items()), key=lambda row: -row[2])
-    return StepTimes(named, total, on_device, longest[:12])
+    return StepTimes(named, total, on_device, forward.gelu_apart, longest[:12])
 
 
 def _is_on_device(event: Any) -> bool:
@@ -166,6 +168,7 @@ class _Forward:
     def __init__(self) -> None:
         self.keys: dict[int, Key] = {}
         self.by_sequence: dict[tuple[int, int], Part] = {}  # of the operations that autograd recorded
+        self.gelu_apart = False
 
     def visit(self, event: Any, range_name: str = "", part: Part = "other") -> None:
         """Note the part of `event` and of those in it, unless they belong to the backward."""
@@ -181,6 +184,7 @@ class _Forward:
             range_name, part = "optimiser", "optimiser"
         elif range_name == _USTA and part in ("other", "USTA pointwise"):
             part = next((part for pattern, part in _BY_NAME if pattern.search(name)), "USTA pointwise")
+            self.gelu_apart = self.gelu_apart or (part == "USTA pointwise" and "gelu" in name)
         elif range_name == "head and loss" and _BY_NAME[0][0].search(name):
             part = "norms"
         direction: Direction = "update" if part in ("optimiser", "data") else "forward"

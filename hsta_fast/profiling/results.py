@@ -61,6 +61,7 @@ def part_facts(measured: Measurement, traced: Traced, ceilings: Ceilings) -> dic
         traced.frames,
         measured.config.image_size,
         itemsize=2 if dtype in _16_BITS else 4,
+        gelu_apart=traced.times.gelu_apart,
     )
     seconds: dict[Part, dict[str, float]] = defaultdict(dict)
     for (part, direction), value in traced.times.seconds.items():

@@ -13,6 +13,7 @@ import torch
 
 from ..environment import info
 from ..files import make_folder, write_bytes, write_text
+from ..memory import account
 from ..protocol import import_matplotlib
 from ..training.setup import pick_device
 from . import page
@@ -68,6 +69,7 @@ def _measure(
     facts: dict[str, Any] = {
         "model": config.model,
         "image_size": config.image_size,
+        "memory": config.memory,
         "dtype": str(dtype).removeprefix("torch."),
         "data": DATA,
         "compared_with": [name for name in measured.models if name != OURS],
@@ -101,25 +103,40 @@ def _notes(load: float, threads: int, device: torch.device) -> list[str]:
 def _largest(measured: Measurement) -> list[dict[str, Any]]:
     """The largest batch of a training step of our model, for each number of frames."""
     found = []
-    device, timed = measured.device, measured.models[OURS]
+    device = measured.device
     for frames in dict.fromkeys(count for _, count in measured.shapes):
-        batches = [batch for batch, count in measured.shapes if count == frames]
         if device.type == "cuda":
+            batches = [batch for batch, count in measured.shapes if count == frames]
             batch = largest_by_trial(lambda b, t=frames: _fits(measured, b, t), max(batches))  # type: ignore[misc]
             found.append({"frames": frames, "batch": batch, "how": "tried"})
             continue
         available = available_bytes()
         if available is None:
             continue
-        cell = measured.cell(OURS, "training step", max(batches), frames)
-        fixed = 4 * sum(
-            p.numel() * p.element_size() for p in timed.model.parameters()
-        )  # with gradient, moments
-        per_clip = max(1, cell.memory - fixed) / cell.batch
-        batch = max(0, int((available - fixed) / per_clip))
-        how = f"an estimate: {per_clip / 1e9:.2f} GB a clip as measured, {available / 1e9:.0f} GB available"
+        with measured.progress.job(f"largest batch at {frames} frames", 0.0):
+            batch = _by_account(measured, frames, available)
+        how = f"an estimate by account, for the {available / 1e9:.0f} GB available"
         found.append({"frames": frames, "batch": batch, "how": how})
     return found
+
+
+def _by_account(measured: Measurement, frames: int, available: int) -> int:
+    """The largest batch whose training step fits into `available` bytes, by the account of two large ones."""
+    sizes = (64, 128)
+    few, many = (
+        account(
+            measured.architecture,
+            batch=batch,
+            num_frames=frames,
+            image_size=measured.config.image_size,
+            dtype=measured.dtype,
+            memory=measured.config.memory,
+            device="cpu",
+        ).peak
+        for batch in sizes
+    )
+    per_clip = (many - few) / (sizes[1] - sizes[0])
+    return max(0, int((available - few) / per_clip) + sizes[0])
 
 
 def _fits(measured: Measurement, batch: int, frames: int) -> bool:

@@ -51,7 +51,13 @@ def tokens(config: HSTAConfig, frames: int, image_size: int) -> tuple[int, int]:
 
 
 def work_of(
-    config: HSTAConfig, batch: int, frames: int, image_size: int, *, itemsize: int = 4
+    config: HSTAConfig,
+    batch: int,
+    frames: int,
+    image_size: int,
+    *,
+    itemsize: int = 4,
+    gelu_apart: bool = True,
 ) -> dict[tuple[Part, Direction], Work]:
     """The work of one training step of a model of both branches, with CSTA; its forward is that of inference.
 
@@ -61,6 +67,7 @@ def work_of(
         frames: T, video frames.
         image_size: height and width in pixels.
         itemsize: bytes of a number in the products; parameters have 4.
+        gelu_apart: whether GELU reads and writes memory of its own; in a product it moves no more bytes.
     """
     found: dict[tuple[Part, Direction], Work] = defaultdict(Work)
 
@@ -95,8 +102,8 @@ def work_of(
         scores = batch * (N + 1) ** 2 * C
         add("USTA attention", "forward", blocks * 4 * scores, blocks * 4 * numbers)
         add("USTA attention", "backward", blocks * 8 * scores, blocks * 8 * numbers)
-        wide = hidden / C * numbers  # the hidden layer
-        gelu = _GELU * rows * hidden
+        wide = hidden / C * numbers * gelu_apart  # bytes of the hidden layer
+        gelu = _GELU * rows * hidden * gelu_apart
         add("USTA pointwise", "forward", blocks * (gelu + 2 * rows * C), blocks * (2 * wide + 6 * numbers))
         add("USTA pointwise", "backward", blocks * (gelu + 2 * rows * C), blocks * (3 * wide + 6 * numbers))
         norms = 2 * blocks + 1
@@ -107,18 +114,18 @@ def work_of(
         read = batch * N * pixels + 4 * C * pixels
         add("embedding", "forward", 2 * batch * N * C * pixels, read + numbers)
         add("embedding", "backward", 2 * batch * N * C * pixels, read + numbers)
-        parameters += blocks * (weights + 9 * C + hidden) + (pixels + 2) * C
+        parameters += blocks * (weights + 8 * C + hidden) + (pixels + 2) * C
 
         other, K = config.widths[1 - d], config.num_layers  # the CLS of the other branch asks these tokens
         pool = 4 * batch * config.num_heads[d] * N * C
         small = 2 * other * C + 4 * C * C  # from one width to the other and back; query, keys, values, output
         add("CSTA", "forward", K * (pool + 2 * batch * small), K * (4 * small + numbers))
         add("CSTA", "backward", K * 2 * (pool + 2 * batch * small), K * (8 * small + 3 * numbers))
-        parameters += K * (small + 8 * C + 2 * other)
+        parameters += K * (small + 9 * C + 3 * other)
     features = sum(config.widths)
     add("head and loss", "forward", 2 * batch * features * config.num_classes, 0)
     add("head and loss", "backward", 4 * batch * features * config.num_classes, 0)
-    parameters += features * (config.num_classes + 2)
+    parameters += features * (config.num_classes + 2) + config.num_classes
     add(
         "optimiser", "update", _ADAM * parameters, 7 * 4 * parameters
     )  # reads p, g and two moments; writes three

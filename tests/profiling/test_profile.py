@@ -1,0 +1,140 @@
+"""`hsta-fast profile`: what it leaves on disk, and what it refuses."""
+
+import gzip
+import json
+import re
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+
+import pytest
+import torch
+
+from hsta_fast.model import HSTAConfig, model_config
+from hsta_fast.profiling import run as run_file
+from hsta_fast.profiling.config import ProfileConfig
+from hsta_fast.profiling.memory_used import largest_by_trial, peak_bytes
+from hsta_fast.profiling.run import profile
+from tests.test_cli import refusal, run
+
+SMALL = ("profile", "--model=hsta_tiny", "--image-size=32", "--device=cpu")
+FILES = ["parts.png", "profile.html", "profile.json", "roofline.png", "scaling.png", "trace.json.gz"]
+
+
+class OneLayer(ProfileConfig):
+    """Of a model with one layer, which is quick."""
+
+    def architecture(self) -> HSTAConfig:
+        return model_config(self.model, num_layers=1)
+
+
+def test_a_profile(tmp_path: Path) -> None:
+    out = tmp_path / "profile"
+    config = OneLayer(
+        **{"model": "hsta_tiny", "image_size": 32, "device": "cpu", "out": out, "seconds": 0.1},
+        **{"batch_sizes": "1,2", "frames": "2", "against": "published"},
+    )
+    text = profile(config)
+    assert sorted(path.name for path in out.iterdir()) == FILES
+    facts = json.loads((out / "profile.json").read_text())
+    assert facts["compared_with"] == ["published"]
+    assert len(facts["cells"]) == 8, "two models, two calls, two shapes"
+    for cell in facts["cells"]:
+        assert cell["rounds"] >= 2 and cell["fastest"] <= cell["seconds"] <= cell["slowest"]
+        assert cell["memory_bytes"] > 1e6 and cell["clips_per_second"] * cell["seconds"] == pytest.approx(
+            cell["batch"]
+        )
+    assert [(call["peer"], call["what"], call["batch"], call["frames"]) for call in facts["parts"]] == [
+        (peer, what, 2, 2) for what in ("training step", "forward") for peer in ("eager", "published")
+    ]
+    for call in facts["parts"]:
+        assert sum(row["seconds"] for row in call["parts"]) == pytest.approx(call["seconds"], rel=0.05)
+    products = facts["parts"][0]["parts"][0]
+    assert products["part"] == "USTA products" and products["bound"] == "matrix product"
+    assert products["reached"] == pytest.approx(
+        products["flops_per_second"] / facts["ceilings"]["products"]["float32"]
+    )
+    assert [row["frames"] for row in facts["largest_batch"]] == [2]
+    assert all(sentence in text for sentence in facts["summary"])
+    assert re.match(r"\d+ % of a training step \(batch 2, 2 frames\) is ", facts["summary"][0])
+    for name in ("parts.png", "roofline.png", "scaling.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+    html = (out / "profile.html").read_text()
+    assert facts["summary"][0] in unescape(html) and not re.search(r'(src|href)="(?!data:)', html)
+    events = json.loads(gzip.decompress((out / "trace.json.gz").read_bytes()))["traceEvents"]
+    assert any("USTA attention" in event.get("name", "") for event in events)
+
+
+def test_nothing_is_written_where_it_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_file, "measure_ceilings", interrupted)
+    out = tmp_path / "profile"
+    with pytest.raises(SystemExit) as stop:
+        run(monkeypatch, *SMALL, "--quick", "--frames=2", f"--out={out}")
+    assert stop.value.code == 130 and not out.exists()
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--model=hsta_bse",), "--model expected one of hsta_tiny, hsta_small, hsta_base, got 'hsta_bse'"),
+        (("--batch-sizes=0,2",), "--batch-sizes expected integers >= 1, got 0"),
+        (("--batch-sizes=1;2",), "--batch-sizes expected integers with commas between them, got '1;2'"),
+        (("--frames=6,7",), "--frames expected multiples of 2, the tubelet's frames, got 7"),
+        (("--image-size=8",), "--image-size expected at least 16 pixels, a patch, got 8"),
+        (("--against=torch",), "--against expected some of eager, compiled, published, published-sdpa"),
+        (("--seconds=0",), "--seconds expected a number > 0, got 0"),
+    ],
+)
+def test_flags_that_cannot_be(monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], words: str) -> None:
+    assert words in refusal(monkeypatch, "profile", *flags, status=2)
+
+
+def test_what_the_machine_cannot_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("mine")
+    said = refusal(monkeypatch, *SMALL, f"--out={tmp_path / 'file'}")
+    assert "--out expected a folder" in said and "it is a file" in said
+    said = refusal(monkeypatch, *SMALL, f"--out={tmp_path / 'file' / 'below'}")
+    assert "--out expected a folder that can be created and written" in said
+    said = refusal(monkeypatch, "profile", "--device=tpu", f"--out={tmp_path / 'out'}", status=2)
+    assert "--device expected" in said
+    monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
+    said = refusal(monkeypatch, *SMALL, "--against=compiled", f"--out={tmp_path / 'out'}")
+    assert "--against compiled expected a C++ compiler" in said
+    assert (tmp_path / "file").read_text() == "mine" and not (tmp_path / "out").exists()
+
+
+def test_shapes() -> None:
+    config = ProfileConfig(batch_sizes="4,1", frames="16,6")
+    assert config.shapes("cpu") == [(1, 6), (4, 6), (1, 16), (4, 16)]
+    assert ProfileConfig().shapes("cuda")[-1] == (32, 32)
+    assert replace(config, quick=True).shapes("cpu") == [(1, 6)]
+    assert replace(config, against="published,compiled").peers() == ("eager", "compiled", "published")
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3, 37, 64, 1000])
+def test_the_largest_batch_by_trial(limit: int) -> None:
+    tried: list[int] = []
+
+    def fits(batch: int) -> bool:
+        tried.append(batch)
+        return batch <= limit
+
+    found = largest_by_trial(fits, 8, most=512)
+    assert found <= limit and len(tried) < 14
+    assert found == 512 if limit > 512 else found >= limit - max(1, limit // 16)
+
+
+def test_peak_bytes() -> None:
+    def run() -> None:
+        a = torch.ones(1000, 1000)
+        b = a + 1
+        del a
+        (b * 2).sum()
+
+    assert peak_bytes(run, torch.device("cpu")) == pytest.approx(8e6, rel=0.01)
