@@ -32,8 +32,14 @@ class OneLayer(ProfileConfig):
 def test_a_profile(tmp_path: Path) -> None:
     out = tmp_path / "profile"
     config = OneLayer(
-        **{"model": "hsta_tiny", "image_size": 32, "device": "cpu", "out": out, "seconds": 0.1},
-        **{"batch_sizes": "1,2", "frames": "2", "against": "published"},
+        model="hsta_tiny",
+        image_size=32,
+        device="cpu",
+        out=out,
+        seconds=0.1,
+        batch_sizes="1,2",
+        frames="2",
+        against="published",
     )
     text = profile(config)
     assert sorted(path.name for path in out.iterdir()) == FILES
