@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest
 # What the demonstration trains: HSTA at small widths on 960 rendered clips of 40 subjects, four folds of whole subjects.
 TRAIN_FLAGS ?= --model hsta_tiny --num-layers 2 --n-video 1 --image-size 112 --labels emotion3 \
 	--protocol kfold --folds 4 --epochs 12 --warmup-epochs 1 --lr 5e-4 --batch-size 18 --clip-grad 1.0 \
-	--balance matched --flip --crop 2
+	--balance matched --flip --crop 2 --dtype float32
 
 .PHONY: env train test test-full check lint bench docs gpu resources compat cuda-build clean help
 

@@ -42,17 +42,20 @@ def parameters(C: int, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
     return matrices | vectors
 
 
-def projected(rows: Tensor, given: dict[str, Tensor]) -> Iterator[Tensor]:
+def projected(rows: Tensor, given: dict[str, Tensor]) -> list[Tensor]:
     """Rows [cls ; tokens] (B, 1 + N, C) -> q (B, H, 1, D), k and v (B, H, 1 + N, D), normalised first."""
     y = F.layer_norm(rows, rows.shape[-1:], given["norm_weight"], given["norm_bias"], 1e-6)
-    for n, x in {"q": y[:, :1], "k": y, "v": y}.items():
-        yield F.linear(x, given[f"{n}_weight"], given[f"{n}_bias"]).unflatten(-1, (HEADS, -1)).transpose(1, 2)
+    return [
+        F.linear(x, given[f"{n}_weight"], given[f"{n}_bias"]).unflatten(-1, (HEADS, -1)).transpose(1, 2)
+        for n, x in {"q": y[:, :1], "k": y, "v": y}.items()
+    ]
 
 
 def materialised(given: dict[str, Tensor]) -> Tensor:
     """The usual formulation: [cls ; tokens], norm, keys and values of every row, attention of one query."""
     rows = torch.cat([given["cls"].unsqueeze(1), given["tokens"]], 1)
-    return F.scaled_dot_product_attention(*projected(rows, given)).flatten(1)
+    q, k, v = projected(rows, given)
+    return F.scaled_dot_product_attention(q, k, v).flatten(1)
 
 
 def ours(impl: str) -> Cross:

@@ -45,7 +45,7 @@ CASES = {
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("faces")
-    return render(SynthConfig(out=out, subjects=2, clips_per_subject=12, size=112))
+    return render(SynthConfig(out=out, subjects=2, clips_per_subject=6, size=112))
 
 
 def resized(faces: Path, out: Path, shape: tuple[int, int]) -> ClipTable:

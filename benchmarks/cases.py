@@ -46,7 +46,7 @@ class Place:
     def compile(self, function: Callable[..., Any], mode: str | None = None) -> Callable[..., Any]:
         """`mode` is one of inductor's."""
         own = {"mode": mode} if mode is not None and self.backend == "inductor" else {"backend": self.backend}
-        return torch.compile(function, dynamic=False, **own)  # type: ignore[call-overload,no-any-return]
+        return torch.compile(function, dynamic=False, **own)  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,13 @@
 """The end of a run of the benchmarks: one line per group with its verdict, the targets, what was left out."""
 
+import os
 from collections.abc import Mapping, Sequence
 
 from benchmarks.compare import OURS, PRODUCT
 from benchmarks.entries import Entry
 from benchmarks.targets import TARGETS, Ratio, Target, Verdict, median_ms, ratio, verdict
 
+BUSY = 1.5  # load for each core; the benchmarks themselves give 1
 PUBLISHED = "published"  # the peer that is always named, in files of the model's parts
 
 
@@ -64,6 +66,9 @@ def summary(entries: Sequence[Entry], left_out: Mapping[str, str]) -> list[str]:
     lines = ["medians of rounds in turn with the peers; in brackets the quartiles of the rounds' ratios"]
     for entry in entries:
         lines += group_lines(entry)
+    busiest = max((entry["load"] for entry in entries), default=0.0)
+    if busiest > BUSY * (os.cpu_count() or 1):
+        lines += ["", f"the machine was busy (load {busiest:.1f}): times are too long, ratios less so"]
     groups = {entry["group"] for entry in entries}
     chosen = [target for target in TARGETS if target.group in groups]
     if chosen:

@@ -1,4 +1,4 @@
-"""Time the configurations of every kernel on this device; launchers then use the fastest.
+"""Time the configurations of every kernel on this device, and torch's attention; the fastest are then used.
 
     PYTHONPATH=. python benchmarks/tune.py --limit 150
 
@@ -27,6 +27,7 @@ from triton.runtime.driver import driver
 
 from benchmarks.cases import FLUSH, round_on_cuda
 from benchmarks.entries import append
+from benchmarks.tune_attention import time_backends
 from hsta_fast.files import write_text
 from hsta_fast.kernels import attention_pool_configs as pool_configs
 from hsta_fast.kernels import space_time_attention_configs as attention_configs
@@ -38,6 +39,7 @@ from hsta_fast.kernels.space_time_attention import space_time_attention_bwd, spa
 HEADS = 12
 GAIN = 1.03  # a configuration must be this much faster than the shipped one
 _ROUNDS = 10
+_BACKENDS_SECONDS = 20.0  # of the limit, for torch's backends of attention
 
 Run = Callable[[], Sequence[Tensor]]
 
@@ -150,6 +152,13 @@ def seconds_of(run: Run) -> float:
     return statistics.median(round_on_cuda(run, flush)[0] for _ in range(_ROUNDS)) / 1e3
 
 
+def noted(entries: Path | None, case: str, **what: Any) -> None:
+    """Print what was found, and add it to the entries of `make gpu`."""
+    print(f"{case}: {', '.join(f'{name} {value}' for name, value in what.items())}", flush=True)
+    if entries is not None:
+        append(entries, {"case": f"tune {case}"} | what)
+
+
 def said(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:100]}"
 
@@ -209,9 +218,7 @@ def tune(
     """
 
     def note(case: Case, **what: Any) -> None:
-        print(f"{case.key}: {', '.join(f'{name} {value}' for name, value in what.items())}", flush=True)
-        if entries is not None:
-            append(entries, {"case": f"tune {case.key}"} | what)
+        noted(entries, case.key, **what)
 
     until = time.monotonic() + limit
     found: dict[str, Any] = {}
@@ -251,8 +258,10 @@ def main() -> int:
     device = device_of(torch.device("cuda"))
     given = list(cases(device))
     compile_ahead(device.name, given, limit=arguments.limit / 2)
-    left = arguments.limit - (time.monotonic() - start)
+    left = arguments.limit - (time.monotonic() - start) - _BACKENDS_SECONDS
     found = tune(device.name, given, left, folder=arguments.folder, entries=arguments.entries)
+    until, note = start + arguments.limit, partial(noted, arguments.entries)
+    time_backends(device.name, until, seconds_of=seconds_of, alike=alike, note=note, folder=arguments.folder)
     return int(not found)
 
 

@@ -30,10 +30,24 @@ TORCH_LIBRARY_FRAGMENT(hsta_fast, m) {
       "Tensor pooled, Tensor lse, Tensor? mean, Tensor? rstd, *, Tensor(a!)? dtokens, Tensor? accumulate) "
       "-> (Tensor, Tensor)");
 
+  // q (B, N, H, D), k and v (B, M, H, D), float32 or bfloat16, of last stride 1, N, M and D > 0 -> out (B, N, H, D),
+  // stats (B, H, 2, N) float32: per query the largest |scale| log2(e) score, and the sum of 2^(score - that).
+  m.def("space_time_attention_fwd(Tensor q, Tensor k, Tensor v, float scale) -> (Tensor, Tensor)");
+  // Fills dq, dk, dv, shapes of q, k, v and last stride 1.
+  m.def(
+      "space_time_attention_bwd(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor out, Tensor stats, float scale, *, "
+      "Tensor(a!) dq, Tensor(b!) dk, Tensor(c!) dv) -> ()");
+
   // x (..., K) float32; norm: weight and bias of a layer norm over K, or none; linear: weight (ceil(O / 64), ceil(K / 4),
   // 64, 4) int8, step (O,), sums (O,) int32, bias (O,); residual (..., O) -> residual + linear(norm(x)) (..., O).
   m.def(
       "int8_linear_fwd(Tensor x, Tensor[] norm, float eps, Tensor[] linear, Tensor? residual) -> Tensor");
   // -> x + fc2(gelu(fc1(norm(x)))) (..., K).
   m.def("int8_mlp_fwd(Tensor x, Tensor[] norm, float eps, Tensor[] fc1, Tensor[] fc2) -> Tensor");
+
+  // x (..., K), weight (N, K), or (K, N) where turned, bias (N,), all contiguous float32 and not empty
+  // -> y (..., N) = x weight' + bias, or x weight + bias, with exact GELU; and with gelu and keep the same without GELU,
+  // else (0,). CPU only.
+  m.def(
+      "linear_product(Tensor x, Tensor weight, Tensor? bias, bool turned, bool gelu, bool keep) -> (Tensor, Tensor)");
 }

@@ -11,6 +11,7 @@
 
 #include <memory>
 
+#include "transpose.h"
 #include "video_patches.h"
 
 namespace hsta_fast {

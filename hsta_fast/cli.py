@@ -112,11 +112,11 @@ def _train(recipe: Recipe = "paper", config: Path | None = None, *, settings: Se
         settings: the settings.
     """
     from .training import runner
-    from .training.setup import pick_device
+    from .training.setup import find_device
 
     checked = _checked(settings)
     with as_usage_error():
-        pick_device(checked.device, checked.dtype)
+        find_device(checked.device)
     stopping.listen()
     runner.main(checked)
 
@@ -228,13 +228,13 @@ def _ablate(
         settings: the settings.
     """
     from .training.ablate import ablate, check_rows
-    from .training.setup import pick_device
+    from .training.setup import find_device
     from .training.workers import workers
 
     checked = _checked(settings)
     with as_usage_error():
         check_rows(table, rows)
-        pick_device(checked.device, checked.dtype)
+        find_device(checked.device)
     stopping.listen()
     text = ablate(checked, table, rows)
     if workers().is_main:

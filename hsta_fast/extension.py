@@ -187,12 +187,17 @@ def _plan(part: str) -> _Plan:
     digest = hashlib.sha256("\0".join(toolchain.facts(recipe)).encode())
     for path in read:
         digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
-    return _Plan(recipe, _cache() / f"hsta_fast-{part}-{digest.hexdigest()[:16]}.so")
+    return _Plan(recipe, cache_folder() / f"hsta_fast-{part}-{digest.hexdigest()[:16]}.so")
 
 
 def kept(library: Path) -> bool:
     """Whether other processes will find the library. False if the cache cannot be written."""
-    return library.parent == _cache()
+    return library.parent == cache_folder()
+
+
+def library_name(part: str) -> str | None:
+    """The name of a part's library, which changes with all that it depends on; None if `missing`."""
+    return None if missing(part) else _plan(part).library.stem
 
 
 def _load(part: str, again: bool) -> Path:
@@ -316,7 +321,8 @@ def _build(part: str, library: Path, recipe: toolchain.Recipe) -> Path:
     return library
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Where libraries, and what was measured of this CPU, are kept."""
     if named := os.environ.get("HSTA_FAST_CACHE"):
         return Path(os.path.expanduser(named)).absolute()
     try:

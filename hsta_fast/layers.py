@@ -92,6 +92,15 @@ class TubeletEmbed(nn.Module):
         return tokens.to(dtype)
 
 
+def product(layer: nn.Module, x: Tensor, *, gelu: bool = False) -> Tensor:
+    """`layer(x)` of an nn.Linear, then GELU with `gelu`: in one op where the layer is plain."""
+    if is_plain(layer, nn.Linear) and not any_global_hook():
+        linear = cast(nn.Linear, layer)
+        return ops.linear(x, linear.weight, linear.bias, gelu=gelu)
+    y = layer(x)
+    return F.gelu(y) if gelu else y
+
+
 class SpaceTimeAttention(nn.Module):
     """Self-attention over all space-time tokens (B, N, C) -> (B, N, C), Eq. 2 and 3.
 
@@ -120,13 +129,13 @@ class SpaceTimeAttention(nn.Module):
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         projection = self.qkv
         if is_plain(projection, nn.Linear) and not has_bias(projection) and not any_global_hook():
-            qkv = F.linear(x, projection.weight, bias)  # the biases are added inside the product
+            qkv = ops.linear(x, projection.weight, bias)  # the biases are added inside the product
         else:
             qkv = projection(x)
             qkv = qkv + bias.to(qkv.dtype)
         qkv = rearrange(qkv, "b n (three h d) -> b n three h d", three=3, h=self.num_heads)
         attended = ops.space_time_attention(qkv, impl=self.impl)
-        return self.dropout(self.proj(rearrange(attended, "b n h d -> b n (h d)")))
+        return self.dropout(product(self.proj, rearrange(attended, "b n h d -> b n (h d)")))
 
 
 class Mlp(nn.Module):
@@ -140,7 +149,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
-        return self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(x)))))
+        return self.dropout(product(self.fc2, self.dropout(product(self.fc1, x, gelu=True))))
 
 
 class DropPath(nn.Module):

@@ -13,7 +13,6 @@ lock (it was stopped for minutes, say); `Lock.check` tells it so.
 
 import json
 import os
-import socket
 import tempfile
 import threading
 import time
@@ -217,7 +216,7 @@ def _is_alive(file: Path) -> bool:
                 owner = json.loads(content.read())
     except FileNotFoundError:
         return False
-    if here["boot"] and all(owner.get(key) == here[key] for key in ("host", "boot", "processes")):
+    if here["boot"] and all(owner.get(key) == here[key] for key in ("boot", "processes")):
         return touched > 0 and _started(owner["pid"]) == owner["started"]
     with tempfile.TemporaryFile(dir=file.parent) as now:
         os.utime(now.fileno())
@@ -225,14 +224,13 @@ def _is_alive(file: Path) -> bool:
 
 
 def _this_process() -> dict[str, Any]:
-    """What tells this process from others: machine and its start, process number and its space, start."""
+    """What tells this process from others: the machine's start; process number, its space and start."""
     boot = processes = ""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         processes = os.readlink("/proc/self/ns/pid")
     pid = os.getpid()
-    known = {"host": socket.gethostname(), "boot": boot, "processes": processes}
-    return known | {"pid": pid, "started": _started(pid)}
+    return {"boot": boot, "processes": processes, "pid": pid, "started": _started(pid)}
 
 
 def _started(pid: int) -> str | None:

@@ -148,6 +148,7 @@ def account(
             saved = ledger.live - before
             loss.backward()
             del loss, inputs
+        ledger.cache_clear()  # of what the mode noted of these shapes: megabytes, kept by its class
         peak = optimizer + ledger.peak
     return MemoryAccount(
         batch=batch, weights=weights, gradients=weights, optimizer=optimizer, saved=saved, peak=peak
@@ -163,15 +164,18 @@ def largest_batch(config: HSTAConfig, limit: float, **settings: Any) -> int:
     def peak(batch: int) -> int:
         return account(config, batch=batch, **settings).peak
 
-    # The peak grows by nearly the same number of bytes with each clip: estimate, then correct.
-    first, second = peak(_FEW), peak(2 * _FEW)
-    per_clip = (second - first) / _FEW
-    batch = max(0, int((limit - first) / per_clip) + _FEW)
-    while batch > 0 and peak(batch) > limit:
-        batch -= 1
-    while peak(batch + 1) <= limit:
-        batch += 1
-    return batch
+    known = {batch: peak(batch) for batch in (_FEW, 2 * _FEW)}
+    while True:
+        low = max((batch for batch in known if known[batch] <= limit), default=0)
+        high = min((batch for batch in known if known[batch] > limit), default=None)
+        if high == low + 1:
+            return low
+        # The peak grows by nearly the same number of bytes with each clip.
+        near, nearer = sorted(known, key=lambda batch: -abs(known[batch] - limit))[-2:]
+        per_clip = (known[nearer] - known[near]) / (nearer - near)
+        guess = max(low + 1, nearer + int((limit - known[nearer]) // per_clip))
+        guess = guess if high is None else min(guess, high - 1)
+        known[guess] = peak(guess)
 
 
 def table(name: str, *, batch: int, limit: float, frames: Sequence[int] = (6, 16, 32, 64, 128)) -> str:

@@ -54,8 +54,9 @@ class Recomputed(nn.Module):
 
     def recomputed(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """function(x), of which the backward computes again what `memory` says."""
-        # Checkpoints work with hooks on what autograd saves, which torch.func does not have.
-        if self.memory == "fast" or not torch.is_grad_enabled() or transformed():
+        # Checkpoints work with hooks on what autograd saves, which torch.func and exported programs lack.
+        without_hooks = transformed() or torch.compiler.is_exporting()
+        if self.memory == "fast" or not torch.is_grad_enabled() or without_hooks:
             return function(x)
         contexts = _CONTEXTS[self.memory]
         return checkpoint(

@@ -18,6 +18,8 @@ from triton.runtime.errors import OutOfResources
 
 TUNED = Path(__file__).parent / "tuned"
 TRITON = ".".join(triton.__version__.split(".")[:2])
+# Which attention is fastest depends on both.
+TORCH_AND_TRITON = f"torch {'.'.join(torch.__version__.split('.')[:2])}, Triton {TRITON}"
 # Bytes of shared memory that one program may take, by compute capability, as CUDA documents it.
 SHARED = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 
@@ -85,6 +87,26 @@ def tuned_table(name: str) -> dict[str, dict[str, Any]]:
         return dict(json.loads(path.read_text())["triton"].get(TRITON, {}))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         _ignored(path, "a table", repr(error))
+        return {}
+
+
+@cache
+def fastest_attention(name: str) -> dict[str, tuple[tuple[int, str], ...]]:
+    """What `benchmarks/tune.py` found fastest with this torch and this Triton, or {}.
+
+    By direction and head width, as in "forward 64": (N, "triton" or the name of torch's backend), by N.
+    """
+    path = tuned_path(name)
+    if not name or not path.exists():
+        return {}
+    try:
+        held = json.loads(path.read_text()).get("attention", {}).get(TORCH_AND_TRITON, {})
+        return {
+            key: tuple(sorted((int(length), str(fastest)) for length, fastest in timed.items()))
+            for key, timed in held.items()
+        }
+    except (ValueError, AttributeError) as error:
+        _ignored(path, "a table of attention", repr(error))
         return {}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hsta_fast.locks import lock, locked
 
-STALE = '{"host": "elsewhere", "boot": "b", "processes": "p", "pid": 1, "started": "1"}'
+STALE = '{"boot": "b", "processes": "p", "pid": 1, "started": "1"}'
 
 
 def leave_claim(path: Path, age: float) -> None:

@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from torch.utils.cpp_extension import include_paths, library_paths
 
 from hsta_fast import extension, toolchain
@@ -125,7 +126,7 @@ def test_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "home", nobody)
     for name in ("HSTA_FAST_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    assert extension._cache() == Path(tempfile.gettempdir()) / "hsta_fast"
+    assert extension.cache_folder() == Path(tempfile.gettempdir()) / "hsta_fast"
 
 
 def test_the_cuda_binding_implements_what_the_schemas_name() -> None:
@@ -207,6 +208,9 @@ def test_a_wheel_holds_the_sources_and_the_template(tmp_path: Path) -> None:
     assert "hsta_fast/protocol/report.html.j2" in names
 
 
+needs_vnni = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="the CPU lacks AVX-512 VNNI")
+
+
 @needs_compiler
 @pytest.mark.parametrize(
     ("driver", "target"),
@@ -215,6 +219,9 @@ def test_a_wheel_holds_the_sources_and_the_template(tmp_path: Path) -> None:
         ("csrc_patches.cpp", "x86-64"),
         pytest.param("csrc_attention_pool.cpp", "native", marks=pytest.mark.full),
         ("csrc_attention_pool.cpp", "x86-64"),
+        ("csrc_space_time_attention.cpp", "native"),
+        ("csrc_space_time_attention.cpp", "x86-64"),
+        pytest.param("csrc_int8_linear.cpp", "native", marks=[pytest.mark.full, needs_vnni]),
     ],
 )
 def test_under_the_sanitizers(tmp_path: Path, driver: str, target: str) -> None:
@@ -235,7 +242,8 @@ def test_under_the_sanitizers(tmp_path: Path, driver: str, target: str) -> None:
     includes = [word for folder in include_paths() for word in ("-isystem", folder)]
     libraries = [word for folder in library_paths() for word in (f"-L{folder}", f"-Wl,-rpath,{folder}")]
     files = ["-I", str(ROOT / "csrc"), str(ROOT / "tests" / driver), "-o", str(program)]
-    libraries += ["-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10"] if "pool" in driver else []
+    if driver != "csrc_patches.cpp":
+        libraries += ["-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10"]
     subprocess.run([*compiler, *flags, *strict, *includes, *files, *libraries], check=True, timeout=300)
     ran = subprocess.run([program], capture_output=True, text=True, timeout=300)
     assert (ran.returncode, ran.stdout) == (0, "0 failures\n"), ran.stdout[:1000] + ran.stderr[:3000]

@@ -24,7 +24,8 @@ ARROWS: dict[str, str] = {
     "kernels": "",
     "toolchain": "threads",
     "extension": "files toolchain",
-    "ops": "reference kernels extension",
+    "cpu_speed": "extension files",
+    "ops": "cpu_speed reference kernels extension",
     "replaced": "",
     "recompute": "ops",
     "layers": "ops recompute replaced",
@@ -38,7 +39,7 @@ ARROWS: dict[str, str] = {
     "graphs": "",
     "int8": "extension layers model ops replaced",
     "wrappers": "model",
-    "environment": "ops",
+    "environment": "ops cpu_speed",
     "checkpoint": "files inputs int8 layers model wrappers",
     # Data.
     "data.action_units": "",
@@ -141,7 +142,8 @@ ARROWS: dict[str, str] = {
     "training.epoch_part": "",
     "training.run_folder": "files locks checkpoint protocol training.run_checks",
     "training.distributed": "layers model wrappers training.run_folder training.workers",
-    "training.setup": "environment files inputs data protocol spelling training.config training.splits",
+    "training.setup": "environment files inputs data protocol spelling training.config training.splits "
+    "cpu_speed",
     "training.progress": "training.run_folder training.run_log training.scalars",
     "training.loop": "model data protocol training.compiled training.config training.optim "
     "training.progress training.run_folder training.setup training.step training.workers recompute "

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from functorch.compile import make_boxed_func, min_cut_rematerialization_partition, nop
 from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hsta_fast
@@ -131,18 +133,32 @@ def test_what_the_backward_computes_again(impl: str, attention: str) -> None:
     }
 
 
-@pytest.mark.parametrize("memory", RECOMPUTING)
-def test_compiled_as_one_graph(memory: Memory) -> None:
+@pytest.mark.parametrize(("memory", "kept"), [("balanced", 10), ("small", 2)])
+def test_compiled_as_one_graph(memory: Memory, kept: int) -> None:
+    """The compiled forward hands on to the backward what the eager one keeps, besides its own input."""
     torch.manual_seed(0)
     block = USTA(24, num_heads=2).double()
-    x = torch.randn(2, 9, 24, dtype=torch.float64)
+    x = torch.randn(2, 200, 24, dtype=torch.float64, requires_grad=True)
     block(x).square().sum().backward()
-    expected = [p.grad.clone() for p in block.parameters() if p.grad is not None]
+    expected = [x.grad, *(p.grad for p in block.parameters())]
+    x.grad = None
     block.zero_grad()
+    handed_on = []
+
+    def count(graph: torch.fx.GraphModule, _: Any) -> Any:
+        [results] = graph.graph.find_nodes(op="output")
+        tensors = [node.meta["val"] for node in results.args[0] if node.op == "call_function"]
+        handed_on.append(sum(t.numel() for t in tensors if isinstance(t, Tensor)) / x.numel())
+        return make_boxed_func(graph.forward)
+
+    partition = min_cut_rematerialization_partition
+    backend = aot_autograd(fw_compiler=count, bw_compiler=nop, partition_fn=partition)
     set_memory(block, memory)
-    torch.compile(block, fullgraph=True, backend="aot_eager")(x).square().sum().backward()
-    for p, gradient in zip(block.parameters(), expected, strict=True):
-        assert p.grad is not None and (p.grad - gradient).abs().max() < 1e-12
+    torch.compile(block, fullgraph=True, backend=backend)(x).square().sum().backward()
+    for p, gradient in zip([x, *block.parameters()], expected, strict=True):
+        assert p.grad is not None and gradient is not None and (p.grad - gradient).abs().max() < 1e-12
+    [of_x] = handed_on
+    assert kept <= of_x < kept + 0.2  # its input is not counted, its result is; log-sum-exp
 
 
 def test_in_data_parallel_training(tmp_path: Path) -> None:
@@ -166,6 +182,14 @@ def test_under_torch_func_nothing_is_computed_again() -> None:
     gradients = torch.func.grad(loss)(parameters)
     for name, gradient in step(model)[1].items():
         assert (gradients[name] - gradient).abs().max() < 1e-12, name
+
+
+def test_an_exported_program_has_plain_operations() -> None:
+    block = USTA(24, num_heads=2)
+    set_memory(block, "small")
+    program = torch.export.export(block, (torch.randn(2, 9, 24),), strict=True)
+    called = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert not any("heckpoint" in name for name in called) and "aten.gelu.default" in called
 
 
 def test_a_model_is_saved_and_copied_with_it(tmp_path: Path) -> None:

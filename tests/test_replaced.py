@@ -25,7 +25,7 @@ from .tolerance import assert_close
 FUSION = "blocks.0.csta.fusion"
 # Modules whose weights a layer reads: one of each kind. `attn` holds the projections of a direction.
 READ = [
-    "blocks.0.blocks.1.0.attn.qkv",
+    *(f"blocks.0.blocks.1.0.{name}" for name in ("attn.qkv", "attn.proj", "mlp.fc1")),
     *(f"{FUSION}.0.{name}" for name in ("norm1", "attn.wq")),
     *(f"{FUSION}.1.attn.{name}" for name in ("wk", "wv")),
     "patch_embed.0.proj",

@@ -96,8 +96,10 @@ def prefetch_on_cuda(
             for plan in plans:
                 batch = _empty(source, plan, pinned=True)
                 _fill(source, plan, batch, np.zeros_like(plan.moves))
-                moved = [tensor.to(device, non_blocking=True) for tensor in _tensors(batch)]
-                there = Batch(*moved, counts=batch.counts)
+                video, special, label, index, whole = (
+                    tensor.to(device, non_blocking=True) for tensor in _tensors(batch)
+                )
+                there = Batch(video, special, label, index, whole, batch.counts)
                 if plan.moves.any():
                     moves = torch.from_numpy(plan.moves).pin_memory().to(device, non_blocking=True)
                     video, special = shift_and_flip(there.video, there.special, moves)

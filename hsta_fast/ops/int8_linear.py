@@ -22,7 +22,9 @@ PANEL, DEEP = 64, 4  # as in csrc/int8_linear.cpp
 
 def auto_choice() -> Choice:
     """The implementation that runs on this CPU."""
-    reason = None if torch.cpu._is_vnni_supported() else "the CPU lacks AVX-512 VNNI"
+    reason = "the CPU lacks AVX-512 VNNI" if not torch.cpu._is_vnni_supported() else None
+    if not torch.backends.mkldnn.enabled:
+        reason = "oneDNN is switched off"
     reason = reason or extension.unsupported_reason("cpu")
     if reason is None:
         return Choice("extension", "one pass in C++ from norm to residual")

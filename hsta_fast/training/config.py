@@ -244,6 +244,8 @@ class TrainConfig(
         require(self.lr > 0, "lr", "a number > 0")
         require(0 < self.layer_decay <= 1, "layer_decay", "a number in (0, 1]")
         require(0 <= self.label_smoothing < 1, "label_smoothing", "a number in [0, 1)")
+        both = self.distribute == "fsdp" and self.compile == "on"
+        require(not both, "compile", "auto or off with --distribute fsdp")
         require(self.clip_grad is None or self.clip_grad > 0, "clip_grad", "a number > 0")
         if not self.labels.lower().endswith((".json", ".csv")):
             require_one_of(["auto", *LABEL_SETS], "labels", ", or a .json or .csv file")

@@ -6,6 +6,7 @@ alone opens the run, takes folds, and writes; the others follow it. Files on dis
 process, whole tensors under their usual names, so any number of processes can continue a fold.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,6 +17,7 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map
@@ -169,12 +171,14 @@ def team(kind: Distribute, device: torch.device, dtype: torch.dtype) -> Team:
     if kind == "fsdp" and dtype == torch.float16:
         raise ValueError("--dtype expected bfloat16 or float32 with --distribute fsdp, got float16")
     if device.type == "cuda":
-        if group.local_rank >= torch.cuda.device_count():
-            got = f"{torch.cuda.device_count()} GPUs for process {group.local_rank + 1} of this machine"
+        gpus = torch.cuda.device_count()
+        here = max(group.local_rank + 1, int(os.environ.get("LOCAL_WORLD_SIZE", 0)))
+        if here > gpus:
+            got = f"{here} processes for the {gpus} of this machine"
             raise ValueError(f"--distribute {kind} expected a GPU for each process, got {got}")
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    store = dist.PrefixStore(f"hsta_fast/team/{group.restarts}", group.store)
+    store = PrefixStore(f"hsta_fast/team/{group.restarts}", group.store)
     dist.init_process_group(backend, store=store, rank=group.rank, world_size=group.size)
     return Team(kind, group.rank, group.size, dist.new_group(backend="gloo", timeout=_WAITING))
 
@@ -203,7 +207,7 @@ def _whole(value: Any) -> Any:
     return value.full_tensor().cpu() if hasattr(value, "full_tensor") else value
 
 
-def _like(value: Any, parameter: Tensor) -> Any:
+def _like(value: Any, parameter: Any) -> Any:
     """`value` in shards if `parameter` is, and has its shape."""
     if not hasattr(parameter, "full_tensor") or not hasattr(value, "shape") or value.shape != parameter.shape:
         return value

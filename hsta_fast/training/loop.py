@@ -75,7 +75,8 @@ def fit(
     training = build(exp, folder, fold, stream, team)
     load_checkpoint(training)
     progress.start(training.epochs_done)
-    training.compiled.start(exp.cfg.compile)
+    setting = "off" if team.kind == "fsdp" else exp.cfg.compile  # its hooks cannot be part of one graph
+    training.compiled.start(setting)
     first = training.epochs_done
     for epoch in range(first, epochs):
         trained = train_epoch(training, epoch, progress)
@@ -89,7 +90,7 @@ def fit(
         if epoch == first:
             trained_at_once = workers().size / team.size  # folds
             seconds_left = seconds * team.from_main(progress.epochs_left) / trained_at_once
-            decision = training.compiled.decide(exp.cfg.compile, exp.device, seconds_left)
+            decision = training.compiled.decide(setting, exp.device, seconds_left)
             if decision is not None:
                 progress.say(decision)
         if (epoch + 1) % exp.cfg.save_every == 0 or epoch + 1 == epochs:

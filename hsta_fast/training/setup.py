@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..cpu_speed import measured
 from ..data import (
     Cache,
     CachedArrays,
@@ -114,7 +115,7 @@ def plan(cfg: TrainConfig, *, device: str | None = None) -> Plan:
             work on these clips, or an unknown fold in `cfg.only`.
     """
     cfg.check()
-    picked, dtype, why = pick_device(device or cfg.device, cfg.dtype)
+    find_device(device or cfg.device)
     sampling = Sampling(
         num_frames=cfg.num_frames,
         video=cfg.sampling,
@@ -134,6 +135,9 @@ def plan(cfg: TrainConfig, *, device: str | None = None) -> Plan:
     labels = given or label_set(cfg.labels, roots_of(cfg))
     clips, dropped = apply_labels(used, labels)
     check_folds(cfg, clips)
+    # Last, because it may have to build the extension, which it times.
+    widths = cfg.architecture(num_classes=2).widths
+    picked, dtype, why = pick_device(device or cfg.device, cfg.dtype, width=max(widths))
     return Plan(
         cfg=cfg,
         sampling=sampling,
@@ -283,8 +287,8 @@ def only_datasets(clips: ClipTable, names: Sequence[str]) -> ClipTable:
     return replace(clips, clips=kept, faults=tuple(f for f in clips.faults if f.dataset in names))
 
 
-def pick_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype, str]:
-    """The device and the dtype of the matrix products, each "auto" or as requested, and why this dtype.
+def find_device(device: str) -> torch.device:
+    """The device of this name; "auto": a CUDA device where there is one.
 
     Raises:
         ValueError: the device does not exist.
@@ -298,16 +302,31 @@ def pick_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype, str
     if (picked.index or 0) >= available:
         found = f"torch {torch.__version__} finds no such device"
         raise ValueError(f"--device expected a device of this machine, got {device}: {found}")
+    return picked
+
+
+def pick_device(device: str, dtype: str, *, width: int = 768) -> tuple[torch.device, torch.dtype, str]:
+    """The device and the dtype of the matrix products, each "auto" or as requested, and why this dtype.
+
+    Args:
+        device: "auto", or a device's name.
+        dtype: "auto", or a dtype's name. "auto" on a CPU is measured once, in 50 ms (`hsta_fast.cpu_speed`).
+        width: of the widest branch of the model.
+
+    Raises:
+        ValueError: the device does not exist.
+    """
+    picked = find_device(device)
     if dtype != "auto":
         slow = ", but torch multiplies float16 on CPUs up to a thousand times slower than float32"
         why = "as asked for" + slow * (picked.type == "cpu" and dtype == "float16")
         return picked, getattr(torch, dtype), why
     if picked.type == "cuda":
         return picked, *cuda_dtype(picked)
-    # AVX-512 alone runs bfloat16 products at about half the float32 rate.
-    amx = torch.cpu._is_amx_tile_supported()
-    why = "AMX multiplies bfloat16" if amx else "without AMX bfloat16 is the slower one on a CPU"
-    return picked, torch.bfloat16 if amx else torch.float32, why
+    rates = measured().rates(width)
+    float32 = max(rates.torch, rates.panels)
+    why = f"products at width {width}: {rates.bfloat16:.0f} GFLOP/s in bfloat16, {float32:.0f} in float32"
+    return picked, torch.bfloat16 if rates.bfloat16_pays() else torch.float32, why
 
 
 def caveats(cfg: TrainConfig) -> list[str]:

@@ -101,6 +101,9 @@ def test_the_summary_names_what_was_left_out() -> None:
     text = "\n".join(lines)
     assert "2.00 x  met" in text and "other: no time" in text
     assert TARGETS[-1].text not in text  # its group was not asked for
+    assert "busy" not in text
+    busy = entry("g", {"hsta_fast": [1.0] * 2}) | {"load": 1e4}
+    assert "the machine was busy (load 10000.0)" in "\n".join(summary([busy], {}))
 
 
 def test_operations_of_the_model_are_those_of_its_products() -> None:

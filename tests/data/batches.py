@@ -52,7 +52,10 @@ TENSORS = [field.name for field in dataclasses.fields(Batch) if field.name != "c
 
 
 def everything(batches: list[Batch]) -> Batch:
-    return Batch(**{name: torch.cat([getattr(batch, name) for batch in batches]) for name in TENSORS})
+    joined: dict[str, Any] = {
+        name: torch.cat([getattr(batch, name) for batch in batches]) for name in TENSORS
+    }
+    return Batch(**joined)
 
 
 def same(left: list[Batch], right: list[Batch]) -> bool:

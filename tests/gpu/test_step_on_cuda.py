@@ -9,11 +9,9 @@ from torch import Tensor
 from torch.amp import GradScaler
 
 import hsta_fast
-from hsta_fast.training.compiled import CompiledModel
-from hsta_fast.training.optim import Loss
-from hsta_fast.training.step import TrainStep
+from tests.gpu.needs import needs_data_packages
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, needs_data_packages]
 
 
 @pytest.fixture
@@ -25,6 +23,10 @@ def waiting_is_an_error() -> Iterator[None]:
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_step_never_waits_for_the_device(compiled: bool, waiting_is_an_error: None) -> None:
     """In bfloat16 with micro-batches, both dropouts, class weights and a limit of the norm; it learns."""
+    from hsta_fast.training.compiled import CompiledModel
+    from hsta_fast.training.optim import Loss
+    from hsta_fast.training.step import TrainStep
+
     torch.manual_seed(0)
     # hsta_base: other tests compile its kernels.
     model = hsta_fast.create_model(

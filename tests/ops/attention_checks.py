@@ -25,7 +25,7 @@ def inputs(layout: str, B: int, N: int, M: int, H: int, D: int, dtype: torch.dty
     return [randn(B, N, 3, H, D)]
 
 
-def check(given: list[Tensor], *, scale: float | None = None) -> None:
+def check(given: list[Tensor], *, scale: float | None = None, impl: str = "triton") -> None:
     """Forward and every gradient within the tolerance."""
     q, k = given[0].unbind(2)[:2] if len(given) == 1 else given[:2]
     scale = q.shape[-1] ** -0.5 if scale is None else scale
@@ -36,7 +36,7 @@ def check(given: list[Tensor], *, scale: float | None = None) -> None:
 
     exact = with_gradients(specified, [x.double() for x in given], dout)
     plain = with_gradients(specified, given, dout)
-    came = with_gradients(lambda *x: space_time_attention(*x, scale=scale, impl="triton"), given, dout)
+    came = with_gradients(lambda *x: space_time_attention(*x, scale=scale, impl=impl), given, dout)
     scores = torch.einsum("bnhd,bmhd->bhnm", q.double(), k.double()).abs().max() * abs(scale)
     eps, rounding = torch.finfo(q.dtype).eps, 4 * float(scores) * EPS32
     forward = (4 if q.dtype == torch.float32 else 1) * eps + rounding

@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hsta_fast.extension import missing
 from hsta_fast.ops.int8_linear import auto_choice, int8_linear, int8_mlp, pack
-
-from ..compiler import missing
 
 EPS = 1e-6
 no_extension = missing("cpu") or (None if torch.cpu._is_vnni_supported() else "the CPU lacks AVX-512 VNNI")
@@ -151,3 +150,8 @@ def test_the_choice_and_its_reason() -> None:
         else ("torch", f"torch's int8 matrix product: {no_extension}")
     )
     assert auto_choice() == expected
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert auto_choice() == ("torch", "torch's int8 matrix product: oneDNN is switched off")
+        x, packed = torch.randn(2, 8), pack(*linear(8, 12))
+        own = int8_linear(x, [], EPS, packed, None, "auto")
+    torch.testing.assert_close(own, int8_linear(x, [], EPS, packed, None, "torch"))

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from hsta_fast import reference, space_time_attention
-from hsta_fast.ops.space_time_attention import _bwd, _fwd, auto_choice
+from hsta_fast.ops.space_time_attention import _bwd, _fwd
 from tests.ops.attention_checks import LAYOUTS, check, inputs
 from tests.tolerance import DEVICE, DTYPES, with_gradients
 
@@ -234,12 +234,6 @@ def test_triton_on_the_cpu_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(ValueError, match="on the CPU"):
         space_time_attention(torch.randn(1, 4, 3, 1, 16), impl="triton")
-
-
-def test_auto_is_torch_on_the_cpu() -> None:
-    choice = auto_choice(torch.device("cpu"), torch.float32)
-    assert choice.impl == "torch"
-    assert "CPU" in choice.reason
 
 
 def test_works_without_triton() -> None:

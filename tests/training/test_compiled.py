@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hsta_fast.recompute import Memory, set_memory
 from hsta_fast.training import compiled
 from hsta_fast.training.compiled import PAYS_FROM, CompiledModel, batch_sizes
-from hsta_fast.training.config import recipe_config
+from hsta_fast.training.config import Compile, recipe_config
 from hsta_fast.training.loop import fit
 from hsta_fast.training.progress import Progress
 from hsta_fast.training.run_folder import FoldFolder
@@ -56,7 +57,7 @@ def test_compiled_training(faces: Path, tmp_path: Path, backend: Counting) -> No
     """One graph for two folds, and the losses of eager training, which may continue it and be continued."""
     exp = set_up(recipe_config("paper", data=faces, runs=tmp_path, **SETTINGS))
 
-    def train(setting: str, path: str, number: int = 0, *, stop: int = 0) -> FoldFolder:
+    def train(setting: Compile, path: str, number: int = 0, *, stop: int = 0) -> FoldFolder:
         folder = FoldFolder(tmp_path / path)
         folder.path.mkdir(exist_ok=True)
         now = dataclasses.replace(exp, cfg=dataclasses.replace(exp.cfg, compile=setting))
@@ -146,6 +147,28 @@ def test_without_a_compiler_it_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) ->
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert torch.equal(called(video=torch.ones(2, 3)), out) and torch.equal(out, model(torch.ones(2, 3)))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("memory", ["balanced", "small"])
+def test_what_is_recomputed_is_in_the_graph(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the draws of dropout of the forward."""
+    backend = Counting("aot_eager")
+    monkeypatch.setattr(compiled, "BACKEND", backend)
+    model = tiny(dropout=0.1).train()
+    set_memory(model, memory)
+    called = CompiledModel(model, sizes=frozenset({2}), configuration=memory)
+    called.switch_on()
+    results = []
+    for function in (called, model):
+        torch.manual_seed(0)
+        model.zero_grad()
+        logits = function(**frames())
+        logits.square().sum().backward()
+        results.append([logits, *(p.grad for p in model.parameters() if p.grad is not None)])
+    assert backend.graphs == 1 and called.on
+    for came, want in zip(*results, strict=True):
+        torch.testing.assert_close(came, want, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.full

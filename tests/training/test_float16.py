@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hsta_fast import environment
+from hsta_fast import cpu_speed, environment
 from hsta_fast.checkpoint import load_model
+from hsta_fast.cpu_speed import CpuSpeed, Rates
 from hsta_fast.model import HSTA
 from hsta_fast.training import fold as one_fold
 from hsta_fast.training import loop, runner
@@ -122,7 +123,7 @@ def test_a_run_goes_on_where_only_float16_is_fast(
     with stopping(after=1), pytest.raises(KeyboardInterrupt):
         runner.main(config(**settings))
     picked = torch.device("cpu"), torch.float16, "for this test"
-    monkeypatch.setattr(experiment, "pick_device", lambda device, dtype: picked)
+    monkeypatch.setattr(experiment, "pick_device", lambda device, dtype, width: picked)
     run = runner.main(config(**settings, resume=True))
     assert [line["epoch"] for line in metrics(run)] == [1, 2]
 
@@ -177,11 +178,14 @@ def test_what_each_card_takes(
     assert environment.cuda_dtype(torch.device("cuda:1")) == (dtype, reason)
 
 
-@pytest.mark.parametrize(("amx", "dtype"), [(False, torch.float32), (True, torch.bfloat16)])
-def test_a_cpu_takes_no_float16(monkeypatch: pytest.MonkeyPatch, amx: bool, dtype: torch.dtype) -> None:
-    """Unless asked to; then it says that this is slow."""
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    assert pick_device("cpu", "auto")[1] == dtype
+def test_a_cpu_takes_no_float16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless asked to; then it says that this is slow. bfloat16 where it was measured to be faster."""
+    slow = Rates(torch=150.0, panels=200.0, bfloat16=210.0)
+    speed = CpuSpeed(narrow=slow, wide=slow._replace(bfloat16=400.0), path=None)
+    monkeypatch.setattr(cpu_speed, "_found", {torch.get_num_threads(): speed})
+    for width, dtype, rate in ((192, torch.float32, 210), (768, torch.bfloat16, 400)):
+        why = f"products at width {width}: {rate} GFLOP/s in bfloat16, 200 in float32"
+        assert pick_device("cpu", "auto", width=width) == (torch.device("cpu"), dtype, why)
     assert pick_device("cpu", "bfloat16")[1:] == (torch.bfloat16, "as asked for")
     _, picked, why = pick_device("cpu", "float16")
     assert picked == torch.float16 and why.startswith(

@@ -23,7 +23,7 @@ from hsta_fast.training.setup import Experiment, set_up
 SMALL: dict[str, Any] = {
     **{"model": "hsta_tiny", "num_layers": 1, "n_video": 1, "image_size": 48, "num_frames": 4},
     **{"labels": "emotion3", "protocol": "kfold", "folds": 2, "batch_size": 6, "epochs": 1},
-    **{"warmup_epochs": 1},
+    **{"warmup_epochs": 1, "dtype": "float32"},
 }
 MakeConfig = Callable[..., TrainConfig]
 

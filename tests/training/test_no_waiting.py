@@ -20,8 +20,14 @@ from hsta_fast.training.optim import Loss
 from hsta_fast.training.step import TrainStep
 
 CONFIG = HSTAConfig(
-    **{"num_classes": 3, "widths": (32, 48), "num_heads": (2, 3), "patch_sizes": (8, 8)},
-    **{"num_layers": 1, "n_video": 1, "dropout": 0.1, "drop_path": 0.1},
+    num_classes=3,
+    widths=(32, 48),
+    num_heads=(2, 3),
+    patch_sizes=(8, 8),
+    num_layers=1,
+    n_video=1,
+    dropout=0.1,
+    drop_path=0.1,
 )
 SHAPES = {"video": (4, 3, 2, 16, 16), "special": (4, 3, 2, 16, 16)}
 # Ops whose result, or whose shape, the CPU must know before it can go on.
@@ -123,8 +129,9 @@ def test_no_tensor_is_made_of_numbers(kind: str) -> None:
         step.backward(given, label)
         step.update(1e-3)
         # What the embedding, one op above, does on a device without the extension.
-        proj = step.model.get_submodule("patch_embed.1.proj")
-        reference.tubelet_embed(given["video"], proj.weight, proj.bias, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        weight = step.model.get_parameter("patch_embed.1.proj.weight")
+        bias = step.model.get_parameter("patch_embed.1.proj.bias")
+        reference.tubelet_embed(given["video"], weight, bias, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     assert constants.made == []
 
 

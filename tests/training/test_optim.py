@@ -105,6 +105,7 @@ def test_the_recipes_differ_where_the_sources_do() -> None:
         ({"model": "x"}, "--model expected one of hsta_tiny, hsta_small, hsta_base, got 'x'"),
         ({"n_video": -1}, "--n-video expected a whole number >= 0, got -1"),
         ({"drop_path": 1.0}, r"--drop-path expected a number in \[0, 1\), got 1.0"),
+        ({"compile": "on", "distribute": "fsdp"}, "--compile expected auto or off with --dist.*, got 'on'"),
         ({"branches": ()}, r"--branches expected special or video, or both, got \(\)"),
         ({"accumulate": 0}, "--accumulate expected a whole number from 1 to --batch-size 32, got 0"),
         ({"accumulate": 33}, "--accumulate expected a whole number from 1 to --batch-size 32, got 33"),

@@ -20,7 +20,7 @@ from tests.tolerance import DEVICE
 
 STEPS, CLIPS = 20, 4
 CONFIG = HSTAConfig(
-    num_classes=3, widths=(32, 48), num_heads=(2, 3), patch_sizes=(8, 8), num_layers=1, n_video=1
+    num_classes=3, widths=(16, 32), num_heads=(1, 2), patch_sizes=(8, 8), num_layers=1, n_video=1
 )
 # The largest difference of a loss: rounding grows from step to step.
 BOUNDS = {torch.float64: 1e-11, torch.float32: 1e-4, torch.bfloat16: 3e-2}
@@ -29,7 +29,6 @@ BOUNDS = {torch.float64: 1e-11, torch.float32: 1e-4, torch.bfloat16: 3e-2}
 @pytest.fixture(autouse=True)
 def nothing_compiled_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(compiled, "_compiled_for", None)
-    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")  # inductor fuses the same ops
     torch.compiler.reset()
     yield
     torch.compiler.reset()
@@ -40,8 +39,8 @@ def fresh() -> HSTA:
     return HSTA(CONFIG).to(DEVICE)
 
 
-def losses(model: nn.Module, dtype: torch.dtype) -> Tensor:
-    """Of STEPS steps on the same clips: float64 as it is, float32, and bfloat16 by autocast; (STEPS,)."""
+def losses(model: nn.Module, dtype: torch.dtype, steps: int = STEPS) -> Tensor:
+    """Of each step on the same clips, float64 (steps,); dtype: of the model, bfloat16 by autocast."""
     groups = [{"params": list(model.parameters()), "lr_scale": 1.0}]
     step = TrainStep(
         model.train().to(torch.promote_types(dtype, torch.float32)),
@@ -53,7 +52,7 @@ def losses(model: nn.Module, dtype: torch.dtype) -> Tensor:
     )
     generator = torch.Generator().manual_seed(1)
     found = []
-    for number in range(STEPS):
+    for number in range(steps):
         label = torch.arange(number, number + CLIPS) % 3
         video = torch.randint(0, 256, (CLIPS, 3, 4, 16, 16), dtype=torch.uint8, generator=generator)
         video //= 1 + label.byte()[:, None, None, None, None]  # darker by the class
@@ -72,7 +71,7 @@ def exact() -> Tensor:
 
 
 def close(model: nn.Module, dtype: torch.dtype, exact: Tensor) -> None:
-    assert (losses(model, dtype) - exact).abs().max() <= BOUNDS[dtype]
+    assert (losses(model, dtype, len(exact)) - exact).abs().max() <= BOUNDS[dtype]
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)
@@ -97,15 +96,20 @@ def test_torch(exact: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     close(model, torch.float32, exact)
 
 
-def test_triton(exact: Tensor) -> None:
+@pytest.mark.parametrize("steps", [2, pytest.param(STEPS, marks=pytest.mark.full)])
+def test_triton(steps: int, exact: Tensor) -> None:
     """Interpreted, where there is no device."""
     model = fresh()
     choose(model, "triton")
-    close(model, torch.float32, exact)
+    close(model, torch.float32, exact[:steps])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_compiled(dtype: torch.dtype, exact: Tensor) -> None:
+@pytest.mark.full  # the quick suite has `test_compiled.py`
+@pytest.mark.parametrize(
+    ("backend", "dtype"), [*(("aot_eager", dtype) for dtype in BOUNDS), ("inductor", torch.float32)]
+)
+def test_compiled(backend: str, dtype: torch.dtype, exact: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "BACKEND", backend)
     model = fresh()
     called = CompiledModel(model, sizes=frozenset({CLIPS}), configuration=dtype)
     called.switch_on()

@@ -37,6 +37,7 @@ SMALL: dict[str, Any] = {
         "batch_size": 6,
         "lr": 1e-3,
         "warmup_epochs": 1,
+        "dtype": "float32",
     },
 }
 MakeConfig = Callable[..., TrainConfig]

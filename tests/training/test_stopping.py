@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from hsta_fast.training import loop, runner, stopping
-from tests.training.commands import start
+from hsta_fast.training.optim import learning_rate
+from tests.training.commands import QUICK, start
 from tests.training.test_runner import MakeConfig, make_config, outcome
 
 __all__ = ["make_config"]  # a fixture
@@ -32,16 +33,16 @@ def usr1(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_run_stopped_between_two_steps_has_the_numbers_of_an_uninterrupted_one(
     make_config: MakeConfig, usr1: None, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    settings = {"epochs": 3, "dropout": 0.2, "batch_size": 3, "save_every": 9, "only": ("2",)}
+    settings = {"epochs": 2, "dropout": 0.2, "batch_size": 3, "save_every": 9, "only": ("2",)}
     whole = runner.main(make_config(name="whole", **settings))
-    rates, steps = loop.learning_rate, 0
+    steps = 0
 
     def signalled(cfg: Any, epoch: float) -> float:
         nonlocal steps
         steps += epoch >= 1
         if steps == step:
             os.kill(os.getpid(), signal.SIGUSR1)
-        return rates(cfg, epoch)
+        return learning_rate(cfg, epoch)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "learning_rate", signalled)
@@ -61,15 +62,14 @@ def test_outside_of_training_it_ends_at_once(usr1: None) -> None:
 
 
 def test_the_command_ends_with_75_and_one_line(faces: Path, tmp_path: Path) -> None:
-    words = ["--data", faces, "--runs", tmp_path, "--model=hsta_tiny", "--image-size=32", "--epochs=900"]
-    process = start("train", *words, "--num-frames=2", "--labels=emotion3")
+    process = start("train", "--data", faces, "--runs", tmp_path, *QUICK, "--epochs=900")
     while not list(tmp_path.glob("hsta/folds/*/metrics.jsonl")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGUSR1)
     _, err = process.communicate(60)
     assert process.returncode == 75
-    where = r"fold synthetic/\S+, epoch \d+, after step 1 of 1"
+    where = r"fold 1, epoch \d+, after step \d of 2"
     said = rf"stopped by SIGUSR1 in {where}; saved: --resume or --join continues the run"
     assert re.fullmatch(said, err.splitlines()[-1]), err
     assert list(tmp_path.glob("hsta/folds/*/state.pt"))
@@ -101,5 +101,5 @@ def test_the_array_script_of_the_docs_passes_the_signal_on_and_requeues(tmp_path
             time.sleep(0.005)
         (tmp_path / "started").unlink()
         task.send_signal(signal.SIGUSR1)
-        out, _ = task.communicate(30)
+        out, _ = task.communicate(timeout=30)
         assert (task.returncode, out) == (status, said)

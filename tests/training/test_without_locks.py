@@ -14,11 +14,10 @@ from tests.compiler import needs_compiler
 from tests.forked import Forked
 from tests.no_locks import no_locks
 
-from .commands import QUICK, start
+from .commands import IMPORTED, QUICK, start
 
 pytestmark = needs_compiler
 SAID = "/.lock cannot be locked on this file system: No locks available"
-IMPORTED = ("hsta_fast.cli", "hsta_fast.training.runner")  # as `start` has, for one server of processes
 
 
 def finish(process: Forked, status: int = 0) -> tuple[str, str]:
