@@ -190,7 +190,8 @@ def _rates(width: int, rows: int, end: float) -> Rates:
         seconds: dict[str, list[float]] = {name: [] for name in candidates}
         least, most = _ROUNDS
         done = 0
-        while done < most and time.perf_counter() < end + (_SLOW if done < least else 0):
+        # Once at least: a busy machine may have used up the time.
+        while done == 0 or (done < most and time.perf_counter() < end + (_SLOW if done < least else 0)):
             done += 1
             for name, run in candidates.items():
                 start = time.perf_counter()

@@ -14,7 +14,7 @@ from ..model import HSTA, HSTAConfig
 from ..published import PublishedHSTA
 from ..recompute import set_memory
 from .ceilings import seconds_of
-from .config import OURS, Peer, ProfileConfig
+from .config import Peer, ProfileConfig
 from .memory_used import held_bytes, peak_bytes
 from .parts import StepTimes, profile_step
 from .progress import ProfileProgress
@@ -141,9 +141,9 @@ class Measurement:
         """Run each cell once, for its memory. What is built, compiled or allocated once is not timed."""
         with self.progress.job("first call, which builds the extension where it is not built yet", 0.0):
             clip = torch.zeros(1, 3, 2, 32, 32, dtype=torch.uint8, device=self.device)
-            self.models[OURS].step.backward(
-                {"video": clip, "special": clip}, clip.new_zeros(1, dtype=torch.int64)
-            )
+            for timed in self.models.values():
+                timed.model(video=clip, special=clip).sum().backward()
+                timed.step.optimizer.step()  # from now on it has its state, as in all but the first step
         for cell in self.cells:
             run = self.call(cell.peer, cell.what, cell.batch, cell.frames)
             optimizer = self.models[cell.peer].step.optimizer

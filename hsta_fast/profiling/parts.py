@@ -159,7 +159,7 @@ def _times(events: Sequence[Any], *, on_device: bool) -> StepTimes:
 
 
 def _is_on_device(event: Any) -> bool:
-    return event.device_type != torch.autograd.DeviceType.CPU
+    return event.device_type != torch._C._autograd.DeviceType.CPU
 
 
 class _Forward:

@@ -63,7 +63,7 @@ def _bars(axes: Axes, calls: Sequence[dict[str, Any]]) -> None:
             start = left
             for direction in ("forward", "backward", "update"):
                 width = row.get(direction, 0.0) * scale
-                style = {"hatch": "////"} if direction == "backward" else {}
+                style: dict[str, Any] = {"hatch": "////"} if direction == "backward" else {}
                 face = COLORS[row["part"]]
                 axes.barh(
                     y, width, left=left, height=0.66, color=face, edgecolor="#ffffff", linewidth=0.4, **style

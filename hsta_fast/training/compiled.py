@@ -18,9 +18,11 @@ BACKEND = "inductor"
 # minutes, and is taken to save at least a tenth of the time after it; neither has been measured on a GPU yet.
 PAYS_FROM = 20 * 60.0
 
-# The configurations that this process has compiled code of, and that `auto` decided to leave as it is.
+# The configurations that this process has compiled code of, that `auto` decided to leave as it is, and that
+# could not be compiled.
 _compiled_for: object = None
 _declined_for: object = None
+_failed_for: object = None
 
 
 class CompiledModel(nn.Module):
@@ -28,7 +30,7 @@ class CompiledModel(nn.Module):
 
     The last batch of an epoch, which has fewer clips, always runs as it is: another size would be another
     compilation, and one step of an epoch gains too little. If the model cannot be compiled, as without a C++
-    compiler, a warning says so once, and it runs as it is.
+    compiler, a warning says so once in a process, and it runs as it is.
 
     Args:
         model: its state dict is the one to save: here the keys would have a prefix.
@@ -44,11 +46,12 @@ class CompiledModel(nn.Module):
 
     def forward(self, **frames: Tensor) -> Tensor:
         """As `HSTA.forward`, with every argument by name."""
+        global _failed_for
         if self.on and {len(x) for x in frames.values()} <= self._sizes:
             try:
                 return _compiler(BACKEND)(self.model, frames)
             except torch._dynamo.exc.TorchDynamoException as error:
-                self.on = False
+                self.on, _failed_for = False, self._configuration
                 warnings.warn(f"the model is not compiled: {_reason(error)}", stacklevel=2)
         return self.model(**frames)
 
@@ -62,6 +65,8 @@ class CompiledModel(nn.Module):
 
     def start(self, setting: str) -> None:
         """Training starts or continues; setting: "on", "off", or "auto", which keeps what is compiled."""
+        if _failed_for == self._configuration:
+            return  # it takes as long to fail again
         if setting == "on" or (setting == "auto" and _compiled_for == self._configuration):
             self.switch_on()
 
@@ -72,7 +77,9 @@ class CompiledModel(nn.Module):
             What was decided and why, in words; None if there was nothing to decide.
         """
         global _declined_for
-        if setting != "auto" or device.type != "cuda" or self.on or _declined_for == self._configuration:
+        if setting != "auto" or device.type != "cuda" or self.on:
+            return None
+        if self._configuration in (_declined_for, _failed_for):
             return None
         if seconds_left >= PAYS_FROM:
             self.switch_on()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hsta_fast import HSTA, create_model, layers, ops
+from hsta_fast.crossmodal import CrossmodalSpaceTimeAttention
 from hsta_fast.data import Batch
 from hsta_fast.profiling.parts import StepTimes, named_ranges, profile_step
 from hsta_fast.profiling.steps import Timed, batches, random_clips
@@ -71,7 +72,7 @@ class Sleepy(torch.autograd.Function):
         return x.clone()
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
         time.sleep(0.06)
         return dy.clone()
 
@@ -97,10 +98,10 @@ def test_slow_work_is_found_in_its_part(
 
 def test_ranges_leave_the_fast_paths_and_are_taken_away(model: HSTA) -> None:
     before = layers.USTA.forward, ops.space_time_attention
-    csta = model.blocks[0].csta
-    assert csta is not None
+    csta, embed = model.get_submodule("blocks.0.csta"), model.get_submodule("patch_embed.0")
+    assert isinstance(csta, CrossmodalSpaceTimeAttention) and isinstance(embed, layers.TubeletEmbed)
     with named_ranges():
         assert layers.USTA.forward is not before[0]
-        assert csta.writes_into_states()  # type: ignore[operator]
-        assert model.patch_embed["0"]._is_plain()  # type: ignore[operator]
+        assert csta.writes_into_states()
+        assert embed._is_plain()
     assert (layers.USTA.forward, ops.space_time_attention) == before

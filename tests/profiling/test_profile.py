@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hsta_fast import create_model
 from hsta_fast.model import HSTAConfig, model_config
 from hsta_fast.profiling import run as run_file
 from hsta_fast.profiling.config import ProfileConfig
@@ -31,8 +32,14 @@ class OneLayer(ProfileConfig):
 def test_a_profile(tmp_path: Path) -> None:
     out = tmp_path / "profile"
     config = OneLayer(
-        **{"model": "hsta_tiny", "image_size": 32, "device": "cpu", "out": out, "seconds": 0.1},
-        **{"batch_sizes": "1,2", "frames": "2", "against": "published"},
+        model="hsta_tiny",
+        image_size=32,
+        device="cpu",
+        out=out,
+        seconds=0.1,
+        batch_sizes="1,2",
+        frames="2",
+        against="published",
     )
     text = profile(config)
     assert sorted(path.name for path in out.iterdir()) == FILES
@@ -53,6 +60,11 @@ def test_a_profile(tmp_path: Path) -> None:
     assert products["part"] == "USTA products" and products["bound"] == "matrix product"
     assert products["reached"] == pytest.approx(
         products["flops_per_second"] / facts["ceilings"]["products"]["float32"]
+    )
+    # Weights and two moments; a gradient of them too, beside what the backward needs.
+    weights = 4 * sum(p.numel() for p in create_model("hsta_tiny", num_layers=1).parameters())
+    assert all(
+        c["memory_bytes"] > (4 if c["what"] == "training step" else 3) * weights for c in facts["cells"]
     )
     assert [row["frames"] for row in facts["largest_batch"]] == [2]
     assert all(sentence in text for sentence in facts["summary"])

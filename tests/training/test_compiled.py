@@ -34,7 +34,7 @@ SETTINGS: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def nothing_compiled_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("_compiled_for", "_declined_for"):
+    for name in ("_compiled_for", "_declined_for", "_failed_for"):
         monkeypatch.setattr(compiled, name, None)
     torch.compiler.reset()
     yield
@@ -132,7 +132,7 @@ def test_auto_decides_once_by_the_time_that_is_left() -> None:
 
 
 def test_without_a_compiler_it_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One warning in one line."""
+    """One warning in one line, and not again in the next fold."""
     from torch._inductor import config
 
     monkeypatch.setattr(config.cpp, "cxx", ("/nowhere/c++",))
@@ -147,6 +147,10 @@ def test_without_a_compiler_it_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) ->
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert torch.equal(called(video=torch.ones(2, 3)), out) and torch.equal(out, model(torch.ones(2, 3)))
+        next_fold = CompiledModel(model, sizes=frozenset({2}), configuration="without")
+        next_fold.start("on")
+        assert next_fold.decide("auto", torch.device("cuda"), 1e9) is None
+        assert torch.equal(next_fold(video=torch.ones(2, 3)), out) and not next_fold.on
 
 
 @pytest.mark.full
