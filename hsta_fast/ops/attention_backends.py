@@ -18,12 +18,15 @@ BACKENDS = {
 DIRECTIONS = ("forward", "training")  # without and with a gradient, the backward included
 
 
-@torch.compiler.assume_constant_result
 def _timed(device: torch.device, direction: str, width: int) -> tuple[tuple[int, str], ...]:
     """(N, what was fastest), by N; empty if nothing was timed."""
     from ..kernels.launch import device_of, fastest_attention
 
     return fastest_attention(device_of(device).name).get(f"{direction} {width}", ())
+
+
+# What torch.compiler.assume_constant_result does, which imports Triton.
+_timed._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def timed_backend(device: torch.device, width: int, length: int, needs_grad: bool) -> str | None:
