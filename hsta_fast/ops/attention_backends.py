@@ -34,7 +34,7 @@ def timed_backend(device: torch.device, width: int, length: int, needs_grad: boo
 
     Of the lengths that were timed, the nearest counts, by ratio.
     """
-    timed = _timed(device, DIRECTIONS[needs_grad], width)
+    timed = _timed(device, "training" if needs_grad else "forward", width)
     if not timed:
         return None
     fastest = timed[-1][1]

@@ -39,6 +39,8 @@ _PATCH_BYTES = 1 << 28  # of the patches of one step of a weight gradient
 
 def _unsupported_reason(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the extension does not support such inputs; None if it does."""
+    if device.type == "cuda" and torch.version.hip is not None:
+        return "ROCm is not CUDA"
     reason = extension.unsupported_reason(device.type)
     if reason is not None:
         return reason
