@@ -27,7 +27,7 @@ _SECONDS = 0.040  # of both shapes together, their first calls aside
 _SLOW = 0.3  # more, on a slow CPU, until there are enough rounds
 _ROUNDS = (3, 9)
 _ATTEMPTS = 3
-# A rate is known when this many rounds agree with the best one to this factor: else something disturbed them.
+# Nothing disturbed a rate when this many rounds agree with the best one to this factor.
 _AGREE = (3, 1.1)
 # K = N, and rows per thread: those of a narrow and of a wide model.
 _SHAPES = {"narrow": (192, 384), "wide": (768, 192)}
@@ -41,21 +41,19 @@ class Rates(NamedTuple):
     """GFLOP/s of torch's float32 product, ours ("panels", 0 without the extension) and torch's in bfloat16.
 
     The best of some rounds, in which the products take turns: what runs beside them can only slow them down.
-    `known`: whether rounds agreed. Where they did not, torch's float32 product is taken.
     """
 
     torch: float
     panels: float
     bfloat16: float
-    known: bool = True
 
     def panels_pay(self) -> bool:
         """Whether our product is faster than torch's by more than noise."""
-        return self.known and self.panels >= _PANELS_GAIN * self.torch
+        return self.panels >= _PANELS_GAIN * self.torch
 
     def bfloat16_pays(self) -> bool:
         """Whether bfloat16 is so much faster than both float32 products that a whole model gains."""
-        return self.known and self.bfloat16 >= _BFLOAT16_GAIN * max(self.torch, self.panels)
+        return self.bfloat16 >= _BFLOAT16_GAIN * max(self.torch, self.panels)
 
 
 class CpuSpeed(NamedTuple):
@@ -81,10 +79,9 @@ def describe(speed: Mapping[str, Any]) -> str:
     lines = [f"GFLOP/s of products, {kept}"]
     for name, (width, _) in _SHAPES.items():
         rates = Rates(**speed[name])
-        disturbed = "" if rates.known else " (disturbed by other processes, so torch's float32 is taken)"
         lines.append(
             f"  width {width:4d}: torch {rates.torch:.0f}, C++ {rates.panels:.0f}, "
-            f"torch in bfloat16 {rates.bfloat16:.0f}{disturbed}"
+            f"torch in bfloat16 {rates.bfloat16:.0f}"
         )
     return "\n".join(lines)
 
@@ -138,7 +135,7 @@ def _read(path: Path) -> CpuSpeed | None:
         }
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    sound = all(math.isfinite(number) and number >= 0 for each in rates.values() for number in each[:3])
+    sound = all(math.isfinite(number) and number >= 0 for each in rates.values() for number in each)
     return CpuSpeed(**rates, path=path) if sound else None
 
 
@@ -150,12 +147,13 @@ def _measure_and_keep(path: Path) -> CpuSpeed:
         speed = _read(path)  # another process may have measured meanwhile
         if speed is not None:
             return speed
-        for _ in range(_ATTEMPTS):
-            rates = _measure()
-            if all(each.known for each in rates.values()):
+        # Kept even if no attempt was quiet: a run that is continued must multiply as it began.
+        rates, quiet = _measure()
+        for _ in range(_ATTEMPTS - 1):
+            if quiet:
                 break
-        else:
-            return CpuSpeed(**rates, path=None)
+            again, quiet = _measure()
+            rates = {name: Rates(*map(max, rates[name], again[name])) for name in rates}
         try:
             write_text(
                 path, json.dumps({name: each._asdict() for name, each in rates.items()}, indent=1) + "\n"
@@ -165,15 +163,17 @@ def _measure_and_keep(path: Path) -> CpuSpeed:
         return CpuSpeed(**rates, path=path)
 
 
-def _measure() -> dict[str, Rates]:
+def _measure() -> tuple[dict[str, Rates], bool]:
+    """The rates of each shape, and whether nothing disturbed them."""
     with torch.inference_mode(), torch.random.fork_rng(devices=[]):
         end = time.perf_counter() + _SECONDS
-        narrow = _rates(*_SHAPES["narrow"], end - 0.8 * _SECONDS)
-        return {"narrow": narrow, "wide": _rates(*_SHAPES["wide"], end)}
+        narrow, quiet = _rates(*_SHAPES["narrow"], end - 0.8 * _SECONDS)
+        wide, quiet_too = _rates(*_SHAPES["wide"], end)
+        return {"narrow": narrow, "wide": wide}, quiet and quiet_too
 
 
-def _rates(width: int, rows: int, end: float) -> Rates:
-    """Rates of a square weight, timed in turns until `end`."""
+def _rates(width: int, rows: int, end: float) -> tuple[Rates, bool]:
+    """Rates of a square weight, timed in turns until `end`, and whether nothing disturbed them."""
     rows *= min(torch.get_num_threads(), 4)
     x, weight, bias = torch.randn(rows, width), torch.randn(width, width) * width**-0.5, torch.randn(width)
     low = [tensor.bfloat16() for tensor in (x, weight, bias)]
@@ -200,4 +200,4 @@ def _rates(width: int, rows: int, end: float) -> Rates:
     work, (agreeing, factor) = 2e-9 * rows * width * width, _AGREE
     times = {name: sorted(each) for name, each in seconds.items()}
     quiet = done >= agreeing and all(each[agreeing - 1] <= factor * each[0] for each in times.values())
-    return Rates(**{"panels": 0.0} | {name: work / each[0] for name, each in times.items()}, known=quiet)
+    return Rates(**{"panels": 0.0} | {name: work / each[0] for name, each in times.items()}), quiet
