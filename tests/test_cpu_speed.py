@@ -151,7 +151,7 @@ def test_two_processes_at_once_measure_once(tmp_path: Path) -> None:
         "rates = cpu_speed.Rates(torch=1.0, panels=2.0, bfloat16=3.0)\n"
         "def measure():\n"
         "    Path(os.environ['HSTA_FAST_CACHE'], f'by-{os.getpid()}').touch(); time.sleep(0.3)\n"
-        "    return {'narrow': rates, 'wide': rates}\n"
+        "    return {'narrow': rates, 'wide': rates}, True\n"
         "cpu_speed._measure = measure\n"
         "assert cpu_speed.measured().wide == rates"
     )
