@@ -53,11 +53,13 @@ class Ran(NamedTuple):
 def run(folder: Path, *options: str) -> Ran:
     (folder / "bench_some.py").write_text(BENCHMARKS)
     given = ["-p", "benchmarks.conftest", "-p", "no:cacheprovider", "--benchmark-only", "-q", *options]
+    # Of its own, not a worker of the pytest that runs this test: pytest-benchmark refuses to be timed there.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     process = Forked(
         f"import os, sys, pytest; sys.path.insert(0, {str(ROOT)!r}); os.chdir({str(folder)!r})\n"
         "sys.exit(pytest.main(sys.argv[1:]))",
         ["-o", "python_files=bench_*.py", "-o", "python_functions=bench_*", "--rootdir=.", *given],
-        environment=dict(os.environ),
+        environment=environment,
     )
     said, _ = process.communicate()
     assert process.returncode is not None

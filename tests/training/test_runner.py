@@ -144,6 +144,7 @@ def command(cfg: TrainConfig, *flags: str) -> list[str]:
         "batch-size": cfg.batch_size,
         "lr": cfg.lr,
         "warmup-epochs": cfg.warmup_epochs,
+        "dtype": cfg.dtype,
     }
     words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
     return ["train", *words, *flags]
