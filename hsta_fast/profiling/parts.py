@@ -123,34 +123,16 @@ def _times(events: Sequence[Any], *, on_device: bool) -> StepTimes:
     forward.visit(root)
     seconds: dict[Key, float] = defaultdict(float)
     kernels: dict[str, list[float]] = defaultdict(list)
-
-    def visit(event: Any, key: Key) -> None:
-        """Add the time of an event that is known to belong to `key`, and of those in it."""
-        key = forward.keys.get(id(event), key)
-        node = event.name.startswith(_NODE)
-        if node:
-            part = forward.by_sequence.get((event.fwd_thread, event.sequence_nr), "other")
-            key = (part, "backward")
-        if on_device:
-            for kernel in event.kernels:
-                seconds[key] += kernel.duration / 1e6
-                kernels[kernel.name].append(kernel.duration / 1e6)
-        else:
-            seconds[key] += event.self_cpu_time_total / 1e6
-        for child in event.cpu_children:
-            # The engine sums the gradients of a tensor that was used twice, after the node itself.
-            summed = (
-                node
-                and not child.name.startswith(event.name.removeprefix(_NODE))
-                and key[0].startswith(_USTA)
-            )
-            summed = summed or (node and key[0] == "norms" and child.name.startswith("aten::add"))
-            visit(child, ("USTA pointwise", "backward") if summed else key)
-
     # The backward has a thread of its own on CUDA.
     for event in inside:
         if event is root or (event.cpu_parent is None and on_device):
-            visit(event, ("other", "forward"))
+            for inner, key in forward.keyed(event):
+                if not on_device:
+                    seconds[key] += inner.self_cpu_time_total / 1e6
+                    continue
+                for kernel in inner.kernels:
+                    seconds[key] += kernel.duration / 1e6
+                    kernels[kernel.name].append(kernel.duration / 1e6)
     total = (end - start) / 1e6
     named = {key: value for key, value in seconds.items() if key[0] != "other"}
     named[("other", "update")] = max(0.0, total - sum(named.values()))
@@ -163,7 +145,7 @@ def _is_on_device(event: Any) -> bool:
 
 
 class _Forward:
-    """The part of each operation of the forward."""
+    """The part of each operation: those of the forward by their range, the others by the forward's."""
 
     def __init__(self) -> None:
         self.keys: dict[int, Key] = {}
@@ -195,3 +177,21 @@ class _Forward:
             self.by_sequence[event.thread, event.sequence_nr] = part
         for child in event.cpu_children:
             self.visit(child, range_name, part)
+
+    def keyed(self, event: Any, key: Key = ("other", "forward")) -> Iterator[tuple[Any, Key]]:
+        """`event`, which belongs to `key` unless it is known better, and those in it, each with its key."""
+        key = self.keys.get(id(event), key)
+        node = event.name.startswith(_NODE)
+        if node:
+            part = self.by_sequence.get((event.fwd_thread, event.sequence_nr), "other")
+            key = (part, "backward")
+        yield event, key
+        for child in event.cpu_children:
+            # The engine sums the gradients of a tensor that was used twice, after the node itself.
+            summed = (
+                node
+                and not child.name.startswith(event.name.removeprefix(_NODE))
+                and key[0].startswith(_USTA)
+            )
+            summed = summed or (node and key[0] == "norms" and child.name.startswith("aten::add"))
+            yield from self.keyed(child, ("USTA pointwise", "backward") if summed else key)

@@ -26,7 +26,7 @@ import hsta_fast
 from benchmarks.cases import device_is_dead
 from benchmarks.entries import DEVICE_FAULT, append, read
 from hsta_fast import reference
-from hsta_fast.layers import TubeletEmbed
+from hsta_fast.layers import SpaceTimeAttention, TubeletEmbed
 from hsta_fast.published import PublishedHSTA
 from tests.gpu.compile_ahead import fix_keys
 from tests.tolerance import DEVICE, with_gradients
@@ -169,6 +169,9 @@ def model_pair(*, extension: bool) -> tuple[torch.nn.Module, Tensor, dict[str, T
     if not extension:
         for embed in model.patch_embed.values():
             embed.__class__ = EmbedOnTorch
+        for module in model.modules():
+            if isinstance(module, SpaceTimeAttention) and not CUDA:
+                module.impl = "torch"  # on a CPU, the stand-in, "auto" is the extension
     return model.to(DEVICE), exact, {name: x.to(DEVICE) for name, x in given.items()}
 
 
