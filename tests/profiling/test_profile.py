@@ -13,6 +13,7 @@ import torch
 from hsta_fast import create_model
 from hsta_fast.model import HSTAConfig, model_config
 from hsta_fast.profiling import run as run_file
+from hsta_fast.profiling.ceilings import Ceilings, measure_ceilings
 from hsta_fast.profiling.config import ProfileConfig
 from hsta_fast.profiling.memory_used import largest_by_trial, peak_bytes
 from hsta_fast.profiling.run import profile
@@ -29,12 +30,16 @@ class OneLayer(ProfileConfig):
         return model_config(self.model, num_layers=1)
 
 
-def test_a_profile(tmp_path: Path) -> None:
+def test_a_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Which ceiling binds depends on both, and a busy machine disturbs them one by one.
+    ceilings = Ceilings({"float32": 1e11, "bfloat16": 2e11}, copy=1e12)
+    monkeypatch.setattr(run_file, "measure_ceilings", lambda *_: ceilings)
     out = tmp_path / "profile"
     config = OneLayer(
         model="hsta_tiny",
         image_size=32,
         device="cpu",
+        dtype="float32",  # the default, auto, depends on the machine
         out=out,
         seconds=0.1,
         batch_sizes="1,2",
@@ -56,6 +61,7 @@ def test_a_profile(tmp_path: Path) -> None:
     ]
     for call in facts["parts"]:
         assert sum(row["seconds"] for row in call["parts"]) == pytest.approx(call["seconds"], rel=0.05)
+    assert facts["ceilings"] == ceilings.to_json()
     products = facts["parts"][0]["parts"][0]
     assert products["part"] == "USTA products" and products["bound"] == "matrix product"
     assert products["reached"] == pytest.approx(
@@ -75,6 +81,12 @@ def test_a_profile(tmp_path: Path) -> None:
     assert facts["summary"][0] in unescape(html) and not re.search(r'(src|href)="(?!data:)', html)
     events = json.loads(gzip.decompress((out / "trace.json.gz").read_bytes()))["traceEvents"]
     assert any("USTA attention" in event.get("name", "") for event in events)
+
+
+def test_ceilings() -> None:
+    found = measure_ceilings(torch.device("cpu"), torch.float32)
+    assert found.products.keys() == {"float32", "bfloat16"}
+    assert all(rate > 0 for rate in (*found.products.values(), found.copy))
 
 
 def test_nothing_is_written_where_it_was_interrupted(
