@@ -10,7 +10,9 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
+#include "transpose.h"
 #include "vectors.h"
 
 namespace hsta_fast {
@@ -122,7 +124,7 @@ inline float total_of(Floats x) {
   return (parts[0][0] + parts[0][1]) + (parts[0][2] + parts[0][3]);
 }
 
-// to[j][..D] = sign * from[j * stride ..], zeros up to `columns`.
+// to[j][..D] = factor * from[j * stride ..], zeros up to `columns`.
 template <typename T>
 void copy_rows(const T* from, int64_t stride, int64_t rows, int64_t D, float factor, float* to) {
   const int64_t columns = padded(D, WIDTH);
@@ -137,10 +139,14 @@ template <typename T>
 void transpose_rows(const T* from, int64_t stride, int64_t rows, int64_t D, float* to) {
   for (int64_t j = 0; j < rows; j += PANEL, to += D * PANEL) {
     const int64_t some = std::min(PANEL, rows - j);
+    const T* first = from + j * stride;
     if (some < PANEL) std::fill(to, to + D * PANEL, 0.0f);
+    if constexpr (std::is_same_v<T, float>) {
+      transpose(first, some, D, stride, to, PANEL);
+      continue;
+    }
     for (int64_t i = 0; i < some; ++i) {
-      const T* row = from + (j + i) * stride;
-      for (int64_t d = 0; d < D; ++d) to[d * PANEL + i] = static_cast<float>(row[d]);
+      for (int64_t d = 0; d < D; ++d) to[d * PANEL + i] = static_cast<float>(first[i * stride + d]);
     }
   }
 }
@@ -166,8 +172,9 @@ struct Sizes {
   int64_t N, M, D;
   float scale;
   int64_t columns() const { return padded(D, WIDTH); }
-  float sign() const { return scale < 0 ? -1.0f : 1.0f; }
-  float log2_scale() const { return std::abs(scale) * 1.44269504f; }
+  // Of the queries: scores are logarithms to base 2 as they come out of a product. Were they scaled after it, in one
+  // instruction with the subtraction of their rounded maximum, huge ones would exceed it.
+  float query_factor() const { return scale * 1.44269504f; }
 };
 
 // A part of the scratch memory, in floats; every part begins on a cache line.
@@ -195,8 +202,8 @@ struct ForwardScratch {
 };
 
 // Scores of `rows` rows -> weights relative to the running maxima `top`, which are updated, as are the sums of weights
-// `total`; factor: by how much earlier weights shrink. c > 0 scales the scores.
-inline void weigh(float* scores, int64_t rows, int64_t keys, float c, float* top, float* total, float* factor) {
+// `total`; factor: by how much earlier weights shrink.
+inline void weigh(float* scores, int64_t rows, int64_t keys, float* top, float* total, float* factor) {
   const int64_t whole = keys / WIDTH * WIDTH;
   for (int64_t r = 0; r < rows; ++r) {
     float* row = scores + r * PITCH;
@@ -206,7 +213,7 @@ inline void weigh(float* scores, int64_t rows, int64_t keys, float c, float* top
       const Floats s = load(row + j);
       most = s > most ? s : most;
     }
-    factor[r] = c * highest(most);
+    factor[r] = highest(most);
   }
   for (int64_t r = 0; r < rows; r += WIDTH) {
     const Floats before = load(top + r), now = load(factor + r), most = now > before ? now : before;
@@ -218,12 +225,12 @@ inline void weigh(float* scores, int64_t rows, int64_t keys, float c, float* top
     const float base = top[r] == LOWEST ? 0.0f : top[r];
     Floats sums{};
     for (int64_t j = 0; j < whole; j += WIDTH) {
-      const Floats p = power_of_two(load(row + j) * c - base);
+      const Floats p = power_of_two(load(row + j) - base);
       store(row + j, p);
       sums += p;
     }
     if (whole < keys) {
-      store(row + whole, power_of_two(load(row + whole) * c - base));
+      store(row + whole, power_of_two(load(row + whole) - base));
       std::fill(row + keys, row + whole + WIDTH, 0.0f);
       sums += load(row + whole);
     }
@@ -231,23 +238,22 @@ inline void weigh(float* scores, int64_t rows, int64_t keys, float c, float* top
   }
 }
 
-// Rows [first, last) of one head. stats: the scaled maximum of each row to base 2, then at + N the sum of its weights.
+// Rows [first, last) of one head. stats: the largest score of each row to base 2, then at + N the sum of its weights.
 template <typename T>
 void attend(const Sizes& sizes, Rows<const T> q, Rows<const T> k, Rows<const T> v, int64_t first, int64_t last,
             Rows<T> out, float* stats, const ForwardScratch& room) {
   const int64_t columns = sizes.columns(), D = sizes.D, vectors = columns / WIDTH;
   transpose_rows(k.at, k.stride, sizes.M, D, room.panels);
   copy_rows(v.at, v.stride, sizes.M, D, 1.0f, room.values);
-  const float c = sizes.log2_scale();
   for (int64_t n = first; n < last; n += BLOCK_ROWS) {
     const int64_t rows = std::min(BLOCK_ROWS, last - n);
-    copy_rows(q[n], q.stride, rows, D, sizes.sign(), room.queries);
+    copy_rows(q[n], q.stride, rows, D, sizes.query_factor(), room.queries);
     std::fill(room.top, room.top + BLOCK_ROWS, LOWEST);
     std::fill(room.total, room.total + rows, 0.0f);
     for (int64_t m = 0; m < sizes.M; m += TILE_KEYS) {
       const int64_t keys = std::min(TILE_KEYS, sizes.M - m);
       scores_of(room.queries, rows, columns, room.panels + m * D, keys, D, room.scores);
-      weigh(room.scores, rows, keys, c, room.top, room.total, room.factor);
+      weigh(room.scores, rows, keys, room.top, room.total, room.factor);
       product({room.scores, PITCH, 1}, rows, room.values + m * columns, columns, keys, vectors, room.sums, columns,
               m == 0 ? Into::replace : Into::scale, room.factor);
     }
@@ -283,8 +289,7 @@ void attend_backward(const Sizes& sizes, Rows<const T> q, Rows<const T> k, Rows<
                      Rows<const T> dout, const float* stats, int64_t first, int64_t last, Rows<T> dk, Rows<T> dv,
                      const BackwardScratch& room) {
   const int64_t columns = sizes.columns(), D = sizes.D, vectors = columns / WIDTH;
-  const float c = sizes.log2_scale();
-  copy_rows(q.at, q.stride, sizes.N, D, sizes.sign(), room.queries);
+  copy_rows(q.at, q.stride, sizes.N, D, sizes.query_factor(), room.queries);
   for (int64_t n = 0; n < sizes.N; ++n) {
     float* row = room.dout + n * columns;
     copy_rows(dout[n], dout.stride, 1, D, 1.0f / stats[sizes.N + n], row);
@@ -307,7 +312,7 @@ void attend_backward(const Sizes& sizes, Rows<const T> q, Rows<const T> k, Rows<
         const float delta = room.delta[n + r];
         float *p = room.weights + r * PITCH, *t = room.products + r * PITCH;
         for (int64_t j = 0; j < keys; j += WIDTH) {
-          const Floats weight = power_of_two(load(p + j) * c - base);
+          const Floats weight = power_of_two(load(p + j) - base);
           store(p + j, weight);
           store(t + j, weight * (load(t + j) - delta));
         }
@@ -320,7 +325,7 @@ void attend_backward(const Sizes& sizes, Rows<const T> q, Rows<const T> k, Rows<
     }
     for (int64_t j = 0; j < keys; ++j) {
       for (int64_t d = 0; d < D; ++d) {
-        dk[m + j][d] = static_cast<T>(std::abs(sizes.scale) * room.dk[j * columns + d]);
+        dk[m + j][d] = static_cast<T>(0.693147181f * room.dk[j * columns + d]);
         dv[m + j][d] = static_cast<T>(room.dv[j * columns + d]);
       }
     }

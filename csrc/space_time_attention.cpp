@@ -41,10 +41,10 @@ Rows<T> rows_to(const at::Tensor& x, int64_t b, int64_t h) {
   return {x.data_ptr<T>() + b * x.stride(0) + h * x.stride(2), x.stride(1)};
 }
 
-// run(b, h, piece, first row, last row, scratch memory) for pieces of `length` rows of every head.
+// run(b, h, piece, first row, last row, scratch memory) for `pieces` parts of the rows of every head, of equal length.
 template <typename ScratchOf, typename Run>
-void for_pieces(const at::Tensor& q, const Sizes& sizes, int64_t rows, int64_t length, const Run& run) {
-  const int64_t H = q.size(2), pieces = (rows + length - 1) / length;
+void for_pieces(const at::Tensor& q, const Sizes& sizes, int64_t rows, int64_t pieces, const Run& run) {
+  const int64_t H = q.size(2);
   Scratch counted{nullptr};
   ScratchOf(counted, sizes);
   at::parallel_for(0, q.size(0) * H * pieces, 1, [&](int64_t begin, int64_t end) {
@@ -52,23 +52,25 @@ void for_pieces(const at::Tensor& q, const Sizes& sizes, int64_t rows, int64_t l
     Scratch scratch{memory.data_ptr<float>()};
     const ScratchOf room(scratch, sizes);
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t piece = i % pieces, first = piece * length;
-      run(i / pieces / H, i / pieces % H, piece, first, std::min(first + length, rows), room);
+      const int64_t piece = i % pieces;
+      run(i / pieces / H, i / pieces % H, piece, rows * piece / pieces, rows * (piece + 1) / pieces, room);
     }
   });
 }
 
-// Rows of a piece of work, a multiple of `multiple`: few heads are split, so that they occupy all threads.
-int64_t piece_length(const at::Tensor& q, int64_t rows, int64_t multiple, int64_t enough) {
-  const int64_t heads = q.size(0) * q.size(2), pieces = heads >= enough ? 1 : (2 * enough + heads - 1) / heads;
-  return padded((rows + pieces - 1) / pieces, multiple);
+// Pieces of each head, of `least` rows or more: few heads are split until all make up a multiple of `enough`, or many.
+int64_t pieces_of(const at::Tensor& q, int64_t rows, int64_t least, int64_t enough) {
+  const int64_t heads = q.size(0) * q.size(2), most = std::max<int64_t>(1, rows / least);
+  int64_t pieces = 1;
+  while (pieces < most && heads * pieces < 4 * enough && heads * pieces % enough) ++pieces;
+  return pieces;
 }
 
 template <typename T>
 void forward(const Sizes& sizes, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
              const at::Tensor& stats) {
   for_pieces<ForwardScratch>(
-      q, sizes, sizes.N, piece_length(q, sizes.N, BLOCK_ROWS, 2 * at::get_num_threads()),
+      q, sizes, sizes.N, pieces_of(q, sizes.N, BLOCK_ROWS, at::get_num_threads()),
       [&](int64_t b, int64_t h, int64_t, int64_t first, int64_t last, const ForwardScratch& room) {
         attend<T>(sizes, rows_of<T>(q, b, h), rows_of<T>(k, b, h), rows_of<T>(v, b, h), first, last,
                   rows_to<T>(out, b, h), stats.data_ptr<float>() + (b * q.size(2) + h) * 2 * sizes.N, room);
@@ -81,7 +83,7 @@ void backward(const Sizes& sizes, const at::Tensor& dout, const at::Tensor& q, c
               const at::Tensor& dk, const at::Tensor& dv) {
   const int64_t H = q.size(2), D = sizes.D, columns = sizes.columns();
   // Not by the number of threads: the pieces' parts of dq are added up, and the sum would depend on it.
-  const int64_t length = piece_length(q, sizes.M, PANEL, 8), pieces = (sizes.M + length - 1) / length;
+  const int64_t pieces = pieces_of(q, sizes.M, 2 * PANEL, 8);
   const auto write = [&](int64_t b, int64_t h, int64_t n, const float* row) {
     T* to = rows_to<T>(dq, b, h)[n];
     for (int64_t d = 0; d < D; ++d) to[d] = static_cast<T>(sizes.scale * row[d]);
@@ -90,7 +92,7 @@ void backward(const Sizes& sizes, const at::Tensor& dout, const at::Tensor& q, c
   const at::Tensor partial =
       at::empty({pieces > 1 ? q.size(0) * H * pieces * size : 0}, q.options().dtype(at::kFloat));
   for_pieces<BackwardScratch>(
-      q, sizes, sizes.M, length,
+      q, sizes, sizes.M, pieces,
       [&](int64_t b, int64_t h, int64_t piece, int64_t first, int64_t last, const BackwardScratch& room) {
         attend_backward<T>(sizes, rows_of<T>(q, b, h), rows_of<T>(k, b, h), rows_of<T>(v, b, h), rows_of<T>(out, b, h),
                            rows_of<T>(dout, b, h), stats.const_data_ptr<float>() + (b * H + h) * 2 * sizes.N, first,

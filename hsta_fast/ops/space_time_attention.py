@@ -35,6 +35,9 @@ _MAX_WIDTH = 128
 # blocks are larger than a short sequence; without and with a gradient. Measured on 2 AVX-512 cores at D = 16
 # to 128.
 _SHORT = (2_000_000, 4_000_000)
+# With a gradient, the extension is not faster for fewer queries than these that meet more keys than these: it
+# copies every key and value, in both directions.
+_FEW = (4, 16)
 _VECTORS = torch.backends.cpu.get_cpu_capability()  # once, so that torch.compile sees a constant
 _EXACT = (torch.float32, torch.float64)  # in 16 bits, scores written to memory would be rounded
 
@@ -252,6 +255,14 @@ def _needs_grad(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
+def _few_queries(q: Tensor, k: Tensor, v: Tensor | None) -> bool:
+    """Whether torch is faster on the CPU because few queries meet many keys."""
+    if torch.compiler.is_compiling() or v is None or q.dtype not in _EXACT:
+        return False  # a graph would be specialised to the lengths seen
+    queries, keys = _FEW
+    return q.shape[1] < queries and k.shape[1] > keys and _needs_grad(q, k, v)
+
+
 def _torch(q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str | None = None) -> Tensor:
     """Torch's fused attention, by a backend; for short sequences on the CPU, two products and a softmax."""
     dtype = product_dtype(q.device, q.dtype)
@@ -302,7 +313,8 @@ def space_time_attention(
             The extension supports the same dtypes on the CPU, with float32 arithmetic inside, if a C++
             compiler can build it. "auto" is Triton in 16 bits on CUDA devices where it can run, except at
             lengths where benchmarks/tune.py timed one of torch's backends faster on it; the extension
-            on CPUs with AVX2 or AVX-512 where it can run, except in float64; else torch's own attention
+            on CPUs with AVX2 or AVX-512 where it can run, except in float64, and in float32 with a gradient
+            for fewer than 4 queries against more than 16 keys; else torch's own attention
             ("torch": on the CPU two matrix products and a softmax for short sequences, else
             scaled_dot_product_attention; float16 in float32 there, rounded once). Second derivatives are
             those of the plain formula, which writes all scores to memory; compiled code has none.
@@ -337,6 +349,8 @@ def space_time_attention(
         qkv, k, v = (None if x is None else x.to(asked) for x in (qkv, k, v))  # type: ignore[assignment]
     check_same({"qkv": qkv} if k is None or v is None else {"q": qkv, "k": k, "v": v})
     chosen = resolve(impl, auto_choice(qkv.device, qkv.dtype, width), IMPLS)
+    if chosen == "extension" and impl == "auto" and k is not None and _few_queries(qkv, k, v):
+        chosen = "torch"
     backend = None
     if chosen == "triton" and impl == "auto" and k is None:
         backend = timed_backend(qkv.device, width, qkv.shape[1], _needs_grad(qkv))

@@ -3,6 +3,7 @@
 import itertools
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -72,6 +73,69 @@ def test_large_scores(largest: float, dtype: torch.dtype) -> None:
     for scale in (32**-0.5, -(32**-0.5)):
         rising = k * torch.linspace(0.01, 1, 450)[:, None, None].to(dtype)
         check([q, rising, v], impl="extension", scale=scale)
+
+
+@pytest.mark.parametrize("size", [1e10, 1e15, 1e30])
+def test_huge_scores(size: float) -> None:
+    """One unit in the last place is above the range of the exponential: the largest score still weighs 1."""
+    torch.manual_seed(0)
+    q, k, v = inputs("separate", 1, 40, 300, 2, 16, torch.float32)
+    given_inputs = [q * size, k, v]
+    came = with_gradients(attend, given_inputs, torch.ones_like(q))
+    exact = with_gradients(
+        reference.space_time_attention, [x.double() for x in given_inputs], torch.ones_like(q).double()
+    )
+    torch.testing.assert_close(came[0].double(), exact[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(came[3].double(), exact[3], rtol=1e-5, atol=1e-6)  # dv
+    assert all(x.isfinite().all() for x in came)
+
+
+def test_gradients_of_infinite_and_missing_numbers() -> None:
+    """NaN is where it is in the plain formula."""
+    torch.manual_seed(0)
+    for where in itertools.product(range(3), (torch.nan, torch.inf, -torch.inf)):
+        given_inputs = inputs("separate", 1, 20, 300, 1, 16, torch.float32)
+        given_inputs[where[0]][0, 7, 0, 3] = where[1]
+        dout = torch.randn(1, 20, 1, 16)
+        came = with_gradients(attend, given_inputs, dout)
+        plain = with_gradients(reference.space_time_attention, given_inputs, dout)
+        for ours, theirs in zip(came, plain, strict=True):
+            assert torch.equal(ours.isnan(), theirs.isnan()), where
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+@pytest.mark.parametrize(
+    ("B", "N", "M", "H", "D"), [(1, 589, 589, 3, 64), (1, 2, 3, 1, 40), (1, 200, 500, 1, 100)]
+)
+def test_any_number_of_threads(
+    two_threads: None, threads: int, B: int, N: int, M: int, H: int, D: int
+) -> None:
+    """Also more than there is work for, and another number in the backward."""
+    torch.manual_seed(0)
+    q, k, v = inputs("separate", B, N, M, H, D, torch.float32)
+    dout = torch.randn_like(q)
+    expected = with_gradients(lambda *x: space_time_attention(*x, impl="torch"), [q, k, v], dout)
+    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+    torch.set_num_threads(threads)
+    out = attend(*leaves)
+    torch.set_num_threads(3 - min(threads, 2))
+    came = [out.detach(), *torch.autograd.grad(out, leaves, dout)]
+    for a, b in zip(came, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_two_callers_at_once() -> None:
+    torch.manual_seed(0)
+    given_inputs = [inputs("packed", 1, 200, 200, 2, 32, torch.float32) for _ in range(2)]
+    dout = torch.randn(1, 200, 2, 32)
+
+    def run(x: list[Tensor]) -> list[Tensor]:
+        return with_gradients(attend, x, dout)
+
+    alone = [run(x) for x in given_inputs]
+    with ThreadPoolExecutor(2) as pool:
+        for i, came in enumerate(pool.map(run, given_inputs * 4)):
+            assert all(torch.equal(a, b) for a, b in zip(came, alone[i % 2], strict=True))
 
 
 def test_infinite_and_missing_numbers() -> None:
@@ -202,6 +266,11 @@ def test_what_auto_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         space_time_attention(torch.randn(1, 9, 3, 2, 16, dtype=dtype))
     assert ran == ["auto", "auto"]
+    q, k = torch.randn(1, 1, 2, 16), torch.randn(1, 50, 2, 16)
+    space_time_attention(q, k, k)
+    assert ran == ["auto"] * 3
+    space_time_attention(q.requires_grad_(), k, k)  # few queries, many keys and a gradient: torch
+    assert ran == ["auto"] * 3
     monkeypatch.setattr(sys.modules[auto_choice.__module__], "_VECTORS", "SVE256")
     assert auto_choice(cpu, torch.float32).impl == "torch"
     with pytest.raises(ValueError, match="float64"):
