@@ -1,5 +1,6 @@
 // Gathers patches and transposes matrices of many sizes in buffers that fit exactly, and compares with plain loops:
 // for the address sanitizer, which sees one element too many.
+#include "transpose.h"
 #include "video_patches.h"
 
 #include <cstdio>
