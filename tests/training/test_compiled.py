@@ -49,6 +49,15 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Counting:
     return counting
 
 
+@pytest.fixture
+def without_a_compiler() -> Iterator[None]:
+    """By inductor's own patch: a setting that is an alias is lost when pytest's puts it back."""
+    from torch._inductor import config
+
+    with config.patch({"cpp.cxx": ("/nowhere/c++",), "force_disable_caches": True}):
+        yield
+
+
 def losses(folder: FoldFolder) -> list[list[float]]:
     return [[line["train_loss"], line["test_loss"]] for line in map(json.loads, folder.metrics())]
 
@@ -131,12 +140,8 @@ def test_auto_decides_once_by_the_time_that_is_left() -> None:
     assert called("b").decide("auto", cuda, 1e9) is None and not other.on
 
 
-def test_without_a_compiler_it_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_it_runs_as_it_is(without_a_compiler: None) -> None:
     """One warning in one line, and not again in the next fold."""
-    from torch._inductor import config
-
-    monkeypatch.setattr(config.cpp, "cxx", ("/nowhere/c++",))
-    monkeypatch.setattr(config, "force_disable_caches", True)
     model: Any = Line()
     called = CompiledModel(model, sizes=frozenset({2}), configuration="without")
     called.switch_on()
