@@ -4,7 +4,6 @@ Each command is a function below, whose arguments and help tyro makes from its s
 what it runs, so that help and mistakes in the arguments do not wait for scikit-learn and matplotlib.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -30,7 +29,17 @@ from .training.config import RECIPES, Recipe, TrainConfig, recipe_config
 from .training.config_file import read_settings
 from .training.optim import NonFiniteLossError
 from .training.setting_groups import SettingGroups
-from .usage import UsageError, as_usage_error, completion, flags_given, flags_of, parse, summary
+from .usage import (
+    UsageError,
+    as_usage_error,
+    completion,
+    flags_given,
+    flags_of,
+    parse,
+    read_first,
+    separated,
+    summary,
+)
 
 Shell = Literal["bash", "zsh", "fish"]
 
@@ -168,9 +177,7 @@ def _audit(
     flags = {"label": label, "predicted": predicted, "subject": subject, "fold": fold}
     columns = {name: column for name, column in flags.items() if column is not None}
     with as_usage_error(ArgumentError):
-        text, status = audit(
-            path, clips, folds, absent=absent, columns=columns, classes=_class_names(classes)
-        )
+        text, status = audit(path, clips, folds, absent=absent, columns=columns, classes=separated(classes))
     print(text)
     if status:
         sys.exit(status)
@@ -199,15 +206,10 @@ def _compare(
     from .protocol import ArgumentError, compare_runs, comparison_latex, comparison_text
 
     with as_usage_error(ArgumentError):
-        found = compare_runs(paths, classes=_class_names(classes))
+        found = compare_runs(paths, classes=separated(classes))
     print(comparison_text(found))
     if latex is not None:
         write_text(latex, comparison_latex(found))
-
-
-def _class_names(text: str | None) -> list[str]:
-    """The names in --classes, which commas separate."""
-    return [] if text is None else [name.strip() for name in text.split(",")]
 
 
 def _ablate(
@@ -307,10 +309,7 @@ def _commands(args: Sequence[str] = ()) -> dict[str, Callable[..., None]]:
         UsageError: the file cannot be read, or its settings are wrong.
     """
     # These are read first, because the defaults of all other arguments depend on them.
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("--recipe", "--table", "--config"):
-        first.add_argument(flag, nargs="?")
-    known, _ = first.parse_known_args(args)
+    known = read_first(args, "recipe", "table", "config")
     given: dict[str, Any] = {}
     if known.config:
         kinds = flags_of(_ablate if args[0] == "ablate" else _train)

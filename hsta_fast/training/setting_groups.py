@@ -3,7 +3,8 @@
 from dataclasses import dataclass, fields
 from typing import get_type_hints
 
-from .config import (
+from .config import TrainConfig
+from .settings import (
     DataSettings,
     HardwareSettings,
     InputSettings,
@@ -11,7 +12,6 @@ from .config import (
     OptimSettings,
     ProtocolSettings,
     RunSettings,
-    TrainConfig,
 )
 
 

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from hsta_fast.recompute import Memory, set_memory
 from hsta_fast.training import compiled
 from hsta_fast.training.compiled import PAYS_FROM, CompiledModel, batch_sizes
-from hsta_fast.training.config import Compile, recipe_config
+from hsta_fast.training.config import recipe_config
 from hsta_fast.training.loop import fit
 from hsta_fast.training.progress import Progress
 from hsta_fast.training.run_folder import FoldFolder
+from hsta_fast.training.settings import Compile
 from hsta_fast.training.setup import set_up
 from tests.test_compile import Counting, frames, tiny
 from tests.training.test_float16 import stopping
