@@ -25,7 +25,7 @@ from .profiling.config import ProfileConfig
 from .spelling import did_you_mean
 from .synth import SynthConfig
 from .training import stopping
-from .training.config import RECIPES, Recipe, TrainConfig, recipe_config
+from .training.config import RECIPES, Recipe, recipe_config
 from .training.config_file import read_settings
 from .training.optim import NonFiniteLossError
 from .training.setting_groups import SettingGroups
@@ -106,7 +106,8 @@ def _prepare(recipe: Recipe = "paper", config: Path | None = None, *, settings: 
     """
     from .training.setup import fill_cache
 
-    checked = _checked(settings)
+    with as_usage_error():
+        checked = settings.checked()
     if checked.dry_run:
         raise UsageError("prepare expected no --dry-run, got one: train --dry-run says what would be trained")
     print(fill_cache(checked))
@@ -123,8 +124,8 @@ def _train(recipe: Recipe = "paper", config: Path | None = None, *, settings: Se
     from .training import runner
     from .training.setup import find_device
 
-    checked = _checked(settings)
     with as_usage_error():
+        checked = settings.checked()
         find_device(checked.device)
     stopping.listen()
     runner.main(checked)
@@ -233,8 +234,8 @@ def _ablate(
     from .training.setup import find_device
     from .training.workers import workers
 
-    checked = _checked(settings)
     with as_usage_error():
+        checked = settings.checked()
         check_rows(table, rows)
         find_device(checked.device)
     stopping.listen()
@@ -290,16 +291,6 @@ def _completion(shell: Annotated[Shell, tyro.conf.Positional]) -> None:
         shell: which one.
     """
     print(completion(_commands(), shell), end="")
-
-
-def _checked(settings: SettingGroups) -> TrainConfig:
-    """The settings, if a run can have them."""
-    config = settings.joined()
-    with as_usage_error():
-        config.check()
-        if not config.resume:  # older runs could end before their warm-up
-            config.check_warm_up()
-    return config
 
 
 def _commands(args: Sequence[str] = ()) -> dict[str, Callable[..., None]]:
