@@ -170,7 +170,7 @@ FLAGS = (
     *("--model", "hsta_tiny", "--num-layers", "1", "--n-video", "1", "--image-size", "32"),
     *("--num-frames", "2", "--labels", "emotion3", "--protocol", "kfold", "--folds", "2"),
     *("--warmup-epochs", "1", "--batch-size", "5", "--lr", "1e-3", "--save-every", "1", "--epochs", "3"),
-    *("--only", "1"),
+    *("--only", "1", "--dtype", "float32"),  # "auto" depends on the machine
 )
 
 
