@@ -4,7 +4,6 @@ Each command is a function below, whose arguments and help tyro makes from its s
 what it runs, so that help and mistakes in the arguments do not wait for scikit-learn and matplotlib.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -26,11 +25,21 @@ from .profiling.config import ProfileConfig
 from .spelling import did_you_mean
 from .synth import SynthConfig
 from .training import stopping
-from .training.config import RECIPES, Recipe, TrainConfig, recipe_config
+from .training.config import RECIPES, Recipe, recipe_config
 from .training.config_file import read_settings
 from .training.optim import NonFiniteLossError
 from .training.setting_groups import SettingGroups
-from .usage import UsageError, as_usage_error, completion, flags_given, flags_of, parse, summary
+from .usage import (
+    UsageError,
+    as_usage_error,
+    completion,
+    flags_given,
+    flags_of,
+    parse,
+    read_first,
+    separated,
+    summary,
+)
 
 Shell = Literal["bash", "zsh", "fish"]
 
@@ -97,7 +106,8 @@ def _prepare(recipe: Recipe = "paper", config: Path | None = None, *, settings: 
     """
     from .training.setup import fill_cache
 
-    checked = _checked(settings)
+    with as_usage_error():
+        checked = settings.checked()
     if checked.dry_run:
         raise UsageError("prepare expected no --dry-run, got one: train --dry-run says what would be trained")
     print(fill_cache(checked))
@@ -114,8 +124,8 @@ def _train(recipe: Recipe = "paper", config: Path | None = None, *, settings: Se
     from .training import runner
     from .training.setup import find_device
 
-    checked = _checked(settings)
     with as_usage_error():
+        checked = settings.checked()
         find_device(checked.device)
     stopping.listen()
     runner.main(checked)
@@ -168,9 +178,7 @@ def _audit(
     flags = {"label": label, "predicted": predicted, "subject": subject, "fold": fold}
     columns = {name: column for name, column in flags.items() if column is not None}
     with as_usage_error(ArgumentError):
-        text, status = audit(
-            path, clips, folds, absent=absent, columns=columns, classes=_class_names(classes)
-        )
+        text, status = audit(path, clips, folds, absent=absent, columns=columns, classes=separated(classes))
     print(text)
     if status:
         sys.exit(status)
@@ -199,15 +207,10 @@ def _compare(
     from .protocol import ArgumentError, compare_runs, comparison_latex, comparison_text
 
     with as_usage_error(ArgumentError):
-        found = compare_runs(paths, classes=_class_names(classes))
+        found = compare_runs(paths, classes=separated(classes))
     print(comparison_text(found))
     if latex is not None:
         write_text(latex, comparison_latex(found))
-
-
-def _class_names(text: str | None) -> list[str]:
-    """The names in --classes, which commas separate."""
-    return [] if text is None else [name.strip() for name in text.split(",")]
 
 
 def _ablate(
@@ -231,8 +234,8 @@ def _ablate(
     from .training.setup import find_device
     from .training.workers import workers
 
-    checked = _checked(settings)
     with as_usage_error():
+        checked = settings.checked()
         check_rows(table, rows)
         find_device(checked.device)
     stopping.listen()
@@ -290,16 +293,6 @@ def _completion(shell: Annotated[Shell, tyro.conf.Positional]) -> None:
     print(completion(_commands(), shell), end="")
 
 
-def _checked(settings: SettingGroups) -> TrainConfig:
-    """The settings, if a run can have them."""
-    config = settings.joined()
-    with as_usage_error():
-        config.check()
-        if not config.resume:  # older runs could end before their warm-up
-            config.check_warm_up()
-    return config
-
-
 def _commands(args: Sequence[str] = ()) -> dict[str, Callable[..., None]]:
     """The function of each command, with the defaults that the recipe, the table and the file in `args` give.
 
@@ -307,10 +300,7 @@ def _commands(args: Sequence[str] = ()) -> dict[str, Callable[..., None]]:
         UsageError: the file cannot be read, or its settings are wrong.
     """
     # These are read first, because the defaults of all other arguments depend on them.
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("--recipe", "--table", "--config"):
-        first.add_argument(flag, nargs="?")
-    known, _ = first.parse_known_args(args)
+    known = read_first(args, "recipe", "table", "config")
     given: dict[str, Any] = {}
     if known.config:
         kinds = flags_of(_ablate if args[0] == "ablate" else _train)

@@ -32,7 +32,8 @@ _AGREE = (3, 1.1)
 # K = N, and rows per thread: those of a narrow and of a wide model.
 _SHAPES = {"narrow": (192, 384), "wide": (768, 192)}
 _BETWEEN = 384  # columns from which on a product is wide
-# What a product must gain before it is taken: more than the noise, and for bfloat16 the casts around it.
+# What a product must gain before it is taken: more than the noise. For bfloat16 so much that a training step
+# gains 1.2, since about 0.8 of its time scales with the products (docs/performance.md).
 _PANELS_GAIN = 1.05
 _BFLOAT16_GAIN = 1.3
 

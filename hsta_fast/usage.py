@@ -4,6 +4,7 @@ tyro makes flags and help of a function's signature. Its messages are boxes of s
 refuses the words, the first of them that is wrong is looked for here.
 """
 
+import argparse
 import contextlib
 import inspect
 import io
@@ -116,6 +117,19 @@ def flags_given(words: Sequence[str]) -> list[tuple[str, list[str]]]:
         elif given:
             given[-1][1].append(word)
     return given
+
+
+def read_first(words: Sequence[str], *names: str) -> argparse.Namespace:
+    """The values of these flags alone, None where they are not given; nothing else of `words` is judged."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in names:
+        parser.add_argument(f"--{name}", nargs="?")
+    return parser.parse_known_args(words)[0]
+
+
+def separated(text: str | None) -> list[str]:
+    """The words of a flag's value, which commas separate; none if it is not given."""
+    return [] if text is None else [word.strip() for word in text.split(",")]
 
 
 def _one_line_helps() -> ConstructorRegistry:

@@ -127,9 +127,10 @@ ARROWS: dict[str, str] = {
     "training": "",
     "training.workers": "",
     "training.paper_tables": "",
-    "training.config": "model data recompute spelling",
+    "training.settings": "model data recompute",
+    "training.config": "model data spelling training.settings",
     "training.config_file": "files spelling",
-    "training.setting_groups": "training.config",
+    "training.setting_groups": "training.config training.settings",
     "training.optim": "model training.config",
     "training.compiled": "model",
     "training.step": "model training.config training.optim",
@@ -139,11 +140,11 @@ ARROWS: dict[str, str] = {
     "training.scalars": "",
     "training.provenance": "environment model",
     "training.stopping": "",
-    "training.epoch_part": "",
+    "training.epoch_part": "training.distributed training.stopping",
     "training.run_folder": "files locks checkpoint protocol training.run_checks",
     "training.distributed": "layers model wrappers training.run_folder training.workers",
     "training.setup": "environment files inputs data protocol spelling training.config training.splits "
-    "cpu_speed",
+    "cpu_speed training.provenance training.run_checks",
     "training.progress": "training.run_folder training.run_log training.scalars",
     "training.loop": "model data protocol training.compiled training.config training.optim "
     "training.progress training.run_folder training.setup training.step training.workers recompute "
@@ -164,7 +165,7 @@ ARROWS: dict[str, str] = {
     "training.ablate": "files protocol spelling training.config training.optim training.paper_tables "
     "training.run_checks training.runner training.workers",
     "profiling": "files crossmodal data environment layers memory model ops protocol published recompute "
-    "spelling toolchain training.config training.optim training.progress training.setup training.step",
+    "spelling toolchain training.optim training.progress training.settings training.setup training.step",
     # The top.
     "help_text": "",
     "interrupt": "",

@@ -131,7 +131,7 @@ def test_every_example_is_understood(monkeypatch: pytest.MonkeyPatch, tmp_path: 
                 Path(word).parent.mkdir(parents=True, exist_ok=True)
                 Path(word).write_text(saved)
         if "settings" in (given := arguments(name, *words)):
-            cli._checked(given["settings"])
+            given["settings"].checked()
 
 
 def test_each_command_has_a_group_and_examples(

@@ -9,7 +9,7 @@ from ..model import HSTAConfig, list_models, model_config
 from ..recompute import Memory
 from ..spelling import did_you_mean
 from ..toolchain import find_tools
-from ..training.config import Dtype
+from ..training.settings import Dtype
 
 Peer = Literal["eager", "compiled", "published", "published-sdpa"]
 OURS: Peer = "eager"

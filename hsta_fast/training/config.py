@@ -6,201 +6,21 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ..data import LABEL_SETS, Apex, Balance, DatasetName, FlowMethod, SpecialFrame
-from ..model import BRANCHES, Head, HSTAConfig, list_models, model_config
-from ..recompute import Memory
+from ..data import LABEL_SETS
+from ..model import BRANCHES, HSTAConfig, list_models, model_config
 from ..spelling import did_you_mean
+from .settings import (
+    DataSettings,
+    HardwareSettings,
+    InputSettings,
+    ModelSettings,
+    OptimSettings,
+    ProtocolSettings,
+    RunSettings,
+)
 
-Protocol = Literal["loso", "kfold", "composite", "cross-dataset", "published-folds"]
-Select = Literal["last", "inner", "best-test-epoch"]
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Compile = Literal["auto", "on", "off"]
 Recipe = Literal["paper", "published"]
 START = ("resume", "overwrite", "join", "dry_run")  # settings that say how to start a run, not what it is
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSettings:
-    """The dataset, its clips and its labels."""
-
-    data: Path
-    """Folder of a dataset as released (docs/data.md lists them), or with a table of your own clips."""
-    more_data: tuple[Path, ...] = ()
-    """Folders of more datasets, used together with the first."""
-    dataset: DatasetName = "auto"
-    """Which dataset --data holds; auto: detect it from its files."""
-    annotation: Path | None = None
-    """Annotation file, csv or xlsx, if the folder of --data holds none or several."""
-    labels: str = "auto"
-    """Label set: auto (that of the dataset's own literature; megc2019 for several of CASME II, SAMM and
-    SMIC-HS); a name from docs/data.md, such as emotion7, emotion3, objective7; or a .json or .csv file."""
-    strict: bool = False
-    """Stop at the first fault of the dataset instead of listing it."""
-    cache: str = "auto"
-    """Folder for decoded frames; auto: .cache in --runs; none: keep them in memory."""
-    cache_gb: float = 50.0
-    """Largest size of the cache in gigabytes; the least recently used frames are deleted first."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSettings:
-    """The run's folder, and how to start it."""
-
-    runs: Path = Path("runs")
-    """Folder of all runs."""
-    name: str = "hsta"
-    """Name of the run, and of its folder in --runs."""
-    resume: bool = False
-    """Continue the run of this name from its last checkpoint."""
-    overwrite: bool = False
-    """Delete the run of this name, and start it again."""
-    join: bool = False
-    """Start or continue the run beside other processes that do the same: each trains folds that are free,
-    and ends when none is left."""
-    dry_run: bool = False
-    """Do all up to the first step, print what would be trained, and write no run."""
-    save_every: int = 5
-    """Epochs between checkpoints."""
-    gallery: int = 24
-    """Most misclassified clips that the report shows, with frames of the dataset; 0: none."""
-    log: tuple[Literal["tensorboard"], ...] = ()
-    """Where the metrics of each epoch go, besides the run's own files: tensorboard."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSettings:
-    """The architecture."""
-
-    model: str = "hsta_base"
-    """hsta_tiny, hsta_small or hsta_base."""
-    num_layers: int | None = None
-    """K, the number of HSTA layers; by default that of the model."""
-    n_special: int | None = None
-    """USTA layers of the special branch in each HSTA layer."""
-    n_video: int | None = None
-    """USTA layers of the video branch in each HSTA layer."""
-    csta: bool = True
-    """Crossmodal attention (CSTA) at the end of each HSTA layer."""
-    branches: tuple[Literal["special", "video"], ...] = ("special", "video")
-    """The input modalities: both, or one."""
-    head: Head = "cls"
-    """What is classified: the CLS of each branch, also its last token, or the mean over its tokens."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class InputSettings:
-    """What the model is shown of a clip."""
-
-    image_size: int = 224
-    """Height and width of the frames in pixels."""
-    num_frames: int = 6
-    """T, the number of video frames."""
-    sampling: Literal["uniform", "random"] = "uniform"
-    """Video frames: uniform from onset to offset, or random and sorted."""
-    offset_cap: int | None = None
-    """Take no frame more than this many frames after the onset."""
-    special: tuple[SpecialFrame, SpecialFrame] = ("onset", "apex")
-    """The two special frames."""
-    flow: FlowMethod | None = None
-    """Method of the optical flow (onset to apex, apex to offset) that replaces the two special frames."""
-    apex: Apex = "annotated"
-    """Apex source: annotated (middle frame if missing), motion (estimated if missing), motion-all (always
-    estimated)."""
-    flip: bool = False
-    """Augmentation: mirror left and right with probability 0.5."""
-    crop: int = 0
-    """Augmentation: shift by up to this many pixels."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProtocolSettings:
-    """The folds, and the epoch that is tested."""
-
-    protocol: Protocol = "loso"
-    """loso: leave one subject out; kfold: k folds of whole subjects; composite: loso over several datasets
-    pooled; cross-dataset: --train-on some, --test-on others; published-folds: folds by clip, which share
-    subjects, for comparison only: every output is marked leaky."""
-    folds: int = 5
-    """Number of folds of kfold and published-folds."""
-    fold_files: Path | None = None
-    """published-folds: the csv or folder of lists that defines them (docs/evaluation.md)."""
-    datasets: tuple[str, ...] = ()
-    """Use only the clips of these datasets; all by default."""
-    train_on: tuple[str, ...] = ()
-    """cross-dataset: names of the datasets to train on."""
-    test_on: tuple[str, ...] = ()
-    """cross-dataset: names of the datasets to test on."""
-    macro: bool = False
-    """Train on macro-expressions too, but never on those of a fold's test subjects."""
-    select: Select = "last"
-    """The epoch to test: last; inner: the best on inner folds of the training subjects; best-test-epoch: the
-    best on the test clips, for comparison only: every output is marked leaky."""
-    inner_folds: int = 3
-    """Number of inner folds, split by subject."""
-    seeds: int = 1
-    """Number of runs, with the seeds --seed, --seed + 1, ...; their mean and standard deviation are shown."""
-    only: tuple[str, ...] = ()
-    """Names of the folds to train; all by default."""
-    shuffle_labels: bool = False
-    """Control: shuffle the labels among all clips; a score above chance then shows a fault."""
-    onset_only: bool = False
-    """Control: use the onset frame, which shows no movement, for every frame."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimSettings:
-    """The schedule, the optimiser and the loss."""
-
-    epochs: int = 150
-    batch_size: int = 32
-    lr: float = 5e-5
-    """Peak learning rate (AdamW)."""
-    warmup_epochs: int = 5
-    warmup_lr: float = 1e-6
-    """Learning rate at the first step."""
-    min_lr: float = 1e-6
-    """Learning rate at the end of the cosine."""
-    weight_decay: float = 0.05
-    decay_all: bool = True
-    """Apply weight decay to biases, norms and CLS too."""
-    layer_decay: float = 1.0
-    """Factor on the learning rate per HSTA layer, counted down from the head."""
-    clip_grad: float | None = None
-    """Largest norm of the gradient; none: no limit."""
-    dropout: float = 0.0
-    drop_path: float = 0.0
-    loss: Literal["ce", "mse"] = "ce"
-    """Cross entropy, or the paper's squared error between raw outputs and one-hot label (Eq. 16)."""
-    label_smoothing: float = 0.0
-    class_weights: bool = False
-    """Weight the loss by 1 / (number of training clips of the class)."""
-    balance: Balance = "even"
-    """even: every class equally often; matched: even, with each subject's classes together in a batch;
-    weighted: drawn with replacement by 1 / class frequency; none: every clip once."""
-    seed: int = 0
-    """Seed of all randomness."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class HardwareSettings:
-    """The device and its numbers."""
-
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1, ..."""
-    dtype: Dtype = "auto"
-    """Dtype of the matrix products (autocast); parameters stay float32. float16 uses a loss scale."""
-    memory: Memory = "fast"
-    """What the backward computes again to save memory: fast: nothing; balanced: norms and activations; small:
-    all but the attention. The numbers are the same."""
-    distribute: Literal["folds", "ddp", "fsdp"] = "folds"
-    """What the processes of torchrun share: folds, each training some of its own; or each fold, trained by
-    all together, with copies of the model (ddp) or with shards of it (fsdp)."""
-    accumulate: int = 1
-    """Micro-batches that share a step of the optimiser: each takes a part of --batch-size, and the gradients
-    are those of the whole batch."""
-    compile: Compile = "auto"
-    """torch.compile of the model in training; auto: on a CUDA device, after the first epoch, if enough of the
-    training is left to pay for it (docs/gpu.md); not on a CPU, where compiling takes minutes."""
 
 
 # The bases stand in the reverse of the order in which dataclasses list their fields.

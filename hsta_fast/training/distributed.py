@@ -158,7 +158,6 @@ class Team:
 ALONE = Team()
 
 
-@cache  # a second process group at the same address would fail
 def team(kind: Distribute, device: torch.device, dtype: torch.dtype) -> Team:
     """The team of the processes that torchrun started; this one alone where they train folds of their own.
 
@@ -170,6 +169,12 @@ def team(kind: Distribute, device: torch.device, dtype: torch.dtype) -> Team:
         return ALONE
     if kind == "fsdp" and dtype == torch.float16:
         raise ValueError("--dtype expected bfloat16 or float32 with --distribute fsdp, got float16")
+    return _joined_team(kind, device)
+
+
+@cache  # a second process group at the same address would fail
+def _joined_team(kind: Distribute, device: torch.device) -> Team:
+    group = workers()
     if device.type == "cuda":
         gpus = torch.cuda.device_count()
         here = max(group.local_rank + 1, int(os.environ.get("LOCAL_WORLD_SIZE", 0)))

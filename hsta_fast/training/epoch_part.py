@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from . import stopping
+from .distributed import Team
+
 
 @dataclass
 class EpochPart:
@@ -18,6 +21,19 @@ class EpochPart:
     totals: Tensor = field(default_factory=lambda: torch.zeros(2, device="cpu"))
     seconds: float = 0.0
     draws: list[list[Tensor]] = field(default_factory=list)
+
+    def begin(self, team: Team, device: torch.device) -> Tensor:
+        """Restore this rank's random draws after the steps done; returns its totals, on the device."""
+        if team.rank < len(self.draws):
+            set_draws(self.draws[team.rank], device)
+        return self.totals.to(device)
+
+
+def part_if_stopped(steps: int, totals: Tensor, seconds: float, team: Team) -> EpochPart | None:
+    """The part that is trained, if SIGUSR1 asked any rank to stop; `totals`: (2,), this rank's."""
+    if not team.any(stopping.asked()):
+        return None
+    return EpochPart(steps, team.sum(totals).cpu(), seconds, team.gather(draws(totals.device)))
 
 
 def draws(device: torch.device) -> list[Tensor]:

@@ -51,7 +51,7 @@ def evaluate(path: Path, data: Sequence[Path] = (), *, int8: bool = False) -> st
     if next(path.glob("folds/*/predictions.csv"), None) is None:  # before its frames are decoded
         raise ValueError(f"{path} has no finished fold yet")
     cfg = replace(cfg, device="cpu", dtype="float32") if int8 else cfg
-    planned = plan(with_data_roots(cfg, data) if data else cfg)
+    planned = plan(with_data_roots(cfg, data) if data else cfg, run=path)
     unknown = known_after_decoding(cfg)
     check_clips(path / "clips.csv", planned.clips.clips, decoded=False, unknown=unknown)
     exp = decode(planned)

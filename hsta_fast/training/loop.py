@@ -24,7 +24,7 @@ from . import stopping
 from .compiled import CompiledModel, batch_sizes
 from .config import leak_columns
 from .distributed import ALONE, Team
-from .epoch_part import EpochPart, draws, set_draws
+from .epoch_part import EpochPart, part_if_stopped
 from .optim import Loss, check_finite, learning_rate
 from .progress import Progress
 from .run_folder import FoldFolder
@@ -127,12 +127,11 @@ def train_epoch(training: FoldTraining, epoch: int, progress: Progress) -> dict[
     cfg, device, team, part = training.exp.cfg, training.exp.device, training.team, training.part
     of_rank = (0, team.rank) if team.rank else ()  # dropout differs between ranks; 0: as a single process
     seed_torch(cfg.seed, *training.stream, epoch + 1, *of_rank)
-    if team.rank < len(part.draws):
-        set_draws(part.draws[team.rank], device)
+    totals = part.begin(team, device)
     training.model.train()
     num_steps = steps(len(training.fold.train), cfg.batch_size)
     where = f"fold {training.fold.name}, epoch {epoch + 1}"
-    totals, start = part.totals.to(device), time.perf_counter() - part.seconds
+    start = time.perf_counter() - part.seconds
     batches = progress.batches(training_batches(training, epoch), num_steps, part.steps)
     for step, batch in enumerate(batches, start=part.steps):
         lr = learning_rate(cfg, epoch + step / num_steps)
@@ -144,10 +143,10 @@ def train_epoch(training: FoldTraining, epoch: int, progress: Progress) -> dict[
             check_finite(loss.item(), f"{where}, step {step + 1}", training.folder.state_file)
         training.step.update(lr)
         totals += torch.stack([loss * len(whole), (logits.argmax(1) == label).sum() * batch.counts])
-        if team.any(stopping.asked()):
-            seconds, totals = time.perf_counter() - start, team.sum(totals).cpu()
-            check_finite(totals[0].item(), f"{where}, step {step + 1}", training.folder.state_file)
-            training.part = EpochPart(step + 1, totals, seconds, team.gather(draws(device)))
+        stopped = part_if_stopped(step + 1, totals, time.perf_counter() - start, team)
+        if stopped is not None:
+            check_finite(stopped.totals[0].item(), f"{where}, step {step + 1}", training.folder.state_file)
+            training.part = stopped
             save_checkpoint(training)
             raise stopping.Stopped(f"SIGUSR1 in {where}, after step {step + 1} of {num_steps}")
     train_loss, train_acc = (team.sum(totals) / len(training.fold.train)).tolist()

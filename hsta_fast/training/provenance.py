@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -70,6 +70,12 @@ class Start:
             "parameters": num_parameters(architecture),
         }
 
+    def continues(self, entries: Sequence[Mapping[str, Any]]) -> torch.dtype:
+        """Take the dtype of the run's other starts, `entries` (see `dtype_of_run`); returns what is taken."""
+        self._entry["dtype"] = dtype_of_run(entries, self._entry["device"]) or self._entry["dtype"]
+        dtype: torch.dtype = getattr(torch, self._entry["dtype"])
+        return dtype
+
     def entry(self, ended: str | None = None) -> dict[str, Any]:
         """The entry now.
 
@@ -88,6 +94,20 @@ class Start:
             f"{entry['dtype']}, {entry['threads']} threads, {entry['parameters']} parameters; "
             f"command: {entry['command'] or 'another program'}"
         )
+
+
+def dtype_of_run(entries: Sequence[Mapping[str, Any]], device: str) -> str | None:
+    """The dtype that a run was started with on this kind of device; None if it was not.
+
+    With --dtype auto it holds for all folds, whatever another machine, or another measurement, would choose.
+
+    Args:
+        entries: of "provenance" in its config.json, the oldest first.
+        device: a torch.device as text, or `device_name`.
+    """
+    kind = device.partition(":")[0]
+    dtypes = (entry["dtype"] for entry in entries if entry["device"].partition(":")[0] == kind)
+    return next(dtypes, None)
 
 
 def command_line(argv: list[str]) -> str | None:

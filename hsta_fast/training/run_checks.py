@@ -84,6 +84,18 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def read_starts(path: Path) -> list[dict[str, Any]]:
+    """The entries of "provenance" in a run's config.json, the oldest first; older and new runs have none.
+
+    Raises:
+        ValueError: config.json is damaged.
+    """
+    starts: list[dict[str, Any]] = []
+    if (path / "config.json").exists():
+        starts = read_config(path).get("provenance", starts)
+    return starts
+
+
 def as_read(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration as JSON returns it: tuples become lists."""
     return json.loads(json.dumps(config))

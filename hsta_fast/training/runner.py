@@ -39,11 +39,13 @@ from .run_checks import (
     is_of_this_launch,
     is_run,
     read_config,
+    read_starts,
 )
 from .run_folder import FoldFolder, RunFolder, fold_folder
 from .run_log import RunLog, describe_error
 from .scalars import check_tensorboard
 from .setup import (
+    AS_STARTED,
     Experiment,
     Plan,
     caveats,
@@ -184,7 +186,8 @@ def train_run(cfg: TrainConfig, progress: RunProgress) -> Path:
     names = [f"process {os.getpid()}"] * cfg.join + [f"worker {group.rank}"] * (group.size > 1)
     log = RunLog(" ".join(names))
     with log.recording():
-        planned = plan(cfg, device=group.device(cfg.device))
+        before = cfg.runs / cfg.name if cfg.resume or cfg.join else None
+        planned = plan(cfg, device=group.device(cfg.device), run=before)
         group.main_process_first(partial(check_before_decoding, planned))
         start = Start(
             clock=clock,
@@ -198,7 +201,7 @@ def train_run(cfg: TrainConfig, progress: RunProgress) -> Path:
             with out_of_memory_in_words(cfg):
                 group.main_process_first(partial(dry_run, exp))
             return cfg.runs / cfg.name
-        folder = group.main_process_first(partial(open_run, exp, start, log))
+        folder, exp = group.main_process_first(partial(open_run, exp, start, log))
         run = _Run(exp, folder, log, start, progress, team(cfg.distribute, exp.device, exp.dtype))
         try:
             with out_of_memory_in_words(cfg), stopping.deferred(), run.team.in_words():
@@ -249,8 +252,11 @@ def check_before_decoding(planned: Plan, is_main: bool) -> None:
         check_clips(path / "clips.csv", planned.clips.clips, decoded=False, unknown=unknown)
 
 
-def open_run(exp: Experiment, start: Start, log: RunLog, is_main: bool) -> RunFolder:
-    """Open the run's folder, or create it; the main process writes its tables and prints what is trained."""
+def open_run(exp: Experiment, start: Start, log: RunLog, is_main: bool) -> tuple[RunFolder, Experiment]:
+    """Open the run's folder, or create it; the main process writes its tables and prints what is trained.
+
+    With --dtype auto, `exp` gets the dtype of the first process that started the run (see `dtype_of_run`).
+    """
     cfg, clips = exp.cfg, exp.data.table
     path, shared = cfg.runs / cfg.name, workers().size > 1
     resumed = (cfg.resume or cfg.join) and (path / "config.json").exists()
@@ -270,11 +276,21 @@ def open_run(exp: Experiment, start: Start, log: RunLog, is_main: bool) -> RunFo
         faults = pd.DataFrame([asdict(fault) for fault in clips.faults], columns=columns)
         run.write_or_check_folds(fold_parts(clips, exp.folds).assign(**leak_columns(cfg)))
         run.write_table("faults.csv", faults.assign(**leak_columns(cfg)))
+        run.write_start(start.entry())  # takes its place among processes that join: the first decides
+    exp = with_dtype_of_run(exp, start, path)
+    if is_main:
         run.write_start(start.entry())
         print_experiment(exp, f", all in {run.path / 'faults.csv'}")
         update_report(exp, run)  # a killed process may have finished a fold since the last report
     log_start(exp, start, log, "resumed" if resumed else "started")
-    return run
+    return run, exp
+
+
+def with_dtype_of_run(exp: Experiment, start: Start, path: Path) -> Experiment:
+    """`exp` with the dtype that the run at `path` has on this kind of device, if --dtype is auto."""
+    if exp.cfg.dtype != "auto" or (dtype := start.continues(read_starts(path))) == exp.dtype:
+        return exp
+    return replace(exp, dtype=dtype, why=AS_STARTED)
 
 
 def log_start(exp: Experiment, start: Start, log: RunLog, how: str) -> None:

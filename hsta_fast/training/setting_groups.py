@@ -3,7 +3,8 @@
 from dataclasses import dataclass, fields
 from typing import get_type_hints
 
-from .config import (
+from .config import TrainConfig
+from .settings import (
     DataSettings,
     HardwareSettings,
     InputSettings,
@@ -11,7 +12,6 @@ from .config import (
     OptimSettings,
     ProtocolSettings,
     RunSettings,
-    TrainConfig,
 )
 
 
@@ -42,3 +42,15 @@ class SettingGroups:
         """The settings of all groups."""
         groups = (getattr(self, field.name) for field in fields(self))
         return TrainConfig(**{name: value for group in groups for name, value in vars(group).items()})
+
+    def checked(self) -> TrainConfig:
+        """`joined`, if a run can have these settings.
+
+        Raises:
+            ValueError: it cannot; the message names the flag.
+        """
+        config = self.joined()
+        config.check()
+        if not config.resume:  # older runs could end before their warm-up
+            config.check_warm_up()
+        return config

@@ -1,6 +1,6 @@
 """Sets up what a run works on: the clips, their labels, the folds, the device."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,12 @@ from ..inputs import ModelInputs
 from ..protocol import Fold
 from ..spelling import did_you_mean
 from .config import TrainConfig, to_json
+from .provenance import dtype_of_run
+from .run_checks import read_starts
 from .splits import inner_of, make_folds
 
 RENDERED = "Rendered faces: these scores prove the machinery and say nothing about people."
+AS_STARTED = "the run was started with it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +110,10 @@ def set_up(cfg: TrainConfig, *, device: str | None = None) -> Experiment:
     return decode(plan(cfg, device=device))
 
 
-def plan(cfg: TrainConfig, *, device: str | None = None) -> Plan:
+def plan(cfg: TrainConfig, *, device: str | None = None, run: Path | None = None) -> Plan:
     """All of `set_up` that needs no frame, so that whatever is wrong is said before they are decoded.
+
+    run: the folder of the run that is continued, or scored again: its dtype holds (see `dtype_of_run`).
 
     Raises:
         ValueError: an invalid setting, a device that does not exist, unusable data, a protocol that does not
@@ -137,7 +142,8 @@ def plan(cfg: TrainConfig, *, device: str | None = None) -> Plan:
     check_folds(cfg, clips)
     # Last, because it may have to build the extension, which it times.
     widths = cfg.architecture(num_classes=2).widths
-    picked, dtype, why = pick_device(device or cfg.device, cfg.dtype, width=max(widths))
+    starts = read_starts(run) if run is not None and cfg.dtype == "auto" else []
+    picked, dtype, why = pick_device(device or cfg.device, cfg.dtype, width=max(widths), starts=starts)
     return Plan(
         cfg=cfg,
         sampling=sampling,
@@ -305,13 +311,16 @@ def find_device(device: str) -> torch.device:
     return picked
 
 
-def pick_device(device: str, dtype: str, *, width: int = 768) -> tuple[torch.device, torch.dtype, str]:
+def pick_device(
+    device: str, dtype: str, *, width: int = 768, starts: Sequence[Mapping[str, Any]] = ()
+) -> tuple[torch.device, torch.dtype, str]:
     """The device and the dtype of the matrix products, each "auto" or as requested, and why this dtype.
 
     Args:
         device: "auto", or a device's name.
         dtype: "auto", or a dtype's name. "auto" on a CPU is measured once, in 50 ms (`hsta_fast.cpu_speed`).
         width: of the widest branch of the model.
+        starts: of the run that is continued (`read_starts`): "auto" is what it has on this kind of device.
 
     Raises:
         ValueError: the device does not exist.
@@ -321,6 +330,8 @@ def pick_device(device: str, dtype: str, *, width: int = 768) -> tuple[torch.dev
         slow = ", but torch multiplies float16 on CPUs up to a thousand times slower than float32"
         why = "as asked for" + slow * (picked.type == "cpu" and dtype == "float16")
         return picked, getattr(torch, dtype), why
+    if (before := dtype_of_run(starts, picked.type)) is not None:
+        return picked, getattr(torch, before), AS_STARTED
     if picked.type == "cuda":
         return picked, *cuda_dtype(picked)
     rates = measured().rates(width)

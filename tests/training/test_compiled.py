@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from hsta_fast.recompute import Memory, set_memory
 from hsta_fast.training import compiled
 from hsta_fast.training.compiled import PAYS_FROM, CompiledModel, batch_sizes
-from hsta_fast.training.config import Compile, recipe_config
+from hsta_fast.training.config import recipe_config
 from hsta_fast.training.loop import fit
 from hsta_fast.training.progress import Progress
 from hsta_fast.training.run_folder import FoldFolder
+from hsta_fast.training.settings import Compile
 from hsta_fast.training.setup import set_up
 from tests.test_compile import Counting, frames, tiny
 from tests.training.test_float16 import stopping
@@ -47,6 +48,15 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Counting:
     counting = Counting()
     monkeypatch.setattr(compiled, "BACKEND", counting)
     return counting
+
+
+@pytest.fixture
+def without_a_compiler() -> Iterator[None]:
+    """By inductor's own patch: a setting that is an alias is lost when pytest's puts it back."""
+    from torch._inductor import config
+
+    with config.patch({"cpp.cxx": ("/nowhere/c++",), "force_disable_caches": True}):
+        yield
 
 
 def losses(folder: FoldFolder) -> list[list[float]]:
@@ -131,12 +141,8 @@ def test_auto_decides_once_by_the_time_that_is_left() -> None:
     assert called("b").decide("auto", cuda, 1e9) is None and not other.on
 
 
-def test_without_a_compiler_it_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_it_runs_as_it_is(without_a_compiler: None) -> None:
     """One warning in one line, and not again in the next fold."""
-    from torch._inductor import config
-
-    monkeypatch.setattr(config.cpp, "cxx", ("/nowhere/c++",))
-    monkeypatch.setattr(config, "force_disable_caches", True)
     model: Any = Line()
     called = CompiledModel(model, sizes=frozenset({2}), configuration="without")
     called.switch_on()

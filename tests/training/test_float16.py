@@ -116,14 +116,16 @@ def test_a_run_that_stopped_goes_on_with_its_scale(config: partial[TrainConfig],
 
 
 def test_a_run_goes_on_where_only_float16_is_fast(
-    config: partial[TrainConfig], monkeypatch: pytest.MonkeyPatch
+    config: partial[TrainConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A state from a device without a loss scale holds none; training starts with the initial scale."""
     settings = {"name": "moved", "dtype": "auto", "epochs": 2}
     with stopping(after=1), pytest.raises(KeyboardInterrupt):
         runner.main(config(**settings))
+    config_file = tmp_path / "runs" / "moved" / "config.json"
+    config_file.write_text(config_file.read_text().replace('"device": "cpu: ', '"device": "other: '))
     picked = torch.device("cpu"), torch.float16, "for this test"
-    monkeypatch.setattr(experiment, "pick_device", lambda device, dtype, width: picked)
+    monkeypatch.setattr(experiment, "pick_device", lambda device, dtype, width, starts: picked)
     run = runner.main(config(**settings, resume=True))
     assert [line["epoch"] for line in metrics(run)] == [1, 2]
 
