@@ -15,7 +15,8 @@ import hsta_fast
 from benchmarks.cases import Step
 from benchmarks.compare import OURS, Make
 from hsta_fast.layers import USTA
-from hsta_fast.model import HSTA, SPECIAL_FRAMES, HSTAConfig, model_config
+from hsta_fast.model import HSTA, model_config
+from hsta_fast.profiling.work import flops_of
 from hsta_fast.published import AttentionForm, PublishedHSTA
 
 SIDE = 224
@@ -61,23 +62,6 @@ def step(model: nn.Module, given: dict[str, Tensor], train: bool) -> Step:
         optimizer.zero_grad(set_to_none=True)
 
     return run
-
-
-def flop(config: HSTAConfig, batch: int, frames: int, side: int = SIDE) -> float:
-    """Operations of a forward of our model: tubelets, products and attention of USTA, pooling of CSTA.
-
-    24 n C^2 + 4 n^2 C of each USTA layer with n tokens at an MLP ratio of 4; three times as many for a step.
-    """
-    total = 0.0
-    for d, T in enumerate((SPECIAL_FRAMES, frames)):
-        C, p = config.widths[d], config.patch_sizes[d]
-        N = (T // config.tubelet_depth) * (side // p) ** 2
-        n = N + 1
-        layers = config.num_layers * (config.n_special, config.n_video)[d]
-        total += 2 * N * 3 * config.tubelet_depth * p * p * C
-        total += layers * ((8 + 4 * config.mlp_ratio) * n * C * C + 4 * n * n * C)
-        total += config.num_layers * 4 * config.num_heads[d] * n * C
-    return batch * total
 
 
 class InBfloat16(nn.Module):
@@ -148,7 +132,7 @@ def bench_cpu(
     compare: Callable[..., None], name: str, batch: int, frames: int, side: int, train: bool, least: int
 ) -> None:
     variants = INFERENCE if (name, train) == ("hsta_base", False) else EAGER
-    work = (3 if train else 1) * flop(model_config(name), batch, frames, side)
+    work = flops_of(model_config(name), batch, frames, side, training=train)
     members = _on_the_cpu(variants, name, (batch, frames, side), train)
     operations = {variant: work for variant in members if variant in EAGER}
     group = _group(name, batch, frames, train)
@@ -159,7 +143,7 @@ def bench_compiled(compare: Callable[..., None]) -> None:
     """A training step, everything under torch.compile."""
     name, batch, frames = "hsta_base", 2, 6
     members = _on_the_cpu(COMPILED_ON_THE_CPU, name, (batch, frames, SIDE), True)
-    work = 3 * flop(model_config(name), batch, frames)
+    work = flops_of(model_config(name), batch, frames, SIDE, training=True)
     group = f"{_group(name, batch, frames, True)}, compiled"
     compare(group, members, flop=work, floor=True, seconds=3.0, least=3)
 
@@ -171,5 +155,5 @@ def bench_frames(compare: Callable[..., None]) -> None:
     for T in (16, 64):
         member = f"{OURS}, T {T}"
         members[member] = _on_the_cpu({OURS: EAGER[OURS]}, "hsta_base", (1, T, SIDE), False)[OURS]
-        work[member] = flop(config, 1, T)
+        work[member] = flops_of(config, 1, T, SIDE, training=False)
     compare("model, hsta_base, B 1, forward by frames", members, flop=work, floor=True, least=2)

@@ -13,9 +13,10 @@ from torch import nn
 from torch.nn.attention import SDPBackend
 
 import hsta_fast
-from benchmarks.bench_model import SIDE, clips, flop, ours_compiled, step
+from benchmarks.bench_model import SIDE, clips, ours_compiled, step
 from benchmarks.cases import Case, Place, Step
 from hsta_fast.model import HSTA, model_config
+from hsta_fast.profiling.work import flops_of
 from hsta_fast.published import PublishedHSTA
 
 BATCH = 32
@@ -89,7 +90,7 @@ def cuda_cases() -> Iterator[Case]:
                 forced=SDPBackend.CUDNN_ATTENTION if name in ("sdpa", "published compiled") else None,
                 may_lack_memory=name != "ours",
                 # Of our formulation: the same for all, so that rates compare as times do.
-                flop=(3 if train else 1) * flop(config, BATCH, T),
+                flop=flops_of(config, BATCH, T, SIDE, training=train),
             )
     for name in ("ours", "published", "reduce-overhead"):
         yield Case(

@@ -134,6 +134,7 @@ void check(const at::Tensor& query, const at::Tensor& tokens, const std::optiona
               query.sizes(), " ",
               query.scalar_type(), " and ", tokens.sizes(), " ", tokens.scalar_type());
   TORCH_CHECK(tokens.stride(2) == 1 || tokens.size(2) == 1, "tokens expected last stride 1, got ", tokens.strides());
+  TORCH_CHECK(query.size(1) > 0 && query.size(2) > 0, "query expected elements, got ", query.sizes());
   TORCH_CHECK(tokens.size(1) > 0 || extra.has_value(),
               "tokens expected at least one row, or extra, got N = 0 and no extra");
   if (extra.has_value()) {

@@ -9,6 +9,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/native/CPUBlas.h>
 #include <ATen/ops/empty.h>
+#include <c10/util/accumulate.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -74,6 +75,8 @@ void check(const at::Tensor& x) {
               "x expected float32, contiguous, got ", x.scalar_type(), " ", x.sizes());
 }
 
+int64_t rows_of(const at::Tensor& x) { return c10::multiply_integers(x.sizes().slice(0, x.dim() - 1)); }
+
 // to = LN(x), or a copy of x.
 void prepare(const float* x, int64_t K, const std::optional<Norm>& norm, float* to) {
   if (!norm) {
@@ -138,8 +141,12 @@ void product(const uint8_t* bytes, int64_t stride, const Rounding* roundings, in
   alignas(64) float out[PANEL];
   const int64_t K = padded(linear.K, DEEP);
   for (int64_t o = 0; o < linear.O; o += PANEL) {
-    at::native::cpublas::brgemm(rows, PANEL, K, stride, PANEL, PANEL, false, bytes,
-                                reinterpret_cast<const signed char*>(linear.weight) + o * K, sums, true);
+    if (K == 0) {
+      std::fill_n(sums, rows * PANEL, 0);
+    } else {
+      at::native::cpublas::brgemm(rows, PANEL, K, stride, PANEL, PANEL, false, bytes,
+                                  reinterpret_cast<const signed char*>(linear.weight) + o * K, sums, true);
+    }
     const int64_t width = std::min(PANEL, linear.O - o);
     const float *step = linear.step + o, *bias = linear.bias + o;
     const int32_t* weights = linear.sums + o;
@@ -168,10 +175,10 @@ void gelu(float* x, int64_t count) {
   }
 }
 
-// run(first row, number of rows) for blocks of rows, as many for each thread.
+// run(first row, number of rows) for blocks of rows, as many for each thread, none of them empty.
 template <typename Run>
 void parallel_rows(int64_t rows, const Run& run) {
-  const int64_t blocks = padded((rows + ROWS - 1) / ROWS, at::get_num_threads());
+  const int64_t blocks = std::min(rows, padded((rows + ROWS - 1) / ROWS, at::get_num_threads()));
   at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t first = i * rows / blocks;
@@ -206,7 +213,7 @@ void round_rows(const float* x, int64_t rows, int64_t K, const std::optional<Nor
 at::Tensor int8_linear(const at::Tensor& x, at::TensorList norm_parts, double eps, at::TensorList parts,
                        const std::optional<at::Tensor>& residual) {
   check(x);
-  const int64_t K = x.size(-1), rows = K == 0 ? 0 : x.numel() / K;
+  const int64_t K = x.size(-1), rows = rows_of(x);
   const Linear linear = linear_of(parts, K);
   const auto norm = norm_of(norm_parts, eps, K);
   auto sizes = x.sizes().vec();
@@ -233,7 +240,7 @@ at::Tensor int8_linear(const at::Tensor& x, at::TensorList norm_parts, double ep
 at::Tensor int8_mlp(const at::Tensor& x, at::TensorList norm_parts, double eps, at::TensorList parts1,
                     at::TensorList parts2) {
   check(x);
-  const int64_t K = x.size(-1), rows = K == 0 ? 0 : x.numel() / K;
+  const int64_t K = x.size(-1), rows = rows_of(x);
   TORCH_CHECK(parts1.size() == 4, "fc1 expected weight, step, sums and bias, got ", parts1.size(), " tensors");
   const Linear fc1 = linear_of(parts1, K), fc2 = linear_of(parts2, parts1[3].numel());
   TORCH_CHECK(fc2.O == K, "fc2 expected ", K, " outputs, got ", fc2.O);

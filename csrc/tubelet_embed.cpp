@@ -111,8 +111,9 @@ at::Tensor result(const at::Tensor& video, const at::Tensor& weight, const at::T
   TORCH_CHECK(weight.dim() == 5 && weight.size(1) == 3 && weight.is_contiguous(),
               "weight expected shape (C, 3, t, p, p), contiguous, got ", weight.sizes());
   check(video, weight.sizes().slice(2));
-  const int64_t C = weight.size(0);
-  const int64_t rows = sample(video, 0, weight.sizes().slice(2)).tokens() + cls_token.has_value();
+  const int64_t C = weight.size(0), N = sample(video, 0, weight.sizes().slice(2)).tokens();
+  TORCH_CHECK(N > 0, "video expected at least one patch of ", weight.sizes().slice(2), ", got ", video.sizes());
+  const int64_t rows = N + cls_token.has_value();
   TORCH_CHECK(bias.numel() == C && bias.scalar_type() == weight.scalar_type(), "bias expected shape (C,) and dtype ",
               weight.scalar_type(), ", got ", bias.sizes(), " of ", bias.scalar_type());
   TORCH_CHECK(!cls_token || cls_token->numel() == C, "cls_token expected C elements, got ", cls_token->sizes());

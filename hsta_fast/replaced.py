@@ -39,6 +39,15 @@ def is_plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
     return weight in _PLAIN_WEIGHTS or not hasattr(weight, "__tensor_flatten__")
 
 
+def what_replaces(module: nn.Module, kind: type[nn.Module]) -> str | None:
+    """What keeps `module` from being a plain `kind`, hooks of all modules included; None if nothing does."""
+    if type(module) is not kind:
+        return f"{type(module).__module__}.{type(module).__qualname__}"
+    if any_global_hook():
+        return "hooks of all modules"
+    return None if is_plain(module, kind) else "hooks, or a forward or weight of its own"
+
+
 def has_bias(module: nn.Module) -> bool:
     """Whether a plain module has a bias, which in a replica of nn.DataParallel is not in `_parameters`."""
     return module._parameters.get("bias", module) is not None
@@ -50,15 +59,6 @@ def warn_of_call(owner: nn.Module, name: str, kind: type[nn.Module], cost: str) 
         return
     _warned.add(type(owner).__name__)
     module = owner.get_submodule(name)
-    if type(module) is not kind:
-        what = f"{type(module).__module__}.{type(module).__qualname__}"
-    elif any_global_hook():
-        what = "hooks of all modules"
-    else:
-        what = (
-            "no bias, or other settings"
-            if is_plain(module, kind)
-            else "hooks, or a forward or weight of its own"
-        )
+    what = what_replaces(module, kind) or "no bias, or other settings"
     plain = f"nn.{kind.__name__}" if kind.__module__.startswith("torch.nn") else kind.__name__
     warnings.warn(f"{name} of {type(owner).__name__} is not a plain {plain} ({what}): {cost}", stacklevel=3)

@@ -15,7 +15,7 @@ std::vector<at::Tensor> pack(const at::Tensor& weight) {
   const int64_t O = weight.size(0), K = weight.size(1);
   at::Tensor padded = at::zeros({(O + 63) / 64 * 64, (K + 3) / 4 * 4}, at::kChar);
   padded.narrow(0, 0, O).narrow(1, 0, K).copy_(weight);
-  return {padded.view({-1, 64, padded.size(1) / 4, 4}).transpose(1, 2).contiguous(), at::ones({O}, at::kFloat),
+  return {padded.view({padded.size(0) / 64, 64, padded.size(1) / 4, 4}).transpose(1, 2).contiguous(), at::ones({O}, at::kFloat),
           weight.sum(1, false, at::kInt), at::randint(-9, 9, {O}, at::kFloat)};
 }
 
@@ -28,8 +28,8 @@ void compare(const char* what, const at::Tensor& came, const at::Tensor& exact, 
 
 void check(int64_t rows, int64_t K, int64_t O) {
   at::Tensor x = at::randint(0, 256, {rows, K}, at::kFloat), weight = at::randint(-127, 128, {O, K}, at::kFloat);
-  if (rows) x.select(1, 0).fill_(255);
-  weight.select(1, 0).fill_(127);
+  if (rows && K) x.select(1, 0).fill_(255);
+  if (K) weight.select(1, 0).fill_(127);
   const auto parts = pack(weight);
   const at::Tensor residual = at::randint(-9, 9, {rows, O}, at::kFloat);
   const at::Tensor exact = at::matmul(x.to(at::kDouble), weight.to(at::kDouble).t()) + parts[3];
@@ -44,7 +44,7 @@ void check(int64_t rows, int64_t K, int64_t O) {
 int main() {
   at::manual_seed(0);
   for (int64_t rows : {0, 1, 7, 48, 49, 101}) {
-    for (int64_t K : {1, 3, 16, 30, 64}) {
+    for (int64_t K : {0, 1, 3, 16, 30, 64}) {
       for (int64_t O : {1, 64, 65, 130}) check(rows, K, O);
     }
   }

@@ -9,6 +9,8 @@ each output's row to integers w in [-127, 127] with a step t of its own. The pro
 The two ops are registered, so that torch.compile sees each as one node. They have no gradient.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -39,10 +41,14 @@ def pack(weight: Tensor, bias: Tensor | None) -> list[Tensor]:
         of each output's integers; bias (O,) float32.
     """
     outputs, inputs = weight.shape
-    step = weight.abs().amax(1) / 127
+    step = F.pad(weight.abs(), (0, 1)).amax(1) / 127  # 0 without inputs
     rounded = (weight / torch.where(step > 0, step, 1)[:, None]).round().clamp(-127, 127).to(torch.int8)
     padded = F.pad(rounded, (0, -inputs % DEEP, 0, -outputs % PANEL))
-    packed = padded.view(-1, PANEL, padded.shape[1] // DEEP, DEEP).transpose(1, 2).contiguous()
+    packed = (
+        padded.view(padded.shape[0] // PANEL, PANEL, padded.shape[1] // DEEP, DEEP)
+        .transpose(1, 2)
+        .contiguous()
+    )
     bias = torch.zeros_like(step) if bias is None else bias.clone()
     return [packed, step, rounded.sum(1, dtype=torch.int32), bias]
 
@@ -62,8 +68,10 @@ def _round_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _product(x: Tensor, linear: list[Tensor]) -> Tensor:
     """(..., K) -> (..., O)."""
     packed, step, sums, bias = linear
-    matrix = packed.permute(1, 3, 0, 2).reshape(packed.shape[1] * DEEP, -1)  # (K, O), padded
-    rounded, row_step, zero = _round_rows(x.reshape(-1, x.shape[-1]))
+    matrix = packed.permute(1, 3, 0, 2).reshape(
+        packed.shape[1] * DEEP, packed.shape[0] * PANEL
+    )  # (K, O), padded
+    rounded, row_step, zero = _round_rows(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]))
     products = torch._int_mm(F.pad(rounded, (0, matrix.shape[0] - x.shape[-1])), matrix)[:, : bias.numel()]
     y = (products - zero * sums).float() * (row_step * step) + bias
     return y.view(*x.shape[:-1], bias.numel())

@@ -121,6 +121,39 @@ def test_rows_that_are_not_finite_and_rows_and_weights_of_zero(impl: str) -> Non
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("threads", [2, 7])
+def test_fewer_rows_than_threads_and_any_number_of_them(impl: str, threads: int, two_threads: None) -> None:
+    fc1, fc2, around = pack(*linear(3, 70)), pack(*linear(70, 3)), norm(3)
+    x = torch.randn(60, 3)
+
+    def both(rows: Tensor) -> tuple[Tensor, Tensor]:
+        return int8_linear(rows, [], EPS, fc1, None, impl), int8_mlp(rows, around, EPS, fc1, fc2, impl)
+
+    torch.set_num_threads(1)
+    exact = both(x)
+    torch.set_num_threads(threads)
+    for rows in (0, 1, 2, 3, 6, 7, 8, 49, 60):
+        for came, expected in zip(both(x[:rows]), exact, strict=True):
+            assert torch.equal(came, expected[:rows])
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_no_inputs_or_no_outputs(impl: str) -> None:
+    residual, bias = torch.randn(2, 5, 66), torch.randn(66)
+    nothing = pack(torch.randn(66, 0), bias)
+    assert nothing[0].shape == (2, 0, 64, 4)
+    for _ in range(3):  # memory that was not written would hold this
+        torch.full((2, 5, 66), torch.nan)
+    assert torch.equal(int8_linear(residual[..., :0], [], EPS, nothing, None, impl), bias.expand(2, 5, 66))
+    assert torch.equal(int8_linear(residual[..., :0], [], EPS, nothing, residual, impl), residual + bias)
+    empty = int8_linear(residual, [], EPS, pack(torch.randn(0, 66), None), None, impl)
+    assert empty.shape == (2, 5, 0)
+    # An MLP without hidden units adds its second bias.
+    hidden = (pack(torch.randn(0, 66), None), pack(torch.randn(66, 0), bias))
+    assert torch.equal(int8_mlp(residual, norm(66), EPS, *hidden, impl), residual + bias)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
 def test_a_row_does_not_depend_on_the_others(impl: str) -> None:
     x, packed = torch.randn(2, 60, 16), pack(*linear(16, 64))
     mlp = (norm(16), EPS, packed, pack(*linear(64, 16)))

@@ -59,6 +59,24 @@ def test_csta_is_counted_as_torch_does() -> None:
     assert found == counted("CSTA", direction="forward")
 
 
+def test_a_whole_forward_is_counted_as_torch_does() -> None:
+    """On the published formulation; instead of its CSTA ours has a pooling."""
+    config = model_config("hsta_tiny", num_layers=2)
+    frames = {
+        name: torch.zeros(1, 3, n, 64, 64, dtype=torch.uint8) for name, n in (("video", 4), ("special", 2))
+    }
+    with FlopCounterMode(display=False) as counter:
+        PublishedHSTA(create_model("hsta_tiny", num_layers=2))(**frames)
+    fusions = sum(
+        sum(found.values())
+        for name, found in counter.get_flop_counts().items()
+        if name.endswith((".fusion.0", ".fusion.1", "projs.0", "projs.1"))
+    )
+    csta = work_of(config, 1, 4, 64)["CSTA", "forward"].flops
+    expected = counter.get_total_flops() - fusions + csta
+    assert flops_of(config, 1, 4, 64, training=False) == pytest.approx(expected, rel=1e-3)
+
+
 def test_the_work_of_the_paper_s_model() -> None:
     base = model_config("hsta_base")
     found = [round(flops_of(base, 1, frames, 224, training=False) / 1e9) for frames in (6, 16, 32, 64)]
