@@ -158,7 +158,7 @@ def hooked(name: str) -> Callable[[], HSTA]:
 
 def without_bias() -> HSTA:
     made = model()
-    made.get_submodule("blocks.0.blocks.1.0.norm2").bias = None
+    made.get_submodule("blocks.0.blocks.1.0.norm2").register_parameter("bias", None)
     return made
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 import hsta_fast
-from hsta_fast import reference
+from hsta_fast import extension, reference
+from tests.compiler import needs_compiler
 
 
 def rand(*shape: int, seed: int = 0) -> Tensor:
@@ -190,3 +191,16 @@ def test_arguments_that_are_not_floating_tensors_are_named(
             torch.autocast("cpu", torch.bfloat16, enabled=autocast),
         ):
             getattr(hsta_fast, op)(*positional, **given)
+
+
+@needs_compiler
+def test_the_extension_refuses_what_has_no_elements() -> None:
+    """The ops of Python do not pass such inputs on."""
+    assert extension.usable("cpu", "extension")
+    ops = torch.ops.hsta_fast
+    for query in (torch.ones(1, 0, 4), torch.ones(1, 2, 0)):
+        with pytest.raises(RuntimeError, match="query expected elements, got"):
+            ops.attention_pool_fwd(query, torch.ones(1, 3, query.shape[2]), None, True, 1e-6, scores=None)
+    small, weight = torch.ones(1, 3, 2, 3, 3), torch.ones(5, 3, 2, 4, 4)
+    with pytest.raises(RuntimeError, match="video expected at least one patch"):
+        ops.tubelet_tokens(small, weight, torch.ones(5), torch.ones(5), None)
