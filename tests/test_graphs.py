@@ -39,4 +39,4 @@ def test_what_is_no_model_and_what_are_no_frames() -> None:
     graphed = hsta_fast.GraphedModel(tiny().eval())
     for name in ("video", "special"):
         with pytest.raises(ValueError, match=rf"^{name} expected a tensor \(B, 3, T, H, W\), got list$"):
-            graphed(**{name: [1, 2]})
+            graphed(**{name: [1, 2]})  # type: ignore[arg-type]

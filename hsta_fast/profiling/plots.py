@@ -191,19 +191,32 @@ def roofline_figure(facts: dict[str, Any]) -> Figure:
     axes.grid(which="minor", color=GRID, linewidth=0.4)
     figure.draw_without_rendering()  # the layout decides where the marks are
     rate, peak = facts["ceilings"]["memory"], facts["ceilings"]["products"][facts["dtype"]]
-    _name_marks(axes, marks, [(x, min(x * rate, peak)) for x in np.geomspace(low, high, 200)])
+    roof = [(x, min(x * rate, peak)) for x in map(float, np.geomspace(low, high, 200))]
+    marks[f"memory: {_rate(rate, 'B/s')}"] = [(x, y, 3.0) for x, y in roof[:200:8] if y < peak]
+    _name_marks(figure, axes, marks, roof)
     return figure
 
 
 _AROUND = ((0, -1), (1, 0), (-1, 0), (0, 1), (1, -1), (-1, -1), (1, 1), (-1, 1))
 
 
-def _name_marks(axes: Axes, marks: dict[str, list[_Mark]], roof: Sequence[tuple[float, float]]) -> None:
+def _name_marks(
+    figure: Figure, axes: Axes, marks: dict[str, list[_Mark]], roof: Sequence[tuple[float, float]]
+) -> None:
     """Write the name of each part beside one of its marks, where it covers least of marks, names and roof."""
-    point = axes.get_figure(root=True).dpi / 72  # in pixels, as all that follows
-    to_pixels, frame = axes.transData.transform, axes.bbox
+    point = figure.dpi / 72  # in pixels, as all that follows
+    frame = axes.bbox
+
+    def to_pixels(at: tuple[float, float]) -> tuple[float, float]:
+        x, y = axes.transData.transform(at)
+        return float(x), float(y)
+
     taken = [(*to_pixels((x, y)), r * point, r * point) for own in marks.values() for x, y, r in own]
     taken += [(*to_pixels(at), 2 * point, 2 * point) for at in roof]  # centre, half of width and height
+
+    for words in axes.texts:
+        box = words.get_window_extent()
+        taken.append(((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2, box.width / 2, box.height / 2))
 
     def covered(x: float, y: float, wide: float, high: float) -> float:
         if abs(x - (frame.x0 + frame.x1) / 2) > frame.width / 2 - wide or y < frame.y0 + high:
@@ -213,13 +226,13 @@ def _name_marks(axes: Axes, marks: dict[str, list[_Mark]], roof: Sequence[tuple[
 
     for part, own in marks.items():
         wide, high = 2.7 * len(part) * point, 6 * point
-        places = []
+        places: list[tuple[float, float]] = []
         for x, y, r in sorted(own, key=lambda mark: mark[1]):
             (at_x, at_y), away = to_pixels((x, y)), (r + 3) * point
             for dx, dy in _AROUND:
                 near = 0.7 * away if dx and dy else away
                 places.append((at_x + dx * (wide + near), at_y + dy * (high + near)))
-        best = min(places, key=lambda at: covered(*at, wide, high))
+        best = min(places, key=lambda at: covered(at[0], at[1], wide, high))
         taken.append((*best, wide, high))
         x, y = axes.transData.inverted().transform(best)
         axes.text(x, y, part, fontsize=9, color=INK, zorder=4, ha="center", va="center")
@@ -245,9 +258,6 @@ def _roof(axes: Axes, facts: dict[str, Any], low: float, high: float) -> None:
         place: dict[str, Any] = {"xytext": (-4, 4), "textcoords": "offset points", "ha": "right"}
         words = f"matrix product, {name}: {_rate(peak, 'FLOP/s')}"
         axes.annotate(words, (high, peak), fontsize=9, color=color, **place)
-    middle = (low * ceilings["products"][facts["dtype"]] / rate) ** 0.5
-    place = {"xytext": (-8, 6), "textcoords": "offset points", "ha": "right", "va": "bottom"}
-    axes.annotate(f"memory: {_rate(rate, 'B/s')}", (middle, middle * rate), fontsize=9, color=INK, **place)
 
 
 def _rate(value: float, unit: str) -> str:
