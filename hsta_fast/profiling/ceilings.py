@@ -24,6 +24,11 @@ class Ceilings:
     products: dict[str, float]
     memory: float
 
+    def best_of(self, other: "Ceilings") -> "Ceilings":
+        """Of each the higher one: other programs can only make a measurement lower."""
+        products = {name: max(rate, other.products[name]) for name, rate in self.products.items()}
+        return Ceilings(products, max(self.memory, other.memory))
+
     def to_json(self) -> dict[str, object]:
         """The same as plain values."""
         return asdict(self)

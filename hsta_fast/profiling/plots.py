@@ -192,7 +192,9 @@ def roofline_figure(facts: dict[str, Any]) -> Figure:
     figure.draw_without_rendering()  # the layout decides where the marks are
     rate, peak = facts["ceilings"]["memory"], facts["ceilings"]["products"][facts["dtype"]]
     roof = [(x, min(x * rate, peak)) for x in map(float, np.geomspace(low, high, 200))]
-    marks[f"memory: {_rate(rate, 'B/s')}"] = [(x, y, 3.0) for x, y in roof[:200:8] if y < peak]
+    slanted = [(x, y, 3.0) for x, y in roof[::8] if y < peak]
+    if slanted:  # else no part moves so many bytes that memory binds it
+        marks[f"memory: {_rate(rate, 'B/s')}"] = slanted
     _name_marks(figure, axes, marks, roof)
     return figure
 
@@ -255,9 +257,9 @@ def _roof(axes: Axes, facts: dict[str, Any], low: float, high: float) -> None:
         dashes: Any = "-" if own else (0, (4, 2))
         x, y = [low, peak / rate, high], [low * rate, peak, peak]
         axes.plot(x, y, color=color, linewidth=2 if own else 1, linestyle=dashes)
-        place: dict[str, Any] = {"xytext": (-4, 4), "textcoords": "offset points", "ha": "right"}
+        place: dict[str, Any] = {"xytext": (6, 4), "textcoords": "offset points"}
         words = f"matrix product, {name}: {_rate(peak, 'FLOP/s')}"
-        axes.annotate(words, (high, peak), fontsize=9, color=color, **place)
+        axes.annotate(words, (max(low, peak / rate), peak), fontsize=9, color=color, **place)
 
 
 def _rate(value: float, unit: str) -> str:

@@ -90,6 +90,10 @@ def test_a_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ceilings() -> None:
     found = measure_ceilings(torch.device("cpu"), torch.float32)
     assert found.products.keys() == {"float32", "bfloat16"}
+    better = Ceilings({"float32": found.products["float32"] + 1, "bfloat16": 0}, found.memory + 1)
+    best = found.best_of(better)
+    assert best == better.best_of(found) and best.memory == better.memory
+    assert best.products == {**found.products, "float32": better.products["float32"]}
     assert all(rate > 0 for rate in (*found.products.values(), found.memory))
 
 
