@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .ops.checks import check, short
+
 _WARM_UP = 3  # forwards before a capture: they compile kernels, and fill caches that a capture cannot
 
 
@@ -30,9 +32,13 @@ class GraphedModel:
 
     Args:
         model: an `HSTA` in eval mode, or torch.compile of one.
+
+    Raises:
+        ValueError: `model` is no module.
     """
 
     def __init__(self, model: nn.Module) -> None:
+        check(isinstance(model, nn.Module), "model", "an HSTA in eval mode", short(model))
         self.model = model
         self._captured: dict[object, _Captured] = {}
         self._warned = False
@@ -48,6 +54,8 @@ class GraphedModel:
         if self.model.training:
             raise ValueError("model expected eval mode, got training mode: call model.eval()")
         frames = {name: x for name, x in (("video", video), ("special", special)) if x is not None}
+        for name, x in frames.items():
+            check(isinstance(x, Tensor), name, "a tensor (B, 3, T, H, W)", short(x))
         devices = {x.device for x in frames.values()}
         if len(devices) != 1 or next(iter(devices)).type != "cuda":
             self._warn(", ".join(sorted(map(str, devices))))

@@ -7,6 +7,7 @@ backward too. It has not what libraries allocate inside an operation, the contex
 CUDA), and memory that the allocator holds in pieces too small to use: leave a tenth for them.
 """
 
+import math
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,11 +20,14 @@ from torch.utils._pytree import tree_map_only
 
 from .crossmodal import CrossAttentionBlock, CrossmodalSpaceTimeAttention
 from .model import HSTA, SPECIAL_FRAMES, HSTAConfig, model_config
-from .ops.checks import check
+from .ops.checks import check, short
 from .ops.choice import without_data
-from .recompute import Memory, set_memory
+from .recompute import Memory, apply_memory
 
 _FEW = 8  # clips
+_MOST = 1e15  # bytes
+_LINES = 8  # batches accounted before the search halves
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _HEADER = """\
 | T | `--memory` | saved, GB | peak, GB | per clip, MB | largest batch in {limit:.0f} GB |
 |---|---|---|---|---|---|"""
@@ -118,11 +122,24 @@ def account(
         device: "cuda": the implementations that a CUDA device of compute capability >= 8.0 takes; or "cpu".
 
     Raises:
-        ValueError: a batch below 1 or `accumulate`, or another device or memory.
+        ValueError: a batch below 1 or `accumulate`, sizes that no clip has, or another dtype, device or
+            memory.
     """
-    check(batch >= 1, "batch", "a whole number >= 1", batch)
-    check(1 <= accumulate <= batch, "accumulate", f"a whole number from 1 to batch {batch}", accumulate)
-    check(device in ("cuda", "cpu"), "device", "cuda or cpu", repr(device))
+    is_config = isinstance(config, HSTAConfig)
+    check(is_config, "config", 'an HSTAConfig, such as model_config("hsta_base")', short(config))
+    whole = f"a whole number from 1 to batch {batch}"
+    check(_is_whole(batch) and batch >= 1, "batch", "a whole number >= 1", short(batch))
+    check(_is_whole(accumulate) and 1 <= accumulate <= batch, "accumulate", whole, short(accumulate))
+    depth, least = config.tubelet_depth, max(config.patch_sizes)
+    is_depth = _is_whole(num_frames) and num_frames >= depth and num_frames % depth == 0
+    check(is_depth, "num_frames", f"a multiple of {depth}, the tubelet's frames", short(num_frames))
+    is_size = _is_whole(image_size) and image_size >= least
+    check(is_size, "image_size", f"a whole number >= {least}, a patch", short(image_size))
+    known = ", ".join(map(str, _DTYPES))
+    check(isinstance(dtype, torch.dtype) and dtype in _DTYPES, "dtype", f"one of {known}", short(dtype))
+    check(device in ("cuda", "cpu"), "device", "cuda or cpu", short(device))
+    modes = get_args(Memory)
+    check(isinstance(memory, str) and memory in modes, "memory", f"one of {', '.join(modes)}", short(memory))
     clips = -(-batch // accumulate)
     with torch.device("meta"):
         model = HSTA(config).train()
@@ -131,7 +148,7 @@ def account(
             for name, parameter in module.named_parameters(recurse=False):
                 setattr(module, name, nn.Parameter(torch.empty(parameter.shape)))
         _run_as_on(model, device)
-        set_memory(model, memory)
+        apply_memory(model, memory)
         weights = sum(p.numel() * p.element_size() for p in model.parameters())
         optimizer = 2 * weights
         ledger.peak = 0
@@ -159,31 +176,50 @@ def largest_batch(config: HSTAConfig, limit: float, **settings: Any) -> int:
     """The largest batch whose step fits into `limit` bytes by `account`; 0: not even one clip does.
 
     settings: those of `account`, but for batch and accumulate.
+
+    Raises:
+        ValueError: a limit that is not a number of bytes, or as `account`.
     """
-
-    def peak(batch: int) -> int:
-        return account(config, batch=batch, **settings).peak
-
-    known = {batch: peak(batch) for batch in (_FEW, 2 * _FEW)}
+    _check_limit(limit)
+    known = {batch: account(config, batch=batch, **settings).peak for batch in (_FEW, 2 * _FEW)}
     while True:
         low = max((batch for batch in known if known[batch] <= limit), default=0)
         high = min((batch for batch in known if known[batch] > limit), default=None)
         if high == low + 1:
             return low
-        # The peak grows by nearly the same number of bytes with each clip.
-        near, nearer = sorted(known, key=lambda batch: -abs(known[batch] - limit))[-2:]
-        per_clip = (known[nearer] - known[near]) / (nearer - near)
-        guess = max(low + 1, nearer + int((limit - known[nearer]) // per_clip))
-        guess = guess if high is None else min(guess, high - 1)
-        known[guess] = peak(guess)
+        guess = _next_guess(known, limit, low, high)
+        known[guess] = account(config, batch=guess, **settings).peak
+
+
+def _next_guess(known: dict[int, int], limit: float, low: int, high: int | None) -> int:
+    """A batch above `low`, the largest known to fit, and below `high`, the smallest known not to, if any.
+
+    The peak of few clips is that of the gradients; then it grows evenly with each clip. So a line through two
+    batches meets the limit after a few tries; the middle, or the double, if it does not.
+    """
+    if low == 0 and high is not None:
+        return high // 2
+    near, far = sorted(known)[-2:] if high is None else (low, high)
+    per_clip = (known[far] - known[near]) / (far - near)
+    if len(known) > _LINES or per_clip <= 0:
+        return 2 * low if high is None else (low + high) // 2
+    guess = max(low + 1, far + math.floor((limit - known[far]) / per_clip))
+    return guess if high is None else min(guess, high - 1)
 
 
 def table(name: str, *, batch: int, limit: float, frames: Sequence[int] = (6, 16, 32, 64, 128)) -> str:
     """`account` of a named model in bfloat16 on CUDA over frames and `Memory`, as a table in Markdown.
 
     limit: bytes of the device, for the largest batch that fits.
+
+    Raises:
+        ValueError: as `account`, `largest_batch` and `model_config`.
     """
-    config, lines = model_config(name), [_HEADER.format(limit=limit / 1e9)]
+    check(isinstance(name, str), "name", "a name of a model, such as hsta_base", short(name))
+    is_frames = isinstance(frames, Sequence) and not isinstance(frames, str)
+    check(is_frames, "frames", "a list of whole numbers", short(frames))
+    _check_limit(limit)
+    config, lines = model_config(name), []
     for num_frames in frames:
         for memory in get_args(Memory):
             got = account(config, batch=batch, num_frames=num_frames, memory=memory)
@@ -192,7 +228,16 @@ def table(name: str, *, batch: int, limit: float, frames: Sequence[int] = (6, 16
                 f"| {num_frames} | {memory} | {got.saved / 1e9:.1f} | {got.peak / 1e9:.1f} "
                 f"| {got.per_clip / 1e6:.0f} | {fits} |"
             )
-    return "\n".join(lines)
+    return "\n".join([_HEADER.format(limit=limit / 1e9), *lines])
+
+
+def _check_limit(limit: object) -> None:
+    known = isinstance(limit, int | float) and not isinstance(limit, bool) and 0 < limit <= _MOST
+    check(known, "limit", f"bytes > 0 and <= {_MOST:.0e}", short(limit))
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _run_as_on(model: HSTA, device: str) -> None:

@@ -10,7 +10,10 @@ each), both normed (C each), q, k, v (3 C), the attended values (C), fc1's resul
               gradient needs its result.
 
 Attention is never computed again: it costs most, and more with every frame, and its result is small. The
-numbers are the same in all three: torch.utils.checkpoint repeats dropout's draws and autocast's dtypes.
+numbers are the same in all three where the same implementation multiplies: torch.utils.checkpoint repeats
+dropout's draws and autocast's dtypes. On a CPU in float32, balanced and small multiply with torch's product
+where fast may take the C++ one (`ops.linear`), whose last bits differ: its GELU is part of the product, so
+that fc1's result cannot be kept without it.
 """
 
 from collections.abc import Callable
@@ -21,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from .ops.checks import check
+from .ops.checks import check, short
 from .ops.choice import transformed
 
 Memory = Literal["fast", "balanced", "small"]
@@ -65,7 +68,10 @@ class Recomputed(nn.Module):
 
 
 def set_memory(model: nn.Module, memory: Memory) -> None:
-    """Choose what the USTA layers of `model` keep in memory for the backward; the numbers do not change.
+    """Choose what the USTA layers of `model` keep in memory for the backward.
+
+    The numbers stay the same, except for rounding on a CPU in float32: where "fast" multiplies in C++
+    (`info()` says so), the others multiply with torch.
 
     Args:
         model: an HSTA, also in wrappers such as torch.compile's or DistributedDataParallel.
@@ -75,10 +81,19 @@ def set_memory(model: nn.Module, memory: Memory) -> None:
             "small" there is one backward for each forward: not retain_graph and a second one.
 
     Raises:
-        ValueError: another `memory`.
+        ValueError: a model without USTA layers, such as one that was rounded to int8, or another `memory`.
     """
+    expected = "a model with USTA layers to train, such as an HSTA"
+    check(isinstance(model, nn.Module), "model", expected, short(model))
     known = get_args(Memory)
-    check(memory in known, "memory", f"one of {', '.join(known)}", repr(memory))
-    for module in model.modules():
-        if isinstance(module, Recomputed):
-            module.memory = memory
+    check(isinstance(memory, str) and memory in known, "memory", f"one of {', '.join(known)}", short(memory))
+    found = apply_memory(model, memory)
+    check(found > 0, "model", expected, f"{type(model).__name__} without any")
+
+
+def apply_memory(model: nn.Module, memory: Memory) -> int:
+    """As `set_memory`, for a model that may have no USTA layers; returns how many it has."""
+    layers = [module for module in model.modules() if isinstance(module, Recomputed)]
+    for layer in layers:
+        layer.memory = memory
+    return len(layers)

@@ -235,7 +235,12 @@ def _first_fault(name: str, command: Command, words: Sequence[str]) -> str | Non
     if places and words and (fault := _fault_of_word(places[0], words[0])) is not None:
         return f"{name} expected {fault}"
     plain = [word for word in words if not word.startswith("-")]
-    taken = sum(min(len(values), _most_values((kinds | off)[_setting(flag)])) for flag, values in given)
+    most = [(values, _most_values((kinds | off)[_setting(flag)])) for flag, values in given]
+    taken = sum(min(len(values), limit) for values, limit in most)
+    if not places and len(plain) > taken:
+        begin = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
+        extra = [*words[:begin], *(value for values, limit in most for value in values[limit:])]
+        return f"{name} expected flags, got {extra[0]!r}; hsta-fast {name} --help lists them"
     if places and len(plain) <= taken:  # none is left for the place
         what = f"one of {', '.join(get_args(places[0]))}" if get_origin(places[0]) is Literal else "PATH"
         return f"{name} expected {what}, got none; hsta-fast {name} --help says what it is"

@@ -30,3 +30,13 @@ def test_what_a_graph_cannot_do_is_refused() -> None:
     graphed = hsta_fast.GraphedModel(tiny().eval())
     with pytest.warns(UserWarning, match="got none"), pytest.raises(ValueError, match="^frames expected one"):
         graphed()
+
+
+def test_what_is_no_model_and_what_are_no_frames() -> None:
+    for wrong, got in ((None, "None"), (len, "builtin_function_or_method")):
+        with pytest.raises(ValueError, match=f"^model expected an HSTA in eval mode, got {got}$"):
+            hsta_fast.GraphedModel(wrong)  # type: ignore[arg-type]
+    graphed = hsta_fast.GraphedModel(tiny().eval())
+    for name in ("video", "special"):
+        with pytest.raises(ValueError, match=rf"^{name} expected a tensor \(B, 3, T, H, W\), got list$"):
+            graphed(**{name: [1, 2]})  # type: ignore[arg-type]

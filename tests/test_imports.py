@@ -36,7 +36,7 @@ ARROWS: dict[str, str] = {
     "memory": "crossmodal model ops recompute",
     "csta_maps": "crossmodal model",
     "published": "model",
-    "graphs": "",
+    "graphs": "ops",
     "int8": "extension layers model ops replaced",
     "wrappers": "model",
     "environment": "ops cpu_speed",

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from hsta_fast import HSTA, HSTAConfig, set_memory
-from hsta_fast.memory import account, largest_batch
+from hsta_fast import memory as memory_file
+from hsta_fast.memory import account, largest_batch, table
 from hsta_fast.model import model_config
+from hsta_fast.profiling.work import flops_of, work_of
 from hsta_fast.recompute import Memory
 
 from .forked import ROOT, Forked
@@ -107,26 +109,113 @@ def test_the_largest_batch_fits_and_one_more_does_not() -> None:
     assert largest_batch(config, 1e6, **sizes) == 0
 
 
+def test_the_largest_batch_is_found_in_few_accounts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where 8 and 16 clips have nearly the same peak, so that the line through them says little."""
+    asked: list[int] = []
+
+    def counted(_: HSTAConfig, *, batch: int, flat: int, per_clip: int) -> memory_file.MemoryAccount:
+        asked.append(batch)
+        peak = max(flat + batch, per_clip * batch)
+        return memory_file.MemoryAccount(batch=batch, weights=0, gradients=0, optimizer=0, saved=0, peak=peak)
+
+    monkeypatch.setattr(memory_file, "account", counted)
+    config = HSTAConfig(**SIZES, num_layers=1)
+    for limit in (1e4, 87_000_100, 1e9, 7.77e12):
+        for flat, per_clip in ((87_000_000, 492_000), (0, 7_000_000), (0, 1000), (87_000_000, 1)):
+            asked.clear()
+            found = largest_batch(config, limit, flat=flat, per_clip=per_clip)
+            assert max(flat + found, per_clip * found) <= limit or found == 0
+            assert max(flat + found + 1, per_clip * (found + 1)) > limit
+            assert len(asked) <= 20, (limit, flat, per_clip)
+            assert len(asked) == len(set(asked))
+
+
+@pytest.mark.parametrize("limit", [float("nan"), float("inf"), 0, -1, "24GB", None, 1e30])
+def test_limits_that_are_no_bytes(limit: Any) -> None:
+    with pytest.raises(ValueError, match=r"^limit expected bytes > 0 and <= 1e\+15, got .*$"):
+        largest_batch(HSTAConfig(**SIZES, num_layers=1), limit)
+    with pytest.raises(ValueError, match=r"^limit expected bytes"):
+        table("hsta_tiny", batch=1, limit=limit, frames=(2,))
+
+
 def test_hsta_base_fits_as_documented() -> None:
     """Batch 32 in 80 GB less a tenth: 64 frames without recomputing, 128 with it, and not without."""
-    page = (ROOT / "docs" / "memory.md").read_text()
-    number = r"([\d.]+) \|"
-    rows = re.findall(rf"^\| (\d+) \| (\w+) \| {' '.join([number] * 4)}$", page, re.MULTILINE)
-    documented = {(int(frames), memory): numbers for frames, memory, *numbers in rows}
+    documented = documented_rows()
     assert documented.keys() == {(frames, memory) for frames in (6, 16, 32, 64, 128) for memory in ALL}
     peaks = {case: float(peak) for case, (_, peak, *_) in documented.items()}
     assert peaks[64, "fast"] < 72 < peaks[128, "fast"] and peaks[128, "balanced"] < 72
     assert {case for case, (*_, batch) in documented.items() if int(batch) < 32} == {(128, "fast")}
-    for frames, memory in ((64, ALL[0]), (128, ALL[1])):
-        found = account(model_config("hsta_base"), batch=32, num_frames=frames, memory=memory)
+    check_rows(documented, [(frames, memory) for frames in (6, 16) for memory in ALL])
+
+
+@pytest.mark.full
+def test_hsta_base_fits_as_documented_with_many_frames() -> None:
+    check_rows(documented_rows(), [(frames, memory) for frames in (32, 64, 128) for memory in ALL])
+
+
+@pytest.mark.full
+def test_the_largest_batches_are_as_documented() -> None:
+    config = model_config("hsta_base")
+    for (frames, memory), (*_, largest) in documented_rows().items():
+        given: dict[str, Any] = {"num_frames": frames, "memory": memory}
+        fits, more = (account(config, batch=int(largest) + one, **given).peak for one in (0, 1))
+        assert fits <= 72e9 < more, (frames, memory)
+
+
+def check_rows(documented: dict[tuple[int, str], list[str]], cases: list[tuple[int, Memory]]) -> None:
+    """Each row is that of the command, to its last digit."""
+    config = model_config("hsta_base")
+    for frames, memory in cases:
+        found = account(config, batch=32, num_frames=frames, memory=memory)
+        saved, peak, per_clip, _ = documented[frames, memory]
         ours = [f"{found.saved / 1e9:.1f}", f"{found.peak / 1e9:.1f}", f"{found.per_clip / 1e6:.0f}"]
-        assert ours == documented[frames, memory][:3]
+        assert ours == [saved, peak, per_clip], (frames, memory)
+
+
+def documented_rows() -> dict[tuple[int, str], list[str]]:
+    """The numbers of each row of the table in docs/memory.md."""
+    page = (ROOT / "docs" / "memory.md").read_text()
+    number = r"([\d.]+) \|"
+    rows = re.findall(rf"^\| (\d+) \| (\w+) \| {' '.join([number] * 4)}$", page, re.MULTILINE)
+    return {(int(frames), memory): numbers for frames, memory, *numbers in rows}
+
+
+def test_what_small_repeats_is_the_documented_share() -> None:
+    """The products of q, k and v, proj and fc1: 8 of 12 parts of those of USTA."""
+    said = re.search(
+        r"are (\d+) % of the arithmetic.* at 6 frames, (\d+) % at 16, (\d+) % at 64 and (\d+) % at 128",
+        (ROOT / "docs" / "memory.md").read_text(),
+    )
+    assert said is not None
+    for frames, share in zip((6, 16, 64, 128), said.groups(), strict=True):
+        config = model_config("hsta_base")
+        products = work_of(config, 1, frames, 224)["USTA products", "forward"].flops
+        whole = flops_of(config, 1, frames, 224, training=True)
+        assert f"{100 * 8 / 12 * products / whole:.0f}" == share, frames
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"batch": 0}, "batch expected a whole number >= 1, got 0"),
+        ({"batch": 2.5}, "batch expected a whole number >= 1, got 2.5"),
+        ({"batch": "2"}, "batch expected a whole number >= 1, got '2'"),
+        ({"batch": 4, "accumulate": 1.5}, "accumulate expected a whole number from 1 to batch 4, got 1.5"),
+        (
+            {"batch": 1, "num_frames": 2.0},
+            "num_frames expected a multiple of 2, the tubelet's frames, got 2.0",
+        ),
+        ({"batch": 1, "num_frames": 3}, "num_frames expected a multiple of 2, the tubelet's frames, got 3"),
+        ({"batch": 1, "image_size": 32.0}, "image_size expected a whole number >= 16, a patch, got 32.0"),
+        ({"batch": 1, "image_size": 8}, "image_size expected a whole number >= 16, a patch, got 8"),
+        *(
+            (
+                {"batch": 1, "dtype": dtype},
+                f"dtype expected one of torch.float32, torch.bfloat16, torch.float16, got {dtype!r}",
+            )
+            for dtype in ("bfloat16", torch.int8, torch.float64)
+        ),
+        ({"batch": 1, "memory": torch.nn.Linear(1, 1)}, "memory expected one of .*, got Linear"),
         ({"batch": 4, "accumulate": 5}, "accumulate expected a whole number from 1 to batch 4, got 5"),
         ({"batch": 1, "device": "tpu"}, "device expected cuda or cpu, got 'tpu'"),
         ({"batch": 1, "memory": "tiny"}, "memory expected one of fast, balanced, small, got 'tiny'"),
@@ -135,6 +224,23 @@ def test_hsta_base_fits_as_documented() -> None:
 def test_wrong_arguments(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         account(HSTAConfig(**SIZES, num_layers=1), **settings)
+
+
+def test_a_name_instead_of_a_configuration_and_the_other_way_round() -> None:
+    wanted = r'^config expected an HSTAConfig, such as model_config\("hsta_base"\), got \'hsta_tiny\'$'
+    name: Any = "hsta_tiny"
+    with pytest.raises(ValueError, match=wanted):
+        account(name, batch=1)
+    with pytest.raises(ValueError, match=wanted):
+        largest_batch(name, 1e9)
+    config: Any = HSTAConfig(**SIZES, num_layers=1)
+    with pytest.raises(ValueError, match="^name expected a name of a model, .* got HSTAConfig$"):
+        table(config, batch=1, limit=1e9)
+    for batch in (2.5, "2"):
+        with pytest.raises(ValueError, match="^batch expected a whole number >= 1, got "):
+            table(name, batch=batch, limit=1e9)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="^frames expected a list of whole numbers, got 6$"):
+        table(name, batch=1, limit=1e9, frames=6)  # type: ignore[arg-type]
 
 
 def test_128_frames_train() -> None:

@@ -206,3 +206,21 @@ def test_a_model_is_saved_and_copied_with_it(tmp_path: Path) -> None:
 def test_another_word_is_refused() -> None:
     with pytest.raises(ValueError, match="^memory expected one of fast, balanced, small, got 'tiny'$"):
         set_memory(USTA(24, num_heads=2), "tiny")  # type: ignore[arg-type]
+
+
+def test_what_has_no_layers_to_recompute_is_refused_in_one_line() -> None:
+    model = HSTA(HSTAConfig(**SIZES, num_layers=1))
+    wanted = "^model expected a model with USTA layers to train, such as an HSTA, got "
+    cases: list[tuple[Any, str]] = [
+        (None, "NoneType|None"),
+        ("balanced", "'balanced'"),
+        (nn.Linear(2, 2), "Linear without any"),
+        (hsta_fast.quantize_int8(model.eval()), "HSTA without any"),
+    ]
+    for given, got in cases:
+        with pytest.raises(ValueError, match=f"{wanted}({got})$"):
+            set_memory(given, model if given == "balanced" else "balanced")  # type: ignore[arg-type]
+    memory: Any
+    for memory, got in (("tiny", "'tiny'"), (model, "HSTA"), (None, "None"), (["fast"], "list")):
+        with pytest.raises(ValueError, match=f"^memory expected one of fast, balanced, small, got {got}$"):
+            set_memory(model, memory)

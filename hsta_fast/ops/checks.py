@@ -29,6 +29,12 @@ def check(condition: bool, name: str, expected: str, got: object) -> None:
         raise unexpected(name, expected, got)
 
 
+def short(value: object) -> str:
+    """A value in an error's one line: numbers, strings and dtypes as they are written, else its class."""
+    plain = value is None or isinstance(value, bool | int | float | str | torch.dtype)
+    return repr(value) if plain else type(value).__name__
+
+
 def check_shape(name: str, tensor: Tensor, shape: tuple[int | None, ...], letters: str) -> None:
     """Raise ValueError unless `tensor` has `shape`. None allows any size; `letters` names the sizes."""
     if not isinstance(tensor, Tensor):

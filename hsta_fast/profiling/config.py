@@ -1,5 +1,6 @@
 """What `hsta-fast profile` is asked for, and what it refuses before anything runs."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -65,8 +66,8 @@ class ProfileConfig:
         least = max(config.patch_sizes)
         if self.image_size < least:
             raise ValueError(f"--image-size expected at least {least} pixels, a patch, got {self.image_size}")
-        if not self.seconds > 0:
-            raise ValueError(f"--seconds expected a number > 0, got {self.seconds:g}")
+        if not 0 < self.seconds < math.inf:
+            raise ValueError(f"--seconds expected a finite number > 0, got {self.seconds:g}")
 
     def check_machine(self, device_type: str) -> None:
         """Check that the results can be written, and that what is compared can run.

@@ -12,7 +12,7 @@ import torch
 from ..data import Batch
 from ..model import HSTA, HSTAConfig
 from ..published import PublishedHSTA
-from ..recompute import set_memory
+from ..recompute import apply_memory
 from .ceilings import seconds_of
 from .config import Peer, ProfileConfig
 from .memory_used import held_bytes, peak_bytes
@@ -37,7 +37,8 @@ class Cell:
         batch: B.
         frames: T, video frames.
         times: seconds of a call in each round; the same rounds for all cells.
-        memory: bytes of weights, state of the optimiser, and all that a call allocates on top at its peak.
+        memory: bytes of weights, of the optimiser's state in a training step, and of all that a call
+            allocates on top at its peak.
         compile_seconds: what the first call took, if it compiles.
     """
 
@@ -101,7 +102,7 @@ class Measurement:
         self.shapes = config.shapes(device.type)
         torch.manual_seed(0)
         model = HSTA(self.architecture).to(device)
-        set_memory(model, config.memory)
+        apply_memory(model, config.memory)
         names = config.peers()
         self.models = {name: self._timed(name, model) for name in names}
         self.given: dict[tuple[int, int], Iterator[Batch]] = {}
@@ -152,7 +153,7 @@ class Measurement:
                 if cell.peer == "compiled":
                     cell.compile_seconds = seconds_of(run, self.device)
                     optimizer.zero_grad(set_to_none=True)
-                before = held_bytes(optimizer)
+                before = held_bytes(optimizer, state=cell.what == "training step")
                 cell.memory = before + peak_bytes(run, self.device)
                 optimizer.zero_grad(set_to_none=True)
 

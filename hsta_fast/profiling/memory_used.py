@@ -6,6 +6,9 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from ..memory import account
+from .config import ProfileConfig
+
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
     """The most bytes of tensors that `run` holds at once, beyond those that were allocated before.
@@ -29,12 +32,12 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
     return peak
 
 
-def held_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """The bytes of the parameters that `optimizer` trains and of its own state."""
+def held_bytes(optimizer: torch.optim.Optimizer, *, state: bool) -> int:
+    """The bytes of the parameters that `optimizer` trains, and with `state` of its own state."""
     tensors = [p for group in optimizer.param_groups for p in group["params"]]
-    tensors += [
-        x for state in optimizer.state.values() for x in state.values() if isinstance(x, torch.Tensor)
-    ]
+    if state:
+        own = (x for values in optimizer.state.values() for x in values.values())
+        tensors += [x for x in own if isinstance(x, torch.Tensor)]
     return sum(x.numel() * x.element_size() for x in tensors)
 
 
@@ -50,6 +53,44 @@ def available_bytes() -> int | None:
     except (OSError, ValueError):  # none, or "max": no limit
         return free
     return min(free, limit - used)
+
+
+def check_fits(config: ProfileConfig, dtype: torch.dtype, available: int | None) -> None:
+    """Check that the largest shape of a profile on the CPU fits into `available` bytes, by the account.
+
+    Raises:
+        ValueError: it does not, as far as an estimate can tell.
+    """
+    if available is None:
+        return
+    shapes, size = config.shapes("cpu"), config.image_size
+    batch, frames = max(b for b, _ in shapes), max(t for _, t in shapes)
+
+    def needed(clips: int) -> int:
+        # Two batches of frames are there first. Where these are too many, nothing else need be known.
+        given = 2 * clips * 3 * frames * size**2
+        if given > available:
+            return given
+        return account(
+            config.architecture(),
+            batch=clips,
+            num_frames=frames,
+            image_size=size,
+            dtype=dtype,
+            memory=config.memory,
+            device="cpu",
+        ).peak
+
+    if (most := needed(batch)) <= available:
+        return
+    if batch > 1 and needed(1) <= available:
+        flag, got = "--batch-sizes", f"{batch} clips of {frames} frames"
+    elif frames > 2 and frames * 224 > 16 * size:
+        flag, got = "--frames", f"{frames} frames"
+    else:
+        flag, got = "--image-size", f"{size} pixels"
+    fits = f"training steps that fit into the {available / 1e9:.3g} GB available"
+    raise ValueError(f"{flag} expected {fits}, got {got}, which take about {most / 1e9:.3g} GB at least")
 
 
 def largest_by_trial(fits: Callable[[int], bool], start: int, most: int = 4096) -> int:

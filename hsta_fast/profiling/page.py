@@ -11,9 +11,9 @@ from .results import PEER_NAMES, percent
 _TEMPLATE = Path(__file__).with_name("profile.html.j2")
 _HOW_CELLS = (
     "Medians over rounds in which all models take turns, after one round that is not counted. A forward is "
-    "without gradients; a training step is batch, forward, loss, backward and AdamW. Memory: weights, the "
-    "optimiser's state, and all tensors at the peak. Times ours: the median over the rounds of a model's "
-    "time over this package's in the same round."
+    "without gradients; a training step is batch, forward, loss, backward and AdamW. Memory: weights, in a "
+    "training step the optimiser's state, and all tensors at the peak. Times ours: the median over the "
+    "rounds of a model's time over this package's in the same round."
 )
 _HOW_ROOF = (
     "A point is a part of a training step, forward and backward together. Operations are those of the "
@@ -39,7 +39,7 @@ def render(facts: dict[str, Any], figures: Mapping[str, bytes]) -> str:
         notes=facts["notes"],
         cards=_cards(facts),
         parts_png=figures["parts.png"],
-        scaling_png=figures["scaling.png"],
+        scaling_png=figures.get("scaling.png"),
         roofline_png=figures["roofline.png"],
         calls=calls,
         how_parts=_how_parts(facts),
@@ -127,7 +127,7 @@ def _ceilings(ceilings: dict[str, Any]) -> list[tuple[str, str]]:
         (f"matrix product, {name}", f"{rate / 1e9:,.4g} GFLOP/s")
         for name, rate in ceilings["products"].items()
     ]
-    return [*rows, ("copy of memory, read and written", f"{ceilings['copy'] / 1e9:,.3g} GB/s")]
+    return [*rows, ("memory, read and written", f"{ceilings['memory'] / 1e9:,.3g} GB/s")]
 
 
 def _ms(seconds: float) -> str:

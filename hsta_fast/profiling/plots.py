@@ -1,5 +1,6 @@
 """The figures of a profile. They are made of its results as plain values (`results`)."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,8 +29,7 @@ COLORS = {
 }
 _MEANING = {"USTA pointwise": "USTA pointwise (GELU, sums, copies)", "other": "other (Python, waiting)"}
 _DARK = ("USTA products", "USTA attention", "norms", "head and loss", "data")
-# Where the name of a part stands in the roofline, in points from its lower mark; else below.
-_BESIDE = {"USTA products": (-24, 0, "right"), "embedding": (14, 0, "left"), "optimiser": (-12, 0, "right")}
+_Mark = tuple[float, float, float]  # x and y as data, radius in points
 _SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
@@ -99,6 +99,11 @@ def _label(axes: Axes, row: dict[str, Any], x: float, y: float, width: float) ->
     axes.text(x, y, words, color="white" if name in _DARK else INK, **text)
 
 
+def has_scaling(facts: dict[str, Any]) -> bool:
+    """Whether there is more than one shape to draw."""
+    return len({(cell["batch"], cell["frames"]) for cell in facts["cells"]}) > 1
+
+
 @as_shipped
 def scaling_figure(facts: dict[str, Any]) -> Figure:
     """Clips per second, and memory, over batch sizes: a line for each number of frames."""
@@ -135,8 +140,8 @@ def scaling_figure(facts: dict[str, Any]) -> Figure:
         axes.set_xscale("log", base=2)
         axes.set_xticks(batches, [str(b) for b in batches])
         axes.xaxis.set_minor_locator(NullLocator())
+        axes.margins(x=0.16, y=0.12)
         axes.set_ylim(bottom=0)
-        axes.margins(x=0.16)
         plain_axes(axes)
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(
@@ -147,7 +152,7 @@ def scaling_figure(facts: dict[str, Any]) -> Figure:
 
 @as_shipped
 def roofline_figure(facts: dict[str, Any]) -> Figure:
-    """The parts of a training step under what the machine reaches: its products, and its copy."""
+    """The parts of a training step under what the machine reaches: its products, and its memory."""
     figure = new_figure(10.5, 5.6, _title(facts, "training by part, under the roof"))
     axes = figure.subplots()
     calls = [c for c in facts["parts"] if c["peer"] == OURS and c["what"] == "training step"]
@@ -155,7 +160,8 @@ def roofline_figure(facts: dict[str, Any]) -> Figure:
     intensities = [row["flops"] / row["bytes"] for call in calls for p in parts if (row := _row(call, p))]
     low, high = min(0.3, *intensities) / 1.6, max(300.0, *intensities) * 4
     _roof(axes, facts, low, high)
-    heights = []
+    heights: list[float] = []
+    marks: dict[str, list[_Mark]] = {}
     for part in parts:
         rows = [(_row(call, part), call) for call in calls]
         x = [row["flops"] / row["bytes"] for row, _ in rows]
@@ -167,9 +173,10 @@ def roofline_figure(facts: dict[str, Any]) -> Figure:
             face = "#ffffff" if number else COLORS[part]
             style: dict[str, Any] = {"edgecolors": COLORS[part], "linewidths": 2, "zorder": 3}
             axes.scatter(x[number], y[number], s=size, color=face, **style)
-        dx, dy, ha = _BESIDE.get(part, (0, -22, "center"))
-        place: dict[str, Any] = {"xytext": (dx, dy), "textcoords": "offset points", "ha": ha, "va": "center"}
-        axes.annotate(part, (x[y.index(min(y))], min(y)), fontsize=9, color=INK, zorder=4, **place)
+        marks[part] = [
+            (at_x, at_y, 20 * (row["seconds"] / call["seconds"]) ** 0.5 + 5)
+            for at_x, at_y, (row, call) in zip(x, y, rows, strict=True)
+        ]
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(low, high)
@@ -177,12 +184,60 @@ def roofline_figure(facts: dict[str, Any]) -> Figure:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _rate(value, "FLOP/s")))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel("operations per byte that must move", color=GREY)
-    marks = ", ".join(f"{'hollow' if i else 'filled'}: {c['frames']} frames" for i, c in enumerate(calls))
-    title = f"{marks}; a larger point takes more of the time"
+    kinds = ", ".join(f"{'hollow' if i else 'filled'}: {c['frames']} frames" for i, c in enumerate(calls))
+    title = f"{kinds}; a larger point takes more of the time"
     axes.set_title(title, loc="left", color=INK, fontsize=10)
     plain_axes(axes)
     axes.grid(which="minor", color=GRID, linewidth=0.4)
+    figure.draw_without_rendering()  # the layout decides where the marks are
+    rate, peak = facts["ceilings"]["memory"], facts["ceilings"]["products"][facts["dtype"]]
+    roof = [(x, min(x * rate, peak)) for x in map(float, np.geomspace(low, high, 200))]
+    slanted = [(x, y, 3.0) for x, y in roof[::8] if y < peak]
+    if slanted:  # else no part moves so many bytes that memory binds it
+        marks[f"memory: {_rate(rate, 'B/s')}"] = slanted
+    _name_marks(figure, axes, marks, roof)
     return figure
+
+
+_AROUND = ((0, -1), (1, 0), (-1, 0), (0, 1), (1, -1), (-1, -1), (1, 1), (-1, 1))
+
+
+def _name_marks(
+    figure: Figure, axes: Axes, marks: dict[str, list[_Mark]], roof: Sequence[tuple[float, float]]
+) -> None:
+    """Write the name of each part beside one of its marks, where it covers least of marks, names and roof."""
+    point = figure.dpi / 72  # in pixels, as all that follows
+    frame = axes.bbox
+
+    def to_pixels(at: tuple[float, float]) -> tuple[float, float]:
+        x, y = axes.transData.transform(at)
+        return float(x), float(y)
+
+    taken = [(*to_pixels((x, y)), r * point, r * point) for own in marks.values() for x, y, r in own]
+    taken += [(*to_pixels(at), 2 * point, 2 * point) for at in roof]  # centre, half of width and height
+
+    for words in axes.texts:
+        box = words.get_window_extent()
+        taken.append(((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2, box.width / 2, box.height / 2))
+
+    def covered(x: float, y: float, wide: float, high: float) -> float:
+        if abs(x - (frame.x0 + frame.x1) / 2) > frame.width / 2 - wide or y < frame.y0 + high:
+            return math.inf
+        over = ((wide + w - abs(x - at_x), high + h - abs(y - at_y)) for at_x, at_y, w, h in taken)
+        return sum(dx * dy for dx, dy in over if dx > 0 and dy > 0)
+
+    for part, own in marks.items():
+        wide, high = 2.7 * len(part) * point, 6 * point
+        places: list[tuple[float, float]] = []
+        for x, y, r in sorted(own, key=lambda mark: mark[1]):
+            (at_x, at_y), away = to_pixels((x, y)), (r + 3) * point
+            for dx, dy in _AROUND:
+                near = 0.7 * away if dx and dy else away
+                places.append((at_x + dx * (wide + near), at_y + dy * (high + near)))
+        best = min(places, key=lambda at: covered(at[0], at[1], wide, high))
+        taken.append((*best, wide, high))
+        x, y = axes.transData.inverted().transform(best)
+        axes.text(x, y, part, fontsize=9, color=INK, zorder=4, ha="center", va="center")
 
 
 def _row(call: dict[str, Any], part: str) -> dict[str, Any]:
@@ -194,20 +249,17 @@ def _has_work(row: dict[str, Any]) -> bool:
 
 
 def _roof(axes: Axes, facts: dict[str, Any], low: float, high: float) -> None:
-    """The slanted line of the copy and the level ones of the products, from `low` to `high` on the x axis."""
-    ceilings, copy = facts["ceilings"], facts["ceilings"]["copy"]
+    """The slanted line of memory and the level ones of the products, from `low` to `high` on the x axis."""
+    ceilings, rate = facts["ceilings"], facts["ceilings"]["memory"]
     for name, peak in ceilings["products"].items():
         own = name == facts["dtype"]
         color = INK if own else GREY
         dashes: Any = "-" if own else (0, (4, 2))
-        x, y = [low, peak / copy, high], [low * copy, peak, peak]
+        x, y = [low, peak / rate, high], [low * rate, peak, peak]
         axes.plot(x, y, color=color, linewidth=2 if own else 1, linestyle=dashes)
-        place: dict[str, Any] = {"xytext": (-4, 4), "textcoords": "offset points", "ha": "right"}
+        place: dict[str, Any] = {"xytext": (6, 4), "textcoords": "offset points"}
         words = f"matrix product, {name}: {_rate(peak, 'FLOP/s')}"
-        axes.annotate(words, (high, peak), fontsize=9, color=color, **place)
-    middle = (low * ceilings["products"][facts["dtype"]] / copy) ** 0.5
-    place = {"xytext": (-8, 6), "textcoords": "offset points", "ha": "right", "va": "bottom"}
-    axes.annotate(f"copy: {_rate(copy, 'B/s')}", (middle, middle * copy), fontsize=9, color=INK, **place)
+        axes.annotate(words, (max(low, peak / rate), peak), fontsize=9, color=color, **place)
 
 
 def _rate(value: float, unit: str) -> str:

@@ -96,14 +96,14 @@ def _reached(did: dict[Any, Work], seconds: float, ceilings: Ceilings, dtype: st
     products = ceilings.products[dtype]
     whole = sum(did.values(), Work())
     by_products = sum(w.flops / products for w in did.values())
-    by_copy = sum(w.bytes / ceilings.copy for w in did.values())
-    least = sum(max(w.flops / products, w.bytes / ceilings.copy) for w in did.values())
+    by_memory = sum(w.bytes / ceilings.memory for w in did.values())
+    least = sum(max(w.flops / products, w.bytes / ceilings.memory) for w in did.values())
     return {
         "flops": whole.flops,
         "bytes": whole.bytes,
         "flops_per_second": whole.flops / seconds,
         "bytes_per_second": whole.bytes / seconds,
-        "bound": "matrix product" if by_products > by_copy else "copy",
+        "bound": "matrix product" if by_products > by_memory else "memory",
         "reached": least / seconds,
     }
 

@@ -13,14 +13,14 @@ import torch
 
 from ..environment import info
 from ..files import make_folder, write_bytes, write_text
-from ..memory import account
+from ..memory import largest_batch
 from ..protocol import import_matplotlib
 from ..training.setup import pick_device
 from . import page
 from .ceilings import measure_ceilings
 from .config import OURS, ProfileConfig
 from .measure import Measurement
-from .memory_used import available_bytes, largest_by_trial
+from .memory_used import available_bytes, check_fits, largest_by_trial
 from .progress import ProfileProgress
 from .results import cell_facts, part_facts, sentences
 from .steps import DATA
@@ -41,6 +41,8 @@ def profile(config: ProfileConfig) -> str:
     config.check()
     device, dtype, why = pick_device(config.device, config.dtype)
     config.check_machine(device.type)
+    if device.type == "cpu":  # on CUDA a training step that does not fit ends with an error of its own
+        check_fits(config, dtype, available_bytes())
     # Kineto, torch's profiler, prints a line at each start and stop unless its level is above all of its own.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     progress = ProfileProgress()
@@ -64,6 +66,8 @@ def _measure(
     measured.time_rounds()
     traced, profiler = measured.trace()
     trace = _trace_bytes(profiler)
+    with progress.job("what the machine reaches, again", 0.0):
+        ceilings = ceilings.best_of(measure_ceilings(device, dtype))
     largest = [] if config.quick else _largest(measured)
     threads = torch.get_num_threads()
     facts: dict[str, Any] = {
@@ -114,29 +118,18 @@ def _largest(measured: Measurement) -> list[dict[str, Any]]:
         if available is None:
             continue
         with measured.progress.job(f"largest batch at {frames} frames", 0.0):
-            batch = _by_account(measured, frames, available)
+            batch = largest_batch(
+                measured.architecture,
+                available,
+                num_frames=frames,
+                image_size=measured.config.image_size,
+                dtype=measured.dtype,
+                memory=measured.config.memory,
+                device="cpu",
+            )
         how = f"an estimate by account, for the {available / 1e9:.0f} GB available"
         found.append({"frames": frames, "batch": batch, "how": how})
     return found
-
-
-def _by_account(measured: Measurement, frames: int, available: int) -> int:
-    """The largest batch whose training step fits into `available` bytes, by the account of two large ones."""
-    sizes = (64, 128)
-    few, many = (
-        account(
-            measured.architecture,
-            batch=batch,
-            num_frames=frames,
-            image_size=measured.config.image_size,
-            dtype=measured.dtype,
-            memory=measured.config.memory,
-            device="cpu",
-        ).peak
-        for batch in sizes
-    )
-    per_clip = (many - few) / (sizes[1] - sizes[0])
-    return max(0, int((available - few) / per_clip) + sizes[0])
 
 
 def _fits(measured: Measurement, batch: int, frames: int) -> bool:
@@ -183,14 +176,17 @@ def _write(out: Path, facts: dict[str, Any], trace: bytes) -> None:
 
     figures = {
         "parts.png": png(plots.parts_figure(facts)),
-        "scaling.png": png(plots.scaling_figure(facts)),
         "roofline.png": png(plots.roofline_figure(facts)),
     }
+    if plots.has_scaling(facts):
+        figures["scaling.png"] = png(plots.scaling_figure(facts))
     html = page.render(facts, figures)
     text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     make_folder(out, "--out", out)
     write_text(out / "profile.json", text)
     write_bytes(out / "trace.json.gz", trace)
+    if "scaling.png" not in figures:
+        (out / "scaling.png").unlink(missing_ok=True)  # of an earlier profile
     for name, figure in figures.items():
         write_bytes(out / name, figure)
     write_text(out / "profile.html", html)

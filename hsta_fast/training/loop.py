@@ -18,7 +18,7 @@ from torch.amp import GradScaler
 from ..data import Augment, Batch, steps
 from ..model import HSTA
 from ..protocol import Fold, best_epoch
-from ..recompute import set_memory
+from ..recompute import apply_memory
 from ..wrappers import unwrap
 from . import stopping
 from .compiled import CompiledModel, batch_sizes
@@ -107,7 +107,7 @@ def build(
     cfg, device = exp.cfg, exp.device
     seed_torch(cfg.seed, *stream, 0)
     model = HSTA(cfg.architecture(len(exp.labels.classes))).to(device)
-    set_memory(model, cfg.memory)
+    apply_memory(model, cfg.memory)
     sizes = batch_sizes(cfg.batch_size, cfg.accumulate, team.size)
     compiled = CompiledModel(model, sizes=sizes, configuration=(model.config, device, exp.dtype, cfg.memory))
     # Gradients too small for float16 would become zero. In other dtypes the scaler does nothing.

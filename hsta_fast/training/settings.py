@@ -186,7 +186,7 @@ class HardwareSettings:
     """Dtype of the matrix products (autocast); parameters stay float32. float16 uses a loss scale."""
     memory: Memory = "fast"
     """What the backward computes again to save memory: fast: nothing; balanced: norms and activations; small:
-    all but the attention. The numbers are the same."""
+    all but the attention. The numbers are the same, but for rounding where a CPU multiplies in C++."""
     distribute: Literal["folds", "ddp", "fsdp"] = "folds"
     """What the processes of torchrun share: folds, each training some of its own; or each fold, trained by
     all together, with copies of the model (ddp) or with shards of it (fsdp)."""
