@@ -125,7 +125,7 @@ ARROWS: dict[str, str] = {
     "protocol.predictions protocol.report protocol.seeds",
     # Training.
     "training": "",
-    "training.workers": "",
+    "training.workers": "training.stopping",
     "training.paper_tables": "",
     "training.config": "model data recompute spelling",
     "training.config_file": "files spelling",
@@ -138,7 +138,7 @@ ARROWS: dict[str, str] = {
     "training.run_log": "",
     "training.scalars": "",
     "training.provenance": "environment model",
-    "training.stopping": "",
+    "training.stopping": "interrupt",
     "training.epoch_part": "",
     "training.run_folder": "files locks checkpoint protocol training.run_checks",
     "training.distributed": "layers model wrappers training.run_folder training.workers",
