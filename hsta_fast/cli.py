@@ -381,8 +381,8 @@ def main() -> None:
     except (ValueError, OSError, ImportError, MemoryError, NonFiniteLossError, BuildError) as error:
         sys.exit(f"error: {error}")
     except stopping.Stopped as stopped:
-        print(f"stopped by {stopped}; saved: --resume or --join continues the run", file=sys.stderr)
-        sys.exit(stopping.STATUS)
+        print(f"stopped by {stopped}", file=sys.stderr)
+        sys.exit(interrupt.STOPPED)
     except SystemExit as ended:
         if ended.code or console.lost() is None:
             raise

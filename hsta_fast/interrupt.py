@@ -1,13 +1,17 @@
-"""What Ctrl-C does to the command `hsta-fast`; the package imports this file first.
+"""What Ctrl-C and SIGUSR1 do to the command `hsta-fast`; the package imports this file first.
 
-While torch is imported, which takes seconds, it ends the process at once, without a traceback. Afterwards it
-raises KeyboardInterrupt. In any other program nothing is changed: there, that program decides.
+While torch is imported, which takes seconds, Ctrl-C ends the process at once, without a traceback. Afterwards
+it raises KeyboardInterrupt. SIGUSR1 ends `train` and `ablate` with one line, until they listen to it (see
+`training.stopping`). In any other program nothing is changed: there, that program decides.
 """
 
 import os
 import signal
 import sys
 from typing import NoReturn
+
+STOPPED = 75  # exit status after SIGUSR1: EX_TEMPFAIL of sysexits.h, "try again later"
+IF_BEGUN = "--resume or --join continues the run if it has begun"
 
 
 def _is_command() -> bool:
@@ -29,5 +33,17 @@ def end_interrupted(advice: str = "") -> NoReturn:
     sys.exit(130)
 
 
+def _stop(number: int, frame: object) -> NoReturn:
+    os.write(2, f"stopped by SIGUSR1; {IF_BEGUN}\n".encode())
+    os._exit(STOPPED)  # not an exception, which a half imported package may catch
+
+
+if (
+    _is_command()
+    and sys.argv[1:2] in (["train"], ["ablate"])
+    and hasattr(signal, "SIGUSR1")  # Windows has none
+    and signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+):
+    signal.signal(signal.SIGUSR1, _stop)
 if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -6,9 +6,11 @@ creates it with O_EXCL, which the file server lets one process alone do, and tou
 seconds. A claim is dead when its process is known to be (same machine), or when it has not been touched for
 `DEAD_AFTER` seconds of the server's clock.
 
-The claims of a lock are numbered. Nobody deletes or renames the file of another: who finds claim n dead
-creates claim n + 1, which again one process alone can do. A process whose claim has a successor has lost the
-lock (it was stopped for minutes, say); `Lock.check` tells it so.
+The claims of a lock are numbered, no number is ever used twice, and the highest one says who holds the lock.
+Nobody touches the claim of another: who finds claim n dead, or released (its time is then 0), creates claim
+n + 1, which again one process alone can do. So a process whose claim has a successor has lost the lock (it
+was stopped for minutes, say), whatever became of the successor; `Lock.check` tells it so. Claims that have
+`_KEPT` successors are deleted.
 """
 
 import json
@@ -25,6 +27,7 @@ from .files import lock_file, open_lock, share
 
 HEARTBEAT = 15.0
 DEAD_AFTER = 120.0
+_KEPT = 32  # claims of a lock: a listing of the folder that runs meanwhile cannot miss as many successors
 _POLL = 0.05  # seconds between two attempts to get a lock that another process holds
 
 
@@ -49,31 +52,33 @@ class Lock:
 
 
 class _Claim:
-    """A file that says that this process holds something; `path` ends with its number."""
+    """A file that says that this process holds `path`; it ends with the number of the claim."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, number: int) -> None:
+        self._path, self._number = path, number
+        self._file = _numbered(path, number)
         self._ended = threading.Event()
+        self._mutex = threading.Lock()  # a heartbeat after the release would revive the claim
         threading.Thread(target=self._beat, name="claim", daemon=True).start()
 
     @property
     def lost(self) -> bool:
-        """Whether another process took this one for dead."""
-        return _numbered(self.path.with_suffix(""), int(self.path.suffix[1:]) + 1).exists()
+        """Whether another process took this one for dead; then it stays so."""
+        return _latest(self._path) > self._number
 
     def release(self) -> None:
-        if not self._ended.is_set():
-            self._ended.set()
-            if not self.lost:  # otherwise its number leads others to the successor
+        with self._mutex:
+            if not self._ended.is_set():
+                self._ended.set()
                 with suppress(OSError):
-                    self.path.unlink()
+                    _mark_free(self._file)
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT):
-            if self.lost:
-                return
-            with suppress(OSError):  # a file server that is away for a while
-                os.utime(self.path)
+            with self._mutex, suppress(OSError):  # a file server that is away for a while
+                if self._ended.is_set() or self.lost:
+                    return
+                os.utime(self._file)
 
 
 class _ClaimedLock(Lock):
@@ -170,54 +175,84 @@ def _take_place(path: Path) -> _Claim:
 
 
 def _take(path: Path) -> _Claim | None:
-    """Claim `path`; None if a living process has it."""
-    number = 1
+    """Claim `path`; None if a living process has it, or was quicker."""
     while True:
+        latest, alive = _holder(path)
+        if alive:
+            return None
+        number = latest + 1
         file = _numbered(path, number)
         try:
             handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except FileExistsError:
-            if _is_alive(file):
-                return None
-            if file.exists():  # otherwise it has just been released: try it again
-                number += 1
-            continue
+            return None
         with os.fdopen(handle, "w") as content:
             json.dump(_this_process(), content)
         share(file, file.parent, 0o666)
-        if not _numbered(path, number + 1).exists():
-            return _Claim(file)
-        os.utime(file, (0, 0))  # a dead one in the row of its successors
-        number += 1
+        numbers = _numbers(path)
+        if max(numbers, default=0) <= number:
+            break
+        with suppress(FileNotFoundError):  # the first listing was old: this number had been used and deleted
+            _mark_free(file)
+            file.unlink()
+    for old in numbers:
+        if old <= number - _KEPT:
+            with suppress(OSError):  # another process deletes it too, or it is another user's
+                _numbered(path, old).unlink()
+    return _Claim(path, number)
 
 
 def _is_claimed(path: Path) -> bool:
     """Whether a living process has claimed `path`."""
-    number = 1
-    while (file := _numbered(path, number)).exists():
-        if _is_alive(file):
-            return True
-        number += 1
-    return False
+    return _holder(path)[1]
+
+
+def _holder(path: Path) -> tuple[int, bool]:
+    """The number of the latest claim of `path`, 0 if there is none, and whether its process lives."""
+    while (number := _latest(path)) > 0:
+        with suppress(FileNotFoundError):  # deleted since it was listed: there are later ones
+            return number, _is_alive(_numbered(path, number))
+    return 0, False
+
+
+def _latest(path: Path) -> int:
+    """The highest number of a claim of `path`; 0 if there is none."""
+    return max(_numbers(path), default=0)
+
+
+def _numbers(path: Path) -> list[int]:
+    """The numbers of all claims of `path`, in any order."""
+    start = f"{path.name}."
+    with os.scandir(path.parent) as entries:
+        ends = [entry.name.removeprefix(start) for entry in entries if entry.name.startswith(start)]
+    return [int(end) for end in ends if end.isdecimal()]
 
 
 def _numbered(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name}.{number}")
 
 
+def _mark_free(file: Path) -> None:
+    """Say of a claim of this process that it has ended; see `_is_alive`."""
+    os.utime(file, (0, 0))
+
+
 def _is_alive(file: Path) -> bool:
-    """Whether the process of a claim lives, as far as can be seen from here."""
+    """Whether the process of a claim lives and holds it, as far as can be seen from here.
+
+    Raises:
+        FileNotFoundError: the file is deleted.
+    """
     owner: dict[str, Any] = {}
     here = _this_process()
-    try:
-        with file.open() as content:  # open: a network disk then asks its server how old the file is
-            touched = os.fstat(content.fileno()).st_mtime
-            with suppress(ValueError):  # its process was killed before it had written it
-                owner = json.loads(content.read())
-    except FileNotFoundError:
+    with file.open() as content:  # open: a network disk then asks its server how old the file is
+        touched = os.fstat(content.fileno()).st_mtime
+        with suppress(ValueError):  # its process was killed before it had written it
+            owner = json.loads(content.read())
+    if touched <= 0:  # released
         return False
     if here["boot"] and all(owner.get(key) == here[key] for key in ("boot", "processes")):
-        return touched > 0 and _started(owner["pid"]) == owner["started"]
+        return _started(owner["pid"]) == owner["started"]
     with tempfile.TemporaryFile(dir=file.parent) as now:
         os.utime(now.fileno())
         return os.fstat(now.fileno()).st_mtime - touched <= DEAD_AFTER

@@ -125,7 +125,7 @@ ARROWS: dict[str, str] = {
     "protocol.predictions protocol.report protocol.seeds",
     # Training.
     "training": "",
-    "training.workers": "",
+    "training.workers": "training.stopping",
     "training.paper_tables": "",
     "training.settings": "model data recompute",
     "training.config": "model data spelling training.settings",
@@ -139,7 +139,7 @@ ARROWS: dict[str, str] = {
     "training.run_log": "",
     "training.scalars": "",
     "training.provenance": "environment model",
-    "training.stopping": "",
+    "training.stopping": "interrupt",
     "training.epoch_part": "training.distributed training.stopping",
     "training.run_folder": "files locks checkpoint protocol training.run_checks",
     "training.distributed": "layers model wrappers training.run_folder training.workers",

@@ -41,6 +41,22 @@ def test_while_torch_is_imported() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")  # 130 in a shell
 
 
+@pytest.mark.parametrize(("command", "status"), [("train", 75), ("info", -signal.SIGUSR1)])
+def test_sigusr1_while_torch_is_imported(command: str, status: int) -> None:
+    code = (
+        "import os, signal, sys, importlib.abc\n"
+        "class Trap(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'torch': os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "sys.meta_path.insert(0, Trap())\n"
+        f"sys.argv = ['bin/hsta-fast', '{command}']\n"
+        "from hsta_fast.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    said = "stopped by SIGUSR1; --resume or --join continues the run if it has begun\n" * (status == 75)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", said)
+
+
 def test_another_program_keeps_its_own_ctrl_c() -> None:
     code = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); import hsta_fast\n"

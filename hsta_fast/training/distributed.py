@@ -142,17 +142,20 @@ class Team:
 
     @contextmanager
     def in_words(self) -> Iterator[None]:
-        """Inside, one clear error says that another rank has ended.
+        """Inside, an error ends the whole team: the command of this rank, and then, in words, the others.
 
         Raises:
-            OSError: it has.
+            OSError: another rank has ended; or a ValueError or MemoryError of this one, which the others
+                cannot know, so that `ablate` may not go on to its next row.
         """
-        try:
+        if self.size == 1:
             yield
-        except RuntimeError as error:
-            if self.size > 1 and (isinstance(error, dist.DistError) or _of_connection(str(error))):
-                raise OSError(_ENDED) from error
-            raise
+            return
+        try:
+            with _end_in_words():
+                yield
+        except (ValueError, MemoryError) as error:
+            raise OSError(str(error)) from error
 
 
 ALONE = Team()
@@ -163,6 +166,7 @@ def team(kind: Distribute, device: torch.device, dtype: torch.dtype) -> Team:
 
     Raises:
         ValueError: more processes than GPUs, or float16 with FSDP2, where each rank would scale its own loss.
+        OSError: another process has ended.
     """
     group = workers()
     if kind == "folds" or group.size == 1:
@@ -184,8 +188,10 @@ def _joined_team(kind: Distribute, device: torch.device) -> Team:
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     store = PrefixStore(f"hsta_fast/team/{group.restarts}", group.store)
-    dist.init_process_group(backend, store=store, rank=group.rank, world_size=group.size)
-    return Team(kind, group.rank, group.size, dist.new_group(backend="gloo", timeout=_WAITING))
+    with _end_in_words():
+        dist.init_process_group(backend, store=store, rank=group.rank, world_size=group.size)
+        talk = dist.new_group(backend="gloo", timeout=_WAITING)
+    return Team(kind, group.rank, group.size, talk)
 
 
 class FollowedFold(FoldFolder):
@@ -219,6 +225,17 @@ def _like(value: Any, parameter: Any) -> Any:
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+
+
+@contextmanager
+def _end_in_words() -> Iterator[None]:
+    """Raise OSError, one clear line, where torch reports that another rank has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or _of_connection(str(error)):
+            raise OSError(_ENDED) from error
+        raise
 
 
 def _of_connection(message: str) -> bool:

@@ -89,7 +89,8 @@ def fit(
         progress.epoch(metrics)
         if epoch == first:
             trained_at_once = workers().size / team.size  # folds
-            seconds_left = seconds * team.from_main(progress.epochs_left) / trained_at_once
+            measured = team.gather(seconds)[0]  # those of one rank, so that all decide alike
+            seconds_left = measured * team.from_main(progress.epochs_left) / trained_at_once
             decision = training.compiled.decide(setting, exp.device, seconds_left)
             if decision is not None:
                 progress.say(decision)
@@ -140,7 +141,8 @@ def train_epoch(training: FoldTraining, epoch: int, progress: Progress) -> dict[
         logits, loss = training.step.backward(inputs, label, whole, counts=batch.counts)
         # Reading a number makes the CPU wait for the GPU, so on a GPU every 50th step only.
         if device.type == "cpu" or step % 50 == 0:
-            check_finite(loss.item(), f"{where}, step {step + 1}", training.folder.state_file)
+            of_batch = team.sum(loss.clone()).item()  # not of this rank: all raise, or none
+            check_finite(of_batch, f"{where}, step {step + 1}", training.folder.state_file)
         training.step.update(lr)
         totals += torch.stack([loss * len(whole), (logits.argmax(1) == label).sum() * batch.counts])
         stopped = part_if_stopped(step + 1, totals, time.perf_counter() - start, team)
@@ -148,7 +150,8 @@ def train_epoch(training: FoldTraining, epoch: int, progress: Progress) -> dict[
             check_finite(stopped.totals[0].item(), f"{where}, step {step + 1}", training.folder.state_file)
             training.part = stopped
             save_checkpoint(training)
-            raise stopping.Stopped(f"SIGUSR1 in {where}, after step {step + 1} of {num_steps}")
+            when = f"SIGUSR1 in {where}, after step {step + 1} of {num_steps}"
+            raise stopping.Stopped(f"{when}; {stopping.SAVED}")
     train_loss, train_acc = (team.sum(totals) / len(training.fold.train)).tolist()
     check_finite(train_loss, where, training.folder.state_file)
     part.seconds = time.perf_counter() - start

@@ -190,13 +190,20 @@ def delete_run(path: Path) -> int:
         file.unlink(missing_ok=True)
     for pattern in reversed(_FOLDERS):
         for folder in path.glob(pattern):
-            for name in (*FILES, ".lock", *(claim.name for claim in folder.glob(".lock.*"))):
-                (folder / name).unlink(missing_ok=True)
+            _delete_files(folder, (*FILES, ".lock"))
             with contextlib.suppress(OSError):  # it holds other files
                 folder.rmdir()
-    for name in FILES:
-        (path / name).unlink(missing_ok=True)
+    _delete_files(path, FILES)
     return finished
+
+
+def _delete_files(folder: Path, names: Collection[str]) -> None:
+    """Delete these files; of locks their claims too (see `locks`), `.lock.1`, `.lock-1.1`, `.lock.gate.1`."""
+    for name in names:
+        if name.endswith("lock"):
+            for claim in (*folder.glob(f"{name}.*"), *folder.glob(f"{name}-*.*")):
+                claim.unlink(missing_ok=True)
+        (folder / name).unlink(missing_ok=True)
 
 
 def check_settings(config_file: Path, config: dict[str, Any]) -> None:

@@ -204,7 +204,7 @@ def train_run(cfg: TrainConfig, progress: RunProgress) -> Path:
         folder, exp = group.main_process_first(partial(open_run, exp, start, log))
         run = _Run(exp, folder, log, start, progress, team(cfg.distribute, exp.device, exp.dtype))
         try:
-            with out_of_memory_in_words(cfg), stopping.deferred(), run.team.in_words():
+            with run.team.in_words(), out_of_memory_in_words(cfg), stopping.deferred():
                 report_is_old = train_folds(run) if run.team.is_main else follow(run)
         except BaseException as error:
             if group.is_main:
@@ -322,7 +322,7 @@ def train_folds(run: _Run) -> bool:
         for number in unfinished:
             if stopping.asked():
                 tell(run.team, "stopped")
-                raise stopping.Stopped("SIGUSR1 between two folds")
+                raise stopping.Stopped(f"SIGUSR1 between two folds; {stopping.SAVED}")
             fold = folder.fold(number)
             with fold.try_acquire() as acquired:
                 if not acquired or fold.finished:
@@ -347,7 +347,7 @@ def follow(run: _Run) -> bool:
     """Train, as the main process says, each fold that it has acquired; nothing is written here."""
     while (told := tell(run.team)) != "finished":
         if told == "stopped":
-            raise stopping.Stopped("SIGUSR1 between two folds")
+            raise stopping.Stopped(f"SIGUSR1 between two folds; {stopping.SAVED}")
         train_fold(run.exp, FollowedFold(), told, team=run.team)
     return False
 

@@ -4,11 +4,13 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-STATUS = 75  # the exit status then: EX_TEMPFAIL of sysexits.h, "try again later"
+from ..interrupt import IF_BEGUN
+
+SAVED = "saved: --resume or --join continues the run"
 
 
 class Stopped(Exception):  # noqa: N818, it is no error
-    """The process was asked to end by SIGUSR1, and all that is trained is saved."""
+    """The process was asked to end by SIGUSR1: when, and how to go on. All that is trained is saved."""
 
 
 class _Request:
@@ -19,7 +21,7 @@ class _Request:
 def _handle(number: int, frame: object) -> None:
     _Request.asked = True
     if not _Request.deferred:
-        raise Stopped("SIGUSR1")
+        raise Stopped(f"SIGUSR1; {IF_BEGUN}")
 
 
 def listen() -> None:

@@ -16,8 +16,11 @@ from typing import TypeVar
 import torch
 from torch.distributed.rendezvous import rendezvous
 
+from .stopping import Stopped
+
 _TIMEOUT = timedelta(days=1)  # the main process may have to decode a dataset first
 _MAIN_ENDED = "the process of rank 0 ended before it had created the run's folder: start the run again"
+_STOPPED, _FAILED = "stopped ", "failed "  # how the words of the main process begin
 Result = TypeVar("Result")
 
 
@@ -50,7 +53,8 @@ class Workers:
 
         Raises:
             ValueError: in the others: the message of the error in the main process.
-            OSError: the main process ended.
+            Stopped: in the others, if it was raised in the main process.
+            OSError: the main process ended; or function(False) raised ValueError, which the rest cannot know.
         """
         if self.size == 1:
             return function(True)
@@ -60,18 +64,24 @@ class Workers:
             try:
                 result = function(True)
             except Exception as error:
-                self.store.set(key, str(error) or type(error).__name__)
+                how = _STOPPED if isinstance(error, Stopped) else _FAILED
+                self.store.set(key, how + (str(error) or type(error).__name__))
                 raise
             self.store.set(key, "")
             return result
         try:
             self.store.wait([key], _TIMEOUT)
-            error_of_main = self.store.get(key).decode()
+            told = self.store.get(key).decode()
         except RuntimeError as error:  # the store runs in the main process
             raise OSError(_MAIN_ENDED) from error
-        if error_of_main:
-            raise ValueError(error_of_main)
-        return function(False)
+        if told.startswith(_STOPPED):
+            raise Stopped(told.removeprefix(_STOPPED))
+        if told:
+            raise ValueError(told.removeprefix(_FAILED))
+        try:
+            return function(False)
+        except ValueError as error:  # `ablate` goes on after one, here it would go on alone
+            raise OSError(str(error)) from error
 
 
 @cache  # a second rendezvous at the same address would fail

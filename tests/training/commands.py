@@ -44,10 +44,12 @@ def output(*words: object) -> str:
     return out
 
 
-def without_agent(size: int, *words: object, imported: tuple[str, ...] = IMPORTED) -> list[Forked]:
+def without_agent(
+    size: int, *words: object, before: str = "", imported: tuple[str, ...] = IMPORTED
+) -> list[Forked]:
     """So many workers, each with the environment that torchrun's agent would give it."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     team = {"WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    return [start(*words, **team, RANK=str(rank), imported=imported) for rank in range(size)]
+    return [start(*words, before=before, **team, RANK=str(rank), imported=imported) for rank in range(size)]

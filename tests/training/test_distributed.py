@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.distributed as dist
@@ -195,3 +196,43 @@ def test_ranks_that_lose_one_end_in_words_and_one_process_continues(faces: Path,
     np.testing.assert_allclose(two[shares], one[shares], rtol=0, atol=1e-3)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [(line["fold"], line["epoch"]) for line in lines] == [("1", epoch) for epoch in (1, 2, 3)]
+
+
+# What happens in the first step of rank 1; and what each rank decides by.
+IN_RANK_1 = """
+import os, pathlib, sys, torch
+from hsta_fast.training import compiled, step
+backward, rank, once = step.TrainStep.backward, os.environ["RANK"], [1]
+def fail(self, *words, **named):
+    logits, loss = backward(self, *words, **named)
+    if rank == "1" and once: once.clear(); {fault}
+    return logits, loss
+def decide(self, setting, device, seconds_left):
+    pathlib.Path(sys.argv[5], f"seconds-{rank}").write_text(str(seconds_left))
+step.TrainStep.backward, compiled.CompiledModel.decide = fail, decide
+"""
+
+
+def table_of_ranks(faces: Path, runs: Path, fault: str) -> list[Forked]:
+    words = ["ablate", "--data", faces, "--runs", runs, "--table", "2", "--rows", "a1", "a6", *FLAGS[6:]]
+    words += ["--distribute", "ddp", "--name", "table", "--epochs", "2", "--model", "hsta_tiny"]
+    return without_agent(2, *words, before=IN_RANK_1.replace("{fault}", fault), imported=IMPORTED)
+
+
+def test_ranks_give_up_a_row_together(faces: Path, tmp_path: Path) -> None:
+    both = table_of_ranks(faces, tmp_path, "loss = loss * float('nan')")
+    said = [rank.communicate(60) for rank in both]
+    assert [rank.returncode for rank in both] == [0, 0], said
+    table = pd.read_csv(tmp_path / "table/ablation.csv").set_index("row")
+    assert "not run: fold 1, epoch 1, step 1: loss expected a finite number, got nan" in table.remark["a1"]
+    assert table.uf1.notna()["a6"]
+    seconds = [(tmp_path / f"seconds-{rank}").read_text() for rank in range(2)]
+    assert seconds[0] == seconds[1] and float(seconds[0]) > 0
+
+
+def test_an_error_of_one_rank_ends_all_in_words(faces: Path, tmp_path: Path) -> None:
+    both = table_of_ranks(faces, tmp_path, "raise torch.OutOfMemoryError('17 GiB')")
+    said = [rank.communicate(60)[1].splitlines()[-1] for rank in both]
+    assert [rank.returncode for rank in both] == [1, 1], said
+    assert said[0].startswith("error: another process of this run ended, so this one cannot go on")
+    assert said[1].startswith("error: --batch-size 5 expected a device with more memory")

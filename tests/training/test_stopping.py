@@ -54,7 +54,7 @@ def test_a_run_stopped_between_two_steps_has_the_numbers_of_an_uninterrupted_one
 
 
 def test_outside_of_training_it_ends_at_once(usr1: None) -> None:
-    with pytest.raises(stopping.Stopped):
+    with pytest.raises(stopping.Stopped, match="^SIGUSR1; --resume or --join continues the run if it has"):
         os.kill(os.getpid(), signal.SIGUSR1)
     with stopping.deferred():
         os.kill(os.getpid(), signal.SIGUSR1)
@@ -89,7 +89,7 @@ def test_the_array_script_of_the_docs_passes_the_signal_on_and_requeues(tmp_path
         "SLURM_ARRAY_TASK_ID": "3",
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
     }
-    for status, said in ((75, "requeue 7_3\n"), (1, "")):
+    for status, said in ((75, "requeue 7_3\n"), (138, "requeue 7_3\n"), (1, "")):
         task = subprocess.Popen(
             ["bash", "-c", script],
             cwd=tmp_path,

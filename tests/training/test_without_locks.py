@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from tests import claims
 from tests.compiler import needs_compiler
@@ -44,6 +45,25 @@ def test_a_claim_that_is_no_longer_renewed_is_taken_over(tmp_path: Path) -> None
         f"{tmp_path}: another process took this one for dead and works on; "
         "a claim was not renewed for 120 seconds\n"
     )
+
+
+def test_a_process_that_lost_its_lock_is_told_so_after_the_successor_is_gone(tmp_path: Path) -> None:
+    assert finish(claim("lose", tmp_path))[0] == "lost\n"
+
+
+@pytest.mark.parametrize("function", ["clean_up", "skip_a_hole", "reuse"])
+def test_numbers_of_claims_only_grow(tmp_path: Path, function: str) -> None:
+    finish(claim(function, tmp_path))
+
+
+def test_many_processes_come_and_go_and_never_two_are_inside(tmp_path: Path) -> None:
+    begin, seconds = time.time() + 0.5, 1.5
+    crowd = [claim("crowd", tmp_path, begin, seconds) for _ in range(16)]
+    said = [process.communicate(timeout=20) for process in crowd]
+    assert all(process.returncode == 0 for process in crowd), said
+    entered, met = zip(*(map(int, out.split()) for out, _ in said), strict=True)
+    assert sum(entered) > 100 and sum(met) == 0
+    assert claims.released(tmp_path) and len(list(tmp_path.iterdir())) <= 33
 
 
 def test_two_processes_race_for_dead_claims(tmp_path: Path) -> None:
@@ -87,4 +107,4 @@ def test_processes_without_a_launcher_share_a_run(faces: Path, tmp_path: Path) -
     assert sorted((line["fold"], line["epoch"]) for line in lines) == [("1", 1), ("2", 1)]
     starts = json.loads((run / "config.json").read_text())["provenance"]
     assert [entry["ended"] for entry in starts] == ["finished"] * 2
-    assert not list(run.rglob(".*.[0-9]")), "claims are released"
+    assert claims.released(run)

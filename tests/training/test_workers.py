@@ -254,6 +254,33 @@ def test_several_seeds(people: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         runner.main(cfg)
 
 
+# One round of two workers, in which rank {rank} raises {error}; what comes of it in each.
+ROUND = """
+import os
+from hsta_fast.training.stopping import Stopped
+from hsta_fast.training.workers import workers
+def work(is_main):
+    if is_main == {fails}: raise {error}("words")
+try: workers().main_process_first(work)
+except Exception as error: print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("fails", "error", "said"),
+    [
+        (True, "Stopped", ["Stopped words\n"] * 2),
+        (True, "OSError", ["OSError words\n", "ValueError words\n"]),
+        (False, "ValueError", ["", "OSError words\n"]),
+    ],
+)
+def test_what_fails_in_one_worker_is_known_to_all(fails: bool, error: str, said: list[str]) -> None:
+    code = ROUND.replace("{fails}", str(fails)).replace("{error}", error) + "\nimport sys; sys.exit(7)"
+    both = without_agent(2, before=code)
+    ended = [worker.communicate(60)[0] for worker in both]
+    assert ended == said and [worker.returncode for worker in both] == [7, 7]
+
+
 def test_a_fold_folder_knows_a_cut_line(tmp_path: Path) -> None:
     folder = FoldFolder(tmp_path)
     folder.append_metrics({"epoch": 1})
