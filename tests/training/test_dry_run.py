@@ -113,7 +113,7 @@ def test_a_dry_run_leaves_the_run_that_is_there(
     assert "fold 1: finished\nfold 2: continues after epoch 2\n" in out
     run(monkeypatch, "train", *flags, *more, "--overwrite", "--dry-run")
     out = capsys.readouterr().out
-    assert "folds to train: 2 of 2" in out and "deleted" not in out
+    assert "folds to train: 2 of 2" in out and "was here is deleted" not in out
     for words, said in (
         (more, f"{path} exists: give --resume"),
         ([*more, "--resume", "--lr", "1"], "was started with other settings"),
