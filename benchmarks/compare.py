@@ -145,7 +145,7 @@ def _first_calls(members: Mapping[str, Make], floor: bool) -> tuple[dict[str, St
     steps: dict[str, Step] = {}
     total = 0.0
     remarks: Entry = {"first_call_s": {}, "left_out": {}, "failed": {}}
-    for name, make in (members | ({PRODUCT: product} if floor else {})).items():  # type: ignore[operator]
+    for name, make in {**members, **({PRODUCT: product} if floor else {})}.items():
         compiled = name.endswith("compiled")
         if compiled and (lacks := missing("cpu")) is not None:
             remarks["left_out"][name] = lacks
