@@ -260,6 +260,7 @@ def main() -> int:
     compile_ahead(device.name, given, limit=arguments.limit / 2)
     left = arguments.limit - (time.monotonic() - start) - _BACKENDS_SECONDS
     found = tune(device.name, given, left, folder=arguments.folder, entries=arguments.entries)
+    tuned_table(device.name).update(found)  # also if it was written elsewhere
     until, note = start + arguments.limit, partial(noted, arguments.entries)
     time_backends(device.name, until, seconds_of=seconds_of, alike=alike, note=note, folder=arguments.folder)
     return int(not found)

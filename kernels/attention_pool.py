@@ -94,7 +94,7 @@ def _attention_pool_fwd_kernel(
             sums = xs[0].to(tl.float32)
             for k in tl.static_range(1, CHUNKS):
                 sums += xs[k].to(tl.float32)
-            mean = row_sums(sums) / C
+            mean = tl.div_rn(row_sums(sums), C * 1.0)
             remainder = remainder_of(xs, mean, C, CHUNK)
             centred = centred_chunk(xs[0], mean, 0, C, CHUNK)
             squares = centred * centred

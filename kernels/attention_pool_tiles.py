@@ -108,7 +108,7 @@ def row_statistics(x, eps, C: tl.constexpr, NORMALIZE: tl.constexpr):
     """(mean, remainder of the mean, rstd) of a row; 0, 0 and 1 where tokens are taken as they are."""
     if NORMALIZE:
         within = tl.arange(0, x.shape[0]) < C
-        mean = tl.sum(x, 0) / C
+        mean = tl.div_rn(tl.sum(x, 0), C * 1.0)
         remainder = tl.sum(tl.where(within, x - mean, 0.0), 0) / C
         centred = tl.where(within, x - mean - remainder, 0.0)
         rstd = 1.0 / tl.sqrt_rn(tl.sum(centred * centred, 0) / C + eps)

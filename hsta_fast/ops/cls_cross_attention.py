@@ -41,10 +41,14 @@ def attend(
 ) -> Tensor:
     """`cls_cross_attention`, given a function that pools tokens of this dtype: (query, extra) -> pooled.
 
-    The small products are computed in float32 at least: 16 bits would save little and round each of them.
+    The small products are computed in float32 at least: 16 bits would save little and round each of them. But
+    a model in 16 bits on a GPU would spend most of its time on casts of its weights: there they are computed
+    in its dtype, as its other products.
     """
     autocast = autocast_dtype(cls)
     wide = accumulation_dtype(norm_weight.dtype)
+    if cls.is_cuda and autocast is None:
+        wide = norm_weight.dtype
     with no_autocast(cls):
         g, b = norm_weight.to(wide), norm_bias.to(wide)
         y = F.layer_norm(cls.to(wide), cls.shape[-1:], g, b, eps)

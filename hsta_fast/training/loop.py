@@ -30,6 +30,7 @@ from .progress import Progress
 from .run_folder import FoldFolder
 from .setup import Experiment
 from .step import TrainStep, make_optimizer
+from .step_graph import StepGraph
 from .workers import workers
 
 
@@ -77,6 +78,9 @@ def fit(
     progress.start(training.epochs_done)
     setting = "off" if team.kind == "fsdp" else exp.cfg.compile  # its hooks cannot be part of one graph
     training.compiled.start(setting)
+    # Recomputing notes the state of the random draws, which a graph cannot.
+    if setting != "off" and exp.cfg.memory == "fast":
+        training.step.graph = StepGraph(training.model.parameters())
     first = training.epochs_done
     for epoch in range(first, epochs):
         trained = train_epoch(training, epoch, progress)
@@ -94,6 +98,8 @@ def fit(
             decision = training.compiled.decide(setting, exp.device, seconds_left)
             if decision is not None:
                 progress.say(decision)
+                if training.step.graph is not None and training.compiled.on:
+                    training.step.graph.forget()  # it was captured from the model as it is
         if (epoch + 1) % exp.cfg.save_every == 0 or epoch + 1 == epochs:
             save_checkpoint(training)
     if training.best is not None:

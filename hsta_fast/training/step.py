@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..model import HSTA
 from .config import TrainConfig
 from .optim import Loss, parameter_groups
+from .step_graph import StepGraph
 
 
 @dataclass
@@ -26,6 +27,8 @@ class TrainStep:
         autocast: gives the context of the forward.
         clip_grad: largest norm of the gradient; None: no limit.
         ranks: processes that each take a share of the batch; `model` averages their gradients.
+        graph: runs forward and backward of a batch that is neither shared nor split; None: they run as they
+            are.
         accumulate: micro-batches of a batch. They go through the model one after the other, and the gradients
             are those of the batch (but for other draws of dropout). A batch of fewer clips has one of each.
     """
@@ -38,6 +41,7 @@ class TrainStep:
     clip_grad: float | None = None
     accumulate: int = 1
     ranks: int = 1
+    graph: StepGraph | None = None
 
     def forward(
         self, inputs: Mapping[str, Tensor], label: Tensor, total_weight: Tensor | None = None
@@ -75,6 +79,8 @@ class TrainStep:
         whole = label if whole is None else whole
         parts = max(1, min(self.accumulate, len(whole) // self.ranks))  # the same number on every rank
         alone = parts == self.ranks == 1
+        if alone and self.graph is not None:
+            return self.graph(self._backward_of_part, inputs, label)
         total_weight = None if alone else self.loss.total_weight(whole)
         if not counts:
             total_weight = torch.full_like(self.loss.total_weight(whole), torch.inf)
@@ -83,10 +89,16 @@ class TrainStep:
         for i, label_part in enumerate(label.tensor_split(parts)):
             part = {name: frames[i] for name, frames in split.items()}
             with nullcontext() if i + 1 == parts else no_sync(self.model):
-                logits, loss = self.forward(part, label_part, total_weight)
-                self.scaler.scale(loss * self.ranks).backward()
-            done.append((logits.detach(), loss.detach()))
+                done.append(self._backward_of_part(part, label_part, total_weight))
         return torch.cat([logits for logits, _ in done]), torch.stack([loss for _, loss in done]).sum()
+
+    def _backward_of_part(
+        self, inputs: Mapping[str, Tensor], label: Tensor, total_weight: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(logits, loss) of a micro-batch, without their graph; adds its gradients to the parameters'."""
+        logits, loss = self.forward(inputs, label, total_weight)
+        self.scaler.scale(loss * self.ranks).backward()
+        return logits.detach(), loss.detach()
 
     def update(self, lr: float) -> None:
         """One step of the optimiser with the gradients of `backward`."""
