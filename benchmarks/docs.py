@@ -198,6 +198,53 @@ def cuda(folder: Path = RESULTS) -> str:
     return "\n".join(texts) or f"No CUDA device was at hand:\n\n{nothing}\n"
 
 
+# The first word of a group, and the heading of its table.
+_CUDA_TABLES = {
+    "attention": "attention, H 12, bfloat16",
+    "csta": "CSTA with its projections, bfloat16",
+    "tubelets": "tubelet embedding of uint8 frames, bfloat16",
+    "hsta_base": "model, bfloat16",
+}
+
+
+def _cell(entry: Entry | None, ours: Entry) -> str:
+    """Milliseconds, and a peer's over ours; a star where Python's dispatch may be what was timed."""
+    if entry is None:
+        return ""
+    if "ms" not in entry:
+        return next(word for word in ("refuses", "skipped", "failed") if word in entry)
+    text = ms_text(entry["ms"]) + ("\\*" if entry.get("dispatch shows") else "")
+    if entry is ours:
+        return f"{text} ({entry['TFLOP/s']:.0f} TFLOP/s)" if "TFLOP/s" in entry else text
+    return f"{text} ({entry['ms'] / ours['ms']:.2f} x)"
+
+
+def cuda_figures(folder: Path = RESULTS) -> str:
+    """Milliseconds of ours and of every peer on CUDA devices, and those of a peer over ours."""
+    texts = []
+    for path in sorted(folder.glob("*.json")):
+        found = json.loads(path.read_text())
+        timed = [e for e in found.get("stages", {}).get("bench", {}).get("entries", []) if "group" in e]
+        for word, heading in _CUDA_TABLES.items():
+            groups: dict[str, dict[str, Entry]] = {}
+            for entry in timed:
+                if entry["group"].split()[0] == word:
+                    groups.setdefault(entry["group"], {})[entry["name"]] = entry
+            ours = {group: next(e for e in by.values() if not e["peer"]) for group, by in groups.items()}
+            ours = {group: entry for group, entry in ours.items() if "ms" in entry}
+            peers = list(dict.fromkeys(name for g in ours for name, e in groups[g].items() if e["peer"]))
+            rows = [
+                [
+                    group.removeprefix(f"{word} "),
+                    *(_cell(e, ours[group]) for e in (ours[group], *map(groups[group].get, peers))),
+                ]
+                for group in ours
+            ]
+            if rows:
+                texts.append(f"{found['device']}:\n\n{markdown((heading, 'hsta_fast', *peers), rows)}")
+    return "\n".join(texts) or "Not measured.\n"
+
+
 BLOCKS: dict[str, Callable[[Results], str]] = {
     "machines": machines,
     "targets": targets,
@@ -209,6 +256,8 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
 def block(name: str, results: Results, folder: Path) -> str:
     if name == "cuda":
         return cuda(folder)
+    if name == "cuda figures":
+        return cuda_figures(folder)
     if not results:
         return "Not measured.\n"
     return op(results, name.removeprefix("op: ")) if name.startswith("op: ") else BLOCKS[name](results)

@@ -50,7 +50,7 @@ from .attention_pool_tiles import (
 from .launch import device_of, launch_within, made_current, precision_of
 from .tiles import dot, finite, rounded
 
-_SPLITS, _COLUMNS = 32, 128  # of one tile of the combining kernels
+_SPLITS = 4  # of one tile of the combining kernels
 
 
 @jit
@@ -144,14 +144,12 @@ def _attention_pool_fwd_kernel(
 def _attention_pool_combine_kernel(
     query_ptr, extra_ptr, partial_ptr, max_ptr, sum_ptr, pooled_ptr, lse_ptr, mean_ptr, rstd_ptr, scores_ptr,
     query_strides, extra_stride, eps, M, R, splits,
-    C: tl.constexpr, BLOCK_C: tl.constexpr, COLUMNS: tl.constexpr, SPLITS: tl.constexpr,
-    NORMALIZE: tl.constexpr,
+    C: tl.constexpr, BLOCK_C: tl.constexpr, SPLITS: tl.constexpr, NORMALIZE: tl.constexpr,
 ):  # fmt: skip
-    """COLUMNS columns of one query: the splits' sums and the extra row, brought to one maximum."""
+    """One query: the splits' sums and the extra row, brought to one maximum."""
     row = tl.program_id(0).to(tl.int64)  # batch * R + query
     batch = row // R
-    first = tl.program_id(1) == 0
-    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    columns = tl.arange(0, BLOCK_C)
     largest = tl.full([SPLITS], -float("inf"), tl.float32)
     rows_ptr = batch * splits * R + row % R
     for start in range(0, splits, SPLITS):
@@ -160,22 +158,21 @@ def _attention_pool_combine_kernel(
         largest = tl.maximum(largest, tl.load(max_ptr + place, mask=split < splits, other=-float("inf")))
     top = tl.max(largest, 0)
     score = 0.0
-    z = tl.zeros([COLUMNS], tl.float32)
+    z = tl.zeros([BLOCK_C], tl.float32)
     if extra_ptr is not None:
         x = load_row(extra_ptr + batch * extra_stride, C, BLOCK_C)
         mean, remainder, rstd = row_statistics(x, eps, C, NORMALIZE)
         u = load_row(query_ptr + batch * query_strides[0] + row % R * query_strides[1], C, BLOCK_C)
-        score = tl.sum(u * ((x - mean - remainder) * rstd), 0)  # u is 0 from column C on
-        top = tl.maximum(top, score * LOG2_E)
-        x = tl.load(extra_ptr + batch * extra_stride + columns, mask=columns < C, other=0.0).to(tl.float32)
         z = (x - mean - remainder) * rstd
+        score = tl.sum(u * z, 0)  # u is 0 from column C on
+        top = tl.maximum(top, score * LOG2_E)
         if NORMALIZE:
-            tl.store(mean_ptr + batch * M, mean, mask=first & (row % R == 0))
-            tl.store(rstd_ptr + batch * M, rstd, mask=first & (row % R == 0))
+            tl.store(mean_ptr + batch * M, mean, mask=row % R == 0)
+            tl.store(rstd_ptr + batch * M, rstd, mask=row % R == 0)
         if scores_ptr is not None:
-            tl.store(scores_ptr + row * M, score, mask=first)
+            tl.store(scores_ptr + row * M, score)
     total = 0.0
-    acc = tl.zeros([COLUMNS], tl.float32)
+    acc = tl.zeros([BLOCK_C], tl.float32)
     if extra_ptr is not None:
         total = tl.exp2(score * LOG2_E - top)
         acc = total * z
@@ -190,7 +187,7 @@ def _attention_pool_combine_kernel(
     tl.store(
         pooled_ptr + row * C + columns, rounded(acc / total, pooled_ptr.dtype.element_ty), mask=columns < C
     )
-    tl.store(lse_ptr + row, (top + tl.log2(total)) / LOG2_E, mask=first)
+    tl.store(lse_ptr + row, (top + tl.log2(total)) / LOG2_E)
 
 
 JITTED = {
@@ -228,8 +225,10 @@ def meta(kernel: str, width: int, config: Config, *, normalize: bool, precision:
         }
     if kernel == "sums":
         return shared | SUMS | {"PRECISION": precision}
-    shared |= {"BLOCK_C": triton.next_power_of_2(width), "num_warps": 8}
-    return shared | ({} if kernel == "bwd rows" else {"COLUMNS": _COLUMNS, "SPLITS": _SPLITS})
+    shared |= {"BLOCK_C": triton.next_power_of_2(width)}
+    if kernel == "bwd rows":
+        return shared | {"num_warps": 8}
+    return shared | {"SPLITS": _SPLITS, "num_warps": 4}
 
 
 def _strides(*tensors: Tensor) -> tuple[tuple[int, int], ...]:
@@ -303,7 +302,7 @@ def attention_pool_fwd(
                 N, M, R, combined, share_of_sums,
                 **meta("sums", C, config, normalize=normalize, precision=precision),
             )  # fmt: skip
-        _attention_pool_combine_kernel[(B * R, triton.cdiv(C, _COLUMNS))](
+        _attention_pool_combine_kernel[(B * R,)](
             query, extra, partial, largest, total, pooled, lse, mean, rstd, scores, *_strides(query),
             0 if extra is None else extra.stride(0), eps, M, R, combined,
             **meta("combine", C, config, normalize=normalize, precision=precision),
@@ -378,7 +377,7 @@ def attention_pool_bwd(
                 N, M, R, combined, share_of_sums,
                 **meta("sums", C, config, normalize=normalize, precision=precision),
             )  # fmt: skip
-        backward.attention_pool_bwd_combine_kernel[(B * R, triton.cdiv(C, _COLUMNS))](
+        backward.attention_pool_bwd_combine_kernel[(B * R,)](
             extra, partial, rows, dquery, extra_stride, eps, R, combined,
             **meta("bwd combine", C, config, normalize=normalize, precision=precision),
         )  # fmt: skip

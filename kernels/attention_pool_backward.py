@@ -178,18 +178,16 @@ def attention_pool_bwd_kernel(
 @jit
 def attention_pool_bwd_combine_kernel(
     extra_ptr, partial_ptr, rows_ptr, dquery_ptr, extra_stride, eps, R, splits,
-    C: tl.constexpr, BLOCK_C: tl.constexpr, COLUMNS: tl.constexpr, SPLITS: tl.constexpr,
-    NORMALIZE: tl.constexpr,
+    C: tl.constexpr, BLOCK_C: tl.constexpr, SPLITS: tl.constexpr, NORMALIZE: tl.constexpr,
 ):  # fmt: skip
-    """COLUMNS columns of one query's gradient: the splits' sums and the extra row's."""
+    """One query's gradient: the splits' sums and the extra row's."""
     row = tl.program_id(0).to(tl.int64)  # batch * R + query
     batch = row // R
-    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    acc = tl.zeros([COLUMNS], tl.float32)
+    columns = tl.arange(0, BLOCK_C)
+    acc = tl.zeros([BLOCK_C], tl.float32)
     if extra_ptr is not None:
         x = load_row(extra_ptr + batch * extra_stride, C, BLOCK_C)
         mean, remainder, rstd = row_statistics(x, eps, C, NORMALIZE)
-        x = tl.load(extra_ptr + batch * extra_stride + columns, mask=columns < C, other=0.0).to(tl.float32)
         acc = tl.load(rows_ptr + (batch * 4 + 3) * R + row % R) * ((x - mean - remainder) * rstd)
     for start in range(0, splits, SPLITS):
         split = start + tl.arange(0, SPLITS)

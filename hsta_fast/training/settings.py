@@ -195,4 +195,5 @@ class HardwareSettings:
     are those of the whole batch."""
     compile: Compile = "auto"
     """torch.compile of the model in training; auto: on a CUDA device, after the first epoch, if enough of the
-    training is left to pay for it (docs/gpu.md); not on a CPU, where compiling takes minutes."""
+    training is left to pay for it (docs/gpu.md); not on a CPU, where compiling takes minutes. off: no CUDA
+    graph of the step either."""

@@ -77,8 +77,10 @@ def test_order_and_choice() -> None:
     ]
 
 
-def test_budgets_cover_the_estimates_and_total_less_than_nine_minutes() -> None:
-    assert sum(s.budget for s in selected(None)) < 9 * 60
+def test_budgets_cover_the_estimates_and_total_less_than_ten_minutes() -> None:
+    assert (
+        sum(s.budget for s in selected(None)) < 580
+    )  # seconds: the start of processes included, ten minutes
     for s in selected(None):
         assert estimates()[s.name][0] <= s.budget, s.name
     assert estimates()["smoke"][0] <= 60

@@ -127,7 +127,7 @@ def test_auto_decides_once_by_the_time_that_is_left() -> None:
     assert first.decide("off", cuda, 1e9) is None and not first.on
     said = first.decide("auto", cuda, PAYS_FROM)
     assert said == (
-        "the model is compiled from now on: about 20 min of training are left, and compiling pays from 20 min"
+        "the model is compiled from now on: about 10 min of training are left, and compiling pays from 10 min"
     )
     assert first.on and first.decide("auto", cuda, 0.0) is None
     next_fold = called("a")

@@ -12,6 +12,7 @@ from torch.amp import GradScaler
 from hsta_fast.model import HSTA, HSTAConfig
 from hsta_fast.training.optim import Loss
 from hsta_fast.training.step import TrainStep
+from hsta_fast.training.step_graph import StepGraph
 
 COUNTS = np.array([6, 2, 1])
 LOSSES: list[dict[str, Any]] = [
@@ -115,3 +116,17 @@ def test_one_micro_batch_that_overflows_leaves_the_step_out() -> None:
     step.update(0.5)
     assert all(torch.equal(p, old) for p, old in zip(step.model.parameters(), before, strict=True))
     assert scaler.get_scale() == 2.0
+
+
+def test_a_step_on_the_cpu_is_not_captured() -> None:
+    """tests/gpu/test_step_on_cuda.py holds what a graph computes."""
+    frames, label = batch(6)
+    plain, given = step_of(Loss("ce")), step_of(Loss("ce"))
+    given.graph = StepGraph(given.model.parameters())
+    for _ in range(5):
+        expected, came = plain.backward(frames, label), given.backward(frames, label)
+        assert all(torch.equal(a, b) for a, b in zip(came, expected, strict=True))
+        assert all(torch.equal(x, gradients(plain)[name]) for name, x in gradients(given).items())
+        plain.update(0.1)
+        given.update(0.1)
+    assert not given.graph.captured
