@@ -216,10 +216,12 @@ def _dkv_tile(
         delta = tl.load(delta_ptrs, mask=within, other=0.0)
     # Transposed from the start, [BLOCK_M, BLOCK_N]: Triton 3.4 to 3.7.0 gets tl.trans of a product wrong.
     p = tl.exp2(c * dot_transposed(k, q, PRECISION) - lse[None, :])
+    if DK:
+        dp = dot_transposed(v, dout, PRECISION)
     if DV:
         dv = dot(p.to(dout.dtype), dout, dv, PRECISION)
     if DK:
-        ds = p * (dot_transposed(v, dout, PRECISION) - delta[None, :])
+        ds = p * (dp - delta[None, :])
         dk = dot(ds.to(q.dtype), q, dk, PRECISION)
     return dk, dv
 
