@@ -24,6 +24,26 @@ HOPPER = of_capability(90)
 _TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
 _FLOATS = ("c", "limit", "scale", "eps")
 _POOL_WIDTHS = (384, 768, 1024)  # one of each configuration
+# Rows, columns, stages, warps and the limit of registers of the variants compared at every width; then those
+# with the program's own rows in registers, where they fit: only `wgmma` has the choice.
+_Block = tuple[int, int, int, int, int | None]
+_ATTENTION_VARIANTS: dict[str, list[_Block]] = {
+    "fwd": [(128, 128, 2, 8, None), (128, 128, 3, 8, None), (256, 64, 2, 8, None), (64, 128, 3, 4, 168)],
+    "dq": [
+        (64, 32, 3, 4, None), (128, 64, 2, 8, None), (128, 32, 3, 8, 128),
+        (128, 64, 4, 8, 128), (128, 64, 3, 4, None),
+    ],
+    "dkv": [(64, 32, 3, 4, None), (128, 64, 2, 8, None), (128, 32, 3, 8, None), (128, 32, 3, 8, 128)],
+}  # fmt: skip
+_HELD_VARIANTS: dict[tuple[str, int], list[_Block]] = {
+    ("dq", 64): [(64, 64, 3, 4, 168), (128, 32, 3, 8, 128), (128, 32, 3, 4, None)],
+    ("dq", 32): [(64, 64, 3, 4, 128), (128, 64, 3, 8, 128), (128, 64, 3, 4, None)],
+    ("dkv", 64): [
+        (64, 32, 3, 4, 168), (64, 32, 4, 4, 168), (64, 64, 3, 4, None), (64, 64, 4, 4, None),
+        (128, 64, 3, 8, None),
+    ],
+    ("dkv", 32): [(64, 32, 3, 4, 128), (64, 64, 3, 4, None), (128, 32, 3, 8, 128), (128, 32, 3, 4, None)],
+}  # fmt: skip
 # Tokens, columns, warps and stages of the variants that were compared.
 _POOL_VARIANTS = (
     (16, 256, 4, 3),
@@ -66,7 +86,7 @@ def space_time_attention_build(
     arguments = [name for name in function.arg_names if name not in settings]
     pointers = tuple((name, None) for name in arguments if name.endswith("_ptr"))
     strides = tuple((name, i) for name in arguments if name.endswith("_strides") for i in range(3))
-    form = "".join(f", {flag}" for flag in ("frozen", "polynomial") if getattr(config, flag))
+    form = "".join(f", {flag}" for flag in ("frozen", "polynomial", "held") if getattr(config, flag))
     form += f", {precision}" if dtype == torch.float32 else ""
     return Build(
         name=f"space_time_attention {kernel}, D={width}, {str(dtype).removeprefix('torch.')}, "
@@ -179,11 +199,6 @@ def of_the_model(build: Build) -> bool:
 
 def attention_variants(kernel: str, width: int, device: Device = HOPPER) -> list[Config]:
     """The shipped 16-bit configuration and the variants compared with it; for the forward, in all forms."""
-    more: dict[str, list[tuple[int, int, int, int, int | None]]] = {
-        "fwd": [(128, 128, 2, 8, None), (128, 128, 3, 8, None), (256, 64, 2, 8, None), (64, 128, 3, 4, 168)],
-        "dq": [(64, 32, 3, 4, None), (128, 64, 2, 8, None), (128, 32, 3, 8, 128)],
-        "dkv": [(64, 32, 3, 4, None), (128, 64, 2, 8, None), (128, 32, 3, 8, None)],
-    }
     blocks = [(64, 64, 3, 4, None), (64, 64, 3, 4, 168), (128, 64, 3, 8, None), (128, 64, 3, 8, 128)]
     forms = [(False, False), (True, False), (True, True)] if kernel == "fwd" else [(False, False)]
     tried = [
@@ -196,8 +211,13 @@ def attention_variants(kernel: str, width: int, device: Device = HOPPER) -> list
             frozen=frozen,
             polynomial=polynomial,
         )
-        for rows, cols, stages, warps, registers in blocks + more[kernel]
+        for rows, cols, stages, warps, registers in blocks + _ATTENTION_VARIANTS[kernel]
         for frozen, polynomial in forms
+    ]
+    held = _HELD_VARIANTS.get((kernel, width), []) if device.capability == 90 else []
+    tried += [
+        Config(rows=rows, cols=cols, stages=stages, warps=warps, registers=registers, held=True)
+        for rows, cols, stages, warps, registers in held
     ]
     return list(dict.fromkeys([config_for(kernel, width, torch.bfloat16, device=device), *tried]))
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .launch import device_of, launch_within, made_current, precision_of
 from .space_time_attention_configs import Config, backward_kernels, config_for, smaller
-from .tiles import advance, dot, dot_transposed, exp2, finite, load, pointers, store
+from .tiles import advance, dot, dot_transposed, exp2, finite, in_registers, load, pointers, store
 
 _LOG2_E = math.log2(math.e)
 _FLT_MAX = tl.constexpr(3.4028234663852886e38)
@@ -176,7 +176,7 @@ def _space_time_attention_bwd_dq_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, dout_ptr, dq_ptr, lse_ptr, delta_ptr,
     q_strides, k_strides, v_strides, out_strides, dout_strides, dq_strides, c, scale, N, M, H,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
-    PRECISION: tl.constexpr,
+    HELD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradient of one block of queries, and delta = rowsum(dout * out) for the kernel of dk and dv."""
     batch, head, start = _place(N, H, BLOCK_N)
@@ -185,6 +185,8 @@ def _space_time_attention_bwd_dq_kernel(
     out = load(pointers(out_ptr, out_strides, batch, head, start, BLOCK_N, BLOCK_D), left, D, WHOLE=False)
     dout = load(pointers(dout_ptr, dout_strides, batch, head, start, BLOCK_N, BLOCK_D), left, D, WHOLE=False)
     delta = tl.sum(dout.to(tl.float32) * out.to(tl.float32), 1)
+    if HELD:
+        q, dout = in_registers(q), in_registers(dout)
     rows = start + tl.arange(0, BLOCK_N)
     offset = (batch * H + head).to(tl.int64) * N
     lse = tl.load(lse_ptr + offset + rows, mask=rows < N, other=0.0)
@@ -216,10 +218,12 @@ def _dkv_tile(
         delta = tl.load(delta_ptrs, mask=within, other=0.0)
     # Transposed from the start, [BLOCK_M, BLOCK_N]: Triton 3.4 to 3.7.0 gets tl.trans of a product wrong.
     p = tl.exp2(c * dot_transposed(k, q, PRECISION) - lse[None, :])
+    if DK:  # issued before dv, which waits for p: the exponentials then overlap with dp, and ds with dv
+        dp = dot_transposed(v, dout, PRECISION)
     if DV:
         dv = dot(p.to(dout.dtype), dout, dv, PRECISION)
     if DK:
-        ds = p * (dot_transposed(v, dout, PRECISION) - delta[None, :])
+        ds = p * (dp - delta[None, :])
         dk = dot(ds.to(q.dtype), q, dk, PRECISION)
     return dk, dv
 
@@ -229,7 +233,7 @@ def _space_time_attention_bwd_dkv_kernel(
     q_ptr, k_ptr, v_ptr, dout_ptr, dk_ptr, dv_ptr, lse_ptr, delta_ptr,
     q_strides, k_strides, v_strides, dout_strides, dk_strides, dv_strides, c, scale, N, M, H,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
-    PRECISION: tl.constexpr,
+    HELD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradients of one block of keys and values, or that of the two which has a pointer."""
     DK: tl.constexpr = dk_ptr is not None
@@ -238,6 +242,8 @@ def _space_time_attention_bwd_dkv_kernel(
     left = M - start
     k = load(pointers(k_ptr, k_strides, batch, head, start, BLOCK_M, BLOCK_D), left, D, WHOLE=False)
     v = load(pointers(v_ptr, v_strides, batch, head, start, BLOCK_M, BLOCK_D), left, D, WHOLE=False)
+    if HELD:
+        k, v = in_registers(k), in_registers(v)
     q_ptrs = pointers(q_ptr, q_strides, batch, head, 0, BLOCK_N, BLOCK_D)
     dout_ptrs = pointers(dout_ptr, dout_strides, batch, head, 0, BLOCK_N, BLOCK_D)
     offsets = (batch * H + head).to(tl.int64) * N + tl.arange(0, BLOCK_N)
@@ -288,7 +294,9 @@ def meta(kernel: str, width: int, config: Config, precision: str) -> dict[str, A
         "maxnreg": config.registers,
         "enable_fp_fusion": True,  # Triton 3.10 turns it off by default
     }
-    return shared | ({"FROZEN": config.frozen, "POLYNOMIAL": config.polynomial} if kernel == "fwd" else {})
+    if kernel == "fwd":
+        return shared | {"FROZEN": config.frozen, "POLYNOMIAL": config.polynomial}
+    return shared | {"HELD": config.held}
 
 
 def _strides(*tensors: Tensor) -> tuple[tuple[int, ...], ...]:

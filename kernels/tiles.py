@@ -141,6 +141,17 @@ def dot_transposed(a, b, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def in_registers(x):
+    """A 16-bit tile as it is, but kept in registers: a plain loaded tile is the left operand of `wgmma` from
+    shared memory, which then is read again for every product.
+    """
+    if not INTERPRETED:
+        # The compiler sees a computed value, so it leaves the tile where it is; the move itself vanishes.
+        x = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], dtype=x.dtype, is_pure=True, pack=2)
+    return x
+
+
+@triton.jit
 def finite(m):
     """What to subtract for a maximum: 0 for -inf (all products so far overflowed), as -inf - -inf is NaN."""
     return tl.where(m == -float("inf"), 0.0, m)
