@@ -46,10 +46,10 @@ class Config:
 # 16 bits, keyed by padded head width; Hopper (`wgmma`) and Blackwell's sm_100.
 _HALF = {
     "fwd": {
-        # Exponentials bind (512 clocks, matrix 256): a quarter by polynomial leaves 384, and issue at 506.
-        # 128 x 128 would take 448, but with 8 warps per multiprocessor instead of 16 to hide latency.
+        # Exponentials bind (512 clocks, matrix 256). A quarter of them by polynomial would leave 384, but it
+        # gained nothing on an H100, and there 64 rows were 1.13 times as fast as 128 at D = 32.
         16: Config(rows=64, cols=128, stages=3, warps=4, registers=168, frozen=True, polynomial=True),
-        32: Config(rows=128, cols=64, stages=3, warps=8, registers=128, frozen=True, polynomial=True),
+        32: Config(rows=64, cols=64, stages=3, warps=4, frozen=True),
         # Matrix and exponentials take 512 each: a polynomial would raise issue from 408 to 542. Two programs
         # share a multiprocessor, so one's products overlap with the other's exponentials.
         64: Config(rows=128, cols=64, stages=3, warps=8, registers=128, frozen=True),
@@ -57,7 +57,7 @@ _HALF = {
     },
     "dq": {
         16: Config(rows=64, cols=64, stages=3, warps=4, registers=128),
-        32: Config(rows=128, cols=64, stages=3, warps=8, registers=128),
+        32: Config(rows=64, cols=64, stages=3, warps=4, registers=168),
         # Shared memory binds (wgmma operands): 824 clocks; 64 x 64 needs 952.
         64: Config(rows=128, cols=64, stages=3, warps=8, registers=128),
         # 1592 clocks of shared memory; 64 x 32 needs 2416, and 2521 of the L2.
@@ -65,11 +65,11 @@ _HALF = {
     },
     "dkv": {
         16: Config(rows=64, cols=64, stages=3, warps=4, registers=168),
-        # Shared memory binds at 840, with three programs of 4 warps; 128 x 64 needs 776, with one of 8.
-        32: Config(rows=64, cols=64, stages=3, warps=4, registers=168),
-        # With k and v in registers, shared memory takes 960, less than the products (1024). On an H100
-        # 64 x 64 was 1.2 times as fast as 128 x 64, whose 8 warps wait for each other.
-        64: Config(rows=64, cols=64, stages=3, warps=4, held=True),
+        # k and v in registers: from shared memory they are read again for every product. On an H100 at
+        # N = 1569: 1.11 (D = 32) and 1.10 times as fast as from there, and 64 rows than 128, whose 8 warps
+        # wait for each other (1.31 at D = 64).
+        32: Config(rows=64, cols=32, stages=3, warps=4, registers=128, held=True),
+        64: Config(rows=64, cols=32, stages=3, warps=4, registers=168, held=True),
         128: Config(rows=128, cols=32, stages=2, warps=8),
     },
 }

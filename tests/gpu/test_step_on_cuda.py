@@ -64,7 +64,7 @@ def test_a_step_never_waits_for_the_device(compiled: bool, waiting_is_an_error: 
 
 
 def trained(graph: bool, dtype: torch.dtype) -> tuple[list[Tensor], dict[str, Tensor], bool]:
-    """(losses and logits, the weights after twelve steps with a smaller batch among them, whether captured)."""
+    """(losses and logits, weights after twelve steps, some of a smaller batch; whether there is a graph)."""
     from hsta_fast.training.optim import Loss
     from hsta_fast.training.step import TrainStep
     from hsta_fast.training.step_graph import StepGraph
