@@ -28,22 +28,14 @@ _POOL_WIDTHS = (384, 768, 1024)  # one of each configuration
 # with the program's own rows in registers, where they fit: only `wgmma` has the choice.
 _Block = tuple[int, int, int, int, int | None]
 _ATTENTION_VARIANTS: dict[str, list[_Block]] = {
-    "fwd": [(128, 128, 2, 8, None), (128, 128, 3, 8, None), (256, 64, 2, 8, None), (64, 128, 3, 4, 168)],
-    "dq": [
-        (64, 32, 3, 4, None), (128, 64, 2, 8, None), (128, 32, 3, 8, 128),
-        (128, 64, 4, 8, 128), (128, 64, 3, 4, None),
-    ],
-    "dkv": [(64, 32, 3, 4, None), (128, 64, 2, 8, None), (128, 32, 3, 8, None), (128, 32, 3, 8, 128)],
-}  # fmt: skip
-_HELD_VARIANTS: dict[tuple[str, int], list[_Block]] = {
-    ("dq", 64): [(64, 64, 3, 4, 168), (128, 32, 3, 8, 128), (128, 32, 3, 4, None)],
-    ("dq", 32): [(64, 64, 3, 4, 128), (128, 64, 3, 8, 128), (128, 64, 3, 4, None)],
-    ("dkv", 64): [
-        (64, 32, 3, 4, 168), (64, 32, 4, 4, 168), (64, 64, 3, 4, None), (64, 64, 4, 4, None),
-        (128, 64, 3, 8, None),
-    ],
-    ("dkv", 32): [(64, 32, 3, 4, 128), (64, 64, 3, 4, None), (128, 32, 3, 8, 128), (128, 32, 3, 4, None)],
-}  # fmt: skip
+    "fwd": [(128, 128, 3, 8, None), (64, 128, 3, 4, 168)],
+    "dq": [(64, 32, 3, 4, None), (128, 32, 3, 8, 128), (128, 64, 4, 8, 128), (128, 64, 3, 4, None)],
+    "dkv": [(64, 32, 3, 4, None), (128, 32, 3, 8, 128)],
+}
+_HELD_VARIANTS: dict[int, list[_Block]] = {
+    64: [(64, 32, 3, 4, 168), (64, 32, 4, 4, 168), (64, 64, 3, 4, None)],
+    32: [(64, 32, 3, 4, 128), (64, 64, 3, 4, None), (128, 32, 3, 4, None)],
+}
 # Tokens, columns, warps and stages of the variants that were compared.
 _POOL_VARIANTS = (
     (16, 256, 4, 3),
@@ -214,7 +206,7 @@ def attention_variants(kernel: str, width: int, device: Device = HOPPER) -> list
         for rows, cols, stages, warps, registers in blocks + _ATTENTION_VARIANTS[kernel]
         for frozen, polynomial in forms
     ]
-    held = _HELD_VARIANTS.get((kernel, width), []) if device.capability == 90 else []
+    held = _HELD_VARIANTS.get(width, []) if kernel == "dkv" and device.capability == 90 else []
     tried += [
         Config(rows=rows, cols=cols, stages=stages, warps=warps, registers=registers, held=True)
         for rows, cols, stages, warps, registers in held

@@ -176,7 +176,7 @@ def _space_time_attention_bwd_dq_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, dout_ptr, dq_ptr, lse_ptr, delta_ptr,
     q_strides, k_strides, v_strides, out_strides, dout_strides, dq_strides, c, scale, N, M, H,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
-    HELD: tl.constexpr, PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradient of one block of queries, and delta = rowsum(dout * out) for the kernel of dk and dv."""
     batch, head, start = _place(N, H, BLOCK_N)
@@ -185,8 +185,6 @@ def _space_time_attention_bwd_dq_kernel(
     out = load(pointers(out_ptr, out_strides, batch, head, start, BLOCK_N, BLOCK_D), left, D, WHOLE=False)
     dout = load(pointers(dout_ptr, dout_strides, batch, head, start, BLOCK_N, BLOCK_D), left, D, WHOLE=False)
     delta = tl.sum(dout.to(tl.float32) * out.to(tl.float32), 1)
-    if HELD:
-        q, dout = in_registers(q), in_registers(dout)
     rows = start + tl.arange(0, BLOCK_N)
     offset = (batch * H + head).to(tl.int64) * N
     lse = tl.load(lse_ptr + offset + rows, mask=rows < N, other=0.0)
@@ -296,7 +294,7 @@ def meta(kernel: str, width: int, config: Config, precision: str) -> dict[str, A
     }
     if kernel == "fwd":
         return shared | {"FROZEN": config.frozen, "POLYNOMIAL": config.polynomial}
-    return shared | {"HELD": config.held}
+    return shared if kernel == "dq" else shared | {"HELD": config.held}
 
 
 def _strides(*tensors: Tensor) -> tuple[tuple[int, ...], ...]:

@@ -30,7 +30,7 @@ class Config:
         registers: limit per thread, set if it lets one more program onto a multiprocessor.
         frozen: the forward keeps the first tile's maximum and falls back on the online loop if a check fails.
         polynomial: compute a quarter of the forward's exponentials on the multiply-add pipes.
-        held: the backward keeps the 16-bit rows that a program owns in registers, not in shared memory.
+        held: dk and dv keep their own rows of k and v (16 bits) in registers, not in shared memory.
     """
 
     rows: int

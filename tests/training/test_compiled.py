@@ -136,7 +136,7 @@ def test_auto_decides_once_by_the_time_that_is_left() -> None:
     other.start("auto")
     assert not other.on
     assert str(other.decide("auto", cuda, PAYS_FROM - 300)).startswith(
-        "the model is not compiled: about 15 min"
+        "the model is not compiled: about 5 min"
     )
     assert called("b").decide("auto", cuda, 1e9) is None and not other.on
 
