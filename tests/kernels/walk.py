@@ -183,7 +183,7 @@ def cases(capability: int) -> Iterator[Case]:
 QUICK = (
     Case(86, "space_time_attention", 64, torch.bfloat16, "packed"),
     Case(90, "space_time_attention", 24, torch.float16, "packed"),
-    Case(86, "attention_pool", 384, torch.bfloat16, "state"),
+    Case(86, "attention_pool", 768, torch.bfloat16, "state"),
 )
 
 
