@@ -166,7 +166,8 @@ ARROWS: dict[str, str] = {
     "training.ablate": "files protocol spelling training.config training.optim training.paper_tables "
     "training.run_checks training.runner training.workers",
     "profiling": "files crossmodal data environment layers memory model ops protocol published recompute "
-    "spelling toolchain training.optim training.progress training.settings training.setup training.step",
+    "spelling toolchain training.optim training.progress training.settings training.setup training.step "
+    "training.step_graph",
     # The top.
     "help_text": "",
     "interrupt": "",

@@ -14,7 +14,7 @@ from ..model import HSTA, HSTAConfig
 from ..published import PublishedHSTA
 from ..recompute import apply_memory
 from .ceilings import seconds_of
-from .config import Peer, ProfileConfig
+from .config import OURS, Peer, ProfileConfig
 from .memory_used import held_bytes, peak_bytes
 from .parts import StepTimes, profile_step
 from .progress import ProfileProgress
@@ -24,6 +24,7 @@ from .work import flops_of
 What = Literal["forward", "training step"]
 WHATS: tuple[What, What] = ("forward", "training step")
 _ROUNDS = (2, 20)  # the fewest and the most
+_STEPS = 5  # whose median is compared with a profiled one
 _SHORT = 0.05  # seconds: calls that take less are timed several at a time
 
 
@@ -40,6 +41,8 @@ class Cell:
         memory: bytes of weights, of the optimiser's state in a training step, and of all that a call
             allocates on top at its peak.
         compile_seconds: what the first call took, if it compiles.
+        graph: whether forward and backward of the timed steps were one CUDA graph, as in a training. The
+            memory is that of a step without it.
     """
 
     peer: Peer
@@ -49,6 +52,7 @@ class Cell:
     times: list[float] = field(default_factory=list)
     memory: int = 0
     compile_seconds: float | None = None
+    graph: bool = False
 
     @property
     def seconds(self) -> float:
@@ -74,6 +78,7 @@ class Traced:
         what: "forward" or "training step".
         batch: B.
         frames: T.
+        seconds: the median without the profiler, of the same call: without a CUDA graph.
         times: seconds by part.
     """
 
@@ -81,6 +86,7 @@ class Traced:
     what: What
     batch: int
     frames: int
+    seconds: float
     times: StepTimes
 
 
@@ -149,10 +155,12 @@ class Measurement:
             run = self.call(cell.peer, cell.what, cell.batch, cell.frames)
             optimizer = self.models[cell.peer].step.optimizer
             optimizer.zero_grad(set_to_none=True)
-            with self.progress.job(f"{cell.peer}, {cell.what}, {cell.frames} frames", self._cost_of(cell)):
-                if cell.peer == "compiled":
+            title = f"{cell.peer}, {cell.what}, {cell.frames} frames, batch {cell.batch}"
+            if cell.peer == "compiled":
+                with self.progress.job(f"{title}: compiling", 0.0):
                     cell.compile_seconds = seconds_of(run, self.device)
-                    optimizer.zero_grad(set_to_none=True)
+                optimizer.zero_grad(set_to_none=True)
+            with self.progress.job(title, self._cost_of(cell)):
                 before = held_bytes(optimizer, state=cell.what == "training step")
                 cell.memory = before + peak_bytes(run, self.device)
                 optimizer.zero_grad(set_to_none=True)
@@ -164,17 +172,35 @@ class Measurement:
         most = fewest if self.config.quick else most
         while rounds < fewest or (rounds < most and self._another(started, rounds)):
             for cell in self.cells:
-                run = self.call(cell.peer, cell.what, cell.batch, cell.frames)
                 with self.progress.job(f"round {rounds + 1}, {cell.frames} frames", self._cost_of(cell)):
-                    seconds = seconds_of(run, self.device)
-                    if seconds < _SHORT:
-                        number = min(50, int(_SHORT / seconds) + 1)
-                        seconds = seconds_of(lambda: [run() for _ in range(number)], self.device) / number  # noqa: B023
-                cell.times.append(seconds)
+                    self._time(cell)
             rounds += 1
             if rounds == 1:  # how many more will follow
                 more = min(most, max(fewest, int(self.config.seconds / (time.perf_counter() - started))))
                 self.progress.planned += (more - fewest) * sum(map(self._cost_of, self.cells))
+
+    def _time(self, cell: Cell) -> None:
+        """Time a call as a training or a prediction would run it."""
+        run = self.call(cell.peer, cell.what, cell.batch, cell.frames)
+        if not self._may_be_graph(cell):
+            cell.times.append(self._seconds_of_one(run))
+            return
+        timed = self.models[cell.peer]
+        cell.graph = timed.capture(run)
+        cell.times.append(self._seconds_of_one(run))
+        timed.release()
+
+    def _may_be_graph(self, cell: Cell) -> bool:
+        """Whether `hsta-fast train` would capture this step, if its memory permits that."""
+        ours = cell.peer in (OURS, "compiled") and cell.what == "training step"
+        return ours and self.device.type == "cuda" and self.config.memory == "fast"
+
+    def _seconds_of_one(self, run: Callable[[], object]) -> float:
+        seconds = seconds_of(run, self.device)
+        if seconds < _SHORT:
+            number = min(50, int(_SHORT / seconds) + 1)
+            seconds = seconds_of(lambda: [run() for _ in range(number)], self.device) / number
+        return seconds
 
     def _another(self, started: float, rounds: int) -> bool:
         """Whether one more round would end in time."""
@@ -204,9 +230,14 @@ class Measurement:
         """Profile the calls of `traced_keys`; also the profiler of the first, a training step of ours."""
         found, first = [], None
         for key in self.traced_keys():
+            run, cell = self.call(*key), self.cell(*key)
             with self.progress.job(f"time by part, {key[0]}, {key[1]}, {key[3]} frames", self.cost(*key[1:])):
-                times, profiler = profile_step(self.call(*key), self.device)
-            found.append(Traced(*key, times))
+                seconds = cell.seconds
+                if cell.graph:
+                    run()
+                    seconds = median(self._seconds_of_one(run) for _ in range(_STEPS))
+                times, profiler = profile_step(run, self.device)
+            found.append(Traced(*key, seconds, times))
             first = first or profiler
         assert first is not None
         return found, first

@@ -9,6 +9,9 @@ from torch.profiler import ProfilerActivity, profile
 from ..memory import account
 from .config import ProfileConfig
 
+_MANY = 256  # clips: so many that the peak is that of activations, not of gradients
+_MOST = 4096  # clips, more than are tried
+
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
     """The most bytes of tensors that `run` holds at once, beyond those that were allocated before.
@@ -93,25 +96,43 @@ def check_fits(config: ProfileConfig, dtype: torch.dtype, available: int | None)
     raise ValueError(f"{flag} expected {fits}, got {got}, which take about {most / 1e9:.3g} GB at least")
 
 
-def largest_by_trial(fits: Callable[[int], bool], start: int, most: int = 4096) -> int:
-    """The largest batch for which `fits`: doubled until it does not, then halved in between, to 1 in 16.
+def estimated_batch(config: ProfileConfig, frames: int, dtype: torch.dtype, limit: float) -> int:
+    """About the largest batch whose step on CUDA fits into `limit` bytes, by one account; 0: none does."""
+    size, memory = config.image_size, config.memory
+    known = account(
+        config.architecture(), batch=_MANY, num_frames=frames, image_size=size, dtype=dtype, memory=memory
+    )
+    return max(0, int((limit - known.weights - known.optimizer) / known.per_clip))
+
+
+def largest_by_trial(fits: Callable[[int], bool], estimate: int, tries: int = 6) -> tuple[int, int | None]:
+    """The largest batch for which `fits`, and the smallest known for which not, in few tries.
+
+    They are 1 in 16 apart, unless the tries do not suffice because the estimate is far off.
 
     Args:
         fits: whether a step with such a batch runs in the memory there is.
-        start: a batch to begin with.
-        most: a batch that is not exceeded.
+        estimate: a batch to begin with.
+        tries: calls of `fits` at most.
     """
     good, bad = 0, None
-    batch = start
-    while bad is None and batch <= most:
+    batch = max(1, min(estimate, _MOST))
+    away = max(1, batch // 16)
+    for _ in range(tries):
         if fits(batch):
-            good, batch = batch, 2 * batch
+            good = batch
         else:
             bad = batch
-    while bad is not None and bad - good > max(1, good // 16):
-        middle = (good + bad) // 2
-        if fits(middle):
-            good = middle
+        if bad is None:
+            if good >= _MOST:
+                break
+            batch, away = min(good + away, _MOST), 2 * away
+        elif good == 0:
+            if bad == 1:
+                break
+            batch, away = max(1, bad - away), 2 * away
+        elif bad - good <= max(1, good // 16):
+            break
         else:
-            bad = middle
-    return good
+            batch = (good + bad) // 2
+    return good, bad

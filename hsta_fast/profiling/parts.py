@@ -6,8 +6,11 @@ with every operation inside. What is in a USTA and not in its attention is told 
 operation. Operations of the backward have the sequence number of the forward operation that they
 differentiate, and count as its part.
 
-Every instant of a step counts once: an operation's own time is its time without that of the operations in it.
-What is left, such as Python between the operations, is "other".
+On the CPU every instant of a step counts once: an operation's own time is its time without that of the
+operations in it. What is left, such as Python between the operations, is "other".
+
+On CUDA the times are those of the kernels, copies and fills on the device, each of which belongs to the
+operation that launched it. "Other" are those that no part claims.
 """
 
 import re
@@ -16,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
@@ -44,8 +47,21 @@ _BY_NAME: tuple[tuple[re.Pattern[str], Part], ...] = (
     (re.compile(r"linear|addmm|::mm$|matmul", re.IGNORECASE), "USTA products"),
 )
 _NODE = "autograd::engine::evaluate_function: "
+_KEEPS_GRADIENT = _NODE + "torch::autograd::AccumulateGrad"
+# Calls of the CUDA runtime and driver are events too. Those that no operation made, such as a wait for an
+# event, have a number of CUDA's own as id; torch gives them also the kernels of the operation with this id.
+_CUDA_CALL = re.compile(r"cu(da)?[A-Z]")
 
 Key = tuple[Part, Direction]
+
+
+class Kernels(NamedTuple):
+    """The calls of one CUDA kernel (or copy, or fill) that belong to one part."""
+
+    name: str
+    part: Part
+    number: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -53,19 +69,23 @@ class StepTimes:
     """Where the time of one profiled step went.
 
     Attributes:
-        seconds: of each part and direction, "other" included; on CUDA the time of the kernels, and "other" is
-            what the device waited.
-        total: of the whole step, by a clock outside of the profiler.
-        on_device: whether the seconds are those of kernels.
+        seconds: of each part and direction, "other" included. On CUDA those in which the device worked.
+        total: of the whole step, by the clock, with what the profiler takes.
+        on_device: whether the seconds are those of kernels; on the CPU they add up to `total`.
         gelu_apart: whether GELU was an operation of its own, not part of a product.
-        kernels: on CUDA, (name, number, seconds) of the kernels that took longest.
+        kernels: on CUDA, those that took longest first.
     """
 
     seconds: dict[Key, float]
     total: float
     on_device: bool = False
     gelu_apart: bool = True
-    kernels: list[tuple[str, int, float]] = field(default_factory=list)
+    kernels: list[Kernels] = field(default_factory=list)
+
+    @property
+    def busy(self) -> float:
+        """The sum of all parts."""
+        return sum(self.seconds.values())
 
 
 def part_range(name: str) -> record_function:
@@ -116,28 +136,67 @@ def profile_step(step: Callable[[], object], device: torch.device) -> tuple[Step
 def _times(events: Sequence[Any], *, on_device: bool) -> StepTimes:
     [root] = [event for event in events if event.name == _STEP and not _is_on_device(event)]
     start, end = root.time_range.start, root.time_range.end
-    inside = [
-        e for e in events if not _is_on_device(e) and start <= e.time_range.start and e.time_range.end <= end
-    ]
     forward = _Forward()
     forward.visit(root)
-    seconds: dict[Key, float] = defaultdict(float)
-    kernels: dict[str, list[float]] = defaultdict(list)
-    # The backward has a thread of its own on CUDA.
-    for event in inside:
-        if event is root or (event.cpu_parent is None and on_device):
-            for inner, key in forward.keyed(event):
-                if not on_device:
-                    seconds[key] += inner.self_cpu_time_total / 1e6
-                    continue
-                for kernel in inner.kernels:
-                    seconds[key] += kernel.duration / 1e6
-                    kernels[kernel.name].append(kernel.duration / 1e6)
     total = (end - start) / 1e6
+    if on_device:
+        seconds, kernels = _of_kernels(events, root, forward)
+        return StepTimes(seconds, total, True, forward.gelu_apart, kernels)
+    seconds = defaultdict(float)
+    for event, key in forward.keyed(root):
+        seconds[key] += event.self_cpu_time_total / 1e6
     named = {key: value for key, value in seconds.items() if key[0] != "other"}
     named[("other", "update")] = max(0.0, total - sum(named.values()))
-    longest = sorted(((n, len(t), sum(t)) for n, t in kernels.items()), key=lambda row: -row[2])
-    return StepTimes(named, total, on_device, forward.gelu_apart, longest[:12])
+    return StepTimes(named, total, False, forward.gelu_apart)
+
+
+def _of_kernels(
+    events: Sequence[Any], root: Any, forward: "_Forward"
+) -> tuple[dict[Key, float], list[Kernels]]:
+    """Seconds of what ran on the device while `root` did, by part and direction, and the kernels.
+
+    The thread that makes batches is not recorded. What it launches runs on a stream of its own and is "data",
+    as far as nothing else ran at that time.
+    """
+    start, end = root.time_range.start, root.time_range.end
+
+    def is_inside(event: Any) -> bool:
+        return bool(start <= (event.time_range.start + event.time_range.end) / 2 <= end)
+
+    inside = [event for event in events if is_inside(event)]
+    keys: dict[tuple[str, float], list[Key]] = defaultdict(list)  # by name and microseconds
+    for event in inside:
+        # The backward has a thread of its own, so not all is below the root.
+        if _is_on_device(event) or (event is not root and event.cpu_parent is not None):
+            continue
+        for inner, key in forward.keyed(event):
+            if not _CUDA_CALL.match(inner.name):
+                for kernel in inner.kernels:
+                    keys[kernel.name, kernel.duration].append(key)
+    # A range is on the device too, from its first kernel to its last one.
+    ran = [event for event in inside if _is_on_device(event) and not event.is_user_annotation]
+    ran.sort(key=lambda event: event.time_range.start)
+    claimed: list[Key | None] = []
+    for event in ran:
+        own = keys[event.name, event.time_range.end - event.time_range.start]
+        claimed.append(own.pop(0) if own else None)
+    streams = {event.device_resource_id for event, key in zip(ran, claimed, strict=True) if key}
+    seconds: dict[Key, float] = defaultdict(float)
+    calls: dict[tuple[str, Part], list[float]] = defaultdict(list)
+    worked, until = 0.0, start
+    for event, claim in zip(ran, claimed, strict=True):
+        begun, ended = event.time_range.start, event.time_range.end
+        beside = claim is None and event.device_resource_id not in streams
+        key = claim or ("data" if beside else "other", "update")
+        calls[event.name, key[0]].append((ended - begun) / 1e6)
+        if not beside:
+            seconds[key] += (ended - begun) / 1e6
+        worked += max(0.0, ended - max(until, begun)) / 1e6  # each instant once
+        until = max(until, ended)
+    if (rest := worked - sum(seconds.values())) > 1e-9:
+        seconds["data", "update"] += rest
+    kernels = [Kernels(name, part, len(times), sum(times)) for (name, part), times in calls.items()]
+    return dict(seconds), sorted(kernels, key=lambda kernel: -kernel.seconds)
 
 
 def _is_on_device(event: Any) -> bool:
@@ -150,6 +209,7 @@ class _Forward:
     def __init__(self) -> None:
         self.keys: dict[int, Key] = {}
         self.by_sequence: dict[tuple[int, int], Part] = {}  # of the operations that autograd recorded
+        self.last_node: Key = ("other", "backward")
         self.gelu_apart = False
 
     def visit(self, event: Any, range_name: str = "", part: Part = "other") -> None:
@@ -183,13 +243,16 @@ class _Forward:
         key = self.keys.get(id(event), key)
         node = event.name.startswith(_NODE)
         if node:
-            part = self.by_sequence.get((event.fwd_thread, event.sequence_nr), "other")
-            key = (part, "backward")
+            if event.name != _KEEPS_GRADIENT:  # a gradient is kept at once by the engine, and has no forward
+                part = self.by_sequence.get((event.fwd_thread, event.sequence_nr), "other")
+                self.last_node = (part, "backward")
+            key = self.last_node
         yield event, key
         for child in event.cpu_children:
             # The engine sums the gradients of a tensor that was used twice, after the node itself.
             summed = (
                 node
+                and event.name != _KEEPS_GRADIENT
                 and not child.name.startswith(event.name.removeprefix(_NODE))
                 and key[0].startswith(_USTA)
             )

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from ..protocol.plots import GREY, GRID, INK, as_shipped, new_figure, plain_axes
 from .config import OURS
-from .results import PARTS, PEER_NAMES, percent
+from .results import PARTS, PEER_NAMES, percent, rate_text
 
 # Okabe-Ito, whose colours differ in every common form of colour blindness, and greys.
 COLORS = {
@@ -25,10 +25,15 @@ COLORS = {
     "head and loss": "#8c6d31",
     "optimiser": "#E69F00",
     "data": "#1f2328",
-    "other": "#c3c9d0",
+    "other": "#8a939e",
+    "launching": "#dfe3e8",
 }
-_MEANING = {"USTA pointwise": "USTA pointwise (GELU, sums, copies)", "other": "other (Python, waiting)"}
+_MEANING = {
+    "USTA pointwise": "USTA pointwise (GELU, sums, copies)",
+    "launching": "launching (the device waits for Python)",
+}
 _DARK = ("USTA products", "USTA attention", "norms", "head and loss", "data")
+_CLOSE = 1.5  # times one ceiling over another
 _Mark = tuple[float, float, float]  # x and y as data, radius in points
 _SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
@@ -153,7 +158,7 @@ def scaling_figure(facts: dict[str, Any]) -> Figure:
 @as_shipped
 def roofline_figure(facts: dict[str, Any]) -> Figure:
     """The parts of a training step under what the machine reaches: its products, and its memory."""
-    figure = new_figure(10.5, 5.6, _title(facts, "training by part, under the roof"))
+    figure = new_figure(10.5, 5.6, _title(facts, "training under the roof"))
     axes = figure.subplots()
     calls = [c for c in facts["parts"] if c["peer"] == OURS and c["what"] == "training step"]
     parts = [p for p in PARTS if all(_has_work(_row(call, p)) for call in calls)]
@@ -181,7 +186,7 @@ def roofline_figure(facts: dict[str, Any]) -> Figure:
     axes.set_yscale("log")
     axes.set_xlim(low, high)
     axes.set_ylim(min(heights) / 3, max(facts["ceilings"]["products"].values()) * 2.2)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _rate(value, "FLOP/s")))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: rate_text(value, "FLOP/s")))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel("operations per byte that must move", color=GREY)
     kinds = ", ".join(f"{'hollow' if i else 'filled'}: {c['frames']} frames" for i, c in enumerate(calls))
@@ -194,7 +199,7 @@ def roofline_figure(facts: dict[str, Any]) -> Figure:
     roof = [(x, min(x * rate, peak)) for x in map(float, np.geomspace(low, high, 200))]
     slanted = [(x, y, 3.0) for x, y in roof[::8] if y < peak]
     if slanted:  # else no part moves so many bytes that memory binds it
-        marks[f"memory: {_rate(rate, 'B/s')}"] = slanted
+        marks[f"memory: {rate_text(rate, 'B/s')}"] = slanted
     _name_marks(figure, axes, marks, roof)
     return figure
 
@@ -221,7 +226,9 @@ def _name_marks(
         taken.append(((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2, box.width / 2, box.height / 2))
 
     def covered(x: float, y: float, wide: float, high: float) -> float:
-        if abs(x - (frame.x0 + frame.x1) / 2) > frame.width / 2 - wide or y < frame.y0 + high:
+        if abs(x - (frame.x0 + frame.x1) / 2) > frame.width / 2 - wide:
+            return math.inf
+        if abs(y - (frame.y0 + frame.y1) / 2) > frame.height / 2 - high:
             return math.inf
         over = ((wide + w - abs(x - at_x), high + h - abs(y - at_y)) for at_x, at_y, w, h in taken)
         return sum(dx * dy for dx, dy in over if dx > 0 and dy > 0)
@@ -257,16 +264,11 @@ def _roof(axes: Axes, facts: dict[str, Any], low: float, high: float) -> None:
         dashes: Any = "-" if own else (0, (4, 2))
         x, y = [low, peak / rate, high], [low * rate, peak, peak]
         axes.plot(x, y, color=color, linewidth=2 if own else 1, linestyle=dashes)
-        place: dict[str, Any] = {"xytext": (6, 4), "textcoords": "offset points"}
-        words = f"matrix product, {name}: {_rate(peak, 'FLOP/s')}"
-        axes.annotate(words, (max(low, peak / rate), peak), fontsize=9, color=color, **place)
-
-
-def _rate(value: float, unit: str) -> str:
-    for size, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if value >= 0.999 * size:
-            return f"{value / size:.3g} {prefix}{unit}"
-    return f"{value:.3g} {unit}"
+        words = f"matrix product, {name}: {rate_text(peak, 'FLOP/s')}"
+        place: dict[str, Any] = {"xytext": (-4, 3), "textcoords": "offset points", "ha": "right"}
+        if any(1 < higher / peak < _CLOSE for higher in ceilings["products"].values()):
+            place |= {"xytext": (-4, -3), "va": "top"}  # there is no room between the two
+        axes.annotate(words, (high, peak), fontsize=9, color=color, **place)
 
 
 def _title(facts: dict[str, Any], what: str) -> str:

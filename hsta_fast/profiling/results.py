@@ -7,6 +7,7 @@ from typing import Any, get_args
 from .ceilings import Ceilings
 from .config import OURS
 from .measure import Cell, Measurement, Traced
+from .parts import Kernels
 from .work import Part, Work, work_of
 
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -17,7 +18,9 @@ PEER_NAMES = {
     "published-sdpa": "published model, torch's fused attention",
 }
 # Other parts have no work that would bind them.
-_WITH_RATES = tuple(part for part in PARTS if part not in ("head and loss", "other"))
+_WITH_RATES = tuple(part for part in PARTS if part not in ("head and loss", "other", "launching"))
+_KERNELS = 12  # in the list
+_MUCH = 0.1  # of a step, in which the device waits
 _16_BITS = ("bfloat16", "float16")
 
 
@@ -41,19 +44,26 @@ def _cell_facts(cell: Cell, ours: Cell) -> dict[str, Any]:
         "clips_per_second": cell.clips_per_second,
         "memory_bytes": cell.memory,
         "compile_seconds": cell.compile_seconds,
+        "graph": cell.graph,
         "times_ours": cell.slower_than(ours),
     }
 
 
 def part_facts(measured: Measurement, traced: Traced, ceilings: Ceilings) -> dict[str, Any]:
-    """Seconds of each part of a call, scaled from the profiled call to the median of those without profiler.
+    """Seconds of each part of a call, which add up to the median of those without the profiler.
+
+    On the CPU the times of the profiled call are scaled to it. Kernels take the same time with the profiler,
+    but Python launches them more slowly: on CUDA what they leave of the median is "launching", in which the
+    device had none to run.
 
     The parts of this package's model also have their operations and bytes, and `reached`: the shortest time
     that the machine's ceilings permit over the time taken.
     """
     cell = measured.cell(traced.peer, traced.what, traced.batch, traced.frames)
-    total = traced.times.total
-    scale = cell.seconds / total
+    times, total = traced.times, traced.seconds
+    scale = total / times.busy
+    if times.on_device:
+        scale = min(1.0, scale)  # below 1 by the noise of the clock
     dtype = str(measured.dtype).removeprefix("torch.")
     work = work_of(
         measured.architecture,
@@ -61,18 +71,20 @@ def part_facts(measured: Measurement, traced: Traced, ceilings: Ceilings) -> dic
         traced.frames,
         measured.config.image_size,
         itemsize=2 if dtype in _16_BITS else 4,
-        gelu_apart=traced.times.gelu_apart,
+        gelu_apart=times.gelu_apart,
     )
     seconds: dict[Part, dict[str, float]] = defaultdict(dict)
-    for (part, direction), value in traced.times.seconds.items():
+    for (part, direction), value in times.seconds.items():
         seconds[part][direction] = value * scale
+    if times.on_device:
+        seconds["launching"]["update"] = total - times.busy * scale
     rows = []
     for part in PARTS:
         if part not in seconds:
             continue
         own = seconds[part]
         whole = sum(own.values())
-        row: dict[str, Any] = {"part": part, "seconds": whole, "share": whole / cell.seconds, **own}
+        row: dict[str, Any] = {"part": part, "seconds": whole, "share": whole / total, **own}
         did = {direction: w for (name, direction), w in work.items() if name == part and direction in own}
         if part in _WITH_RATES and did and whole and traced.peer == OURS:
             row |= _reached(did, whole, ceilings, dtype)
@@ -82,13 +94,19 @@ def part_facts(measured: Measurement, traced: Traced, ceilings: Ceilings) -> dic
         "what": traced.what,
         "batch": traced.batch,
         "frames": traced.frames,
-        "seconds": cell.seconds,
-        "profiled_seconds": total,
-        "profiling_overhead": total / cell.seconds - 1,
-        "of_kernels": traced.times.on_device,
-        "kernels": traced.times.kernels,
+        "seconds": total,
+        "graph_seconds": cell.seconds if cell.graph else None,
+        "profiled_seconds": times.total,
+        "profiling_overhead": times.total / total - 1,
+        "of_kernels": times.on_device,
+        "kernels": [kernel._asdict() for kernel in _listed(times.kernels)],
         "parts": rows,
     }
+
+
+def _listed(kernels: Sequence[Kernels]) -> list[Kernels]:
+    """Those that took longest, and all that no part claims."""
+    return [k for rank, k in enumerate(kernels) if rank < _KERNELS or k.part == "other"]
 
 
 def _reached(did: dict[Any, Work], seconds: float, ceilings: Ceilings, dtype: str) -> dict[str, Any]:
@@ -115,15 +133,7 @@ def find(rows: Sequence[dict[str, Any]], **wanted: Any) -> dict[str, Any] | None
 
 def sentences(facts: dict[str, Any]) -> list[str]:
     """The findings in words: where the time goes, how fast it is, and what fits."""
-    step = facts["parts"][0]  # of ours, the largest batch, the fewest frames
-    first, second = sorted((r for r in step["parts"] if r["part"] != "other"), key=lambda r: -r["seconds"])[
-        :2
-    ]
-    where = f"batch {step['batch']}, {step['frames']} frames"
-    found = [
-        f"{percent(first['share'])} of a training step ({where}) is {first['part']}{_at(first)}; "
-        f"next is {second['part']} with {percent(second['share'])}{_at(second)}."
-    ]
+    found = _of_step(facts["parts"][0])  # of ours, the largest batch, the fewest frames
     for frames in dict.fromkeys(cell["frames"] for cell in facts["cells"]):
         best = {}
         for what in ("training step", "forward"):
@@ -144,10 +154,54 @@ def sentences(facts: dict[str, Any]) -> list[str]:
             f"a forward {slower_forward} times."
         )
     for row in facts["largest_batch"]:
+        how = row["how"]
+        if row["graph_batch"]:
+            how += f"; up to about {row['graph_batch']} run as a CUDA graph"
+        found.append(f"Largest batch of a training step at {row['frames']} frames: {row['batch']} ({how}).")
+    return found
+
+
+def _of_step(step: dict[str, Any]) -> list[str]:
+    """Where the time of a training step goes and, if the device waits for much of it, what to do about it."""
+    rest = ("other", "launching")
+    parts = [row for row in step["parts"] if row["part"] not in rest]
+    first, second, *_ = sorted(parts, key=lambda row: -row["seconds"])
+    waiting = find(step["parts"], part="launching")
+    waits = 0.0 if waiting is None else waiting["seconds"]
+    work = step["seconds"] - waits
+    where = f"batch {step['batch']}, {step['frames']} frames"
+    of = f"a training step ({where})"
+    if waiting is not None:
+        of = f"the {ms(work)} ms in which the device works on {of}"
+    found = [
+        f"{percent(first['seconds'] / work)} of {of} is {first['part']}{_at(first)}; "
+        f"next is {second['part']} with {percent(second['seconds'] / work)}{_at(second)}."
+    ]
+    if waits > _MUCH * step["seconds"]:
+        if step["graph_seconds"] is None:
+            advice = "a larger batch keeps it busy"
+        else:
+            advice = "`hsta-fast train` runs forward and backward as one CUDA graph, with which a step takes "
+            advice += f"{ms(step['graph_seconds'])} ms"
         found.append(
-            f"Largest batch of a training step at {row['frames']} frames: {row['batch']} ({row['how']})."
+            f"In {percent(waits / step['seconds'])} of the step's {ms(step['seconds'])} ms the device waits "
+            f"for Python, which launches the kernels one by one: {advice}."
         )
     return found
+
+
+def ms(seconds: float) -> str:
+    """Milliseconds with three digits or all before the point."""
+    value = 1e3 * seconds
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def rate_text(value: float, unit: str) -> str:
+    """A rate with three digits and a prefix: 1.2 TB/s."""
+    for size, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= 0.9995 * size:
+            return f"{value / size:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}"
 
 
 def percent(share: float) -> str:

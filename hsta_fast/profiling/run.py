@@ -14,16 +14,20 @@ import torch
 from ..environment import info
 from ..files import make_folder, write_bytes, write_text
 from ..memory import largest_batch
+from ..model import SPECIAL_FRAMES
 from ..protocol import import_matplotlib
 from ..training.setup import pick_device
+from ..training.step_graph import SHARE_OF_MEMORY
 from . import page
 from .ceilings import measure_ceilings
 from .config import OURS, ProfileConfig
 from .measure import Measurement
-from .memory_used import available_bytes, check_fits, largest_by_trial
+from .memory_used import available_bytes, check_fits, estimated_batch, held_bytes, largest_by_trial
 from .progress import ProfileProgress
 from .results import cell_facts, part_facts, sentences
 from .steps import DATA
+
+_USED = 0.95  # of the free memory, in an estimate: the rest is in pieces too small to use
 
 
 def profile(config: ProfileConfig) -> str:
@@ -110,9 +114,7 @@ def _largest(measured: Measurement) -> list[dict[str, Any]]:
     device = measured.device
     for frames in dict.fromkeys(count for _, count in measured.shapes):
         if device.type == "cuda":
-            batches = [batch for batch, count in measured.shapes if count == frames]
-            batch = largest_by_trial(lambda b, t=frames: _fits(measured, b, t), max(batches))  # type: ignore[misc]
-            found.append({"frames": frames, "batch": batch, "how": "tried"})
+            found.append(_largest_on_cuda(measured, frames))
             continue
         available = available_bytes()
         if available is None:
@@ -128,24 +130,49 @@ def _largest(measured: Measurement) -> list[dict[str, Any]]:
                 device="cpu",
             )
         how = f"an estimate by account, for the {available / 1e9:.0f} GB available"
-        found.append({"frames": frames, "batch": batch, "how": how})
+        found.append({"frames": frames, "batch": batch, "how": how, "graph_batch": None})
     return found
+
+
+def _largest_on_cuda(measured: Measurement, frames: int) -> dict[str, Any]:
+    """The largest batch by a few tries from an estimate, and about the largest that runs as a CUDA graph."""
+    device, config, dtype = measured.device, measured.config, measured.dtype
+    gc.collect()
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info(device)
+    held = held_bytes(measured.models[OURS].step.optimizer, state=True)  # the account has it, too
+    with measured.progress.job(f"largest batch at {frames} frames", 0.0):
+        estimate = estimated_batch(config, frames, dtype, _USED * free + held)
+        in_graph = estimated_batch(config, frames, dtype, SHARE_OF_MEMORY * total)
+    batch, too_large = largest_by_trial(lambda b: _fits(measured, b, frames), estimate)
+    how = f"tried; {too_large} do not fit" if too_large else "tried; more may fit"
+    graph_batch = min(batch, in_graph) if config.memory == "fast" else None
+    return {"frames": frames, "batch": batch, "how": how, "graph_batch": graph_batch}
 
 
 def _fits(measured: Measurement, batch: int, frames: int) -> bool:
     """Whether a training step of this batch runs in the memory of the CUDA device."""
-    key = (batch, frames)
-    timed = measured.models[OURS]
+    step, size, device = measured.models[OURS].step, measured.config.image_size, measured.device
     try:
         with measured.progress.job(f"largest batch at {frames} frames: {batch}", 0.0):
-            measured.call(OURS, "training step", batch, frames)()
-            torch.cuda.synchronize(measured.device)
+            # The loader makes two more in advance.
+            held = [
+                {
+                    name: torch.zeros(batch, 3, count, size, size, dtype=torch.uint8, device=device)
+                    for name, count in (("video", frames), ("special", SPECIAL_FRAMES))
+                }
+                for _ in range(3)
+            ]
+            step.model.train()
+            step.backward(held[0], torch.zeros(batch, dtype=torch.int64, device=device))
+            step.update(0.0)
+            torch.cuda.synchronize(device)
         return True
     except torch.OutOfMemoryError:
         return False
     finally:
-        measured.given.pop(key, None)
-        timed.step.optimizer.zero_grad(set_to_none=True)
+        held = []
+        step.optimizer.zero_grad(set_to_none=True)
         gc.collect()
         torch.cuda.empty_cache()
 

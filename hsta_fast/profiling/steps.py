@@ -12,9 +12,11 @@ from torch.amp import GradScaler
 from ..data import Augment, Batch, ClipData, ClipTable, FrameStore, Sampling
 from ..training.optim import Loss
 from ..training.step import TrainStep
+from ..training.step_graph import StepGraph
 from .parts import part_range
 
 _CLASSES = 7
+_UNTIL_CAPTURED = 5  # steps, more than a graph needs
 DATA = "random bytes, decoded frames in memory, through the loader, mirrored and shifted at random"
 
 
@@ -100,6 +102,26 @@ class Timed:
         with part_range("head and loss"):
             self.step.backward(inputs, label)
         self.step.update(1e-7)
+
+    def capture(self, run: Callable[[], object]) -> bool:
+        """Let training steps run as `hsta-fast train` runs them on CUDA: forward and backward as one graph.
+
+        Args:
+            run: a training step, which is called some times.
+
+        Returns:
+            Whether there is a graph. There is none if the step takes too much of the device's memory.
+        """
+        torch.cuda.reset_peak_memory_stats(self.device)  # what other shapes took does not count
+        self.step.graph = StepGraph(self.model.parameters())
+        for _ in range(_UNTIL_CAPTURED):
+            run()
+        return self.step.graph.captured
+
+    def release(self) -> None:
+        """Let training steps run as they are again, and free the memory of the graph."""
+        self.step.graph = None
+        self.step.optimizer.zero_grad(set_to_none=True)
 
     def _next(self, given: Iterator[Batch]) -> tuple[dict[str, Tensor], Tensor]:
         with part_range("data"):

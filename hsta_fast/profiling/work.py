@@ -26,6 +26,7 @@ Part = Literal[
     "optimiser",
     "data",
     "other",
+    "launching",
 ]
 Direction = Literal["forward", "backward", "update"]
 _NORM, _GELU, _ADAM = 8, 10, 12  # nominal operations per number

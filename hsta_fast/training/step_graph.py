@@ -14,7 +14,7 @@ from torch import Tensor, nn
 _WARM_UP = 3  # batches before the capture: they compile kernels and fill caches, which a capture cannot
 # A graph keeps the memory of a step for itself, beside that of the batches and scores without it. It is only
 # captured where this share of the device's memory was enough so far.
-_SHARE = 0.45
+SHARE_OF_MEMORY = 0.45
 
 Backward = Callable[[Mapping[str, Tensor], Tensor], tuple[Tensor, Tensor]]
 
@@ -88,7 +88,7 @@ class StepGraph:
     def _capture(self, backward: Backward, inputs: Mapping[str, Tensor], label: Tensor) -> bool:
         """Capture, which computes nothing; returns whether there is a graph now."""
         memory = torch.cuda.get_device_properties(label.device).total_memory
-        self._refused = torch.cuda.max_memory_allocated(label.device) > _SHARE * memory
+        self._refused = torch.cuda.max_memory_allocated(label.device) > SHARE_OF_MEMORY * memory
         if self._refused:
             return False
         given = {name: x.clone() for name, x in inputs.items()}, label.clone()

@@ -17,7 +17,7 @@ from hsta_fast.model import HSTAConfig, model_config
 from hsta_fast.profiling import run as run_file
 from hsta_fast.profiling.ceilings import Ceilings, measure_ceilings
 from hsta_fast.profiling.config import ProfileConfig
-from hsta_fast.profiling.memory_used import check_fits, largest_by_trial, peak_bytes
+from hsta_fast.profiling.memory_used import check_fits, estimated_batch, largest_by_trial, peak_bytes
 from hsta_fast.profiling.run import profile
 from tests.test_cli import refusal, run
 
@@ -183,17 +183,42 @@ def test_shapes() -> None:
     assert replace(config, against="published,compiled").peers() == ("eager", "compiled", "published")
 
 
-@pytest.mark.parametrize("limit", [0, 1, 3, 37, 64, 1000])
-def test_the_largest_batch_by_trial(limit: int) -> None:
+@pytest.mark.parametrize("limit", [0, 1, 3, 37, 64, 436, 5000])
+@pytest.mark.parametrize("off", [0.93, 1.0, 1.08])
+def test_the_largest_batch_by_trial(limit: int, off: float) -> None:
+    """From an estimate that is nearly right it takes few tries; and never more than it may."""
     tried: list[int] = []
 
     def fits(batch: int) -> bool:
         tried.append(batch)
         return batch <= limit
 
-    found = largest_by_trial(fits, 8, most=512)
-    assert found <= limit and len(tried) < 14
-    assert found == 512 if limit > 512 else found >= limit - max(1, limit // 16)
+    good, bad = largest_by_trial(fits, round(off * limit))
+    assert len(tried) <= 5 and good <= limit
+    if limit > 4096:  # more are not tried
+        assert (good, bad) == (4096, None)
+    else:
+        assert bad is not None and limit < bad <= good + max(1, good // 16)
+
+
+def test_an_estimate_that_is_far_off() -> None:
+    tried: list[int] = []
+
+    def fits(batch: int) -> bool:
+        tried.append(batch)
+        return batch <= 100
+
+    assert largest_by_trial(fits, 10) == (41, None), "tried: 10, 11, 13, 17, 25, 41"
+    good, bad = largest_by_trial(fits, 400)
+    assert bad is not None and 0 < good <= 100 < bad and len(tried) == 12
+
+
+def test_the_estimate_is_that_of_the_account() -> None:
+    config = OneLayer(model="hsta_tiny", image_size=32)
+    given: dict[str, Any] = {"num_frames": 2, "image_size": 32}
+    limit = account(config.architecture(), batch=400, **given).peak
+    assert estimated_batch(config, 2, torch.bfloat16, limit) == pytest.approx(400, rel=0.05)
+    assert estimated_batch(config, 2, torch.bfloat16, 0) == 0
 
 
 def test_peak_bytes() -> None:
