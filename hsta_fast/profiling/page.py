@@ -18,6 +18,10 @@ _HOW_CELLS = (
     "training step the optimiser's state, and all tensors at the peak. Times ours: the median over the "
     "rounds of a model's time over this package's in the same round."
 )
+_IN_A_GRAPH = (
+    " CUDA graph: forward and backward run as one, as in `hsta-fast train`; the memory is that of a step "
+    "without it, and the graph keeps as much for itself."
+)
 _HOW_ROOF = (
     "A point is a part of a training step, forward and backward together. Operations are those of the "
     "equations; bytes are the least that must move if each step of a part reads its inputs and writes its "
@@ -38,8 +42,7 @@ def render(facts: dict[str, Any], figures: Mapping[str, bytes]) -> str:
     return page.render(
         _TEMPLATE,
         title=f"Profile of {facts['model']}",
-        extent=f"{machine['name']}, {facts['dtype']}, {facts['image_size']} x {facts['image_size']} pixels; "
-        f"batches: {facts['data']}.",
+        extent=f"{_extent(facts)}; batches: {facts['data']}.",
         sentences=facts["summary"],
         notes=facts["notes"],
         cards=_cards(facts),
@@ -50,11 +53,17 @@ def render(facts: dict[str, Any], figures: Mapping[str, bytes]) -> str:
         how_parts=_how_parts(facts),
         kernels=kernels,
         cells=[_cell(cell) for cell in facts["cells"]],
-        how_cells=_HOW_CELLS,
+        how_cells=_HOW_CELLS + _IN_A_GRAPH * any(cell["graph"] for cell in facts["cells"]),
         ceilings=_ceilings(facts["ceilings"]),
         how_roof=_HOW_ROOF,
         machine=[(name, str(value)) for name, value in machine.items()],
     )
+
+
+def _extent(facts: dict[str, Any]) -> str:
+    machine, size = facts["machine"], facts["image_size"]
+    threads = f", {machine['threads']} threads" if machine["device"] == "cpu" else ""
+    return f"{machine['name']}{threads}, {facts['dtype']}, {size} x {size} pixels"
 
 
 def _how_parts(facts: dict[str, Any]) -> str:
@@ -155,7 +164,7 @@ def as_text(facts: dict[str, Any]) -> str:
     cells = [_cell(cell) for cell in facts["cells"]]
     heads = ("model", "what", "frames", "batch", "ms", "", "clips/s", "GB", "times ours")
     wide, what_wide = (max(len(row[column]) for row in cells) for column in (0, 1))
-    lines = []
+    lines = [f"{facts['model']} on {_extent(facts)}", ""]
     for name, what, frames, batch, time, _, speed, memory, ratio in (heads, *cells):
         line = f"{name:<{wide}}  {what:<{what_wide}} {frames:>6} {batch:>6} {time:>7} {speed:>8} {memory:>6}"
         lines.append(f"{line} {ratio if facts['compared_with'] else '':>10}".rstrip())

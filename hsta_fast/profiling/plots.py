@@ -33,7 +33,6 @@ _MEANING = {
     "launching": "launching (the device waits for Python)",
 }
 _DARK = ("USTA products", "USTA attention", "norms", "head and loss", "data")
-_CLOSE = 1.5  # times one ceiling over another
 _Mark = tuple[float, float, float]  # x and y as data, radius in points
 _SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
@@ -50,7 +49,8 @@ def parts_figure(facts: dict[str, Any]) -> Figure:
     for axes, group in zip(panels, groups, strict=True):
         _bars(axes, group)
     shown = [p for p in PARTS if any(row["part"] == p for c in calls for row in c["parts"])]
-    handles = [Patch(color=COLORS[p], label=_MEANING.get(p, p)) for p in shown]
+    meaning = {**_MEANING, "other": f"other ({'kernels of no part' if calls[0]['of_kernels'] else 'Python'})"}
+    handles = [Patch(color=COLORS[p], label=meaning.get(p, p)) for p in shown]
     handles.append(Patch(facecolor="#ffffff", edgecolor=GREY, hatch="////", label="hatched: backward"))
     figure.legend(
         handles=handles, loc="outside lower center", ncols=4, frameon=False, labelcolor=INK, fontsize=9
@@ -76,7 +76,7 @@ def _bars(axes: Axes, calls: Sequence[dict[str, Any]]) -> None:
                 left += width
             _label(axes, row, (start + left) / 2, y, (left - start) / longest)
         axes.text(left + 0.008 * longest, y, f"{left:,.4g} ms", va="center", fontsize=9, color=INK)
-    names = [call["what"] + (f"\n{PEER_NAMES[call['peer']]}" if several else "") for call in calls]
+    names = [_name(call, several) for call in calls]
     axes.set_yticks(range(len(calls)), names, fontsize=9)
     axes.invert_yaxis()
     axes.set_xlim(0, longest * 1.11)
@@ -90,6 +90,13 @@ def _bars(axes: Axes, calls: Sequence[dict[str, Any]]) -> None:
     plain_axes(axes)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", colors=INK)
+
+
+def _name(call: dict[str, Any], several: bool) -> str:
+    """Of a bar: what was called and, of `several` models, which; without the graph that a training has."""
+    lines = [call["what"], PEER_NAMES[call["peer"]] if several else ""]
+    lines.append("without its CUDA graph" if call["graph_seconds"] is not None else "")
+    return "\n".join(filter(None, lines))
 
 
 def _label(axes: Axes, row: dict[str, Any], x: float, y: float, width: float) -> None:
@@ -196,10 +203,16 @@ def roofline_figure(facts: dict[str, Any]) -> Figure:
     axes.grid(which="minor", color=GRID, linewidth=0.4)
     figure.draw_without_rendering()  # the layout decides where the marks are
     rate, peak = facts["ceilings"]["memory"], facts["ceilings"]["products"][facts["dtype"]]
-    roof = [(x, min(x * rate, peak)) for x in map(float, np.geomspace(low, high, 200))]
+    across = [float(x) for x in np.geomspace(low, high, 200)]
+    roof = [(x, min(x * rate, peak)) for x in across]
     slanted = [(x, y, 3.0) for x, y in roof[::8] if y < peak]
     if slanted:  # else no part moves so many bytes that memory binds it
         marks[f"memory: {rate_text(rate, 'B/s')}"] = slanted
+    for name, height in facts["ceilings"]["products"].items():
+        level = [(x, height) for x in across if x * rate >= height]
+        words = f"matrix product, {name}: {rate_text(height, 'FLOP/s')}"
+        marks[words] = [(x, y, 1.0) for x, y in level[::4]]
+        roof += level
     _name_marks(figure, axes, marks, roof)
     return figure
 
@@ -264,11 +277,6 @@ def _roof(axes: Axes, facts: dict[str, Any], low: float, high: float) -> None:
         dashes: Any = "-" if own else (0, (4, 2))
         x, y = [low, peak / rate, high], [low * rate, peak, peak]
         axes.plot(x, y, color=color, linewidth=2 if own else 1, linestyle=dashes)
-        words = f"matrix product, {name}: {rate_text(peak, 'FLOP/s')}"
-        place: dict[str, Any] = {"xytext": (-4, 3), "textcoords": "offset points", "ha": "right"}
-        if any(1 < higher / peak < _CLOSE for higher in ceilings["products"].values()):
-            place |= {"xytext": (-4, -3), "va": "top"}  # there is no room between the two
-        axes.annotate(words, (high, peak), fontsize=9, color=color, **place)
 
 
 def _title(facts: dict[str, Any], what: str) -> str:
