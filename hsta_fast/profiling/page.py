@@ -175,7 +175,7 @@ def as_text(facts: dict[str, Any]) -> str:
         part, time, share, _, _, rate, ceiling = _part(row)
         lines.append(f"  {part:<14} {time:>7} ms {share:>7}  {rate:>13}  {ceiling}".rstrip())
     lines += [f"  other: {short_name(k['name'])}" for k in call["kernels"] if k["part"] == "other"][:_OTHERS]
-    return "\n".join([*lines, "", *facts["summary"]])
+    return "\n".join([*lines, "", *facts["summary"], *facts["notes"]])
 
 
 def short_name(kernel: str) -> str:

@@ -27,6 +27,7 @@ from .progress import ProfileProgress
 from .results import cell_facts, part_facts, sentences
 from .steps import DATA
 
+_ABOVE = 1.1  # of a ceiling: more than its noise
 _USED = 0.95  # of the free memory, in an estimate: the rest is in pieces too small to use
 
 
@@ -91,21 +92,29 @@ def _measure(
             **{name: version for name, version in info()["versions"].items() if version},
             "python": platform.python_version(),
         },
-        "notes": _notes(load[0], threads, device),
         "ceilings": ceilings.to_json(),
         "cells": cell_facts(measured),
         "parts": [part_facts(measured, call, ceilings) for call in traced],
         "largest_batch": largest,
     }
+    facts["notes"] = _notes(load[0], facts)
     facts["summary"] = sentences(facts)
     return facts, trace
 
 
-def _notes(load: float, threads: int, device: torch.device) -> list[str]:
+def _notes(load: float, facts: dict[str, Any]) -> list[str]:
     """What a reader of the figures must know."""
-    if device.type == "cpu" and load > 0.5 * threads:
-        return [f"The machine was busy ({load:.1f} processes ran before): times are longer, and vary."]
-    return []
+    notes = []
+    if facts["machine"]["device"] == "cpu" and load > 0.5 * facts["machine"]["threads"]:
+        notes.append(f"The machine was busy ({load:.1f} processes ran before): times are longer, and vary.")
+    rows = [row for call in facts["parts"] for row in call["parts"]]
+    above = dict.fromkeys(row["part"] for row in rows if row.get("reached", 0.0) > _ABOVE)
+    if above:
+        notes.append(
+            f"More than 100 % of a ceiling ({', '.join(above)}): data stayed in a cache, or other programs "
+            "disturbed the measurement of the ceiling."
+        )
+    return notes
 
 
 def _largest(measured: Measurement) -> list[dict[str, Any]]:
