@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .. import cpu_speed, extension
 from .checks import autocast_dtype
+from .choice import exporting
 from .registration import register
 
 # Of both sides of the weight: narrower products were not timed. The number of rows does not count: a graph
@@ -91,7 +92,7 @@ def taken(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         return False
     if any(t.device.type != "cpu" or t.dtype != torch.float32 for t in given):
         return False
-    if torch.compiler.is_exporting() or autocast_dtype(x) not in (None, torch.float32):
+    if exporting() or autocast_dtype(x) not in (None, torch.float32):
         return False
     N, K = weight.shape
     return isinstance(N, int) and isinstance(K, int) and min(N, K) >= _LEAST_WIDTH and _pays(min(N, K))
