@@ -40,7 +40,7 @@ RESTARTS = 3  # of a stage whose process lost its device
 TUNE = Path(__file__).parent / "tune.py"
 
 OPS = ("space_time_attention", "attention_pool", "cls_cross_attention", "model_on_cuda", "tubelet_embed")
-ON_CUDA = ("loading", "training", "step", "graphs")
+ON_CUDA = ("loading", "training", "profile", "step", "graphs")
 OPS_TESTS = [f"tests/gpu/test_{name}.py" for name in (*OPS, *(f"{name}_on_cuda" for name in ON_CUDA))]
 KERNEL_TESTS = ["tests/gpu/test_random_shapes.py"]
 SANITIZED = ("attention D=32, bfloat16", "attention pool, bfloat16")

@@ -19,7 +19,7 @@ HEAD_START = 0.1  # a case: 31 rounds, each after 3 ms in which the device is ke
 COMPILED = 8.0  # a case that torch.compile takes part in
 TUNE_SECONDS = 55
 
-SPECIALISATIONS = 77  # of kernels, in all stages but bench and tune
+SPECIALISATIONS = 88  # of kernels, in all stages but bench and tune
 CHECKS, TESTS, DRAWS = 18, {"ops": 138, "kernels": 16}, 800
 COMPILED_TESTS = 3  # of ops
 CASES, COMPILED_CASES = 145, 20

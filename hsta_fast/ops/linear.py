@@ -2,8 +2,8 @@
 
 On the CPU in float32 the extension multiplies (csrc/linear.cpp) where that was measured to be faster than
 torch (`hsta_fast.cpu_speed`). It copies the weight in every call, panel by panel, and keeps nothing: a weight
-may change in any way between two calls. While torch.compile or torch.export traces, torch's own ops run,
-which the compiler fuses and quantisers recognise.
+may change in any way between two calls. While torch.export traces, torch's own ops run, which quantisers
+recognise; for torch.compile see `linear_compiled`.
 
 M rows, K columns of the input, N columns of the output.
 """
@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from .. import cpu_speed, extension, reference
 from .checks import autocast_dtype, check_shape, unexpected
 from .choice import Choice, check_supported, resolve, transformed
+from .linear_compiled import linear_compiled, taken
 from .registration import plain_backward, plain_gradients
 
 IMPLS = ("extension", "torch")
@@ -138,6 +139,8 @@ def linear(
     check_shape("weight", weight, (None, x.shape[-1]), "(N, K)")
     if bias is not None:
         check_shape("bias", bias, (weight.shape[0],), "(N,)")
+    if impl == "auto" and torch.compiler.is_compiling() and taken(x, weight, bias):
+        return linear_compiled(x, weight, bias, gelu)
     if impl == "auto":
         chosen = _auto(x, weight, bias)
     else:

@@ -149,7 +149,9 @@ class Measurement:
         with self.progress.job("first call, which builds the extension where it is not built yet", 0.0):
             clip = torch.zeros(1, 3, 2, 32, 32, dtype=torch.uint8, device=self.device)
             for timed in self.models.values():
-                timed.model(video=clip, special=clip).sum().backward()
+                with timed.step.autocast():
+                    logits = timed.model(video=clip, special=clip)
+                logits.sum().backward()
                 timed.step.optimizer.step()  # from now on it has its state, as in all but the first step
         for cell in self.cells:
             run = self.call(cell.peer, cell.what, cell.batch, cell.frames)
