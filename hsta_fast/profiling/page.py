@@ -62,7 +62,8 @@ def render(facts: dict[str, Any], figures: Mapping[str, bytes]) -> str:
 
 def _extent(facts: dict[str, Any]) -> str:
     machine, size = facts["machine"], facts["image_size"]
-    threads = f", {machine['threads']} threads" if machine["device"] == "cpu" else ""
+    number = machine["threads"]
+    threads = f", {number} thread{'s' * (number > 1)}" if machine["device"] == "cpu" else ""
     return f"{machine['name']}{threads}, {facts['dtype']}, {size} x {size} pixels"
 
 

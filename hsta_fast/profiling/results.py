@@ -150,8 +150,8 @@ def sentences(facts: dict[str, Any]) -> list[str]:
             for what in ("training step", "forward")
         )
         found.append(
-            f"A training step takes {slower_step} times as long in the {PEER_NAMES[peer]}, "
-            f"a forward {slower_forward} times."
+            f"{PEER_NAMES[peer].capitalize()}: a training step takes {slower_step} times as long as this "
+            f"package's, a forward {slower_forward} times."
         )
     for row in facts["largest_batch"]:
         how = row["how"]
