@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..model import HSTA
-from .config import TrainConfig
+
+if TYPE_CHECKING:  # it needs the packages that read data, which a step does not
+    from .config import TrainConfig
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -74,7 +76,7 @@ def check_finite(loss: float, where: str, checkpoint: Path) -> None:
         raise NonFiniteLossError(f"{where}: loss expected a finite number, got {loss}; {kept}")
 
 
-def parameter_groups(model: HSTA, cfg: TrainConfig) -> list[dict[str, Any]]:
+def parameter_groups(model: HSTA, cfg: "TrainConfig") -> list[dict[str, Any]]:
     """The model's parameters in groups with the same weight decay and learning-rate scale.
 
     The scale is layer_decay to the power of the depth below the head: head and last norms 0, HSTA layers 1 to
@@ -100,7 +102,7 @@ def parameter_groups(model: HSTA, cfg: TrainConfig) -> list[dict[str, Any]]:
     ]
 
 
-def learning_rate(cfg: TrainConfig, epoch: float) -> float:
+def learning_rate(cfg: "TrainConfig", epoch: float) -> float:
     """Linear warm-up, then a cosine down to min_lr; `epoch` is fractional and counts from 0."""
     if epoch < cfg.warmup_epochs:
         return cfg.warmup_lr + (cfg.lr - cfg.warmup_lr) * epoch / cfg.warmup_epochs

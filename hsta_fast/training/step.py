@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,11 @@ from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from ..model import HSTA
-from .config import TrainConfig
 from .optim import Loss, parameter_groups
 from .step_graph import StepGraph
+
+if TYPE_CHECKING:  # it needs the packages that read data, which a step does not
+    from .config import TrainConfig
 
 
 @dataclass
@@ -116,13 +119,13 @@ def no_sync(model: nn.Module) -> AbstractContextManager[object]:
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
-def make_optimizer(model: HSTA, cfg: TrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: HSTA, cfg: "TrainConfig") -> torch.optim.Optimizer:
     """AdamW in one fused kernel, with the parameter groups of `cfg`."""
     return torch.optim.AdamW(parameter_groups(model, cfg), lr=cfg.lr, betas=(0.9, 0.999), fused=True)
 
 
 @contextmanager
-def out_of_memory_in_words(cfg: TrainConfig) -> Iterator[None]:
+def out_of_memory_in_words(cfg: "TrainConfig") -> Iterator[None]:
     """Raise MemoryError, with what can be done about it, where the device runs out of memory."""
     try:
         yield
