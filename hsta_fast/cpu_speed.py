@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,8 +39,14 @@ _PANELS_GAIN = 1.05
 _BFLOAT16_GAIN = 1.3
 
 
+@cache
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has an instruction for products in bfloat16 (AVX512_BF16)."""
+    return torch.cpu._is_avx512_bf16_supported()
+
+
 class Rates(NamedTuple):
-    """GFLOP/s of torch's float32 product, ours ("panels", 0 without the extension) and torch's in bfloat16.
+    """GFLOP/s of torch's product and ours ("panels"), in float32 and in bfloat16; 0 where ours cannot run.
 
     The best of some rounds, in which the products take turns: what runs beside them can only slow them down.
     """
@@ -47,14 +54,27 @@ class Rates(NamedTuple):
     torch: float
     panels: float
     bfloat16: float
+    bfloat16_panels: float = 0.0
 
     def panels_pay(self) -> bool:
-        """Whether our product is faster than torch's by more than noise."""
+        """Whether our product in float32 is faster than torch's by more than noise."""
         return self.panels >= _PANELS_GAIN * self.torch
 
+    def bfloat16_panels_pay(self) -> bool:
+        """Whether our product in bfloat16 is faster than torch's by more than noise."""
+        return self.bfloat16_panels >= _PANELS_GAIN * self.bfloat16
+
+    def in_float32(self) -> float:
+        """The faster of both float32 products."""
+        return max(self.torch, self.panels)
+
+    def in_bfloat16(self) -> float:
+        """The faster of both bfloat16 products."""
+        return max(self.bfloat16, self.bfloat16_panels)
+
     def bfloat16_pays(self) -> bool:
-        """Whether bfloat16 is so much faster than both float32 products that a whole model gains."""
-        return self.bfloat16 >= _BFLOAT16_GAIN * max(self.torch, self.panels)
+        """Whether bfloat16 is so much faster than float32 that a whole model gains."""
+        return self.in_bfloat16() >= _BFLOAT16_GAIN * self.in_float32()
 
 
 class CpuSpeed(NamedTuple):
@@ -82,7 +102,7 @@ def describe(speed: Mapping[str, Any]) -> str:
         rates = Rates(**speed[name])
         lines.append(
             f"  width {width:4d}: torch {rates.torch:.0f}, C++ {rates.panels:.0f}, "
-            f"torch in bfloat16 {rates.bfloat16:.0f}"
+            f"torch in bfloat16 {rates.bfloat16:.0f}, C++ in bfloat16 {rates.bfloat16_panels:.0f}"
         )
     return "\n".join(lines)
 
@@ -131,7 +151,7 @@ def _read(path: Path) -> CpuSpeed | None:
     try:
         found = json.loads(path.read_text("utf-8"))
         rates = {
-            name: Rates(float(each["torch"]), float(each["panels"]), float(each["bfloat16"]))
+            name: Rates(*(float(each[field]) for field in Rates._fields))
             for name, each in ((name, found[name]) for name in _SHAPES)
         }
     except (OSError, ValueError, TypeError, KeyError):
@@ -183,8 +203,11 @@ def _rates(width: int, rows: int, end: float) -> tuple[Rates, bool]:
         "bfloat16": lambda: F.linear(*low),
     }
     if extension.usable("cpu", "auto"):
-        multiply = torch.ops.hsta_fast.linear_product
-        candidates["panels"] = lambda: multiply(x, weight, bias, False, False, False)
+        ours = torch.ops.hsta_fast
+        candidates["panels"] = lambda: ours.linear_product(x, weight, bias, False, False, False)
+        if multiplies_bfloat16():
+            multiply = ours.linear_product_bfloat16
+            candidates["bfloat16_panels"] = lambda: multiply(*low, False, False, False)
     with torch.autocast("cpu", enabled=False):
         for run in candidates.values():
             run()
