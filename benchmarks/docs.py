@@ -18,7 +18,7 @@ from benchmarks.table import GOALS, goal_line
 from benchmarks.targets import TARGETS, Target, Verdict, median_ms, ratio, verdict
 from hsta_fast.files import write_text
 
-PAGES = ("README.md", "docs/performance.md", "docs/data.md")
+PAGES = ("README.md", "docs/performance.md", "docs/performance-gpu.md", "docs/data.md")
 _BLOCK = re.compile(r"(<!-- measured: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 Results = Sequence[Record]
 

@@ -161,11 +161,11 @@ def _sanitize(entries: Path, seconds: float) -> None:
 # AHEAD runs before smoke, ops and kernels. All stages together take less than ten minutes.
 AHEAD = Stage(name="ahead", budget=45, commands=_ahead)
 STAGES = (
-    Stage(name="smoke", budget=60, commands=_smoke),
-    Stage(name="ops", budget=120, commands=_pytest(OPS_TESTS)),
+    Stage(name="smoke", budget=55, commands=_smoke),
+    Stage(name="ops", budget=100, commands=_pytest(OPS_TESTS)),
     Stage(name="kernels", budget=57, commands=_pytest(KERNEL_TESTS), after=_sanitize),
-    Stage(name="bench", budget=205, commands=_bench),
-    Stage(name="tune", budget=80, commands=_tune),
+    Stage(name="bench", budget=240, commands=_bench),
+    Stage(name="tune", budget=65, commands=_tune),
 )
 AFTER_AHEAD = ("smoke", "ops", "kernels")
 

@@ -16,10 +16,10 @@ DRAW = 0.025  # a random shape
 SANITIZER = 25.0
 CASE = 0.4
 HEAD_START = 0.1  # a case: 31 rounds, each after 3 ms in which the device is kept busy
-COMPILED = 6.0  # a case that torch.compile takes part in
-TUNE_SECONDS = 70
+COMPILED = 8.0  # a case that torch.compile takes part in
+TUNE_SECONDS = 55
 
-SPECIALISATIONS = 77  # of kernels, in all stages but bench and tune
+SPECIALISATIONS = 88  # of kernels, in all stages but bench and tune
 CHECKS, TESTS, DRAWS = 18, {"ops": 136, "kernels": 16}, 800
 COMPILED_TESTS = 3  # of ops
 CASES, COMPILED_CASES = 145, 20

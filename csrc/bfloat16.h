@@ -2,6 +2,9 @@
 #pragma once
 
 #include <c10/util/BFloat16.h>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 #include <bit>
 #include <cstdint>
@@ -28,7 +31,14 @@ inline uint16_t rounded(float x) {
 
 inline void round_row(const float* from, int64_t count, Half* to) {
   uint16_t* out = reinterpret_cast<uint16_t*>(to);
-  for (int64_t i = 0; i < count; ++i) out[i] = rounded(from[i]);
+  int64_t i = 0;
+#ifdef __AVX512BF16__
+  for (; i + 16 <= count; i += 16) {
+    const __m256bh sixteen = _mm512_cvtneps_pbh(_mm512_loadu_ps(from + i));
+    std::memcpy(out + i, &sixteen, sizeof(sixteen));
+  }
+#endif
+  for (; i < count; ++i) out[i] = rounded(from[i]);
 }
 
 inline void round_row(const Half* from, int64_t count, Half* to) { std::memcpy(to, from, count * sizeof(Half)); }

@@ -46,35 +46,29 @@ def multiplies_bfloat16() -> bool:
 
 
 class Rates(NamedTuple):
-    """GFLOP/s of torch's product and ours ("panels"), in float32 and in bfloat16; 0 where ours cannot run.
+    """GFLOP/s of torch's product and ours ("panels"), 0 where ours cannot run; `bfloat16` is torch's.
 
+    `autocast` and `autocast_panels` are those in bfloat16 of float32 operands, with the time to round them.
     The best of some rounds, in which the products take turns: what runs beside them can only slow them down.
     """
 
     torch: float
     panels: float
     bfloat16: float
-    bfloat16_panels: float = 0.0
+    autocast: float = 0.0
+    autocast_panels: float = 0.0
 
     def panels_pay(self) -> bool:
         """Whether our product in float32 is faster than torch's by more than noise."""
         return self.panels >= _PANELS_GAIN * self.torch
 
-    def bfloat16_panels_pay(self) -> bool:
+    def autocast_panels_pay(self) -> bool:
         """Whether our product in bfloat16 is faster than torch's by more than noise."""
-        return self.bfloat16_panels >= _PANELS_GAIN * self.bfloat16
-
-    def in_float32(self) -> float:
-        """The faster of both float32 products."""
-        return max(self.torch, self.panels)
-
-    def in_bfloat16(self) -> float:
-        """The faster of both bfloat16 products."""
-        return max(self.bfloat16, self.bfloat16_panels)
+        return self.autocast_panels > 0 and self.autocast_panels >= _PANELS_GAIN * self.autocast
 
     def bfloat16_pays(self) -> bool:
-        """Whether bfloat16 is so much faster than float32 that a whole model gains."""
-        return self.in_bfloat16() >= _BFLOAT16_GAIN * self.in_float32()
+        """Whether bfloat16 is so much faster than both float32 products that a whole model gains."""
+        return self.bfloat16 >= _BFLOAT16_GAIN * max(self.torch, self.panels)
 
 
 class CpuSpeed(NamedTuple):
@@ -102,7 +96,8 @@ def describe(speed: Mapping[str, Any]) -> str:
         rates = Rates(**speed[name])
         lines.append(
             f"  width {width:4d}: torch {rates.torch:.0f}, C++ {rates.panels:.0f}, "
-            f"torch in bfloat16 {rates.bfloat16:.0f}, C++ in bfloat16 {rates.bfloat16_panels:.0f}"
+            f"torch in bfloat16 {rates.bfloat16:.0f}; "
+            f"autocast to bfloat16: torch {rates.autocast:.0f}, C++ {rates.autocast_panels:.0f}"
         )
     return "\n".join(lines)
 
@@ -206,8 +201,9 @@ def _rates(width: int, rows: int, end: float) -> tuple[Rates, bool]:
         ours = torch.ops.hsta_fast
         candidates["panels"] = lambda: ours.linear_product(x, weight, bias, False, False, False)
         if multiplies_bfloat16():
+            candidates["autocast"] = lambda: _under_autocast(x, weight, bias)
             multiply = ours.linear_product_bfloat16
-            candidates["bfloat16_panels"] = lambda: multiply(*low, False, False, False)
+            candidates["autocast_panels"] = lambda: multiply(x, weight, bias, False, False, False)
     with torch.autocast("cpu", enabled=False):
         for run in candidates.values():
             run()
@@ -225,3 +221,8 @@ def _rates(width: int, rows: int, end: float) -> tuple[Rates, bool]:
     times = {name: sorted(each) for name, each in seconds.items()}
     quiet = done >= agreeing and all(each[agreeing - 1] <= factor * each[0] for each in times.values())
     return Rates(**{"panels": 0.0} | {name: work / each[0] for name, each in times.items()}), quiet
+
+
+def _under_autocast(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return F.linear(x, weight, bias)

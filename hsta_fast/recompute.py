@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from .ops.checks import check, short
-from .ops.choice import transformed
+from .ops.choice import exporting, transformed
 
 Memory = Literal["fast", "balanced", "small"]
 
@@ -58,7 +58,7 @@ class Recomputed(nn.Module):
     def recomputed(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """function(x), of which the backward computes again what `memory` says."""
         # Checkpoints work with hooks on what autograd saves, which torch.func and exported programs lack.
-        without_hooks = transformed() or torch.compiler.is_exporting()
+        without_hooks = transformed() or exporting()
         if self.memory == "fast" or not torch.is_grad_enabled() or without_hooks:
             return function(x)
         contexts = _CONTEXTS[self.memory]

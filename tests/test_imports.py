@@ -133,7 +133,8 @@ ARROWS: dict[str, str] = {
     "training.setting_groups": "training.config training.settings",
     "training.optim": "model training.config",
     "training.compiled": "model",
-    "training.step": "model training.config training.optim",
+    "training.step": "model training.config training.optim training.step_graph",
+    "training.step_graph": "",
     "training.splits": "clips data.clips protocol training.config",
     "training.run_checks": "files locks clips spelling",
     "training.run_log": "",
@@ -147,8 +148,8 @@ ARROWS: dict[str, str] = {
     "cpu_speed training.provenance training.run_checks",
     "training.progress": "training.run_folder training.run_log training.scalars",
     "training.loop": "model data protocol training.compiled training.config training.optim "
-    "training.progress training.run_folder training.setup training.step training.workers recompute "
-    "wrappers training.distributed training.epoch_part training.stopping",
+    "training.progress training.run_folder training.setup training.step training.step_graph "
+    "training.workers recompute wrappers training.distributed training.epoch_part training.stopping",
     "training.gallery": "checkpoint csta_maps files model data protocol training.loop training.run_folder "
     "training.setup locks",
     "training.dry_run": "clips data environment protocol training.loop training.optim training.run_checks "

@@ -57,6 +57,14 @@ def transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+def exporting() -> bool:
+    """Whether torch.export traces.
+
+    In torch 2.11 torch.compiler.is_exporting() is True while torch.compile traces, too.
+    """
+    return torch.compiler._is_exporting_flag
+
+
 def resolve(impl: str, auto: Choice, known: tuple[str, ...]) -> str:
     """The implementation to run for the argument `impl` of an op; "torch" for "auto" where `transformed`.
 

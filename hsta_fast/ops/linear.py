@@ -1,11 +1,18 @@
 """linear: the product of a linear layer, bias and GELU included. The specification is in `reference`.
 
+<<<<<<< HEAD
 On the CPU the extension multiplies where that was measured to be faster than torch (`hsta_fast.cpu_speed`):
 in float32 (csrc/linear.cpp), and on processors with AVX512_BF16 in bfloat16 (csrc/bfloat16_linear.cpp).
 Under autocast to bfloat16 it rounds float32 operands as it copies them, and adds up in float32. It copies
 the weight in every call, panel by panel, and keeps nothing: a weight may change in any way between two
 calls. While torch.compile or torch.export traces, torch's own ops run, which the compiler fuses and
 quantisers recognise.
+=======
+On the CPU in float32 the extension multiplies (csrc/linear.cpp) where that was measured to be faster than
+torch (`hsta_fast.cpu_speed`). It copies the weight in every call, panel by panel, and keeps nothing: a weight
+may change in any way between two calls. While torch.export traces, torch's own ops run, which quantisers
+recognise; for torch.compile see `linear_compiled`.
+>>>>>>> main
 
 M rows, K columns of the input, N columns of the output.
 """
@@ -20,6 +27,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from .. import cpu_speed, extension, reference
 from .checks import autocast_dtype, check_shape, unexpected
 from .choice import Choice, check_supported, resolve, transformed
+from .linear_compiled import linear_compiled, taken
 from .registration import plain_backward, plain_gradients
 
 IMPLS = ("extension", "torch")
@@ -47,7 +55,7 @@ def auto_choice(device: torch.device, dtype: torch.dtype, width: int = 768) -> C
     rates = speed.rates(width)
     pays, ours, torchs = rates.panels_pay(), rates.panels, rates.torch
     if dtype == torch.bfloat16:
-        pays, ours, torchs = rates.bfloat16_panels_pay(), rates.bfloat16_panels, rates.bfloat16
+        pays, ours, torchs = rates.autocast_panels_pay(), rates.autocast_panels, rates.autocast
     measured = f"{ours:.0f} GFLOP/s in C++, {torchs:.0f} in torch at width {width}"
     return Choice("extension" if pays else "torch", measured)
 
@@ -147,7 +155,7 @@ def _auto(x: Tensor, weight: Tensor, bias: Tensor | None) -> str:
     if _unsupported_reason(x, weight, bias) is not None or not extension.usable("cpu", "auto"):
         return "torch"
     rates = cpu_speed.measured().rates(min(weight.shape))
-    pays = rates.bfloat16_panels_pay() if _dtype(x) == torch.bfloat16 else rates.panels_pay()
+    pays = rates.autocast_panels_pay() if _dtype(x) == torch.bfloat16 else rates.panels_pay()
     return "extension" if pays else "torch"
 
 
@@ -178,6 +186,8 @@ def linear(
     check_shape("weight", weight, (None, x.shape[-1]), "(N, K)")
     if bias is not None:
         check_shape("bias", bias, (weight.shape[0],), "(N,)")
+    if impl == "auto" and torch.compiler.is_compiling() and taken(x, weight, bias):
+        return linear_compiled(x, weight, bias, gelu)
     if impl == "auto":
         chosen = _auto(x, weight, bias)
     else:

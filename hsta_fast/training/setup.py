@@ -335,8 +335,8 @@ def pick_device(
     if picked.type == "cuda":
         return picked, *cuda_dtype(picked)
     rates = measured().rates(width)
-    bfloat16, float32 = rates.in_bfloat16(), rates.in_float32()
-    why = f"products at width {width}: {bfloat16:.0f} GFLOP/s in bfloat16, {float32:.0f} in float32"
+    float32 = max(rates.torch, rates.panels)
+    why = f"products at width {width}: {rates.bfloat16:.0f} GFLOP/s in bfloat16, {float32:.0f} in float32"
     return picked, torch.bfloat16 if rates.bfloat16_pays() else torch.float32, why
 
 

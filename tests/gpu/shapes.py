@@ -106,12 +106,12 @@ def pool_launch(B: int, R: int, N: int, kind: Pool) -> None:
 
 
 def layer_launch(dtype: torch.dtype, lengths: tuple[int, int]) -> None:
-    """A layer of HSTA with both head widths, forward and backward: in bfloat16 by autocast, or in float32.
+    """A layer of HSTA with both head widths, forward and backward: in 16 bits by autocast, or in float32.
 
-    The paper's widths in bfloat16; in float32 384 twice, as in the test of logits and gradients. Tubelets are
+    The paper's widths in 16 bits; in float32 384 twice, as in the test of logits and gradients. Tubelets are
     omitted, because the extension is still being built when this runs.
     """
-    widths, heads = ((384, 768), (12, 12)) if dtype == BF16 else ((384, 384), (12, 6))
+    widths, heads = ((384, 768), (12, 12)) if dtype in HALVES else ((384, 384), (12, 6))
     layer = create_model("hsta_base", widths=widths, num_heads=heads, num_layers=1).blocks[0].to(DEVICE)
     on_triton = (CrossAttentionBlock,) if dtype == FP32 else (CrossAttentionBlock, SpaceTimeAttention)
     for module in layer.modules():
@@ -119,7 +119,7 @@ def layer_launch(dtype: torch.dtype, lengths: tuple[int, int]) -> None:
             module.impl = "triton"  # on the CPU stand-in, where "auto" chooses another
     shapes = zip(lengths, widths, strict=True)
     states = {str(d): torch.randn(2, N, C, device=DEVICE).to(dtype) for d, (N, C) in enumerate(shapes)}
-    with torch.autocast(DEVICE, BF16, enabled=dtype == BF16):
+    with torch.autocast(DEVICE, FP16 if dtype == FP16 else BF16, enabled=dtype in HALVES):
         special, video = layer(states).values()
     (special.float().sum() + video.float().sum()).backward()
 
@@ -133,6 +133,7 @@ def launches() -> Iterator[Callable[[], None]]:
     for kind in POOLS[:2]:
         yield partial(pool_launch, 2, ACCUMULATING, 600, kind)
         yield partial(pool_launch, 40, ACCUMULATING, 400, kind)
-    # The training run with 48 pixels, and the test of logits and gradients with 112.
+    # Training with 48 pixels, and the test of logits and gradients with 112.
     yield partial(layer_launch, BF16, (17, 28))
+    yield partial(layer_launch, FP16, (17, 28))
     yield partial(layer_launch, FP32, (82, 148))

@@ -82,7 +82,7 @@ def trained(graph: bool, dtype: torch.dtype) -> tuple[list[Tensor], dict[str, Te
         clip_grad=1.0,
         graph=StepGraph(model.parameters()) if graph else None,
     )
-    came = []
+    came: list[Tensor] = []
     for number in range(12):
         if number % 4 == 0:
             torch.manual_seed(number)  # as at the start of an epoch

@@ -5,6 +5,7 @@ import pickle
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,9 +20,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hsta_fast import cpu_speed, reference
 from hsta_fast.cpu_speed import CpuSpeed, Rates
-from hsta_fast.layers import USTA, Mlp
+from hsta_fast.layers import USTA, Mlp, product
 from hsta_fast.ops import linear
 from hsta_fast.ops.linear import _unsupported_reason, auto_choice
+from hsta_fast.ops.linear_compiled import _bwd, _fwd
 from tests.compiler import needs_compiler
 from tests.tolerance import assert_close, with_gradients
 
@@ -239,7 +241,7 @@ def test_torch_runs_where_the_processor_does_not_multiply_bfloat16(
             linear(*given, impl="extension")
     choice = auto_choice(torch.device("cpu"), torch.bfloat16)
     assert choice == ("torch", "torch's own product: this processor has no instruction for bfloat16")
-    assert cpu_speed._measure()[0]["narrow"].bfloat16_panels == 0
+    assert cpu_speed._measure()[0]["narrow"].autocast_panels == 0
 
 
 def strided(x: Tensor) -> list[Tensor]:
@@ -320,7 +322,7 @@ def test_only_the_gradients_that_are_needed() -> None:
 
 @needs_compiler
 @pytest.mark.usefixtures("panels")
-def test_compiled_and_exported_code_has_torchs_own_ops() -> None:
+def test_exported_code_and_narrow_compiled_code_have_torchs_own_ops() -> None:
     mlp, x = Mlp(8, hidden=12), torch.randn(3, 8)
     graphs: list[Any] = []
 
@@ -332,7 +334,87 @@ def test_compiled_and_exported_code_has_torchs_own_ops() -> None:
     torch.testing.assert_close(compiled(x), mlp(x))
     exported = torch.export.export(mlp, (x,)).module()
     torch.testing.assert_close(exported(x), mlp(x))
-    assert "linear_product" not in "".join(graph.code for graph in (*graphs, exported))
+    assert "hsta_fast" not in "".join(graph.code for graph in (*graphs, exported))
+    wide = Mlp(192, hidden=192)
+    assert "hsta_fast" not in torch.export.export(wide, (torch.randn(3, 192),)).module().code
+
+
+@needs_compiler
+@pytest.mark.usefixtures("panels")
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("gelu", [False, True])
+def test_wide_compiled_code_multiplies_in_c(gelu: bool, bias: bool) -> None:
+    """Where it was measured to be faster, in one graph for any number of rows; value and gradients."""
+    graphs = 0
+
+    def count(graph: Any, _: Any) -> Any:
+        nonlocal graphs
+        graphs += "linear_compiled" in graph.code
+        return graph.forward
+
+    x, weight, *rest = inputs(200, 256, M=(5,), bias=bias)
+    layer = nn.Linear(256, 200, bias=bias)
+    layer.weight = nn.Parameter(weight)
+    if bias:
+        layer.bias = nn.Parameter(rest[0])
+    compiled = torch.compile(
+        lambda x: product(layer, x, gelu=gelu), backend=count, fullgraph=True, dynamic=True
+    )
+    for M in ((5,), (2, 7), (3, 9)):
+        x, dout = torch.randn(*M, 256), torch.randn(*M, 200)
+        given = [x, *(p.detach() for p in layer.parameters())]
+        plain, exact = (
+            with_gradients(partial(reference.linear, gelu=gelu), [t.to(dtype) for t in given], dout.to(dtype))
+            for dtype in (torch.float32, torch.float64)
+        )
+        y = compiled(x.requires_grad_())
+        came = [y.detach(), *torch.autograd.grad(y, [x, *layer.parameters()], dout)]
+        assert_close(came, plain, exact, band=1e-6)
+    assert graphs == 2  # of two and of three dimensions
+
+
+@needs_compiler
+@pytest.mark.parametrize("rates", [TWICE, Rates(torch=200.0, panels=100.0, bfloat16=100.0)])
+def test_compiled_code_takes_what_was_measured_to_be_faster(
+    rates: Rates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_speed, "_found", {torch.get_num_threads(): CpuSpeed(rates, rates, None)})
+    torch.compiler.reset()
+    code = ""
+
+    def keep(graph: Any, _: Any) -> Any:
+        nonlocal code
+        code += graph.code
+        return graph.forward
+
+    given = inputs(192, 192, M=(3,))
+    for context in (nullcontext(), torch.autocast("cpu", torch.bfloat16)):
+        code = ""
+        with context:
+            torch.compile(linear, backend=keep, fullgraph=True)(*given)
+        in_c = "linear_compiled" in code
+        assert in_c == (rates is TWICE and isinstance(context, nullcontext))
+
+
+@needs_compiler
+@pytest.mark.parametrize("gelu", [False, True])
+def test_opcheck(gelu: bool) -> None:
+    given = inputs(24, 24, M=(2, 3))
+    torch.library.opcheck(_fwd, (*given, gelu, False))  # without gradients
+    x, weight, bias = (t.requires_grad_() for t in given)
+    torch.library.opcheck(_fwd, (x, weight, bias, gelu, True))
+    torch.library.opcheck(_bwd, (torch.randn(2, 3, 24), weight.detach()))
+
+
+def test_compiled_code_runs_without_the_extension(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where it was compiled with a compiler, and runs later without one."""
+    monkeypatch.setattr("hsta_fast.extension.usable", lambda part, impl: False)
+    x, weight, bias = inputs(6, 5, M=(3,))
+    y, before = _fwd(x, weight, bias, True, True)
+    torch.testing.assert_close(before, F.linear(x, weight, bias))
+    torch.testing.assert_close(y, F.gelu(before))
+    torch.testing.assert_close(_bwd(before, weight), before @ weight)
+    assert _fwd(x, weight, None, True, False)[1].numel() == 0
 
 
 @needs_compiler

@@ -20,7 +20,9 @@ from tests.tolerance import assert_close, with_gradients
 
 LOW = torch.bfloat16
 EPS = torch.finfo(LOW).eps
-FASTER, SLOWER = (Rates(100.0, 100.0, bfloat16=100.0, bfloat16_panels=rate) for rate in (200.0, 101.0))
+FASTER, SLOWER = (
+    Rates(100.0, 100.0, bfloat16=100.0, autocast=100.0, autocast_panels=rate) for rate in (200.0, 101.0)
+)
 pytestmark = [
     needs_compiler,
     pytest.mark.skipif(not cpu_speed.multiplies_bfloat16(), reason="the CPU lacks AVX512_BF16"),
