@@ -136,7 +136,7 @@ class _Linear(torch.autograd.Function):
         if need_weight:
             dweight = (rows.t() @ x.view(-1, x.shape[-1])).to(weight.dtype)
         if bias is not None and need_bias:
-            dbias = rows.sum(0, dtype=bias.dtype)
+            dbias = rows.sum(0).to(bias.dtype)
         return dx, dweight, dbias, None
 
 
