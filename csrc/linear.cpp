@@ -24,31 +24,6 @@ constexpr int64_t BLOCK_K = 1024;  // PANEL x BLOCK_K numbers: a quarter of a co
 constexpr int64_t BLOCK_ROWS = 96;
 constexpr int64_t LEAST_ROWS = 256;  // of a thread, if several share a panel: each makes its own copy
 
-// x Phi(x). Phi(-|x|) = erfc(|x| / sqrt 2) / 2 by a rational argument of an exponential, of relative error 1.2e-7
-// everywhere (Numerical Recipes, `erfcc`).
-void gelu(const float* x, int64_t count, float* out) {
-  float tail[PANEL];
-  for (int64_t i = 0; i < count; ++i) {
-    const float z = std::fabs(x[i]) * 0.707106781f;
-    const float t = 1.0f / (1.0f + 0.5f * z);
-    float y = 0.17087277f;
-    y = y * t - 0.82215223f;
-    y = y * t + 1.48851587f;
-    y = y * t - 1.13520398f;
-    y = y * t + 0.27886807f;
-    y = y * t - 0.18628806f;
-    y = y * t + 0.09678418f;
-    y = y * t + 0.37409196f;
-    y = y * t + 1.00002368f;
-    tail[i] = y * t - 1.26551223f - z * z;
-  }
-  exponentials(tail, count);
-  for (int64_t i = 0; i < count; ++i) {
-    const float half = 0.5f * tail[i] / (1.0f + 0.353553391f * std::fabs(x[i]));
-    out[i] = x[i] * (x[i] < 0 ? half : 1.0f - half);
-  }
-}
-
 // (y, what GELU was applied to, or nothing). `turned`: weight is (K, N) and y = x W; else it is (N, K) and y = x W'.
 std::tuple<at::Tensor, at::Tensor> linear_product(const at::Tensor& x, const at::Tensor& weight,
                                                   const std::optional<at::Tensor>& bias, bool turned, bool with_gelu,

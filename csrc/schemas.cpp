@@ -50,4 +50,8 @@ TORCH_LIBRARY_FRAGMENT(hsta_fast, m) {
   // else (0,). CPU only.
   m.def(
       "linear_product(Tensor x, Tensor weight, Tensor? bias, bool turned, bool gelu, bool keep) -> (Tensor, Tensor)");
+  // The same in bfloat16 with sums in float32: x, weight and bias in float32 or bfloat16, results in bfloat16.
+  m.def(
+      "linear_product_bfloat16(Tensor x, Tensor weight, Tensor? bias, bool turned, bool gelu, bool keep) -> (Tensor, "
+      "Tensor)");
 }

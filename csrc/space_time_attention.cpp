@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <tuple>
 
-#include "attention_blocks.h"
+#include "attention_bfloat16.h"
 
 namespace hsta_fast {
 namespace {
@@ -66,15 +66,14 @@ int64_t pieces_of(const at::Tensor& q, int64_t rows, int64_t least, int64_t enou
   return pieces;
 }
 
-template <typename T>
+template <typename T, typename Room, typename Attend>
 void forward(const Sizes& sizes, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
-             const at::Tensor& stats) {
-  for_pieces<ForwardScratch>(
-      q, sizes, sizes.N, pieces_of(q, sizes.N, BLOCK_ROWS, at::get_num_threads()),
-      [&](int64_t b, int64_t h, int64_t, int64_t first, int64_t last, const ForwardScratch& room) {
-        attend<T>(sizes, rows_of<T>(q, b, h), rows_of<T>(k, b, h), rows_of<T>(v, b, h), first, last,
-                  rows_to<T>(out, b, h), stats.data_ptr<float>() + (b * q.size(2) + h) * 2 * sizes.N, room);
-      });
+             const at::Tensor& stats, const Attend& attend) {
+  for_pieces<Room>(q, sizes, sizes.N, pieces_of(q, sizes.N, BLOCK_ROWS, at::get_num_threads()),
+                   [&](int64_t b, int64_t h, int64_t, int64_t first, int64_t last, const Room& room) {
+                     attend(sizes, rows_of<T>(q, b, h), rows_of<T>(k, b, h), rows_of<T>(v, b, h), first, last,
+                            rows_to<T>(out, b, h), stats.data_ptr<float>() + (b * q.size(2) + h) * 2 * sizes.N, room);
+                   });
 }
 
 template <typename T>
@@ -122,9 +121,11 @@ std::tuple<at::Tensor, at::Tensor> space_time_attention_fwd(const at::Tensor& q,
   at::Tensor out = at::empty({q.size(0), q.size(1), q.size(2), q.size(3)}, q.options());
   at::Tensor stats = at::empty({q.size(0), q.size(2), 2, q.size(1)}, q.options().dtype(at::kFloat));
   if (q.scalar_type() == at::kFloat) {
-    forward<float>(sizes, q, k, v, out, stats);
+    forward<float, ForwardScratch>(sizes, q, k, v, out, stats, attend<float>);
+  } else if (MULTIPLIES_BFLOAT16) {
+    forward<Half, Bfloat16Scratch>(sizes, q, k, v, out, stats, attend_bfloat16);
   } else {
-    forward<at::BFloat16>(sizes, q, k, v, out, stats);
+    forward<Half, ForwardScratch>(sizes, q, k, v, out, stats, attend<Half>);
   }
   return {out, stats};
 }

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,19 +39,32 @@ _PANELS_GAIN = 1.05
 _BFLOAT16_GAIN = 1.3
 
 
-class Rates(NamedTuple):
-    """GFLOP/s of torch's float32 product, ours ("panels", 0 without the extension) and torch's in bfloat16.
+@cache
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has an instruction for products in bfloat16 (AVX512_BF16)."""
+    return torch.cpu._is_avx512_bf16_supported()
 
+
+class Rates(NamedTuple):
+    """GFLOP/s of torch's product and ours ("panels"), 0 where ours cannot run; `bfloat16` is torch's.
+
+    `autocast` and `autocast_panels` are those in bfloat16 of float32 operands, with the time to round them.
     The best of some rounds, in which the products take turns: what runs beside them can only slow them down.
     """
 
     torch: float
     panels: float
     bfloat16: float
+    autocast: float = 0.0
+    autocast_panels: float = 0.0
 
     def panels_pay(self) -> bool:
-        """Whether our product is faster than torch's by more than noise."""
+        """Whether our product in float32 is faster than torch's by more than noise."""
         return self.panels >= _PANELS_GAIN * self.torch
+
+    def autocast_panels_pay(self) -> bool:
+        """Whether our product in bfloat16 is faster than torch's by more than noise."""
+        return self.autocast_panels > 0 and self.autocast_panels >= _PANELS_GAIN * self.autocast
 
     def bfloat16_pays(self) -> bool:
         """Whether bfloat16 is so much faster than both float32 products that a whole model gains."""
@@ -82,7 +96,8 @@ def describe(speed: Mapping[str, Any]) -> str:
         rates = Rates(**speed[name])
         lines.append(
             f"  width {width:4d}: torch {rates.torch:.0f}, C++ {rates.panels:.0f}, "
-            f"torch in bfloat16 {rates.bfloat16:.0f}"
+            f"torch in bfloat16 {rates.bfloat16:.0f}; "
+            f"autocast to bfloat16: torch {rates.autocast:.0f}, C++ {rates.autocast_panels:.0f}"
         )
     return "\n".join(lines)
 
@@ -131,7 +146,7 @@ def _read(path: Path) -> CpuSpeed | None:
     try:
         found = json.loads(path.read_text("utf-8"))
         rates = {
-            name: Rates(float(each["torch"]), float(each["panels"]), float(each["bfloat16"]))
+            name: Rates(*(float(each[field]) for field in Rates._fields))
             for name, each in ((name, found[name]) for name in _SHAPES)
         }
     except (OSError, ValueError, TypeError, KeyError):
@@ -183,8 +198,12 @@ def _rates(width: int, rows: int, end: float) -> tuple[Rates, bool]:
         "bfloat16": lambda: F.linear(*low),
     }
     if extension.usable("cpu", "auto"):
-        multiply = torch.ops.hsta_fast.linear_product
-        candidates["panels"] = lambda: multiply(x, weight, bias, False, False, False)
+        ours = torch.ops.hsta_fast
+        candidates["panels"] = lambda: ours.linear_product(x, weight, bias, False, False, False)
+        if multiplies_bfloat16():
+            candidates["autocast"] = lambda: _under_autocast(x, weight, bias)
+            multiply = ours.linear_product_bfloat16
+            candidates["autocast_panels"] = lambda: multiply(x, weight, bias, False, False, False)
     with torch.autocast("cpu", enabled=False):
         for run in candidates.values():
             run()
@@ -202,3 +221,8 @@ def _rates(width: int, rows: int, end: float) -> tuple[Rates, bool]:
     times = {name: sorted(each) for name, each in seconds.items()}
     quiet = done >= agreeing and all(each[agreeing - 1] <= factor * each[0] for each in times.values())
     return Rates(**{"panels": 0.0} | {name: work / each[0] for name, each in times.items()}), quiet
+
+
+def _under_autocast(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return F.linear(x, weight, bias)

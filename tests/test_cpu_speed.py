@@ -13,7 +13,7 @@ from hsta_fast.cpu_speed import CpuSpeed, Rates, measured
 from hsta_fast.environment import info_text
 from tests.compiler import finish, needs_compiler, start
 
-RATES = Rates(torch=150.0, panels=200.0, bfloat16=400.0)
+RATES = Rates(torch=150.0, panels=200.0, bfloat16=400.0, autocast=300.0, autocast_panels=350.0)
 SLOW = Rates(torch=150.0, panels=100.0, bfloat16=100.0)
 
 
@@ -41,7 +41,8 @@ def forget() -> None:
 def test_the_real_measurement() -> None:
     state = torch.get_rng_state()
     for rates in cpu_speed._measure()[0].values():
-        assert all(1 < rate < 1e6 for rate in rates)
+        assert all(1 < rate < 1e6 for rate in rates[:3])
+        assert (1 < rates.autocast_panels < 1e6) == cpu_speed.multiplies_bfloat16()
     assert torch.equal(torch.get_rng_state(), state)  # a seeded run is not changed
 
 
@@ -67,7 +68,10 @@ def test_it_is_measured_once_and_shown(measurements: list[tuple[Rates, bool]]) -
     assert hsta_fast.info()["cpu_speed"]["path"] == str(speed.path)
     text = info_text()
     assert f"kept in {speed.path} until that is deleted" in text
-    assert "width  768: torch 150, C++ 200, torch in bfloat16 400\n" in text + "\n"
+    assert (
+        "width  768: torch 150, C++ 200, torch in bfloat16 400; autocast to bfloat16: torch 300, C++ 350\n"
+        in text + "\n"
+    )
     forget()
     speed.path.unlink()
     assert measured().wide == SLOW and measurements == []  # deleted, so measured again
@@ -82,6 +86,9 @@ def test_the_margins() -> None:
     ):
         rates = Rates(torch=100.0, panels=panels, bfloat16=bfloat16)
         assert (rates.panels_pay(), rates.bfloat16_pays()) == expected
+    for ours, pays in ((0.0, False), (104.0, False), (106.0, True)):
+        assert RATES._replace(autocast=100.0, autocast_panels=ours).autocast_panels_pay() == pays
+    assert not RATES._replace(autocast=0.0, autocast_panels=0.0).autocast_panels_pay()
     slow = RATES._replace(panels=1.0)
     speed = CpuSpeed(narrow=slow, wide=RATES, path=None)
     assert [speed.rates(width) for width in (96, 192, 384, 768)] == [slow, slow, RATES, RATES]
@@ -109,6 +116,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "no text": lambda path: path.write_bytes(b"\xff\xfe\x00"),
     "other": lambda path: path.write_text("[1, 2]"),
     "a key is missing": lambda path: path.write_text(json.dumps({"narrow": RATES._asdict()})),
+    "a rate is missing": lambda path: path.write_text(path.read_text().replace("autocast_panels", "other")),
     "not finite": lambda path: path.write_text(path.read_text().replace("200.0", "NaN")),
     "negative": lambda path: path.write_text(path.read_text().replace("200.0", "-200.0")),
 }

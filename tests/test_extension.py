@@ -18,6 +18,7 @@ import torch
 from torch.utils.cpp_extension import include_paths, library_paths
 
 from hsta_fast import extension, toolchain
+from hsta_fast.cpu_speed import multiplies_bfloat16
 
 from .compiler import LOAD, finish, needs_compiler, script, start, write_nvcc, write_sources
 from .forked import ROOT
@@ -208,6 +209,7 @@ def test_a_wheel_holds_the_sources_and_the_template(tmp_path: Path) -> None:
     assert "hsta_fast/protocol/report.html.j2" in names
 
 
+needs_bfloat16 = pytest.mark.skipif(not multiplies_bfloat16(), reason="the CPU lacks AVX512_BF16")
 needs_vnni = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="the CPU lacks AVX-512 VNNI")
 
 
@@ -222,6 +224,7 @@ needs_vnni = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="the 
         ("csrc_space_time_attention.cpp", "native"),
         ("csrc_space_time_attention.cpp", "x86-64"),
         pytest.param("csrc_int8_linear.cpp", "native", marks=[pytest.mark.full, needs_vnni]),
+        pytest.param("csrc_bfloat16.cpp", "native", marks=[pytest.mark.full, needs_bfloat16]),
     ],
 )
 def test_under_the_sanitizers(tmp_path: Path, driver: str, target: str) -> None:

@@ -22,7 +22,7 @@ from hsta_fast import cpu_speed, reference
 from hsta_fast.cpu_speed import CpuSpeed, Rates
 from hsta_fast.layers import USTA, Mlp, product
 from hsta_fast.ops import linear
-from hsta_fast.ops.linear import _unsupported_reason
+from hsta_fast.ops.linear import _unsupported_reason, auto_choice
 from hsta_fast.ops.linear_compiled import _bwd, _fwd
 from tests.compiler import needs_compiler
 from tests.tolerance import assert_close, with_gradients
@@ -194,8 +194,8 @@ class Doubled(Tensor):
         return 2 * out if func is F.linear else out
 
 
-def autocast() -> AbstractContextManager[Any]:
-    return torch.autocast("cpu", torch.bfloat16)
+def autocast_to_float16() -> AbstractContextManager[Any]:
+    return torch.autocast("cpu", torch.float16)
 
 
 @needs_compiler
@@ -204,7 +204,6 @@ def autocast() -> AbstractContextManager[Any]:
     ("change", "context"),
     [
         (lambda x, w, b: (x.double(), w.double(), b.double()), nullcontext),
-        (lambda x, w, b: (x.bfloat16(), w.bfloat16(), b.bfloat16()), nullcontext),
         (lambda x, w, b: (x.half(), w.half(), b.half()), nullcontext),
         (lambda x, w, b: (x[:0], w, b), nullcontext),
         (lambda x, w, b: (x[..., :0], w[:, :0], b), nullcontext),
@@ -212,7 +211,7 @@ def autocast() -> AbstractContextManager[Any]:
         (lambda x, w, b: (x, w.t().contiguous().t(), b), nullcontext),
         (lambda x, w, b: (x, w, b.repeat(2)[::2]), nullcontext),
         (lambda x, w, b: (x, w.as_subclass(Doubled), b), nullcontext),
-        (lambda x, w, b: (x, w, b), autocast),
+        (lambda x, w, b: (x, w, b), autocast_to_float16),
         (lambda x, w, b: (x, w, b), lambda: FlopCounterMode(display=False)),
     ],
 )
@@ -225,6 +224,24 @@ def test_torch_runs_where_the_extension_cannot(change: Any, context: Any) -> Non
             linear(x, weight, bias, impl="extension")
     assert reason is not None
     assert came.dtype == expected.dtype and torch.equal(came, expected)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.usefixtures("panels")
+def test_torch_runs_where_the_processor_does_not_multiply_bfloat16(
+    autocast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_speed, "multiplies_bfloat16", lambda: False)
+    given = inputs(12, 8, M=(3, 5))
+    given = given if autocast else [x.bfloat16() for x in given]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        assert torch.equal(linear(*given), F.linear(*given))
+        assert _unsupported_reason(*given) == "this processor has no instruction for bfloat16"
+        with pytest.raises(ValueError, match='impl expected one that supports these inputs, got "extension"'):
+            linear(*given, impl="extension")
+    choice = auto_choice(torch.device("cpu"), torch.bfloat16)
+    assert choice == ("torch", "torch's own product: this processor has no instruction for bfloat16")
+    assert cpu_speed._measure()[0]["narrow"].autocast_panels == 0
 
 
 def strided(x: Tensor) -> list[Tensor]:
