@@ -14,8 +14,7 @@ from torch import Tensor, nn
 import hsta_fast
 from benchmarks.cases import Step
 from benchmarks.compare import OURS, Make
-from hsta_fast.layers import USTA
-from hsta_fast.model import HSTA, model_config
+from hsta_fast.model import HSTA, HSTALayer, model_config
 from hsta_fast.profiling.work import flops_of
 from hsta_fast.published import AttentionForm, PublishedHSTA
 
@@ -77,9 +76,9 @@ class InBfloat16(nn.Module):
 
 
 def ours_compiled(model: HSTA, backend: str) -> HSTA:
-    """`model` with every USTA layer compiled for its own shape; equal layers share the compiled code."""
+    """`model` with every HSTA layer compiled for its own shape; equal layers share the compiled code."""
     for module in model.modules():
-        if isinstance(module, USTA):
+        if isinstance(module, HSTALayer):
             module.compile(backend=backend, dynamic=False)
     return model
 
@@ -98,7 +97,7 @@ EAGER: Variants = {
     "SDPA": lambda model: PublishedHSTA(model, attention="sdpa"),
 }
 INFERENCE = EAGER | {f"{OURS} bfloat16": InBfloat16, f"{OURS} int8": hsta_fast.quantize_int8}
-COMPILED_ON_THE_CPU: Variants = {  # block by block: a whole model takes inductor a minute
+COMPILED_ON_THE_CPU: Variants = {  # by layers or blocks: a whole model takes inductor a minute
     f"{OURS} compiled": lambda model: ours_compiled(model, "inductor"),
     "published compiled": lambda model: published_compiled(model, "materialised"),
     "SDPA compiled": lambda model: published_compiled(model, "sdpa"),

@@ -17,9 +17,9 @@ from torch.amp import GradScaler
 from torch.nn.attention import SDPBackend
 
 import hsta_fast
-from benchmarks.bench_model import SIDE, clips, step
+from benchmarks.bench_model import SIDE, clips, ours_compiled, step
 from benchmarks.cases import Case, Place, Step
-from hsta_fast.model import HSTA, HSTALayer, model_config
+from hsta_fast.model import HSTA, model_config
 from hsta_fast.profiling.work import flops_of
 from hsta_fast.published import PublishedHSTA
 from hsta_fast.training.optim import Loss
@@ -51,14 +51,6 @@ def _peer(name: str, model: HSTA, backend: str) -> nn.Module:
     return peer
 
 
-def _compiled(model: HSTA, backend: str) -> HSTA:
-    """`model` with every HSTA layer compiled for its own shape; equal layers share the compiled code."""
-    for module in model.modules():
-        if isinstance(module, HSTALayer):
-            module.compile(backend=backend, dynamic=False)
-    return model
-
-
 def _graphed_step(model: nn.Module, given: dict[str, Tensor]) -> Step:
     """A training step as `hsta-fast train` runs it, with its graph captured on a CUDA device."""
     device = given["video"].device.type
@@ -88,7 +80,9 @@ def _maker(name: str, T: int, train: bool) -> Callable[[Place], Step]:
         given = clips(*(1, T, 32) if place.tiny else (BATCH, T, SIDE), place.device)
         if name == "ours":
             return (
-                _graphed_step(_compiled(model, place.backend), given) if train else step(model, given, False)
+                _graphed_step(ours_compiled(model, place.backend), given)
+                if train
+                else step(model, given, False)
             )
         peer = _peer(name, model, place.backend)
         return _graphed_step(peer, given) if name.endswith("graph") else step(peer, given, train)
