@@ -91,7 +91,8 @@ class GraphedModel:
                     self.model(**given)
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            # Other threads, such as one that loads frames, may go on using the device.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 logits = self.model(**given)
         return _Captured(graph, given, logits)
 

@@ -94,7 +94,9 @@ class StepGraph:
         given = {name: x.clone() for name, x in inputs.items()}, label.clone()
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.device(label.device), torch.cuda.graph(graph):
+            # Only this thread may do nothing that a capture forbids: the loader's goes on copying batches.
+            capture = torch.cuda.graph(graph, capture_error_mode="thread_local")
+            with torch.cuda.device(label.device), capture:
                 logits, loss = backward(*given)
         except RuntimeError as error:
             self._refused = True
