@@ -1,6 +1,8 @@
 // Rows of bfloat16, and pairs of them as the products in bfloat16 take them.
 #pragma once
 
+#include <ATen/Context.h>
+#include <ATen/native/CPUBlas.h>
 #include <c10/util/BFloat16.h>
 #ifdef __AVX512BF16__
 #include <immintrin.h>
@@ -9,6 +11,7 @@
 #include <bit>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 
 #include "transpose.h"
 
@@ -16,12 +19,27 @@ namespace hsta_fast {
 
 using Half = c10::BFloat16;
 
-// Whether one instruction of the local processor multiplies pairs of bfloat16.
+// Whether one instruction of the local processor multiplies pairs of bfloat16, and torch's small product may use it:
+// torch.backends.mkldnn.flags and ONEDNN_MAX_CPU_ISA can forbid it.
+inline bool multiplies_bfloat16() {
 #ifdef __AVX512BF16__
-constexpr bool MULTIPLIES_BFLOAT16 = true;
+  if (!at::globalContext().userEnabledMkldnn()) return false;
+  static const bool generated = [] {
+    const Half a[2] = {1.0f, 2.0f}, b[2] = {3.0f, 4.0f};
+    float product = 0;
+    try {
+      at::native::cpublas::brgemm(1, 1, 2, 2, 1, 1, false, a, b, &product, true);
+      at::native::cpublas::brgemm_release(true);
+    } catch (const std::exception&) {
+      return false;
+    }
+    return product == 11.0f;
+  }();
+  return generated;
 #else
-constexpr bool MULTIPLIES_BFLOAT16 = false;
+  return false;
 #endif
+}
 
 // The nearest bfloat16, ties to even; NaN kept.
 inline uint16_t rounded(float x) {

@@ -132,4 +132,7 @@ std::tuple<at::Tensor, at::Tensor> linear_product_bfloat16(const at::Tensor& x, 
 
 TORCH_LIBRARY_IMPL(hsta_fast, CPU, m) { m.impl("linear_product_bfloat16", linear_product_bfloat16); }
 
+// Whether the ops above and attention use products in bfloat16 now.
+TORCH_LIBRARY_FRAGMENT(hsta_fast, m) { m.def("multiplies_bfloat16() -> bool", multiplies_bfloat16); }
+
 }  // namespace hsta_fast

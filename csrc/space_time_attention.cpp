@@ -122,7 +122,7 @@ std::tuple<at::Tensor, at::Tensor> space_time_attention_fwd(const at::Tensor& q,
   at::Tensor stats = at::empty({q.size(0), q.size(2), 2, q.size(1)}, q.options().dtype(at::kFloat));
   if (q.scalar_type() == at::kFloat) {
     forward<float, ForwardScratch>(sizes, q, k, v, out, stats, attend<float>);
-  } else if (MULTIPLIES_BFLOAT16) {
+  } else if (multiplies_bfloat16()) {
     forward<Half, Bfloat16Scratch>(sizes, q, k, v, out, stats, attend_bfloat16);
   } else {
     forward<Half, ForwardScratch>(sizes, q, k, v, out, stats, attend<Half>);

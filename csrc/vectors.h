@@ -73,8 +73,8 @@ inline void exponentials(double* x, int64_t count) {
 
 constexpr int64_t GELU_MOST = 64;
 
-// out = x Phi(x) of at most GELU_MOST values. Phi(-|x|) = erfc(|x| / sqrt 2) / 2 by a rational argument of an exponential, of relative error 1.2e-7
-// everywhere (Numerical Recipes, `erfcc`).
+// out = x Phi(x) of at most GELU_MOST values. Phi(-|x|) = erfc(|x| / sqrt 2) / 2 by a rational argument of an
+// exponential, of relative error 1.2e-7 everywhere (Numerical Recipes, `erfcc`).
 inline void gelu(const float* x, int64_t count, float* out) {
   float tail[GELU_MOST];
   for (int64_t i = 0; i < count; ++i) {

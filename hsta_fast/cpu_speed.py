@@ -40,9 +40,19 @@ _BFLOAT16_GAIN = 1.3
 
 
 @cache
-def multiplies_bfloat16() -> bool:
+def has_bfloat16_instruction() -> bool:
     """Whether this CPU has an instruction for products in bfloat16 (AVX512_BF16)."""
     return torch.cpu._is_avx512_bf16_supported()
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the extension may use that instruction now; True also where the extension cannot be loaded.
+
+    ONEDNN_MAX_CPU_ISA and torch.backends.mkldnn.flags can forbid it.
+    """
+    if not has_bfloat16_instruction():
+        return False
+    return not extension.usable("cpu", "auto") or bool(torch.ops.hsta_fast.multiplies_bfloat16())
 
 
 class Rates(NamedTuple):

@@ -11,7 +11,7 @@ each), both normed (C each), q, k, v (3 C), the attended values (C), fc1's resul
 
 Attention is never computed again: it costs most, and more with every frame, and its result is small. The
 numbers are the same in all three where the same implementation multiplies: torch.utils.checkpoint repeats
-dropout's draws and autocast's dtypes. On a CPU in float32, balanced and small multiply with torch's product
+dropout's draws and autocast's dtypes. On a CPU, balanced and small multiply with torch's product
 where fast may take the C++ one (`ops.linear`), whose last bits differ: its GELU is part of the product, so
 that fc1's result cannot be kept without it.
 """
@@ -40,6 +40,9 @@ def _is_kept(memory: Memory, _: Any, op: Any, *args: Any, **kwargs: Any) -> Chec
     keep = name.startswith(_ATTENTION)
     if memory == "balanced" and name in _PRODUCTS:
         width_in, width_out = args[-1].shape  # of the weight, transposed
+        keep = width_out >= width_in
+    elif memory == "balanced" and name == "hsta_fast::linear_compiled":
+        width_out, width_in = args[1].shape
         keep = width_out >= width_in
     return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
 
@@ -70,7 +73,7 @@ class Recomputed(nn.Module):
 def set_memory(model: nn.Module, memory: Memory) -> None:
     """Choose what the USTA layers of `model` keep in memory for the backward.
 
-    The numbers stay the same, except for rounding on a CPU in float32: where "fast" multiplies in C++
+    The numbers stay the same, except for rounding on a CPU: where "fast" multiplies in C++
     (`info()` says so), the others multiply with torch.
 
     Args:

@@ -18,7 +18,7 @@ import torch
 from torch.utils.cpp_extension import include_paths, library_paths
 
 from hsta_fast import extension, toolchain
-from hsta_fast.cpu_speed import multiplies_bfloat16
+from hsta_fast.cpu_speed import has_bfloat16_instruction
 
 from .compiler import LOAD, finish, needs_compiler, script, start, write_nvcc, write_sources
 from .forked import ROOT
@@ -209,7 +209,7 @@ def test_a_wheel_holds_the_sources_and_the_template(tmp_path: Path) -> None:
     assert "hsta_fast/protocol/report.html.j2" in names
 
 
-needs_bfloat16 = pytest.mark.skipif(not multiplies_bfloat16(), reason="the CPU lacks AVX512_BF16")
+needs_bfloat16 = pytest.mark.skipif(not has_bfloat16_instruction(), reason="the CPU lacks AVX512_BF16")
 needs_vnni = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="the CPU lacks AVX-512 VNNI")
 
 

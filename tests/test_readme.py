@@ -36,3 +36,11 @@ def test_the_architecture_names_every_file() -> None:
     files = [path for folder in folders for path in (ROOT / folder).rglob("*.*") if path.suffix in SOURCES]
     missing = [path.name for path in files if f"`{path.name}`" not in page and path.stem not in ops]
     assert [name for name in missing if not name.startswith(("__", "bench_"))] == []
+
+
+def test_no_file_has_the_marks_of_a_merge() -> None:
+    folders = ("benchmarks", "csrc", "docs", "hsta_fast", "kernels", "tests")
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    texts = {path: path.read_bytes() for path in [*paths, ROOT / "README.md", ROOT / "Makefile"]}
+    marked = [str(path) for path, text in texts.items() if re.search(rb"^(<{7}|>{7}) ", text, re.MULTILINE)]
+    assert len(texts) > 300 and marked == []

@@ -14,12 +14,13 @@ from torch._functorch._aot_autograd.utils import make_boxed_func
 from torch._functorch.compilers import nop
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import CheckpointPolicy
 
 import hsta_fast
 from hsta_fast import HSTA, HSTAConfig, set_memory
 from hsta_fast.crossmodal import CrossmodalSpaceTimeAttention
 from hsta_fast.layers import USTA
-from hsta_fast.recompute import Memory
+from hsta_fast.recompute import Memory, _is_kept
 
 RECOMPUTING: list[Memory] = ["balanced", "small"]
 SIZES: dict[str, Any] = {"num_classes": 3, "widths": (16, 24), "num_heads": (2, 2), "patch_sizes": (8, 8)}
@@ -224,3 +225,12 @@ def test_what_has_no_layers_to_recompute_is_refused_in_one_line() -> None:
     for memory, got in (("tiny", "'tiny'"), (model, "HSTA"), (None, "None"), (["fast"], "list")):
         with pytest.raises(ValueError, match=f"^memory expected one of fast, balanced, small, got {got}$"):
             set_memory(model, memory)
+
+
+@pytest.mark.parametrize(("N", "K", "keep"), [(8, 4, True), (4, 4, True), (4, 8, False)])
+def test_products_of_compiled_code_are_kept_as_others(N: int, K: int, keep: bool) -> None:
+    x, weight = torch.randn(3, K), torch.randn(N, K)
+    ours, torchs = torch.ops.hsta_fast.linear_compiled.default, torch.ops.aten.mm.default
+    kept = CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
+    assert _is_kept("balanced", None, ours, x, weight, None, False, True) == kept
+    assert _is_kept("balanced", None, torchs, x, weight.t()) == kept

@@ -1,18 +1,11 @@
 """linear: the product of a linear layer, bias and GELU included. The specification is in `reference`.
 
-<<<<<<< HEAD
 On the CPU the extension multiplies where that was measured to be faster than torch (`hsta_fast.cpu_speed`):
 in float32 (csrc/linear.cpp), and on processors with AVX512_BF16 in bfloat16 (csrc/bfloat16_linear.cpp).
 Under autocast to bfloat16 it rounds float32 operands as it copies them, and adds up in float32. It copies
 the weight in every call, panel by panel, and keeps nothing: a weight may change in any way between two
-calls. While torch.compile or torch.export traces, torch's own ops run, which the compiler fuses and
-quantisers recognise.
-=======
-On the CPU in float32 the extension multiplies (csrc/linear.cpp) where that was measured to be faster than
-torch (`hsta_fast.cpu_speed`). It copies the weight in every call, panel by panel, and keeps nothing: a weight
-may change in any way between two calls. While torch.export traces, torch's own ops run, which quantisers
-recognise; for torch.compile see `linear_compiled`.
->>>>>>> main
+calls. While torch.export traces, torch's own ops run, which quantisers recognise; for torch.compile see
+`linear_compiled`.
 
 M rows, K columns of the input, N columns of the output.
 """
@@ -43,7 +36,7 @@ def auto_choice(device: torch.device, dtype: torch.dtype, width: int = 768) -> C
         reason = f"{device.type} is not a CPU"
     elif dtype not in (torch.float32, torch.bfloat16):
         reason = f"{dtype} is neither float32 nor bfloat16"
-    elif dtype == torch.bfloat16 and not cpu_speed.multiplies_bfloat16():
+    elif dtype == torch.bfloat16 and not cpu_speed.has_bfloat16_instruction():
         reason = _NO_BFLOAT16
     else:
         reason = extension.unsupported_reason("cpu")
@@ -71,7 +64,7 @@ def _unsupported_reason(x: Tensor, weight: Tensor, bias: Tensor | None) -> str |
     dtype = _dtype(x)
     if dtype not in (torch.float32, torch.bfloat16):
         return f"the product is in {dtype}, not in float32 or bfloat16 on the CPU"
-    if dtype == torch.bfloat16 and not cpu_speed.multiplies_bfloat16():
+    if dtype == torch.bfloat16 and not cpu_speed.has_bfloat16_instruction():
         return _NO_BFLOAT16
     taken = {dtype, torch.float32} if autocast_dtype(x) == torch.bfloat16 else {dtype}
     for tensor in given:
@@ -85,7 +78,10 @@ def _unsupported_reason(x: Tensor, weight: Tensor, bias: Tensor | None) -> str |
         return "there is nothing to multiply"
     if torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
         return "the call is being traced, or watched by a mode"
-    return extension.unsupported_reason("cpu")
+    unsupported = extension.unsupported_reason("cpu")
+    if unsupported is None and dtype == torch.bfloat16 and not cpu_speed.multiplies_bfloat16():
+        return "oneDNN is turned off, or limited to other instructions"
+    return unsupported
 
 
 def _multiply(

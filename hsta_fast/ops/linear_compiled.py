@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .. import cpu_speed, extension
 from .checks import autocast_dtype
-from .choice import exporting
+from .choice import exporting, transformed
 from .registration import register
 
 # Of both sides of the weight: narrower products were not timed. The number of rows does not count: a graph
@@ -24,6 +24,7 @@ def _product(
     x: Tensor, weight: Tensor, bias: Tensor | None, turned: bool, gelu: bool, keep: bool
 ) -> tuple[Tensor, Tensor]:
     if x.numel() and extension.usable("cpu", "auto"):
+        bias = None if bias is None else bias.contiguous()
         made: tuple[Tensor, Tensor] = torch.ops.hsta_fast.linear_product(
             x.contiguous(), weight.contiguous(), bias, turned, gelu, keep
         )
@@ -92,7 +93,7 @@ def taken(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         return False
     if any(t.device.type != "cpu" or t.dtype != torch.float32 for t in given):
         return False
-    if exporting() or autocast_dtype(x) not in (None, torch.float32):
+    if exporting() or transformed() or autocast_dtype(x) not in (None, torch.float32):
         return False
     N, K = weight.shape
     return isinstance(N, int) and isinstance(K, int) and min(N, K) >= _LEAST_WIDTH and _pays(min(N, K))
@@ -100,5 +101,6 @@ def taken(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 def linear_compiled(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
     """The product x W' + b, and with `gelu` GELU of it, for code that `taken` was asked for."""
-    y: Tensor = _fwd(x, weight, bias, gelu, torch.is_grad_enabled())[0]
+    keep = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    y: Tensor = _fwd(x, weight, bias, gelu, keep)[0]
     return y

@@ -52,6 +52,8 @@ class StepGraph:
         self._key: object = None
         self._captured: _Captured | None = None
         self._refused = False
+        for device in {p.device for p in self._parameters if p.is_cuda}:
+            torch.cuda.reset_peak_memory_stats(device)  # earlier trainings do not count
 
     @property
     def captured(self) -> bool:
@@ -96,11 +98,12 @@ class StepGraph:
         try:
             # Only this thread may do nothing that a capture forbids: the loader's goes on copying batches.
             capture = torch.cuda.graph(graph, capture_error_mode="thread_local")
-            with torch.cuda.device(label.device), capture:
+            # The outer context leaves the capture's stream, which a failed capture does not.
+            with torch.cuda.device(label.device), torch.cuda.stream(torch.cuda.current_stream()), capture:
                 logits, loss = backward(*given)
         except RuntimeError as error:
             self._refused = True
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = (str(error.__context__ or error).strip().splitlines() or [type(error).__name__])[0]
             warnings.warn(f"training steps run without a CUDA graph: {reason}", stacklevel=4)
             for parameter in self._parameters:
                 parameter.grad = None

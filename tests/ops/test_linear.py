@@ -231,7 +231,7 @@ def test_torch_runs_where_the_extension_cannot(change: Any, context: Any) -> Non
 def test_torch_runs_where_the_processor_does_not_multiply_bfloat16(
     autocast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cpu_speed, "multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr(cpu_speed, "has_bfloat16_instruction", lambda: False)
     given = inputs(12, 8, M=(3, 5))
     given = given if autocast else [x.bfloat16() for x in given]
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -371,6 +371,21 @@ def test_wide_compiled_code_multiplies_in_c(gelu: bool, bias: bool) -> None:
         came = [y.detach(), *torch.autograd.grad(y, [x, *layer.parameters()], dout)]
         assert_close(came, plain, exact, band=1e-6)
     assert graphs == 2  # of two and of three dimensions
+
+
+@needs_compiler
+@pytest.mark.usefixtures("panels")
+def test_wide_compiled_code_under_transforms_and_with_a_strided_bias() -> None:
+    mlp = Mlp(192, hidden=192).requires_grad_(False)
+    x, d = torch.randn(2, 3, 192)
+
+    def tangent(x: Tensor, d: Tensor) -> Tensor:
+        return torch.func.jvp(mlp, (x,), (d,))[1]
+
+    torch.testing.assert_close(torch.compile(tangent, backend="aot_eager")(x, d), tangent(x, d))
+    weight, bias = torch.randn(192, 192), torch.randn(384)[::2]
+    compiled = torch.compile(linear, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, weight, bias), F.linear(x, weight, bias))
 
 
 @needs_compiler

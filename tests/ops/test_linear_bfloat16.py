@@ -1,8 +1,11 @@
 """linear in C++ in bfloat16, and under autocast to it, against float64 and exact rounding."""
 
 import copy
+import os
+import subprocess
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hsta_fast import cpu_speed, reference
+from hsta_fast import cpu_speed, reference, space_time_attention
 from hsta_fast.cpu_speed import CpuSpeed, Rates
+from hsta_fast.extension import cache_folder, load
 from hsta_fast.layers import USTA
 from hsta_fast.ops import linear
 from hsta_fast.ops.linear import auto_choice
@@ -25,7 +29,7 @@ FASTER, SLOWER = (
 )
 pytestmark = [
     needs_compiler,
-    pytest.mark.skipif(not cpu_speed.multiplies_bfloat16(), reason="the CPU lacks AVX512_BF16"),
+    pytest.mark.skipif(not cpu_speed.has_bfloat16_instruction(), reason="the CPU lacks AVX512_BF16"),
 ]
 in_bfloat16 = pytest.mark.parametrize("autocast", [False, True])
 
@@ -165,3 +169,34 @@ def test_a_transformer_block_is_as_near_to_float64(monkeypatch: pytest.MonkeyPat
         came = run(block, torch.float32)
     for triple in zip(came, plain, exact, strict=True):
         assert_close(*[[x] for x in triple], band=EPS)
+
+
+def test_torch_multiplies_where_onednn_may_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's small product, which ours consists of, needs oneDNN."""
+    use(monkeypatch, FASTER)
+    given = inputs(40, 32, (5,), autocast=False)
+    qkv = torch.randn(1, 70, 3, 2, 32).to(LOW)
+    expected = space_time_attention(qkv, impl="torch")
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert torch.equal(linear(*given), F.linear(*given))
+        with pytest.raises(ValueError, match="oneDNN is turned off"):
+            linear(*given, impl="extension")
+        torch.testing.assert_close(space_time_attention(qkv), expected, rtol=0, atol=2 * EPS)
+    linear(*given, impl="extension")
+
+
+def test_where_onednn_is_limited_to_other_instructions(tmp_path: Path) -> None:
+    code = (
+        "import torch\nfrom hsta_fast import cpu_speed\nfrom hsta_fast.ops import linear\n"
+        "x = torch.randn(64, 256)\nlinear(x, x)\n"
+        "print(cpu_speed.multiplies_bfloat16(), cpu_speed.measured().wide.autocast_panels)"
+    )
+    load("cpu")
+    names = [f.name for f in cache_folder().glob("hsta_fast-cpu-*")]
+    for name in names:
+        (tmp_path / name).symlink_to(cache_folder() / name)
+    settings = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "HSTA_FAST_CACHE": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | settings, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.split() == ["False", "0.0"], done.stderr
