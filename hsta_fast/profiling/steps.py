@@ -112,7 +112,6 @@ class Timed:
         Returns:
             Whether there is a graph. There is none if the step takes too much of the device's memory.
         """
-        torch.cuda.reset_peak_memory_stats(self.device)  # what other shapes took does not count
         self.step.graph = StepGraph(self.model.parameters())
         for _ in range(_UNTIL_CAPTURED):
             run()

@@ -96,10 +96,13 @@ class StepGraph:
         given = {name: x.clone() for name, x in inputs.items()}, label.clone()
         graph = torch.cuda.CUDAGraph()
         try:
-            # Only this thread may do nothing that a capture forbids: the loader's goes on copying batches.
-            capture = torch.cuda.graph(graph, capture_error_mode="thread_local")
-            # The outer context leaves the capture's stream, which a failed capture does not.
-            with torch.cuda.device(label.device), torch.cuda.stream(torch.cuda.current_stream()), capture:
+            with (
+                torch.cuda.device(label.device),
+                # Leaves the capture's stream, which a failed capture does not do itself.
+                torch.cuda.stream(torch.cuda.current_stream(label.device)),
+                # What a capture forbids, it forbids this thread only: the loader's goes on copying batches.
+                torch.cuda.graph(graph, capture_error_mode="thread_local"),
+            ):
                 logits, loss = backward(*given)
         except RuntimeError as error:
             self._refused = True

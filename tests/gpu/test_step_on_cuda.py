@@ -120,11 +120,10 @@ def test_a_step_of_much_memory_is_not_captured() -> None:
 
     total = torch.cuda.get_device_properties("cuda").total_memory
     for share, captured in ((0.6, False), (0.0, True)):
-        torch.cuda.reset_peak_memory_stats()
+        graph = StepGraph([weight])
         held = torch.empty(int(share * total), dtype=torch.uint8, device="cuda")
         del held
         torch.cuda.empty_cache()
-        graph = StepGraph([weight])
         for number in range(5):
             weight.grad = None
             video = torch.full((3,), float(number), device="cuda")
