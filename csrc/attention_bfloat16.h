@@ -29,7 +29,6 @@ struct Bfloat16Scratch {
 // As `weigh`, of scores still to be multiplied by `scale`; the weights in bfloat16, with a zero after an odd number.
 inline void weigh_bfloat16(float* scores, float scale, int64_t rows, int64_t keys, float* top, float* total,
                            float* factor, Half* weights) {
-  const int64_t whole = keys / WIDTH * WIDTH;
   for (int64_t r = 0; r < rows; ++r) {
     float* row = scores + r * PITCH;
     std::fill(row + keys, row + padded(keys, WIDTH), row[0]);
@@ -41,27 +40,12 @@ inline void weigh_bfloat16(float* scores, float scale, int64_t rows, int64_t key
     }
     factor[r] = highest(most);
   }
-  for (int64_t r = 0; r < rows; r += WIDTH) {
-    const Floats before = load(top + r), now = load(factor + r), most = now > before ? now : before;
-    store(top + r, most);
-    store(factor + r, power_of_two(before - (most == LOWEST ? Floats{} : most)));
-  }
+  raise_maxima(rows, top, factor);
   for (int64_t r = 0; r < rows; ++r) {
     float* row = scores + r * PITCH;
-    const float base = top[r] == LOWEST ? 0.0f : top[r];
-    Floats sums{};
-    for (int64_t j = 0; j < whole; j += WIDTH) {
-      const Floats p = power_of_two(load(row + j) - base);
-      store(row + j, p);
-      sums += p;
-    }
-    if (whole < keys) {
-      store(row + whole, power_of_two(load(row + whole) - base));
-      std::fill(row + keys, row + whole + WIDTH, 0.0f);
-      sums += load(row + whole);
-    }
+    const float sum = weigh_row(row, keys, top[r]);
     round_row(row, padded(keys, 2), weights + r * TILE_KEYS);
-    total[r] = total[r] * factor[r] + total_of(sums);
+    total[r] = total[r] * factor[r] + sum;
   }
 }
 

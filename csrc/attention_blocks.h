@@ -201,10 +201,37 @@ struct ForwardScratch {
         total(from.take(BLOCK_ROWS)) {}
 };
 
+// Running maxima `top` of `rows` rows, raised to those of one more tile; factor: these, then by how much earlier weights
+// shrink.
+inline void raise_maxima(int64_t rows, float* top, float* factor) {
+  for (int64_t r = 0; r < rows; r += WIDTH) {
+    const Floats before = load(top + r), now = load(factor + r), most = now > before ? now : before;
+    store(top + r, most);
+    store(factor + r, power_of_two(before - (most == LOWEST ? Floats{} : most)));
+  }
+}
+
+// One row of scores -> weights relative to its maximum `top`, then zeros to the end of the vector; returns their sum.
+inline float weigh_row(float* row, int64_t keys, float top) {
+  const int64_t whole = keys / WIDTH * WIDTH;
+  const float base = top == LOWEST ? 0.0f : top;
+  Floats sums{};
+  for (int64_t j = 0; j < whole; j += WIDTH) {
+    const Floats p = power_of_two(load(row + j) - base);
+    store(row + j, p);
+    sums += p;
+  }
+  if (whole < keys) {
+    store(row + whole, power_of_two(load(row + whole) - base));
+    std::fill(row + keys, row + whole + WIDTH, 0.0f);
+    sums += load(row + whole);
+  }
+  return total_of(sums);
+}
+
 // Scores of `rows` rows -> weights relative to the running maxima `top`, which are updated, as are the sums of weights
 // `total`; factor: by how much earlier weights shrink.
 inline void weigh(float* scores, int64_t rows, int64_t keys, float* top, float* total, float* factor) {
-  const int64_t whole = keys / WIDTH * WIDTH;
   for (int64_t r = 0; r < rows; ++r) {
     float* row = scores + r * PITCH;
     std::fill(row + keys, row + padded(keys, WIDTH), row[0]);
@@ -215,26 +242,11 @@ inline void weigh(float* scores, int64_t rows, int64_t keys, float* top, float* 
     }
     factor[r] = highest(most);
   }
-  for (int64_t r = 0; r < rows; r += WIDTH) {
-    const Floats before = load(top + r), now = load(factor + r), most = now > before ? now : before;
-    store(top + r, most);
-    store(factor + r, power_of_two(before - (most == LOWEST ? Floats{} : most)));
-  }
+  raise_maxima(rows, top, factor);
   for (int64_t r = 0; r < rows; ++r) {
     float* row = scores + r * PITCH;
-    const float base = top[r] == LOWEST ? 0.0f : top[r];
-    Floats sums{};
-    for (int64_t j = 0; j < whole; j += WIDTH) {
-      const Floats p = power_of_two(load(row + j) - base);
-      store(row + j, p);
-      sums += p;
-    }
-    if (whole < keys) {
-      store(row + whole, power_of_two(load(row + whole) - base));
-      std::fill(row + keys, row + whole + WIDTH, 0.0f);
-      sums += load(row + whole);
-    }
-    total[r] = total[r] * factor[r] + total_of(sums);
+    const float sum = weigh_row(row, keys, top[r]);
+    total[r] = total[r] * factor[r] + sum;
   }
 }
 

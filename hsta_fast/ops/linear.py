@@ -14,17 +14,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from .. import cpu_speed, extension, reference
 from .checks import autocast_dtype, check_shape, unexpected
 from .choice import Choice, check_supported, resolve, transformed
-from .linear_compiled import linear_compiled, taken
+from .linear_compiled import PLAIN, linear_compiled, taken
 from .registration import plain_backward, plain_gradients
 
 IMPLS = ("extension", "torch")
-_PLAIN = (Tensor, nn.Parameter)  # subclasses have products of their own
 _NO_BFLOAT16 = "this processor has no instruction for bfloat16"
 _LEAST_WORK = 1 << 25  # M K N from which on the time of the call itself does not matter
 
@@ -68,7 +67,7 @@ def _unsupported_reason(x: Tensor, weight: Tensor, bias: Tensor | None) -> str |
         return _NO_BFLOAT16
     taken = {dtype, torch.float32} if autocast_dtype(x) == torch.bfloat16 else {dtype}
     for tensor in given:
-        if type(tensor) not in _PLAIN:
+        if type(tensor) not in PLAIN:
             return f"{type(tensor).__name__} is a class of its own"
         if tensor.device.type != "cpu" or tensor.dtype not in taken or tensor.layout != torch.strided:
             return f"{tensor.dtype} on {tensor.device} is not {dtype} on the CPU"

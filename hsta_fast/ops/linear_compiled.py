@@ -15,6 +15,7 @@ from .checks import autocast_dtype
 from .choice import exporting, transformed
 from .registration import register
 
+PLAIN = (Tensor, nn.Parameter)  # subclasses have products of their own
 # Of both sides of the weight: narrower products were not timed. The number of rows does not count: a graph
 # would be compiled again for few rows.
 _LEAST_WIDTH = 192
@@ -89,7 +90,7 @@ _pays._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def taken(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether compiled code calls the product in C++; called while torch.compile traces."""
     given = (x, weight) if bias is None else (x, weight, bias)
-    if any(type(t) not in (Tensor, nn.Parameter) for t in given):  # subclasses have products of their own
+    if any(type(t) not in PLAIN for t in given):
         return False
     if any(t.device.type != "cpu" or t.dtype != torch.float32 for t in given):
         return False
