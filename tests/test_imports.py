@@ -172,10 +172,11 @@ ARROWS: dict[str, str] = {
     "help_text": "",
     "interrupt": "",
     "usage": "spelling",
-    "cli": "console environment extension files data data.doctor help_text interrupt profiling spelling "
-    "synth synth.render protocol training.ablate training.config training.config_file "
-    "training.evaluate training.optim training.runner training.setting_groups training.setup "
-    "training.stopping training.workers usage",
+    "commands": "environment extension files data data.doctor profiling synth synth.render protocol "
+    "training.ablate training.config training.evaluate training.runner training.setting_groups "
+    "training.setup training.stopping training.workers usage",
+    "cli": "commands console extension files help_text interrupt spelling training.config "
+    "training.config_file training.optim training.setting_groups training.stopping usage",
     "__main__": "cli",
     "__init__": "interrupt reference ops crossmodal layers inputs int8 model csta_maps checkpoint "
     "environment graphs recompute",

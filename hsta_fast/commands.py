@@ -1,0 +1,261 @@
+"""The commands: one function each, whose arguments and help tyro makes from its signature.
+
+A function imports what it runs, so that help and mistakes in the arguments do not wait for scikit-learn and
+matplotlib.
+"""
+
+import sys
+from json import dumps
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from .data import DatasetName
+from .extension import PARTS, BuildError, kept, load, missing
+from .files import write_text
+from .profiling.config import ProfileConfig
+from .synth import SynthConfig
+from .training import stopping
+from .training.config import Recipe
+from .training.setting_groups import SettingGroups
+from .usage import UsageError, as_usage_error, separated
+
+Settings = Annotated[SettingGroups, tyro.conf.arg(name="")]
+
+
+def synth(config: Annotated[SynthConfig, tyro.conf.arg(name="")]) -> None:
+    """Render faces of many subjects that perform micro-expressions."""
+    from .synth import render
+
+    with as_usage_error():
+        config.check()
+    print(render(config))
+
+
+def doctor(
+    roots: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="PATH [PATH ...]", help_behavior_hint="(required)"),
+    ],
+    /,
+    dataset: DatasetName = "auto",
+    annotation: Path | None = None,
+    official: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Say which dataset a folder holds, and what is wrong with it.
+
+    Checks every row and every frame. Exit status: 0 clean, 1 faults, 2 unusable.
+
+    Args:
+        roots: folder of the dataset; several are also checked as the MEGC 2019 composite.
+        dataset: which dataset it is; auto: detect it from its files.
+        annotation: its annotation file, if the folder holds none or several.
+        official: the composite's list, combined_3class_gt.csv, if no folder holds it.
+        json: print one JSON object instead of text.
+    """
+    from .data import doctor
+    from .data.readers.folders import check_folder
+
+    try:
+        if not roots:
+            raise ValueError("doctor expected a folder, got none")
+        if not json:  # with it, each folder is judged for itself
+            for root in roots:
+                check_folder(root)
+        found = doctor.examine(roots, dataset, annotation=annotation, official=official)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(doctor.UNUSABLE)
+    print(dumps(doctor.as_json(found), indent=2) if json else doctor.as_text(found))
+    sys.exit(found.status)
+
+
+def prepare(recipe: Recipe = "paper", config: Path | None = None, *, settings: Settings) -> None:
+    """Decode a run's frames ahead of it (same flags as train).
+
+    Args:
+        recipe: the paper's settings, or the published code's; other flags override them.
+        config: a YAML or JSON file of settings, or a run's config.json; flags override it.
+        settings: the settings.
+    """
+    from .training.setup import fill_cache
+
+    with as_usage_error():
+        checked = settings.checked()
+    if checked.dry_run:
+        raise UsageError("prepare expected no --dry-run, got one: train --dry-run says what would be trained")
+    print(fill_cache(checked))
+
+
+def train(recipe: Recipe = "paper", config: Path | None = None, *, settings: Settings) -> None:
+    """Train and test under a subject-disjoint protocol.
+
+    Args:
+        recipe: the paper's settings, or the published code's; other flags override them.
+        config: a YAML or JSON file of settings, or a run's config.json; flags override it.
+        settings: the settings.
+    """
+    from .training import runner
+    from .training.setup import find_device
+
+    with as_usage_error():
+        checked = settings.checked()
+        find_device(checked.device)
+    stopping.listen()
+    runner.main(checked)
+
+
+def evaluate(
+    path: Annotated[Path, tyro.conf.Positional], data: tuple[Path, ...] = (), int8: bool = False
+) -> None:
+    """Score a run again from its saved models.
+
+    Args:
+        path: the run's folder, such as runs/hsta.
+        data: where the datasets are now, if they have moved: a folder for each of --data and --more-data.
+        int8: predict on the CPU with most layers rounded to int8.
+    """
+    from .training.evaluate import evaluate
+
+    print(evaluate(path, data, int8=int8))
+
+
+def audit(
+    path: Annotated[Path, tyro.conf.Positional],
+    clips: Path | None = None,
+    folds: Path | None = None,
+    absent: Literal["zero", "skip", "raise"] = "zero",
+    label: str | None = None,
+    predicted: str | None = None,
+    subject: str | None = None,
+    fold: str | None = None,
+    classes: str | None = None,
+) -> None:
+    """Score any predictions again, and look for shared subjects.
+
+    Exit status: 0 no leak, 1 a leak or an error, 2 it cannot be told, or a wrong flag.
+
+    Args:
+        path: a table (csv with any separator, xlsx, npy) with a label and a prediction in each row; dataset,
+            subject, clip, onset, fold if known. Columns are found by their usual names.
+        clips: a table of all clips that were available for training, to find shared subjects.
+        folds: a csv or folder of what each fold trained on, such as a run's folds.csv.
+        absent: a class without a clip in the truth counts as zero, is skipped, or is an error.
+        label: the column of the true classes, or a .npy file of them.
+        predicted: the column of the predicted classes; or a .npy file of them, or of scores (clips, K).
+        subject: the column of the subjects, or a .npy file of them.
+        fold: the column of the folds, or a .npy file of them.
+        classes: class names in the order of their numbers, such as negative,positive,surprise.
+    """
+    from .protocol import ArgumentError, audit
+
+    flags = {"label": label, "predicted": predicted, "subject": subject, "fold": fold}
+    columns = {name: column for name, column in flags.items() if column is not None}
+    with as_usage_error(ArgumentError):
+        text, status = audit(path, clips, folds, absent=absent, columns=columns, classes=separated(classes))
+    print(text)
+    if status:
+        sys.exit(status)
+
+
+def compare(
+    paths: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RUN RUN [RUN ...]", help_behavior_hint="(required)"),
+    ],
+    /,
+    classes: str | None = None,
+    latex: Path | None = None,
+) -> None:
+    """Say whether one run is better than another.
+
+    Differences of the scores on the clips that all runs predict, with a paired bootstrap over subjects and
+    McNemar's test.
+
+    Args:
+        paths: folders of runs, or files of predictions with the columns subject and clip.
+        classes: class names in the order of their numbers, for files that have numbers only.
+        latex: also write the comparison as a LaTeX table into this file.
+    """
+    from .protocol import ArgumentError, compare_runs, comparison_latex, comparison_text
+
+    with as_usage_error(ArgumentError):
+        found = compare_runs(paths, classes=separated(classes))
+    print(comparison_text(found))
+    if latex is not None:
+        write_text(latex, comparison_latex(found))
+
+
+def ablate(
+    recipe: Recipe = "paper",
+    config: Path | None = None,
+    rows: tuple[str, ...] = (),
+    *,
+    table: str,
+    settings: Settings,
+) -> None:
+    """Run the rows of one of the paper's tables.
+
+    Args:
+        recipe: the paper's settings, or the published code's; other flags override them.
+        config: a YAML or JSON file of settings, or a run's config.json; flags override it.
+        rows: names of the rows to run, such as "video 0"; all by default.
+        table: 1 to 7, or figure3.
+        settings: the settings.
+    """
+    from .training.ablate import ablate, check_rows
+    from .training.setup import find_device
+    from .training.workers import workers
+
+    with as_usage_error():
+        checked = settings.checked()
+        check_rows(table, rows)
+        find_device(checked.device)
+    stopping.listen()
+    text = ablate(checked, table, rows)
+    if workers().is_main:
+        print(f"\n{text}")
+
+
+def info(json: bool = False) -> None:
+    """Show versions, devices, and the implementation of each op.
+
+    Args:
+        json: print one JSON object instead of text.
+    """
+    from .environment import info, info_text
+
+    print(dumps(info(), indent=2) if json else info_text())
+
+
+def profile(config: Annotated[ProfileConfig, tyro.conf.arg(name="")]) -> None:
+    """Show where the time and the memory of the model go on this machine."""
+    from .profiling.run import profile
+    from .training.setup import pick_device
+
+    with as_usage_error():
+        config.check()
+        pick_device(config.device, config.dtype)
+    print(profile(config))
+
+
+def build() -> None:
+    """Compile the C++ extension now, not when it is first used.
+
+    With nvcc and a CUDA build of torch, its CUDA part too. What failed before is tried again. Exit status 1:
+    there is no C++ compiler, or a part cannot be built, loaded or kept; the end of its log is printed.
+    """
+    try:
+        for part in PARTS:
+            if part == "cuda" and (reason := missing(part)) is not None:
+                print(f"the extension has no CUDA part: {reason}")
+            elif kept(library := load(part, again=True)):
+                print(f"the extension's {part.upper()} part is {library}")
+            else:
+                raise BuildError(f"the extension's {part.upper()} part builds, but cannot be kept")
+    except BuildError as error:
+        sys.exit(f"error: {error}\n{error.tail()}".strip())
