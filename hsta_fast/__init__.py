@@ -11,7 +11,13 @@ from .graphs import GraphedModel
 from .inputs import ModelInputs
 from .int8 import quantize_int8
 from .model import HSTA, HSTAConfig, create_model, list_models
-from .ops import attention_pool, cls_cross_attention, space_time_attention, tubelet_embed
+from .ops import (
+    attention_pool,
+    cls_cross_attention,
+    few_query_attention,
+    space_time_attention,
+    tubelet_embed,
+)
 from .recompute import set_memory
 
 __version__ = "0.1.0"
@@ -27,6 +33,7 @@ __all__ = [
     "cls_cross_attention",
     "create_model",
     "crossmodal",
+    "few_query_attention",
     "info",
     "layers",
     "list_models",

@@ -304,8 +304,8 @@ def space_time_attention(
     Called as `space_time_attention(qkv)` or `space_time_attention(q, k, v)`.
 
     Args:
-        qkv: (B, N, 3, H, D), the packed projection; or q (B, N, H, D) when `k` and `v` are given. Any strides;
-            a last stride other than 1 costs a copy, others that are not multiples of 16 elements are slower.
+        qkv: (B, N, 3, H, D), the packed projection; or q (B, N, H, D) when `k` and `v` are given. Any
+            strides: a last one other than 1 costs a copy, others that are not multiples of 16 are slower.
         k: (B, M, H, D); M may differ from N.
         v: (B, M, H, D).
         layout: "BNHD", or "BHND" for q, k, v and the result with heads before tokens, (B, H, N, D), as
