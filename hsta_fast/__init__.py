@@ -4,6 +4,7 @@ from . import interrupt  # noqa: F401 (before torch is imported)
 
 # isort: split
 from . import crossmodal, layers, reference
+from .adapters import accelerate
 from .checkpoint import load_model, load_published, save_model
 from .csta_maps import AttentionMaps, attention_maps
 from .environment import info
@@ -28,6 +29,7 @@ __all__ = [
     "GraphedModel",
     "HSTAConfig",
     "ModelInputs",
+    "accelerate",
     "attention_maps",
     "attention_pool",
     "cls_cross_attention",

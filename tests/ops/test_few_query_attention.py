@@ -1,5 +1,7 @@
 """few_query_attention: shared queries, dtypes, autocast, no keys and values in memory."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -43,7 +45,9 @@ def test_every_implementation_and_gradient(impl: str, batch: int, R: int) -> Non
 def test_a_bias_may_be_missing(without: str) -> None:
     torch.manual_seed(0)
     query, tokens = torch.randn(1, 1, C).double(), torch.randn(B, N, C).double()
-    named = {name: x for name, x in zip(NAMES, weights(torch.float64), strict=True) if name != without}
+    named: dict[str, Any] = {
+        name: x for name, x in zip(NAMES, weights(torch.float64), strict=True) if name != without
+    }
     came = few_query_attention(query, tokens, **named, num_heads=H, scale=0.2)
     exact = reference.few_query_attention(query, tokens, **named, num_heads=H, scale=0.2)
     torch.testing.assert_close(came, exact, rtol=0, atol=1e-12)
