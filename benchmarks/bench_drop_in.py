@@ -202,7 +202,9 @@ def make(model: Model, batch: int, after: bool, training: bool, place: Place) ->
     dtype = torch.float32 if place.device == "cpu" else torch.bfloat16
     torch.manual_seed(0)
     module = model.build(place.tiny).to(place.device, dtype).train(training)
-    given = [x.to(place.device, dtype) for x in model.inputs(batch, place.tiny)]
+    inputs = model.inputs(batch, place.tiny)
+    moved = {x: x.to(place.device, dtype) for x in inputs}  # keys stay the same tensor as values
+    given = [moved[x] for x in inputs]
     if after:
         hsta_fast.accelerate(module)
     parameters = [p for p in module.parameters() if p.requires_grad]
