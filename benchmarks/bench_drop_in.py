@@ -140,7 +140,7 @@ MODELS = (
             build=partial(_vjepa2, "VJEPA2PoolerCrossAttention"),
             inputs=partial(_query_and_tokens, number),
             on_cpu=1,
-            on_cuda=16,
+            on_cuda=131072 // number,
             layer=True,
         )
         for number in (2048, 8192)
@@ -163,7 +163,7 @@ MODELS = (
         build=_siglip_head,
         inputs=partial(_tokens, 196, 768),
         on_cpu=8,
-        on_cuda=64,
+        on_cuda=256,
     ),
     Model(
         name="timm AttentionPoolLatent, 196 tokens",
@@ -171,7 +171,7 @@ MODELS = (
         build=_latent,
         inputs=partial(_tokens, 196, 768),
         on_cpu=8,
-        on_cuda=64,
+        on_cuda=256,
     ),
     Model(
         name="CrossViT-base's cross-attention, 197 tokens",
@@ -179,7 +179,7 @@ MODELS = (
         build=_crossvit_layer,
         inputs=partial(_tokens, 197, 768),
         on_cpu=8,
-        on_cuda=64,
+        on_cuda=256,
         layer=True,
     ),
     Model(

@@ -17,10 +17,10 @@ from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionP
 from transformers.models.vjepa2.modeling_vjepa2 import VJEPA2PoolerCrossAttention
 
 from .. import ops
-from ..ops.few_query_attention import pays
 from ..replaced import any_global_hook, is_plain
 from .switching import Find, Left, Switch, Switched, Undo, bypassed, own_forward, switch_class
 from .torch_modules import absorbed
+from .worth import absorbing_pays, fusing_pays
 
 NAME = "hsta_fast"
 # Arguments of an attention function that change its result; with any of them sdpa runs.
@@ -64,6 +64,7 @@ def attention(
         and query.shape[3] == key.shape[3]
         and key.shape == value.shape
         and query.dtype == key.dtype == value.dtype
+        and fusing_pays(query, query.shape[2], query.shape[1] * query.shape[3])
         and not any(kwargs.get(name) is not None and kwargs[name] is not False for name in _NOT_OURS)
     )
     if not ours:
@@ -191,7 +192,7 @@ class FastSiglipHead(Switched):
             is_plain(attention, nn.MultiheadAttention)
             and not any_global_hook()
             and not (self.training and attention.dropout)
-            and pays(1, attention.num_heads, hidden_state.shape[1])
+            and absorbing_pays(1, attention.num_heads, hidden_state)
         )
         if not usable:
             return super().forward(hidden_state)  # type: ignore[misc]
@@ -230,7 +231,7 @@ class FastVJEPA2CrossAttention(Switched):
             and not (self.training and self.dropout)
             and self.config._attn_implementation in ("sdpa", NAME)
             and bypassed(self.q_proj, self.k_proj, self.v_proj)
-            and pays(queries.shape[1], self.num_heads, keys.shape[1])
+            and absorbing_pays(queries.shape[1], self.num_heads, keys)
         )
         if not usable:
             return super().forward(queries, keys, values, attention_mask)  # type: ignore[misc]
