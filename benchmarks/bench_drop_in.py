@@ -69,8 +69,10 @@ def _vjepa2(part: str, tiny: bool) -> nn.Module:
     from transformers import VJEPA2Config
     from transformers.models.vjepa2 import modeling_vjepa2
 
-    small = {"hidden_size": 48, "num_attention_heads": 3} if tiny else {}
-    config = VJEPA2Config(**small, attn_implementation="sdpa")
+    settings: dict[str, Any] = {"attn_implementation": "sdpa"}
+    if tiny:
+        settings |= {"hidden_size": 48, "num_attention_heads": 3}
+    config = VJEPA2Config(**settings)
     return getattr(modeling_vjepa2, part)(config)
 
 
@@ -82,7 +84,7 @@ def _siglip_head(tiny: bool) -> nn.Module:
 
 
 def _latent(tiny: bool) -> nn.Module:
-    from timm.layers import AttentionPoolLatent
+    from timm.layers.attention_pool import AttentionPoolLatent
 
     return AttentionPoolLatent(48 if tiny else 768, num_heads=3 if tiny else 12)
 
@@ -223,6 +225,10 @@ def make(model: Model, batch: int, after: bool, training: bool, place: Place) ->
     return train if training else infer
 
 
+def _itself(step: Step) -> Step:
+    return step
+
+
 CPU = Place(device="cpu")
 
 
@@ -237,7 +243,7 @@ def bench_drop_in(compare: Callable[..., None], model: Model, training: bool) ->
     sides = {OURS: True, BEFORE: False}
     steps = {name: make(model, model.on_cpu, after, training, CPU) for name, after in sides.items()}
     memory = {name: round(peak_bytes(step, torch.device("cpu")) / 2**20, 1) for name, step in steps.items()}
-    members: dict[str, Make] = {name: lambda step=step: step for name, step in steps.items()}
+    members: dict[str, Make] = {name: partial(_itself, step) for name, step in steps.items()}
     compare(group(model, model.on_cpu, training), members, seconds=3.0, least=4, notes={"peak MiB": memory})
 
 

@@ -110,11 +110,16 @@ def finder(root: nn.Module) -> Find:
             return _siglip_head(module)
         if kind is VJEPA2PoolerCrossAttention:
             return _vjepa2_cross_attention(module)
-        if kind.__module__.startswith("transformers.") and kind.__name__ in _SELF_ATTENTION:
+        if _is_self_attention(kind):
             return configurations.switch(module)
-        return None
+        base = next(filter(_is_self_attention, kind.__mro__), None)
+        return None if base is None else configurations.leave(module, f"a subclass of {base.__name__}")
 
     return find
+
+
+def _is_self_attention(kind: type) -> bool:
+    return kind.__module__.startswith("transformers.") and kind.__name__ in _SELF_ATTENTION
 
 
 def _implementation(module: nn.Module) -> str:
@@ -128,6 +133,8 @@ def _why_not(module: nn.Module) -> str | None:
     implementation = _implementation(module)
     if implementation == "eager":
         return 'attn_implementation "eager" returns the attention weights'
+    if implementation == NAME:
+        return f'attn_implementation is "{NAME}" already'
     return None if implementation == "sdpa" else f'attn_implementation is "{implementation}", not "sdpa"'
 
 
@@ -149,12 +156,15 @@ class _Configurations:
 
     def switch(self, module: nn.Module) -> Switch | Left:
         if (reason := _why_not(module)) is not None:
-            self._left.add(module)
-            return Left(reason)
+            return self.leave(module, reason)
         names = ("dropout_prob", "attention_dropout", "dropout")
         found = [vars(module)[name] for name in names if isinstance(vars(module).get(name), float)]
         note = _dropout_note(found[0] if found else 0.0)
         return Switch("space_time_attention (sdpa with a mask)", lambda: self._apply(module), note)
+
+    def leave(self, module: nn.Module, why: str) -> Left:
+        self._left.add(module)
+        return Left(why)
 
     def _apply(self, module: Any) -> Undo:
         if not self._originals:
