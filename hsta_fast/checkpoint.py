@@ -201,12 +201,7 @@ def save_model(
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"path expected a name that ends in .safetensors, got {path}")
-    hsta, state = unwrap(model)
-    if any(isinstance(module, Int8USTA) for module in hsta.modules()):
-        raise ValueError(
-            "model expected float parameters, got int8: save the float model, quantize_int8 is quick"
-        )
-    _check_unchanged(hsta, state)
+    hsta, state = _unwrap_unchanged(model)
     metadata: dict[str, str] = {}
     for name, given in (("model.notes", hsta.notes), ("notes", {} if notes is None else notes)):
         if not isinstance(given, Mapping):
@@ -228,6 +223,30 @@ def save_model(
         {key: value.cpu().clone().contiguous() for key, value in state.items()}, metadata
     )
     write_atomically(path, lambda file: file.write(data))
+
+
+def plain_copy(model: nn.Module | Callable[..., Any]) -> HSTA:
+    """A copy of the HSTA in `model`, on the CPU and in eval mode, as `load_model` reads what is saved of it.
+
+    Raises:
+        ValueError: the model, as in `save_model`.
+    """
+    hsta, state = _unwrap_unchanged(model)
+    copy = _empty_model(hsta.config)
+    copy.inputs, copy.notes = hsta.inputs, hsta.notes
+    copy.load_state_dict({key: value.detach().cpu().clone() for key, value in state.items()}, assign=True)
+    return copy.eval()
+
+
+def _unwrap_unchanged(model: nn.Module | Callable[..., Any]) -> tuple[HSTA, dict[str, Tensor]]:
+    """The HSTA in `model` and its whole state dict; ValueError unless its configuration describes it."""
+    hsta, state = unwrap(model)
+    if any(isinstance(module, Int8USTA) for module in hsta.modules()):
+        raise ValueError(
+            "model expected float parameters, got int8: take the float model, quantize_int8 is quick"
+        )
+    _check_unchanged(hsta, state)
+    return hsta, state
 
 
 def _check_unchanged(hsta: HSTA, state: Mapping[str, Tensor]) -> None:
