@@ -7,6 +7,7 @@ from . import crossmodal, layers, reference
 from .checkpoint import load_model, load_published, save_model
 from .csta_maps import AttentionMaps, attention_maps
 from .environment import info
+from .export import export_onnx, export_pt2
 from .graphs import GraphedModel
 from .inputs import ModelInputs
 from .int8 import quantize_int8
@@ -27,6 +28,8 @@ __all__ = [
     "cls_cross_attention",
     "create_model",
     "crossmodal",
+    "export_onnx",
+    "export_pt2",
     "info",
     "layers",
     "list_models",
