@@ -128,8 +128,8 @@ def export(
 ) -> None:
     """Write a run's model as a file for other programs.
 
-    ONNX for onnxruntime and others, or a program of torch.export, which torch runs without hsta_fast. The file
-    is compared with the model, and kept only if it computes the same.
+    ONNX for onnxruntime and others, or a program of torch.export, which torch runs without hsta_fast. The
+    file is compared with the model, and kept only if it computes the same.
 
     Args:
         path: the run's folder, such as runs/hsta.

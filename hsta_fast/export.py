@@ -42,7 +42,7 @@ class _Inference(nn.Module):
         return logits, logits.softmax(1)
 
 
-def example_frames(config_of: HSTA, inputs: ModelInputs, batch: int, seed: int = 0) -> dict[str, Tensor]:
+def example_frames(model: HSTA, inputs: ModelInputs, batch: int, seed: int = 0) -> dict[str, Tensor]:
     """Random frames of a batch, as a model that was trained on `inputs` takes them.
 
     Returns:
@@ -53,7 +53,7 @@ def example_frames(config_of: HSTA, inputs: ModelInputs, batch: int, seed: int =
     counts = {"video": inputs.num_frames, "special": SPECIAL_FRAMES}
     frames = {}
     for name in ("video", "special"):
-        if name in config_of.config.branches:
+        if name in model.config.branches:
             shape = (batch, 3, counts[name], inputs.image_size, inputs.image_size)
             if name == "special" and inputs.flow is not None:
                 frames[name] = torch.randn(shape, generator=generator)
@@ -91,7 +91,8 @@ def export_onnx(
     path = _checked_path(path, ".onnx")
     if any(find_spec(name) is None for name in ("onnx", "onnxscript")):
         raise ImportError(
-            "export to ONNX expected the packages onnx and onnxscript, got none: pip install 'hsta_fast[export]'"
+            "export to ONNX expected the packages onnx and onnxscript, got none: "
+            "pip install 'hsta_fast[export]'"
         )
     plain, inputs = _prepared(model, inputs)
     with _quiet():
@@ -121,8 +122,8 @@ def export_pt2(
 ) -> float:
     """Write the model for inference as a program of torch.export, which `torch.export.load` reads.
 
-    It needs torch alone. Inputs, outputs and errors are those of `export_onnx`; the metadata are the program's
-    extra files "classes", "inputs" and "notes".
+    It needs torch alone. Inputs, outputs and errors are those of `export_onnx`; the metadata are the extra
+    files "classes", "inputs" and "notes" of the program.
 
     Args:
         model: an HSTA, which may be wrapped as for `save_model`.
@@ -176,7 +177,7 @@ def _metadata(model: HSTA, inputs: ModelInputs) -> dict[str, str]:
     return {
         "classes": json.dumps(list(inputs.classes)),
         "inputs": inputs.to_json(),
-        "notes": json.dumps(dict(model.notes)),
+        "notes": json.dumps(dict(sorted(model.notes.items()))),
     }
 
 
@@ -222,7 +223,7 @@ def _check(
     run: Callable[[Mapping[str, Tensor]], Tensor],
     runner: str,
 ) -> float:
-    """The largest difference of a logit, over batches of one and of three; ValueError if it is no rounding."""
+    """The largest difference of a logit, in batches of one and of three; ValueError if it is no rounding."""
     largest = 0.0
     for batch in (1, 3):
         frames = example_frames(model, inputs, batch, seed=batch)
@@ -231,8 +232,8 @@ def _check(
         difference = (came - expected).abs().max().item()
         if not difference <= _TOLERANCE * max(1.0, expected.abs().max().item()):
             raise ValueError(
-                f"{path} expected the logits of the model, got others in {runner}, by up to {difference:.1e}: "
-                "nothing was written"
+                f"{path} expected the logits of the model, got others in {runner}, by up to "
+                f"{difference:.1e}: nothing was written"
             )
         largest = max(largest, difference)
     return largest

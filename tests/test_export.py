@@ -98,7 +98,7 @@ def test_a_model_of_flow_takes_floats(tmp_path: Path) -> None:
     assert [(x.name, x.type, x.shape) for x in found.get_inputs()] == [
         ("special", "tensor(float)", ["batch", 3, 2, 24, 24])
     ]
-    frames = example_frames(model, inputs, 3)
+    frames, model.inputs = example_frames(model, inputs, 3), inputs
     assert_as_the_model(found.run(None, numpy_of(frames)), model.float(), frames)
 
 

@@ -29,10 +29,12 @@ ARROWS: dict[str, str] = {
     "replaced": "",
     "recompute": "ops",
     "layers": "ops recompute replaced",
+    "adapters": "ops replaced",
     "crossmodal": "layers ops replaced",
     "inputs": "",
     "frame_checks": "inputs ops",
-    "model": "crossmodal frame_checks inputs layers ops",
+    "hub_methods": "",
+    "model": "crossmodal frame_checks hub_methods inputs layers ops",
     "memory": "crossmodal model ops recompute",
     "csta_maps": "crossmodal model",
     "published": "model",
@@ -42,6 +44,8 @@ ARROWS: dict[str, str] = {
     "environment": "ops cpu_speed",
     "checkpoint": "files inputs int8 layers model wrappers",
     "export": "checkpoint files inputs model",
+    "model_card": "clips inputs model protocol",
+    "hub": "checkpoint files inputs model model_card training.run_models",
     # Data.
     "data.action_units": "",
     "data.sampling": "",
@@ -181,8 +185,8 @@ ARROWS: dict[str, str] = {
     "cli": "commands console extension files help_text interrupt spelling training.config "
     "training.config_file training.optim training.setting_groups training.stopping usage",
     "__main__": "cli",
-    "__init__": "interrupt reference ops crossmodal layers inputs int8 model csta_maps checkpoint "
-    "environment graphs recompute export",
+    "__init__": "adapters interrupt reference ops crossmodal layers inputs int8 model csta_maps checkpoint "
+    "environment graphs recompute export hub",
 }
 
 

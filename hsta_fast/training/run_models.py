@@ -1,5 +1,6 @@
 """The models of a run's finished folds, and one of them as a file for other programs."""
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -77,7 +78,13 @@ def export(run: Path, fold: str | None = None, out: Path | None = None) -> str:
         f"inputs: {takes}",
         f"outputs: {', '.join(OUTPUTS)}, float32 (batch, {len(model.inputs.classes)}): "
         + ", ".join(model.inputs.classes),
-        *(f"{'LEAKY' if name == 'leaky' else name}: {text}" for name, text in model.notes.items()),
+        *(f"{name}: {text}" for name, text in _notes(model.notes)),
         compared,
     ]
     return "\n".join(lines)
+
+
+def _notes(notes: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The notes by name, which a file keeps in no order; that of a leak comes first."""
+    leaky = [("LEAKY", notes["leaky"])] if "leaky" in notes else []
+    return [*leaky, *((name, notes[name]) for name in sorted(notes) if name != "leaky")]
