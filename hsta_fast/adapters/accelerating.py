@@ -56,9 +56,9 @@ def _unknown(module: nn.Module) -> Left | None:
     kind = type(module)
     if kind.__module__.partition(".")[0] == "hsta_fast":
         return None
-    known = next((base for base in kind.__mro__[1:] if base in (nn.Conv3d, nn.MultiheadAttention)), None)
-    if known is not None:
-        return Left(f"a subclass of {known.__name__}")
+    bases = (base for base in kind.__mro__[1:] if base is nn.Conv3d or _ATTENDS.search(base.__name__))
+    if (base := next(bases, None)) is not None:
+        return Left(f"a subclass of {base.__name__}")
     return Left("not known") if _ATTENDS.search(kind.__name__) else None
 
 

@@ -11,8 +11,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .. import ops
-from ..ops.few_query_attention import pays
 from .switching import Find, Left, Switch, Switched, bypassed, switch_class
+from .worth import absorbing_pays, fusing_pays
 
 _LIBRARIES = ("torch", "transformers", "timm")
 
@@ -101,6 +101,7 @@ class FusedSelfAttention(_Projected):
             and x.dim() == 3
             and not (self.training and attention_dropout(module))
             and bypassed(self.qkv, self.proj)
+            and fusing_pays(x, x.shape[1], x.shape[2])
         )
         if not usable:
             return super().forward(x, *args, **kwargs)  # type: ignore[misc]
@@ -130,7 +131,7 @@ class FirstRowAttention(_Projected):
             and x.dim() == 3
             and not (self.training and attention_dropout(module))
             and bypassed(q, k, v, self.proj)
-            and pays(1, num_heads, x.shape[1])
+            and absorbing_pays(1, num_heads, x)
         )
         if not usable:
             return super().forward(x, *args, **kwargs)  # type: ignore[misc]

@@ -8,8 +8,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .. import ops
-from ..ops.few_query_attention import pays
 from .switching import Left, Switch, Switched, switch_class
+from .worth import absorbing_pays, fusing_pays
 
 
 class PatchConv3d(Switched):
@@ -106,13 +106,18 @@ class FastMultiheadAttention(Switched):
             and query.is_floating_point()
             and query.dtype == key.dtype
         )
-        axis = 1 if self.batch_first else 0
-        few = plain and query is not key and pays(query.shape[axis], self.num_heads, key.shape[axis])
-        if not plain or not (query is key or few):
+        if plain:
+            x, tokens = (query, key) if self.batch_first else (query.transpose(0, 1), key.transpose(0, 1))
+            few = query is not key
+            plain = (
+                absorbing_pays(x.shape[1], self.num_heads, tokens)
+                if few
+                else fusing_pays(x, x.shape[1], x.shape[2])
+            )
+        if not plain:
             return super().forward(  # type: ignore[misc]
                 query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
             )
-        x, tokens = (query, key) if self.batch_first else (query.transpose(0, 1), key.transpose(0, 1))
         out = absorbed(cast(nn.MultiheadAttention, self), x, tokens) if few else self._self(tokens)
         return (out if self.batch_first else out.transpose(0, 1)), None
 

@@ -1,7 +1,7 @@
 """Models of transformers and timm on a CUDA device, accelerated: numbers, gradients, compiled code."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -89,5 +89,5 @@ def test_compiled_code() -> None:
     given = torch.randn(shape, device="cuda", dtype=torch.bfloat16)
     hsta_fast.accelerate(model)
     expected = outcome(model, given)
-    came = outcome(torch.compile(model, dynamic=False), given)
+    came = outcome(cast(nn.Module, torch.compile(model, dynamic=False)), given)
     torch.testing.assert_close(came[0], expected[0], rtol=0.05, atol=0.05)
