@@ -51,7 +51,7 @@ def example_frames(model: HSTA, inputs: ModelInputs, batch: int, seed: int = 0) 
     """
     generator = torch.Generator().manual_seed(seed)
     counts = {"video": inputs.num_frames, "special": SPECIAL_FRAMES}
-    frames = {}
+    frames: dict[str, Tensor] = {}
     for name in ("video", "special"):
         if name in model.config.branches:
             shape = (batch, 3, counts[name], inputs.image_size, inputs.image_size)
@@ -105,6 +105,7 @@ def export_onnx(
         )
     assert made is not None
     for value in (*made.model.graph.inputs, *made.model.graph.outputs):
+        assert value.shape is not None
         value.shape[0] = "batch"
     for node in made.model.graph.all_nodes():
         node.metadata_props.clear()  # the lines of our source, with the paths of this machine

@@ -160,14 +160,10 @@ def test_each_exported_op_is_made_of_torchs_own(strict: bool) -> None:
             sums = hsta_fast.space_time_attention(qkv).sum() + pooled.sum() + weights.square().sum()
             sums = sums + hsta_fast.space_time_attention(*qkv.unbind(2)).sum() + embedded.sum()
             matrix = tokens[0, :24]
-            names = ("norm_weight", "norm_bias", "q_bias", "k_bias", "v_bias")
-            attended = hsta_fast.cls_cross_attention(
-                tokens[:, 0],
-                tokens,
-                **dict.fromkeys(names, vector),
-                **dict.fromkeys(("q_weight", "k_weight", "v_weight"), matrix),
-                num_heads=3,
-            )
+            vectors = dict.fromkeys(("norm_weight", "norm_bias", "q_bias", "k_bias", "v_bias"), vector)
+            weights = dict.fromkeys(("q_weight", "k_weight", "v_weight"), matrix)
+            given: dict[str, Any] = {**vectors, **weights, "num_heads": 3}
+            attended = hsta_fast.cls_cross_attention(tokens[:, 0], tokens, **given)
             return sums + attended.sum()
 
     torch.manual_seed(0)

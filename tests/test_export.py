@@ -155,7 +155,7 @@ def test_what_cannot_be_exported_says_so(tmp_path: Path, monkeypatch: pytest.Mon
     silent, replaced = tiny(), tiny()
     silent.inputs = None
     assert refusal(silent).startswith("inputs expected a ModelInputs with the size and number of the frames")
-    replaced.head = nn.Linear(28, 4)  # type: ignore[assignment]
+    replaced.head = nn.Linear(28, 4)
     assert "expected the entries of the model" in refusal(replaced)
     int8 = hsta_fast.quantize_int8(tiny())
     assert "model expected float parameters, got int8" in refusal(int8)
