@@ -362,7 +362,8 @@ def load_described(
 
 def config_from(written: Mapping[str, Any]) -> HSTAConfig:
     """The configuration from the values that JSON has of it; ValueError or TypeError if they are faulty."""
-    return HSTAConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in written.items()})
+    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in written.items()}
+    return HSTAConfig(**settings)
 
 
 def _metadata(path: Path | str) -> dict[str, str]:
