@@ -92,9 +92,11 @@ class InitialWeights:
         for name in ("init", "init_special"):
             if self.record is not None and name in self.record:
                 file = self.record[name]
-                of_ours = ", and whether its training saw people who are tested here is not checked"
                 text = f"The models start from pretrained weights, {file['file']} ({file['source']})"
-                found.append(f"{text}{of_ours * (file['source'] == OURS)}.")
+                if file["source"] == OURS:
+                    text += ", and whether its training saw people who are tested here is not checked"
+                said = [file["notes"][name] for name in ("leaky", "caveats") if name in file["notes"]]
+                found.append(f"{text}. Its notes: {' '.join(said)}" if said else f"{text}.")
         return found
 
 
