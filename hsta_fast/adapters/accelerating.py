@@ -51,8 +51,6 @@ def _finders(model: nn.Module) -> list[Find]:
 
 def _unknown(module: nn.Module) -> Left | None:
     """What to say of a module that looks as if it attends, and that no adapter knows."""
-    if isinstance(module, Switched):
-        return Left("switched before")
     kind = type(module)
     if kind.__module__.partition(".")[0] == "hsta_fast":
         return None
@@ -88,7 +86,8 @@ def accelerate(model: nn.Module) -> Report:
     found: dict[str, Switch | Left] = {}
     for name, module in named.items():
         if _ancestors(name).isdisjoint(n for n, what in found.items() if isinstance(what, Switch)):
-            what = next(filter(None, (find(module) for find in finders)), None)
+            switched = Left("switched before") if isinstance(module, Switched) else None
+            what = switched or next(filter(None, (find(module) for find in finders)), None)
             found |= {} if what is None else {name: what}
     known_around = set(found).union(*map(_ancestors, found))
     for name, module in named.items():
