@@ -9,16 +9,17 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks import docs_drop_in
 from benchmarks.compare import PRODUCT
 from benchmarks.entries import Entry
 from benchmarks.processes import ROOT
 from benchmarks.record import RESULTS, Record, records
 from benchmarks.summary import ms_text
-from benchmarks.table import GOALS, goal_line
+from benchmarks.table import GOALS, goal_line, timed_entries
 from benchmarks.targets import TARGETS, Target, Verdict, median_ms, ratio, verdict
 from hsta_fast.files import write_text
 
-PAGES = ("README.md", "docs/performance.md", "docs/performance-gpu.md", "docs/data.md")
+PAGES = ("README.md", "docs/performance.md", "docs/performance-gpu.md", "docs/data.md", "docs/drop-in.md")
 _BLOCK = re.compile(r"(<!-- measured: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 Results = Sequence[Record]
 
@@ -191,7 +192,7 @@ def cuda(folder: Path = RESULTS) -> str:
     for path in sorted(folder.glob("*.json")):
         found = json.loads(path.read_text())
         if "stages" in found:
-            entries = found["stages"].get("bench", {}).get("entries", [])
+            entries = timed_entries(found["stages"])
             lines = [f"    {goal_line(goal, entries)}" for goal in GOALS]
             texts.append(f"{found.get('device', path.stem)}:\n\n" + "\n".join(lines) + "\n")
     nothing = "\n".join(f"    {goal_line(goal, [])}" for goal in GOALS)
@@ -224,7 +225,7 @@ def cuda_figures(folder: Path = RESULTS) -> str:
     texts = []
     for path in sorted(folder.glob("*.json")):
         found = json.loads(path.read_text())
-        timed = [e for e in found.get("stages", {}).get("bench", {}).get("entries", []) if "group" in e]
+        timed = [e for e in timed_entries(found.get("stages", {})) if "group" in e]
         for word, heading in _CUDA_TABLES.items():
             groups: dict[str, dict[str, Entry]] = {}
             for entry in timed:
@@ -245,6 +246,18 @@ def cuda_figures(folder: Path = RESULTS) -> str:
     return "\n".join(texts) or "Not measured.\n"
 
 
+def drop_in(results: Results, folder: Path) -> str:
+    """Models of other libraries before and after `accelerate`, on every machine."""
+    found = [(caption(record), docs_drop_in.of_cpu(record)) for record in results]
+    found += list(docs_drop_in.of_cuda(folder))
+    tables = [
+        f"{place}:\n\n{markdown(docs_drop_in.HEADER, docs_drop_in.table(rows))}"
+        for place, rows in found
+        if rows
+    ]
+    return "\n".join(tables) or "Not measured.\n"
+
+
 BLOCKS: dict[str, Callable[[Results], str]] = {
     "machines": machines,
     "targets": targets,
@@ -258,6 +271,10 @@ def block(name: str, results: Results, folder: Path) -> str:
         return cuda(folder)
     if name == "cuda figures":
         return cuda_figures(folder)
+    if name == "drop-in":
+        return drop_in(results, folder)
+    if name == "drop-in, in short":
+        return docs_drop_in.sentence(results, folder)
     if not results:
         return "Not measured.\n"
     return op(results, name.removeprefix("op: ")) if name.startswith("op: ") else BLOCKS[name](results)

@@ -54,9 +54,9 @@ def _unknown(module: nn.Module) -> Left | None:
     kind = type(module)
     if kind.__module__.partition(".")[0] == "hsta_fast":
         return None
-    known = next((base for base in kind.__mro__[1:] if base in (nn.Conv3d, nn.MultiheadAttention)), None)
-    if known is not None:
-        return Left(f"a subclass of {known.__name__}")
+    bases = (base for base in kind.__mro__[1:] if base is nn.Conv3d or _ATTENDS.search(base.__name__))
+    if (base := next(bases, None)) is not None:
+        return Left(f"a subclass of {base.__name__}")
     return Left("not known") if _ATTENDS.search(kind.__name__) else None
 
 
@@ -85,7 +85,8 @@ def accelerate(model: nn.Module) -> Report:
     named = dict(model.named_modules())
     found: dict[str, Switch | Left] = {}
     for name, module in named.items():
-        if _ancestors(name).isdisjoint(n for n, what in found.items() if isinstance(what, Switch)):
+        whole = (n for n, what in found.items() if isinstance(what, Switch) or isinstance(named[n], Switched))
+        if _ancestors(name).isdisjoint(whole):  # the parts of a switched module stay as it reads them
             switched = Left("switched before") if isinstance(module, Switched) else None
             what = switched or next(filter(None, (find(module) for find in finders)), None)
             found |= {} if what is None else {name: what}

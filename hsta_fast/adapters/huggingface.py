@@ -17,10 +17,10 @@ from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionP
 from transformers.models.vjepa2.modeling_vjepa2 import VJEPA2PoolerCrossAttention
 
 from .. import ops
-from ..ops.few_query_attention import pays
 from ..replaced import any_global_hook, is_plain
 from .switching import Find, Left, Switch, Switched, Undo, bypassed, captured, own_forward, switch_class
 from .torch_modules import absorbed
+from .worth import absorbing_pays, fusing_pays
 
 NAME = "hsta_fast"
 # Arguments of an attention function that change its result; with any of them sdpa runs.
@@ -65,6 +65,7 @@ def attention(
         and query.shape[3] == key.shape[3]
         and key.shape == value.shape
         and query.dtype == key.dtype == value.dtype
+        and fusing_pays(query, query.shape[2], query.shape[1] * query.shape[3])
         and not any(kwargs.get(name) is not None and kwargs[name] is not False for name in _NOT_OURS)
     )
     if not ours:
@@ -110,11 +111,16 @@ def finder(root: nn.Module) -> Find:
             return _siglip_head(module)
         if kind is VJEPA2PoolerCrossAttention:
             return _vjepa2_cross_attention(module)
-        if kind.__module__.startswith("transformers.") and kind.__name__ in _SELF_ATTENTION:
+        if _is_self_attention(kind):
             return configurations.switch(module)
-        return None
+        base = next(filter(_is_self_attention, kind.__mro__), None)
+        return None if base is None else configurations.leave(module, f"a subclass of {base.__name__}")
 
     return find
+
+
+def _is_self_attention(kind: type) -> bool:
+    return kind.__module__.startswith("transformers.") and kind.__name__ in _SELF_ATTENTION
 
 
 def _implementation(module: nn.Module) -> str:
@@ -128,6 +134,8 @@ def _why_not(module: nn.Module) -> str | None:
     implementation = _implementation(module)
     if implementation == "eager":
         return 'attn_implementation "eager" returns the attention weights'
+    if implementation == NAME:
+        return f'attn_implementation is "{NAME}" already'
     return None if implementation == "sdpa" else f'attn_implementation is "{implementation}", not "sdpa"'
 
 
@@ -149,12 +157,15 @@ class _Configurations:
 
     def switch(self, module: nn.Module) -> Switch | Left:
         if (reason := _why_not(module)) is not None:
-            self._left.add(module)
-            return Left(reason)
+            return self.leave(module, reason)
         names = ("dropout_prob", "attention_dropout", "dropout")
         found = [vars(module)[name] for name in names if isinstance(vars(module).get(name), float)]
         note = _dropout_note(found[0] if found else 0.0)
         return Switch("space_time_attention (sdpa with a mask)", lambda: self._apply(module), note)
+
+    def leave(self, module: nn.Module, why: str) -> Left:
+        self._left.add(module)
+        return Left(why)
 
     def _apply(self, module: Any) -> Undo:
         if not self._originals:
@@ -193,7 +204,7 @@ class FastSiglipHead(Switched):
             and is_plain(attention, nn.MultiheadAttention)
             and not any_global_hook()
             and not (self.training and attention.dropout)
-            and pays(1, attention.num_heads, hidden_state.shape[1])
+            and absorbing_pays(1, attention.num_heads, hidden_state)
         )
         if not usable:
             return super().forward(hidden_state)  # type: ignore[misc]
@@ -233,7 +244,7 @@ class FastVJEPA2CrossAttention(Switched):
             and not (self.training and self.dropout)
             and self.config._attn_implementation in ("sdpa", NAME)
             and bypassed(self.q_proj, self.k_proj, self.v_proj)
-            and pays(queries.shape[1], self.num_heads, keys.shape[1])
+            and absorbing_pays(queries.shape[1], self.num_heads, keys)
         )
         if not usable:
             return super().forward(queries, keys, values, attention_mask)  # type: ignore[misc]

@@ -11,9 +11,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .. import ops
-from ..ops.few_query_attention import pays
 from ..replaced import is_plain
 from .switching import Find, Left, Switch, Switched, bypassed, captured, silent, switch_class
+from .worth import absorbing_pays, fusing_pays
 
 _LIBRARIES = ("torch", "transformers", "timm")
 
@@ -119,7 +119,8 @@ class FusedSelfAttention(_Projected):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
         module = cast(nn.Module, self)
-        if args or not without_mask(kwargs) or not self._usable(x, self.qkv, self.proj):
+        usable = not args and without_mask(kwargs) and self._usable(x, self.qkv, self.proj)
+        if not usable or not fusing_pays(x, x.shape[1], x.shape[2]):
             return super().forward(x, *args, **kwargs)  # type: ignore[misc]
         bias: Tensor | None = self.qkv.bias
         # Not from `_parameters`: in a replica of nn.DataParallel they are plain attributes.
@@ -141,10 +142,10 @@ class FirstRowAttention(_Projected):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(B, N, C) -> (B, 1, C)."""
         module = cast(nn.Module, self)
-        q, k, v = (cast(nn.Linear, self._modules[name]) for name in self._parts)
         num_heads = cast(int, heads(module))
+        q, k, v = (cast(nn.Linear, self._modules[name]) for name in self._parts)
         usable = not args and not kwargs and self._usable(x, q, k, v, self.proj)
-        if not usable or not pays(1, num_heads, x.shape[1]):
+        if not usable or not absorbing_pays(1, num_heads, x):
             return super().forward(x, *args, **kwargs)  # type: ignore[misc]
         attended = ops.few_query_attention(
             x[:, :1],

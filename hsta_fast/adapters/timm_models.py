@@ -15,9 +15,9 @@ from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 
 from .. import ops
-from ..ops.few_query_attention import pays
 from .published_hsta import FirstRowAttention, FusedSelfAttention, note, rows
 from .switching import Find, Left, Switch, Switched, bypassed, captured, silent, switch_class
+from .worth import absorbing_pays
 
 _LEFT = {
     AttentionDownsample: "score bias (relative positions)",
@@ -127,7 +127,7 @@ class FastAttentionPoolLatent(Switched):
             and silent(self.q_norm)
             and silent(self.k_norm)
             and bypassed(projection, self.kv)
-            and pays(self.latent_len, self.num_heads, x.shape[1])
+            and absorbing_pays(self.latent_len, self.num_heads, x)
         )
         if not usable:
             return super().forward(x, attn_mask)  # type: ignore[misc]

@@ -8,9 +8,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .. import ops
-from ..ops.few_query_attention import pays
 from ..replaced import plain_tensor
 from .switching import Left, Switch, Switched, captured, switch_class
+from .worth import absorbing_pays, fusing_pays
 
 
 class PatchConv3d(Switched):
@@ -123,11 +123,14 @@ def attended(attention: nn.MultiheadAttention, query: Tensor, key: Tensor, value
         and (query.dtype == weights[0].dtype or torch.is_autocast_enabled(query.device.type))
         and all(map(plain_tensor, weights))
     )
-    axis = 1 if attention.batch_first else 0
-    few = usable and query is not key and pays(query.shape[axis], attention.num_heads, key.shape[axis])
-    if not usable or not (query is key or few):
+    if not usable:
         return None
     x, tokens = (query, key) if attention.batch_first else (query.transpose(0, 1), key.transpose(0, 1))
+    few = query is not key
+    if few and not absorbing_pays(x.shape[1], attention.num_heads, tokens):
+        return None
+    if not few and not fusing_pays(x, x.shape[1], x.shape[2]):
+        return None
     out = absorbed(attention, x, tokens) if few else _self_attention(attention, tokens)
     return out if attention.batch_first else out.transpose(0, 1)
 

@@ -19,15 +19,7 @@ from .attention_pool import attention_pool, auto_choice, choose
 from .attention_pool_torch import accumulation_dtype
 from .checks import autocast_dtype, check, check_floating, check_same, check_shape, no_autocast, unexpected
 
-__all__ = ["auto_choice", "few_query_attention", "pays"]
-
-# Queries of all heads together, up to which it pays: every 16 of them read the tokens once.
-_MOST_QUERIES = 64
-
-
-def pays(queries: int, num_heads: int, tokens: int) -> bool:
-    """Whether `few_query_attention` is known to be faster than keys and values of all tokens."""
-    return queries * num_heads <= _MOST_QUERIES and tokens > 4 * queries
+__all__ = ["auto_choice", "few_query_attention"]
 
 
 def few_query_attention(
@@ -94,23 +86,28 @@ def few_query_attention(
         check_floating(tensors)
     chosen = choose(impl, tokens)
     # As in cls_cross_attention: products in float32 at least, but for a model in 16 bits on a GPU.
-    wide = accumulation_dtype(q_weight.dtype)
-    if tokens.is_cuda and autocast is None:
-        wide = q_weight.dtype
+    dtype = q_weight.dtype
+    wide = dtype if tokens.is_cuda and autocast is None else accumulation_dtype(dtype)
     with no_autocast(tokens):
-        # reshape, not unflatten: torch.compile cannot trace that under a default device.
         E, R = q_weight.shape[0], query.shape[1]
         D = E // num_heads
-        scale = D**-0.5 if scale is None else scale
-        q = F.linear(query.to(wide), q_weight.to(wide), None if q_bias is None else q_bias.to(wide)) * scale
-        k_heads = k_weight.to(wide).view(num_heads, D, C)
-        v_heads = v_weight.to(wide).view(num_heads, -1, C)
-        absorbed = torch.einsum("brhd,hdc->brhc", q.reshape(-1, R, num_heads, D), k_heads)
-        absorbed = absorbed.reshape(-1, R * num_heads, C).to(tokens.dtype)
+        q_weight, k_weight, v_weight = (w.to(wide) for w in (q_weight, k_weight, v_weight))
+        q = F.linear(query.to(wide), q_weight, None if q_bias is None else q_bias.to(wide))
+        # Batched products, one per head: (H, B R, D) (H, D, C), and (H, B R, C) (H, C, F / H).
+        by_head = q.view(-1, num_heads, D).transpose(0, 1)
+        none = q.new_empty(())  # beta = 0 leaves it out
+        absorbed = torch.baddbmm(
+            none, by_head, k_weight.view(num_heads, D, C), beta=0, alpha=D**-0.5 if scale is None else scale
+        )
+        absorbed = absorbed.transpose(0, 1).reshape(-1, R * num_heads, C).to(tokens.dtype)
         pooled = cast(Tensor, attention_pool(absorbed, tokens, normalize=False, impl=chosen)).to(wide)
-        values = torch.einsum("brhc,hdc->brhd", pooled.view(B, R, num_heads, C), v_heads).flatten(2)
-        if v_bias is not None:
-            values = values + v_bias.to(wide)
-        if k_bias is not None:  # a sum over none of its elements: its gradient is zeros instead of None
-            values = values + k_bias[:0].sum()
-    return values.to(q_weight.dtype if autocast is None or wide == torch.float64 else autocast)
+        by_head = pooled.view(B * R, num_heads, C).transpose(0, 1)
+        v_heads = v_weight.view(num_heads, -1, C).transpose(1, 2)
+        if v_bias is None:
+            values = by_head @ v_heads
+        else:
+            values = torch.baddbmm(v_bias.to(wide).view(num_heads, 1, -1), by_head, v_heads)
+        values = values.transpose(0, 1).reshape(B, R, -1)
+        if k_bias is not None and k_bias.requires_grad:
+            values = values + k_bias[:0].sum()  # of no elements: its gradient is zeros instead of None
+    return values.to(dtype if autocast is None or wide == torch.float64 else autocast)

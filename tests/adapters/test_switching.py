@@ -362,3 +362,13 @@ def test_lora_before_and_after() -> None:
         models.append(model)
     for model in models[1:]:
         assert_equal(models[0], model, {"tubelet_embed": 1, FUSED: 2})
+
+
+def test_the_parts_of_a_switched_module_are_left_by_a_second_call() -> None:
+    """SigLIP's head reads the weights of an nn.MultiheadAttention, which would be switched alone."""
+    siglip: Any = pytest.importorskip("transformers.models.siglip.modeling_siglip")
+    config = siglip.SiglipVisionConfig(hidden_size=16, intermediate_size=32, num_attention_heads=4)
+    head = siglip.SiglipMultiheadAttentionPoolingHead(config).double()
+    assert [row.name for row in hsta_fast.accelerate(head).switched] == [""]
+    assert named_rows(hsta_fast.accelerate(head)) == {"": "left: switched before"}
+    assert type(head.attention) is nn.MultiheadAttention
