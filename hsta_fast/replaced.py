@@ -35,8 +35,12 @@ def is_plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
         or "forward" in state
     ):
         return False
-    weight = type(state["_parameters"].get("weight"))
-    return weight in _PLAIN_WEIGHTS or not hasattr(weight, "__tensor_flatten__")
+    return plain_tensor(state["_parameters"].get("weight"))
+
+
+def plain_tensor(weight: Tensor | None) -> bool:
+    """Whether a weight is of no class of its own (quantised, sharded), which a fast op could not read."""
+    return type(weight) in _PLAIN_WEIGHTS or not hasattr(type(weight), "__tensor_flatten__")
 
 
 def what_replaces(module: nn.Module, kind: type[nn.Module]) -> str | None:

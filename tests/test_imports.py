@@ -29,7 +29,7 @@ ARROWS: dict[str, str] = {
     "replaced": "",
     "recompute": "ops",
     "layers": "ops recompute replaced",
-    "adapters": "ops replaced",
+    "adapters": "files ops replaced",
     "crossmodal": "layers ops replaced",
     "inputs": "",
     "frame_checks": "inputs ops",

@@ -2,6 +2,17 @@
 
 from .accelerating import accelerate, register_adapter
 from .report import Report, Row
-from .switching import Left, Switch, Switched, switch_class
+from .switching import Find, Left, Switch, Switched, bypassed, switch_class
 
-__all__ = ["Left", "Report", "Row", "Switch", "Switched", "accelerate", "register_adapter", "switch_class"]
+__all__ = [
+    "Find",
+    "Left",
+    "Report",
+    "Row",
+    "Switch",
+    "Switched",
+    "accelerate",
+    "bypassed",
+    "register_adapter",
+    "switch_class",
+]

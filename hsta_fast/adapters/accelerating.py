@@ -51,8 +51,6 @@ def _finders(model: nn.Module) -> list[Find]:
 
 def _unknown(module: nn.Module) -> Left | None:
     """What to say of a module that looks as if it attends, and that no adapter knows."""
-    if isinstance(module, Switched):
-        return Left("switched before")
     kind = type(module)
     if kind.__module__.partition(".")[0] == "hsta_fast":
         return None
@@ -87,8 +85,10 @@ def accelerate(model: nn.Module) -> Report:
     named = dict(model.named_modules())
     found: dict[str, Switch | Left] = {}
     for name, module in named.items():
-        if _ancestors(name).isdisjoint(n for n, what in found.items() if isinstance(what, Switch)):
-            what = next(filter(None, (find(module) for find in finders)), None)
+        whole = (n for n, what in found.items() if isinstance(what, Switch) or isinstance(named[n], Switched))
+        if _ancestors(name).isdisjoint(whole):  # the parts of a switched module stay as it reads them
+            switched = Left("switched before") if isinstance(module, Switched) else None
+            what = switched or next(filter(None, (find(module) for find in finders)), None)
             found |= {} if what is None else {name: what}
     known_around = set(found).union(*map(_ancestors, found))
     for name, module in named.items():

@@ -18,7 +18,7 @@ from transformers.models.vjepa2.modeling_vjepa2 import VJEPA2PoolerCrossAttentio
 
 from .. import ops
 from ..replaced import any_global_hook, is_plain
-from .switching import Find, Left, Switch, Switched, Undo, bypassed, own_forward, switch_class
+from .switching import Find, Left, Switch, Switched, Undo, bypassed, captured, own_forward, switch_class
 from .torch_modules import absorbed
 from .worth import absorbing_pays, fusing_pays
 
@@ -57,6 +57,7 @@ def attention(
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     ours = (
         attention_mask is None
+        and not captured(query)
         and not dropout
         and not causal
         and query.dim() == key.dim() == 4
@@ -199,7 +200,8 @@ class FastSiglipHead(Switched):
         """(B, N, C) -> (B, C)."""
         attention = self.attention
         usable = (
-            is_plain(attention, nn.MultiheadAttention)
+            not captured(hidden_state)
+            and is_plain(attention, nn.MultiheadAttention)
             and not any_global_hook()
             and not (self.training and attention.dropout)
             and absorbing_pays(1, attention.num_heads, hidden_state)
@@ -237,6 +239,7 @@ class FastVJEPA2CrossAttention(Switched):
         """(B, R, C), (B, N, C), the same -> (B, R, C), no attention weights."""
         usable = (
             attention_mask is None
+            and not captured(keys)
             and keys is values
             and not (self.training and self.dropout)
             and self.config._attn_implementation in ("sdpa", NAME)

@@ -11,7 +11,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .. import ops
-from .switching import Find, Left, Switch, Switched, bypassed, switch_class
+from ..replaced import is_plain
+from .switching import Find, Left, Switch, Switched, bypassed, captured, silent, switch_class
 from .worth import absorbing_pays, fusing_pays
 
 _LIBRARIES = ("torch", "transformers", "timm")
@@ -67,6 +68,12 @@ def attention_dropout(module: nn.Module) -> float:
     return dropout.p if isinstance(dropout, nn.Dropout) else 0.0
 
 
+def without_mask(kwargs: dict[str, Any]) -> bool:
+    """Whether the keyword arguments of a forward say that there is no mask."""
+    unmasked = {"attn_mask": (None,), "is_causal": (None, False)}
+    return all(any(value is none for none in unmasked.get(name, ())) for name, value in kwargs.items())
+
+
 def note(module: nn.Module) -> str:
     """When the original forward still runs."""
     rate = attention_dropout(module)
@@ -76,10 +83,26 @@ def note(module: nn.Module) -> str:
 class _Projected(Switched):
     """Attention with an output projection `proj`, and dropout after it where there is `proj_drop`."""
 
+    _called: tuple[str, ...] = ("proj", "proj_drop")  # these parts are called, or their weights are read
     proj: nn.Linear
     training: bool
     _modules: dict[str, nn.Module | None]
-    _parameters: dict[str, nn.Parameter | None]
+
+    def _usable(self, x: Tensor, *linear: nn.Linear) -> bool:
+        """Whether the fast form computes what the original does, whose other parts are called or not."""
+        others = (part for name, part in self._modules.items() if name not in self._called)
+        return (
+            not captured(x)
+            and x.dim() == 3
+            and x.numel() > 0
+            and bypassed(*linear)
+            and all(silent(part) or self._idle(part) for part in others)
+        )
+
+    def _idle(self, part: nn.Module | None) -> bool:
+        """Whether a part is dropout that is off, for the layer and by itself."""
+        off = not self.training and type(part) is nn.Dropout and not part.training
+        return off and is_plain(part, nn.Dropout)
 
     def _fast_output(self, attended: Tensor) -> Tensor:
         out = ops.linear(attended, self.proj.weight, self.proj.bias)
@@ -90,23 +113,18 @@ class _Projected(Switched):
 class FusedSelfAttention(_Projected):
     """Self-attention with one product for q, k and v, whose biases may stand apart."""
 
+    _called = "qkv", "proj", "proj_drop"
     qkv: nn.Linear
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
         module = cast(nn.Module, self)
-        usable = (
-            not args
-            and not kwargs
-            and x.dim() == 3
-            and fusing_pays(x, x.shape[1], x.shape[2])
-            and not (self.training and attention_dropout(module))
-            and bypassed(self.qkv, self.proj)
-        )
-        if not usable:
+        usable = not args and without_mask(kwargs) and self._usable(x, self.qkv, self.proj)
+        if not usable or not fusing_pays(x, x.shape[1], x.shape[2]):
             return super().forward(x, *args, **kwargs)  # type: ignore[misc]
         bias: Tensor | None = self.qkv.bias
-        q_bias, v_bias = (self._parameters.get(name) for name in ("q_bias", "v_bias"))
+        # Not from `_parameters`: in a replica of nn.DataParallel they are plain attributes.
+        q_bias, v_bias = (getattr(self, name, None) for name in ("q_bias", "v_bias"))
         if q_bias is not None and v_bias is not None:
             bias = torch.cat([q_bias, torch.zeros_like(v_bias), v_bias])
         qkv = ops.linear(x, self.qkv.weight, bias)
@@ -118,22 +136,16 @@ class FusedSelfAttention(_Projected):
 class FirstRowAttention(_Projected):
     """Attention of the first row, a CLS, to all rows: absorbed, without keys and values."""
 
-    _parts = ("wq", "wk", "wv")
+    _parts: tuple[str, ...] = ("wq", "wk", "wv")
+    _called = *_parts, "proj", "proj_drop"
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(B, N, C) -> (B, 1, C)."""
         module = cast(nn.Module, self)
         num_heads = cast(int, heads(module))
         q, k, v = (cast(nn.Linear, self._modules[name]) for name in self._parts)
-        usable = (
-            not args
-            and not kwargs
-            and x.dim() == 3
-            and absorbing_pays(1, num_heads, x)
-            and not (self.training and attention_dropout(module))
-            and bypassed(q, k, v, self.proj)
-        )
-        if not usable:
+        usable = not args and not kwargs and self._usable(x, q, k, v, self.proj)
+        if not usable or not absorbing_pays(1, num_heads, x):
             return super().forward(x, *args, **kwargs)  # type: ignore[misc]
         attended = ops.few_query_attention(
             x[:, :1],

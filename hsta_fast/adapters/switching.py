@@ -72,7 +72,8 @@ def switched_class(fast: type[Switched], original: type[nn.Module]) -> type[nn.M
     """The subclass of `original` with the forward of `fast`; always the same one."""
     key = fast, original
     if key not in _classes:
-        names = {"_original": original, "_fast": fast, "__doc__": fast.__doc__, "__module__": fast.__module__}
+        names = {"_original": original, "_fast": fast, "__doc__": fast.__doc__}
+        names["__module__"] = original.__module__  # by it torch.fx tells torch's own modules, which it calls
         _classes[key] = type(f"Fast{original.__name__}", (fast, original), names)
     return _classes[key]
 
@@ -120,9 +121,26 @@ def own_forward(module: nn.Module) -> str | None:
     return None
 
 
+def captured(x: Any) -> bool:
+    """Whether torch.fx, torch.jit.trace or the ONNX exporter records a call: the original forward then runs.
+
+    They know torch's own operators, and no others. (torch.compile and torch.export take the fast ops.)
+    """
+    return not isinstance(x, Tensor) or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
+
+
 def bypassed(*modules: nn.Module | None) -> bool:
     """Whether the weights of linear layers may be read instead of calling them: they are plain."""
     return not any_global_hook() and all(m is None or is_plain(m, nn.Linear) for m in modules)
+
+
+def silent(module: nn.Module | None) -> bool:
+    """Whether a module need not be called: it is an identity, or dropout of rate 0, without hooks."""
+    return module is None or (
+        type(module) in (nn.Identity, nn.Dropout)
+        and is_plain(module, type(module))
+        and not getattr(module, "p", 0.0)
+    )
 
 
 _compared: dict[tuple[Any, ...], str | None] = {}
@@ -133,11 +151,18 @@ def _difference(module: nn.Module, fast: type[Switched], sample: Sample) -> str 
 
     Modules of one class and settings are compared once.
     """
-    settings = tuple(repr(value) for name, value in sorted(vars(module).items()) if not name.startswith("_"))
+    # Private attributes are settings, too; those of nn.Module are named by its shapes and its repr.
+    own = vars(module).keys() - vars(nn.Module())
+    settings = tuple((name, repr(vars(module)[name])) for name in sorted(own))
     shapes = tuple((name, tuple(p.shape)) for name, p in module.named_parameters())
-    key = (fast, type(module), repr(module), settings, shapes)
+    key = (fast, type(module), type(module).forward, repr(module), settings, shapes)
     if key not in _compared:
-        _compared[key] = _compare(module, fast, sample)
+        try:
+            _compared[key] = _compare(module, fast, sample)
+        except Exception as error:  # whatever somebody's forward, or a copy of it, may raise
+            _compared[key] = (
+                f"it cannot be compared: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            )
     return _compared[key]
 
 
@@ -149,26 +174,49 @@ def _compare(module: nn.Module, fast: type[Switched], sample: Sample) -> str | N
         torch.manual_seed(0)
         twin = _bare_twin(module)
         args, kwargs = sample()
+        original = type(module)
+        ours = type("Compared", (fast, _Counted, original), {"calls": 0})
         for training in (False, True):
-            original, ours = type(module), switched_class(fast, type(module))
             expected, came = (_result(twin, kind, training, args, kwargs) for kind in (original, ours))
-            if came.shape != expected.shape:
-                return f"the forward of this version gives {tuple(expected.shape)}, ours {tuple(came.shape)}"
-            error = float((came - expected).abs().max() / expected.abs().max())
-            if not error <= _EQUAL:
-                return f"the forward of this version differs from ours, by {error:.1e} in float64"
+            if (difference := _unequal(expected, came)) is not None:
+                return f"the forward of this version {difference}"
+            if cast(Any, ours).calls and not training:
+                return "only its own forward would run: linear layers that are not plain, or too many queries"
     return None
+
+
+class _Counted:
+    """Between a fast forward and the original one: counts the calls that the fast one hands on."""
+
+    calls = 0
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        type(self).calls += 1
+        return super().forward(*args, **kwargs)  # type: ignore[misc]
+
+
+def _unequal(expected: Any, came: Any) -> str | None:
+    """What tells two outputs apart; None if they are of the same form, and equal in float64."""
+    if isinstance(expected, Tensor) and isinstance(came, Tensor):
+        if came.shape != expected.shape:
+            return f"gives {tuple(expected.shape)}, ours {tuple(came.shape)}"
+        error = float((came - expected).abs().max() / expected.abs().max())
+        return None if error <= _EQUAL else f"differs from ours, by {error:.1e} in float64"
+    if type(expected) is not type(came) or (isinstance(expected, tuple) and len(expected) != len(came)):
+        return f"gives a {type(expected).__name__}, ours a {type(came).__name__}"
+    if isinstance(expected, tuple):
+        return next(filter(None, map(_unequal, expected, came)), None)
+    return None if expected is came else f"gives a {type(expected).__name__}"
 
 
 def _result(
     module: nn.Module, kind: type[nn.Module], training: bool, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Tensor:
+) -> Any:
     """What `module` gives as a module of class `kind`, with the same random numbers every time."""
     module.__class__ = kind
     module.train(training)
     torch.manual_seed(1)
-    output = module(*args, **kwargs)
-    return output if isinstance(output, Tensor) else cast(Tensor, output[0])
+    return module(*args, **kwargs)
 
 
 def _bare_twin(module: nn.Module) -> nn.Module:

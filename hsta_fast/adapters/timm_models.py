@@ -3,21 +3,28 @@
 from typing import Any, cast
 
 import torch
-from timm.layers.attention import Attention
+from timm.layers.attention import Attention, AttentionRope
 from timm.layers.attention_pool import AttentionPoolLatent
 from timm.models.beit import Attention as BeitAttention
 from timm.models.cait import ClassAttn, TalkingHeadAttn
 from timm.models.crossvit import CrossAttention
+from timm.models.eva import EvaAttention
+from timm.models.levit import Attention as LevitAttention
+from timm.models.levit import AttentionDownsample
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 
 from .. import ops
 from .published_hsta import FirstRowAttention, FusedSelfAttention, note, rows
-from .switching import Find, Left, Switch, Switched, bypassed, switch_class
+from .switching import Find, Left, Switch, Switched, bypassed, captured, silent, switch_class
 from .worth import absorbing_pays
 
-_SCORES_CHANGED = {
+_LEFT = {
+    AttentionDownsample: "score bias (relative positions)",
+    AttentionRope: "rotary positions between the projection and the scores",
     BeitAttention: "score bias (relative positions)",
+    EvaAttention: "rotary positions between the projection and the scores",
+    LevitAttention: "score bias (relative positions)",
     WindowAttention: "score bias (relative positions)",
     TalkingHeadAttn: "scores mixed between heads",
 }
@@ -39,13 +46,14 @@ def find(module: nn.Module) -> Switch | Left | None:
         fast = FirstRowAttention if kind is CrossAttention else FastClassAttn
         width = cast(nn.Linear, module.proj).in_features
         return switch_class(module, fast, "few_query_attention", rows(width), note=note(module))
-    return Left(_SCORES_CHANGED[kind]) if kind in _SCORES_CHANGED else None
+    return Left(_LEFT[kind]) if kind in _LEFT else None
 
 
 class FastClassAttn(FirstRowAttention):
     """The same with CaiT's names."""
 
     _parts = ("q", "k", "v")
+    _called = *_parts, "proj", "proj_drop"
 
 
 def _normed(*norms: nn.Module) -> str | None:
@@ -65,12 +73,21 @@ def _self_attention(module: Any) -> Switch | Left:
 class FastAttention(FusedSelfAttention):
     """timm's self-attention, whose values may be normed before the output projection."""
 
+    _called = *FusedSelfAttention._called, "norm"
     norm: nn.Module
-    num_heads: int
-    head_dim: int
 
     def _fast_output(self, attended: Tensor) -> Tensor:
         return super()._fast_output(self.norm(attended))
+
+
+class SpaceTimeAttention(FastAttention, Attention):
+    """timm's `Attention` with fused self-attention: the class for `timm.create_model(..., attn_layer=...)`.
+
+    Arguments and names of parameters are those of `Attention`, so its checkpoints load. With norms of queries
+    and keys, a gate, a mask, or attention dropout in training it computes as `Attention` does.
+    """
+
+    __reduce_ex__ = Attention.__reduce_ex__  # it is a class with a name
 
 
 def _pool(module: Any) -> Switch | Left:
@@ -90,6 +107,8 @@ class FastAttentionPoolLatent(Switched):
     num_heads: int
     pos_embed: nn.Parameter | None
     q: nn.Module
+    q_norm: nn.Module
+    k_norm: nn.Module
     kv: nn.Linear
     proj: nn.Module
     proj_drop: nn.Module
@@ -102,6 +121,11 @@ class FastAttentionPoolLatent(Switched):
         projection = self.q if isinstance(self.q, nn.Linear) else None
         usable = (
             attn_mask is None
+            and not captured(x)
+            and x.numel() > 0
+            and (projection is not None or silent(self.q))
+            and silent(self.q_norm)
+            and silent(self.k_norm)
             and bypassed(projection, self.kv)
             and absorbing_pays(self.latent_len, self.num_heads, x)
         )

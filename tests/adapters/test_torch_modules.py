@@ -22,5 +22,5 @@ def test_conv3d(channels: int, bias: bool, padding: Any) -> None:
         [video],
         rows={"": CONV},
         calls={"tubelet_embed": 1} if channels == 3 else {},
-        compile_backend="eager",
+        compile_backend="eager" if channels == 1 or not bias else None,
     )
