@@ -265,7 +265,7 @@ REFUSED: dict[str, tuple[Callable[[State], object], dict[str, Any], str]] = {
     "another width": (
         _same,
         {"widths": (24, 48)},
-        "widths expected 24 for the video branch, .* got 48",
+        "expected weights of width 48, that of the model's video branch, got 24",
     ),
     "another hidden width": (_same, {"mlp_ratio": 2.0}, r"fc1.weight \(96, 24\) instead of \(48, 24\)"),
     "too few layers": (_same, {"num_layers": 3}, "at most the 4 layers of the file, got 3 x 2"),
