@@ -80,7 +80,7 @@ def test_the_report_has_every_key_of_the_file_and_of_the_model(file: Path) -> No
 def test_the_notes_name_file_source_licence_and_layers(file: Path, tmp_path: Path) -> None:
     model = tiny(n_video=1, init=file)
     assert re.fullmatch(
-        r"init: videomae.pth, VideoMAE or VideoMAE V2; video branch from layers 1, 3 of its 4, "
+        r"videomae.pth, VideoMAE or VideoMAE V2; video branch from layers 1, 3 of its 4, "
         r"norm eps 1e-06, first patch at position 0, 2 heads; licence: CC BY-NC 4.0: no commercial use; "
         r"SHA-256 [0-9a-f]{64}",
         model.notes["init"],
