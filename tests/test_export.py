@@ -23,7 +23,7 @@ INPUTS = ModelInputs(classes=CLASSES, image_size=33, num_frames=4)
 NOTES = {"caveats": "Rendered faces.", "leaky": "Folds by clip."}
 
 
-def tiny(seed: int = 0, **overrides: object) -> HSTA:
+def tiny(seed: int = 0, **overrides: Any) -> HSTA:
     """A model of the smallest useful size whose logits differ from clip to clip."""
     torch.manual_seed(seed)
     small = {"widths": (12, 16), "num_heads": (3, 4), "num_classes": 3, "num_layers": 1, "n_video": 1}

@@ -53,8 +53,8 @@ def branch_weights(
     """
     if encoder.width != config.widths[d]:
         raise ValueError(
-            f"widths expected {encoder.width} for the {BRANCHES[d]} branch, the width of the file, got "
-            f"{config.widths[d]}"
+            f"expected weights of width {config.widths[d]}, that of the model's {BRANCHES[d]} branch, got "
+            f"{encoder.width}"
         )
     weights: Weights = {}
     rows: list[Row] = []

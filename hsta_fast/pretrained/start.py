@@ -184,7 +184,8 @@ def notes_of(record: Mapping[str, Any]) -> dict[str, str]:
     The same notes of a file of ours that it started from are passed on.
     """
     files = {name: record[name] for name in BRANCH_OF if name in record}
-    notes = dict(zip(files, in_words(record), strict=False))  # the last line is on the rest of the model
+    words = zip(files, in_words(record), strict=False)  # the last line is on the rest of the model
+    notes = {name: line.removeprefix(f"{name}: ") for name, line in words}
     licences = []
     for name, file in files.items():
         before = [file["notes"][note] for note in BRANCH_OF if note in file["notes"]]

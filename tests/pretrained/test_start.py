@@ -80,7 +80,7 @@ def test_the_report_has_every_key_of_the_file_and_of_the_model(file: Path) -> No
 def test_the_notes_name_file_source_licence_and_layers(file: Path, tmp_path: Path) -> None:
     model = tiny(n_video=1, init=file)
     assert re.fullmatch(
-        r"init: videomae.pth, VideoMAE or VideoMAE V2; video branch from layers 1, 3 of its 4, "
+        r"videomae.pth, VideoMAE or VideoMAE V2; video branch from layers 1, 3 of its 4, "
         r"norm eps 1e-06, first patch at position 0, 2 heads; licence: CC BY-NC 4.0: no commercial use; "
         r"SHA-256 [0-9a-f]{64}",
         model.notes["init"],
@@ -265,7 +265,7 @@ REFUSED: dict[str, tuple[Callable[[State], object], dict[str, Any], str]] = {
     "another width": (
         _same,
         {"widths": (24, 48)},
-        "widths expected 24 for the video branch, .* got 48",
+        "expected weights of width 48, that of the model's video branch, got 24",
     ),
     "another hidden width": (_same, {"mlp_ratio": 2.0}, r"fc1.weight \(96, 24\) instead of \(48, 24\)"),
     "too few layers": (_same, {"num_layers": 3}, "at most the 4 layers of the file, got 3 x 2"),

@@ -88,7 +88,7 @@ def test_every_fold_and_inner_fold_starts_from_the_file(
     assert sentence in config["notes"]
     assert "videomae.pth" in (run / "report.html").read_text()
     model = load_model(run / "folds/01/model.safetensors")
-    assert model.notes["init"] == line and "videomae.pth" in model.notes["init_licence"]
+    assert line == f"init: {model.notes['init']}" and "videomae.pth" in model.notes["init_licence"]
     assert model.config.first_position == (1, 0)
     file.unlink()  # scoring needs no file
     assert "0 predictions differ" in evaluate(run)

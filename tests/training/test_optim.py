@@ -77,7 +77,8 @@ def test_losses() -> None:
 
 @pytest.mark.parametrize("recipe", ["paper", "published"])
 def test_configurations_survive_json(recipe: str) -> None:
-    cfg = recipe_config(recipe, data=DATA, only=("1", "2"), annotation=Path("a.csv"), clip_grad=1.0)
+    paths = {name: Path(f"{name}.x") for name in ("annotation", "init", "init_special")}
+    cfg = recipe_config(recipe, data=DATA, only=("1", "2"), clip_grad=1.0, **paths)
     assert from_json(json.loads(json.dumps(to_json(cfg)))) == cfg
 
 
