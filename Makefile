@@ -21,11 +21,16 @@ TRAIN_FLAGS ?= --model hsta_tiny --num-layers 2 --n-video 1 --image-size 112 --l
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'; echo "also: test-full check bench docs gpu resources compat cuda-build clean"
 
+# torchvision, which timm needs, comes with ops for CUDA. Beside a CPU build of torch they are not loaded, and then
+# one of its files cannot be imported: the one that gives the shapes of their results.
+NO_TORCHVISION_OPS := : > $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/torchvision/_meta_registrations.py
+
 env: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	@$(BIN)/python -c "import torchvision" 2>/dev/null || $(NO_TORCHVISION_OPS)
 	@touch $@
 
 train: $(READY)

@@ -14,7 +14,7 @@ from benchmarks.entries import Entry
 from benchmarks.processes import ROOT
 from benchmarks.record import RESULTS, Record, records
 from benchmarks.summary import ms_text
-from benchmarks.table import GOALS, goal_line
+from benchmarks.table import GOALS, goal_line, timed_entries
 from benchmarks.targets import TARGETS, Target, Verdict, median_ms, ratio, verdict
 from hsta_fast.files import write_text
 
@@ -191,7 +191,7 @@ def cuda(folder: Path = RESULTS) -> str:
     for path in sorted(folder.glob("*.json")):
         found = json.loads(path.read_text())
         if "stages" in found:
-            entries = found["stages"].get("bench", {}).get("entries", [])
+            entries = timed_entries(found["stages"])
             lines = [f"    {goal_line(goal, entries)}" for goal in GOALS]
             texts.append(f"{found.get('device', path.stem)}:\n\n" + "\n".join(lines) + "\n")
     nothing = "\n".join(f"    {goal_line(goal, [])}" for goal in GOALS)
@@ -204,6 +204,7 @@ _CUDA_TABLES = {
     "csta": "CSTA with its projections, bfloat16",
     "tubelets": "tubelet embedding of uint8 frames, bfloat16",
     "hsta_base": "model, bfloat16",
+    "drop-in,": "models of other libraries, accelerated, bfloat16",
 }
 
 
@@ -224,7 +225,7 @@ def cuda_figures(folder: Path = RESULTS) -> str:
     texts = []
     for path in sorted(folder.glob("*.json")):
         found = json.loads(path.read_text())
-        timed = [e for e in found.get("stages", {}).get("bench", {}).get("entries", []) if "group" in e]
+        timed = [e for e in timed_entries(found.get("stages", {})) if "group" in e]
         for word, heading in _CUDA_TABLES.items():
             groups: dict[str, dict[str, Entry]] = {}
             for entry in timed:

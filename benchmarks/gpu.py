@@ -2,6 +2,7 @@
 
     PYTHONPATH=. python benchmarks/gpu.py                  smoke, ops, kernels, bench, tune
     PYTHONPATH=. python benchmarks/gpu.py --stage bench    one stage; the file keeps the others' results
+    PYTHONPATH=. python benchmarks/gpu.py --stage drop-in  models of transformers and timm, accelerated
     PYTHONPATH=. python benchmarks/gpu.py --table          the results so far, also after a kill
     PYTHONPATH=. python benchmarks/gpu.py --plan           what would run and for how long; needs no device
     PYTHONPATH=. python benchmarks/gpu.py --wheels         commands that fetch and install missing packages
@@ -129,6 +130,11 @@ def _bench(run: Run, entries: Path) -> list[Command]:
     return [[PYTHON, "benchmarks/gpu_bench.py", f"--entries={entries}", *stand_in]]
 
 
+def _drop_in(run: Run, entries: Path) -> list[Command]:
+    tests = _pytest(["tests/gpu/test_drop_in_on_cuda.py"])(run, entries)
+    return [*tests, [*_bench(run, entries)[0], "--drop-in"]]
+
+
 def _tune(run: Run, entries: Path) -> list[Command]:
     if run.stand_in:
         entry_file.append(entries, {"case": "tune", "skipped": "no device to tune for"})
@@ -167,6 +173,9 @@ STAGES = (
     Stage(name="bench", budget=240, commands=_bench),
     Stage(name="tune", budget=65, commands=_tune),
 )
+# Needs transformers and timm, so it runs only when it is asked for.
+DROP_IN = Stage(name="drop-in", budget=240, commands=_drop_in)
+ALL = (AHEAD, *STAGES, DROP_IN)
 AFTER_AHEAD = ("smoke", "ops", "kernels")
 
 
@@ -182,7 +191,7 @@ def perform(stage: Stage, run: Run) -> dict[str, Any]:
         # Budgets are for a device; the CPU stand-in may take ten times as long.
         return stage.budget * (10 if run.stand_in else 1) - (time.monotonic() - began)
 
-    interpreted = run.stand_in and stage.name in ("smoke", "bench")
+    interpreted = run.stand_in and stage.name in ("smoke", "bench", "drop-in")
     environment = {"TRITON_INTERPRET": "1"} if interpreted else None
     for given in stage.commands(run, partial):
         for _ in range(1 + RESTARTS):
@@ -210,7 +219,7 @@ def perform(stage: Stage, run: Run) -> dict[str, Any]:
 
 def write(run: Run, stages: Stages, info: dict[str, Any]) -> None:
     """Write the whole results file, with the stages in order."""
-    ordered = {stage.name: stages[stage.name] for stage in (AHEAD, *STAGES) if stage.name in stages}
+    ordered = {stage.name: stages[stage.name] for stage in ALL if stage.name in stages}
     result = {"device": run.device, "info": info, "stages": ordered}
     write_text(run.results, json.dumps(result, indent=1) + "\n")
 
@@ -268,7 +277,7 @@ def _of_a_cpu(path: Path) -> bool:
 def tables(folder: Path) -> str:
     """One table per device, from its results file and the entries of unfinished stages."""
     slugs = {path.name.removesuffix(".json") for path in folder.glob("*.json") if not _of_a_cpu(path)}
-    for stage in (AHEAD, *STAGES):  # a device's name may contain dots
+    for stage in ALL:  # a device's name may contain dots
         suffix = f".{stage.name}.jsonl"
         slugs |= {path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}")}
     texts = []
@@ -278,7 +287,7 @@ def tables(folder: Path) -> str:
         except ValueError as error:
             stages = {}
             texts.append(str(error))
-        for stage in (AHEAD, *STAGES):
+        for stage in ALL:
             partial = folder / f"{slug}.{stage.name}.jsonl"
             if partial.exists():
                 found = entry_file.read(partial)
@@ -299,7 +308,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--stage", choices=[stage.name for stage in STAGES], help="run this stage only")
+    parser.add_argument("--stage", choices=[stage.name for stage in ALL[1:]], help="run this stage only")
     parser.add_argument(
         "--results",
         type=Path,
@@ -353,7 +362,7 @@ def unwritable(folder: Path) -> OSError | None:
 
 def selected(name: str | None) -> list[Stage]:
     """The stages to run, one or all, preceded by the compilation stage if they need it."""
-    chosen = [stage for stage in STAGES if name in (None, stage.name)]
+    chosen = [*STAGES] if name is None else [stage for stage in ALL if name == stage.name]
     return [AHEAD, *chosen] if chosen[0].name in AFTER_AHEAD else chosen
 
 

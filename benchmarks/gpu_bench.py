@@ -11,7 +11,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import bench_attention_pool, bench_space_time_attention, bench_tubelet_embed, model_on_cuda
+from benchmarks import (
+    bench_attention_pool,
+    bench_drop_in,
+    bench_space_time_attention,
+    bench_tubelet_embed,
+    model_on_cuda,
+)
 from benchmarks.cases import Case, Place, Step, device_is_dead, measure
 from benchmarks.entries import DEVICE_FAULT, Entry, append, read
 
@@ -29,6 +35,11 @@ def _copy(place: Place) -> Step:
     source = torch.randint(0, 256, (size,), dtype=torch.uint8, device=place.device)
     target = torch.empty_like(source)
     return lambda: target.copy_(source)
+
+
+def drop_in_cases() -> list[Case]:
+    """Models of other libraries, those that are installed."""
+    return list(bench_drop_in.cuda_cases())
 
 
 def cases() -> list[Case]:
@@ -58,12 +69,14 @@ def main() -> int:
     parser.add_argument(
         "--stand-in", action="store_true", help="tiny cases on the CPU, under TRITON_INTERPRET=1"
     )
+    parser.add_argument("--drop-in", action="store_true", help="models of other libraries instead")
     arguments = parser.parse_args()
     place = Place(device="cpu", tiny=True, backend="eager") if arguments.stand_in else Place()
     before = read(arguments.entries)
     done = {entry["case"] for entry in before}
     failed = any("failed" in entry for entry in before)
-    left = (case for case in cases() if str(case) not in done)
+    chosen = drop_in_cases() if arguments.drop_in else cases()
+    left = (case for case in chosen if str(case) not in done)
     for group, members in itertools.groupby(left, key=lambda case: case.group):
         found = []
         for case in members:

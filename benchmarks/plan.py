@@ -23,6 +23,7 @@ SPECIALISATIONS = 88  # of kernels, in all stages but bench and tune
 CHECKS, TESTS, DRAWS = 18, {"ops": 138, "kernels": 16}, 800
 COMPILED_TESTS = 3  # of ops
 CASES, COMPILED_CASES = 145, 20
+DROP_IN_TESTS, DROP_IN_CASES, LIBRARIES = 9, 40, 30.0  # the last: seconds to import transformers and timm
 
 
 def estimates() -> dict[str, tuple[float, str]]:
@@ -42,6 +43,10 @@ def estimates() -> dict[str, tuple[float, str]]:
         "bench": (
             PROCESS + (CASES - COMPILED_CASES) * CASE + COMPILED_CASES * COMPILED + CASES * HEAD_START,
             f"{CASES} cases, {COMPILED_CASES} of them compiled by torch",
+        ),
+        "drop-in": (
+            2 * (PROCESS + LIBRARIES) + DROP_IN_TESTS * 2 + DROP_IN_CASES * (CASE + HEAD_START + 1.5),
+            f"{DROP_IN_TESTS} tests, {DROP_IN_CASES} cases, if transformers and timm are installed",
         ),
         "tune": (PROCESS + TUNE_SECONDS, f"tune.py --limit {TUNE_SECONDS}"),
     }

@@ -4,6 +4,7 @@ from . import interrupt  # noqa: F401 (before torch is imported)
 
 # isort: split
 from . import crossmodal, layers, reference
+from .adapters import accelerate
 from .checkpoint import load_model, load_published, save_model
 from .csta_maps import AttentionMaps, attention_maps
 from .environment import info
@@ -11,7 +12,13 @@ from .graphs import GraphedModel
 from .inputs import ModelInputs
 from .int8 import quantize_int8
 from .model import HSTA, HSTAConfig, create_model, list_models
-from .ops import attention_pool, cls_cross_attention, space_time_attention, tubelet_embed
+from .ops import (
+    attention_pool,
+    cls_cross_attention,
+    few_query_attention,
+    space_time_attention,
+    tubelet_embed,
+)
 from .recompute import set_memory
 
 __version__ = "0.1.0"
@@ -22,11 +29,13 @@ __all__ = [
     "GraphedModel",
     "HSTAConfig",
     "ModelInputs",
+    "accelerate",
     "attention_maps",
     "attention_pool",
     "cls_cross_attention",
     "create_model",
     "crossmodal",
+    "few_query_attention",
     "info",
     "layers",
     "list_models",

@@ -12,6 +12,7 @@ from .ops.attention_backends import timed_faster
 # From the op's own file: `hsta_fast.ops.attention_pool` is the function.
 from .ops.attention_pool import auto_choice as attention_pool_choice
 from .ops.cls_cross_attention import auto_choice as cls_cross_attention_choice
+from .ops.few_query_attention import auto_choice as few_query_attention_choice
 from .ops.int8_linear import auto_choice as int8_linear_choice
 from .ops.linear import auto_choice as linear_choice
 from .ops.space_time_attention import auto_choice as space_time_attention_choice
@@ -21,6 +22,7 @@ _AUTO_CHOICES = {
     "space_time_attention": space_time_attention_choice,
     "attention_pool": attention_pool_choice,
     "cls_cross_attention": cls_cross_attention_choice,
+    "few_query_attention": few_query_attention_choice,
     "linear": linear_choice,
     "tubelet_embed": tubelet_embed_choice,
 }

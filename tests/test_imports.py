@@ -29,6 +29,7 @@ ARROWS: dict[str, str] = {
     "replaced": "",
     "recompute": "ops",
     "layers": "ops recompute replaced",
+    "adapters": "ops replaced",
     "crossmodal": "layers ops replaced",
     "inputs": "",
     "frame_checks": "inputs ops",
@@ -178,7 +179,7 @@ ARROWS: dict[str, str] = {
     "cli": "commands console extension files help_text interrupt spelling training.config "
     "training.config_file training.optim training.setting_groups training.stopping usage",
     "__main__": "cli",
-    "__init__": "interrupt reference ops crossmodal layers inputs int8 model csta_maps checkpoint "
+    "__init__": "adapters interrupt reference ops crossmodal layers inputs int8 model csta_maps checkpoint "
     "environment graphs recompute",
 }
 

@@ -296,6 +296,7 @@ def space_time_attention(
     v: Tensor | None = None,
     *,
     scale: float | None = None,
+    layout: str = "BNHD",
     impl: str = "auto",
 ) -> Tensor:
     """softmax(scale * q k') v per head: every space-time token attends to every other (HSTA, Eq. 3).
@@ -303,10 +304,13 @@ def space_time_attention(
     Called as `space_time_attention(qkv)` or `space_time_attention(q, k, v)`.
 
     Args:
-        qkv: (B, N, 3, H, D), the packed projection; or q (B, N, H, D) when `k` and `v` are given. A last
-            stride other than 1 costs a copy; other strides that are not multiples of 16 elements are slower.
+        qkv: (B, N, 3, H, D), the packed projection; or q (B, N, H, D) when `k` and `v` are given. Any
+            strides: a last one other than 1 costs a copy, others that are not multiples of 16 are slower.
         k: (B, M, H, D); M may differ from N.
         v: (B, M, H, D).
+        layout: "BNHD", or "BHND" for q, k, v and the result with heads before tokens, (B, H, N, D), as
+            scaled_dot_product_attention has them. No tensor is copied for it. The shapes alone do not say
+            which one is meant: with the wrong one heads would attend to heads, without an error.
         scale: factor of the scores, a number of either sign; D ** -0.5 when None.
         impl: "auto", "triton", "extension" or "torch". Triton supports float32, float16 and bfloat16 with
             D <= 128 on CUDA devices of compute capability >= 8.0, and on the CPU under TRITON_INTERPRET=1.
@@ -322,16 +326,27 @@ def space_time_attention(
             torch.backends.cuda.matmul.fp32_precision is "ieee" or "tf32".
 
     Returns:
-        (B, N, H, D), in the dtype of the input (float16, bfloat16, float32 or float64) or autocast's.
+        (B, N, H, D), in the dtype of the input (float16, bfloat16, float32 or float64) or autocast's. In
+        layout "BHND" (B, H, N, D), with the strides of a transposed (B, N, H, D).
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not match, an unknown `impl`, or "triton" or "extension"
-            where it cannot run.
+        ValueError: shapes, dtypes or devices that do not match, an unknown `layout` or `impl`, "BHND" with
+            the packed projection, or "triton" or "extension" where it cannot run.
         BuildError: impl="extension", and it cannot be built or loaded.
     """
     check((k is None) == (v is None), "arguments", "(qkv) or (q, k, v)", "only one of k and v")
+    if layout not in ("BNHD", "BHND"):
+        raise unexpected("layout", '"BNHD" or "BHND"', repr(layout))
     if k is None or v is None:
         check_shape("qkv", qkv, (None, None, 3, None, None), "(B, N, 3, H, D)")
+        check(layout == "BNHD", "layout", '"BNHD" for the packed projection', repr(layout))
+    elif layout == "BHND":
+        check_shape("q", qkv, (None, None, None, None), "(B, H, N, D)")
+        B, H, _, D = qkv.shape
+        check_shape("k", k, (B, H, None, D), "(B, H, M, D)")
+        check_shape("v", v, (B, H, k.shape[2], D), "(B, H, M, D)")
+        by_token = [x.transpose(1, 2) for x in (qkv, k, v)]
+        return space_time_attention(*by_token, scale=scale, impl=impl).transpose(1, 2)
     else:
         check_shape("q", qkv, (None, None, None, None), "(B, N, H, D)")
         B, _, H, D = qkv.shape

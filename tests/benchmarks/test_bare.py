@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu import OPS_TESTS, SANITIZED
-from benchmarks.gpu_bench import cases
-from benchmarks.plan import CASES, CHECKS, COMPILED_CASES, DRAWS, TESTS
+from benchmarks.gpu_bench import cases, drop_in_cases
+from benchmarks.plan import CASES, CHECKS, COMPILED_CASES, DRAWS, DROP_IN_CASES, DROP_IN_TESTS, TESTS
 from benchmarks.processes import ROOT
 from benchmarks.wheels import DATA
 from hsta_fast import extension
@@ -56,8 +56,12 @@ def test_all_tests_of_the_stages_are_collected(python: Path) -> None:
     command = ("-m", "pytest", "--collect-only", "-q", "-m", "gpu")
     found = [line for line in output(python, *command, "tests/gpu").splitlines() if "::" in line]
     kernels = [line for line in found if "test_random_shapes.py" in line]
-    assert {"ops": len(found) - len(kernels), "kernels": len(kernels)} == TESTS
-    assert {line.split("::")[0] for line in found} - {kernels[0].split("::")[0]} == set(OPS_TESTS)
+    drop_in = [line for line in found if "test_drop_in_on_cuda.py" in line]
+    assert {"ops": len(found) - len(kernels + drop_in), "kernels": len(kernels)} == TESTS
+    others = {line.split("::")[0] for line in (kernels[0], drop_in[0])}
+    assert {line.split("::")[0] for line in found} - others == set(OPS_TESTS)
+    pytest.importorskip("timm")
+    assert (len(drop_in), len(drop_in_cases())) == (DROP_IN_TESTS, DROP_IN_CASES)
     assert 2 * len(SEEDS) * DRAWS_OF_A_SEED == DRAWS
     assert 2 * len(SEEDS) == TESTS["kernels"]
 

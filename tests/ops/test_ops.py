@@ -27,6 +27,18 @@ CALLS: dict[str, tuple[tuple[Tensor, ...], dict[str, Any]]] = {
     "space_time_attention": ((rand(2, 5, 3, 2, 4),), {"scale": 0.3}),
     "attention_pool": ((rand(2, 3, 8), rand(2, 6, 8)), {"extra": rand(2, 8), "eps": 1e-5}),
     "cls_cross_attention": ((rand(2, 8), rand(2, 6, 8)), {**cross_weights(8), "num_heads": 4}),
+    "few_query_attention": (
+        (rand(2, 2, 6), rand(2, 7, 8)),
+        {
+            "q_weight": rand(12, 6),
+            "q_bias": rand(12),
+            "k_weight": rand(12, 8, seed=1),
+            "k_bias": rand(12, seed=1),
+            "v_weight": rand(9, 8, seed=2),
+            "v_bias": rand(9, seed=2),
+            "num_heads": 3,
+        },
+    ),
     "tubelet_embed": (
         (rand(2, 3, 4, 9, 9), rand(5, 3, 2, 4, 4), rand(5)),
         {"cls_token": rand(1, 1, 5), "pos_embed": rand(1, 9, 5)},
@@ -106,6 +118,24 @@ def test_unknown_implementation(op: str) -> None:
             {"k_weight": rand(8, 7)},
             "k_weight expected shape",
         ),
+        (
+            "few_query_attention",
+            (rand(3, 2, 6), rand(2, 7, 8)),
+            {},
+            "query expected a batch of 2 or 1, got 3",
+        ),
+        (
+            "few_query_attention",
+            (rand(2, 2, 6), rand(2, 7, 8)),
+            {"num_heads": 4},
+            r"num_heads expected a divisor of the widths \(12, 9\), got 4",
+        ),
+        (
+            "few_query_attention",
+            (rand(2, 2, 6), rand(2, 7, 8)),
+            {"k_weight": rand(11, 8)},
+            r"k_weight expected shape \(E, C\) = \(12, 8\)",
+        ),
         ("tubelet_embed", (rand(2, 4, 4, 9, 9), rand(5, 3, 2, 4, 4), rand(5)), {}, "video expected shape"),
         (
             "tubelet_embed",
@@ -162,6 +192,7 @@ TENSORS = [
                 "space_time_attention": ["qkv"],
                 "attention_pool": ["query", "tokens"],
                 "cls_cross_attention": ["cls", "tokens"],
+                "few_query_attention": ["query", "tokens"],
                 "tubelet_embed": ["video", "weight", "bias"],
             }[op]
         ),

@@ -1,0 +1,150 @@
+"""The published HSTA, and models with the same two attention modules, known by their structure.
+
+Their code is no package, so a class cannot be told by its name. A module is known by the names of its parts,
+and switched only if its forward and ours give the same (`switch_class`).
+"""
+
+from typing import Any, cast
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from .. import ops
+from .switching import Find, Left, Switch, Switched, bypassed, switch_class
+from .worth import absorbing_pays, fusing_pays
+
+_LIBRARIES = ("torch", "transformers", "timm")
+
+
+def finder(root: nn.Module) -> Find:
+    """Tells of each module of `root` whether it can be switched."""
+    return find
+
+
+def find(module: nn.Module) -> Switch | Left | None:
+    """The switch of a module with the parts of USTA's or CSTA's attention; None for any other."""
+    kind = type(module)
+    if kind.__module__.partition(".")[0] in _LIBRARIES or kind.__module__ == "hsta_fast.layers":
+        return None
+    linear = {name for name, child in module.named_children() if isinstance(child, nn.Linear)}
+    others = {name: child for name, child in module.named_children() if name not in linear}
+    if (
+        not all(isinstance(child, nn.Dropout | nn.Identity) for child in others.values())
+        or heads(module) is None
+    ):
+        return None
+    own = set(module._parameters)
+    if linear == {"qkv", "proj"} and own in ({"q_bias", "v_bias"}, set()):
+        width = cast(nn.Linear, module.qkv).in_features
+        return switch_class(
+            module, FusedSelfAttention, "space_time_attention", rows(width), note=note(module)
+        )
+    if linear == {"wq", "wk", "wv", "proj"} and not own:
+        width = cast(nn.Linear, module.wk).in_features
+        return switch_class(module, FirstRowAttention, "few_query_attention", rows(width), note=note(module))
+    return None
+
+
+def heads(module: nn.Module) -> int | None:
+    """The number of heads that an attention module names; None if it names none."""
+    found = vars(module).get("num_heads", vars(module).get("heads"))
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def rows(width: int) -> Any:
+    """Makes tokens (2, 65, width) to compare two forwards on."""
+
+    def sample() -> tuple[tuple[Tensor], dict[str, Tensor]]:
+        return (torch.randn(2, 65, width, dtype=torch.float64),), {}
+
+    return sample
+
+
+def attention_dropout(module: nn.Module) -> float:
+    """The rate of dropout on the attention weights."""
+    dropout = module._modules.get("attn_drop")
+    return dropout.p if isinstance(dropout, nn.Dropout) else 0.0
+
+
+def note(module: nn.Module) -> str:
+    """When the original forward still runs."""
+    rate = attention_dropout(module)
+    return f"as before in training: attention dropout {rate:g}" if rate else ""
+
+
+class _Projected(Switched):
+    """Attention with an output projection `proj`, and dropout after it where there is `proj_drop`."""
+
+    proj: nn.Linear
+    training: bool
+    _modules: dict[str, nn.Module | None]
+    _parameters: dict[str, nn.Parameter | None]
+
+    def _fast_output(self, attended: Tensor) -> Tensor:
+        out = ops.linear(attended, self.proj.weight, self.proj.bias)
+        dropout = self._modules.get("proj_drop")
+        return out if dropout is None else dropout(out)
+
+
+class FusedSelfAttention(_Projected):
+    """Self-attention with one product for q, k and v, whose biases may stand apart."""
+
+    qkv: nn.Linear
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        module = cast(nn.Module, self)
+        usable = (
+            not args
+            and not kwargs
+            and x.dim() == 3
+            and not (self.training and attention_dropout(module))
+            and bypassed(self.qkv, self.proj)
+            and fusing_pays(x, x.shape[1], x.shape[2])
+        )
+        if not usable:
+            return super().forward(x, *args, **kwargs)  # type: ignore[misc]
+        bias: Tensor | None = self.qkv.bias
+        q_bias, v_bias = (self._parameters.get(name) for name in ("q_bias", "v_bias"))
+        if q_bias is not None and v_bias is not None:
+            bias = torch.cat([q_bias, torch.zeros_like(v_bias), v_bias])
+        qkv = ops.linear(x, self.qkv.weight, bias)
+        qkv = rearrange(qkv, "b n (three h d) -> b n three h d", three=3, h=heads(module))
+        attended = ops.space_time_attention(qkv, scale=vars(self).get("scale"))
+        return self._fast_output(rearrange(attended, "b n h d -> b n (h d)"))
+
+
+class FirstRowAttention(_Projected):
+    """Attention of the first row, a CLS, to all rows: absorbed, without keys and values."""
+
+    _parts = ("wq", "wk", "wv")
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """(B, N, C) -> (B, 1, C)."""
+        module = cast(nn.Module, self)
+        q, k, v = (cast(nn.Linear, self._modules[name]) for name in self._parts)
+        num_heads = cast(int, heads(module))
+        usable = (
+            not args
+            and not kwargs
+            and x.dim() == 3
+            and not (self.training and attention_dropout(module))
+            and bypassed(q, k, v, self.proj)
+            and absorbing_pays(1, num_heads, x)
+        )
+        if not usable:
+            return super().forward(x, *args, **kwargs)  # type: ignore[misc]
+        attended = ops.few_query_attention(
+            x[:, :1],
+            x,
+            q_weight=q.weight,
+            q_bias=q.bias,
+            k_weight=k.weight,
+            k_bias=k.bias,
+            v_weight=v.weight,
+            v_bias=v.bias,
+            num_heads=num_heads,
+            scale=vars(self).get("scale"),
+        )
+        return self._fast_output(attended)
