@@ -169,12 +169,25 @@ ARROWS: dict[str, str] = {
     "profiling": "files crossmodal data environment layers memory model ops protocol published recompute "
     "spelling toolchain training.optim training.progress training.settings training.setup training.step "
     "training.step_graph",
+    "pretraining.settings": "data model spelling training.config training.settings pretraining.objective",
+    "pretraining.objective": "",
+    "pretraining.autoencoder": "layers model pretraining.objective",
+    "pretraining.folder": "files training.run_checks training.run_folder training.run_log",
+    "pretraining.data": "clips data spelling training.setup pretraining.settings",
+    "pretraining.loop": "data model training.distributed training.epoch_part training.loop training.optim "
+    "training.progress training.stopping pretraining.autoencoder pretraining.folder pretraining.objective "
+    "pretraining.settings",
+    "pretraining.pictures": "model protocol training.loop pretraining.loop pretraining.objective",
+    "pretraining.run": "checkpoint clips data files protocol training.stopping training.progress "
+    "training.provenance training.run_checks training.run_log training.setup pretraining.data "
+    "pretraining.folder pretraining.loop pretraining.pictures pretraining.settings",
+    "pretraining": "",
     # The top.
     "help_text": "",
     "interrupt": "",
     "usage": "spelling",
-    "commands": "environment extension files data data.doctor profiling synth synth.render protocol "
-    "training.ablate training.config training.evaluate training.runner training.setting_groups "
+    "commands": "data data.doctor environment extension files pretraining profiling protocol synth "
+    "synth.render training.ablate training.config training.evaluate training.runner training.setting_groups "
     "training.setup training.stopping training.workers usage",
     "cli": "commands console extension files help_text interrupt spelling training.config "
     "training.config_file training.optim training.setting_groups training.stopping usage",

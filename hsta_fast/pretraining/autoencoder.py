@@ -1,7 +1,7 @@
 """The model that is pretrained: the branches of an HSTA as encoders, each with a small decoder of its own.
 
-The encoder of a branch is its patch embedding, positions, USTA layers and last norm. CSTA and the head take no
-part. An encoder sees the CLS and the visible tokens only. The CLS stands among them because it does in the
+The encoder of a branch is its patch embedding, positions, USTA layers and last norm. CSTA and the head take
+no part. An encoder sees the CLS and the visible tokens only. The CLS stands among them because it does in the
 trained model: its layers must not meet it, as a key and a value, for the first time in the fine-tuning. The
 decoder sees the CLS too, so that the CLS of the last layer, which the head reads, learns as well.
 
@@ -106,7 +106,7 @@ class MaskedAutoencoder(nn.Module):
         x = model.patch_embed[key](frames, model.cls_token[key], model._positions(d, frames.shape))
         x = take_rows(x, torch.cat([torch.zeros_like(visible[:, :1]), 1 + visible], dim=1))
         for layer in model.blocks:
-            for block in cast(HSTALayer, layer).blocks[key]:
+            for block in cast(nn.ModuleList, cast(HSTALayer, layer).blocks[key]):
                 x = block(x)
         return model.norm[key](x)
 

@@ -80,7 +80,9 @@ def check_folder(path: Path, settings: dict[str, Any], *, resume: bool, overwrit
     """
     if not is_pretraining(path):
         if resume:
-            raise ValueError(f"--resume expected a pretraining in {path}, got none: without it, one is started")
+            raise ValueError(
+                f"--resume expected a pretraining in {path}, got none: without it, one is started"
+            )
         others = [name for name in dict.fromkeys((*FILES, *FILES_OF_RUNS, "folds")) if (path / name).exists()]
         others = [name for name in others if not name.startswith(".")]
         if others:
@@ -93,5 +95,3 @@ def check_folder(path: Path, settings: dict[str, Any], *, resume: bool, overwrit
             f"{path} exists: give --resume to continue it, --overwrite to delete it and start again, or "
             "another --name"
         )
-
-

@@ -24,8 +24,6 @@ from .folder import PretrainFolder
 from .objective import tube_masks
 from .settings import PretrainConfig
 
-SAVED = "saved: --resume continues the pretraining"
-
 
 @dataclass
 class Pretraining:
@@ -125,7 +123,7 @@ def train_epoch(training: Pretraining, epoch: int, progress: Progress) -> dict[s
             training.part = stopped
             save_checkpoint(training)
             when = f"SIGUSR1 in {where}, after step {step + 1} of {num_steps}"
-            raise stopping.Stopped(f"{when}; {SAVED}")
+            raise stopping.Stopped(f"{when}; saved: --resume continues the run")
     of_branches = dict(zip(BRANCHES, (totals / clips).tolist(), strict=True))
     loss = sum(of_branches.values())
     check_finite(loss, where, training.folder.state_file)

@@ -47,7 +47,7 @@ def take_rows(x: Tensor, rows: Tensor) -> Tensor:
 
 
 def cell_size(patch: int) -> int:
-    """The side of the squares over which "difference" is averaged: the largest divisor of p up to 4 pixels."""
+    """The side of the squares that "difference" is averaged over: the largest divisor of p up to 4."""
     return max(side for side in range(1, 5) if patch % side == 0)
 
 
@@ -57,7 +57,7 @@ def num_outputs(target: Target, depth: int, patch: int) -> int:
 
 
 def targets(frames: Tensor, target: Target, depth: int, patch: int) -> Tensor:
-    """What is to be predicted of each token: (B, N, `num_outputs`), float32, or float64 of float64 frames.
+    """What is to be predicted of each token: (B, N, `num_outputs`), in float32 or float64.
 
     Args:
         frames: (B, 3, T, H, W), uint8, or floating on the scale 0..1. Pixels outside whole patches are no
@@ -85,9 +85,7 @@ def targets(frames: Tensor, target: Target, depth: int, patch: int) -> Tensor:
     return rearrange(moved, "b (gt t) (gh p) (gw q) -> b (gt gh gw) (t p q)", t=depth, p=cells, q=cells)
 
 
-def reconstruction_loss(
-    predicted: Tensor, wanted: Tensor, num_visible: int, visible_weight: float
-) -> Tensor:
+def reconstruction_loss(predicted: Tensor, wanted: Tensor, num_visible: int, visible_weight: float) -> Tensor:
     """The mean squared error over the hidden tokens, plus `visible_weight` times that over the visible ones.
 
     predicted, wanted: (B, N, outputs), the visible tokens first.

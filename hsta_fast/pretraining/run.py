@@ -4,7 +4,6 @@ import json
 import time
 from contextlib import closing, suppress
 from dataclasses import asdict
-from pathlib import Path
 
 import pandas as pd
 
@@ -40,6 +39,8 @@ def pretrain(cfg: PretrainConfig) -> str:
     path = cfg.runs / cfg.name
     settings = {"objective": OBJECTIVE, **cfg.to_json()}
     check_folder(path, settings, resume=cfg.resume, overwrite=cfg.overwrite)
+    if cfg.resume and PretrainFolder(path).finished:
+        return f"{path} is finished: {path / 'model.safetensors'}"
     if not cfg.resume:
         cfg.as_training().check_warm_up()
     check_writable(cfg.runs, "--runs", cfg.runs)
@@ -88,7 +89,9 @@ def train(training: Pretraining, log: RunLog) -> str:
 
     cfg, folder, data = training.cfg, training.folder, training.data
     what = f"{len(data)} clips of {len(subjects_of(data))} subjects"
-    print("\n".join([f"{folder.path}: {what}, no labels", *remarks_and_faults(data.table, ", in faults.csv")]))
+    print(
+        "\n".join([f"{folder.path}: {what}, no labels", *remarks_and_faults(data.table, ", in faults.csv")])
+    )
     with closing(RunProgress(shown=True)) as run_progress:
         run_progress.start_run(folder, [0], cfg.epochs, log)
         with run_progress.training(0, "pretraining", cfg.epochs) as progress:
@@ -101,7 +104,9 @@ def train(training: Pretraining, log: RunLog) -> str:
     file = folder.path / "model.safetensors"
     save_model(model.cpu(), file, notes=notes(cfg, data))
     folder.state_file.unlink(missing_ok=True)
-    return f"{len(metrics)} epochs trained in {duration(seconds)}, loss {metrics[-1]['loss']:.4f}\nmodel: {file}"
+    return (
+        f"{len(metrics)} epochs trained in {duration(seconds)}, loss {metrics[-1]['loss']:.4f}\nmodel: {file}"
+    )
 
 
 def notes(cfg: PretrainConfig, data: ClipData) -> dict[str, str]:
@@ -111,9 +116,11 @@ def notes(cfg: PretrainConfig, data: ClipData) -> dict[str, str]:
     """
     subjects = subjects_of(data)
     datasets = ", ".join(sorted(set(data.table.clips["dataset"])))
+    branches = " and ".join(cfg.branches)
     said = (
-        f"{OBJECTIVE} (target {cfg.target}, mask ratio {cfg.mask_ratio:g}) of the {' and '.join(cfg.branches)} "
-        f"branch, on {len(data)} clips without labels of {len(subjects)} subjects ({datasets}), "
+        f"{OBJECTIVE} (target {cfg.target}, mask ratio {cfg.mask_ratio:g}, visible weight "
+        f"{cfg.visible_weight:g}) of the {branches} branch, on {len(data)} clips without labels of "
+        f"{len(subjects)} subjects ({datasets}), "
         f"{cfg.num_frames} frames of {cfg.image_size} pixels, {cfg.epochs} epochs, seed {cfg.seed}; "
         "CSTA and head are not trained"
     )

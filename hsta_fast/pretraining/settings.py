@@ -69,7 +69,7 @@ class PretrainConfig:
     target: Target = "difference"
     """What is predicted: difference (of each frame from the first, in squares of 4 pixels) or pixels
     (VideoMAE)."""
-    mask_ratio: float = 0.9
+    mask_ratio: float = 0.5
     """Share of the positions in the image that are hidden, at every time."""
     visible_weight: float = 1.0
     """Weight of the loss over visible tokens, beside that over the hidden ones; 0: hidden ones only
@@ -142,7 +142,9 @@ class PretrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON values, without how to start."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("resume", "overwrite")}
+        values = {
+            f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("resume", "overwrite")
+        }
         values["more_data"] = [str(path) for path in self.more_data]
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 

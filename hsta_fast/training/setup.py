@@ -340,10 +340,15 @@ def pick_device(
     return picked, torch.bfloat16 if rates.bfloat16_pays() else torch.float32, why
 
 
+def is_rendered(cfg: TrainConfig) -> bool:
+    """Whether any of the datasets is rendered."""
+    return any((root / "synthetic.json").exists() for root in roots_of(cfg))
+
+
 def caveats(cfg: TrainConfig) -> list[str]:
     """What a reader of the scores must know about the data and the labels, one sentence each."""
     notes = []
-    if any((root / "synthetic.json").exists() for root in roots_of(cfg)):
+    if is_rendered(cfg):
         notes.append(RENDERED)
     if cfg.shuffle_labels:
         notes.append("Control: labels shuffled among all clips.")
