@@ -270,7 +270,8 @@ def attention_pool_fwd(
     N = tokens.shape[1]
     M = N + (extra is not None)
     device, precision = device_of(tokens.device), _precision(tokens)
-    config = config_for("fwd", C, tokens.dtype, precision=precision, device=device)
+    chosen: dict[str, Any] = {"normalize": normalize, "precision": precision, "device": device}
+    config = config_for("fwd", C, tokens.dtype, **chosen)
     groups = triton.cdiv(R, QUERIES.value)
     (splits, share), second = plan(config, config, tokens, B * groups, device.processors)
     pooled = query.new_empty((B, R, C))
@@ -335,9 +336,10 @@ def attention_pool_bwd(
     N = tokens.shape[1]
     M = N + (extra is not None)
     device, precision = device_of(tokens.device), _precision(tokens)
-    config = config_for("bwd", C, tokens.dtype, precision=precision, device=device)
+    chosen: dict[str, Any] = {"normalize": normalize, "precision": precision, "device": device}
+    config = config_for("bwd", C, tokens.dtype, **chosen)
     groups = triton.cdiv(R, QUERIES.value)
-    of_two = config_for("bwd, two steps", C, tokens.dtype, precision=precision, device=device)
+    of_two = config_for("bwd, two steps", C, tokens.dtype, **chosen)
     (splits, share), second = plan(config, of_two, tokens, B, device.processors)
     dquery = query.new_empty((B, R, C))
     dextra = None if extra is None else query.new_empty((B, C))

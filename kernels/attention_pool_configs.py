@@ -65,6 +65,16 @@ _HALF = {
         MAX_WIDTH: Config(tokens=16, chunk=128, slices=8, stages=1, warps=8, residents=1),
     },
 }
+# Tokens as they are, not normalised: without float32 copies of a tile the registers of 4 warps suffice. On an
+# H100 with 16 queries, C = 1024 and B N = 131072: forward 0.116 ms instead of 0.173, backward 0.45 instead of
+# 0.65; backward at C = 768 0.122 instead of 0.176.
+_HALF_PLAIN = {
+    "fwd": {MAX_WIDTH: Config(tokens=16, chunk=256, slices=4, stages=3, warps=4, residents=1)},
+    "bwd": {
+        768: Config(tokens=16, chunk=256, slices=4, stages=3, warps=4, residents=1),
+        MAX_WIDTH: Config(tokens=16, chunk=256, slices=4, stages=3, warps=4, residents=1),
+    },
+}
 # For 99 KiB of shared memory (sm_86, sm_89, sm_120).
 _HALF_SMALL = {
     "fwd": {
@@ -112,11 +122,17 @@ def chunk_for(width: int, config: Config) -> int:
 
 
 def config_for(
-    kernel: str, width: int, dtype: torch.dtype, *, precision: str = "ieee", device: Device | None = None
+    kernel: str,
+    width: int,
+    dtype: torch.dtype,
+    *,
+    normalize: bool = True,
+    precision: str = "ieee",
+    device: Device | None = None,
 ) -> Config:
     """The configuration of "fwd", "bwd" or "bwd, two steps" for a width up to `MAX_WIDTH`.
 
-    `device` None means an H100.
+    `normalize`: whether tokens are normalised. `device` None means an H100.
     """
     device = device or of_capability(90)
     if dtype == torch.float32:
@@ -126,6 +142,8 @@ def config_for(
     widest = next(widest for widest in table if width <= widest)
     if dtype == torch.float32:
         return table[widest]
+    if not normalize and not device.small and widest in _HALF_PLAIN.get(kernel, {}):
+        return _HALF_PLAIN[kernel][widest]
     return tuned_config(Config, device.name, tuned_key(OP, kernel, widest)) or table[widest]
 
 

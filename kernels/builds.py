@@ -102,20 +102,25 @@ def attention_pool_build(
     *,
     accumulate: bool = False,
     two_steps: bool = False,
+    normalize: bool = True,
     precision: str = "bf16x6",
     device: Device = HOPPER,
 ) -> Build:
-    """One kernel of `pool.JITTED` on contiguous, normalised tokens after an extra row.
+    """One kernel of `pool.JITTED` on contiguous tokens after an extra row, or without one as they are.
 
     accumulate: the backward adds to existing gradients.
+    normalize: tokens are normalised; else the extra row is left out too, as few queries over tokens have it.
     two_steps: the kernel "sums" computes the sums over rows; for "sums" itself, those of the backward.
     """
     precision = precision if dtype == torch.float32 else "ieee"
     of = "fwd" if kernel == "fwd" else "bwd, two steps" if kernel == "bwd" and two_steps else "bwd"
-    config = config or pool_configs.config_for(of, width, dtype, precision=precision, device=device)
+    config = config or pool_configs.config_for(
+        of, width, dtype, normalize=normalize, precision=precision, device=device
+    )
     function = pool.JITTED[kernel]
-    settings = pool.meta(kernel, width, config, normalize=True, precision=precision)
+    settings = pool.meta(kernel, width, config, normalize=normalize, precision=precision)
     absent = [] if accumulate else ["accumulate_ptr"]
+    absent += [] if normalize else ["mean_ptr", "rstd_ptr"]
     if two_steps:
         absent += ["partial_ptr"] if kernel in ("fwd", "bwd") else []
         absent += ["max_ptr", "sum_ptr"]
@@ -138,6 +143,7 @@ def attention_pool_build(
         name += "" if config.hold else ", queries not held"
         name += ", accumulate" if accumulate else ""
         name += ", two steps" if two_steps else ""
+        name += "" if normalize else ", not normalised"
     elif kernel == "sums":
         name += ", of the backward" if two_steps else ""
     if "PRECISION" in settings and dtype == torch.float32:
@@ -169,6 +175,9 @@ def _attention_pool_shipped(device: Device) -> Iterator[Build]:
                 for kernel in ("fwd", "sums", "bwd"):
                     yield build(kernel, width, dtype, two_steps=True)
                 yield build("bwd", width, dtype, accumulate=True, two_steps=True)
+                if dtype != torch.float32 and width > 384:
+                    yield build("fwd", width, dtype, normalize=False)
+                    yield build("bwd", width, dtype, normalize=False)
 
 
 def shipped(capability: int = 90) -> Iterator[Build]:

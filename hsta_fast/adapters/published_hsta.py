@@ -99,9 +99,9 @@ class FusedSelfAttention(_Projected):
             not args
             and not kwargs
             and x.dim() == 3
+            and fusing_pays(x, x.shape[1], x.shape[2])
             and not (self.training and attention_dropout(module))
             and bypassed(self.qkv, self.proj)
-            and fusing_pays(x, x.shape[1], x.shape[2])
         )
         if not usable:
             return super().forward(x, *args, **kwargs)  # type: ignore[misc]
@@ -123,15 +123,15 @@ class FirstRowAttention(_Projected):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(B, N, C) -> (B, 1, C)."""
         module = cast(nn.Module, self)
-        q, k, v = (cast(nn.Linear, self._modules[name]) for name in self._parts)
         num_heads = cast(int, heads(module))
+        q, k, v = (cast(nn.Linear, self._modules[name]) for name in self._parts)
         usable = (
             not args
             and not kwargs
             and x.dim() == 3
+            and absorbing_pays(1, num_heads, x)
             and not (self.training and attention_dropout(module))
             and bypassed(q, k, v, self.proj)
-            and absorbing_pays(1, num_heads, x)
         )
         if not usable:
             return super().forward(x, *args, **kwargs)  # type: ignore[misc]

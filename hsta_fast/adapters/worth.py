@@ -12,9 +12,9 @@ _LEAST_ON_CUDA = 5e10
 
 def _hides_python(tensor: Tensor, flop: float) -> bool:
     """Whether the call is compiled, captured, on the CPU, or long enough to hide Python."""
-    if torch.compiler.is_compiling() or not tensor.is_cuda:
+    if not tensor.is_cuda or flop >= _LEAST_ON_CUDA:
         return True
-    return flop >= _LEAST_ON_CUDA or torch.cuda.is_current_stream_capturing()
+    return torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing()
 
 
 def absorbing_pays(queries: int, num_heads: int, tokens: Tensor) -> bool:
