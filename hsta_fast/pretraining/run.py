@@ -15,7 +15,7 @@ from ..protocol import import_matplotlib
 from ..training import stopping
 from ..training.progress import RunProgress, duration
 from ..training.provenance import Start
-from ..training.run_checks import read_starts
+from ..training.run_checks import check_clips, read_starts
 from ..training.run_log import RunLog, describe_error
 from ..training.setup import is_rendered, pick_device, remarks_and_faults
 from .data import clips_without_labels, load_clips, subjects_of
@@ -76,7 +76,13 @@ def pretrain(cfg: PretrainConfig) -> str:
 
 
 def write_tables(folder: PretrainFolder, clips: ClipTable) -> None:
-    """Write clips.csv and faults.csv."""
+    """Write clips.csv and faults.csv.
+
+    Raises:
+        ValueError: the pretraining was started on other clips.
+    """
+    if (before := folder.path / "clips.csv").exists():
+        check_clips(before, clips.clips, unknown=["label"])
     faults = pd.DataFrame([asdict(fault) for fault in clips.faults], columns=[*KEY, "what", "action"])
     kept = clips.clips.drop(columns=["frames", "label"])
     for name, table in {"clips.csv": kept, "faults.csv": faults}.items():

@@ -139,6 +139,18 @@ def test_a_finished_one_that_is_resumed_stays_as_it_is(whole: Path, faces: Path,
     assert len(metrics_of(tmp_path / "pretrain")) == 1
 
 
+def test_other_clips_cannot_continue_it(whole: Path, faces: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(faces, own)
+    table = pd.read_csv(own / "annotation.csv")
+    table.iloc[1:].to_csv(own / "annotation.csv", index=False)
+    shutil.copytree(whole, tmp_path / "pretrain")
+    (tmp_path / "pretrain/model.safetensors").unlink()
+    settings = SMALL | {"data": own, "runs": tmp_path, "leave_out": ("casme3/spno.4",)}
+    with pytest.raises(ValueError, match="started on other clips.*of its 18 clips 17 are among the 17 clips"):
+        pretrain(PretrainConfig(**settings, resume=True))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -190,17 +202,10 @@ def test_a_loss_that_is_no_number_ends_it(make_config: MakeConfig, tmp_path: Pat
 def test_a_plain_table_needs_no_column_of_emotions(
     faces: Path, make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    table = pd.read_csv(faces / "annotation.csv")
-    rows = [
-        {"subject": s, "clip": f"{s}-{i}", "path": f"{s}/a/color"} for i, s in enumerate(("spNO.1", "spNO.2"))
-    ]
-    assert len(table)
     own = tmp_path / "own"
-    own.mkdir()
-    for subject in ("spNO.1", "spNO.2"):
-        (own / subject).symlink_to(faces / subject)
-    shutil.rmtree(own)
-    shutil.copytree(faces, own, ignore=shutil.ignore_patterns("annotation*", "synthetic.json", "*.csv"))
+    shutil.copytree(faces, own, ignore=shutil.ignore_patterns("*.csv", "synthetic.json"))
+    subjects = ("spNO.1", "spNO.2")
+    rows = [{"subject": subject, "clip": "1", "path": f"{subject}/a/color"} for subject in subjects]
     pd.DataFrame(rows).to_csv(own / "clips.csv", index=False)
     text = pretrain(make_config(data=own, branches=("video",), epochs=1))
     assert "1 epochs trained" in text
