@@ -34,7 +34,7 @@ ARROWS: dict[str, str] = {
     "inputs": "",
     "frame_checks": "inputs ops",
     "model": "crossmodal frame_checks inputs layers ops",
-    "memory": "crossmodal model ops recompute",
+    "memory": "crossmodal model ops presets recompute",
     "csta_maps": "crossmodal model",
     "published": "model",
     "graphs": "ops",
@@ -42,6 +42,16 @@ ARROWS: dict[str, str] = {
     "wrappers": "model",
     "environment": "ops cpu_speed",
     "checkpoint": "files inputs int8 layers model wrappers",
+    "pretrained": "pretrained.branch pretrained.read pretrained.report pretrained.start",
+    "pretrained.patches": "",
+    "pretrained.report": "",
+    "pretrained.sources": "model",
+    "pretrained.encoder": "checkpoint model pretrained.sources",
+    "pretrained.read": "checkpoint files model pretrained.encoder pretrained.sources wrappers",
+    "pretrained.branch": "model pretrained.encoder pretrained.patches pretrained.report",
+    "pretrained.start": "checkpoint model pretrained.branch pretrained.encoder pretrained.read "
+    "pretrained.report",
+    "presets": "model pretrained",
     # Data.
     "data.action_units": "",
     "data.sampling": "",
@@ -128,14 +138,15 @@ ARROWS: dict[str, str] = {
     "training": "",
     "training.workers": "training.stopping",
     "training.paper_tables": "",
-    "training.settings": "model data recompute",
-    "training.config": "model data spelling training.settings",
+    "training.settings": "model data pretrained recompute",
+    "training.config": "model data presets spelling training.settings",
     "training.config_file": "files spelling",
     "training.setting_groups": "training.config training.settings",
     "training.optim": "model training.config",
     "training.compiled": "model",
     "training.step": "model training.config training.optim training.step_graph",
     "training.step_graph": "",
+    "training.initial": "clips model pretrained training.config training.run_checks",
     "training.splits": "clips data.clips protocol training.config",
     "training.run_checks": "files locks clips spelling",
     "training.run_log": "",
@@ -145,8 +156,8 @@ ARROWS: dict[str, str] = {
     "training.epoch_part": "training.distributed training.stopping",
     "training.run_folder": "files locks checkpoint protocol training.run_checks",
     "training.distributed": "layers model wrappers training.run_folder training.workers",
-    "training.setup": "environment files inputs data protocol spelling training.config training.splits "
-    "cpu_speed training.provenance training.run_checks",
+    "training.setup": "clips environment files inputs data protocol spelling training.config training.splits "
+    "cpu_speed training.initial training.provenance training.run_checks",
     "training.progress": "training.run_folder training.run_log training.scalars",
     "training.loop": "model data protocol training.compiled training.config training.optim "
     "training.progress training.run_folder training.setup training.step training.step_graph "
@@ -166,9 +177,9 @@ ARROWS: dict[str, str] = {
     "training.splits",
     "training.ablate": "files protocol spelling training.config training.optim training.paper_tables "
     "training.run_checks training.runner training.workers",
-    "profiling": "files crossmodal data environment layers memory model ops protocol published recompute "
-    "spelling toolchain training.optim training.progress training.settings training.setup training.step "
-    "training.step_graph",
+    "profiling": "files crossmodal data environment layers memory model ops presets protocol published "
+    "recompute spelling toolchain training.optim training.progress training.settings training.setup "
+    "training.step training.step_graph",
     "pretraining.settings": "data model spelling training.config training.settings pretraining.objective",
     "pretraining.objective": "",
     "pretraining.autoencoder": "layers model pretraining.objective",
@@ -179,8 +190,8 @@ ARROWS: dict[str, str] = {
     "pretraining.settings",
     "pretraining.pictures": "model protocol training.loop pretraining.loop pretraining.objective",
     "pretraining.run": "checkpoint clips data files protocol training.stopping training.progress "
-    "training.provenance training.run_checks training.run_log training.setup pretraining.data "
-    "pretraining.folder pretraining.loop pretraining.pictures pretraining.settings",
+    "training.initial training.provenance training.run_checks training.run_log training.setup "
+    "pretraining.data pretraining.folder pretraining.loop pretraining.pictures pretraining.settings",
     "pretraining": "",
     # The top.
     "help_text": "",
@@ -193,7 +204,7 @@ ARROWS: dict[str, str] = {
     "training.config_file training.optim training.setting_groups training.stopping usage",
     "__main__": "cli",
     "__init__": "adapters interrupt reference ops crossmodal layers inputs int8 model csta_maps checkpoint "
-    "environment graphs recompute",
+    "environment graphs presets recompute",
 }
 
 

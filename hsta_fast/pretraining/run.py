@@ -13,6 +13,7 @@ from ..data import ClipData, ClipTable
 from ..files import check_writable, make_folder, write_bytes, write_text
 from ..protocol import import_matplotlib
 from ..training import stopping
+from ..training.initial import PRETRAINED_SUBJECTS
 from ..training.progress import RunProgress, duration
 from ..training.provenance import Start
 from ..training.run_checks import check_clips, read_starts
@@ -130,5 +131,5 @@ def notes(cfg: PretrainConfig, data: ClipData) -> dict[str, str]:
         f"{cfg.num_frames} frames of {cfg.image_size} pixels, {cfg.epochs} epochs, seed {cfg.seed}; "
         "CSTA and head are not trained"
     )
-    found = {"pretraining": said, "pretrained_subjects": json.dumps(subjects, ensure_ascii=False)}
+    found = {"pretraining": said, PRETRAINED_SUBJECTS: json.dumps(subjects, ensure_ascii=False)}
     return found | ({"caveats": RENDERED} if is_rendered(cfg.as_training()) else {})
