@@ -55,9 +55,10 @@ lint: $(READY)
 
 check: lint test
 
-# Ours against its peers on this CPU, at most ten minutes; then the tables of the docs.
+# Ours against its peers on this CPU, at most ten minutes; then models of other libraries, as long; then the tables of the docs.
 bench: $(READY)
-	$(PYTEST) benchmarks --benchmark-only --results benchmarks/results
+	$(PYTEST) benchmarks --ignore benchmarks/bench_drop_in.py --benchmark-only --results benchmarks/results
+	$(PYTEST) benchmarks/bench_drop_in.py --benchmark-only --results benchmarks/results
 	$(BIN)/python -m benchmarks.docs
 
 # The measured tables of README.md and docs/, from benchmarks/results.

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks import docs_drop_in
 from benchmarks.compare import PRODUCT
 from benchmarks.entries import Entry
 from benchmarks.processes import ROOT
@@ -18,7 +19,7 @@ from benchmarks.table import GOALS, goal_line, timed_entries
 from benchmarks.targets import TARGETS, Target, Verdict, median_ms, ratio, verdict
 from hsta_fast.files import write_text
 
-PAGES = ("README.md", "docs/performance.md", "docs/performance-gpu.md", "docs/data.md")
+PAGES = ("README.md", "docs/performance.md", "docs/performance-gpu.md", "docs/data.md", "docs/drop-in.md")
 _BLOCK = re.compile(r"(<!-- measured: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 Results = Sequence[Record]
 
@@ -204,7 +205,6 @@ _CUDA_TABLES = {
     "csta": "CSTA with its projections, bfloat16",
     "tubelets": "tubelet embedding of uint8 frames, bfloat16",
     "hsta_base": "model, bfloat16",
-    "drop-in,": "models of other libraries, accelerated, bfloat16",
 }
 
 
@@ -246,6 +246,18 @@ def cuda_figures(folder: Path = RESULTS) -> str:
     return "\n".join(texts) or "Not measured.\n"
 
 
+def drop_in(results: Results, folder: Path) -> str:
+    """Models of other libraries before and after `accelerate`, on every machine."""
+    found = [(caption(record), docs_drop_in.of_cpu(record)) for record in results]
+    found += list(docs_drop_in.of_cuda(folder))
+    tables = [
+        f"{place}:\n\n{markdown(docs_drop_in.HEADER, docs_drop_in.table(rows))}"
+        for place, rows in found
+        if rows
+    ]
+    return "\n".join(tables) or "Not measured.\n"
+
+
 BLOCKS: dict[str, Callable[[Results], str]] = {
     "machines": machines,
     "targets": targets,
@@ -259,6 +271,10 @@ def block(name: str, results: Results, folder: Path) -> str:
         return cuda(folder)
     if name == "cuda figures":
         return cuda_figures(folder)
+    if name == "drop-in":
+        return drop_in(results, folder)
+    if name == "drop-in, in short":
+        return docs_drop_in.sentence(results, folder)
     if not results:
         return "Not measured.\n"
     return op(results, name.removeprefix("op: ")) if name.startswith("op: ") else BLOCKS[name](results)

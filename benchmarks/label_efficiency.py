@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from hsta_fast import load_model
 from hsta_fast.clips import natural_key
 from hsta_fast.files import write_bytes, write_text
 from hsta_fast.pretraining.run import pretrain
@@ -27,6 +26,7 @@ from hsta_fast.pretraining.settings import PretrainConfig
 from hsta_fast.protocol import Fold, score
 from hsta_fast.protocol.plots import as_shipped, new_figure, png
 from hsta_fast.training.config import TrainConfig
+from hsta_fast.training.initial import InitialWeights
 from hsta_fast.training.loop import build, predict, train_epoch
 from hsta_fast.training.progress import Progress
 from hsta_fast.training.run_folder import FoldFolder
@@ -79,12 +79,9 @@ def trained_score(exp: Experiment, runs: Path, number: int, seed: int, start: Pa
     chosen = np.random.default_rng(seed).permutation(known)[:number]
     rows = [np.flatnonzero(np.isin(exp.data.subjects, names)) for names in (chosen, test)]
     fold = Fold(name="test", train=rows[0], test=rows[1])
-    exp = replace(exp, cfg=replace(exp.cfg, epochs=EPOCHS[number], seed=seed))
+    cfg = replace(exp.cfg, epochs=EPOCHS[number], seed=seed, init=start)
+    exp = replace(exp, cfg=cfg, initial=InitialWeights(cfg))
     training = build(exp, FoldFolder(runs / "training"), fold, (number,))
-    if start is not None:
-        of_start = {k: v for k, v in load_model(start).state_dict().items() if not k.startswith("head.")}
-        missing = training.model.load_state_dict(of_start, strict=False).missing_keys
-        assert missing == ["head.weight", "head.bias"], missing
     for epoch in range(EPOCHS[number]):
         train_epoch(training, epoch, Progress())
     predicted: Tensor = predict(exp, training.model, fold.test).argmax(1)

@@ -3,11 +3,12 @@
 from . import interrupt  # noqa: F401 (before torch is imported)
 
 # isort: split
-from . import crossmodal, layers, reference
+from . import crossmodal, hub, layers, reference
 from .adapters import accelerate
 from .checkpoint import load_model, load_published, save_model
 from .csta_maps import AttentionMaps, attention_maps
 from .environment import info
+from .export import export_onnx, export_pt2
 from .graphs import GraphedModel
 from .inputs import ModelInputs
 from .int8 import quantize_int8
@@ -36,7 +37,10 @@ __all__ = [
     "cls_cross_attention",
     "create_model",
     "crossmodal",
+    "export_onnx",
+    "export_pt2",
     "few_query_attention",
+    "hub",
     "info",
     "layers",
     "list_models",

@@ -213,12 +213,7 @@ def save_model(
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"path expected a name that ends in .safetensors, got {path}")
-    hsta, state = unwrap(model)
-    if any(isinstance(module, Int8USTA) for module in hsta.modules()):
-        raise ValueError(
-            "model expected float parameters, got int8: save the float model, quantize_int8 is quick"
-        )
-    _check_unchanged(hsta, state)
+    hsta, state = _unwrap_unchanged(model)
     metadata: dict[str, str] = {}
     for name, given in (("model.notes", hsta.notes), ("notes", {} if notes is None else notes)):
         if not isinstance(given, Mapping):
@@ -240,6 +235,30 @@ def save_model(
         {key: value.cpu().clone().contiguous() for key, value in state.items()}, metadata
     )
     write_atomically(path, lambda file: file.write(data))
+
+
+def plain_copy(model: nn.Module | Callable[..., Any]) -> HSTA:
+    """A copy of the HSTA in `model`, on the CPU and in eval mode, as `load_model` reads what is saved of it.
+
+    Raises:
+        ValueError: the model, as in `save_model`.
+    """
+    hsta, state = _unwrap_unchanged(model)
+    copy = _empty_model(hsta.config)
+    copy.inputs, copy.notes = hsta.inputs, hsta.notes
+    copy.load_state_dict({key: value.detach().cpu().clone() for key, value in state.items()}, assign=True)
+    return copy.eval()
+
+
+def _unwrap_unchanged(model: nn.Module | Callable[..., Any]) -> tuple[HSTA, dict[str, Tensor]]:
+    """The HSTA in `model` and its whole state dict; ValueError unless its configuration describes it."""
+    hsta, state = unwrap(model)
+    if any(isinstance(module, Int8USTA) for module in hsta.modules()):
+        raise ValueError(
+            "model expected float parameters, got int8: take the float model, quantize_int8 is quick"
+        )
+    _check_unchanged(hsta, state)
+    return hsta, state
 
 
 def _check_unchanged(hsta: HSTA, state: Mapping[str, Tensor]) -> None:
@@ -324,26 +343,75 @@ def load_model(path: Path | str) -> HSTA:
         ValueError: the file is damaged, was not written by `save_model`, or does not match its configuration.
     """
     state = read_weights(path)
+    metadata = _metadata(path)
+    if _CONFIG_KEY not in metadata:
+        raise ValueError(f"{path} expected the configuration of an HSTA model, got none")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-        written = json.loads(metadata.pop(_CONFIG_KEY))
-        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in written.items()}
-        config = HSTAConfig(**settings)
-        model = _empty_model(config)
-    except KeyError:
-        raise ValueError(f"{path} expected the configuration of an HSTA model, got none") from None
-    except (ValueError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        config = config_from(json.loads(metadata.pop(_CONFIG_KEY)))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path} expected the configuration of an HSTA model, got a faulty one: {error}"
         ) from error
+    inputs = None
     if _INPUTS_KEY in metadata:
         try:
-            model.inputs = ModelInputs.from_json(metadata.pop(_INPUTS_KEY))
+            inputs = ModelInputs.from_json(metadata.pop(_INPUTS_KEY))
         except ValueError as error:
             raise ValueError(f"{path} expected to say what the model was trained on: {error}") from error
-        _check_classes(f"{path}: inputs", model.inputs, config)
-    model.notes = metadata
+    return _filled(path, state, config, inputs, metadata)
+
+
+def load_described(
+    path: Path | str, config: HSTAConfig, inputs: ModelInputs | None, notes: Mapping[str, str]
+) -> HSTA:
+    """As `load_model`, of a file whose model is described elsewhere too.
+
+    A file that does not describe its model, such as one that another program wrote again, is read by this
+    description.
+
+    Raises:
+        ValueError: as in `load_model`, or the file describes its model otherwise.
+    """
+    if _CONFIG_KEY not in _metadata(path):
+        return _filled(path, read_weights(path), config, inputs, notes)
+    model = load_model(path)
+    given = asdict(config) | {"inputs": inputs, "notes": dict(notes)}
+    found = asdict(model.config) | {"inputs": model.inputs, "notes": dict(model.notes)}
+    if differing := [name for name in given if given[name] != found[name]]:
+        got = ", ".join(f"{name} {found[name]} instead of {given[name]}" for name in differing)
+        raise ValueError(f"{path} expected the model that is described beside it, got {got}")
+    return model
+
+
+def config_from(written: Mapping[str, Any]) -> HSTAConfig:
+    """The configuration from the values that JSON has of it; ValueError or TypeError if they are faulty."""
+    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in written.items()}
+    return HSTAConfig(**settings)
+
+
+def _metadata(path: Path | str) -> dict[str, str]:
+    """What a .safetensors file says beside its tensors; ValueError if it cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} expected a .safetensors file, got a damaged or other one: {error}"
+        ) from error
+
+
+def _filled(
+    path: Path | str,
+    state: Mapping[str, Tensor],
+    config: HSTAConfig,
+    inputs: ModelInputs | None,
+    notes: Mapping[str, str],
+) -> HSTA:
+    """The model of `config` with the weights `state` of the file `path`."""
+    model = _empty_model(config)
+    if inputs is not None:
+        _check_classes(f"{path}: inputs", inputs, config)
+    model.inputs, model.notes = inputs, notes
     state = plain_keys(state)
     _check_entries(str(path), {key: value.shape for key, value in model.state_dict().items()}, state)
     _check_values(str(path), state)

@@ -138,6 +138,26 @@ def evaluate(
     print(evaluate(path, data, int8=int8))
 
 
+def export(
+    path: Annotated[Path, tyro.conf.Positional], fold: str | None = None, out: Path | None = None
+) -> None:
+    """Write a run's model as a file for other programs.
+
+    ONNX for onnxruntime and others, or a program of torch.export, which torch runs without hsta_fast. The
+    file is compared with the model, and kept only if it computes the same.
+
+    Args:
+        path: the run's folder, such as runs/hsta.
+        fold: the name of the fold whose model it is; by default the first one.
+        out: the file, .onnx or .pt2; by default <run>-<number of the fold>.onnx in this folder.
+    """
+    from .training.run_models import check_out, export
+
+    with as_usage_error():
+        check_out(out)
+    print(export(path, fold, out))
+
+
 def audit(
     path: Annotated[Path, tyro.conf.Positional],
     clips: Path | None = None,

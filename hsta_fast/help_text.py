@@ -6,7 +6,7 @@ from collections.abc import Mapping
 GROUPS = {
     "data": ("synth", "doctor", "prepare"),
     "training": ("pretrain", "train", "evaluate", "ablate"),
-    "results": ("audit", "compare"),
+    "results": ("audit", "compare", "export"),
     "machine": ("info", "profile", "build", "completion"),
 }
 
@@ -42,6 +42,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "evaluate": (
         "hsta-fast evaluate runs/casme3",
         "hsta-fast evaluate runs/casme3 --data /moved/casme3",
+    ),
+    "export": (
+        "hsta-fast export runs/casme3 --out casme3.onnx",
+        "hsta-fast export runs/casme3 --fold casme3/spNO.7 --out casme3.pt2",
     ),
     "audit": (
         "hsta-fast audit runs/casme3/predictions.csv --clips runs/casme3/clips.csv",

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from .crossmodal import CrossmodalSpaceTimeAttention, reason_to_copy
 from .frame_checks import check_packed, check_tensor, check_values, may_read, other_size
+from .hub_methods import HubMethods
 from .inputs import ModelInputs
 from .layers import LN_EPS, USTA, TubeletEmbed
 from .ops.choice import transformed
@@ -98,8 +99,7 @@ class HSTAConfig:
             self.branches in (BRANCHES, *((b,) for b in BRANCHES)), "branches", f"{BRANCHES} or one of them"
         )
         check(self.head in get_args(Head), "head", f"one of {get_args(Head)}")
-        ratio = self.mlp_ratio
-        check(isinstance(ratio, int | float) and ratio > 0, "mlp_ratio", "a number > 0")
+        check(isinstance(self.mlp_ratio, int | float) and self.mlp_ratio > 0, "mlp_ratio", "a number > 0")
         for branch, width, heads in zip(BRANCHES, self.widths, self.num_heads, strict=True):
             check(
                 width % heads == 0, "num_heads", f"divisors of the widths {self.widths} ({branch}: {width})"
@@ -181,7 +181,7 @@ def _not_torchscript(got: str) -> RuntimeError:
     return RuntimeError(f"HSTA expected torch.export.export, or torch.compile, got {got}")
 
 
-class HSTA(nn.Module):
+class HSTA(nn.Module, HubMethods):
     """Hierarchical Space-Time Attention (Eq. 14-16): clips to logits.
 
     Parameters are initialised as in the paper's code: linear layers and CLS with a truncated normal of 0.02,

@@ -126,18 +126,52 @@ def test_dropout_under_autocast() -> None:
     assert backend.graphs == 1 and torch.equal(*logits)
 
 
+def calls_of(program: torch.export.ExportedProgram) -> list[Any]:
+    """The operations of a program, also those of the graphs inside it."""
+    graphs = [m for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
+    nodes = [node for graph in graphs for node in graph.graph.nodes]
+    return [node for node in nodes if isinstance(node.target, torch._ops.OpOverload)]
+
+
 @pytest.mark.parametrize(("strict", "overrides"), [(False, {}), (True, {"head": "mean", "csta": False})])
 def test_exported_with_any_batch(strict: bool, overrides: dict[str, object], tmp_path: Path) -> None:
     model, batch = tiny(**overrides).eval(), torch.export.Dim("B")
     given = frames(B=4)
     sizes = {name: {0: batch} for name in given}
     program = torch.export.export(model, (), given, dynamic_shapes=sizes, strict=strict)
+    assert "hsta_fast" not in {node.target.namespace for node in calls_of(program)}
     torch.export.save(program, tmp_path / "model.pt2")
     for run in (program, torch.export.load(tmp_path / "model.pt2")):
         for B in (1, 7):
             torch.testing.assert_close(
                 run.module()(**frames(B=B)), model(**frames(B=B)), rtol=1e-12, atol=1e-12
             )
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_each_exported_op_is_made_of_torchs_own(strict: bool) -> None:
+    """Whatever runs here otherwise, in the forward and with a gradient asked for."""
+
+    class Ops(torch.nn.Module):
+        def forward(self, video: Tensor, weight: Tensor, tokens: Tensor, vector: Tensor) -> Tensor:
+            qkv = tokens.view(2, -1, 3, 2, 4)
+            pooled, weights = hsta_fast.attention_pool(tokens[0, :2], tokens, return_weights=True)
+            embedded = hsta_fast.tubelet_embed(video, weight, vector, mean=(0.5,) * 3, std=(0.5,) * 3)
+            sums = hsta_fast.space_time_attention(qkv).sum() + pooled.sum() + weights.square().sum()
+            sums = sums + hsta_fast.space_time_attention(*qkv.unbind(2)).sum() + embedded.sum()
+            matrix = tokens[0, :24]
+            vectors = dict.fromkeys(("norm_weight", "norm_bias", "q_bias", "k_bias", "v_bias"), vector)
+            weights = dict.fromkeys(("q_weight", "k_weight", "v_weight"), matrix)
+            given: dict[str, Any] = {**vectors, **weights, "num_heads": 3}
+            attended = hsta_fast.cls_cross_attention(tokens[:, 0], tokens, **given)
+            return sums + attended.sum()
+
+    torch.manual_seed(0)
+    video = torch.randint(0, 256, (2, 3, 2, 16, 16), dtype=torch.uint8)
+    given = (video, torch.randn(24, 3, 2, 8, 8), torch.randn(2, 30, 24), torch.randn(24).requires_grad_())
+    program = torch.export.export(Ops(), given, strict=strict)
+    assert "hsta_fast" not in {node.target.namespace for node in calls_of(program)}
+    torch.testing.assert_close(program.module()(*given), Ops()(*given))
 
 
 @pytest.mark.parametrize("tracing_mode", ["fake", "symbolic"])

@@ -33,7 +33,8 @@ ARROWS: dict[str, str] = {
     "crossmodal": "layers ops replaced",
     "inputs": "",
     "frame_checks": "inputs ops",
-    "model": "crossmodal frame_checks inputs layers ops",
+    "hub_methods": "",
+    "model": "crossmodal frame_checks hub_methods inputs layers ops",
     "memory": "crossmodal model ops presets recompute",
     "csta_maps": "crossmodal model",
     "published": "model",
@@ -52,6 +53,9 @@ ARROWS: dict[str, str] = {
     "pretrained.start": "checkpoint model pretrained.branch pretrained.encoder pretrained.read "
     "pretrained.report",
     "presets": "model pretrained",
+    "export": "checkpoint files inputs model",
+    "model_card": "clips inputs model protocol",
+    "hub": "checkpoint files inputs model model_card training.run_models",
     # Data.
     "data.action_units": "",
     "data.sampling": "",
@@ -166,6 +170,7 @@ ARROWS: dict[str, str] = {
     "training.setup locks",
     "training.dry_run": "clips data environment protocol training.loop training.optim training.run_checks "
     "training.run_folder training.setup training.splits memory",
+    "training.run_models": "checkpoint export protocol training.run_checks training.run_folder",
     "training.evaluate": "clips checkpoint int8 protocol training.config training.gallery training.loop "
     "training.run_checks training.run_folder training.setup",
     "training.runner": "clips files checkpoint protocol training.config training.dry_run "
@@ -197,14 +202,15 @@ ARROWS: dict[str, str] = {
     "help_text": "",
     "interrupt": "",
     "usage": "spelling",
-    "commands": "data data.doctor environment extension files pretraining profiling protocol synth "
-    "synth.render training.ablate training.config training.evaluate training.runner training.setting_groups "
+    "commands": "environment extension files data data.doctor pretraining profiling synth synth.render "
+    "protocol training.ablate training.config training.evaluate training.run_models training.runner "
+    "training.setting_groups "
     "training.setup training.stopping training.workers usage",
     "cli": "commands console extension files help_text interrupt spelling training.config "
     "training.config_file training.optim training.setting_groups training.stopping usage",
     "__main__": "cli",
     "__init__": "adapters interrupt reference ops crossmodal layers inputs int8 model csta_maps checkpoint "
-    "environment graphs presets recompute",
+    "environment graphs presets recompute export hub",
 }
 
 
@@ -269,7 +275,8 @@ def test_import_does_no_work() -> None:
     """No compiler, no Triton, no GPU, no output, and no packages that only training needs."""
     code = (
         "import sys, hsta_fast, torch; "
-        "heavy = {'triton', 'cv2', 'pandas', 'matplotlib', 'sklearn', 'tyro', 'PIL', 'jinja2'}; "
+        "heavy = {'triton', 'cv2', 'pandas', 'matplotlib', 'sklearn', 'tyro', 'PIL', 'jinja2', "
+        "'huggingface_hub', 'onnx', 'onnxscript', 'onnxruntime'}; "
         "heavy &= set(sys.modules); "
         "assert not heavy, heavy; assert not torch.cuda.is_initialized()"
     )

@@ -120,7 +120,7 @@ def test_for_inference_only(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="an int8 model expected eval mode, got training mode"):
         quantised.train()(*clip())
     path = tmp_path / "model.safetensors"
-    with pytest.raises(ValueError, match="model expected float parameters, got int8: save the float model"):
+    with pytest.raises(ValueError, match="model expected float parameters, got int8: take the float model"):
         hsta_fast.save_model(quantised, path)
     assert not path.exists()
 

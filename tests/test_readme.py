@@ -1,6 +1,7 @@
 """The README's code runs, and links in the docs lead somewhere."""
 
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,23 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+def examples(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/drop-in.md"])
+def test_the_report_on_a_model_is_as_shown(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("transformers")
+    code = next(code for code in examples(page) if "accelerate(" in code)
+    exec(compile(code, page, "exec"), {})
+    shown = textwrap.indent(capsys.readouterr().out, "    ")
+    assert shown in (ROOT / page).read_text()
+
+
 def test_the_python_in_the_readme_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    code = examples("README.md")[0]
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
     assert "torch.Size([2, 7])" in capsys.readouterr().out

@@ -17,6 +17,7 @@ from .choice import (
     Choice,
     accounted,
     check_supported,
+    exporting,
     resolve,
     transformed,
     triton_unsupported_reason,
@@ -364,7 +365,7 @@ def attention_pool(
         query, extra = query.to(tokens.dtype), None if extra is None else extra.to(tokens.dtype)
     check_same({"query": query, "tokens": tokens} | ({} if extra is None else {"extra": extra}))
     chosen = choose(impl, tokens)
-    if transformed():
+    if transformed() or (chosen == "torch" and exporting()):
         out = _plain(query, tokens, extra, normalize=normalize, eps=eps)
         return out if return_weights else out[0]
     pooled, _, lse, _, _, scores = _fwd(query, tokens, extra, normalize, eps, return_weights, chosen)

@@ -66,7 +66,10 @@ def exporting() -> bool:
 
 
 def resolve(impl: str, auto: Choice, known: tuple[str, ...]) -> str:
-    """The implementation to run for the argument `impl` of an op; "torch" for "auto" where `transformed`.
+    """The implementation to run for the argument `impl` of an op.
+
+    "auto" is "torch" where `transformed`, and where `exporting`: an exported program has torch's own
+    operations alone, so that it runs where hsta_fast is not installed.
 
     Raises:
         ValueError: `impl` is neither "auto" nor in `known`, or not "auto" or "torch" where `transformed`.
@@ -74,7 +77,9 @@ def resolve(impl: str, auto: Choice, known: tuple[str, ...]) -> str:
     if impl not in ("auto", *known):
         raise unexpected("impl", f"one of {('auto', *known)}", repr(impl))
     if not transformed():
-        return auto.impl if impl == "auto" else impl
+        if impl != "auto":
+            return impl
+        return "torch" if exporting() else auto.impl
     if impl not in ("auto", "torch"):
         raise unexpected("impl", '"auto" or "torch" under torch.func and in forward mode', repr(impl))
     return "torch"

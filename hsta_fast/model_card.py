@@ -1,0 +1,195 @@
+"""The model card: what a model is, what it was trained on, what it scored, and what nobody may read into it.
+
+Every number of a score comes from the predictions of a run. No subject, no path and no user is named.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .clips import counted
+from .inputs import ModelInputs
+from .model import HSTA
+
+_LIMITS = (
+    "Recognising a facial movement is not knowing what someone feels, means or hides. The model detects no "
+    "lies and no intent, and must not be used to judge people.",
+    "It expects cropped faces, and special frames from onset and apex: other faces, cameras and movements "
+    "than those of its training data are untried.",
+)
+_USE = """```python
+import hsta_fast
+
+model = hsta_fast.HSTA.from_pretrained("folder or owner/name")
+probabilities = model({given}).softmax(1)  # uint8 frames; `model.inputs` says which
+```"""
+# Notes of a model file that the card shows in its first lines.
+_FIRST = {"leaky": "Leaky", "caveats": "Read this first"}
+
+
+def model_card(model: HSTA, run: Path | None = None, fold: str | None = None) -> str:
+    """The text of README.md, in Markdown with the hub's header.
+
+    Args:
+        model: the model.
+        run: the run that trained it.
+        fold: the fold of the run whose model it is.
+
+    Raises:
+        ValueError: a file of the run is missing or cannot be read.
+    """
+    warnings = {title: model.notes[name] for name, title in _FIRST.items() if name in model.notes}
+    if run is None or fold is None:
+        unknown = "Not stated: this card was written without the run that trained the model."
+        sections = {"Training data, protocol and score": [unknown]}
+    else:
+        of_run, sections = _of_run(run, fold)
+        warnings = {**warnings, **of_run}
+    rest = [f"- {name}: {text}" for name, text in sorted(model.notes.items()) if name not in _FIRST]
+    parts = [
+        _HEADER,
+        "# HSTA, micro-expressions",
+        *(f"> **{title}.** {warnings[title]}" for title in _FIRST.values() if title in warnings),
+        _what_it_is(model),
+        _USE.format(given=", ".join(name for name in ("video", "special") if name in model.config.branches)),
+        *(part for title, body in sections.items() for part in (f"## {title}", *body)),
+        "## Limits",
+        "\n".join(f"- {limit}" for limit in _LIMITS),
+    ]
+    if rest:
+        parts += ["## Notes and licences", "\n".join(rest)]
+    return "\n\n".join(parts) + "\n"
+
+
+_HEADER = """---
+library_name: hsta_fast
+pipeline_tag: video-classification
+tags:
+- micro-expressions
+- hsta
+---"""
+
+
+def _what_it_is(model: HSTA) -> str:
+    count = sum(parameter.numel() for parameter in model.parameters())
+    c = model.config
+    lines = [
+        f"Hierarchical Space-Time Attention (HSTA) with {count / 1e6:.1f} M parameters: a clip's frames to "
+        f"logits of {c.num_classes} classes. {c.num_layers} layers, branches {' and '.join(c.branches)}, "
+        f"widths {c.widths[0]} (special) and {c.widths[1]} (video)."
+    ]
+    if model.inputs is None:
+        return lines[0] + " The file does not say what it was trained on."
+    return "\n\n".join([*lines, _inputs_text(model.inputs)])
+
+
+def _inputs_text(inputs: ModelInputs) -> str:
+    special = f"optical flow ({inputs.flow})" if inputs.flow else f"{' and '.join(inputs.special)} frames"
+    return "\n".join(
+        [
+            f"- Classes, in the order of the logits: {', '.join(inputs.classes)}",
+            f"- Frames: {inputs.image_size} x {inputs.image_size} RGB; video: {inputs.num_frames} frames, "
+            f"{inputs.sampling} from onset to offset; special: {special}, apex {inputs.apex}",
+            f"- Made with {', '.join(f'{name} {number}' for name, number in inputs.versions.items())}",
+        ]
+    )
+
+
+def _of_run(run_dir: Path, fold: str) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """What the first lines must say of a run, and the sections on its data, protocol, score and audit."""
+    from .protocol.overlap import LEAKS
+    from .protocol.run_scores import TRAIN_COUNTS, read_run
+
+    run = read_run(run_dir)
+    status, verdict = _audit(run_dir)
+    # Of the notes, those that name subjects are left to the audit's verdict.
+    notes = [note for note in run.notes if not note.startswith("Leak:")]
+    leaky = [*run.leaky, *([verdict] if status == LEAKS and not run.leaky else [])]
+    first = {"Leaky": " ".join(leaky)} if leaky else {}
+    if notes:
+        first["Read this first"] = " ".join(notes)
+    own = run.predictions[run.predictions["fold"] == fold]
+    trained_on = dict(zip(run.classes, run.config[TRAIN_COUNTS].get(fold, ()), strict=False))
+    of_training = ", ".join(f"{name} {count}" for name, count in trained_on.items())
+    people = own.groupby(["dataset", "subject"]).ngroups
+    rows = [f"| {name} | {n} | {clips} |" for name, n, clips, *_ in run.datasets.itertuples(index=False)]
+    settings = {name: run.config.get(name) for name in ("epochs", "batch_size", "lr", "seed")}
+    sections = {
+        "Training data": [
+            "\n".join(["| dataset | subjects tested | clips tested |", "|---|---|---|", *rows]),
+            f"Labels: {run.config.get('labels')}. Clips that trained this model, by class: {of_training}. "
+            "The frames belong to the owners of the datasets; their terms hold for use of the model too.",
+        ],
+        "Protocol": [
+            f"`{run.config.get('protocol')}`: {len(run.folds)} of {run.num_folds} folds are tested. This is "
+            f"the model of one of them; it did not train on the {counted(len(own), 'clip')} of "
+            f"{counted(people, 'subject')} that it was tested on. Epoch: {run.epoch} "
+            f"Settings: {', '.join(f'{name} {value}' for name, value in settings.items())}."
+        ],
+        "Score" + (" (leaky)" if leaky else ""): [
+            f"Pooled over the {counted(run.scores.num_clips, 'test clip')} of "
+            f"{counted(run.subjects['subject'].nunique(), 'subject')}, each predicted by the model of its "
+            "fold, so it is the score of the procedure, not of this file alone.",
+            _score_table(run, bool(leaky)),
+            _class_table(run),
+        ],
+        "Audit": [verdict],
+    }
+    return first, sections
+
+
+def _score_table(run: Any, leaky: bool) -> str:
+    from .protocol.run_scores import headline
+
+    def row(name: str, cells: Mapping[str, str]) -> str:
+        return f"| {name} | {' | '.join(cells[key] for key in ('uf1', 'uar', 'acc'))} |"
+
+    def numbers(scores: Any) -> dict[str, str]:
+        return {key: f"{value:.3f}" for key, value in headline(scores).items()}
+
+    rows = [row("model" + " (leaky)" * leaky, numbers(run.scores))]
+    if run.interval is not None:
+        interval = {key: f"{low:.3f} to {high:.3f}" for key, (low, high) in run.interval.items()}
+        rows.append(row("95 % over subjects", interval))
+    rows.append(row("majority class", numbers(run.baseline)))
+    return "\n".join(["| pooled | UF1 | UAR | ACC |", "|---|---|---|---|", *rows])
+
+
+def _class_table(run: Any) -> str:
+    columns = zip(run.classes, run.scores.f1, run.scores.recall, run.scores.support, strict=True)
+    rows = [f"| {name} | {f1:.3f} | {recall:.3f} | {clips} |" for name, f1, recall, clips in columns]
+    return "\n".join(["| class | F1 | recall | clips |", "|---|---|---|---|", *rows])
+
+
+def _audit(run_dir: Path) -> tuple[int, str]:
+    """The status of `hsta-fast audit` of a run's predictions, and its verdict without the names of people."""
+    from .protocol.findings import collect_findings
+    from .protocol.overlap import CLEAN
+
+    folds = run_dir / "folds.csv"
+    found = collect_findings(
+        run_dir / "predictions.csv",
+        run_dir / "clips.csv",
+        folds if folds.is_file() else None,  # older runs have none
+        absent="zero",
+        columns={},
+        classes=(),
+    )
+    overlap = found.overlap
+    assert overlap is not None  # the table of clips was given
+    verdicts = list(found.leaky)
+    if overlap.subjects:
+        share = f"{overlap.shared_clips} of {overlap.num_predictions} test clips"
+        verdicts.append(f"{share} are of subjects whose other clips were training data.")
+    elif found.split_subjects and not found.folds_known:
+        split = counted(len(found.split_subjects), "subject", "are")
+        verdicts.append(f"{split} tested in more than one fold, so also trained on.")
+    if verdicts:
+        return found.status, f"`hsta-fast audit` finds a leak: {' '.join(verdicts)}"
+    if found.status != CLEAN:
+        return (
+            found.status,
+            "`hsta-fast audit` cannot tell whether subjects are in training and test at once.",
+        )
+    basis = "by the run's folds.csv" if folds.is_file() else "if each fold trained on what it does not test"
+    return found.status, f"`hsta-fast audit` finds no subject in training and test of the same fold, {basis}."
