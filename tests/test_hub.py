@@ -32,7 +32,8 @@ NOTES = {"caveats": "Rendered faces.", "licence of the start": "CC BY-NC 4.0 (Vi
 
 def tiny() -> HSTA:
     torch.manual_seed(0)
-    small = {"widths": (12, 16), "num_heads": (3, 4), "num_classes": 3, "num_layers": 1, "n_video": 1}
+    sizes = {"num_classes": 3, "num_layers": 1, "n_video": 1}
+    small: dict[str, Any] = {"widths": (12, 16), "num_heads": (3, 4), **sizes}
     model = hsta_fast.create_model("hsta_tiny", **small)
     model.inputs = ModelInputs(classes=("a", "b", "c"), image_size=32, num_frames=4)
     model.notes = NOTES
