@@ -74,6 +74,7 @@ def _commands(args: Sequence[str] = ()) -> dict[str, Callable[..., None]]:
         "synth": commands.synth,
         "doctor": commands.doctor,
         "prepare": partial(commands.prepare, **train),
+        "pretrain": commands.pretrain,
         "train": partial(commands.train, **train),
         "evaluate": commands.evaluate,
         "export": commands.export,
@@ -142,7 +143,7 @@ def main() -> None:
             raise
     except KeyboardInterrupt:
         interrupt.end_interrupted(
-            "--resume continues the run if it has begun" * (args[0] in ("train", "ablate"))
+            "--resume continues the run if it has begun" * (args[0] in ("train", "ablate", "pretrain"))
         )
     if (lost := console.lost()) is not None:
         sys.exit(

@@ -14,6 +14,7 @@ import tyro
 from .data import DatasetName
 from .extension import PARTS, BuildError, kept, load, missing
 from .files import write_text
+from .pretraining.settings import PretrainConfig
 from .profiling.config import ProfileConfig
 from .synth import SynthConfig
 from .training import stopping
@@ -88,6 +89,20 @@ def prepare(recipe: Recipe = "paper", config: Path | None = None, *, settings: S
     if checked.dry_run:
         raise UsageError("prepare expected no --dry-run, got one: train --dry-run says what would be trained")
     print(fill_cache(checked))
+
+
+def pretrain(config: Annotated[PretrainConfig, tyro.conf.arg(name="")]) -> None:
+    """Train a model's branches on clips without labels, as a start for train --init."""
+    from .pretraining.run import pretrain
+    from .training.setup import find_device
+
+    with as_usage_error():
+        config.check()
+        if not config.resume:
+            config.as_training().check_warm_up()
+        find_device(config.device)
+    stopping.listen()
+    print(pretrain(config))
 
 
 def train(recipe: Recipe = "paper", config: Path | None = None, *, settings: Settings) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 # Commands by what they are for.
 GROUPS = {
     "data": ("synth", "doctor", "prepare"),
-    "training": ("train", "evaluate", "ablate"),
+    "training": ("pretrain", "train", "evaluate", "ablate"),
     "results": ("audit", "compare", "export"),
     "machine": ("info", "profile", "build", "completion"),
 }
@@ -27,6 +27,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "prepare": (
         "hsta-fast prepare --data /data/casme3",
         "hsta-fast prepare --config runs/hsta/config.json",
+    ),
+    "pretrain": (
+        "hsta-fast pretrain --data /data/casme3 --name start",
+        "hsta-fast pretrain --data faces --model hsta_tiny --image-size 112 --leave-out casme3/spNO.1",
     ),
     "train": (
         "hsta-fast train --data /data/casme3 --name casme3 --dry-run",

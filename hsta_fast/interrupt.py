@@ -1,8 +1,8 @@
 """What Ctrl-C and SIGUSR1 do to the command `hsta-fast`; the package imports this file first.
 
 While torch is imported, which takes seconds, Ctrl-C ends the process at once, without a traceback. Afterwards
-it raises KeyboardInterrupt. SIGUSR1 ends `train` and `ablate` with one line, until they listen to it (see
-`training.stopping`). In any other program nothing is changed: there, that program decides.
+it raises KeyboardInterrupt. SIGUSR1 ends `train`, `ablate` and `pretrain` with one line, until they listen to
+it (see `training.stopping`). In any other program nothing is changed: there, that program decides.
 """
 
 import os
@@ -11,7 +11,8 @@ import sys
 from typing import NoReturn
 
 STOPPED = 75  # exit status after SIGUSR1: EX_TEMPFAIL of sysexits.h, "try again later"
-IF_BEGUN = "--resume or --join continues the run if it has begun"
+_OR_JOIN = " or --join" * (sys.argv[1:2] != ["pretrain"])  # which has none
+IF_BEGUN = f"--resume{_OR_JOIN} continues the run if it has begun"
 
 
 def _is_command() -> bool:
@@ -40,7 +41,7 @@ def _stop(number: int, frame: object) -> NoReturn:
 
 if (
     _is_command()
-    and sys.argv[1:2] in (["train"], ["ablate"])
+    and sys.argv[1:2] in (["train"], ["ablate"], ["pretrain"])
     and hasattr(signal, "SIGUSR1")  # Windows has none
     and signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
 ):

@@ -26,7 +26,8 @@ NOTES = {"caveats": "Rendered faces.", "leaky": "Folds by clip."}
 def tiny(seed: int = 0, **overrides: Any) -> HSTA:
     """A model of the smallest useful size whose logits differ from clip to clip."""
     torch.manual_seed(seed)
-    small = {"widths": (12, 16), "num_heads": (3, 4), "num_classes": 3, "num_layers": 1, "n_video": 1}
+    sizes = {"num_classes": 3, "num_layers": 1, "n_video": 1}
+    small: dict[str, Any] = {"widths": (12, 16), "num_heads": (3, 4), **sizes}
     model = hsta_fast.create_model("hsta_tiny", **{**small, **overrides})
     for module in model.modules():
         if isinstance(module, nn.Linear):

@@ -150,7 +150,7 @@ ARROWS: dict[str, str] = {
     "training.compiled": "model",
     "training.step": "model training.config training.optim training.step_graph",
     "training.step_graph": "",
-    "training.initial": "model pretrained training.config training.run_checks",
+    "training.initial": "clips model pretrained training.config training.run_checks",
     "training.splits": "clips data.clips protocol training.config",
     "training.run_checks": "files locks clips spelling",
     "training.run_log": "",
@@ -160,7 +160,7 @@ ARROWS: dict[str, str] = {
     "training.epoch_part": "training.distributed training.stopping",
     "training.run_folder": "files locks checkpoint protocol training.run_checks",
     "training.distributed": "layers model wrappers training.run_folder training.workers",
-    "training.setup": "environment files inputs data protocol spelling training.config training.splits "
+    "training.setup": "clips environment files inputs data protocol spelling training.config training.splits "
     "cpu_speed training.initial training.provenance training.run_checks",
     "training.progress": "training.run_folder training.run_log training.scalars",
     "training.loop": "model data protocol training.compiled training.config training.optim "
@@ -185,12 +185,25 @@ ARROWS: dict[str, str] = {
     "profiling": "files crossmodal data environment layers memory model ops presets protocol published "
     "recompute spelling toolchain training.optim training.progress training.settings training.setup "
     "training.step training.step_graph",
+    "pretraining.settings": "data model spelling training.config training.settings pretraining.objective",
+    "pretraining.objective": "",
+    "pretraining.autoencoder": "layers model pretraining.objective",
+    "pretraining.folder": "files training.run_checks training.run_folder training.run_log",
+    "pretraining.data": "clips data spelling training.setup pretraining.settings",
+    "pretraining.loop": "data model training.distributed training.epoch_part training.loop training.optim "
+    "training.progress training.stopping pretraining.autoencoder pretraining.folder pretraining.objective "
+    "pretraining.settings",
+    "pretraining.pictures": "model protocol training.loop pretraining.loop pretraining.objective",
+    "pretraining.run": "checkpoint clips data files protocol training.stopping training.progress "
+    "training.initial training.provenance training.run_checks training.run_log training.setup "
+    "pretraining.data pretraining.folder pretraining.loop pretraining.pictures pretraining.settings",
+    "pretraining": "",
     # The top.
     "help_text": "",
     "interrupt": "",
     "usage": "spelling",
-    "commands": "environment extension files data data.doctor profiling synth synth.render protocol "
-    "training.ablate training.config training.evaluate training.run_models training.runner "
+    "commands": "environment extension files data data.doctor pretraining profiling synth synth.render "
+    "protocol training.ablate training.config training.evaluate training.run_models training.runner "
     "training.setting_groups "
     "training.setup training.stopping training.workers usage",
     "cli": "commands console extension files help_text interrupt spelling training.config "

@@ -1,14 +1,20 @@
 """What the models of a run start from: random weights, or files of pretrained ones."""
 
+import json
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..clips import natural_key, person_key
 from ..model import HSTA, HSTAConfig
 from ..pretrained import OF_THE_SOURCE, OURS, InitReport, PretrainedStart, in_words, notes_of
 from .config import TrainConfig
 from .run_checks import read_config
 
+# A note in a file of `hsta-fast pretrain`: a JSON list of the people on its clips, "dataset/subject".
+PRETRAINED_SUBJECTS = "pretrained_subjects"
+_MOST_NAMED = 5
 _NOT_FROZEN = ("head", "last norm")
 
 
@@ -86,18 +92,37 @@ class InitialWeights:
         """Those of every model of the run."""
         return {} if self.record is None else notes_of(self.record)
 
-    def remarks(self) -> list[str]:
-        """What a reader of the scores must know, one sentence for each file."""
+    def remarks(self, tested: Collection[str]) -> list[str]:
+        """What a reader of the scores must know, one sentence for each file.
+
+        tested: the subjects of the test folds, "dataset/subject".
+        """
         found = []
         for name in ("init", "init_special"):
             if self.record is not None and name in self.record:
                 file = self.record[name]
                 text = f"The models start from pretrained weights, {file['file']} ({file['source']})"
                 if file["source"] == OURS:
-                    text += ", and whether its training saw people who are tested here is not checked"
+                    text += f", {_seen(file['notes'], tested)}"
                 said = [file["notes"][name] for name in ("leaky", "caveats") if name in file["notes"]]
                 found.append(f"{text}. Its notes: {' '.join(said)}" if said else f"{text}.")
         return found
+
+
+def _seen(notes: Mapping[str, str], tested: Collection[str]) -> str:
+    """Whether a model of ours with these notes has seen people who are tested, as far as they tell."""
+    try:
+        seen = {person_key(str(subject)) for subject in json.loads(notes[PRETRAINED_SUBJECTS])}
+    except (KeyError, ValueError, TypeError):
+        return "and whether its training saw people who are tested here is not checked"
+    both = sorted({subject for subject in tested if person_key(subject) in seen}, key=natural_key)
+    if not both:
+        return "whose pretraining saw nobody of this name who is tested here"
+    named = ", ".join(both[:_MOST_NAMED]) + ", ..." * (len(both) > _MOST_NAMED)
+    return (
+        f"whose pretraining saw, without labels, {len(both)} of the {len(set(tested))} people who are tested "
+        f"here ({named}): on them the scores are not those of unknown people"
+    )
 
 
 def _flag(name: str) -> str:

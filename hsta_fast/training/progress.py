@@ -5,11 +5,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from tqdm import tqdm
 
-from .run_folder import RunFolder
+from .run_folder import FoldFolder
 from .run_log import RunLog
 from .scalars import FoldScalars
 
@@ -17,8 +17,16 @@ _BAR_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 _LINE_INTERVAL = 60.0  # seconds between two lines where there is no terminal
 _BAR_INTERVAL = 0.2
 _DISK_INTERVAL = 2.0  # between two looks at what other workers have done
-_SHOWN = ("train_loss", "train_acc", "test_loss", "test_acc")
+_SHOWN = ("train_loss", "train_acc", "test_loss", "test_acc", "loss")
 Item = TypeVar("Item")
+
+
+class Folds(Protocol):
+    """What `RunProgress` asks of the folder of a run."""
+
+    def fold(self, number: int) -> FoldFolder:
+        """The folder of fold `number`."""
+        ...
 
 
 class _TimeLeft:
@@ -66,7 +74,7 @@ class RunProgress:
         self._of_earlier_runs = 0.0
         self._size: dict[int, float] = {}  # epochs of each requested fold of the current run
         self._done: dict[int, float] = {}
-        self._run: RunFolder | None = None
+        self._run: Folds | None = None
         self._time_left: _TimeLeft | None = None
         self._title = "run" if num_runs == 1 else f"all {num_runs} seeds"
         self._bar: tqdm[Any] | None = None
@@ -75,7 +83,7 @@ class RunProgress:
 
     def start_run(
         self,
-        run: RunFolder,
+        run: Folds,
         numbers: Sequence[int],
         epochs: int,
         log: RunLog,
@@ -248,7 +256,7 @@ class Progress:
     def epoch(self, metrics: Mapping[str, Any]) -> None:
         """An epoch is trained and tested, with these metrics."""
         self._epochs_done += 1
-        self._metrics = ", ".join(f"{name} {metrics[name]:.3f}" for name in _SHOWN)
+        self._metrics = ", ".join(f"{name} {metrics[name]:.3f}" for name in _SHOWN if name in metrics)
         leaky = " (leaky)" if "leaky" in metrics else ""
         speed = f"lr {metrics['lr']:.3g}, {metrics['clips_per_second']:.1f} clips/s"
         where = f"{self._title}: epoch {self._epochs_done} of {self._time_left.total}"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..clips import subject_ids
 from ..cpu_speed import measured
 from ..data import (
     Cache,
@@ -177,7 +178,8 @@ def decode(plan: Plan) -> Experiment:
         shuffled = np.random.default_rng(cfg.seed).permutation(clips.clips["label"].to_numpy())
         clips = replace(clips, clips=clips.clips.assign(label=shuffled))
     folds, remarks = check_folds(cfg, clips)
-    remarks += plan.initial.remarks()
+    tested = subject_ids(clips.clips).to_numpy(dtype=str)[np.concatenate([fold.test for fold in folds])]
+    remarks += plan.initial.remarks(sorted(set(tested.tolist())))
     if plan.labels_not_here:
         names = ", ".join(plan.labels_not_here)
         remarks.append(f"{cfg.labels} speaks of data sets that are not here: {names}.")
@@ -348,10 +350,15 @@ def pick_device(
     return picked, torch.bfloat16 if rates.bfloat16_pays() else torch.float32, why
 
 
+def is_rendered(cfg: TrainConfig) -> bool:
+    """Whether any of the datasets is rendered."""
+    return any((root / "synthetic.json").exists() for root in roots_of(cfg))
+
+
 def caveats(cfg: TrainConfig) -> list[str]:
     """What a reader of the scores must know about the data and the labels, one sentence each."""
     notes = []
-    if any((root / "synthetic.json").exists() for root in roots_of(cfg)):
+    if is_rendered(cfg):
         notes.append(RENDERED)
     if cfg.shuffle_labels:
         notes.append("Control: labels shuffled among all clips.")
