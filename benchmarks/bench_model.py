@@ -14,7 +14,8 @@ from torch import Tensor, nn
 import hsta_fast
 from benchmarks.cases import Step
 from benchmarks.compare import OURS, Make
-from hsta_fast.model import HSTA, HSTALayer, model_config
+from hsta_fast.model import HSTA, HSTALayer
+from hsta_fast.presets import model_config
 from hsta_fast.profiling.work import flops_of
 from hsta_fast.published import AttentionForm, PublishedHSTA
 

@@ -19,7 +19,8 @@ from torch.nn.attention import SDPBackend
 import hsta_fast
 from benchmarks.bench_model import SIDE, clips, ours_compiled, step
 from benchmarks.cases import Case, Place, Step
-from hsta_fast.model import HSTA, model_config
+from hsta_fast.model import HSTA
+from hsta_fast.presets import model_config
 from hsta_fast.profiling.work import flops_of
 from hsta_fast.published import PublishedHSTA
 from hsta_fast.training.optim import Loss

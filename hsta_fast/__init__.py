@@ -12,7 +12,7 @@ from .export import export_onnx, export_pt2
 from .graphs import GraphedModel
 from .inputs import ModelInputs
 from .int8 import quantize_int8
-from .model import HSTA, HSTAConfig, create_model, list_models
+from .model import HSTA, HSTAConfig
 from .ops import (
     attention_pool,
     cls_cross_attention,
@@ -20,6 +20,7 @@ from .ops import (
     space_time_attention,
     tubelet_embed,
 )
+from .presets import create_model, list_models
 from .recompute import set_memory
 
 __version__ = "0.1.0"

@@ -6,7 +6,7 @@ import itertools
 import json
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,29 @@ def read_weights(path: Path | str) -> Any:
         raise ValueError(f"{path} expected a checkpoint, got a damaged or other file: {lines[0]}") from error
 
 
+def state_dict_of(name: str, state: Any) -> Mapping[str, Tensor]:
+    """The tensors by key in what a file holds: plain, or under "model", "module" or "state_dict".
+
+    name: of the file, for messages.
+
+    Raises:
+        ValueError: several state dicts, none, or other objects in it.
+    """
+    while isinstance(state, Mapping):
+        inside = [key for key in ("model", "module", "state_dict") if isinstance(state.get(key), Mapping)]
+        if len(inside) > 1:
+            raise ValueError(f"{name} expected one state dict, got {some(inside)}: pass one of them")
+        if not inside:
+            break
+        state = state[inside[0]]
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{name} expected a dictionary of tensors, got {type(state).__name__}")
+    others = [str(k) for k, v in state.items() if not (isinstance(k, str) and isinstance(v, Tensor))]
+    if others:
+        raise ValueError(f"{name} expected only tensors, got other objects under {some(others)}")
+    return state
+
+
 def load_published(
     source: Path | str | Mapping[str, Any],
     num_heads: int | tuple[int, int] = 12,
@@ -75,23 +98,11 @@ def load_published(
     Raises:
         ValueError: entries are missing, unknown or of another shape; the message lists them.
     """
-    state = source if isinstance(source, Mapping) else read_weights(source)
-    while isinstance(state, Mapping):
-        inside = [name for name in ("model", "module", "state_dict") if isinstance(state.get(name), Mapping)]
-        if len(inside) > 1:
-            raise ValueError(f"checkpoint expected one state dict, got {_some(inside)}: pass one of them")
-        if not inside:
-            break
-        state = state[inside[0]]
-    if not isinstance(state, Mapping):
-        raise ValueError(f"checkpoint expected a dictionary of tensors, got {type(state).__name__}")
-    others = [str(k) for k, v in state.items() if not (isinstance(k, str) and isinstance(v, Tensor))]
-    if others:
-        raise ValueError(f"checkpoint expected only tensors, got other objects under {_some(others)}")
+    state = state_dict_of("checkpoint", source if isinstance(source, Mapping) else read_weights(source))
     state = plain_keys(state)
     dtypes = {value.dtype for value in state.values()}
     if len(dtypes) > 1 or not all(dtype.is_floating_point for dtype in dtypes):
-        raise ValueError(f"checkpoint expected one floating dtype, got {_some(sorted(map(str, dtypes)))}")
+        raise ValueError(f"checkpoint expected one floating dtype, got {some(sorted(map(str, dtypes)))}")
     model = _empty_model(_published_config(state, num_heads, head))
     expected = {published_key(key): key for key in model.state_dict()}
     _check_entries("checkpoint", {key: model.state_dict()[own].shape for key, own in expected.items()}, state)
@@ -107,7 +118,7 @@ def _published_config(
     anchors = [f"patch_embed.{d}.proj.weight" for d in (0, 1)] + ["head.weight"]
     missing = [key for key in anchors if key not in state]
     if missing:
-        raise ValueError(f"checkpoint expected {_some(missing)}, got {_some(list(state)) or 'no entries'}")
+        raise ValueError(f"checkpoint expected {some(missing)}, got {some(list(state)) or 'no entries'}")
     embed = [state[key].shape for key in anchors[:2]]
     if any(len(shape) != 5 or 0 in shape for shape in embed) or state["head.weight"].dim() != 2:
         shapes = {key: tuple(state[key].shape) for key in anchors}
@@ -149,21 +160,22 @@ def _check_entries(name: str, expected: Mapping[str, torch.Size], state: Mapping
     """Raise ValueError listing the entries that are missing, unknown or of another shape."""
     problems = []
     if missing := sorted(set(expected) - set(state)):
-        problems.append(f"{len(missing)} missing ({_some(missing)})")
+        problems.append(f"{len(missing)} missing ({some(missing)})")
     if unknown := sorted(set(state) - set(expected)):
-        problems.append(f"{len(unknown)} unknown ({_some(unknown)})")
+        problems.append(f"{len(unknown)} unknown ({some(unknown)})")
     shapes = [
         f"{key} {tuple(state[key].shape)} instead of {tuple(shape)}"
         for key, shape in expected.items()
         if key in state and state[key].shape != shape
     ]
     if shapes:
-        problems.append(f"{len(shapes)} of another shape ({_some(shapes)})")
+        problems.append(f"{len(shapes)} of another shape ({some(shapes)})")
     if problems:
         raise ValueError(f"{name} expected the entries of the model, got {', '.join(problems)}")
 
 
-def _some(names: list[str], most: int = 20) -> str:
+def some(names: Sequence[str], most: int = 20) -> str:
+    """The first names, for a message."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
@@ -210,7 +222,7 @@ def save_model(
     odd = [str(k) for k, v in metadata.items() if not (isinstance(k, str) and isinstance(v, str))]
     odd += [key for key in (_CONFIG_KEY, _INPUTS_KEY) if key in metadata]
     if odd:
-        raise ValueError(f"notes expected text by name (not {_CONFIG_KEY}, {_INPUTS_KEY}), got {_some(odd)}")
+        raise ValueError(f"notes expected text by name (not {_CONFIG_KEY}, {_INPUTS_KEY}), got {some(odd)}")
     metadata[_CONFIG_KEY] = json.dumps(asdict(hsta.config))
     inputs = hsta.inputs if inputs is None else inputs
     if inputs is not None:
@@ -268,7 +280,7 @@ def _check_unchanged(hsta: HSTA, state: Mapping[str, Tensor]) -> None:
     ]
     if changed:
         raise ValueError(
-            f"model expected the modules of an HSTA, got {_some(changed)}: to save the weights alone, load "
+            f"model expected the modules of an HSTA, got {some(changed)}: to save the weights alone, load "
             "its state dict into HSTA(model.config)"
         )
 
@@ -285,7 +297,7 @@ def _check_values(name: str, state: Mapping[str, Tensor]) -> None:
         or not value.is_floating_point()
     ]
     if odd:
-        raise ValueError(f"{name} expected floating tensors with values, got {_some(odd)}")
+        raise ValueError(f"{name} expected floating tensors with values, got {some(odd)}")
 
 
 def _computes_as(module: nn.Module, expected: nn.Module | None) -> bool:
@@ -307,8 +319,19 @@ def _computes_as(module: nn.Module, expected: nn.Module | None) -> bool:
 
 def _check_classes(name: str, inputs: ModelInputs, config: HSTAConfig) -> None:
     if len(inputs.classes) != config.num_classes:
-        got = f"{len(inputs.classes)}: {_some(list(inputs.classes))}"
+        got = f"{len(inputs.classes)}: {some(list(inputs.classes))}"
         raise ValueError(f"{name} expected the model's {config.num_classes} classes, got {got}")
+
+
+def is_saved_model(path: Path) -> bool:
+    """Whether `save_model` wrote the file at `path`, as far as its metadata tell."""
+    if path.suffix != ".safetensors":
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _CONFIG_KEY in (file.metadata() or {})
+    except SafetensorError:
+        return False
 
 
 def load_model(path: Path | str) -> HSTA:

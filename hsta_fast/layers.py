@@ -179,11 +179,12 @@ class USTA(Recomputed):
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
         drop_path: float = 0.0,
+        eps: float = LN_EPS,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=LN_EPS)
+        self.norm1 = nn.LayerNorm(width, eps=eps)
         self.attn = SpaceTimeAttention(width, num_heads=num_heads, dropout=dropout)
-        self.norm2 = nn.LayerNorm(width, eps=LN_EPS)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
         self.mlp = Mlp(width, hidden=int(width * mlp_ratio), dropout=dropout)
         self.drop_path = DropPath(drop_path)
 

@@ -19,9 +19,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 from .crossmodal import CrossAttentionBlock, CrossmodalSpaceTimeAttention
-from .model import HSTA, SPECIAL_FRAMES, HSTAConfig, model_config
+from .model import HSTA, SPECIAL_FRAMES, HSTAConfig
 from .ops.checks import check, short
 from .ops.choice import without_data
+from .presets import model_config
 from .recompute import Memory, apply_memory
 
 _FEW = 8  # clips

@@ -6,7 +6,7 @@ Branch 0 is special, 1 is video, also in state dicts.
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, cast, get_args
 
@@ -39,6 +39,9 @@ class HSTAConfig:
         num_heads: heads H of each branch; they divide the widths.
         patch_sizes: side p of the square patches, in pixels.
         tubelet_depth: frames per tubelet.
+        norm_eps: eps of the layer norms of each branch, but for those of CSTA.
+        first_position: position of the first patch of each branch in the fixed table: 1, after that of the
+            CLS; or 0, as in models without a CLS.
         num_layers: K, HSTA layers.
         n_special: USTA layers of the special branch in each HSTA layer; 0 keeps the branch.
         n_video: USTA layers of the video branch in each HSTA layer; 0 keeps the branch.
@@ -57,6 +60,8 @@ class HSTAConfig:
     num_heads: tuple[int, int] = (12, 12)
     patch_sizes: tuple[int, int] = (12, 16)
     tubelet_depth: int = 2
+    norm_eps: tuple[float, float] = (LN_EPS, LN_EPS)
+    first_position: tuple[int, int] = (1, 1)
     num_layers: int = 4
     n_special: int = 1
     n_video: int = 2
@@ -77,13 +82,13 @@ class HSTAConfig:
             pair = getattr(self, name)
             ok = isinstance(pair, tuple) and len(pair) == 2 and all(type(x) is int and x > 0 for x in pair)
             check(ok, name, "a pair of positive integers (special, video)")
-        for name, least in {
-            "num_classes": 1,
-            "tubelet_depth": 1,
-            "num_layers": 1,
-            "n_special": 0,
-            "n_video": 0,
-        }.items():
+        eps = self.norm_eps
+        ok = isinstance(eps, tuple) and len(eps) == 2 and all(type(x) is float and 0 < x < 1 for x in eps)
+        check(ok, "norm_eps", "a pair of floats in (0, 1) (special, video)")
+        pairs = [(special, video) for special in (0, 1) for video in (0, 1)]
+        check(self.first_position in pairs, "first_position", f"one of {pairs} (special, video)")
+        counts = {"num_classes": 1, "tubelet_depth": 1, "num_layers": 1, "n_special": 0, "n_video": 0}
+        for name, least in counts.items():
             value = getattr(self, name)
             check(type(value) is int and value >= least, name, f"an integer >= {least}")
         for name in ("dropout", "drop_path", "head_dropout"):
@@ -120,6 +125,12 @@ def position_table(num_positions: int, width: int, device: torch.device | str = 
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).unsqueeze(0)
 
 
+def branch_positions(num_patches: int, width: int, first: int, device: torch.device | str = "cpu") -> Tensor:
+    """Positions of a branch (1, 1 + num_patches, width) in float64: 0 for the CLS, then `first`, ... ."""
+    table = position_table(1 + num_patches, width, device)
+    return table if first == 1 else torch.cat([table[:, :1], table[:, :-1]], 1)
+
+
 class HSTALayer(nn.Module):
     """n USTA layers on each branch, side by side, then one CSTA (Eq. 14)."""
 
@@ -134,6 +145,7 @@ class HSTALayer(nn.Module):
                         mlp_ratio=config.mlp_ratio,
                         dropout=config.dropout,
                         drop_path=drop_paths[i],
+                        eps=config.norm_eps[d],
                     )
                     for i in range((config.n_special, config.n_video)[d])
                 )
@@ -179,9 +191,11 @@ class HSTA(nn.Module, HubMethods):
         config: everything that shapes the model.
         inputs: what the model was trained on, if that is known.
         notes: text about the model by name, which its file keeps, such as why its scores are leaky.
+        init_report: what `create_model(init=...)` took from the files, key by key.
     """
 
     inputs: ModelInputs | None = None
+    init_report: Any = None
     notes: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, config: HSTAConfig) -> None:
@@ -208,13 +222,15 @@ class HSTA(nn.Module, HubMethods):
         self.blocks = nn.ModuleList(
             HSTALayer(config, rates[k * deepest : (k + 1) * deepest]) for k in range(config.num_layers)
         )
-        self.norm = nn.ModuleDict({str(d): nn.LayerNorm(config.widths[d], eps=LN_EPS) for d in ids})
+        self.norm = nn.ModuleDict(
+            {str(d): nn.LayerNorm(config.widths[d], eps=config.norm_eps[d]) for d in ids}
+        )
         self.head_dropout = nn.Dropout(config.head_dropout)
         features = sum(config.widths[d] for d in ids) * (2 if config.head == "cls+last" else 1)
         self.head = nn.Linear(features, config.num_classes)
         # What was said or read once. Replicas of DataParallel, new in each forward, share the set.
         self._once: set[str] = set()
-        self._tables: dict[tuple[int, int, torch.dtype, torch.device], Tensor] = {}
+        self._tables: dict[tuple[int, int, int, torch.dtype, torch.device], Tensor] = {}
         self.apply(self._initialise)
         for cls in self.cls_token.values():
             nn.init.trunc_normal_(cls, std=0.02)
@@ -231,16 +247,16 @@ class HSTA(nn.Module, HubMethods):
         c, cls = self.config, self.cls_token[str(d)]
         patch = (c.tubelet_depth, c.patch_sizes[d], c.patch_sizes[d])
         grid = [size // p for size, p in zip(shape[2:], patch, strict=True)]
-        size = 1 + grid[0] * grid[1] * grid[2], c.widths[d]
+        size = grid[0] * grid[1] * grid[2], c.widths[d], c.first_position[d]
         # A cache would be guarded: one more graph for every size. Some modes have sizes without a hash.
         if torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
-            return position_table(*size, cls.device).to(cls.dtype)
+            return branch_positions(*size, cls.device).to(cls.dtype)
         key = (*size, cls.dtype, cls.device)
         if key in self._tables:
             return self._tables[key]
         # inference_mode off: a later training step must be able to use the same table.
         with torch.inference_mode(False):
-            table = position_table(*size).to(cls.device, cls.dtype)
+            table = branch_positions(*size).to(cls.device, cls.dtype)
         if type(table) is Tensor and not transformed():  # not a fake tensor, not one of torch.func
             self._tables[key] = table
         return table
@@ -343,9 +359,15 @@ class HSTA(nn.Module, HubMethods):
         """The parameters under the published model's keys.
 
         Raises:
-            ValueError: the published model has no such configuration (one branch, no CSTA, n_s or n_v = 0).
+            ValueError: the published model has no such configuration (one branch, no CSTA, n_s or n_v = 0;
+                norms or positions of another source).
         """
-        c = self.config
+        c, published = self.config, HSTAConfig()
+        if (c.norm_eps, c.first_position) != (published.norm_eps, published.first_position):
+            raise ValueError(
+                f"config expected norm_eps {published.norm_eps} and first_position "
+                f"{published.first_position} (as published), got {c.norm_eps} and {c.first_position}"
+            )
         if c.branches != BRANCHES or not c.csta or min(c.n_special, c.n_video) < 1:
             raise ValueError(
                 "config expected both branches, csta, n_special >= 1 and n_video >= 1 (as published), got "
@@ -357,44 +379,3 @@ class HSTA(nn.Module, HubMethods):
 def published_key(key: str) -> str:
     """The published name of a parameter of `HSTA`: there the CSTA modules belong to the HSTA layer itself."""
     return key.replace(".csta.", ".")
-
-
-# widths and heads of the special and the video branch; (n_s, n_v) x K = (1, 2) x 4, the paper's choice.
-_PRESETS: Mapping[str, dict[str, Any]] = {
-    "hsta_tiny": {"widths": (96, 192), "num_heads": (3, 3)},
-    "hsta_small": {"widths": (192, 384), "num_heads": (6, 6)},
-    "hsta_base": {"widths": (384, 768), "num_heads": (12, 12)},
-}
-
-
-def list_models() -> list[str]:
-    """The names for `create_model`."""
-    return list(_PRESETS)
-
-
-def model_config(name: str, **overrides: Any) -> HSTAConfig:
-    """The configuration of a named model, with fields of `HSTAConfig` overridden.
-
-    Raises:
-        ValueError: an unknown name or field, or a value that does not fit.
-    """
-    if name not in _PRESETS:
-        raise ValueError(f"name expected one of {', '.join(list_models())}, got {name!r}")
-    known = [f.name for f in fields(HSTAConfig)]
-    unknown = sorted(set(overrides) - set(known))
-    if unknown:
-        raise ValueError(f"overrides expected fields of {known}, got {unknown}")
-    return HSTAConfig(**{**_PRESETS[name], **overrides})
-
-
-def create_model(name: str, **overrides: Any) -> HSTA:
-    """A freshly initialised named model: "hsta_tiny", "hsta_small" or "hsta_base" (the paper's).
-
-    Args:
-        name: see `list_models()`.
-        **overrides: fields of `HSTAConfig`, such as num_classes=3 or num_layers=2.
-
-    Raises:
-        ValueError: an unknown name or field, or a value that does not fit.
-    """
-    return HSTA(model_config(name, **overrides))

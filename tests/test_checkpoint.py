@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -129,7 +130,7 @@ def test_models_without_a_published_layout_say_so() -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"csta": False}, {"branches": ("video",)}, {"head": "mean"}])
-def test_own_files_round_trip(settings: dict[str, object], tmp_path: Path) -> None:
+def test_own_files_round_trip(settings: dict[str, Any], tmp_path: Path) -> None:
     model = hsta_fast.create_model("hsta_tiny", num_layers=1, num_classes=3, **settings).to(torch.bfloat16)
     hsta_fast.save_model(model, tmp_path / "model.safetensors")
     back = hsta_fast.load_model(tmp_path / "model.safetensors")

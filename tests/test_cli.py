@@ -15,7 +15,7 @@ from hsta_fast import cli
 from hsta_fast.data import LABEL_SETS
 
 COMMANDS = (
-    *("synth", "doctor", "prepare", "train", "evaluate", "audit", "compare", "ablate", "export"),
+    *("synth", "doctor", "prepare", "train", "evaluate", "export", "audit", "compare", "ablate"),
     *("info", "profile", "build", "completion"),
 )
 

@@ -22,7 +22,7 @@ def nothing_compiled_before() -> Iterator[None]:
     torch.compiler.reset()
 
 
-def tiny(**overrides: object) -> HSTA:
+def tiny(**overrides: Any) -> HSTA:
     """A model of the smallest useful size, in float64."""
     torch.manual_seed(0)
     small = {"widths": (12, 16), "num_heads": (3, 4), "num_classes": 5, "num_layers": 1, "n_video": 1}

@@ -35,7 +35,7 @@ ARROWS: dict[str, str] = {
     "frame_checks": "inputs ops",
     "hub_methods": "",
     "model": "crossmodal frame_checks hub_methods inputs layers ops",
-    "memory": "crossmodal model ops recompute",
+    "memory": "crossmodal model ops presets recompute",
     "csta_maps": "crossmodal model",
     "published": "model",
     "graphs": "ops",
@@ -43,6 +43,16 @@ ARROWS: dict[str, str] = {
     "wrappers": "model",
     "environment": "ops cpu_speed",
     "checkpoint": "files inputs int8 layers model wrappers",
+    "pretrained": "pretrained.branch pretrained.read pretrained.report pretrained.start",
+    "pretrained.patches": "",
+    "pretrained.report": "",
+    "pretrained.sources": "model",
+    "pretrained.encoder": "checkpoint model pretrained.sources",
+    "pretrained.read": "checkpoint files model pretrained.encoder pretrained.sources wrappers",
+    "pretrained.branch": "model pretrained.encoder pretrained.patches pretrained.report",
+    "pretrained.start": "checkpoint model pretrained.branch pretrained.encoder pretrained.read "
+    "pretrained.report",
+    "presets": "model pretrained",
     "export": "checkpoint files inputs model",
     "model_card": "clips inputs model protocol",
     "hub": "checkpoint files inputs model model_card training.run_models",
@@ -132,14 +142,15 @@ ARROWS: dict[str, str] = {
     "training": "",
     "training.workers": "training.stopping",
     "training.paper_tables": "",
-    "training.settings": "model data recompute",
-    "training.config": "model data spelling training.settings",
+    "training.settings": "model data pretrained recompute",
+    "training.config": "model data presets spelling training.settings",
     "training.config_file": "files spelling",
     "training.setting_groups": "training.config training.settings",
     "training.optim": "model training.config",
     "training.compiled": "model",
     "training.step": "model training.config training.optim training.step_graph",
     "training.step_graph": "",
+    "training.initial": "model pretrained training.config training.run_checks",
     "training.splits": "clips data.clips protocol training.config",
     "training.run_checks": "files locks clips spelling",
     "training.run_log": "",
@@ -150,7 +161,7 @@ ARROWS: dict[str, str] = {
     "training.run_folder": "files locks checkpoint protocol training.run_checks",
     "training.distributed": "layers model wrappers training.run_folder training.workers",
     "training.setup": "environment files inputs data protocol spelling training.config training.splits "
-    "cpu_speed training.provenance training.run_checks",
+    "cpu_speed training.initial training.provenance training.run_checks",
     "training.progress": "training.run_folder training.run_log training.scalars",
     "training.loop": "model data protocol training.compiled training.config training.optim "
     "training.progress training.run_folder training.setup training.step training.step_graph "
@@ -171,9 +182,9 @@ ARROWS: dict[str, str] = {
     "training.splits",
     "training.ablate": "files protocol spelling training.config training.optim training.paper_tables "
     "training.run_checks training.runner training.workers",
-    "profiling": "files crossmodal data environment layers memory model ops protocol published recompute "
-    "spelling toolchain training.optim training.progress training.settings training.setup training.step "
-    "training.step_graph",
+    "profiling": "files crossmodal data environment layers memory model ops presets protocol published "
+    "recompute spelling toolchain training.optim training.progress training.settings training.setup "
+    "training.step training.step_graph",
     # The top.
     "help_text": "",
     "interrupt": "",
@@ -186,7 +197,7 @@ ARROWS: dict[str, str] = {
     "training.config_file training.optim training.setting_groups training.stopping usage",
     "__main__": "cli",
     "__init__": "adapters interrupt reference ops crossmodal layers inputs int8 model csta_maps checkpoint "
-    "environment graphs recompute export hub",
+    "environment graphs presets recompute export hub",
 }
 
 

@@ -11,7 +11,7 @@ import torch
 from hsta_fast import HSTA, HSTAConfig, set_memory
 from hsta_fast import memory as memory_file
 from hsta_fast.memory import account, largest_batch, table
-from hsta_fast.model import model_config
+from hsta_fast.presets import model_config
 from hsta_fast.profiling.work import flops_of, work_of
 from hsta_fast.recompute import Memory
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 SMALL = {"widths": (24, 32), "num_heads": (3, 4), "num_classes": 5}
 
 
-def tiny(**overrides: object) -> HSTA:
+def tiny(**overrides: Any) -> HSTA:
     """A model of the smallest useful size."""
     return hsta_fast.create_model("hsta_tiny", **{**SMALL, "num_layers": 2, **overrides})
 

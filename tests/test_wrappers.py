@@ -40,7 +40,7 @@ INPUTS = ModelInputs(
 CLIP = torch.randn(2, 3, 6, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
-def tiny(**settings: object) -> HSTA:
+def tiny(**settings: Any) -> HSTA:
     torch.manual_seed(0)
     return hsta_fast.create_model("hsta_tiny", **{**SETTINGS, **settings}).eval()
 

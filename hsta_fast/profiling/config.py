@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from ..files import check_writable
-from ..model import HSTAConfig, list_models, model_config
+from ..model import HSTAConfig
+from ..presets import list_models, model_config
 from ..recompute import Memory
 from ..spelling import did_you_mean
 from ..toolchain import find_tools

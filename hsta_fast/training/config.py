@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..data import LABEL_SETS
-from ..model import BRANCHES, HSTAConfig, list_models, model_config
+from ..model import BRANCHES, HSTAConfig
+from ..presets import list_models, model_config
 from ..spelling import did_you_mean
 from .settings import (
     DataSettings,
@@ -95,7 +96,10 @@ class TrainConfig(
             if getattr(self, name) and self.protocol != protocol:
                 flag = f"--{name.replace('_', '-')}"
                 raise ValueError(f"{flag} expected --protocol {protocol}, got --protocol {self.protocol}")
-        self.architecture(2)  # checks the model's settings together
+        layers = self.architecture(2).num_layers  # checks the model's settings together
+        require(0 <= self.freeze <= layers, "freeze", f"0 to {layers}, the model's HSTA layers")
+        started = self.init is not None or self.init_special is not None
+        require(self.freeze == 0 or started, "freeze", "0 without --init and --init-special")
 
     def check_warm_up(self) -> None:
         """Raise ValueError if the run would end before its warm-up; older runs could."""
@@ -210,7 +214,7 @@ def from_json(values: dict[str, Any]) -> TrainConfig:
     for name, value in values.items():
         if name in known:
             settings[name] = tuple(value) if isinstance(value, list) else value
-    for name in ("data", "runs", "annotation", "fold_files"):
+    for name in ("data", "runs", "annotation", "fold_files", "init", "init_special"):
         if settings.get(name) is not None:
             settings[name] = Path(settings[name])
     settings["more_data"] = tuple(Path(path) for path in settings.get("more_data", ()))

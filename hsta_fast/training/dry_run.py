@@ -91,7 +91,7 @@ def _memory(exp: Experiment, batch: int) -> str:
     """The memory of a step of `batch` clips."""
     cfg = exp.cfg
     found = account(
-        cfg.architecture(len(exp.labels.classes)),
+        exp.initial.architecture(len(exp.labels.classes)),
         batch=batch,
         num_frames=cfg.num_frames,
         image_size=cfg.image_size,
@@ -126,6 +126,7 @@ def print_experiment(exp: Experiment, where: str) -> None:
     )
     inputs = describe_inputs(data.sampling, exp.cfg.image_size, exp.cfg.apex)
     print("\n".join(f"{name}: {_on_one_line(value)}" for name, value in inputs.items()))
+    print("".join(f"{line}\n" for line in exp.initial.lines()), end="")
     if exp.dropped:
         print("outside the label set:", ", ".join(f"{n} {emotion}" for emotion, n in exp.dropped.items()))
     print("".join(f"{line}\n" for line in remarks_and_faults(clips, where)), end="")

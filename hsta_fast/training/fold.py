@@ -46,7 +46,9 @@ def train_fold(
     logits = predict(exp, model, fold.test, team)
     if not team.is_main:
         return
-    notes = leak_columns(cfg) | ({"caveats": " ".join(of_data)} if (of_data := caveats(cfg)) else {})
+    notes = exp.initial.notes() | leak_columns(cfg)
+    if of_data := caveats(cfg):
+        notes["caveats"] = " ".join(of_data)
     save_model(model, folder.path / "model.safetensors", inputs=exp.model_inputs(), notes=notes)
     predictions = predictions_table(exp, fold, logits)
     add_gallery(exp, folder.path, model, fold, predictions)

@@ -25,7 +25,7 @@ from .compiled import CompiledModel, batch_sizes
 from .config import leak_columns
 from .distributed import ALONE, Team
 from .epoch_part import EpochPart, part_if_stopped
-from .optim import Loss, check_finite, learning_rate
+from .optim import Loss, check_finite, freeze, learning_rate
 from .progress import Progress
 from .run_folder import FoldFolder
 from .setup import Experiment
@@ -110,10 +110,14 @@ def fit(
 def build(
     exp: Experiment, folder: FoldFolder, fold: Fold, stream: tuple[int, ...], team: Team = ALONE
 ) -> FoldTraining:
-    """The model, freshly initialised, and what trains it."""
+    """The model, as it is before the first step or, to be filled from a checkpoint, with random weights."""
     cfg, device = exp.cfg, exp.device
     seed_torch(cfg.seed, *stream, 0)
-    model = HSTA(cfg.architecture(len(exp.labels.classes))).to(device)
+    model = HSTA(exp.initial.architecture(len(exp.labels.classes)))
+    if not team.from_main(folder.state_file.exists):
+        exp.initial.load_into(model)
+    model.to(device)
+    freeze(model, cfg.freeze)  # before the team: it exchanges the gradients of the others alone
     apply_memory(model, cfg.memory)
     sizes = batch_sizes(cfg.batch_size, cfg.accumulate, team.size)
     compiled = CompiledModel(model, sizes=sizes, configuration=(model.config, device, exp.dtype, cfg.memory))

@@ -76,8 +76,15 @@ def check_finite(loss: float, where: str, checkpoint: Path) -> None:
         raise NonFiniteLossError(f"{where}: loss expected a finite number, got {loss}; {kept}")
 
 
+def freeze(model: HSTA, layers: int) -> None:
+    """Let patch embeddings, CLS and the first `layers` HSTA layers keep their values; 0: none of them."""
+    if layers:
+        for part in (model.patch_embed, model.cls_token, *model.blocks[:layers]):
+            part.requires_grad_(False)
+
+
 def parameter_groups(model: HSTA, cfg: "TrainConfig") -> list[dict[str, Any]]:
-    """The model's parameters in groups with the same weight decay and learning-rate scale.
+    """The parameters that are trained, in groups with the same weight decay and learning-rate scale.
 
     The scale is layer_decay to the power of the depth below the head: head and last norms 0, HSTA layers 1 to
     K from the top, embedding and CLS K + 1. Biases, norms and CLS have no weight decay unless `decay_all`.
@@ -85,6 +92,8 @@ def parameter_groups(model: HSTA, cfg: "TrainConfig") -> list[dict[str, Any]]:
     groups: dict[tuple[bool, int], list[nn.Parameter]] = {}
     deepest = model.config.num_layers + 1
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         part, number = name.split(".")[:2]
         if part in ("patch_embed", "cls_token"):
             depth = deepest

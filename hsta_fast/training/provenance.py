@@ -37,6 +37,7 @@ class Start:
         device, dtype: what trains.
         architecture: of the model, whose parameters are counted.
         workers: processes that train the run together.
+        pretrained: the files that the models start from, a line each; empty: they start from random weights.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Start:
         dtype: torch.dtype,
         architecture: HSTAConfig,
         workers: int,
+        pretrained: Sequence[str] = (),
     ) -> None:
         self._clock = clock
         began = datetime.now(UTC) - timedelta(seconds=time.monotonic() - clock)
@@ -68,6 +70,7 @@ class Start:
             "threads": torch.get_num_threads(),
             "workers": workers,
             "parameters": num_parameters(architecture),
+            "pretrained": list(pretrained),
         }
 
     def continues(self, entries: Sequence[Mapping[str, Any]]) -> torch.dtype:

@@ -14,11 +14,15 @@ from ..files import check_writable
 from ..locks import lock
 from ..spelling import did_you_mean
 
-# Fields that may change on --resume; `check_clips` verifies the data.
+# Fields that may change on --resume; `check_clips` verifies the data, `InitialWeights` the files of --init.
 MAY_CHANGE = (
     *("data", "more_data", "annotation", "runs", "name", "only", "save_every", "strict", "device"),
+    *("init", "init_special"),
     *("cache", "cache_gb", "log", "gallery", "memory", "accumulate", "compile", "distribute"),
 )
+# What the config.json of a run lacks that is older than these settings, and what it was trained with.
+_LATER: dict[str, Any] = {"init_layers": "even", "freeze": 0}
+_LATER_IN_ARCHITECTURE = {"norm_eps": [1e-6, 1e-6], "first_position": [1, 1]}
 _IDENTITY = [*KEY, "apex", "offset", "label"]
 _MOST_CHANGES = 8  # that a message lists
 
@@ -28,7 +32,7 @@ FILES = (
     *("predictions.csv", "gallery.json", "answers.npy", "model.safetensors", "state.pt", "metrics.jsonl"),
     *("summary.json", "report.html", "curves.png", "curves.svg", "confusion.png", "confusion.svg"),
     *("confusion-datasets.png", "confusion-datasets.svg", "faults.csv", "folds.csv", "clips.csv"),
-    *("scores.tex", ".writing.lock", ".opening.lock", "run.log", ".launch", "config.json"),
+    *("init.txt", "scores.tex", ".writing.lock", ".opening.lock", "run.log", ".launch", "config.json"),
 )
 _FOLDERS = (
     *("folds", "folds/[0-9]*", "folds/[0-9]*/inner", "folds/[0-9]*/inner/[0-9]*"),
@@ -208,7 +212,9 @@ def _delete_files(folder: Path, names: Collection[str]) -> None:
 
 def check_settings(config_file: Path, config: dict[str, Any]) -> None:
     """Raise ValueError naming each setting that differs from those in config.json."""
-    before, now = read_config(config_file.parent), as_read(config)
+    before, now = _LATER | read_config(config_file.parent), as_read(config)
+    if "architecture" in before:
+        before["architecture"] = _LATER_IN_ARCHITECTURE | before["architecture"]
     differ = differing(before, now)
     if differ:
         changes = "; ".join(

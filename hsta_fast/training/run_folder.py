@@ -5,6 +5,7 @@ Every file is complete at any moment, except a fold's metrics.jsonl and run.log,
 runs/<name>/config.json        the resolved configuration, classes, folds, notes; how the run was made
             run.log            a line for each event, appended to
             clips.csv          the clips used; faults.csv: what was wrong with the dataset
+            init.txt           with --init: what became of every key of the files and of the model
             folds.csv          the clips that each fold tests or leaves out; it trains on the others
             folds/<n>/         metrics.jsonl, a line per epoch; state.pt while training, then
                                model.safetensors, gallery.json (pictures of misclassified clips) and

@@ -12,7 +12,7 @@ from typing import Literal
 import pandas as pd
 
 from ..clips import KEY
-from ..files import check_writable
+from ..files import check_writable, write_text
 from ..protocol import (
     SEED_FILES,
     import_matplotlib,
@@ -193,8 +193,9 @@ def train_run(cfg: TrainConfig, progress: RunProgress) -> Path:
             clock=clock,
             device=planned.device,
             dtype=planned.dtype,
-            architecture=cfg.architecture(len(planned.labels.classes)),
+            architecture=planned.initial.architecture(len(planned.labels.classes)),
             workers=group.size,
+            pretrained=planned.initial.lines(),
         )
         exp = decode(planned)
         if cfg.dry_run:
@@ -246,7 +247,7 @@ def check_before_decoding(planned: Plan, is_main: bool) -> None:
     cfg = planned.cfg
     path = cfg.runs / cfg.name
     if is_main and (cfg.resume or cfg.join) and (path / "clips.csv").exists():
-        settings = describe_settings(cfg, planned.labels, planned.sampling)
+        settings = describe_settings(cfg, planned.labels, planned.sampling, planned.initial)
         check_run(path, settings, resume=True)
         unknown = known_after_decoding(cfg)
         check_clips(path / "clips.csv", planned.clips.clips, decoded=False, unknown=unknown)
@@ -276,6 +277,8 @@ def open_run(exp: Experiment, start: Start, log: RunLog, is_main: bool) -> tuple
         faults = pd.DataFrame([asdict(fault) for fault in clips.faults], columns=columns)
         run.write_or_check_folds(fold_parts(clips, exp.folds).assign(**leak_columns(cfg)))
         run.write_table("faults.csv", faults.assign(**leak_columns(cfg)))
+        if exp.initial.report is not None:
+            write_text(run.path / "init.txt", f"{exp.initial.report}\n")
         run.write_start(start.entry())  # takes its place among processes that join: the first decides
     exp = with_dtype_of_run(exp, start, path)
     if is_main:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from ..data import Apex, Balance, DatasetName, FlowMethod, SpecialFrame
 from ..model import Head
+from ..pretrained import LayerChoice
 from ..recompute import Memory
 
 Protocol = Literal["loso", "kfold", "composite", "cross-dataset", "published-folds"]
@@ -80,6 +81,14 @@ class ModelSettings:
     """The input modalities: both, or one."""
     head: Head = "cls"
     """What is classified: the CLS of each branch, also its last token, or the mean over its tokens."""
+    init: Path | None = None
+    """File of pretrained weights that the video branch starts from; a model of this package is taken whole
+    (docs/pretrained.md)."""
+    init_special: Path | None = None
+    """File of pretrained weights that the special branch starts from."""
+    init_layers: LayerChoice = "even"
+    """Which layers of a file of pretrained weights are taken: even: evenly spaced, the last among them; or
+    the first, or the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +169,8 @@ class OptimSettings:
     """Apply weight decay to biases, norms and CLS too."""
     layer_decay: float = 1.0
     """Factor on the learning rate per HSTA layer, counted down from the head."""
+    freeze: int = 0
+    """Keep the values of the patch embeddings, the CLS and this many of the first HSTA layers."""
     clip_grad: float | None = None
     """Largest norm of the gradient; none: no limit."""
     dropout: float = 0.0

@@ -31,6 +31,7 @@ from ..inputs import ModelInputs
 from ..protocol import Fold
 from ..spelling import did_you_mean
 from .config import TrainConfig, to_json
+from .initial import InitialWeights
 from .provenance import dtype_of_run
 from .run_checks import read_starts
 from .splits import inner_of, make_folds
@@ -44,10 +45,11 @@ class Experiment:
     """A configuration with its data, folds and device on this machine.
 
     `dropped`: the number of clips outside the label set, by emotion; `remarks`: what a reader of the scores
-    must know about the folds; `why`: the reason for the dtype.
+    must know about the folds; `why`: the reason for the dtype; `initial`: what every model starts from.
     """
 
     cfg: TrainConfig
+    initial: InitialWeights
     data: ClipData
     labels: LabelSet
     dropped: dict[str, int]
@@ -91,6 +93,7 @@ class Plan:
     """
 
     cfg: TrainConfig
+    initial: InitialWeights
     sampling: Sampling
     labels: LabelSet
     clips: ClipTable
@@ -113,7 +116,8 @@ def set_up(cfg: TrainConfig, *, device: str | None = None) -> Experiment:
 def plan(cfg: TrainConfig, *, device: str | None = None, run: Path | None = None) -> Plan:
     """All of `set_up` that needs no frame, so that whatever is wrong is said before they are decoded.
 
-    run: the folder of the run that is continued, or scored again: its dtype holds (see `dtype_of_run`).
+    run: the folder of the run that is continued, or scored again: its dtype holds (see `dtype_of_run`), and
+        what its models started from (see `InitialWeights`).
 
     Raises:
         ValueError: an invalid setting, a device that does not exist, unusable data, a protocol that does not
@@ -121,6 +125,7 @@ def plan(cfg: TrainConfig, *, device: str | None = None, run: Path | None = None
     """
     cfg.check()
     find_device(device or cfg.device)
+    initial = InitialWeights(cfg, run)
     sampling = Sampling(
         num_frames=cfg.num_frames,
         video=cfg.sampling,
@@ -146,6 +151,7 @@ def plan(cfg: TrainConfig, *, device: str | None = None, run: Path | None = None
     picked, dtype, why = pick_device(device or cfg.device, cfg.dtype, width=max(widths), starts=starts)
     return Plan(
         cfg=cfg,
+        initial=initial,
         sampling=sampling,
         labels=labels,
         clips=clips,
@@ -171,11 +177,13 @@ def decode(plan: Plan) -> Experiment:
         shuffled = np.random.default_rng(cfg.seed).permutation(clips.clips["label"].to_numpy())
         clips = replace(clips, clips=clips.clips.assign(label=shuffled))
     folds, remarks = check_folds(cfg, clips)
+    remarks += plan.initial.remarks()
     if plan.labels_not_here:
         names = ", ".join(plan.labels_not_here)
         remarks.append(f"{cfg.labels} speaks of data sets that are not here: {names}.")
     return Experiment(
         cfg=cfg,
+        initial=plan.initial,
         data=ClipData(clips, frames, plan.sampling, flow),
         labels=plan.labels,
         dropped=plan.dropped,
@@ -360,7 +368,7 @@ def describe(exp: Experiment) -> dict[str, Any]:
     --resume compares this (except MAY_CHANGE): rewording a sentence here stops older runs from continuing.
     """
     cfg = exp.cfg
-    return describe_settings(cfg, exp.labels, exp.data.sampling) | {
+    return describe_settings(cfg, exp.labels, exp.data.sampling, exp.initial) | {
         "num_folds": len(exp.folds),
         "train_counts": {fold.name: exp.class_counts(fold.train).tolist() for fold in exp.folds},
         "notes": [*caveats(cfg), *exp.remarks],
@@ -368,10 +376,13 @@ def describe(exp: Experiment) -> dict[str, Any]:
     }
 
 
-def describe_settings(cfg: TrainConfig, labels: LabelSet, sampling: Sampling) -> dict[str, Any]:
+def describe_settings(
+    cfg: TrainConfig, labels: LabelSet, sampling: Sampling, initial: InitialWeights
+) -> dict[str, Any]:
     """The part of `describe` that no clip changes."""
     return to_json(cfg) | {
         "classes": list(labels.classes),
-        "architecture": asdict(cfg.architecture(len(labels.classes))),
+        "architecture": asdict(initial.architecture(len(labels.classes))),
+        "pretrained": initial.record,
         "pictures": describe_inputs(sampling, cfg.image_size, cfg.apex),
     }

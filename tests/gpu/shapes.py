@@ -15,7 +15,7 @@ import torch
 from hsta_fast import space_time_attention
 from hsta_fast.crossmodal import CrossAttentionBlock
 from hsta_fast.layers import SpaceTimeAttention
-from hsta_fast.model import create_model
+from hsta_fast.presets import create_model
 from tests.kernels.pool_checks import inputs as pool_inputs
 from tests.kernels.pool_checks import kernels as pool_kernels
 from tests.kernels.pool_checks import randn

@@ -15,7 +15,7 @@ import torch
 from torch.autograd.profiler_util import FunctionEvent
 
 from hsta_fast import create_model
-from hsta_fast.model import model_config
+from hsta_fast.presets import model_config
 from hsta_fast.profiling import page, parts
 from hsta_fast.profiling.ceilings import Ceilings
 from hsta_fast.profiling.config import ProfileConfig

@@ -13,7 +13,8 @@ import torch
 
 from hsta_fast import create_model
 from hsta_fast.memory import account
-from hsta_fast.model import HSTAConfig, model_config
+from hsta_fast.model import HSTAConfig
+from hsta_fast.presets import model_config
 from hsta_fast.profiling import run as run_file
 from hsta_fast.profiling.ceilings import Ceilings, measure_ceilings
 from hsta_fast.profiling.config import ProfileConfig

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hsta_fast import cls_cross_attention, create_model, reference
-from hsta_fast.model import model_config
+from hsta_fast.presets import model_config
 from hsta_fast.profiling.work import flops_of, tokens, work_of
 from hsta_fast.published import PublishedHSTA
 

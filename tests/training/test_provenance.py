@@ -16,7 +16,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from hsta_fast.model import HSTA, model_config
+from hsta_fast.model import HSTA
+from hsta_fast.presets import model_config
 from hsta_fast.training import loop, provenance, runner, setup
 from hsta_fast.training.config import TrainConfig, recipe_config
 from hsta_fast.training.optim import learning_rate

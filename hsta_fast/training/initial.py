@@ -1,0 +1,104 @@
+"""What the models of a run start from: random weights, or files of pretrained ones."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..model import HSTA, HSTAConfig
+from ..pretrained import OF_THE_SOURCE, OURS, InitReport, PretrainedStart, in_words, notes_of
+from .config import TrainConfig
+from .run_checks import read_config
+
+_NOT_FROZEN = ("head", "last norm")
+
+
+class InitialWeights:
+    """The first weights of a run's models, and what they decide of the architecture.
+
+    Attributes:
+        record: what config.json says of the files (`PretrainedStart.record`); None: the weights are random.
+        report: what became of every key; None where the weights are random, or the run continues.
+
+    Args:
+        cfg: the run.
+        run: the folder of the run that is continued, or scored again. What its config.json says holds, and
+            the files are read only if a training begins.
+
+    Raises:
+        ValueError: a file that is no start of this model; or the run was started with other files.
+    """
+
+    def __init__(self, cfg: TrainConfig, run: Path | None = None) -> None:
+        self._cfg = cfg
+        self._start: PretrainedStart | None = None
+        self._fields: dict[str, Any] = {}
+        self.record: dict[str, Any] | None = None
+        self.report: InitReport | None = None
+        given = [name for name in ("init", "init_special") if getattr(cfg, name) is not None]
+        before = read_config(run) if run is not None and (run / "config.json").exists() else {}
+        if record := before.get("pretrained"):
+            for name in ("init", "init_special"):
+                if (name in record) != (name in given):
+                    was, got = record[name]["file"] if name in record else "no file", getattr(cfg, name)
+                    raise ValueError(f"{_flag(name)} expected {was}, as at the start of {run}, got {got}")
+            self.record = record
+            self._fields = {name: tuple(before["architecture"][name]) for name in OF_THE_SOURCE}
+        elif given:
+            self._start = PretrainedStart(cfg.init, cfg.init_special, cfg.init_layers)
+            config = self._start.adapt(cfg.architecture(2))
+            self._fields = {name: getattr(config, name) for name in OF_THE_SOURCE}
+            self.report = self._start.prepare(config)[1]
+            self.record = self._start.record(config, self.report)
+
+    def architecture(self, num_classes: int) -> HSTAConfig:
+        """The model's configuration for `num_classes` classes."""
+        return replace(self._cfg.architecture(num_classes), **self._fields)
+
+    def load_into(self, model: HSTA) -> None:
+        """Give a new model its first weights; it keeps its random ones where there is no file.
+
+        Raises:
+            ValueError: a file is not there, or not the one that the run was started with.
+        """
+        if self.record is None:
+            return
+        if self._start is None:
+            start = PretrainedStart(self._cfg.init, self._cfg.init_special, self._cfg.init_layers)
+            for name, file in start.files.items():
+                if file.sha256 != (before := self.record[name]["sha256"]):
+                    raise ValueError(
+                        f"{_flag(name)} expected the file that the run was started with, SHA-256 {before}, "
+                        f"for the folds that have not begun, got {file.path}, SHA-256 {file.sha256}"
+                    )
+            self._start = start
+        self._start.load_into(model)
+
+    def lines(self) -> list[str]:
+        """The files and what was taken of them, in words."""
+        if self.record is None:
+            return []
+        random = [part for part in self.record["left"] if not part.startswith(_NOT_FROZEN)]
+        layers = self._cfg.freeze
+        frozen = f"--freeze {layers} keeps random weights too, as no file has them: {', '.join(random)}"
+        return [*in_words(self.record), *([frozen] if layers and random else [])]
+
+    def notes(self) -> dict[str, str]:
+        """Those of every model of the run."""
+        return {} if self.record is None else notes_of(self.record)
+
+    def remarks(self) -> list[str]:
+        """What a reader of the scores must know, one sentence for each file."""
+        found = []
+        for name in ("init", "init_special"):
+            if self.record is not None and name in self.record:
+                file = self.record[name]
+                text = f"The models start from pretrained weights, {file['file']} ({file['source']})"
+                if file["source"] == OURS:
+                    text += ", and whether its training saw people who are tested here is not checked"
+                said = [file["notes"][name] for name in ("leaky", "caveats") if name in file["notes"]]
+                found.append(f"{text}. Its notes: {' '.join(said)}" if said else f"{text}.")
+        return found
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
