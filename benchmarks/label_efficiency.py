@@ -128,7 +128,7 @@ def measure(root: Path, runs: Path) -> dict[str, Any]:
 @as_shipped
 def figure_of(results: dict[str, Any]) -> bytes:
     """UF1 over the number of labelled subjects: a point for each seed, a line for their means."""
-    figure = new_figure(6.2, 3.8, "Rendered faces: UF1 on 12 unseen subjects")
+    figure = new_figure(6.2, 3.8, "Rendered faces, 12 unseen subjects")
     axes = figure.subplots()
     for design, color, label in (
         (DEFAULT, "#0072B2", "pretrained without labels"),
