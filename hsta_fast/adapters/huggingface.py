@@ -17,7 +17,7 @@ from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionP
 from transformers.models.vjepa2.modeling_vjepa2 import VJEPA2PoolerCrossAttention
 
 from .. import ops
-from ..replaced import any_global_hook, is_plain
+from ..replaced import any_global_hook, is_plain, plain_tensor
 from .switching import Find, Left, Switch, Switched, Undo, bypassed, captured, own_forward, switch_class
 from .torch_modules import absorbed
 from .worth import absorbing_pays, fusing_pays
@@ -202,6 +202,7 @@ class FastSiglipHead(Switched):
         usable = (
             not captured(hidden_state)
             and is_plain(attention, nn.MultiheadAttention)
+            and plain_tensor(attention.in_proj_weight)
             and not any_global_hook()
             and not (self.training and attention.dropout)
             and absorbing_pays(1, attention.num_heads, hidden_state)

@@ -92,11 +92,7 @@ class _Projected(Switched):
         """Whether the fast form computes what the original does, whose other parts are called or not."""
         others = (part for name, part in self._modules.items() if name not in self._called)
         return (
-            not captured(x)
-            and x.dim() == 3
-            and x.numel() > 0
-            and bypassed(*linear)
-            and all(silent(part) or self._idle(part) for part in others)
+            x.numel() > 0 and bypassed(*linear) and all(silent(part) or self._idle(part) for part in others)
         )
 
     def _idle(self, part: nn.Module | None) -> bool:
@@ -119,8 +115,15 @@ class FusedSelfAttention(_Projected):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
         module = cast(nn.Module, self)
-        usable = not args and without_mask(kwargs) and self._usable(x, self.qkv, self.proj)
-        if not usable or not fusing_pays(x, x.shape[1], x.shape[2]):
+        usable = (
+            not args
+            and without_mask(kwargs)
+            and not captured(x)
+            and x.dim() == 3
+            and fusing_pays(x, x.shape[1], x.shape[2])
+            and self._usable(x, self.qkv, self.proj)
+        )
+        if not usable:
             return super().forward(x, *args, **kwargs)  # type: ignore[misc]
         bias: Tensor | None = self.qkv.bias
         # Not from `_parameters`: in a replica of nn.DataParallel they are plain attributes.
@@ -144,8 +147,15 @@ class FirstRowAttention(_Projected):
         module = cast(nn.Module, self)
         num_heads = cast(int, heads(module))
         q, k, v = (cast(nn.Linear, self._modules[name]) for name in self._parts)
-        usable = not args and not kwargs and self._usable(x, q, k, v, self.proj)
-        if not usable or not absorbing_pays(1, num_heads, x):
+        usable = (
+            not args
+            and not kwargs
+            and not captured(x)
+            and x.dim() == 3
+            and absorbing_pays(1, num_heads, x)
+            and self._usable(x, q, k, v, self.proj)
+        )
+        if not usable:
             return super().forward(x, *args, **kwargs)  # type: ignore[misc]
         attended = ops.few_query_attention(
             x[:, :1],
