@@ -113,7 +113,7 @@ class _Projected(Switched):
 class FusedSelfAttention(_Projected):
     """Self-attention with one product for q, k and v, whose biases may stand apart."""
 
-    _called = "qkv", "proj", "proj_drop"
+    _called: tuple[str, ...] = ("qkv", "proj", "proj_drop")
     qkv: nn.Linear
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -126,7 +126,8 @@ def captured(x: Any) -> bool:
 
     They know torch's own operators, and no others. (torch.compile and torch.export take the fast ops.)
     """
-    return not isinstance(x, Tensor) or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return not isinstance(x, Tensor) or tracing or torch.onnx.is_in_onnx_export()
 
 
 def bypassed(*modules: nn.Module | None) -> bool:

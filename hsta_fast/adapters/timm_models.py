@@ -87,7 +87,7 @@ class SpaceTimeAttention(FastAttention, Attention):
     and keys, a gate, a mask, or attention dropout in training it computes as `Attention` does.
     """
 
-    __reduce_ex__ = Attention.__reduce_ex__  # it is a class with a name
+    __reduce_ex__ = Attention.__reduce_ex__  # type: ignore[assignment]  # it is a class with a name
 
 
 def _pool(module: Any) -> Switch | Left:

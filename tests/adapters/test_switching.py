@@ -280,7 +280,7 @@ def test_unknown_and_changed_classes_are_left() -> None:
             return super().forward(query, query, query)[0]
 
     own = nn.MultiheadAttention(16, 4)
-    own.forward = lambda *args, **kwargs: (args[0], None)  # type: ignore[method-assign, assignment]
+    own.forward = lambda *args, **kwargs: (args[0], None)  # type: ignore[method-assign]
     parametrised = parametrizations.weight_norm(nn.Conv3d(3, 4, 2, stride=2))
     model = nn.Sequential(MyAttention(), MyMultiheadAttention(16, 4), own, parametrised)
     assert named_rows(hsta_fast.accelerate(model)) == {

@@ -177,5 +177,5 @@ def test_a_model_built_with_ours() -> None:
     assert type(again.blocks[0].attn) is SpaceTimeAttention
     assert torch.equal(call(again, [IMAGE])[0], came[0])
     mask = torch.ones(17, 17, dtype=torch.bool).tril()
-    masked = [m.blocks[0].attn(TOKENS, attn_mask=mask) for m in (original, ours)]
+    masked = [m.get_submodule("blocks.0.attn")(TOKENS, attn_mask=mask) for m in (original, ours)]
     assert torch.equal(*masked)
