@@ -248,13 +248,14 @@ def cuda_figures(folder: Path = RESULTS) -> str:
 
 def drop_in(results: Results, folder: Path) -> str:
     """Models of other libraries before and after `accelerate`, on every machine."""
-    found = [(caption(record), docs_drop_in.of_cpu(record)) for record in results]
-    found += list(docs_drop_in.of_cuda(folder))
-    tables = [
-        f"{place}:\n\n{markdown(docs_drop_in.HEADER, docs_drop_in.table(rows))}"
-        for place, rows in found
-        if rows
-    ]
+    verdict, tables = docs_drop_in.verdict, []
+    places = [(caption(record), docs_drop_in.of_cpu(record), 5.0, 0.95) for record in results]
+    cuda = [(device, rows, 8.0, None) for device, rows in docs_drop_in.of_cuda(folder)]
+    for place, rows, layers, everything in (*places, *cuda):
+        if rows:
+            asked = verdict(rows, layers=layers, everything=everything)
+            shown = markdown(docs_drop_in.HEADER, docs_drop_in.table(rows))
+            tables.append(f"{place}:\n\n{shown}\n{asked}")
     return "\n".join(tables) or "Not measured.\n"
 
 

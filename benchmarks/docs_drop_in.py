@@ -77,6 +77,20 @@ def table(rows: Rows) -> list[tuple[str, ...]]:
     return lines
 
 
+def verdict(rows: Rows, *, layers: float, everything: float | None = None) -> str:
+    """Whether the goals are met: of cross-attention layers forward, and of everything. The worst counts."""
+
+    def said(what: str, bound: float, ratios: Sequence[float]) -> str:
+        worst = min(ratios, default=0.0)
+        return f"{what} at least {bound:g} x: {'met' if worst >= bound else 'missed'}, {worst:.2f} x"
+
+    crossing = [f[FORWARD].ratio for name, f in rows.items() if "cross-attention" in name and FORWARD in f]
+    parts = [said("cross-attention layers forward", layers, crossing)]
+    if everything is not None:
+        parts.append(said("everything", everything, [x.ratio for f in rows.values() for x in f.values()]))
+    return f"Asked: {'; '.join(parts)}.\n"
+
+
 HEADER = ("model", "forward, ms", "training step, ms", "peak, MiB")
 
 
@@ -87,8 +101,7 @@ def sentence(cpu: Sequence[Record], folder: Path) -> str:
     parts = []
     for place, rows in places:
         model = next((found for name, found in rows.items() if name.startswith("VideoMAE-base")), {})
-        crossing = [found for name, found in rows.items() if "cross-attention" in name]
-        layers = [found[FORWARD].ratio for found in crossing if FORWARD in found]
+        layers = [f[FORWARD].ratio for name, f in rows.items() if "cross-attention" in name and FORWARD in f]
         if FORWARD in model and STEP in model and layers:
             parts.append(
                 f"{place}, VideoMAE-base of 16 frames is {model[FORWARD].ratio:.2f} times as fast forward "

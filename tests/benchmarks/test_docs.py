@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import bench_model
+from benchmarks import bench_model, docs_drop_in
 from benchmarks.compare import PRODUCT, SIDE
 from benchmarks.docs import PAGES, regenerated
 from benchmarks.processes import ROOT
@@ -148,3 +148,30 @@ def test_a_block_without_a_known_name_is_an_error(tmp_path: Path) -> None:
     write(tmp_path / "a.json", {"machine": MACHINE, "versions": {}, "groups": []})
     with pytest.raises(KeyError):
         regenerated("<!-- measured: nonsense -->\n<!-- end -->\n", tmp_path)
+
+
+def drop_in_entry(model: str, direction: str, before: list[float], after: list[float]) -> dict[str, Any]:
+    ms = {"hsta_fast": after, "the original": before}
+    return {
+        "group": f"drop-in, {model}, B 1, {direction}",
+        "ms": ms,
+        "peak MiB": {"hsta_fast": 10.0, "the original": 40.0},
+    }
+
+
+def test_models_of_other_libraries_have_a_line_each_and_a_verdict() -> None:
+    entries = [
+        drop_in_entry("a cross-attention", "forward", [60.0, 66.0], [10.0, 10.0]),
+        drop_in_entry("a model", "forward", [9.0, 9.0], [10.0, 10.0]),
+        drop_in_entry("a model", "training step", [20.0, 20.0], [10.0, 10.0]),
+    ]
+    rows = docs_drop_in.of_cpu({"groups": entries})
+    assert docs_drop_in.table(rows) == [
+        ("a cross-attention, B 1", "63.0 -> 10.0 (6.30 x)", "", "40 -> 10"),
+        ("a model, B 1", "9 -> 10.0 (0.90 x)", "20.0 -> 10.0 (2.00 x)", "40 -> 10"),
+    ]
+    asked = docs_drop_in.verdict(rows, layers=5, everything=0.95)
+    assert asked == (
+        "Asked: cross-attention layers forward at least 5 x: met, 6.30 x; "
+        "everything at least 0.95 x: missed, 0.90 x.\n"
+    )
