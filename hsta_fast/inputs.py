@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 
+# Notes in a model's file: JSON lists of the people whom it has seen, "dataset/subject", with labels and
+# without.
+PEOPLE = TRAINED_SUBJECTS, PRETRAINED_SUBJECTS = "trained_subjects", "pretrained_subjects"
 _SAMPLINGS = ("uniform", "random")
 _APEXES = ("annotated", "motion", "motion-all")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .clips import counted
-from .inputs import ModelInputs
+from .inputs import PEOPLE, ModelInputs
 from .model import HSTA
 
 _LIMITS = (
@@ -45,7 +45,9 @@ def model_card(model: HSTA, run: Path | None = None, fold: str | None = None) ->
     else:
         of_run, sections = _of_run(run, fold)
         warnings = {**warnings, **of_run}
-    rest = [f"- {name}: {text}" for name, text in sorted(model.notes.items()) if name not in _FIRST]
+    # The lists of people are long, and a card is public.
+    kept = sorted((name, text) for name, text in model.notes.items() if name not in (*_FIRST, *PEOPLE))
+    rest = [f"- {name}: {text}" for name, text in kept]
     parts = [
         _HEADER,
         "# HSTA, micro-expressions",

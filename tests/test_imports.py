@@ -150,7 +150,8 @@ ARROWS: dict[str, str] = {
     "training.compiled": "model",
     "training.step": "model training.config training.optim training.step_graph",
     "training.step_graph": "",
-    "training.initial": "clips model pretrained training.config training.run_checks",
+    "training.seen": "clips inputs",
+    "training.initial": "model pretrained training.config training.run_checks training.seen",
     "training.splits": "clips data.clips protocol training.config",
     "training.run_checks": "files locks clips spelling",
     "training.run_log": "",
@@ -170,7 +171,7 @@ ARROWS: dict[str, str] = {
     "training.setup locks",
     "training.dry_run": "clips data environment protocol training.loop training.optim training.run_checks "
     "training.run_folder training.setup training.splits memory",
-    "training.run_models": "checkpoint export protocol training.run_checks training.run_folder",
+    "training.run_models": "checkpoint export inputs protocol training.run_checks training.run_folder",
     "training.evaluate": "clips checkpoint int8 protocol training.config training.gallery training.loop "
     "training.run_checks training.run_folder training.setup",
     "training.runner": "clips files checkpoint protocol training.config training.dry_run "
@@ -194,8 +195,8 @@ ARROWS: dict[str, str] = {
     "training.progress training.stopping pretraining.autoencoder pretraining.folder pretraining.objective "
     "pretraining.settings",
     "pretraining.pictures": "model protocol training.loop pretraining.loop pretraining.objective",
-    "pretraining.run": "checkpoint clips data files protocol training.stopping training.progress "
-    "training.initial training.provenance training.run_checks training.run_log training.setup "
+    "pretraining.run": "checkpoint clips data files inputs protocol training.stopping training.progress "
+    "training.provenance training.run_checks training.run_log training.setup "
     "pretraining.data pretraining.folder pretraining.loop pretraining.pictures pretraining.settings",
     "pretraining": "",
     # The top.

@@ -11,9 +11,9 @@ from ..checkpoint import save_model
 from ..clips import KEY
 from ..data import ClipData, ClipTable
 from ..files import check_writable, make_folder, write_bytes, write_text
+from ..inputs import PRETRAINED_SUBJECTS
 from ..protocol import import_matplotlib
 from ..training import stopping
-from ..training.initial import PRETRAINED_SUBJECTS
 from ..training.progress import RunProgress, duration
 from ..training.provenance import Start
 from ..training.run_checks import check_clips, read_starts

@@ -120,7 +120,7 @@ class TrainConfig(
         return replace(self, runs=self.runs / self.name, name=name, cache=cache, **changes)
 
     def leaks(self) -> list[str]:
-        """Why scores of this configuration are leaky, one sentence each; empty if they are not."""
+        """Why scores of this configuration are leaky, one sentence each, whatever its models start from."""
         reasons = []
         if self.protocol == "published-folds":
             reasons.append("--protocol published-folds: folds by clip, the same people in training and test.")
@@ -226,6 +226,6 @@ def from_json(values: dict[str, Any]) -> TrainConfig:
     return config
 
 
-def leak_columns(cfg: TrainConfig) -> dict[str, str]:
-    """The column `leaky` that marks every output of a leaky run; empty for any other run."""
-    return {"leaky": " ".join(cfg.leaks())} if cfg.leaks() else {}
+def leak_columns(leaks: Sequence[str]) -> dict[str, str]:
+    """The column `leaky` that marks every output of a run with these leaks; empty if there are none."""
+    return {"leaky": " ".join(leaks)} if leaks else {}

@@ -118,7 +118,7 @@ def print_experiment(exp: Experiment, where: str) -> None:
     """
     clips, data = exp.data.table, exp.data
     print(f"{info_text(exp.dtype)}\n\ndevice {exp.device}, {exp.dtype}: {exp.why}")
-    print("".join(f"LEAKY: {reason}\n" for reason in exp.cfg.leaks()), end="")
+    print("".join(f"LEAKY: {reason}\n" for reason in exp.leaks), end="")
     counts = zip(exp.class_counts(np.arange(len(data))), exp.labels.classes, strict=True)
     print(
         f"{counted(len(data), 'clip')} of {counted(subject_ids(clips.clips).nunique(), 'subject')}:",

@@ -46,13 +46,14 @@ def train_fold(
     logits = predict(exp, model, fold.test, team)
     if not team.is_main:
         return
-    notes = exp.initial.notes() | leak_columns(cfg)
-    if of_data := caveats(cfg):
-        notes["caveats"] = " ".join(of_data)
+    notes = exp.initial.notes(exp.data.subjects[fold.train].tolist()) | leak_columns(exp.leaks)
+    # The file may be published, so the remarks on its start name nobody.
+    if remarks := [*caveats(cfg), *exp.initial.remarks(exp.tested, named=False)]:
+        notes["caveats"] = " ".join(remarks)
     save_model(model, folder.path / "model.safetensors", inputs=exp.model_inputs(), notes=notes)
     predictions = predictions_table(exp, fold, logits)
     add_gallery(exp, folder.path, model, fold, predictions)
-    folder.finish(predictions.assign(epoch=epochs, **leak_columns(cfg)))
+    folder.finish(predictions.assign(epoch=epochs, **leak_columns(exp.leaks)))
 
 
 def choose_epoch(

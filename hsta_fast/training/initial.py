@@ -1,20 +1,16 @@
 """What the models of a run start from: random weights, or files of pretrained ones."""
 
-import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..clips import natural_key, person_key
 from ..model import HSTA, HSTAConfig
 from ..pretrained import OF_THE_SOURCE, OURS, InitReport, PretrainedStart, in_words, notes_of
 from .config import TrainConfig
 from .run_checks import read_config
+from .seen import Seen, notes_on_people
 
-# A note in a file of `hsta-fast pretrain`: a JSON list of the people on its clips, "dataset/subject".
-PRETRAINED_SUBJECTS = "pretrained_subjects"
-_MOST_NAMED = 5
 _NOT_FROZEN = ("head", "last norm")
 
 
@@ -88,41 +84,43 @@ class InitialWeights:
         frozen = f"--freeze {layers} keeps random weights too, as no file has them: {', '.join(random)}"
         return [*in_words(self.record), *([frozen] if layers and random else [])]
 
-    def notes(self) -> dict[str, str]:
-        """Those of every model of the run."""
-        return {} if self.record is None else notes_of(self.record)
+    def notes(self, trained: Iterable[str]) -> dict[str, str]:
+        """Those of a model of the run that was trained on the subjects `trained`, "dataset/subject"."""
+        starts = {self._record[name]["file"]: seen for name, seen in self._seen().items()}
+        return notes_on_people(starts, trained) | ({} if self.record is None else notes_of(self.record))
 
-    def remarks(self, tested: Collection[str]) -> list[str]:
+    def leaks(self, tested: Collection[str]) -> list[str]:
+        """Why the run's scores are leaky, one sentence for each file that has seen labels of `tested`."""
+        found = {name: seen.leak(tested) for name, seen in self._seen().items()}
+        return [f"{_flag(name)} {self._record[name]['file']}: {leak}" for name, leak in found.items() if leak]
+
+    def remarks(self, tested: Collection[str], *, named: bool = True) -> list[str]:
         """What a reader of the scores must know, one sentence for each file.
 
         tested: the subjects of the test folds, "dataset/subject".
+        named: with the names of some who are tested and were seen.
         """
-        found = []
-        for name in ("init", "init_special"):
-            if self.record is not None and name in self.record:
-                file = self.record[name]
-                text = f"The models start from pretrained weights, {file['file']} ({file['source']})"
-                if file["source"] == OURS:
-                    text += f", {_seen(file['notes'], tested)}"
-                said = [file["notes"][name] for name in ("leaky", "caveats") if name in file["notes"]]
-                found.append(f"{text}. Its notes: {' '.join(said)}" if said else f"{text}.")
+        found, seen = [], self._seen()
+        for name in self._files():
+            file = self._record[name]
+            text = f"The models start from pretrained weights, {file['file']} ({file['source']})"
+            if name in seen:
+                text += f", {seen[name].remark(tested, named=named)}"
+            said = [file["notes"][name] for name in ("leaky", "caveats") if name in file["notes"]]
+            found.append(f"{text}. Its notes: {' '.join(said)}" if said else f"{text}.")
         return found
 
+    @property
+    def _record(self) -> dict[str, Any]:
+        return self.record or {}
 
-def _seen(notes: Mapping[str, str], tested: Collection[str]) -> str:
-    """Whether a model of ours with these notes has seen people who are tested, as far as they tell."""
-    try:
-        seen = {person_key(str(subject)) for subject in json.loads(notes[PRETRAINED_SUBJECTS])}
-    except (KeyError, ValueError, TypeError):
-        return "and whether its training saw people who are tested here is not checked"
-    both = sorted({subject for subject in tested if person_key(subject) in seen}, key=natural_key)
-    if not both:
-        return "whose pretraining saw nobody of this name who is tested here"
-    named = ", ".join(both[:_MOST_NAMED]) + ", ..." * (len(both) > _MOST_NAMED)
-    return (
-        f"whose pretraining saw, without labels, {len(both)} of the {len(set(tested))} people who are tested "
-        f"here ({named}): on them the scores are not those of unknown people"
-    )
+    def _files(self) -> list[str]:
+        return [name for name in ("init", "init_special") if name in self._record]
+
+    def _seen(self) -> dict[str, Seen]:
+        """Whom the files of ours have seen, by "init" and "init_special"."""
+        files = {name: self._record[name] for name in self._files()}
+        return {name: Seen.of(file["notes"]) for name, file in files.items() if file["source"] == OURS}
 
 
 def _flag(name: str) -> str:

@@ -88,7 +88,7 @@ def fit(
         tested = score_test_clips(training, epoch)
         speed = {"seconds": seconds, "clips_per_second": len(fold.train) / seconds}
         metrics: dict[str, Any] = {"fold": fold.name, "epoch": epoch + 1, **trained, **tested}
-        metrics |= leak_columns(exp.cfg) | speed
+        metrics |= leak_columns(exp.leaks) | speed
         folder.append_metrics(metrics)
         progress.epoch(metrics)
         if epoch == first:

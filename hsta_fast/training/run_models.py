@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..checkpoint import load_model
 from ..export import OUTPUTS, example_frames, export_onnx, export_pt2
+from ..inputs import PEOPLE
 from ..protocol import read_predictions
 from .run_checks import read_config
 from .run_folder import fold_folder
@@ -85,6 +86,6 @@ def export(run: Path, fold: str | None = None, out: Path | None = None) -> str:
 
 
 def _notes(notes: Mapping[str, str]) -> list[tuple[str, str]]:
-    """The notes by name, which a file keeps in no order; that of a leak comes first."""
+    """The notes by name, which a file keeps in no order; that of a leak comes first, lists of people not."""
     leaky = [("LEAKY", notes["leaky"])] if "leaky" in notes else []
-    return [*leaky, *((name, notes[name]) for name in sorted(notes) if name != "leaky")]
+    return [*leaky, *((name, notes[name]) for name in sorted(notes) if name not in ("leaky", *PEOPLE))]

@@ -271,12 +271,12 @@ def open_run(exp: Experiment, start: Start, log: RunLog, is_main: bool) -> tuple
         join=cfg.join,
     )
     log.open(path)
-    run.write_or_check_clips(clips.clips.assign(**leak_columns(cfg)))
+    run.write_or_check_clips(clips.clips.assign(**leak_columns(exp.leaks)))
     if is_main:
         columns = [*KEY, "what", "action"]
         faults = pd.DataFrame([asdict(fault) for fault in clips.faults], columns=columns)
-        run.write_or_check_folds(fold_parts(clips, exp.folds).assign(**leak_columns(cfg)))
-        run.write_table("faults.csv", faults.assign(**leak_columns(cfg)))
+        run.write_or_check_folds(fold_parts(clips, exp.folds).assign(**leak_columns(exp.leaks)))
+        run.write_table("faults.csv", faults.assign(**leak_columns(exp.leaks)))
         if exp.initial.report is not None:
             write_text(run.path / "init.txt", f"{exp.initial.report}\n")
         run.write_start(start.entry())  # takes its place among processes that join: the first decides
@@ -300,7 +300,7 @@ def log_start(exp: Experiment, start: Start, log: RunLog, how: str) -> None:
     """Write to the log how this process starts, and what a reader of the scores must know."""
     log.event(f"{how}: {start.text()}")
     if workers().is_main:
-        for line in (*(f"LEAKY: {reason}" for reason in exp.cfg.leaks()), *caveats(exp.cfg), *exp.remarks):
+        for line in (*(f"LEAKY: {reason}" for reason in exp.leaks), *caveats(exp.cfg), *exp.remarks):
             log.event(line)
         for line in remarks_and_faults(exp.data.table, ", all in faults.csv"):
             log.event(line)
@@ -381,7 +381,7 @@ def score_so_far(exp: Experiment, folder: RunFolder, tested: dict[int, pd.DataFr
             tested[number] = table_of_fold[["label", "predicted"]]
     pooled = pd.concat(tested.values())
     scores = score(pooled["label"], pooled["predicted"], len(exp.labels.classes), absent="zero")
-    leaky = " (leaky)" if exp.cfg.leaks() else ""
+    leaky = " (leaky)" if exp.leaks else ""
     return f"UF1 of {len(tested)} of {len(exp.folds)} folds {scores.uf1:.3f}{leaky}"
 
 

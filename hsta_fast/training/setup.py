@@ -45,8 +45,9 @@ AS_STARTED = "the run was started with it"
 class Experiment:
     """A configuration with its data, folds and device on this machine.
 
-    `dropped`: the number of clips outside the label set, by emotion; `remarks`: what a reader of the scores
-    must know about the folds; `why`: the reason for the dtype; `initial`: what every model starts from.
+    `dropped`: the number of clips outside the label set, by emotion; `tested`: the people of all test folds;
+    `leaks`: why the scores are leaky; `remarks`: what else a reader of them must know; `why`: the reason for
+    the dtype; `initial`: what every model starts from.
     """
 
     cfg: TrainConfig
@@ -55,6 +56,8 @@ class Experiment:
     labels: LabelSet
     dropped: dict[str, int]
     folds: list[Fold]
+    tested: list[str]
+    leaks: list[str]
     remarks: list[str]
     device: torch.device
     dtype: torch.dtype
@@ -178,10 +181,9 @@ def decode(plan: Plan) -> Experiment:
         shuffled = np.random.default_rng(cfg.seed).permutation(clips.clips["label"].to_numpy())
         clips = replace(clips, clips=clips.clips.assign(label=shuffled))
     folds, remarks = check_folds(cfg, clips)
-    tested = subject_ids(clips.clips).to_numpy(dtype=str)[np.concatenate([fold.test for fold in folds])]
-    remarks += plan.initial.remarks(sorted(set(tested.tolist())))
-    if plan.labels_not_here:
-        names = ", ".join(plan.labels_not_here)
+    tested = sorted(set(subject_ids(clips.clips).iloc[np.concatenate([fold.test for fold in folds])]))
+    remarks += plan.initial.remarks(tested)
+    if names := ", ".join(plan.labels_not_here):
         remarks.append(f"{cfg.labels} speaks of data sets that are not here: {names}.")
     return Experiment(
         cfg=cfg,
@@ -190,6 +192,8 @@ def decode(plan: Plan) -> Experiment:
         labels=plan.labels,
         dropped=plan.dropped,
         folds=folds,
+        tested=tested,
+        leaks=[*cfg.leaks(), *plan.initial.leaks(tested)],
         remarks=remarks,
         device=plan.device,
         dtype=plan.dtype,
@@ -379,7 +383,7 @@ def describe(exp: Experiment) -> dict[str, Any]:
         "num_folds": len(exp.folds),
         "train_counts": {fold.name: exp.class_counts(fold.train).tolist() for fold in exp.folds},
         "notes": [*caveats(cfg), *exp.remarks],
-        "leaky": cfg.leaks(),
+        "leaky": exp.leaks,
     }
 
 
