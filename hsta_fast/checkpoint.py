@@ -39,14 +39,14 @@ def read_weights(path: Path | str) -> Any:
         OSError: the file does not exist or cannot be read.
     """
     path = Path(path)
+    with path.open("rb"):
+        pass  # an OSError of a file that can be read says that its content is damaged
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         # Published checkpoints contain the arguments of their run, an argparse.Namespace of plain values.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except pickle.UnpicklingError as error:
         # torch's message names the refused class within long advice on how to load it anyway.
         named = re.search(r"GLOBAL (\S+)", str(error))
@@ -175,8 +175,9 @@ def _check_entries(name: str, expected: Mapping[str, torch.Size], state: Mapping
 
 
 def some(names: Sequence[str], most: int = 20) -> str:
-    """The first names, for a message."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    """The first names, for a message; a damaged file can have very long ones."""
+    shown = ", ".join(name if len(name) <= 200 else f"{name[:197]}..." for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _empty_model(config: HSTAConfig) -> HSTA:

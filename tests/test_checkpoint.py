@@ -118,8 +118,15 @@ def test_damaged_files_are_named(state: State, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=name) as error:
             load(tmp_path / name)
         assert "\n" not in str(error.value)
+    # torch reads a large file from its end, and fails with an OSError where that is missing.
+    torch.save({"a": torch.ones(100_000)}, tmp_path / "large.pth")
+    (tmp_path / "large.pth").write_bytes((tmp_path / "large.pth").read_bytes()[:8192])
+    with pytest.raises(ValueError, match="large.pth expected a checkpoint, got a damaged or other file"):
+        load(tmp_path / "large.pth")
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "none.pth")
+    with pytest.raises(IsADirectoryError):
+        load(tmp_path)
 
 
 def test_models_without_a_published_layout_say_so() -> None:

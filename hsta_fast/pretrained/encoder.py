@@ -1,5 +1,6 @@
 """The encoder in a file of pretrained weights, under the names of one branch of ours."""
 
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,10 @@ BLOCK = (
     "mlp.fc2.bias",
 )
 _NORM = ("norm.weight", "norm.bias")
+_DTYPES = (
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    *(torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz),
+)
 _K_BIAS = "the bias of k cancels in the softmax"
 
 
@@ -81,16 +86,21 @@ def read_encoder(name: str, state: Mapping[str, Tensor], source: Source, prefix:
             encoder.dropped[key] = why
         else:
             unknown.append(key)
-    odd = [key for key in keys.values() if not state[key].is_floating_point()]
-    if odd:
-        raise ValueError(f"{name} expected floating tensors, got {some(odd)} of {state[odd[0]].dtype}")
+    check_values(name, {key: state[key] for key in keys.values()})
     if unknown:
         raise ValueError(f"{name} expected keys of {source.name} alone, got also {some(sorted(unknown))}")
-    blocks = {int(ours.split(".")[1]) for ours in keys if ours.startswith("blocks.")}
-    wanted = [f"blocks.{n}.{part}" for n in range(1 + max(blocks, default=-1)) for part in BLOCK]
+    width = _check_ends(name, {ours: (key, state[key]) for ours, key in keys.items()})
+    numbers = {ours: ours.split(".")[1] for ours in keys if ours.startswith("blocks.")}
+    depth = next(n for n in itertools.count() if str(n) not in numbers.values())
+    if later := [keys[ours] for ours, number in numbers.items() if number not in map(str, range(depth))]:
+        # Not one more for each number: that of a damaged file may be anything.
+        none = [f"blocks.{depth}.{part}" for part in BLOCK]
+        raise ValueError(
+            f"{name} expected all weights of {source.name}, got none for {some(none)}, but {some(later)}"
+        )
+    wanted = [f"blocks.{n}.{part}" for n in range(depth) for part in BLOCK]
     wanted += ["patch_embed.proj.weight", "patch_embed.proj.bias"]
     wanted += _NORM if any(ours in keys for ours in _NORM) else ()
-    width = state[keys["patch_embed.proj.weight"]].shape[0]
     missing = []
     for ours in wanted:
         if not _take(encoder, name, ours, keys, state, width):
@@ -107,6 +117,50 @@ def read_encoder(name: str, state: Mapping[str, Tensor], source: Source, prefix:
         raise ValueError(f"{name} expected each weight of {source.name} once, got also {some(unused)}")
     encoder.num_heads = HEADS.get(width)
     return encoder
+
+
+def check_values(name: str, state: Mapping[str, Tensor]) -> None:
+    """Check that tensors can be computed with; name: the file, for messages.
+
+    Raises:
+        ValueError: a tensor is not floating, not dense, or not finite.
+    """
+    odd = [key for key, value in state.items() if value.dtype not in _DTYPES]
+    if odd:
+        raise ValueError(f"{name} expected floating tensors, got {some(odd)} of {state[odd[0]].dtype}")
+    odd = [key for key, value in state.items() if value.layout != torch.strided or value.is_meta]
+    if odd:
+        of = f"{state[odd[0]].layout} on {state[odd[0]].device}"
+        raise ValueError(f"{name} expected dense tensors, got {some(odd)} of {of}")
+    # torch cannot ask this of 8 bits.
+    plain = {key: value.float() if value.itemsize == 1 else value for key, value in state.items()}
+    odd = [key for key, value in plain.items() if not value.isfinite().all()]
+    if odd:
+        raise ValueError(f"{name} expected finite weights, got NaN or infinity in {some(odd)}")
+
+
+def _check_ends(file: str, found: Mapping[str, tuple[str, Tensor]]) -> int:
+    """Check the shapes of what stands before the blocks; returns the width C.
+
+    found: the file's key and its tensor, by our name.
+
+    Raises:
+        ValueError: a shape that is not (C, 3, p, p), or (C, 3, t, p, p), of a patch embedding, (C,) of its
+            bias, (1, 1, C) of a CLS, or (1, N, C) of positions.
+    """
+    key, weight = found["patch_embed.proj.weight"]
+    if 0 in weight.shape:
+        raise ValueError(f"{file}: {key} expected no size of 0, got {tuple(weight.shape)}")
+    width = weight.shape[0]
+    for name, shape in (("patch_embed.proj.bias", (width,)), ("cls_token", (1, 1, width))):
+        if name in found:
+            _check_shape(file, *found[name], shape)
+    if "pos_embed" in found:
+        key, positions = found["pos_embed"]
+        if positions.dim() != 3 or positions.shape[::2] != (1, width) or 0 in positions.shape:
+            got = tuple(positions.shape)
+            raise ValueError(f"{file}: {key} expected the shape (1, positions, {width}), got {got}")
+    return width
 
 
 def _take(

@@ -12,7 +12,7 @@ from ..checkpoint import is_saved_model, load_model, read_weights, state_dict_of
 from ..files import open_plain
 from ..model import HSTA, HSTAConfig
 from ..wrappers import plain_keys
-from .encoder import Encoder, read_branch, read_encoder
+from .encoder import Encoder, check_values, read_branch, read_encoder
 from .sources import OF_ITS_OWNER, recognise
 
 OURS = "HSTA of hsta_fast"
@@ -55,8 +55,8 @@ def read_file(path: Path, branch: int) -> PretrainedFile:
     """Read the file at `path`, weights only; branch: that which asks for it, 0 special or 1 video.
 
     Raises:
-        ValueError: no plain file, no weights, no source or several are recognised, or keys are missing or
-            not known.
+        ValueError: no plain file, no weights, no source or several are recognised, keys are missing or not
+            known, or tensors are not finite.
     """
     try:
         with open_plain(path, "a file of weights") as file:
@@ -74,6 +74,7 @@ def read_file(path: Path, branch: int) -> PretrainedFile:
 
 
 def _of_ours(path: Path, sha256: str, model: HSTA) -> PretrainedFile:
+    check_values(str(path), model.state_dict())
     encoders = {d: read_branch(model, d) for d in model.config.branch_ids}
     taken = {key for encoder in encoders.values() for keys in encoder.keys.values() for key in keys}
     return PretrainedFile(

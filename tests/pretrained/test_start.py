@@ -18,7 +18,7 @@ from hsta_fast.pretrained import PretrainedStart, choose_layers
 from hsta_fast.pretrained.sources import HEADS as PUBLISHED_HEADS
 from hsta_fast.published import PublishedHSTA
 
-from .source_models import HEADS, WIDTH, videomae_state
+from .source_models import HEADS, WIDTH, build, videomae_state
 
 State = dict[str, Tensor]
 SIZES: dict[str, Any] = {
@@ -250,6 +250,51 @@ REFUSED: dict[str, tuple[Callable[[State], object], dict[str, Any], str]] = {
         {},
         "got none for blocks.2.norm1.weight, ",
     ),
+    "a damaged number of a layer": (
+        _with("encoder.blocks.3000000000.norm1.bias", torch.ones(24)),
+        {},
+        "got none for blocks.4.norm1.weight, .*, but encoder.blocks.3000000000.norm1.bias$",
+    ),
+    "a number of thousands of digits": (
+        _with(f"encoder.blocks.{'7' * 5000}.norm1.bias", torch.ones(24)),
+        {},
+        r"but encoder.blocks.7{182}\.\.\.$",
+    ),
+    "a number with a zero before it": (
+        _with("encoder.blocks.03.norm1.bias", torch.ones(24)),
+        {},
+        "but encoder.blocks.03.norm1.bias$",
+    ),
+    "a sparse tensor": (
+        _with(NORM, torch.ones(24).to_sparse()),
+        {},
+        "expected dense tensors, got encoder.norm.weight of torch.sparse_coo on cpu$",
+    ),
+    "a tensor without values": (
+        _with(NORM, torch.ones(24, device="meta")),
+        {},
+        "expected dense tensors, got encoder.norm.weight of torch.strided on meta$",
+    ),
+    "NaN": (
+        _with(NORM, torch.full((24,), torch.nan)),
+        {},
+        "expected finite weights, got NaN or infinity in encoder.norm.weight$",
+    ),
+    "infinity": (
+        _with("encoder.blocks.0.norm1.bias", torch.full((24,), -torch.inf, dtype=torch.float16)),
+        {},
+        "NaN or infinity in encoder.blocks.0.norm1.bias$",
+    ),
+    "a patch of 0 x 0": (
+        _with("encoder.patch_embed.proj.weight", torch.ones(24, 3, 2, 0, 0)),
+        {},
+        r"encoder.patch_embed.proj.weight expected no size of 0, got \(24, 3, 2, 0, 0\)$",
+    ),
+    "a bias of another width": (
+        _with("encoder.patch_embed.proj.bias", torch.ones(7)),
+        {},
+        r"encoder.patch_embed.proj.bias expected the shape \(24,\), got \(7,\)$",
+    ),
     "half a norm": (_without("encoder.norm.bias"), {}, "got none for norm.bias$"),
     "an unknown key": (
         _with("encoder.blocks.0.gamma_1", torch.ones(4)),
@@ -314,3 +359,41 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         tiny(init=tmp_path / "pickle.pth")
     with pytest.raises(ValueError, match="init expected a file of pretrained weights, got none"):
         PretrainedStart()
+
+
+VIT_STATE: dict[str, tuple[int, ...]] = {
+    **{"patch_embed.proj.weight": (24, 3, 4, 4), "patch_embed.proj.bias": (24,)},
+    **{"cls_token": (1, 1, 24), "pos_embed": (1, 10, 24)},
+}
+
+
+@pytest.mark.parametrize("key", ["cls_token", "pos_embed"])
+@pytest.mark.parametrize("shape", [(), (24,), (1, 24), (1, 1, 7), (1, 0, 24), (2, 10, 24), (1, 1, 10, 24)])
+def test_cls_and_positions_of_another_shape_are_refused(
+    key: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "vit.pth"
+    sizes: dict[str, Any] = {"branches": ("video",), "n_video": 0}
+    torch.save({name: torch.ones(size) for name, size in VIT_STATE.items()}, path)
+    assert tiny(**sizes, init=path).init_report.left() == ["last norm (video)", "head"]
+    torch.save({name: torch.ones(size) for name, size in (VIT_STATE | {key: shape}).items()}, path)
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: {key} expected the shape \(1, .*, got"):
+        tiny(**sizes, init=path)
+
+
+def test_a_bias_of_marlin_is_checked_before_its_pixels_are_folded(tmp_path: Path) -> None:
+    case = build("MARLIN, encoder", tmp_path)
+    state = torch.load(case.path, weights_only=True)
+    [key] = [key for key in state if key.endswith("patch_embedding.projection.bias")]
+    torch.save(state | {key: torch.ones(7)}, tmp_path / "marlin.pth")
+    with pytest.raises(ValueError, match=r"projection.bias expected the shape \(24,\), got \(7,\)$"):
+        tiny(init=tmp_path / "marlin.pth")
+
+
+def test_a_model_of_ours_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    model = tiny()
+    with torch.no_grad():
+        model.get_parameter("norm.1.bias")[0] = torch.nan
+    hsta_fast.save_model(model, tmp_path / "ours.safetensors")
+    with pytest.raises(ValueError, match="ours.safetensors expected finite weights, got .* in norm.1.bias$"):
+        tiny(init=tmp_path / "ours.safetensors")
