@@ -196,7 +196,7 @@ ARROWS: dict[str, str] = {
     "pretraining.settings",
     "pretraining.pictures": "model protocol training.loop pretraining.loop pretraining.objective",
     "pretraining.run": "checkpoint clips data files inputs protocol training.stopping training.progress "
-    "training.provenance training.run_checks training.run_log training.setup "
+    "training.initial training.provenance training.run_checks training.run_log training.setup "
     "pretraining.data pretraining.folder pretraining.loop pretraining.pictures pretraining.settings",
     "pretraining": "",
     # The top.

@@ -14,6 +14,7 @@ from ..files import check_writable, make_folder, write_bytes, write_text
 from ..inputs import PRETRAINED_SUBJECTS
 from ..protocol import import_matplotlib
 from ..training import stopping
+from ..training.initial import PRETRAINED_FRAMES, frames_note
 from ..training.progress import RunProgress, duration
 from ..training.provenance import Start
 from ..training.run_checks import check_clips, read_starts
@@ -119,7 +120,8 @@ def train(training: Pretraining, log: RunLog) -> str:
 def notes(cfg: PretrainConfig, data: ClipData) -> dict[str, str]:
     """What the file of the model says about its pretraining.
 
-    "pretrained_subjects" is a JSON list of the people that the model has seen, "dataset/subject".
+    "pretrained_subjects" is a JSON list of the people that the model has seen, "dataset/subject";
+    "pretrained_frames" the size of its frames and their number.
     """
     subjects = subjects_of(data)
     datasets = ", ".join(sorted(set(data.table.clips["dataset"])))
@@ -131,5 +133,9 @@ def notes(cfg: PretrainConfig, data: ClipData) -> dict[str, str]:
         f"{cfg.num_frames} frames of {cfg.image_size} pixels, {cfg.epochs} epochs, seed {cfg.seed}; "
         "CSTA and head are not trained"
     )
-    found = {"pretraining": said, PRETRAINED_SUBJECTS: json.dumps(subjects, ensure_ascii=False)}
+    found = {
+        "pretraining": said,
+        PRETRAINED_SUBJECTS: json.dumps(subjects, ensure_ascii=False),
+        PRETRAINED_FRAMES: frames_note(cfg.image_size, cfg.num_frames),
+    }
     return found | ({"caveats": RENDERED} if is_rendered(cfg.as_training()) else {})

@@ -42,8 +42,9 @@ class TrainConfig(
 
         def require(condition: bool, name: str, expected: str) -> None:
             if not condition:
-                flag = f"--{name.replace('_', '-')}"
-                raise ValueError(f"{flag} expected {expected}, got {getattr(self, name)!r}")
+                flag, got = f"--{name.replace('_', '-')}", getattr(self, name)
+                got = str(got) if isinstance(got, Path) else got
+                raise ValueError(f"{flag} expected {expected}, got {got!r}")
 
         def require_one_of(names: Sequence[str], name: str, or_else: str = "") -> None:
             value = getattr(self, name)
@@ -89,7 +90,10 @@ class TrainConfig(
             require(value is None or value >= least, name, f"a whole number >= {least}")
         for name in ("dropout", "drop_path"):
             require(0 <= getattr(self, name) < 1, name, "a number in [0, 1)")
-        require(bool(self.branches), "branches", f"{' or '.join(BRANCHES)}, or both")
+        once = 0 < len(self.branches) == len(set(self.branches))
+        require(once, "branches", f"{' or '.join(BRANCHES)}, or both")
+        for name in ("init", "init_special"):
+            require(getattr(self, name) != Path(), name, "a file of pretrained weights")
         require(self.inner_folds >= 2, "inner_folds", "a whole number >= 2")
         needs = {"train_on": "cross-dataset", "test_on": "cross-dataset", "fold_files": "published-folds"}
         for name, protocol in needs.items():

@@ -15,7 +15,7 @@ from ..protocol import Fold, read_predictions, score, table
 from .config import from_json
 from .gallery import add_missing_gallery
 from .loop import predict
-from .run_checks import check_clips, read_config
+from .run_checks import check_clips, read_run_config
 from .run_folder import fold_folder
 from .setup import Experiment, decode, known_after_decoding, plan, with_data_roots
 
@@ -47,7 +47,7 @@ def evaluate(path: Path, data: Sequence[Path] = (), *, int8: bool = False) -> st
     Raises:
         ValueError: `path` is not a run, has no finished fold, or its data have changed.
     """
-    cfg = from_json(read_config(path))
+    cfg = from_json(read_run_config(path))
     if next(path.glob("folds/*/predictions.csv"), None) is None:  # before its frames are decoded
         raise ValueError(f"{path} has no finished fold yet")
     cfg = replace(cfg, device="cpu", dtype="float32") if int8 else cfg

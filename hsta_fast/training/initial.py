@@ -1,6 +1,6 @@
 """What the models of a run start from: random weights, or files of pretrained ones."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from .config import TrainConfig
 from .run_checks import read_config
 from .seen import Seen, notes_on_people
 
+PRETRAINED_FRAMES = "pretrained_frames"  # a note of a pretrained model, see `frames_note`
 _NOT_FROZEN = ("head", "last norm")
 
 
@@ -105,10 +106,16 @@ class InitialWeights:
             file = self._record[name]
             text = f"The models start from pretrained weights, {file['file']} ({file['source']})"
             if name in seen:
-                text += f", {seen[name].remark(tested, named=named)}"
+                text += f", {seen[name].remark(tested, named=named)}{self._other_frames(file['notes'])}"
             said = [file["notes"][name] for name in ("leaky", "caveats") if name in file["notes"]]
             found.append(f"{text}. Its notes: {' '.join(said)}" if said else f"{text}.")
         return found
+
+    def _other_frames(self, notes: Mapping[str, str]) -> str:
+        """Says that a model with these notes was pretrained on other frames than the run's; or nothing."""
+        own = frames_note(self._cfg.image_size, self._cfg.num_frames)
+        theirs = notes.get(PRETRAINED_FRAMES, own)
+        return "" if theirs == own else f"; it was pretrained on frames {theirs}, here they are {own}"
 
     @property
     def _record(self) -> dict[str, Any]:
@@ -121,6 +128,11 @@ class InitialWeights:
         """Whom the files of ours have seen, by "init" and "init_special"."""
         files = {name: self._record[name] for name in self._files()}
         return {name: Seen.of(file["notes"]) for name, file in files.items() if file["source"] == OURS}
+
+
+def frames_note(image_size: int, num_frames: int) -> str:
+    """The size of frames in pixels and their number, in words."""
+    return f"of {image_size} x {image_size} pixels, {num_frames} a clip"
 
 
 def _flag(name: str) -> str:

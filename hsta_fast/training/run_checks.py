@@ -88,6 +88,18 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def read_run_config(path: Path) -> dict[str, Any]:
+    """`read_config` of a run that trains with labels.
+
+    Raises:
+        ValueError: as `read_config`, or it is that of a pretraining.
+    """
+    config = read_config(path)
+    if "objective" in config:
+        raise ValueError(f"{path} expected a run, got a pretraining: its model is for train --init")
+    return config
+
+
 def read_starts(path: Path) -> list[dict[str, Any]]:
     """The entries of "provenance" in a run's config.json, the oldest first; older and new runs have none.
 

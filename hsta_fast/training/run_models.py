@@ -8,7 +8,7 @@ from ..checkpoint import load_model
 from ..export import OUTPUTS, example_frames, export_onnx, export_pt2
 from ..inputs import PEOPLE
 from ..protocol import read_predictions
-from .run_checks import read_config
+from .run_checks import read_run_config
 from .run_folder import fold_folder
 
 SUFFIXES = (".onnx", ".pt2")
@@ -20,7 +20,7 @@ def finished_models(run: Path) -> dict[str, Path]:
     Raises:
         ValueError: `run` is not a run, or no fold of it is finished.
     """
-    count = read_config(run).get("num_folds")
+    count = read_run_config(run).get("num_folds")
     if not isinstance(count, int):
         raise ValueError(f"{run} is not a run: its config.json says no number of folds")
     found = {}

@@ -1,6 +1,7 @@
 """A pretrained model as the start of a training, and what the run says of the people that it has seen."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from hsta_fast.pretraining.run import RENDERED, pretrain
 from hsta_fast.pretraining.settings import PretrainConfig
 from hsta_fast.training import runner
 from hsta_fast.training.config import TrainConfig, recipe_config
+from hsta_fast.training.evaluate import evaluate
 from hsta_fast.training.initial import InitialWeights
+from hsta_fast.training.run_models import finished_models
 from tests.pretraining.test_run import SMALL
 
 
@@ -139,3 +142,35 @@ def test_lists_of_people_are_not_printed(faces: Path, tmp_path: Path) -> None:
     model.notes = InitialWeights(training(faces, tmp_path)).notes(["casme3/spNO.1"]) | {"more": "said"}
     card = model_card(model)
     assert "- more: said" in card and "spNO.1" not in card
+
+
+def test_other_frames_than_those_of_the_pretraining_are_remarked(
+    file: Path, faces: Path, tmp_path: Path
+) -> None:
+    cfg = training(faces, tmp_path, init=file)
+    [same] = InitialWeights(cfg).remarks([])
+    assert "pixels" not in same
+    [other] = InitialWeights(replace(cfg, image_size=48, num_frames=4)).remarks([])
+    theirs, own = "of 32 x 32 pixels, 2 a clip", "of 48 x 48 pixels, 4 a clip"
+    assert f"; it was pretrained on frames {theirs}, here they are {own}. Its notes: " in other
+
+
+def test_a_pretraining_is_no_run(file: Path) -> None:
+    for command in (evaluate, finished_models):
+        with pytest.raises(
+            ValueError, match="pretrain expected a run, got a pretraining: its model is for train --init"
+        ):
+            command(file.parent)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"init": Path("")}, r"--init expected a file of pretrained weights, got '\.'"),
+        ({"init_special": Path("")}, r"--init-special expected a file of pretrained weights, got '\.'"),
+        ({"branches": ("video", "video")}, "--branches expected special or video, or both, got "),
+    ],
+)
+def test_flags_that_mean_nothing_are_refused(changes: dict[str, Any], message: str, faces: Path) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        training(faces, faces, **changes)
