@@ -150,7 +150,7 @@ def _dropout_note(probability: float) -> str:
     return f"sdpa in training: attention dropout {probability:g}" if probability else ""
 
 
-class _Configuration:
+class Configuration:
     """A module's configuration, in which "hsta_fast" stands instead of "sdpa".
 
     The configuration itself is not changed: it belongs to all of a model, and maybe to other models. So
@@ -158,7 +158,7 @@ class _Configuration:
     """
 
     def __init__(self, config: Any) -> None:
-        object.__setattr__(self, "_of", config)
+        self._of = config
 
     @property
     def _attn_implementation(self) -> str:
@@ -166,25 +166,23 @@ class _Configuration:
         return NAME if implementation == "sdpa" else implementation
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # as pickle asks before there is anything
+            raise AttributeError(name)
         return getattr(self._of, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._of, name, value)
 
 
 class FastSelfAttention(Switched):
     """Self-attention of transformers, which then asks its AttentionInterface for "hsta_fast"."""
 
     _keeps_forward = True
+    config: Any
 
-    @property
-    def config(self) -> Any:
-        """As before, but for the attention implementation."""
-        return _Configuration(vars(self)["config"])
+    def _switched_on(self) -> None:
+        self.config = Configuration(self.config)
 
-    @config.setter
-    def config(self, config: Any) -> None:
-        vars(self)["config"] = config
+    def _switched_off(self) -> None:
+        if isinstance(self.config, Configuration):
+            self.config = self.config._of
 
 
 def _self_attention(module: Any) -> Switch | Left:

@@ -58,6 +58,12 @@ class Switched:
     _fast: "type[Switched]"
     _keeps_forward = False  # whether it changes what the original forward finds, and has none of its own
 
+    def _switched_on(self) -> None:
+        """Called once the module is of this class."""
+
+    def _switched_off(self) -> None:
+        """Called before the module gets its own class back."""
+
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # The class is made at run time, so copies and pickles name the two that it is made of.
         return _new, (self._fast, self._original), self.__getstate__()
@@ -101,6 +107,7 @@ def switch_class(
 
     def apply() -> Undo:
         module.__class__ = switched_class(fast, original)
+        cast(Switched, module)._switched_on()
 
         def undo() -> None:
             if type(module) is not switched_class(fast, original):
@@ -108,6 +115,7 @@ def switch_class(
                 raise ValueError(
                     f"module expected its switched class, got {got}: something else changed it since"
                 )
+            cast(Switched, module)._switched_off()
             module.__class__ = original
 
         return undo
@@ -228,7 +236,12 @@ def _result(
     module.__class__ = kind
     module.train(training)
     torch.default_generator.manual_seed(1)
-    return module(*args, **kwargs)
+    if not isinstance(module, Switched):
+        return module(*args, **kwargs)
+    module._switched_on()
+    output = cast(nn.Module, module)(*args, **kwargs)
+    module._switched_off()
+    return output
 
 
 def _bare_twin(module: nn.Module) -> nn.Module:
