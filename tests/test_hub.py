@@ -59,7 +59,7 @@ def card_of(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def runs(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A run that starts from a model of ours, and one whose epoch was chosen on the test clips.
+    """A run that starts from a model of ours, and one of one branch whose epoch was chosen on the test clips.
 
     They are only to be read. The start has seen three of the four subjects, without labels.
     """
@@ -68,7 +68,7 @@ def runs(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     save_model(start, folder / "start.safetensors", notes=SEEN)
     changes: dict[str, dict[str, Any]] = {
         "clean": {"init": folder / "start.safetensors"},
-        "leaky": {"select": "best-test-epoch"},
+        "leaky": {"select": "best-test-epoch", "branches": ("video",)},
     }
     return {
         name: runner.main(recipe_config("paper", **SMALL, **changed, data=faces, runs=folder, name=name))
@@ -379,7 +379,7 @@ def test_hsta_fast_export_of_a_run(
     run = runs["leaky"]
     said = export(run, "--fold", "2", "--out", "sub/model.pt2").splitlines()
     assert said[0] == f"sub/model.pt2: fold 2 of {run}"
-    assert said[1] == "inputs: video uint8 (batch, 3, 2, 32, 32), special uint8 (batch, 3, 2, 32, 32)"
+    assert said[1] == "inputs: video uint8 (batch, 3, 2, 32, 32)"
     assert said[2] == "outputs: logits, probabilities, float32 (batch, 3): negative, positive, surprise"
     assert said[3].startswith("LEAKY: --select best-test-epoch") and said[4].startswith("caveats: Rendered")
     assert said[5].startswith("on random frames, logits in torch.export differ from the model's by at most")
