@@ -123,6 +123,8 @@ def push_to_hub(
     shared = _with_card(model, run)
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    # The errors of a hub that cannot be reached have the same first base, and are no OSError.
+    any_http_error: Any = HfHubHTTPError.__bases__[0]
     expected = "repo expected name or owner/name of a repository on the hub"
     if not isinstance(repo, str):
         raise ValueError(f"{expected}, got {repo!r}")
@@ -132,8 +134,7 @@ def push_to_hub(
         )
     except HFValidationError as error:
         raise ValueError(f"{expected}, got {repo!r}: {_one_line(error)}") from error
-    # Its first base is also that of the errors of a hub that cannot be reached, which are no OSError.
-    except HfHubHTTPError.__bases__[0] as error:
+    except any_http_error as error:
         raise OSError(f"{expected} that takes the model, got {repo!r}: {_one_line(error)}") from error
     return sent
 
