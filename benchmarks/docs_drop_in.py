@@ -96,17 +96,20 @@ HEADER = ("model", "forward, ms", "training step, ms", "peak, MiB")
 
 def sentence(cpu: Sequence[Record], folder: Path) -> str:
     """The README's: a whole model and the cross-attention layers, on each machine."""
-    places = [(f"on {r['machine']['cores']} cores of an {r['machine']['name']}", of_cpu(r)) for r in cpu]
-    places += [(f"on one {device}", rows) for device, rows in of_cuda(folder)]
+    places = [
+        (f"on {r['machine']['cores']} cores of an {r['machine']['name']} in float32", of_cpu(r)) for r in cpu
+    ]
+    places += [(f"on one {device} in bfloat16", rows) for device, rows in of_cuda(folder)]
     parts = []
     for place, rows in places:
-        model = next((found for name, found in rows.items() if name.startswith("VideoMAE-base")), {})
+        name = next((name for name in rows if name.startswith("VideoMAE-base")), "")
+        model = rows.get(name, {})
         layers = [f[FORWARD].ratio for name, f in rows.items() if "cross-attention" in name and FORWARD in f]
         if FORWARD in model and STEP in model and layers:
             parts.append(
-                f"{place}, VideoMAE-base of 16 frames is {model[FORWARD].ratio:.2f} times as fast forward "
-                f"and {model[STEP].ratio:.2f} times in training, and cross-attention layers "
-                f"{min(layers):.1f} to {max(layers):.1f} times forward"
+                f"{place}, {name}, is {model[FORWARD].ratio:.2f} times as fast forward and "
+                f"{model[STEP].ratio:.2f} times in training, and cross-attention layers {min(layers):.1f} to "
+                f"{max(layers):.1f} times forward"
             )
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}.\n" if text else "Not measured.\n"
