@@ -17,13 +17,17 @@ FORWARD, STEP = "forward", "training step"
 
 
 class Timed(NamedTuple):
-    """One direction of one model: milliseconds, MiB at the peak, and the ratio of the times, as measured."""
+    """One direction of one model: milliseconds, MiB at the peak, and the ratio of the times, as measured.
+
+    python: whether Python may have taken longer to launch the kernels than they took.
+    """
 
     before: float
     after: float
     ratio: float
     peak_before: float
     peak_after: float
+    python: bool = False
 
 
 Rows = dict[str, dict[str, Timed]]  # model with its batch -> direction -> figures
@@ -59,7 +63,10 @@ def of_cuda(folder: Path) -> Iterator[tuple[str, Rows]]:
                 if after["group"] == before["group"] and not after["peer"] and "ms" in after:
                     ratio = before["ms"] / after["ms"]
                     peaks = before["peak MiB"], after["peak MiB"]
-                    _placed(rows, after["group"], Timed(before["ms"], after["ms"], ratio, *peaks))
+                    slow = any(
+                        e["dispatch ms"] > 0.9 * e["ms"] for e in (before, after) if "dispatch shows" in e
+                    )
+                    _placed(rows, after["group"], Timed(before["ms"], after["ms"], ratio, *peaks, slow))
         if rows:
             yield found["device"], rows
 
@@ -71,7 +78,8 @@ def table(rows: Rows) -> list[tuple[str, ...]]:
         cells = []
         for direction in (FORWARD, STEP):
             x = found.get(direction)
-            cells.append(f"{ms_text(x.before)} -> {ms_text(x.after)} ({x.ratio:.2f} x)" if x else "")
+            star = "\\*" if x and x.python else ""
+            cells.append(f"{ms_text(x.before)} -> {ms_text(x.after)} ({x.ratio:.2f} x){star}" if x else "")
         x = found.get(STEP, found.get(FORWARD))
         lines.append((name, *cells, f"{x.peak_before:.0f} -> {x.peak_after:.0f}" if x else ""))
     return lines

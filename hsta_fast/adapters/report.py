@@ -78,7 +78,7 @@ class Report:
         left = len(self.rows) - len(self.switched)
         lines.append(f"{len(self.switched)} switched, {left} left; as they were: {others or 'no others'}")
         if self.on_cuda and self.switched:
-            lines.append("in eager code on CUDA, calls of less than 5e10 operations run as before")
+            lines.append("in eager code on CUDA, calls of less than 1e11 operations run as before")
         return "\n".join(lines)
 
 
