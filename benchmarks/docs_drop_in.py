@@ -17,13 +17,17 @@ FORWARD, STEP = "forward", "training step"
 
 
 class Timed(NamedTuple):
-    """One direction of one model: milliseconds, MiB at the peak, and the ratio of the times, as measured."""
+    """One direction of one model: milliseconds, MiB at the peak, and the ratio of the times, as measured.
+
+    python: whether Python may have taken longer to launch the kernels than they took.
+    """
 
     before: float
     after: float
     ratio: float
     peak_before: float
     peak_after: float
+    python: bool = False
 
 
 Rows = dict[str, dict[str, Timed]]  # model with its batch -> direction -> figures
@@ -59,7 +63,10 @@ def of_cuda(folder: Path) -> Iterator[tuple[str, Rows]]:
                 if after["group"] == before["group"] and not after["peer"] and "ms" in after:
                     ratio = before["ms"] / after["ms"]
                     peaks = before["peak MiB"], after["peak MiB"]
-                    _placed(rows, after["group"], Timed(before["ms"], after["ms"], ratio, *peaks))
+                    slow = any(
+                        e["dispatch ms"] > 0.9 * e["ms"] for e in (before, after) if "dispatch shows" in e
+                    )
+                    _placed(rows, after["group"], Timed(before["ms"], after["ms"], ratio, *peaks, slow))
         if rows:
             yield found["device"], rows
 
@@ -71,7 +78,8 @@ def table(rows: Rows) -> list[tuple[str, ...]]:
         cells = []
         for direction in (FORWARD, STEP):
             x = found.get(direction)
-            cells.append(f"{ms_text(x.before)} -> {ms_text(x.after)} ({x.ratio:.2f} x)" if x else "")
+            star = "\\*" if x and x.python else ""
+            cells.append(f"{ms_text(x.before)} -> {ms_text(x.after)} ({x.ratio:.2f} x){star}" if x else "")
         x = found.get(STEP, found.get(FORWARD))
         lines.append((name, *cells, f"{x.peak_before:.0f} -> {x.peak_after:.0f}" if x else ""))
     return lines
@@ -96,17 +104,20 @@ HEADER = ("model", "forward, ms", "training step, ms", "peak, MiB")
 
 def sentence(cpu: Sequence[Record], folder: Path) -> str:
     """The README's: a whole model and the cross-attention layers, on each machine."""
-    places = [(f"on {r['machine']['cores']} cores of an {r['machine']['name']}", of_cpu(r)) for r in cpu]
-    places += [(f"on one {device}", rows) for device, rows in of_cuda(folder)]
+    places = [
+        (f"on {r['machine']['cores']} cores of an {r['machine']['name']} in float32", of_cpu(r)) for r in cpu
+    ]
+    places += [(f"on one {device} in bfloat16", rows) for device, rows in of_cuda(folder)]
     parts = []
     for place, rows in places:
-        model = next((found for name, found in rows.items() if name.startswith("VideoMAE-base")), {})
+        name = next((name for name in rows if name.startswith("VideoMAE-base")), "")
+        model = rows.get(name, {})
         layers = [f[FORWARD].ratio for name, f in rows.items() if "cross-attention" in name and FORWARD in f]
         if FORWARD in model and STEP in model and layers:
             parts.append(
-                f"{place}, VideoMAE-base of 16 frames is {model[FORWARD].ratio:.2f} times as fast forward "
-                f"and {model[STEP].ratio:.2f} times in training, and cross-attention layers "
-                f"{min(layers):.1f} to {max(layers):.1f} times forward"
+                f"{place}, {name}, is {model[FORWARD].ratio:.2f} times as fast forward and "
+                f"{model[STEP].ratio:.2f} times in training, and cross-attention layers {min(layers):.1f} to "
+                f"{max(layers):.1f} times forward"
             )
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}.\n" if text else "Not measured.\n"

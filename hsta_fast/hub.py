@@ -19,7 +19,7 @@ from safetensors import safe_open
 from torch import nn
 
 from .checkpoint import config_from, load_described, load_model, plain_copy, save_model
-from .files import make_folder, write_text
+from .files import check_writable, make_folder, write_text
 from .inputs import ModelInputs
 from .model import HSTA
 
@@ -63,22 +63,25 @@ def _shared_model() -> Any:
 
 
 def save_pretrained(model: Model, folder: Path | str, *, run: Path | str | None = None) -> None:
-    """Write model.safetensors, config.json and README.md into a folder; files of these names are replaced.
+    """Write model.safetensors, config.json and README.md into a folder.
 
     Args:
         model: an HSTA, which may be wrapped as for `save_model`.
-        folder: it is created where it does not exist.
+        folder: it is created where it does not exist. The three files of an earlier call are replaced; files
+            of these names that are of something else, such as a run's, are not.
         run: the folder of the run that trained the model: the card then has its training data, protocol,
             scores and the audit's verdict. Without it the card says that it has none.
 
     Raises:
         ImportError: huggingface_hub is not installed.
         ValueError: the model cannot be saved (`save_model`); or it is not that of a finished fold of `run`,
-            whose scores would not be its own. Nothing was written.
-        OSError: a file cannot be written.
+            whose scores would not be its own; or `folder` has files of something else. Nothing was written.
+        OSError: the folder or a file cannot be written.
     """
-    folder = Path(folder)
+    folder = _as_path(folder, "folder", "a folder")
+    _check_replaceable(folder)
     shared = _with_card(model, run)
+    check_writable(folder, "folder", folder)
     make_folder(folder, "folder", folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as made:
         shared.save_pretrained(Path(made))
@@ -114,12 +117,25 @@ def push_to_hub(
 
     Raises:
         ImportError: huggingface_hub is not installed.
-        ValueError: as in `save_pretrained`; nothing was sent.
+        ValueError: as in `save_pretrained`, or no repository can have this name; nothing was sent.
         OSError: the hub refused it, or cannot be reached.
     """
-    sent: str = _with_card(model, run).push_to_hub(
-        repo, private=private, token=token, branch=revision, commit_message=message
-    )
+    shared = _with_card(model, run)
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    # The errors of a hub that cannot be reached have the same first base, and are no OSError.
+    any_http_error: Any = HfHubHTTPError.__bases__[0]
+    expected = "repo expected name or owner/name of a repository on the hub"
+    if not isinstance(repo, str):
+        raise ValueError(f"{expected}, got {repo!r}")
+    try:
+        sent: str = shared.push_to_hub(
+            repo, private=private, token=token, branch=revision, commit_message=message
+        )
+    except HFValidationError as error:
+        raise ValueError(f"{expected}, got {repo!r}: {_one_line(error)}") from error
+    except any_http_error as error:
+        raise OSError(f"{expected} that takes the model, got {repo!r}: {_one_line(error)}") from error
     return sent
 
 
@@ -152,7 +168,8 @@ def from_pretrained(
     shared = _shared_model()
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
-    if Path(folder_or_repo).is_dir():
+    expected = f"a folder, or a repository on the hub with {WEIGHTS}"
+    if _as_path(folder_or_repo, "folder_or_repo", expected).is_dir():
         _read_config(Path(folder_or_repo))
     try:
         found = shared.from_pretrained(
@@ -164,15 +181,37 @@ def from_pretrained(
             local_files_only=local_files_only,
         )
     except (HfHubHTTPError, HFValidationError, EntryNotFoundError) as error:
-        why = " ".join(str(error).split())
         raise ValueError(
-            f"folder_or_repo expected a folder, or a repository on the hub with {WEIGHTS}, got "
-            f"{str(folder_or_repo)!r}: {why}"
+            f"folder_or_repo expected {expected}, got {str(folder_or_repo)!r}: {_one_line(error)}"
         ) from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{folder_or_repo}: {CONFIG} expected a JSON object, got: {error}") from error
     model: HSTA = found.model
     return model
+
+
+def _as_path(value: Any, name: str, expected: str) -> Path:
+    if not isinstance(value, str | os.PathLike):
+        raise ValueError(f"{name} expected {expected}, got {value!r}")
+    return Path(value)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Raise ValueError if a folder has files of our names which `save_pretrained` did not write."""
+    there = [name for name in (WEIGHTS, CONFIG, CARD) if os.path.lexists(folder / name)]
+    try:
+        ours = set(json.loads((folder / CONFIG).read_text(encoding="utf-8"))) == set(_FIELDS)
+    except (OSError, ValueError, TypeError, RecursionError):
+        ours = False
+    if there and not ours:
+        raise ValueError(
+            f"folder expected a new folder, or one that save_pretrained wrote, got {folder}, whose "
+            f"{' and '.join(there)} would be lost: name another folder"
+        )
 
 
 def _with_card(model: Model, run: Path | str | None) -> Any:

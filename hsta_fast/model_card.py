@@ -3,11 +3,12 @@
 Every number of a score comes from the predictions of a run. No subject, no path and no user is named.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from .clips import counted
+from .clips import counted, subject_ids
 from .inputs import PEOPLE, ModelInputs
 from .model import HSTA
 
@@ -45,9 +46,9 @@ def model_card(model: HSTA, run: Path | None = None, fold: str | None = None) ->
     else:
         of_run, sections = _of_run(run, fold)
         warnings = {**warnings, **of_run}
-    # The lists of people are long, and a card is public.
-    kept = sorted((name, text) for name, text in model.notes.items() if name not in (*_FIRST, *PEOPLE))
-    rest = [f"- {name}: {text}" for name, text in kept]
+    # The lists of people are left out. Other notes say how many they are.
+    shown_or_left = (*_FIRST, *PEOPLE)
+    rest = [f"- {name}: {text}" for name, text in sorted(model.notes.items()) if name not in shown_or_left]
     parts = [
         _HEADER,
         "# HSTA, micro-expressions",
@@ -100,12 +101,14 @@ def _inputs_text(inputs: ModelInputs) -> str:
 def _of_run(run_dir: Path, fold: str) -> tuple[dict[str, str], dict[str, list[str]]]:
     """What the first lines must say of a run, and the sections on its data, protocol, score and audit."""
     from .protocol.overlap import LEAKS
+    from .protocol.predictions import read_text_table
     from .protocol.run_scores import TRAIN_COUNTS, read_run
 
     run = read_run(run_dir)
     status, verdict = _audit(run_dir)
-    # Of the notes, those that name subjects are left to the audit's verdict.
-    notes = [note for note in run.notes if not note.startswith("Leak:")]
+    subjects = set(subject_ids(read_text_table(run_dir / "clips.csv", ("dataset", "subject"))))
+    # The note of a leak names subjects in its sentence: it is left to the audit's verdict.
+    notes = [_without_names(note, subjects) for note in run.notes if not note.startswith("Leak:")]
     leaky = [*run.leaky, *([verdict] if status == LEAKS and not run.leaky else [])]
     first = {"Leaky": " ".join(leaky)} if leaky else {}
     if notes:
@@ -138,6 +141,13 @@ def _of_run(run_dir: Path, fold: str) -> tuple[dict[str, str], dict[str, list[st
         "Audit": [verdict],
     }
     return first, sections
+
+
+def _without_names(text: str, subjects: Collection[str]) -> str:
+    """The text without its lists of subjects in brackets, such as " (casme2/sub01, casme2/sub02, ...)"."""
+    # Longest first: one name may begin another.
+    name = f"(?:{'|'.join(re.escape(subject) for subject in sorted(subjects, key=len, reverse=True))})"
+    return re.sub(rf" \({name}(?:, {name})*(?:, \.\.\.)?\)", "", text)
 
 
 def _score_table(run: Any, leaky: bool) -> str:

@@ -106,10 +106,10 @@ def attention_pool_build(
     precision: str = "bf16x6",
     device: Device = HOPPER,
 ) -> Build:
-    """One kernel of `pool.JITTED` on contiguous tokens after an extra row, or without one as they are.
+    """One kernel of `pool.JITTED` on contiguous tokens after an extra row.
 
     accumulate: the backward adds to existing gradients.
-    normalize: tokens are normalised; else the extra row is left out too, as few queries over tokens have it.
+    normalize: tokens are normalised.
     two_steps: the kernel "sums" computes the sums over rows; for "sums" itself, those of the backward.
     """
     precision = precision if dtype == torch.float32 else "ieee"
@@ -192,7 +192,12 @@ def shipped(capability: int = 90) -> Iterator[Build]:
 
 
 def of_the_model(build: Build) -> bool:
-    """Whether it has a width of HSTA, in bfloat16, or is float32 attention under torch's default setting."""
+    """Whether it has a width of HSTA, in bfloat16, or is float32 attention under torch's default setting.
+
+    HSTA pools tokens that it normalises.
+    """
+    if build.constants.get("NORMALIZE") is False:
+        return False
     at_width = bool({32, 64, 384, 768} & {build.constants.get(name) for name in ("D", "C")})
     in_parts = "D" in build.constants and build.constants["PRECISION"] == "bf16x6"
     return at_width and ("*bf16" in build.signature.values() or in_parts)

@@ -27,6 +27,7 @@ SMALL: dict[str, Any] = {
     **{"labels": "emotion3", "protocol": "kfold", "folds": 2, "batch_size": 6, "warmup_epochs": 1},
     **{"dtype": "float32", "gallery": 0},
 }
+SEEN = {"pretrained_subjects": json.dumps([f"casme3/spNO.{number}" for number in (1, 2, 3)])}
 NOTES = {"caveats": "Rendered faces.", "licence of the start": "CC BY-NC 4.0 (VideoMAE)"}
 
 
@@ -58,12 +59,20 @@ def card_of(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def runs(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A run, and one whose epoch was chosen on the test clips; only to be read."""
+    """A run that starts from a model of ours, and one of one branch whose epoch was chosen on the test clips.
+
+    They are only to be read. The start has seen three of the four subjects, without labels.
+    """
     folder = tmp_path_factory.mktemp("runs")
-    select = {"clean": "last", "leaky": "best-test-epoch"}
+    start = hsta_fast.create_model("hsta_tiny", num_classes=3, num_layers=1, n_video=1)
+    save_model(start, folder / "start.safetensors", notes=SEEN)
+    changes: dict[str, dict[str, Any]] = {
+        "clean": {"init": folder / "start.safetensors"},
+        "leaky": {"select": "best-test-epoch", "branches": ("video",)},
+    }
     return {
-        name: runner.main(recipe_config("paper", **SMALL, data=faces, runs=folder, name=name, select=how))
-        for name, how in select.items()
+        name: runner.main(recipe_config("paper", **SMALL, **changed, data=faces, runs=folder, name=name))
+        for name, changed in changes.items()
     }
 
 
@@ -220,6 +229,8 @@ def test_the_card_has_the_scores_of_the_run_and_no_others(tmp_path: Path, runs: 
     low, _, high = interval.split()[-3].partition("-")
     assert f"| 95 % over subjects | {low} to {high} |" in card
     assert "finds no subject in training and test of the same fold, by the run's folds.csv" in card
+    seen = "saw, without labels, 3 of the 4 people who are tested here: on them the scores are not those of"
+    assert seen in first
     people = pd.read_csv(run / "predictions.csv", dtype=str)["subject"].unique()
     assert len(people) == 4 and not [name for name in people if name in card]
     assert "eaky" not in card and str(run.parent) not in card
@@ -227,6 +238,61 @@ def test_the_card_has_the_scores_of_the_run_and_no_others(tmp_path: Path, runs: 
     HSTA.from_pretrained(tmp_path).save_pretrained(tmp_path)
     card = card_of(tmp_path)
     assert "UF1" not in card and "written without the run" in card and "Rendered faces" in card[:300]
+
+
+def test_the_card_leaves_out_the_notes_that_list_subjects(tmp_path: Path) -> None:
+    model = tiny()
+    model.notes = NOTES | SEEN | {"trained_subjects": '["samm/007"]', "pretraining": "18 clips of 3 subjects"}
+    model.save_pretrained(tmp_path)
+    card = card_of(tmp_path)
+    assert not [word for word in ("spNO", "007", "_subjects") if word in card]
+    assert "- pretraining: 18 clips of 3 subjects" in card
+    assert HSTA.from_pretrained(tmp_path).notes == model.notes, "a start from it is still checked"
+
+
+def test_a_folder_of_something_else_is_left_as_it_is(tmp_path: Path, runs: dict[str, Path]) -> None:
+    """A run, a fold of it, another program's model, and a README.md of something else."""
+    fold, other, project = runs["leaky"] / "folds" / "01", tmp_path / "other", tmp_path / "project"
+    for folder, name, text in ((other, "config.json", "{"), (project, "README.md", "# A project")):
+        folder.mkdir()
+        (folder / name).write_text(text)
+    for folder, name in (
+        (runs["leaky"], "config.json"),
+        (fold, "model.safetensors"),
+        (other, "config.json"),
+        (project, "README.md"),
+    ):
+        before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+        with pytest.raises(
+            ValueError, match=rf"^folder expected .*, got {folder}, whose {name} would be l"
+        ) as e:
+            tiny().save_pretrained(folder)
+        assert "\n" not in str(e.value)
+        assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for folder in (Path("/proc"), tmp_path / "file", tmp_path / "file" / "x"):
+        expected = rf"^folder expected a folder that can be created and written, got {folder}: [a-z ]+$"
+        with pytest.raises(OSError, match=expected):
+            tiny().save_pretrained(folder)
+
+
+def test_what_is_no_folder_and_no_repository_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = tiny()
+    for name in (None, 3):
+        with pytest.raises(ValueError, match=rf"^folder_or_repo expected a folder, or a rep.*, got {name}$"):
+            HSTA.from_pretrained(name)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=rf"^folder expected a folder, got {name}$"):
+            model.save_pretrained(name)
+    expected = "^repo expected name or owner/name of a repository on the hub"
+    for repo in ("a/b/c", "a--b", "", None, 3):
+        with pytest.raises(ValueError, match=rf"{expected}, got {repo!r}(: .*)?$"):
+            model.push_to_hub(repo)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody answers there
+    with pytest.raises(OSError, match=rf"{expected} that takes the model, got 'me/demo': .*refused$"):
+        model.push_to_hub("me/demo", token="t")
 
 
 def test_the_card_of_a_leaky_run_says_so_first(tmp_path: Path, runs: dict[str, Path]) -> None:
@@ -313,7 +379,7 @@ def test_hsta_fast_export_of_a_run(
     run = runs["leaky"]
     said = export(run, "--fold", "2", "--out", "sub/model.pt2").splitlines()
     assert said[0] == f"sub/model.pt2: fold 2 of {run}"
-    assert said[1] == "inputs: video uint8 (batch, 3, 2, 32, 32), special uint8 (batch, 3, 2, 32, 32)"
+    assert said[1] == "inputs: video uint8 (batch, 3, 2, 32, 32)"
     assert said[2] == "outputs: logits, probabilities, float32 (batch, 3): negative, positive, surprise"
     assert said[3].startswith("LEAKY: --select best-test-epoch") and said[4].startswith("caveats: Rendered")
     assert said[5].startswith("on random frames, logits in torch.export differ from the model's by at most")

@@ -105,8 +105,13 @@ def accelerate(model: nn.Module) -> Report:
             rows.append(Row(name, kind, what.became, what.note))
         else:
             rows.append(Row(name, kind, None, what.why))
-    others = Counter(type(m).__name__ for name, m in named.items() if name not in found and m._parameters)
-    return Report(rows, others, undo)
+    bypassed = {name for name, what in found.items() if isinstance(what, Switch)}
+    others = Counter(
+        type(module).__name__
+        for name, module in named.items()
+        if name not in found and module._parameters and _ancestors(name).isdisjoint(bypassed)
+    )
+    return Report(rows, others, any(p.is_cuda for p in model.parameters()), undo)
 
 
 def _ancestors(name: str) -> set[str]:

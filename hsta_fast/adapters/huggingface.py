@@ -5,12 +5,11 @@ attn_implementation="hsta_fast")` and `model.set_attn_implementation("hsta_fast"
 imports it when it meets a module of transformers.
 """
 
-import copy
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
@@ -18,8 +17,8 @@ from transformers.models.vjepa2.modeling_vjepa2 import VJEPA2PoolerCrossAttentio
 
 from .. import ops
 from ..replaced import any_global_hook, is_plain, plain_tensor
-from .switching import Find, Left, Switch, Switched, Undo, bypassed, captured, own_forward, switch_class
-from .torch_modules import absorbed
+from .switching import Find, Left, Switch, Switched, bypassed, captured, switch_class
+from .torch_modules import absorbed, conv3d
 from .worth import absorbing_pays, fusing_pays
 
 NAME = "hsta_fast"
@@ -99,11 +98,19 @@ _SELF_ATTENTION = (
     "VJEPA2PoolerSelfAttention",
     "VJEPA2RopeAttention",
 )
+# Modules that flatten what their Conv3d gives, so that it may have any strides.
+_FLATTEN = ("VideoMAEPatchEmbeddings", "VivitTubeletEmbeddings", "VJEPA2PatchEmbeddings3D")
 
 
 def finder(root: nn.Module) -> Find:
     """Tells of each module of `root` whether it can be switched."""
-    configurations = _Configurations(root)
+    flattened = {
+        child
+        for module in root.modules()
+        if _is_of(module, _FLATTEN)
+        for child in module.children()
+        if type(child) is nn.Conv3d
+    }
 
     def find(module: nn.Module) -> Switch | Left | None:
         kind = type(module)
@@ -111,27 +118,27 @@ def finder(root: nn.Module) -> Find:
             return _siglip_head(module)
         if kind is VJEPA2PoolerCrossAttention:
             return _vjepa2_cross_attention(module)
-        if _is_self_attention(kind):
-            return configurations.switch(module)
-        base = next(filter(_is_self_attention, kind.__mro__), None)
-        return None if base is None else configurations.leave(module, f"a subclass of {base.__name__}")
+        if _is_of(module, _SELF_ATTENTION):
+            return _self_attention(module)
+        if module in flattened:
+            return conv3d(module, flattened=True)
+        base = next((base for base in kind.__mro__[1:] if _names(base, _SELF_ATTENTION)), None)
+        return None if base is None else Left(f"a subclass of {base.__name__}")
 
     return find
 
 
-def _is_self_attention(kind: type) -> bool:
-    return kind.__module__.startswith("transformers.") and kind.__name__ in _SELF_ATTENTION
+def _is_of(module: nn.Module, names: tuple[str, ...]) -> bool:
+    return _names(type(module), names)
 
 
-def _implementation(module: nn.Module) -> str:
-    return str(cast(Any, module).config._attn_implementation)
+def _names(kind: type, names: tuple[str, ...]) -> bool:
+    return kind.__module__.startswith("transformers.") and kind.__name__ in names
 
 
-def _why_not(module: nn.Module) -> str | None:
+def _why_not(module: Any) -> str | None:
     """Why an attention module must keep its implementation; None if "sdpa" is what it calls."""
-    if (reason := own_forward(module)) is not None:
-        return reason
-    implementation = _implementation(module)
+    implementation = module.config._attn_implementation
     if implementation == "eager":
         return 'attn_implementation "eager" returns the attention weights'
     if implementation == NAME:
@@ -143,48 +150,59 @@ def _dropout_note(probability: float) -> str:
     return f"sdpa in training: attention dropout {probability:g}" if probability else ""
 
 
-class _Configurations:
-    """The configurations of one model. Copies are switched: an original may belong to other models too.
+class Configuration:
+    """A module's configuration, in which "hsta_fast" stands instead of "sdpa".
 
-    The model's modules share the copies as they shared the originals, so `set_attn_implementation` and all
-    else that reads or changes a configuration works as before.
+    The configuration itself is not changed: it belongs to all of a model, and maybe to other models. So
+    `set_attn_implementation`, and all else that changes it, works as before.
     """
 
-    def __init__(self, root: nn.Module) -> None:
-        self._root = root
-        self._left: set[nn.Module] = set()
-        self._originals: list[tuple[Any, Any]] = []
+    def __init__(self, config: Any) -> None:
+        self._of = config
 
-    def switch(self, module: nn.Module) -> Switch | Left:
-        if (reason := _why_not(module)) is not None:
-            return self.leave(module, reason)
-        names = ("dropout_prob", "attention_dropout", "dropout")
-        found = [vars(module)[name] for name in names if isinstance(vars(module).get(name), float)]
-        note = _dropout_note(found[0] if found else 0.0)
-        return Switch("space_time_attention (sdpa with a mask)", lambda: self._apply(module), note)
+    @property
+    def _attn_implementation(self) -> str:
+        implementation = self._of._attn_implementation
+        return NAME if implementation == "sdpa" else implementation
 
-    def leave(self, module: nn.Module, why: str) -> Left:
-        self._left.add(module)
-        return Left(why)
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # as pickle asks before there is anything
+            raise AttributeError(name)
+        return getattr(self._of, name)
 
-    def _apply(self, module: Any) -> Undo:
-        if not self._originals:
-            self._copy_all()
-        module.config._attn_implementation_internal = NAME
-        return self._restore
 
-    def _copy_all(self) -> None:
-        memo: dict[int, Any] = {}
-        for module in self._root.modules():
-            config = vars(module).get("config")
-            if isinstance(config, PreTrainedConfig) and module not in self._left:
-                self._originals.append((module, config))
-                cast(Any, module).config = copy.deepcopy(config, memo)
+class FastSelfAttention(Switched):
+    """Self-attention of transformers, which then asks its AttentionInterface for "hsta_fast"."""
 
-    def _restore(self) -> None:
-        for module, config in self._originals:
-            module.config = config
-        self._originals.clear()
+    _keeps_forward = True
+    config: Any
+
+    def _switched_on(self) -> None:
+        self.config = Configuration(self.config)
+
+    def _switched_off(self) -> None:
+        if isinstance(self.config, Configuration):
+            self.config = self.config._of
+
+
+def _self_attention(module: Any) -> Switch | Left:
+    if (reason := _why_not(module)) is not None:
+        return Left(reason)
+    width = next(child.in_features for child in module.children() if isinstance(child, nn.Linear))
+
+    def sample() -> tuple[tuple[Tensor], dict[str, Any]]:
+        x = torch.randn(2, 65, width, dtype=torch.float64)
+        if type(module).__name__ != "DINOv3ViTAttention":
+            return (x,), {}
+        angles = torch.randn(60, module.head_dim, dtype=torch.float64)  # five tokens have no position
+        return (x,), {"position_embeddings": (angles.cos(), angles.sin())}
+
+    names = ("dropout_prob", "attention_dropout", "dropout")
+    rates = [vars(module)[name] for name in names if isinstance(vars(module).get(name), float)]
+    note = _dropout_note(rates[0] if rates else 0.0)
+    return switch_class(
+        module, FastSelfAttention, "space_time_attention (sdpa with a mask)", sample, note=note
+    )
 
 
 class FastSiglipHead(Switched):

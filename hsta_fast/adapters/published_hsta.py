@@ -16,6 +16,8 @@ from .switching import Find, Left, Switch, Switched, bypassed, captured, silent,
 from .worth import absorbing_pays, fusing_pays
 
 _LIBRARIES = ("torch", "transformers", "timm")
+# What such a module may hold; anything else may change its result.
+_SETTINGS = {"num_heads", "heads", "scale", "head_dim", "dim", "attention"}
 
 
 def finder(root: nn.Module) -> Find:
@@ -30,12 +32,14 @@ def find(module: nn.Module) -> Switch | Left | None:
         return None
     linear = {name for name, child in module.named_children() if isinstance(child, nn.Linear)}
     others = {name: child for name, child in module.named_children() if name not in linear}
-    if (
-        not all(isinstance(child, nn.Dropout | nn.Identity) for child in others.values())
-        or heads(module) is None
-    ):
+    parts = all(isinstance(child, nn.Dropout | nn.Identity) for child in others.values())
+    if not parts or heads(module) is None:
         return None
     own = set(module._parameters)
+    if not linear >= {"proj"} or not (linear >= {"qkv"} or linear >= {"wq", "wk", "wv"}):
+        return None
+    if more := vars(module).keys() - vars(nn.Module()) - _SETTINGS:
+        return Left(f"it holds more than such a module: {', '.join(sorted(more))}")
     if linear == {"qkv", "proj"} and own in ({"q_bias", "v_bias"}, set()):
         width = cast(nn.Linear, module.qkv).in_features
         return switch_class(
@@ -53,11 +57,13 @@ def heads(module: nn.Module) -> int | None:
     return found if isinstance(found, int) and found > 0 else None
 
 
-def rows(width: int) -> Any:
-    """Makes tokens (2, 65, width) to compare two forwards on."""
+def rows(width: int, length: int = 300) -> Any:
+    """Makes tokens (2, length, width), some of them zero, to compare two forwards on."""
 
     def sample() -> tuple[tuple[Tensor], dict[str, Tensor]]:
-        return (torch.randn(2, 65, width, dtype=torch.float64),), {}
+        x = torch.randn(2, length, width, dtype=torch.float64)
+        x[:, 7::50] = 0.0  # what a rule for padding would leave out
+        return (x,), {}
 
     return sample
 
@@ -132,7 +138,8 @@ class FusedSelfAttention(_Projected):
             bias = torch.cat([q_bias, torch.zeros_like(v_bias), v_bias])
         qkv = ops.linear(x, self.qkv.weight, bias)
         qkv = rearrange(qkv, "b n (three h d) -> b n three h d", three=3, h=heads(module))
-        attended = ops.space_time_attention(qkv, scale=vars(self).get("scale"))
+        scale = None if vars(self).get("fused_attn") else vars(self).get("scale")  # timm's fused has its own
+        attended = ops.space_time_attention(qkv, scale=scale)
         return self._fast_output(rearrange(attended, "b n h d -> b n (h d)"))
 
 
@@ -167,6 +174,6 @@ class FirstRowAttention(_Projected):
             v_weight=v.weight,
             v_bias=v.bias,
             num_heads=num_heads,
-            scale=vars(self).get("scale"),
+            scale=None if vars(self).get("fused_attn") else vars(self).get("scale"),
         )
         return self._fast_output(attended)

@@ -5,7 +5,8 @@ that the subclass cannot compute exactly (a mask, attention weights asked for, .
 """
 
 import copy
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..replaced import any_global_hook, is_plain
+from .worth import always
 
 Undo = Callable[[], None]
 Sample = Callable[[], tuple[tuple[Any, ...], dict[str, Any]]]
@@ -54,6 +56,13 @@ class Switched:
 
     _original: type[nn.Module]
     _fast: "type[Switched]"
+    _keeps_forward = False  # whether it changes what the original forward finds, and has none of its own
+
+    def _switched_on(self) -> None:
+        """Called once the module is of this class."""
+
+    def _switched_off(self) -> None:
+        """Called before the module gets its own class back."""
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # The class is made at run time, so copies and pickles name the two that it is made of.
@@ -79,7 +88,7 @@ def switched_class(fast: type[Switched], original: type[nn.Module]) -> type[nn.M
 
 
 def switch_class(
-    module: nn.Module, fast: type[Switched], became: str, sample: Sample, *, note: str = ""
+    module: nn.Module, fast: type[Switched], became: str, *samples: Sample, note: str = ""
 ) -> Switch | Left:
     """The switch of `module` to the forward of `fast`; Left if that does not compute the same as its own.
 
@@ -87,17 +96,18 @@ def switch_class(
         module: the module, of a known class.
         fast: the class whose forward it gets.
         became: what it becomes, in a few words.
-        sample: makes arguments and keyword arguments, in float64 on the CPU, to compare the two forwards on.
+        *samples: each makes arguments and keyword arguments, in float64 on the CPU, to compare forwards on.
         note: when the original forward still runs.
     """
     original = type(module)
     if (reason := own_forward(module)) is not None:
         return Left(reason)
-    if (difference := _difference(module, fast, sample)) is not None:
+    if (difference := _difference(module, fast, samples)) is not None:
         return Left(difference)
 
     def apply() -> Undo:
         module.__class__ = switched_class(fast, original)
+        cast(Switched, module)._switched_on()
 
         def undo() -> None:
             if type(module) is not switched_class(fast, original):
@@ -105,6 +115,7 @@ def switch_class(
                 raise ValueError(
                     f"module expected its switched class, got {got}: something else changed it since"
                 )
+            cast(Switched, module)._switched_off()
             module.__class__ = original
 
         return undo
@@ -147,7 +158,7 @@ def silent(module: nn.Module | None) -> bool:
 _compared: dict[tuple[Any, ...], str | None] = {}
 
 
-def _difference(module: nn.Module, fast: type[Switched], sample: Sample) -> str | None:
+def _difference(module: nn.Module, fast: type[Switched], samples: Sequence[Sample]) -> str | None:
     """What tells the forward of `fast` from the module's own, in float64 on random weights; None if nothing.
 
     Modules of one class and settings are compared once.
@@ -159,7 +170,7 @@ def _difference(module: nn.Module, fast: type[Switched], sample: Sample) -> str 
     key = (fast, type(module), type(module).forward, repr(module), settings, shapes)
     if key not in _compared:
         try:
-            _compared[key] = _compare(module, fast, sample)
+            _compared[key] = _compare(module, fast, samples)
         except Exception as error:  # whatever somebody's forward, or a copy of it, may raise
             _compared[key] = (
                 f"it cannot be compared: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
@@ -167,23 +178,31 @@ def _difference(module: nn.Module, fast: type[Switched], sample: Sample) -> str 
     return _compared[key]
 
 
-def _compare(module: nn.Module, fast: type[Switched], sample: Sample) -> str | None:
+def _compare(module: nn.Module, fast: type[Switched], samples: Sequence[Sample]) -> str | None:
     if any_global_hook():
         return "hooks of all modules are registered, which a comparison would call"
     plain = torch.autocast("cpu", enabled=False), torch.inference_mode(False), torch.no_grad()
-    with torch.random.fork_rng(devices=[]), plain[0], plain[1], plain[2]:
-        torch.manual_seed(0)
+    with torch.random.fork_rng(devices=[]), plain[0], plain[1], plain[2], always():
+        torch.default_generator.manual_seed(0)  # not torch.manual_seed, which seeds every device
         twin = _bare_twin(module)
-        args, kwargs = sample()
         original = type(module)
         ours = type("Compared", (fast, _Counted, original), {"calls": 0})
-        for training in (False, True):
-            expected, came = (_result(twin, kind, training, args, kwargs) for kind in (original, ours))
+        for (args, kwargs), training in itertools.product([sample() for sample in samples], (False, True)):
+            twin.__class__, before = original, _kept(twin)
+            expected = _result(twin, original, training, args, kwargs)
+            if _kept(twin) != before:
+                return "its forward keeps something in the module"
+            came = _result(twin, ours, training, args, kwargs)
             if (difference := _unequal(expected, came)) is not None:
                 return f"the forward of this version {difference}"
-            if cast(Any, ours).calls and not training:
+            if cast(Any, ours).calls and not training and not fast._keeps_forward:
                 return "only its own forward would run: linear layers that are not plain, or too many queries"
     return None
+
+
+def _kept(module: nn.Module) -> list[dict[str, int]]:
+    """What every module inside holds, by name and identity; the mode aside."""
+    return [{k: id(v) for k, v in vars(m).items() if k != "training"} for m in module.modules()]
 
 
 class _Counted:
@@ -216,8 +235,13 @@ def _result(
     """What `module` gives as a module of class `kind`, with the same random numbers every time."""
     module.__class__ = kind
     module.train(training)
-    torch.manual_seed(1)
-    return module(*args, **kwargs)
+    torch.default_generator.manual_seed(1)
+    if not isinstance(module, Switched):
+        return module(*args, **kwargs)
+    module._switched_on()
+    output = cast(nn.Module, module)(*args, **kwargs)
+    module._switched_off()
+    return output
 
 
 def _bare_twin(module: nn.Module) -> nn.Module:

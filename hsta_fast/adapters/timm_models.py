@@ -96,7 +96,8 @@ def _pool(module: Any) -> Switch | Left:
     if type(module.q) not in (nn.Linear, nn.Identity):
         return Left(f"its query projection is a {type(module.q).__name__}")
     width = module.kv.in_features
-    return switch_class(module, FastAttentionPoolLatent, "few_query_attention", rows(width))
+    sample = rows(width) if module.pos_embed is None else rows(width, len(module.pos_embed))
+    return switch_class(module, FastAttentionPoolLatent, "few_query_attention", sample)
 
 
 class FastAttentionPoolLatent(Switched):

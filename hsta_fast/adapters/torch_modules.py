@@ -10,20 +10,31 @@ from torch import Tensor, nn
 from .. import ops
 from ..replaced import plain_tensor
 from .switching import Left, Switch, Switched, captured, switch_class
-from .worth import absorbing_pays, fusing_pays
+from .worth import MOST_QUERIES, absorbing_pays, fusing_pays, patches_pay, patches_pay_on_cpu
 
 
 class PatchConv3d(Switched):
     """nn.Conv3d whose kernel is its stride: a product of whole patches with the weight."""
 
+    _flattened = False
+
     def forward(self, input: Tensor) -> Tensor:
-        """(B, K, T, H, W) -> (B, C, T / t, H / p, W / q), with the strides of channels_last_3d."""
-        out = patch_product(cast(nn.Conv3d, self), input)
+        """(B, K, T, H, W) -> (B, C, T / t, H / p, W / q)."""
+        out = patch_product(cast(nn.Conv3d, self), input, flattened=self._flattened)
         return super().forward(input) if out is None else out  # type: ignore[misc]
 
 
-def patch_product(conv: nn.Conv3d, input: Tensor) -> Tensor | None:
-    """What a convolution whose kernel is its stride gives; None where only its own forward may compute it."""
+class FlattenedConv3d(PatchConv3d):
+    """The same where the result is flattened to tokens at once: it is a view of contiguous tokens."""
+
+    _flattened = True
+
+
+def patch_product(conv: nn.Conv3d, input: Tensor, *, flattened: bool = False) -> Tensor | None:
+    """What a convolution whose kernel is its stride gives; None where only its own forward may compute it.
+
+    flattened: the result has the strides of channels_last_3d, not those of a convolution.
+    """
     kernel, weight, bias = conv.kernel_size, conv.weight, conv.bias
     usable = (
         not captured(input)
@@ -35,20 +46,21 @@ def patch_product(conv: nn.Conv3d, input: Tensor) -> Tensor | None:
         and input.shape[0] > 0
         and all(size >= k for size, k in zip(input.shape[2:], kernel, strict=True))
         and plain_tensor(weight)
+        and patches_pay(input, conv.in_channels, weight[0].numel())
     )
     if not usable:
         return None
     grid = [size // k for size, k in zip(input.shape[2:], kernel, strict=True)]
-    if conv.in_channels == 3:
+    if flattened and conv.in_channels == 3:
         tokens = ops.tubelet_embed(input, weight, weight.new_zeros(len(weight)) if bias is None else bias)
-    else:
-        t, p, q = kernel
-        T, H, W = (n * k for n, k in zip(grid, kernel, strict=True))
-        pattern = "b c (gt t) (gh p) (gw q) -> b (gt gh gw) (c t p q)"
-        patches = rearrange(input[:, :, :T, :H, :W], pattern, t=t, p=p, q=q)
-        tokens = F.linear(patches, weight.flatten(1), bias)
-    # Not unflatten and not view(*grid) of another order: the tokens stay where they are.
-    return tokens.transpose(1, 2).view(len(tokens), -1, *grid)
+        return tokens.transpose(1, 2).view(len(tokens), -1, *grid)
+    t, p, q = kernel
+    T, H, W = (n * k for n, k in zip(grid, kernel, strict=True))
+    pattern = "b c (gt t) (gh p) (gw q) -> b (c t p q) (gt gh gw)"
+    columns = rearrange(input[:, :, :T, :H, :W], pattern, t=t, p=p, q=q)
+    rows = weight.flatten(1).expand(len(columns), -1, -1)
+    out = rows @ columns if bias is None else torch.baddbmm(bias.view(1, -1, 1), rows, columns)
+    return out.view(len(out), -1, *grid)
 
 
 def embeds_patches(module: nn.Conv3d) -> bool:
@@ -65,8 +77,11 @@ def why_not_conv3d(module: nn.Conv3d) -> str | None:
     return None if module.dilation == (1, 1, 1) else f"dilation {module.dilation}"
 
 
-def conv3d(module: nn.Conv3d) -> Switch | Left | None:
-    """The switch of a patch embedding; None for any other convolution."""
+def conv3d(module: nn.Conv3d, *, flattened: bool = False) -> Switch | Left | None:
+    """The switch of a patch embedding; None for any other convolution.
+
+    flattened: whether the module around it is known to flatten the result, which then may have any strides.
+    """
     if not embeds_patches(module):
         return None
     if (reason := why_not_conv3d(module)) is not None:
@@ -77,7 +92,11 @@ def conv3d(module: nn.Conv3d) -> Switch | Left | None:
     def sample() -> tuple[tuple[Tensor], dict[str, Tensor]]:
         return (torch.randn(size, dtype=torch.float64),), {}
 
-    return switch_class(module, PatchConv3d, "tubelet_embed: a product of patches", sample)
+    if flattened:
+        return switch_class(module, FlattenedConv3d, "tubelet_embed: a product of patches", sample)
+    on_cpu = patches_pay_on_cpu(module.in_channels, module.weight[0].numel())
+    note = "" if on_cpu else "as before on a CPU"
+    return switch_class(module, PatchConv3d, "a product of patches", sample, note=note)
 
 
 class FastMultiheadAttention(Switched):
@@ -119,6 +138,7 @@ def attended(attention: nn.MultiheadAttention, query: Tensor, key: Tensor, value
         and query.is_floating_point()
         and query.dtype == key.dtype
         and query.numel() > 0
+        and query.shape[0 if attention.batch_first else 1] == key.shape[0 if attention.batch_first else 1]
         and key.numel() > 0
         and (query.dtype == weights[0].dtype or torch.is_autocast_enabled(query.device.type))
         and all(map(plain_tensor, weights))
@@ -132,7 +152,7 @@ def attended(attention: nn.MultiheadAttention, query: Tensor, key: Tensor, value
     if not few and not fusing_pays(x, x.shape[1], x.shape[2]):
         return None
     out = absorbed(attention, x, tokens) if few else _self_attention(attention, tokens)
-    return out if attention.batch_first else out.transpose(0, 1)
+    return out if attention.batch_first else out.transpose(0, 1).contiguous()
 
 
 def _self_attention(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
@@ -179,6 +199,15 @@ def multihead_attention(module: nn.MultiheadAttention) -> Switch | Left:
         x = torch.randn(3, 7, module.embed_dim, dtype=torch.float64)
         return (x, x, x), {"need_weights": False}
 
-    return switch_class(
-        module, FastMultiheadAttention, "space_time_attention, or few_query_attention of few queries", sample
-    )
+    def few() -> tuple[tuple[Tensor, ...], dict[str, bool]]:
+        query, x = (torch.randn(*size, module.embed_dim, dtype=torch.float64) for size in ((3, 3), (3, 31)))
+        query = query[:, :1]
+        if not module.batch_first:
+            query, x = query.transpose(0, 1), x.transpose(0, 1)
+        return (query, x, x), {"need_weights": False}
+
+    note = "as before when weights are asked for, as they are by default"
+    note += f", and in training: dropout {module.dropout:g}" if module.dropout else ""
+    became = "space_time_attention, or few_query_attention of few queries"
+    samples = (sample, few) if module.num_heads <= MOST_QUERIES else (sample,)
+    return switch_class(module, FastMultiheadAttention, became, *samples, note=note)

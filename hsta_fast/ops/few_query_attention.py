@@ -17,7 +17,16 @@ from torch import Tensor
 
 from .attention_pool import attention_pool, auto_choice, choose
 from .attention_pool_torch import accumulation_dtype
-from .checks import autocast_dtype, check, check_floating, check_same, check_shape, no_autocast, unexpected
+from .checks import (
+    autocast_dtype,
+    check,
+    check_floating,
+    check_same,
+    check_shape,
+    no_autocast,
+    short,
+    unexpected,
+)
 
 __all__ = ["auto_choice", "few_query_attention"]
 
@@ -69,6 +78,8 @@ def few_query_attention(
     widths = q_weight.shape[0], v_weight.shape[0]
     if type(num_heads) is not int or num_heads <= 0 or any(width % num_heads for width in widths):
         raise unexpected("num_heads", f"a divisor of the widths {widths}", repr(num_heads))
+    if scale is not None and (isinstance(scale, bool) or not isinstance(scale, int | float)):
+        raise unexpected("scale", "a number or None", short(scale))
     tensors = {"query": query, "tokens": tokens}
     tensors |= {"q_weight": q_weight, "k_weight": k_weight, "v_weight": v_weight}
     for name, bias, weight in (
@@ -94,20 +105,20 @@ def few_query_attention(
         q_weight, k_weight, v_weight = (w.to(wide) for w in (q_weight, k_weight, v_weight))
         q = F.linear(query.to(wide), q_weight, None if q_bias is None else q_bias.to(wide))
         # Batched products, one per head: (H, B R, D) (H, D, C), and (H, B R, C) (H, C, F / H).
-        by_head = q.view(-1, num_heads, D).transpose(0, 1)
+        by_head = q.view(len(query) * R, num_heads, D).transpose(0, 1)
         none = q.new_empty(())  # beta = 0 leaves it out
         absorbed = torch.baddbmm(
             none, by_head, k_weight.view(num_heads, D, C), beta=0, alpha=D**-0.5 if scale is None else scale
         )
-        absorbed = absorbed.transpose(0, 1).reshape(-1, R * num_heads, C).to(tokens.dtype)
+        absorbed = absorbed.transpose(0, 1).reshape(len(query), R * num_heads, C).to(tokens.dtype)
         pooled = cast(Tensor, attention_pool(absorbed, tokens, normalize=False, impl=chosen)).to(wide)
         by_head = pooled.view(B * R, num_heads, C).transpose(0, 1)
-        v_heads = v_weight.view(num_heads, -1, C).transpose(1, 2)
+        v_heads = v_weight.view(num_heads, widths[1] // num_heads, C).transpose(1, 2)
         if v_bias is None:
             values = by_head @ v_heads
         else:
             values = torch.baddbmm(v_bias.to(wide).view(num_heads, 1, -1), by_head, v_heads)
-        values = values.transpose(0, 1).reshape(B, R, -1)
+        values = values.transpose(0, 1).reshape(B, R, widths[1])
         if k_bias is not None and k_bias.requires_grad:
             values = values + k_bias[:0].sum()  # of no elements: its gradient is zeros instead of None
     return values.to(dtype if autocast is None or wide == torch.float64 else autocast)

@@ -24,6 +24,10 @@ import torch
 from kernels import LocalLayerRepository, Mode, kernelize, use_kernel_forward_from_hub, use_kernel_mapping
 from torch import nn
 from hsta_fast import ops
+from hsta_fast.adapters import worth
+
+small_shapes_too = worth.always()
+small_shapes_too.__enter__()
 
 @use_kernel_forward_from_hub("PatchConv3d")
 class Embedding(nn.Conv3d):
@@ -84,12 +88,12 @@ def check(model, expected_calls, *args):
 torch.manual_seed(0)
 video = torch.randn(2, 3, 4, 8, 8, dtype=torch.float64)
 ours, expected = check(
-    Model(), {"tubelet_embed": 1, "space_time_attention": 1, "few_query_attention": 1}
+    Model(), {"space_time_attention": 1, "few_query_attention": 1}
 )
 compiled = torch.compile(ours, backend="eager", fullgraph=True)
 torch.testing.assert_close(results(compiled, video), expected, rtol=1e-10, atol=1e-10)
 mask = torch.ones(8, 8, dtype=torch.bool).triu(1)
-check(Model(), {"tubelet_embed": 1, "few_query_attention": 1}, mask)
+check(Model(), {"few_query_attention": 1}, mask)
 check(Model(padding=(0, 4, 4), add_bias_kv=True), {})
 print("the same")
 """

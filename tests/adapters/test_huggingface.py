@@ -1,6 +1,8 @@
 """Models of transformers, built from their configurations with random weights."""
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +15,7 @@ import hsta_fast
 from tests.adapters.checks import Inputs, call, check_same, named_rows
 
 transformers = pytest.importorskip("transformers")
+ROOT = Path(__file__).parent.parent.parent
 
 SMALL: dict[str, Any] = {
     "hidden_size": 24,
@@ -208,17 +211,18 @@ def test_the_implementation_can_be_changed_afterwards() -> None:
     assert len(cast(Any, model)(**inputs, output_attentions=True).attentions) == 2
     torch.testing.assert_close(call(model, inputs)[0], expected)
     report.revert()
-    assert cast(Any, model).config._attn_implementation == "sdpa"
+    assert cast(Any, model).config._attn_implementation == "eager", "what was set meanwhile stays"
 
 
 def test_a_model_that_shares_the_configuration_stays_as_it_is() -> None:
     config = transformers.VideoMAEConfig(**SMALL, num_frames=4)
     one, other = transformers.VideoMAEModel(config), transformers.VideoMAEModel(config)
     report = hsta_fast.accelerate(one)
-    assert other.config is config and config._attn_implementation == "sdpa"
-    assert one.config._attn_implementation == "hsta_fast"
+    assert one.config is other.config is config and config._attn_implementation == "sdpa"
+    assert one.encoder.layer[0].attention.attention.config._attn_implementation == "hsta_fast"
+    assert other.encoder.layer[0].attention.attention.config is config
     report.revert()
-    assert one.config is config
+    assert one.encoder.layer[0].attention.attention.config is config
 
 
 def test_attention_dropout_in_training() -> None:
@@ -343,3 +347,51 @@ def test_adapters_of_peft(when: str) -> None:
         model = adapted(model)
     for x, y in zip(call(model, inputs), expected, strict=True):
         torch.testing.assert_close(x, y)
+
+
+def test_what_is_set_meanwhile_stays() -> None:
+    model, _ = small_videomae()
+    config = cast(Any, model).config
+    report = hsta_fast.accelerate(model)
+    config.id2label = {0: "a"}
+    assert cast(Any, model).encoder.layer[0].attention.attention.config.id2label == {0: "a"}
+    report.revert()
+    assert cast(Any, model).config is config and config.id2label == {0: "a"}
+
+
+def test_an_attention_that_asks_for_its_own_implementation_is_not_touched() -> None:
+    class Own(nn.Module):
+        def __init__(self, config: Any) -> None:
+            super().__init__()
+            self.config = config
+
+        def forward(self, hidden_states: Tensor) -> tuple[Tensor, None]:
+            return {"sdpa": hidden_states, "eager": 2 * hidden_states}[self.config._attn_implementation], None
+
+    model, inputs = small_videomae()
+    cast(Any, model).encoder.layer[1].attention.attention = Own(cast(Any, model).config)
+    expected = call(model, inputs)[0]
+    hsta_fast.accelerate(model)
+    torch.testing.assert_close(call(model, inputs)[0], expected)
+
+
+def test_a_pickled_model_is_read_by_another_process(tmp_path: Path) -> None:
+    model, inputs = small_videomae()
+    hsta_fast.accelerate(model)
+    torch.save({"model": model, "inputs": inputs, "expected": call(model, inputs)[0]}, tmp_path / "model.pt")
+    code = (
+        "import sys, torch; found = torch.load(sys.argv[1], weights_only=False)\n"
+        "came = found['model'](**found['inputs']).last_hidden_state\n"
+        "print(float((came - found['expected']).abs().max()) < 1e-5)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "model.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
+def test_an_empty_batch() -> None:
+    head = cast(nn.Module, siglip().head)
+    empty = [torch.empty(0, 65, 24)]
+    expected = call(head, empty)
+    hsta_fast.accelerate(head)
+    assert [x.shape for x in call(head, empty)] == [x.shape for x in expected]

@@ -22,7 +22,8 @@ WIDTHS = 4
 # Two dtypes with three kernels; float32 in three precisions, "bf16x6" at D = 64 and 128 with four kernels.
 ATTENTION = WIDTHS * (2 * 3 + 3 * 3) + 2
 # Per width: seven builds in one step (the backward twice), four in two steps; "ieee" only with products.
-POOLS = 3 * (3 * (7 + 4) + 8)
+# In 16 bits, two widths have two builds more for tokens that are not normalised.
+POOLS = 3 * (3 * (7 + 4) + 8) + 2 * 2 * 2
 SHIPPED = ATTENTION + POOLS
 # Two widths with three kernels, seven in float32; pools in bfloat16.
 MODEL = 2 * 3 + 7 + 2 * (7 + 4)
