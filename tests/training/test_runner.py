@@ -96,7 +96,9 @@ def test_a_run_leaves_all_its_files(make_config: MakeConfig) -> None:
     assert "with the saved models in int8: UF1" in evaluate(run, int8=True)
     model = load_model(run / "folds" / "01" / "model.safetensors")
     assert model.inputs == ModelInputs(classes=tuple(config["classes"]), image_size=48, num_frames=2)
-    assert model.notes == {"caveats": RENDERED}
+    tested = set("casme3/" + predictions[predictions["fold"].astype(str) == "1"]["subject"])
+    trained = json.dumps(sorted({f"casme3/spNO.{n}" for n in (1, 2, 3, 4)} - tested))
+    assert model.notes == {"caveats": RENDERED, "trained_subjects": trained}
     with safe_open(run / "folds" / "01" / "model.safetensors", framework="pt") as file:
         metadata = " ".join(file.metadata().values())
     assert str(cfg.data) not in metadata and str(cfg.runs) not in metadata
