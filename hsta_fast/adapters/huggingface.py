@@ -17,7 +17,7 @@ from transformers.models.vjepa2.modeling_vjepa2 import VJEPA2PoolerCrossAttentio
 
 from .. import ops
 from ..replaced import any_global_hook, is_plain, plain_tensor
-from .switching import Find, Left, Switch, Switched, bypassed, captured, switch_class
+from .switching import Find, Left, Switch, Switched, bypassed, captured, projections, switch_class
 from .torch_modules import absorbed, conv3d
 from .worth import absorbing_pays, fusing_pays
 
@@ -270,12 +270,7 @@ class FastVJEPA2CrossAttention(Switched):
         attended = ops.few_query_attention(
             queries,
             keys,
-            q_weight=self.q_proj.weight,
-            q_bias=self.q_proj.bias,
-            k_weight=self.k_proj.weight,
-            k_bias=self.k_proj.bias,
-            v_weight=self.v_proj.weight,
-            v_bias=self.v_proj.bias,
+            **projections(self.q_proj, self.k_proj, self.v_proj),
             num_heads=self.num_heads,
             scale=self.scale,
         )

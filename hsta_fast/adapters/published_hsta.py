@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..replaced import is_plain
-from .switching import Find, Left, Switch, Switched, bypassed, captured, silent, switch_class
+from .switching import Find, Left, Switch, Switched, bypassed, captured, projections, silent, switch_class
 from .worth import absorbing_pays, fusing_pays
 
 _LIBRARIES = ("torch", "transformers", "timm")
@@ -106,6 +106,10 @@ class _Projected(Switched):
         off = not self.training and type(part) is nn.Dropout and not part.training
         return off and is_plain(part, nn.Dropout)
 
+    def _scale(self) -> float | None:
+        """The factor of the scores; None: D ** -0.5, as timm's fused attention has it whatever `scale` is."""
+        return None if vars(self).get("fused_attn") else vars(self).get("scale")
+
     def _fast_output(self, attended: Tensor) -> Tensor:
         out = ops.linear(attended, self.proj.weight, self.proj.bias)
         dropout = self._modules.get("proj_drop")
@@ -138,8 +142,7 @@ class FusedSelfAttention(_Projected):
             bias = torch.cat([q_bias, torch.zeros_like(v_bias), v_bias])
         qkv = ops.linear(x, self.qkv.weight, bias)
         qkv = rearrange(qkv, "b n (three h d) -> b n three h d", three=3, h=heads(module))
-        scale = None if vars(self).get("fused_attn") else vars(self).get("scale")  # timm's fused has its own
-        attended = ops.space_time_attention(qkv, scale=scale)
+        attended = ops.space_time_attention(qkv, scale=self._scale())
         return self._fast_output(rearrange(attended, "b n h d -> b n (h d)"))
 
 
@@ -167,13 +170,8 @@ class FirstRowAttention(_Projected):
         attended = ops.few_query_attention(
             x[:, :1],
             x,
-            q_weight=q.weight,
-            q_bias=q.bias,
-            k_weight=k.weight,
-            k_bias=k.bias,
-            v_weight=v.weight,
-            v_bias=v.bias,
+            **projections(q, k, v),
             num_heads=num_heads,
-            scale=None if vars(self).get("fused_attn") else vars(self).get("scale"),
+            scale=self._scale(),
         )
         return self._fast_output(attended)

@@ -146,6 +146,13 @@ def bypassed(*modules: nn.Module | None) -> bool:
     return not any_global_hook() and all(m is None or is_plain(m, nn.Linear) for m in modules)
 
 
+def projections(q: nn.Linear, k: nn.Linear, v: nn.Linear) -> dict[str, Any]:
+    """The weights and biases of three linear layers, as `few_query_attention` names them."""
+    named = {"q": q, "k": k, "v": v}
+    weights = {f"{name}_weight": layer.weight for name, layer in named.items()}
+    return weights | {f"{name}_bias": layer.bias for name, layer in named.items()}
+
+
 def silent(module: nn.Module | None) -> bool:
     """Whether a module need not be called: it is an identity, or dropout of rate 0, without hooks."""
     return module is None or (

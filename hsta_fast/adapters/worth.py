@@ -47,8 +47,6 @@ def absorbing_pays(queries: int, num_heads: int, tokens: Tensor) -> bool:
 
 def fusing_pays(tokens: Tensor, length: int, width: int) -> bool:
     """Whether self-attention of length N and width C is faster fused (4 B N^2 C operations)."""
-    if torch.compiler.is_compiling() or _always:
-        return True
     return _hides_python(tokens, 4.0 * tokens.shape[0] * length * length * width)
 
 
