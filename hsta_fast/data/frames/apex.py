@@ -15,7 +15,7 @@ the middle frame they are 13 and 11 %.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -112,7 +112,7 @@ def _grey_frames(table: ClipTable, clip: Sequence[str], keys: dict[str, str] | N
         paths = [clip[position] for position in group]
         file_key = keys[paths[0]].split("#")[0] if keys else None
         for position, picture in zip(
-            group, read_frames(table.root, paths, _small_grey, file_key=file_key), strict=True
+            group, read_frames(table.root, paths, apex_picture, file_key=file_key), strict=True
         ):
             if isinstance(picture, ValueError):
                 raise ValueError(f"{clip[position]}: {picture}")
@@ -120,13 +120,24 @@ def _grey_frames(table: ClipTable, clip: Sequence[str], keys: dict[str, str] | N
     return pictures
 
 
-def _small_grey(image: np.ndarray) -> np.ndarray:
+def apex_picture(image: np.ndarray) -> np.ndarray:
+    """An RGB frame (h, w, 3) as the search sees it: grey uint8 (SIZE, SIZE)."""
     return cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
 
 
-def apex_position(pictures: np.ndarray) -> int:
-    """The position of the apex in a clip's grey frames, uint8 (T, SIZE, SIZE); method: see the module."""
-    curve = np.array([_local_movement(pixel_flow("farneback", pictures[0], now)) for now in pictures])
+def apex_position(pictures: Iterable[np.ndarray]) -> int:
+    """The position of the apex in a clip's grey frames, uint8 (SIZE, SIZE) each; method: see the module.
+
+    Raises ValueError if there is no frame.
+    """
+    first: np.ndarray | None = None
+    movements = []
+    for now in pictures:  # one at a time: a clip may be long
+        first = now if first is None else first
+        movements.append(_local_movement(pixel_flow("farneback", first, now)))
+    if not movements:
+        raise ValueError("apex expected the frames of a clip, got none")
+    curve = np.array(movements)
     width = max(3, len(curve) // 6 | 1) if len(curve) >= 3 else 1  # odd
     weight = np.hanning(width + 2)[1:-1]
     padded = np.pad(curve, width // 2, mode="reflect")

