@@ -56,6 +56,10 @@ ARROWS: dict[str, str] = {
     "export": "checkpoint files inputs model",
     "model_card": "clips inputs model protocol",
     "hub": "checkpoint files inputs model model_card training.run_models",
+    # Faces.
+    "faces.detect": "files",
+    "faces.align": "faces.detect",
+    "faces": "faces.align faces.detect",
     # Data.
     "data.action_units": "",
     "data.sampling": "",
