@@ -14,6 +14,7 @@ import tyro
 from .data import DatasetName
 from .extension import PARTS, BuildError, kept, load, missing
 from .files import write_text
+from .predicting.settings import PredictConfig
 from .pretraining.settings import PretrainConfig
 from .profiling.config import ProfileConfig
 from .synth import SynthConfig
@@ -136,6 +137,22 @@ def evaluate(
     from .training.evaluate import evaluate
 
     print(evaluate(path, data, int8=int8))
+
+
+def predict(config: Annotated[PredictConfig, tyro.conf.arg(name="")]) -> None:
+    """Predict the micro-expressions of a video with a run's models.
+
+    Of one clip (--onset and --offset, or --whole), or of the movements that are spotted in a longer video.
+    Writes predict.html. Exit status: 1 if a video could not be predicted; the others are.
+    """
+    from .predicting.command import predict_all
+    from .training.setup import find_device
+
+    with as_usage_error():
+        config.check()
+        find_device(config.device)
+    if predict_all(config):
+        sys.exit(1)
 
 
 def export(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 GROUPS = {
     "data": ("synth", "doctor", "prepare"),
     "training": ("pretrain", "train", "evaluate", "ablate"),
-    "results": ("audit", "compare", "export"),
+    "results": ("predict", "audit", "compare", "export"),
     "machine": ("info", "profile", "build", "completion"),
 }
 
@@ -42,6 +42,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "evaluate": (
         "hsta-fast evaluate runs/casme3",
         "hsta-fast evaluate runs/casme3 --data /moved/casme3",
+    ),
+    "predict": (
+        "hsta-fast predict runs/casme3 interview.mp4",
+        "hsta-fast predict runs/casme3 clip.mp4 --onset 40 --offset 90 --json",
+        "hsta-fast predict runs/casme3 'recordings/*.mp4' --out predictions --csv predictions.csv",
     ),
     "export": (
         "hsta-fast export runs/casme3 --out casme3.onnx",

@@ -133,7 +133,7 @@ def negative_log_likelihood(temperature: float, logits: np.ndarray, labels: np.n
 
 
 def best_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The T of `TEMPERATURES` with the smallest negative log-likelihood; a function of 1 / T that is convex."""
+    """The T of `TEMPERATURES` with the smallest negative log-likelihood, which is convex in 1 / T."""
     from scipy.optimize import minimize_scalar
 
     low, high = np.log(TEMPERATURES)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..data.frames.stream import FrameStream
 from ..data.remarks import SLOWEST
 from ..faces import Face
-from .calibration import FEWEST_CLIPS, Calibration
+from .calibration import FEWEST_CLIPS
 from .ensemble import Ensemble
 
 FEELING = (
@@ -52,7 +52,7 @@ def _other_data(ensemble: Ensemble, uncropped: bool) -> str:
     inputs = ensemble.inputs
     size = f"{inputs.image_size} x {inputs.image_size} pixels"
     if uncropped or (getattr(inputs, "framing", None) is None and getattr(inputs, "crop_face", None) is None):
-        how = f"pictures are shown whole, shrunk to {size}, as the model was trained: is the face as large there?"
+        how = f"pictures are shown whole, at {size}, as in the training: was the face as large there?"
     else:
         how = f"faces are shown at {size}, framed as in the training"
     return f"the model has seen other people, cameras and light than these; {how}"
@@ -60,8 +60,10 @@ def _other_data(ensemble: Ensemble, uncropped: bool) -> str:
 
 def _uncalibrated(ensemble: Ensemble) -> str:
     if len(ensemble.readers) == 1 and ensemble.size == 0:
-        return "the model comes without its run, so its probabilities are not calibrated and none is called unsure"
+        return (
+            "the model comes without its run: its probabilities are not calibrated, and none is called unsure"
+        )
     return (
-        f"the run has fewer than {FEWEST_CLIPS} held-out predictions, so probabilities are not calibrated and "
-        "none is called unsure"
+        f"the run has fewer than {FEWEST_CLIPS} held-out predictions: its probabilities are not calibrated, "
+        "and none is called unsure"
     )

@@ -47,10 +47,15 @@ class Clip:
 class ClipInputs:
     """What the model is shown of a clip, and what the page shows.
 
-    clip: with its apex; video: uint8 (3, T, S, S); special: (3, 2, S, S), uint8, or float32 with optical flow;
-    shown: the positions of the video frames in the clip, int64 (T,); alignment: the map of its pictures to
-    the model's square; pictures: "onset" and "apex" as RGB (PICTURE, PICTURE, 3); scene: the onset's whole
-    picture, shrunk by `scale`.
+    Attributes:
+        clip: with its apex.
+        video: uint8 (3, T, S, S).
+        special: (3, 2, S, S), uint8, or float32 with optical flow.
+        shown: the positions of the video frames in the clip, int64 (T,).
+        alignment: the map of its pictures to the model's square.
+        pictures: "onset" and "apex" as RGB (PICTURE, PICTURE, 3).
+        scene: the onset's whole picture, shrunk by `scale`.
+        scale: pixels of the scene per pixel of the recording.
     """
 
     clip: Clip
@@ -85,7 +90,10 @@ class Recipe:
     @property
     def needs_face(self) -> bool:
         """Whether a clip without a face cannot be shown."""
-        return not self.uncropped and (getattr(self.inputs, "crop_face", None) is not None or getattr(self.inputs, "framing", None) is not None)
+        return not self.uncropped and (
+            getattr(self.inputs, "crop_face", None) is not None
+            or getattr(self.inputs, "framing", None) is not None
+        )
 
     def align(self, first: Sequence[np.ndarray]) -> Alignment:
         """The map for a clip from its first pictures; ValueError if a face is needed and there is none."""
@@ -135,7 +143,9 @@ def read_clips(
     Raises:
         ValueError: the recording cannot be read any further.
     """
-    waiting = sorted((_Collecting(stream.name, clip, recipe) for clip in clips), key=lambda one: one.clip.onset)
+    waiting = sorted(
+        (_Collecting(stream.name, clip, recipe) for clip in clips), key=lambda one: one.clip.onset
+    )
     numbers = {number for one in waiting for number in one.wanted}
     open_now: list[_Collecting] = []
     for number, picture in stream.chosen(numbers):

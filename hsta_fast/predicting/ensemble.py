@@ -182,5 +182,7 @@ def _the_same(run: Path, described: Mapping[str, ModelInputs]) -> ModelInputs:
             before, now = getattr(inputs, of.name), getattr(other, of.name)
             if of.name not in _NOT_INPUTS and before != now:
                 what = f"{of.name} is {before!r} for fold {first} and {now!r} for fold {name}"
-                raise ValueError(f"{run} expected models with the same inputs, got others: {what}; use --fold")
+                raise ValueError(
+                    f"{run} expected models with the same inputs, got others: {what}; use --fold"
+                )
     return inputs

@@ -58,7 +58,9 @@ class PredictedInterval:
         """Plain values: see docs/predict.md."""
         names = ("onset", "apex", "offset")
         times = dict(zip(names, self.seconds, strict=True)) if self.seconds else None
-        face = self.face and {name: getattr(self.face, name) for name in ("x", "y", "width", "height", "score")}
+        face = self.face and {
+            name: getattr(self.face, name) for name in ("x", "y", "width", "height", "score")
+        }
         return {
             **{name: getattr(self, name) for name in names},
             "seconds": times,

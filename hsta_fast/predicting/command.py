@@ -1,0 +1,94 @@
+"""The command `predict`: several videos, one after the other, and where their results go."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from glob import glob, has_magic
+from pathlib import Path
+
+from ..clips import natural_key
+from ..data.frames.decode import IMAGE_TYPES
+from ..files import check_writable, make_folder, write_text
+from ..training.setup import find_device
+from .ensemble import load_ensemble
+from .predict import predict_video
+from .result import Prediction, rows
+from .settings import PredictConfig
+
+Recording = Path | list[Path]
+
+
+def predict_all(config: PredictConfig) -> int:
+    """Predict each video, print its result and write its page; returns how many could not be predicted.
+
+    A video that cannot be predicted is one line on the standard error, and the others follow.
+
+    Raises:
+        ValueError: the model cannot be used, or a pattern matches nothing.
+        OSError: a result cannot be written.
+    """
+    found = recordings(config.videos)
+    names = folder_names(found)
+    root = config.out or Path("predictions")
+    check_writable(root, "--out", root)
+    if config.csv is not None:
+        check_writable(config.csv.parent, "--csv", config.csv)
+    ensemble = load_ensemble(config.model, fold=config.fold, sure_accuracy=config.sure_accuracy)
+    request, device = config.request(), find_device(config.device)
+    done: list[Prediction] = []
+    failed = 0
+    for recording, name in zip(found, names, strict=True):
+        folder = root if config.out and len(found) == 1 else root / name
+        try:
+            prediction = predict_video(ensemble, recording, request, device)
+        except ValueError as error:
+            failed += 1
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        done.append(prediction)
+        make_folder(folder, "--out", folder)
+        if config.csv is not None:
+            write_text(config.csv, rows(done).to_csv(index=False))
+        if config.json:
+            print(json.dumps(prediction.as_json(), ensure_ascii=False))
+        else:
+            print(prediction)
+    return failed
+
+
+def recordings(words: Sequence[str]) -> list[Recording]:
+    """The recordings that words of the command line name; images of one folder are one recording.
+
+    Raises:
+        ValueError: a pattern matches nothing.
+    """
+    found: list[Recording] = []
+    images: dict[Path, list[Path]] = {}
+    for word in words:
+        paths = [word]
+        if has_magic(word) and not Path(word).exists():
+            paths = sorted(glob(word), key=natural_key)
+            if not paths:
+                raise ValueError(f"video expected a file or folder, {word} matches none")
+        for path in map(Path, paths):
+            if path.suffix.lower() not in IMAGE_TYPES:
+                found.append(path)
+            elif path.parent in images:
+                images[path.parent].append(path)
+            else:
+                images[path.parent] = own = [path]
+                found.append(own)
+    return found
+
+
+def folder_names(found: Sequence[Recording]) -> list[str]:
+    """A folder's name for each recording: that of its file or folder, with a number where it is taken."""
+    names: list[str] = []
+    for recording in found:
+        path = recording[0].absolute().parent if isinstance(recording, list) else recording.absolute()
+        name = path.name if path.is_dir() else path.stem
+        tries = [name, *(f"{name}-{number}" for number in range(2, len(found) + 2))]
+        names.append(next(one for one in tries if one not in names))
+    return names

