@@ -29,4 +29,6 @@ def trained_on_flow(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """A run with optical flow, the apex always found by motion, and video frames near the onset."""
     runs = tmp_path_factory.mktemp("predicting")
     more = {"flow": "farneback", "apex": "motion-all", "offset_cap": 5, "only": ("1",)}
-    return runner.main(recipe_config("paper", **{**SMALL, **more, "data": faces, "runs": runs, "name": "flow"}))
+    return runner.main(
+        recipe_config("paper", **{**SMALL, **more, "data": faces, "runs": runs, "name": "flow"})
+    )

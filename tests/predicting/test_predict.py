@@ -49,7 +49,9 @@ def test_a_test_clip_gets_the_probabilities_of_evaluate(faces: Path, trained: Pa
         assert found.classes[int(row["predicted"])] == found.intervals[0].predicted
         file = trained / "folds" / f"{int(row['fold']):02d}" / "model.safetensors"
         for model in (file, hsta_fast.load_model(file)):  # without the run
-            assert np.array_equal(probabilities(predicted(faces, row, model, apex=apex)), probabilities(found))
+            assert np.array_equal(
+                probabilities(predicted(faces, row, model, apex=apex)), probabilities(found)
+            )
 
 
 def test_flow_and_an_apex_by_motion_are_those_of_training(faces: Path, trained_on_flow: Path) -> None:
@@ -104,7 +106,9 @@ def test_which_models_are_refused(trained: Path, tmp_path: Path) -> None:
         load_ensemble(bare)
     copy = tmp_path / "run"
     shutil.copytree(trained, copy)
-    hsta_fast.save_model(bare, copy / "folds" / "01" / "model.safetensors", inputs=replace(inputs, offset_cap=9))
+    hsta_fast.save_model(
+        bare, copy / "folds" / "01" / "model.safetensors", inputs=replace(inputs, offset_cap=9)
+    )
     with pytest.raises(ValueError, match="offset_cap is 9 for fold 1 and None for fold 2; use --fold"):
         load_ensemble(copy)
     assert load_ensemble(copy, fold="1").inputs.offset_cap == 9
