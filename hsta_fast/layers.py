@@ -130,7 +130,7 @@ class SpaceTimeAttention(nn.Module):
         return self.dropout(product(self.proj, rearrange(attended, "b n h d -> b n (h d)")))
 
     def queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """q and k (B, N, H, D) of the tokens (B, N, C), of which the weights are softmax(q k^T / sqrt(D))."""
+        """Q and k (B, N, H, D) of the tokens (B, N, C), of which the weights are softmax(q k^T / sqrt(D))."""
         q, k, _ = self._qkv(x).unbind(2)
         return q, k
 

@@ -60,6 +60,8 @@ ARROWS: dict[str, str] = {
     "faces.detect": "files",
     "faces.align": "faces.detect",
     "faces": "faces.align faces.detect",
+    "rollout": "layers model",
+    "pictures": "",
     # Data.
     "data.action_units": "",
     "data.sampling": "",
@@ -172,7 +174,7 @@ ARROWS: dict[str, str] = {
     "training.loop": "model data protocol training.compiled training.config training.optim "
     "training.progress training.run_folder training.setup training.step training.step_graph "
     "training.workers recompute wrappers training.distributed training.epoch_part training.stopping",
-    "training.gallery": "checkpoint csta_maps files model data protocol training.loop training.run_folder "
+    "training.gallery": "checkpoint csta_maps files pictures model data protocol training.loop training.run_folder "
     "training.setup locks",
     "training.dry_run": "clips data environment protocol training.loop training.optim training.run_checks "
     "training.run_folder training.setup training.splits memory",
