@@ -110,6 +110,13 @@ ARROWS: dict[str, str] = {
     "data.doctor": "clips files threads data.clips data.remarks data.frames data.labels data.readers",
     "data": "data.action_units data.clips data.dataset data.frames data.labels data.loading data.readers "
     "data.sampling",
+    # Spotting.
+    "spotting.settings": "faces",
+    "spotting.regions": "faces",
+    "spotting.movement": "data.frames faces spotting.regions spotting.settings",
+    "spotting.intervals": "spotting.movement spotting.regions spotting.settings",
+    "spotting.spotter": "data.frames faces spotting.intervals spotting.movement spotting.settings",
+    "spotting": "spotting.intervals spotting.settings spotting.spotter",
     # Rendered faces.
     "synth.face": "",
     "synth.painter": "synth.face",
