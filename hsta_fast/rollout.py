@@ -1,9 +1,9 @@
-"""From which tokens the CLS of a branch is made: attention rollout (Abnar and Zuidema, 2020) over its USTA layers.
+"""From which tokens the CLS of a branch is made: attention rollout (Abnar and Zuidema, 2020) over its USTA.
 
-Of layer i let A_i be the attention weights of all tokens, mean over the heads (Eq. 2). The residual connection
-counts as one half, so the rollout of L layers is the product of (A_i + I) / 2, the last layer first, and its CLS row
-says how much of each token reaches the CLS. The exchange of CLS between branches (CSTA) is left out: for it see
-`csta_maps`.
+Of layer i let A_i be the attention weights of all tokens, mean over the heads (Eq. 2). The residual
+connection counts as one half, so the rollout of L layers is the product of (A_i + I) / 2, the last layer
+first, and its CLS row says how much of each token reaches the CLS. The exchange of CLS between branches
+(CSTA) is left out: for it see `csta_maps`.
 
 B batch, H heads, T frames, t tubelet depth, p patch size. Branch 0 is special, 1 is video.
 """

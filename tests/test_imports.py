@@ -181,8 +181,8 @@ ARROWS: dict[str, str] = {
     "training.loop": "model data protocol training.compiled training.config training.optim "
     "training.progress training.run_folder training.setup training.step training.step_graph "
     "training.workers recompute wrappers training.distributed training.epoch_part training.stopping",
-    "training.gallery": "checkpoint csta_maps files pictures model data protocol training.loop training.run_folder "
-    "training.setup locks",
+    "training.gallery": "checkpoint csta_maps files pictures model data protocol training.loop "
+    "training.run_folder training.setup locks",
     "training.dry_run": "clips data environment protocol training.loop training.optim training.run_checks "
     "training.run_folder training.setup training.splits memory",
     "training.run_models": "checkpoint export inputs protocol training.run_checks training.run_folder",
@@ -213,12 +213,14 @@ ARROWS: dict[str, str] = {
     "training.initial training.provenance training.run_checks training.run_log training.setup "
     "pretraining.data pretraining.folder pretraining.loop pretraining.pictures pretraining.settings",
     "pretraining": "",
+    "predicting": "clips checkpoint csta_maps data faces files hub inputs model pictures protocol rollout "
+    "spotting training.run_checks training.run_models training.setup",
     # The top.
     "help_text": "",
     "interrupt": "",
     "usage": "spelling",
-    "commands": "environment extension files data data.doctor pretraining profiling synth synth.render "
-    "protocol training.ablate training.config training.evaluate training.run_models training.runner "
+    "commands": "environment extension files data data.doctor predicting pretraining profiling synth "
+    "synth.render protocol training.ablate training.config training.evaluate training.run_models training.runner "
     "training.setting_groups "
     "training.setup training.stopping training.workers usage",
     "cli": "commands console extension files help_text interrupt spelling training.config "

@@ -13,9 +13,12 @@ from ..data.frames.decode import IMAGE_TYPES
 from ..files import check_writable, make_folder, write_text
 from ..training.setup import find_device
 from .ensemble import load_ensemble
+from .page import Pictures, page
 from .predict import predict_video
 from .result import Prediction, rows
 from .settings import PredictConfig
+
+PAGE = "predict.html"
 
 Recording = Path | list[Path]
 
@@ -41,20 +44,22 @@ def predict_all(config: PredictConfig) -> int:
     failed = 0
     for recording, name in zip(found, names, strict=True):
         folder = root if config.out and len(found) == 1 else root / name
+        pictures = Pictures(ensemble, device)
         try:
-            prediction = predict_video(ensemble, recording, request, device)
+            prediction = predict_video(ensemble, recording, request, device, pictures)
         except ValueError as error:
             failed += 1
             print(f"error: {error}", file=sys.stderr)
             continue
         done.append(prediction)
         make_folder(folder, "--out", folder)
+        write_text(folder / PAGE, page(prediction, pictures))
         if config.csv is not None:
             write_text(config.csv, rows(done).to_csv(index=False))
         if config.json:
             print(json.dumps(prediction.as_json(), ensure_ascii=False))
         else:
-            print(prediction)
+            print(f"{prediction}\npage: {folder / PAGE}")
     return failed
 
 

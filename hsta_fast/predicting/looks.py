@@ -34,18 +34,16 @@ class Look:
 
 
 def looks(ensemble: Ensemble, clips: Sequence[ClipInputs], device: torch.device) -> list[list[Look]]:
-    """The maps of each clip: of the last CSTA, if the models have one, and of the rollout of the USTA layers."""
-    video, special = (
-        torch.from_numpy(np.stack([getattr(clip, name) for clip in clips])).to(device)
+    """The maps of each clip: of the last CSTA, if the models have one, and the rollout of the USTA layers."""
+    inputs = {
+        name: torch.from_numpy(np.stack([getattr(clip, name) for clip in clips])).to(device)
         for name in ("video", "special")
-    )
+    }
     sums: dict[tuple[str, int], torch.Tensor] = {}
     count = 0
     for _, model in ensemble.models():
         count += 1
-        given = {
-            name: x for name, x in (("video", video), ("special", special)) if name in model.config.branches
-        }
+        given = {name: inputs[name] for name in model.config.branches}
         found: dict[tuple[str, int], torch.Tensor] = {}
         if model.config.csta and model.config.branches == BRANCHES:
             maps = attention_maps(model, **given)

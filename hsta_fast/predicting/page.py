@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..clips import counted
@@ -15,7 +14,7 @@ from ..model import HSTAConfig
 from ..protocol import Picture
 from ..protocol.page import render
 from ..protocol.report import import_matplotlib
-from .clip_inputs import ClipInputs
+from .clip_inputs import Clip, ClipInputs
 from .ensemble import Ensemble
 from .looks import look_pictures, looks, movement_pictures
 from .result import UNCALIBRATED, PredictedInterval, Prediction, clock
@@ -30,7 +29,12 @@ Rows = list[tuple[str, list[Picture]]]
 class Pictures:
     """Collects the pictures of a video's intervals while it is predicted.
 
-    ensemble, device: the models, and where they run; wanted: onset and offset of the intervals that are shown.
+    Attributes:
+        ensemble: the models.
+        device: where they run.
+        wanted: onset and offset of the intervals that are shown.
+        movement: the pictures of their movement.
+        looks: those of where the models look.
     """
 
     ensemble: Ensemble
@@ -38,6 +42,11 @@ class Pictures:
     wanted: set[tuple[int, int]] = field(default_factory=set)
     movement: dict[tuple[int, int], list[Picture]] = field(default_factory=dict)
     looks: dict[tuple[int, int], Rows] = field(default_factory=dict)
+
+    def begin(self, clips: Sequence[Clip]) -> None:
+        """Choose the clips that are shown: those with the highest scores of spotting."""
+        best = sorted(clips, key=lambda clip: -(clip.score or 0))[:SHOWN]
+        self.wanted = {(clip.onset, clip.offset) for clip in best}
 
     def add(self, clips: Sequence[ClipInputs], predicted: Sequence[PredictedInterval]) -> None:
         """Draw the clips of a group that are shown."""
@@ -51,24 +60,20 @@ class Pictures:
             self.looks[key] = look_pictures(clip, found, config)
 
 
-def page(prediction: Prediction, pictures: Pictures, seconds: np.ndarray | None) -> str:
+def page(prediction: Prediction, pictures: Pictures) -> str:
     """The page as text.
 
     Args:
         prediction: what it shows.
         pictures: of its intervals, as far as they are shown.
-        seconds: the time of each frame, float64 (frames,); None: no timeline is drawn.
     """
     import_matplotlib()
     from .timeline import color_of, timeline
 
-    figure = None
-    if prediction.energy is not None and seconds is not None:
-        figure = timeline(prediction, seconds)
     what = "spotted movement" if prediction.spotted else "clip"
     width, height = prediction.size
     rate = "frame rate not known" if prediction.rate is None else f"{prediction.rate:.4g} frames a second"
-    long = "" if seconds is None or not len(seconds) else f", {clock(float(seconds[-1]))} long"
+    long = "" if prediction.times is None else f", {clock(float(prediction.times[-1]))} long"
     models = len(prediction.models)
     of = f"the model of fold {prediction.models[0]}" if models == 1 else f"the mean of {models} models"
     shown = [one for one in prediction.intervals if (one.onset, one.offset) in pictures.movement]
@@ -79,7 +84,7 @@ def page(prediction: Prediction, pictures: Pictures, seconds: np.ndarray | None)
         extent=f"{counted(prediction.frames, 'frame')} of {width} x {height} pixels, {rate}{long}",
         by=f"Predicted by {prediction.model} ({of})",
         warnings=prediction.warnings,
-        timeline=figure,
+        timeline=timeline(prediction) if prediction.spotted else None,
         heading=counted(len(prediction.intervals), what),
         heads=["", "class", "probability", "onset", "apex", "offset", *_spotting_head(prediction), "models"],
         rows=[_row(prediction, number, one) for number, one in enumerate(prediction.intervals, 1)],

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from ..clips import counted
 from ..data.frames.stream import FrameStream, open_frames
 from ..faces import Detector
 from ..model import HSTA
+from ..spotting import SpotSettings, spot
 from ..training.setup import find_device
 from .calibration import softmax
 from .cautions import cautions
@@ -23,8 +25,15 @@ from .result import PredictedInterval, Prediction
 
 TOGETHER = 16  # clips whose frames are held at once, and predicted in one batch
 
-# Called with each group of clips that was predicted, in the order of their last frames.
-Watch = Callable[[Sequence[ClipInputs], Sequence[PredictedInterval]], None]
+
+class Watch(Protocol):
+    """What sees the frames of the clips while a video is predicted."""
+
+    def begin(self, clips: Sequence[Clip]) -> None:
+        """The clips that will be predicted."""
+
+    def add(self, clips: Sequence[ClipInputs], predicted: Sequence[PredictedInterval]) -> None:
+        """A group of them, in the order of their last frames."""
 
 
 def predict(
@@ -87,16 +96,16 @@ def predict_video(
     device: torch.device,
     watch: Watch | None = None,
 ) -> Prediction:
-    """`predict` with models that are loaded; `watch` gets the frames of each clip, too.
+    """`predict` with models that are loaded; `watch` gets the frames of the clips, too.
 
     Raises:
         ValueError: the video cannot be used; one line that names it.
         ImportError: a package is not installed.
     """
     stream = open_frames(video, fps=request.fps)
-    clip = request.clip(stream)
-    if clip is None:
-        raise ValueError("--onset expected a clip")
+    spotted = None
+    if (clip := request.clip(stream)) is None:
+        spotted = spot(stream, settings=SpotSettings(detector=request.detector, face=request.face))
     recipe = Recipe(
         inputs=ensemble.inputs,
         sampling=ensemble.sampling,
@@ -104,17 +113,23 @@ def predict_video(
         face=request.face,
         uncropped=request.uncropped,
     )
-    clips = with_apexes(stream, [clip], recipe)
+    found = [clip] if clip is not None else []
+    if spotted is not None:
+        found = [Clip(one.onset, one.offset, one.apex, one.score) for one in spotted.intervals]
+    if watch is not None:
+        watch.begin(found)
+    clips = with_apexes(stream, found, recipe)
     intervals, failed = [], []
     for group in _groups(read_clips(stream, clips, recipe), failed):
         predicted = _classify(ensemble, stream, group, device)
         intervals += predicted
         if watch is not None:
-            watch(group, predicted)
-    if failed and not intervals:
+            watch.add(group, predicted)
+    if failed and clip is not None:
         raise ValueError(f"{stream.name}: {failed[0]}")
     intervals.sort(key=lambda one: (one.onset, one.offset))
     faces = [one.face for one in intervals]
+    warnings = cautions(ensemble, stream, faces, uncropped=request.uncropped)
     return Prediction(
         video=video_name(video),
         frames=stream.count,
@@ -122,12 +137,15 @@ def predict_video(
         size=stream.size,
         intervals=tuple(intervals),
         failed=tuple(failed),
-        spotted=False,
+        spotted=spotted is not None,
         model=ensemble.name,
         models=tuple(ensemble.readers),
         classes=ensemble.inputs.classes,
         calibration=ensemble.calibration,
-        warnings=tuple(cautions(ensemble, stream, faces, uncropped=request.uncropped)),
+        warnings=tuple(dict.fromkeys((*warnings, *(spotted.remarks if spotted else ())))),
+        energy=spotted and spotted.energy,
+        threshold=spotted and spotted.threshold,
+        times=spotted and np.array([stream.seconds(number) for number in range(stream.count)]),
     )
 
 

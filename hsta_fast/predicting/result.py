@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ..clips import counted
@@ -92,7 +93,9 @@ class Prediction:
         classes: in the order of the logits.
         calibration: None where there is none.
         warnings: what a reader must know, the most important first.
-        energy: of a spotted video, the movement at each frame, float32 (frames,); threshold: what counts.
+        energy: of a spotted video, the movement at each frame, float32 (frames,); else None.
+        threshold: what counts as one, likewise.
+        times: of each frame in seconds, float64 (frames,), likewise.
     """
 
     video: str
@@ -107,8 +110,9 @@ class Prediction:
     classes: tuple[str, ...]
     calibration: Calibration | None
     warnings: tuple[str, ...]
-    energy: Any = None
-    threshold: Any = None
+    energy: np.ndarray | None = None
+    threshold: np.ndarray | None = None
+    times: np.ndarray | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values: see docs/predict.md."""

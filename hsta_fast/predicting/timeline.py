@@ -1,4 +1,4 @@
-"""The timeline of a video as a figure: the energy of movement, its threshold, the intervals and their classes."""
+"""The timeline of a video as a figure: movement, its threshold, the intervals and their classes."""
 
 from __future__ import annotations
 
@@ -27,26 +27,22 @@ def color_of(classes: Sequence[str], name: str) -> str:
 
 
 @as_shipped
-def timeline(prediction: Prediction, seconds: np.ndarray) -> bytes:
-    """The figure of a spotted video as PNG.
-
-    Args:
-        prediction: with energy and threshold.
-        seconds: the time of each frame, float64 (frames,).
-    """
+def timeline(prediction: Prediction) -> bytes:
+    """The figure of a spotted video as PNG."""
+    seconds = prediction.times
+    assert seconds is not None and prediction.energy is not None and prediction.threshold is not None
     whole = float(seconds[-1]) if len(seconds) else 0.0
     rows = min(MOST_ROWS, max(1, math.ceil(whole / ROW_SECONDS)))
     figure = new_figure(10.5, 2.2 * rows + 0.5, "")
     heights = [3.0, 0.8] * rows
     axes = figure.subplots(2 * rows, 1, height_ratios=heights, squeeze=False)[:, 0]
-    top = 1.08 * max(
-        float(prediction.energy.max(initial=0)), 2 * float(np.median(prediction.threshold)), 1e-6
-    )
+    highest = float(prediction.energy.max(initial=0)), 2 * float(np.median(prediction.threshold))
+    top = 1.08 * max(*highest, 1e-6)
     for row in range(rows):
         start, end = whole * row / rows, whole * (row + 1) / rows
         energy, shares = axes[2 * row], axes[2 * row + 1]
         inside = [one for one in prediction.intervals if one.seconds and start <= one.seconds[1] <= end]
-        _energy(energy, prediction, seconds, (start, end), inside)
+        _energy(energy, prediction, (start, end), inside)
         energy.set_ylim(0, top)
         _shares(shares, prediction, (start, end), inside)
         for axis in (energy, shares):
@@ -62,12 +58,12 @@ def timeline(prediction: Prediction, seconds: np.ndarray) -> bytes:
 def _energy(
     axes: Axes,
     prediction: Prediction,
-    seconds: np.ndarray,
     span: tuple[float, float],
     inside: Sequence[PredictedInterval],
 ) -> None:
+    seconds, energy, threshold = prediction.times, prediction.energy, prediction.threshold
+    assert seconds is not None and energy is not None and threshold is not None
     part = slice(*np.searchsorted(seconds, span, side="left").tolist())
-    times, energy, threshold = (x[part] for x in (seconds, prediction.energy, prediction.threshold))
     for one in inside:
         assert one.seconds is not None
         color = color_of(prediction.classes, one.predicted)
@@ -80,12 +76,12 @@ def _energy(
             edgecolor=color if one.unsure else "none",
             linewidth=0,
         )
-    if len(times):
-        axes.plot(*_thinned(times, energy), color=INK, linewidth=0.9)
-        axes.plot(*_thinned(times, threshold), color=GREY, linewidth=0.9, linestyle=(0, (4, 2)))
+    if len(seconds[part]):
+        axes.plot(*_thinned(seconds[part], energy[part]), color=INK, linewidth=0.9)
+        axes.plot(*_thinned(seconds[part], threshold[part]), color=GREY, linewidth=0.9, linestyle=(0, (4, 2)))
     for one in inside:
         assert one.seconds is not None
-        place = (one.seconds[1], float(prediction.energy[one.apex]))
+        place = (one.seconds[1], float(energy[one.apex]))
         color = color_of(prediction.classes, one.predicted)
         axes.plot(*place, marker="o", markersize=4, color=color, clip_on=False)
     axes.set_ylabel("movement", color=GREY)
@@ -120,7 +116,7 @@ def _clock(seconds: float) -> str:
 
 
 def _thinned(times: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The curve with at most `_COLUMNS` points: the largest value of each stretch, so that no peak is lost."""
+    """The curve with at most `_COLUMNS` points: the largest of each stretch, so that no peak is lost."""
     if len(times) <= _COLUMNS:
         return times, values
     starts = np.linspace(0, len(times), _COLUMNS, endpoint=False).astype(np.int64)
