@@ -28,9 +28,15 @@ def _patch(
 def _moved(texture: Array, x: Array, y: Array, pixels: int, pad: int) -> Array:
     """The texture at points x and y of the face."""
     map_x, map_y = np.broadcast_arrays((x + 0.5) * pixels + pad, (y + 0.5) * pixels + pad)
-    return cv2.remap(
-        texture, map_x.astype(np.float32), map_y.astype(np.float32), cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE
+    moved = cv2.remap(
+        texture,
+        map_x.astype(np.float32),
+        map_y.astype(np.float32),
+        cv2.INTER_LINEAR,
+        None,
+        cv2.BORDER_REPLICATE,
     )
+    return np.asarray(moved, np.float32)
 
 
 Changed = tuple[tuple[slice, slice], Array]  # a part of the texture, and what it holds now

@@ -172,7 +172,7 @@ def margin_pixels(pixels: int, margin: float = MARGIN) -> int:
 
 
 def top_of_clothes(face: Face, x: Array, *, wide: bool) -> Array:
-    """y at which the clothes begin at each x; wide: as far as the shoulders end, else on the picture alone."""
+    """The y at which clothes begin at each x; wide: to the ends of the shoulders, not of the picture."""
     chin = face.middle + face.height
     collar = chin + 0.085 - 0.16 * x**2 - 0.05 * np.abs(x)
     if not wide:

@@ -164,7 +164,8 @@ def plan_recording(
     lids = np.zeros(frames)
     for blink in blinks:
         lids[blink.onset : blink.offset + 1] = _lids(rng, blink.offset - blink.onset + 1)
-    mouth, turned, now = np.zeros((frames, 2)), np.zeros((frames, 5)), np.zeros(5)
+    mouth, turned = np.zeros((frames, 2)), np.zeros((frames, 5))
+    now: Array = np.zeros(5)
     for kind, first, last in timeline:
         if kind == TALKING:
             mouth[first : last + 1] = _speech(rng, cfg.fps, last - first + 1)

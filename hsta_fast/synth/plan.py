@@ -60,6 +60,7 @@ def wander(rng: np.random.Generator, frames: range, fps: float = FPS) -> Array:
 
 
 def plan_clip(rng: np.random.Generator, cfg: SynthConfig, recording: str, onset: int) -> ClipPlan:
+    """Draw one clip that begins with the frame `onset`; lengths are those of 200 frames a second."""
     length = SHORTEST + int((LONGEST - SHORTEST + 1) * rng.beta(1.6, 3.2))  # mean about 28 frames
     apex = onset + int(np.clip(round(rng.uniform(0.3, 0.7) * (length - 1)), 2, length - 3))
     weaker, side = rng.uniform(0.65, 1.0), rng.integers(2)

@@ -88,8 +88,8 @@ def subject_frames(
 ) -> Iterator[tuple[str, int, NDArray[np.uint8], ClipPlan, str]]:
     """Every frame of subject 1, 2, ...: (recording, frame number, picture, clip it is in or near, label).
 
-    Pictures are (size, size, 3) uint8 RGB, or as large as the scene. `labels`, one for each clip, replace the shuffled ones: only the
-    movement changes.
+    Pictures are (size, size, 3) uint8 RGB, or as large as the scene. `labels`, one for each clip, replace the
+    shuffled ones: only the movement changes.
     """
     if labels is not None and len(labels) != cfg.clips_per_subject:
         raise ValueError(f"labels expected {cfg.clips_per_subject}, one for each clip, got {len(labels)}")

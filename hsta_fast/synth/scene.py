@@ -48,16 +48,14 @@ class Scene:
         colours, person = paint_person(face, self.fine, rng, MARGIN)
         layers = np.dstack((colours * person[..., None], person)).astype(np.float32)
         # The mean of 2 x 2 texture pixels, so that one sample of it is the mean over a pixel of the frame.
-        self.texture = cv2.blur(layers, (2, 2))
+        self.texture: Array = np.asarray(cv2.blur(layers, (2, 2)), np.float32)
         self.lines = (np.arange(self.height, dtype=np.float32) + 0.5) / self.height - 0.5
         self.columns = (np.arange(self.width, dtype=np.float32) + 0.5) / self.width - 0.5
 
     def place(self, rng: np.random.Generator) -> None:
         """Put the person at a random place of a new background."""
         side = self.side
-        middle = rng.uniform(
-            (0.5 * side, 0.54 * side), (self.width - 0.5 * side, self.height - 0.5 * side)
-        )
+        middle = rng.uniform((0.5 * side, 0.54 * side), (self.width - 0.5 * side, self.height - 0.5 * side))
         self.middle = np.round(middle)
         left, top = np.maximum(self.middle - np.array((SIDEWAYS, UP)) * side, 0).astype(int)
         right, bottom = np.minimum(
@@ -85,7 +83,10 @@ class Scene:
         for _ in range(int(rng.integers(1, 4))):  # frames, shelves, a door: upright boxes with soft edges
             cx, cy, half_w, half_h = rng.uniform((-0.5, -0.5, 0.04, 0.05), (0.5, 0.3, 0.16, 0.22))
             box = np.minimum(half_w - np.abs(x - cx), half_h - np.abs(y - cy)) * self.height
-            colour = np.clip(np.array(face.background) + rng.normal(0, 0.1) + rng.normal(0, 0.025, 3), 0.05, 0.95) * 255
+            colour = (
+                np.clip(np.array(face.background) + rng.normal(0, 0.1) + rng.normal(0, 0.025, 3), 0.05, 0.95)
+                * 255
+            )
             wall += np.clip(box, 0, 1)[..., None] * (colour * light[..., None] - wall)
         face_x = ((np.arange(self.width) + 0.5 - self.middle[0]) / self.side)[None, :]
         face_y = ((np.arange(self.height) + 0.5 - self.middle[1]) / self.side)[:, None]
@@ -150,9 +151,9 @@ class Scene:
         for part, pixels in before:
             self.texture[part] = pixels
         view = self.background.copy()
-        part = view[self.part]
-        part *= 1 - person[..., 3:]
-        part += person[..., :3]
+        around = view[self.part]
+        around *= 1 - person[..., 3:]
+        around += person[..., :3]
         return view
 
     def shoot(self, view: Array, lamp: Array, noise: float, rng: np.random.Generator) -> NDArray[np.uint8]:

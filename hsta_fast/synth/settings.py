@@ -38,8 +38,8 @@ class SynthConfig:
     size: int = 112
     """Height and width of a frame in pixels."""
     scene: str = ""
-    """Width x height of a larger frame, such as 640x480, somewhere in which the face lies; by default the face
-    fills the frame (with --long: 640x480)."""
+    """Width x height of a larger frame, such as 640x480, somewhere in which the face lies; by default the
+    face fills the frame (with --long: 640x480)."""
     strength: tuple[float, float] = (1.2, 1.5)
     """Lowest and highest peak displacement of a clip, in pixels at 112 x 112 (other sizes in proportion)."""
     drift: float = 1.0
@@ -94,8 +94,8 @@ class SynthConfig:
             (32 <= self.size <= 1024, f"--size expected 32..1024 pixels, got {self.size}"),
             (
                 fits or not self.scene,
-                "--scene expected width x height such as 640x480: even numbers of 256..4096 pixels, not higher "
-                f"than wide, got {self.scene!r}",
+                "--scene expected width x height such as 640x480: even numbers of 256..4096 pixels, not "
+                f"higher than wide, got {self.scene!r}",
             ),
             # Beyond 4 pixels the field would fold the face over itself.
             (0 < low <= high <= 4, f"--strength expected 0 < low <= high <= 4 pixels, got ({low}, {high})"),
