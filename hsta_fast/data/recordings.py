@@ -126,7 +126,9 @@ def recordings(
                 complete=not all_unread and (name, subject) not in unread,
             )
         )
-    return sorted(found, key=lambda one: (one.dataset, natural_key(one.subject), natural_key(one.path))), table
+    return sorted(
+        found, key=lambda one: (one.dataset, natural_key(one.subject), natural_key(one.path))
+    ), table
 
 
 def neutral_stretches(recording: Recording, least: int, apart: int = 0) -> list[tuple[int, int]]:
@@ -154,9 +156,7 @@ def interval_table(found: Iterable[Recording]) -> pd.DataFrame:
     rows: list[tuple[str, str, int | str, int | str, str, str]] = []
     for recording in found:
         names = recording.subject, recording.name
-        own = [
-            (*names, one.onset, one.offset, one.emotion, one.expression) for one in recording.intervals
-        ]
+        own = [(*names, one.onset, one.offset, one.emotion, one.expression) for one in recording.intervals]
         rows += own or [(*names, "", "", "", "")]
     return pd.DataFrame(rows, columns=["subject", "video", "onset", "offset", "class", "expression"])
 
@@ -179,9 +179,7 @@ def _name(path: str, subject: str) -> str:
     return "/".join(parts[above[-1] + 1 :]) if above else parts[-1]
 
 
-def _intervals(
-    clips: Sequence[Mapping[Any, Any]], place: Mapping[int, int]
-) -> Iterable[AnnotatedInterval]:
+def _intervals(clips: Sequence[Mapping[Any, Any]], place: Mapping[int, int]) -> Iterable[AnnotatedInterval]:
     for clip in clips:
         yield AnnotatedInterval(
             clip=clip["clip"],

@@ -8,6 +8,7 @@ from ..data.frames.stream import FrameStream
 from ..data.remarks import SLOWEST
 from ..faces import Face
 from .calibration import FEWEST_CLIPS
+from .clip_inputs import Recipe
 from .ensemble import Ensemble
 
 FEELING = (
@@ -18,7 +19,7 @@ SMALL_FACE = 100  # pixels; below, a movement of 1 % of the face is less than a 
 
 
 def cautions(
-    ensemble: Ensemble, stream: FrameStream, faces: Sequence[Face | None], *, uncropped: bool
+    ensemble: Ensemble, stream: FrameStream, faces: Sequence[Face | None], recipe: Recipe
 ) -> list[str]:
     """Sentences for the reader, the most important first.
 
@@ -26,7 +27,7 @@ def cautions(
         ensemble: the models.
         stream: the recording.
         faces: those of the intervals.
-        uncropped: whether pictures were shown whole on request.
+        recipe: how clips were shown.
     """
     found = [FEELING, *(f"the model's file says: {text}" for text in ensemble.caveats)]
     if stream.rate is None:
@@ -42,20 +43,29 @@ def cautions(
             f"the face is {min(heights):.0f} pixels high: a micro-expression moves it by about 1 %, which is "
             "less than a pixel"
         )
-    found.append(_other_data(ensemble, uncropped))
+    found.append(_other_data(recipe))
     if ensemble.calibration is None:
         found.append(_uncalibrated(ensemble))
     return [*found, *stream.remarks]
 
 
-def _other_data(ensemble: Ensemble, uncropped: bool) -> str:
-    inputs = ensemble.inputs
-    size = f"{inputs.image_size} x {inputs.image_size} pixels"
-    if uncropped or (getattr(inputs, "framing", None) is None and getattr(inputs, "crop_face", None) is None):
-        how = f"pictures are shown whole, at {size}, as in the training: was the face as large there?"
-    else:
-        how = f"faces are shown at {size}, framed as in the training"
-    return f"the model has seen other people, cameras and light than these; {how}"
+def _other_data(recipe: Recipe) -> str:
+    others = "the model has seen other people, cameras and light than these"
+    inputs = recipe.inputs
+    if recipe.crop_face is not None and recipe.crop_face == inputs.crop_face:
+        return f"{others}; faces are cut out as in the training"
+    if recipe.crop_face is not None:
+        return (
+            f"{others}; faces are cut out with a margin of {recipe.crop_face:g}, which the training did not"
+        )
+    if recipe.framing is not None:
+        return f"{others}; faces lie where they lay in its training pictures"
+    if inputs.framing is None and inputs.crop_face is None:
+        return (
+            f"{others}, and its file does not say how large faces were: pictures are shown whole, which is wrong "
+            "unless a face fills them as in the training (--crop-face cuts it out)"
+        )
+    return f"{others}; pictures are shown whole, as asked for"
 
 
 def _uncalibrated(ensemble: Ensemble) -> str:

