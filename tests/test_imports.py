@@ -229,21 +229,21 @@ ARROWS: dict[str, str] = {
     "training.initial training.provenance training.run_checks training.run_log training.setup "
     "pretraining.data pretraining.folder pretraining.loop pretraining.pictures pretraining.settings",
     "pretraining": "",
-    "predicting": "clips checkpoint csta_maps data faces files hub inputs model pictures protocol rollout "
-    "spotting training.run_checks training.run_models training.setup",
+    "predicting": "clips checkpoint csta_maps data faces files flags hub inputs model pictures protocol "
+    "rollout spotting training.run_checks training.run_models training.setup",
     # The top.
     "help_text": "",
     "interrupt": "",
     "usage": "flags spelling",
     "commands": "environment extension files data data.doctor predicting pretraining profiling synth "
-    "synth.render protocol training.ablate training.config training.evaluate training.run_models training.runner "
-    "training.setting_groups "
+    "synth.render protocol training.ablate training.config training.evaluate training.run_models "
+    "training.runner training.setting_groups "
     "training.setup training.stopping training.workers usage",
     "cli": "commands console extension files help_text interrupt spelling training.config "
     "training.config_file training.optim training.setting_groups training.stopping usage",
     "__main__": "cli",
     "__init__": "adapters interrupt reference ops crossmodal layers inputs int8 model csta_maps checkpoint "
-    "environment graphs presets recompute export hub",
+    "environment graphs presets recompute export hub predicting",
 }
 
 

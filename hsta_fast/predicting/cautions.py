@@ -29,7 +29,7 @@ def cautions(
         faces: those of the intervals.
         recipe: how clips were shown.
     """
-    found = [FEELING, *(f"the model's file says: {text}" for text in ensemble.caveats)]
+    found = [FEELING, *(f"the model's file says: {text.rstrip('.')}" for text in ensemble.caveats)]
     if stream.rate is None:
         found.append("the frame rate is not known (--fps gives it): times are missing")
     elif round(stream.rate) < SLOWEST:
@@ -62,8 +62,8 @@ def _other_data(recipe: Recipe) -> str:
         return f"{others}; faces lie where they lay in its training pictures"
     if inputs.framing is None and inputs.crop_face is None:
         return (
-            f"{others}, and its file does not say how large faces were: pictures are shown whole, which is wrong "
-            "unless a face fills them as in the training (--crop-face cuts it out)"
+            f"{others}, and its file does not say how large faces were: pictures are shown whole, which is "
+            "wrong unless a face fills them as in the training (--crop-face cuts it out)"
         )
     return f"{others}; pictures are shown whole, as asked for"
 

@@ -18,6 +18,10 @@ from .clip_inputs import ClipInputs
 from .ensemble import Ensemble
 
 SIDE = 160  # pixels of a picture
+CSTA, ROLLOUT = (
+    "Where the CLS look: last CSTA",
+    "Of which patches the CLS are made: rollout of the USTA layers",
+)
 _BOX, _SQUARE = (255, 170, 0), (255, 255, 255)  # RGB: the face, and what the model is shown
 
 
@@ -25,10 +29,11 @@ _BOX, _SQUARE = (255, 170, 0), (255, 255, 255)  # RGB: the face, and what the mo
 class Look:
     """The weights over the patches of one clip.
 
-    tokens: (T / t, h, w) for each map, by what it shows; branch: of the tokens.
+    kind: CSTA or ROLLOUT; cls: the branch of the CLS; branch: that of the tokens; tokens: (T / t, h, w).
     """
 
-    title: str
+    kind: str
+    cls: str
     branch: int
     tokens: np.ndarray
 
@@ -39,25 +44,23 @@ def looks(ensemble: Ensemble, clips: Sequence[ClipInputs], device: torch.device)
         name: torch.from_numpy(np.stack([getattr(clip, name) for clip in clips])).to(device)
         for name in ("video", "special")
     }
-    sums: dict[tuple[str, int], torch.Tensor] = {}
+    sums: dict[tuple[str, str, int], torch.Tensor] = {}
     count = 0
     for _, model in ensemble.models():
         count += 1
         given = {name: inputs[name] for name in model.config.branches}
-        found: dict[tuple[str, int], torch.Tensor] = {}
+        found: dict[tuple[str, str, int], torch.Tensor] = {}
         if model.config.csta and model.config.branches == BRANCHES:
             maps = attention_maps(model, **given)
-            found["special CLS, last CSTA", 1] = maps.special.mean(1)
-            found["video CLS, last CSTA", 0] = maps.video.mean(1)
+            found[CSTA, "special", 1] = maps.special.mean(1)
+            found[CSTA, "video", 0] = maps.video.mean(1)
         for name, rollout in attention_rollout(model, **given).items():
-            found[f"{name} CLS, USTA rollout", BRANCHES.index(name)] = rollout.tokens
+            found[ROLLOUT, name, BRANCHES.index(name)] = rollout.tokens
         for key, weights in found.items():
             sums[key] = sums.get(key, 0) + weights.float().cpu()
     means = {key: (weights / count).numpy() for key, weights in sums.items()}
-    order = sorted(means, key=lambda key: -key[1])  # those over the video frames first
-    return [
-        [Look(title, branch, means[title, branch][i]) for title, branch in order] for i in range(len(clips))
-    ]
+    order = sorted(means, key=lambda key: (key[0] != CSTA, -key[2]))  # those over the video frames first
+    return [[Look(*key, means[key][i]) for key in order] for i in range(len(clips))]
 
 
 def movement_pictures(clip: ClipInputs) -> list[Picture]:
@@ -76,18 +79,16 @@ def movement_pictures(clip: ClipInputs) -> list[Picture]:
 def look_pictures(
     clip: ClipInputs, found: Sequence[Look], config: HSTAConfig
 ) -> list[tuple[str, list[Picture]]]:
-    """The maps of a clip as heat on its frames, in rows with a title."""
-    rows = []
+    """The maps of a clip as heat on its frames, in a row with a title for each kind."""
+    rows: dict[str, list[Picture]] = {}
     for look in found:
         patch = config.patch_sizes[look.branch]
-        pictures = []
         for number, weights in enumerate(look.tokens):
             frame, name = _under(clip, look.branch, number, config.tubelet_depth)
             image, peak = heat(frame, weights, patch, SIDE)
-            pictures.append(Picture(f"{name}, peak {peak:.1f} times the mean", jpeg(image)))
-        over = "video frames" if look.branch == 1 else "special frames"
-        rows.append((f"{look.title}, over the {over}", pictures))
-    return rows
+            title = f"{look.cls} CLS over {name}: peak {peak:.1f} times the mean"
+            rows.setdefault(look.kind, []).append(Picture(title, jpeg(image)))
+    return list(rows.items())
 
 
 def _under(clip: ClipInputs, branch: int, number: int, depth: int) -> tuple[np.ndarray, str]:

@@ -33,7 +33,7 @@ def timeline(prediction: Prediction) -> bytes:
     assert seconds is not None and prediction.energy is not None and prediction.threshold is not None
     whole = float(seconds[-1]) if len(seconds) else 0.0
     rows = min(MOST_ROWS, max(1, math.ceil(whole / ROW_SECONDS)))
-    figure = new_figure(10.5, 2.2 * rows + 0.5, "")
+    figure = new_figure(10.5, 2.5 * rows + 0.6, "")
     heights = [3.0, 0.8] * rows
     axes = figure.subplots(2 * rows, 1, height_ratios=heights, squeeze=False)[:, 0]
     highest = float(prediction.energy.max(initial=0)), 2 * float(np.median(prediction.threshold))
