@@ -161,13 +161,15 @@ ARROWS: dict[str, str] = {
     "protocol.findings": "clips protocol.foreign protocol.metrics protocol.overlap protocol.predictions",
     "protocol.audit": "clips protocol.columns protocol.findings protocol.foreign protocol.metrics "
     "protocol.overlap",
+    "protocol.spotting": "clips",
+    "protocol.spotting_audit": "clips protocol.columns protocol.spotting",
     "protocol.compare": "clips protocol.columns protocol.findings protocol.foreign protocol.metrics "
     "protocol.overlap protocol.predictions protocol.run_scores",
     "protocol.compare_tables": "clips protocol.compare protocol.findings protocol.latex",
     "protocol.seeds": "files protocol.latex protocol.report",
     "protocol": "protocol.audit protocol.columns protocol.compare protocol.compare_tables "
     "protocol.fold_files protocol.folds protocol.gallery protocol.latex protocol.metrics "
-    "protocol.predictions protocol.report protocol.seeds",
+    "protocol.predictions protocol.report protocol.seeds protocol.spotting protocol.spotting_audit",
     # Training.
     "training": "",
     "training.workers": "training.stopping",
@@ -237,7 +239,7 @@ ARROWS: dict[str, str] = {
     "usage": "flags spelling",
     "commands": "environment extension files data data.doctor predicting pretraining profiling synth "
     "synth.render protocol training.ablate training.config training.evaluate training.run_models "
-    "training.runner training.setting_groups "
+    "training.runner training.setting_groups data.recordings "
     "training.setup training.stopping training.workers usage",
     "cli": "commands console extension files help_text interrupt spelling training.config "
     "training.config_file training.optim training.setting_groups training.stopping usage",

@@ -17,9 +17,9 @@ import pandas as pd
 from ..clips import KEY, natural_key, words_key
 from .clips import ClipTable
 from .frames.video import split_video
-from .readers import read_dataset
 from .readers.base import EXPRESSIONS
 from .readers.folders import ANY_NUMBERED, FrameFolders
+from .readers.registry import read_dataset
 from .readers.videos import VideoFiles
 
 # Frames a second, as the datasets were published; a plain table's own column fps and videos tell theirs.
@@ -173,8 +173,8 @@ def _place(frame: str) -> str:
 
 def _name(path: str, subject: str) -> str:
     """A recording's name: its path below the subject's folder, without the ending of a video file."""
-    video, number = split_video(f"{path}#0")
-    parts = (video if number is None else video.rpartition(".")[0]).split("/")
+    is_video = split_video(f"{path}#0")[1] is not None
+    parts = (path.rpartition(".")[0] if is_video else path).split("/")
     above = [place for place, part in enumerate(parts[:-1]) if words_key(part) == words_key(subject)]
     return "/".join(parts[above[-1] + 1 :]) if above else parts[-1]
 

@@ -20,6 +20,8 @@ from .metrics import Scores, best_epoch, bootstrap_interval, majority_baseline, 
 from .predictions import read_predictions
 from .report import import_matplotlib, summary_of, table, write_report
 from .seeds import SEED_FILES, write_seeds
+from .spotting import SpottingScores, VideoCounts, match_intervals, score_spotting
+from .spotting_audit import audit_spotting
 
 __all__ = [
     "FOLD_COLUMNS",
@@ -29,8 +31,11 @@ __all__ = [
     "Fold",
     "Picture",
     "Scores",
+    "SpottingScores",
+    "VideoCounts",
     "assert_disjoint",
     "audit",
+    "audit_spotting",
     "best_epoch",
     "bootstrap_interval",
     "compare_runs",
@@ -46,12 +51,14 @@ __all__ = [
     "latex_table",
     "leave_one_subject_out",
     "majority_baseline",
+    "match_intervals",
     "mcnemar",
     "per_dataset",
     "per_fold",
     "read_folds",
     "read_predictions",
     "score",
+    "score_spotting",
     "subject_overlap",
     "summary_of",
     "table",
