@@ -148,13 +148,15 @@ def predict(config: Annotated[PredictConfig, tyro.conf.arg(name="")]) -> None:
     Of one clip (--onset and --offset, or --whole), or of the movements that are spotted in a longer video.
     Writes predict.html. Exit status: 1 if a video could not be predicted; the others are.
     """
-    from .predicting.command import predict_all
+    from .predicting.command import predict_all, watch
     from .training.setup import find_device
 
     with as_usage_error():
         config.check()
         find_device(config.device)
-    if predict_all(config):
+    if config.camera is not None:
+        watch(config)
+    elif predict_all(config):
         sys.exit(1)
 
 

@@ -47,6 +47,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "hsta-fast predict runs/casme3 interview.mp4",
         "hsta-fast predict runs/casme3 clip.mp4 --onset 40 --offset 90 --json",
         "hsta-fast predict runs/casme3 'recordings/*.mp4' --out predictions --csv predictions.csv",
+        "hsta-fast predict runs/casme3 --camera 0",
     ),
     "export": (
         "hsta-fast export runs/casme3 --out casme3.onnx",

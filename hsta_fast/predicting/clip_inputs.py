@@ -119,18 +119,14 @@ class Recipe:
         return ClipView.of(first[0], alignment, stabilise=self.inputs.stabilise)
 
 
-def with_apexes(stream: FrameStream, clips: Sequence[Clip], recipe: Recipe) -> list[Clip]:
-    """The clips with their apexes, those that are missing found by motion as in training.
+def with_apex(stream: FrameStream, clip: Clip, recipe: Recipe) -> Clip:
+    """The clip with its apex, found by motion as in training where it is not known or never taken as given.
 
     Raises ValueError for an unreadable frame, or one without the face that is needed.
     """
-    always = recipe.inputs.apex == "motion-all"
-    return [
-        clip
-        if clip.apex is not None and not always
-        else replace(clip, apex=_apex_by_motion(stream, clip, recipe))
-        for clip in clips
-    ]
+    if clip.apex is not None and recipe.inputs.apex != "motion-all":
+        return clip
+    return replace(clip, apex=_apex_by_motion(stream, clip, recipe))
 
 
 def _apex_by_motion(stream: FrameStream, clip: Clip, recipe: Recipe) -> int:

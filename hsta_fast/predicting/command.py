@@ -6,17 +6,22 @@ import json
 import sys
 from collections.abc import Sequence
 from glob import glob, has_magic
+from itertools import chain
 from pathlib import Path
 
 from ..clips import natural_key
 from ..data.frames.decode import IMAGE_TYPES
+from ..data.frames.stream import open_frames
 from ..files import check_writable, make_folder, write_text
 from ..training.setup import find_device
+from .camera import camera_frames, line_of, watch_camera
+from .cautions import FEELING
 from .ensemble import load_ensemble
 from .page import Pictures, page
 from .predict import predict_video
-from .result import Prediction, rows
+from .result import UNCALIBRATED, Prediction, rows
 from .settings import PredictConfig
+from .video_out import write_video
 
 PAGE = "predict.html"
 
@@ -33,9 +38,13 @@ def predict_all(config: PredictConfig) -> int:
         OSError: a result cannot be written.
     """
     found = recordings(config.videos)
+    if config.video_out is not None and len(found) > 1:
+        raise ValueError(f"--video-out expected one video, got {len(found)}: predict them one by one")
     names = folder_names(found)
     root = config.out or Path("predictions")
     check_writable(root, "--out", root)
+    if config.video_out is not None:
+        check_writable(config.video_out.parent, "--video-out", config.video_out)
     if config.csv is not None:
         check_writable(config.csv.parent, "--csv", config.csv)
     ensemble = load_ensemble(config.model, fold=config.fold, sure_accuracy=config.sure_accuracy)
@@ -47,6 +56,9 @@ def predict_all(config: PredictConfig) -> int:
         pictures = Pictures(ensemble, device)
         try:
             prediction = predict_video(ensemble, recording, request, device, pictures)
+            if config.video_out is not None:
+                again = open_frames(recording, fps=config.fps)
+                write_video(config.video_out, again, prediction, dict(prediction.boxes))
         except ValueError as error:
             failed += 1
             print(f"error: {error}", file=sys.stderr)
@@ -61,6 +73,27 @@ def predict_all(config: PredictConfig) -> int:
         else:
             print(f"{prediction}\npage: {folder / PAGE}")
     return failed
+
+
+def watch(config: PredictConfig) -> None:
+    """Print a line for each movement before the camera, until it ends or Ctrl-C.
+
+    Raises:
+        ValueError: the model cannot be used, or there is no such camera.
+    """
+    assert config.camera is not None
+    frames = camera_frames(config.camera)
+    first = next(frames)  # before anything is said
+    ensemble = load_ensemble(config.model, fold=config.fold, sure_accuracy=config.sure_accuracy)
+    if not config.json:
+        print(f"warning: {FEELING}")
+        for text in ensemble.caveats:
+            print(f"warning: the model's file says: {text}")
+        print(f"probabilities: {ensemble.calibration or UNCALIBRATED}; Ctrl-C ends", flush=True)
+    device = find_device(config.device)
+    shown = watch_camera(ensemble, chain([first], frames), config.request(), device, seconds=config.seconds)
+    for one in shown:
+        print(json.dumps(one.as_json()) if config.json else line_of(one), flush=True)
 
 
 def recordings(words: Sequence[str]) -> list[Recording]:

@@ -18,7 +18,7 @@ from ..spotting import SpotSettings, spot
 from ..training.setup import find_device
 from .calibration import softmax
 from .cautions import cautions
-from .clip_inputs import Clip, ClipInputs, read_clips, with_apexes
+from .clip_inputs import Clip, ClipInputs, Recipe, read_clips, with_apex
 from .ensemble import Ensemble, load_ensemble, logits_of
 from .request import Request
 from .result import PredictedInterval, Prediction
@@ -113,18 +113,10 @@ def predict_video(
     found = [clip] if clip is not None else []
     if spotted is not None:
         found = [Clip(one.onset, one.offset, one.apex, one.score) for one in spotted.intervals]
-    if watch is not None:
-        watch.begin(found)
-    clips = with_apexes(stream, found, recipe)
-    intervals, failed = [], []
-    for group in _groups(read_clips(stream, clips, recipe), failed):
-        predicted = _classify(ensemble, stream, group, device)
-        intervals += predicted
-        if watch is not None:
-            watch.add(group, predicted)
+    failed: list[str] = []
+    intervals = predict_clips(ensemble, stream, found, recipe, device, failed, watch)
     if failed and clip is not None:
-        raise ValueError(f"{stream.name}: {failed[0]}")
-    intervals.sort(key=lambda one: (one.onset, one.offset))
+        raise ValueError(f"{video_name(video)}: {failed[0]}")
     faces = [one.face for one in intervals]
     warnings = cautions(ensemble, stream, faces, recipe)
     return Prediction(
@@ -140,10 +132,42 @@ def predict_video(
         classes=ensemble.inputs.classes,
         calibration=ensemble.calibration,
         warnings=tuple(dict.fromkeys((*warnings, *(spotted.remarks if spotted else ())))),
+        boxes=spotted.boxes if spotted else {one.onset: one.face for one in intervals if one.face},
         energy=spotted and spotted.energy,
         threshold=spotted and spotted.threshold,
         times=spotted and np.array([stream.seconds(number) for number in range(stream.count)]),
     )
+
+
+def predict_clips(
+    ensemble: Ensemble,
+    stream: FrameStream,
+    clips: Sequence[Clip],
+    recipe: Recipe,
+    device: torch.device,
+    failed: list[str],
+    watch: Watch | None = None,
+) -> list[PredictedInterval]:
+    """What the models say of these clips, in the order of onsets; `failed` gets what cannot be shown."""
+    known: list[Clip] = []
+    for clip in clips:
+        try:
+            known.append(with_apex(stream, clip, recipe))
+        except ValueError as error:
+            failed.append(_sentence(clip, error))
+    if watch is not None:
+        watch.begin(known)
+    intervals: list[PredictedInterval] = []
+    for group in _groups(read_clips(stream, known, recipe), failed):
+        predicted = _classify(ensemble, stream, group, device)
+        intervals += predicted
+        if watch is not None:
+            watch.add(group, predicted)
+    return sorted(intervals, key=lambda one: (one.onset, one.offset))
+
+
+def _sentence(clip: Clip, error: ValueError) -> str:
+    return f"frames {clip.onset} to {clip.offset}: {error}"
 
 
 def video_name(video: Path | str | Sequence[Path | str]) -> str:
@@ -161,7 +185,7 @@ def _groups(
     def usable() -> Iterator[ClipInputs]:
         for clip, inputs in found:
             if isinstance(inputs, ValueError):
-                failed.append(f"frames {clip.onset} to {clip.offset}: {inputs}")
+                failed.append(_sentence(clip, inputs))
             else:
                 yield inputs
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,7 @@ class Prediction:
         energy: of a spotted video, the movement at each frame, float32 (frames,); else None.
         threshold: what counts as one, likewise.
         times: of each frame in seconds, float64 (frames,), likewise.
+        boxes: the face at some of the frames, in pixels of the video.
     """
 
     video: str
@@ -113,6 +114,7 @@ class Prediction:
     energy: np.ndarray | None = None
     threshold: np.ndarray | None = None
     times: np.ndarray | None = None
+    boxes: Mapping[int, Face] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values: see docs/predict.md."""

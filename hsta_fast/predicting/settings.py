@@ -25,10 +25,17 @@ class PredictConfig:
     out: Path | None = None
     """Folder of predict.html; by default predictions/<name of the video>. Of several videos, each gets a
     folder in it."""
+    camera: str | None = None
+    """Instead of videos: the number of a camera, 0 for the first, or a video file that is played in its
+    place. Prints a line for each movement until Ctrl-C."""
+    seconds: float = 5.0
+    """With --camera: how much of the last pictures is searched."""
     json: bool = False
     """Print one JSON object for each video, one a line, instead of text."""
     csv: Path | None = None
     """A table with one row for each predicted interval."""
+    video_out: Path | None = None
+    """Also write the video with the face's box and the intervals drawn into it, an .mp4 file."""
     onset: int | None = None
     """First frame of the only clip, from 0. By default movements are spotted in the whole video."""
     apex: int | None = None
@@ -59,8 +66,12 @@ class PredictConfig:
 
     def check(self) -> None:
         """Raise ValueError for what no video makes possible; one line naming the flag."""
-        if not self.videos:
-            raise ValueError("predict expected a video, got none")
+        if not self.videos and self.camera is None:
+            raise ValueError("predict expected a video, or --camera, got none")
+        if self.camera is not None:
+            self._check_camera()
+        if self.video_out is not None and self.video_out.suffix.lower() != ".mp4":
+            raise ValueError(f"--video-out expected a name that ends in .mp4, got {self.video_out}")
         if self.fps is not None and not 0 < self.fps < 1e6:
             raise ValueError(f"--fps expected a positive number, got {self.fps:g}")
         if not 0 < self.sure_accuracy <= 1:
@@ -68,6 +79,20 @@ class PredictConfig:
                 f"--sure-accuracy expected more than 0 and at most 1, got {self.sure_accuracy:g}"
             )
         self.request().check()
+
+    def _check_camera(self) -> None:
+        given = {
+            "a video": self.videos,
+            "--onset": self.onset is not None,
+            "--whole": self.whole,
+            "--out": self.out,
+            "--csv": self.csv,
+            "--video-out": self.video_out,
+        }
+        if other := next((name for name, value in given.items() if value), None):
+            raise ValueError(f"--camera expected no {other.removeprefix('a ')} beside it, got one")
+        if not 1 <= self.seconds <= 60:
+            raise ValueError(f"--seconds expected 1 to 60, got {self.seconds:g}")
 
     def request(self) -> Request:
         """The part that says how each video is predicted."""
