@@ -78,7 +78,7 @@ ARROWS: dict[str, str] = {
     "data.frames.chunks": "",
     "data.frames.cache": "files threads data.frames.chunks",
     "data.frames.decode": "files threads data.frames.chunks data.frames.video",
-    "data.frames.stream": "clips files data.frames.decode data.frames.video",
+    "data.frames.stream": "clips files threads data.frames.decode data.frames.video",
     "data.frames.views": "clips faces data.clips data.remarks data.frames.cache data.frames.chunks "
     "data.frames.decode",
     "data.frames.store": "clips faces data.clips data.duplicates data.sampling data.frames.cache "
@@ -111,7 +111,7 @@ ARROWS: dict[str, str] = {
     "data.labels.megc2019": "data.labels.sets data.readers",
     "data.labels.files": "files data.clips data.labels.megc2019 data.labels.sets data.readers.annotation "
     "data.readers.sheets",
-    "data.loading": "data.frames",
+    "data.loading": "threads data.frames",
     "data.dataset": "clips faces data.clips data.frames data.loading data.sampling",
     "data.recordings": "clips data.clips data.frames.video data.readers",
     "data.doctor": "clips faces files threads data.clips data.remarks data.frames data.labels data.readers",
@@ -232,7 +232,7 @@ ARROWS: dict[str, str] = {
     "pretraining.data pretraining.folder pretraining.loop pretraining.pictures pretraining.settings",
     "pretraining": "",
     "predicting": "clips checkpoint csta_maps data faces files flags hub inputs model pictures protocol "
-    "rollout spotting training.run_checks training.run_models training.setup",
+    "rollout spotting threads training.run_checks training.run_models training.setup",
     # The top.
     "help_text": "",
     "interrupt": "",

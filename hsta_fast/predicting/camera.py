@@ -15,8 +15,8 @@ import torch
 
 from ..data.frames.stream import Convert, FrameStream, open_frames
 from ..data.frames.video import shrunk
-from ..data.loading import prefetch
 from ..spotting import SpotSettings, spot
+from ..threads import prefetch
 from .clip_inputs import Clip
 from .ensemble import Ensemble
 from .predict import predict_clips

@@ -55,9 +55,7 @@ def _other_data(recipe: Recipe) -> str:
     if recipe.crop_face is not None and recipe.crop_face == inputs.crop_face:
         return f"{others}; faces are cut out as in the training"
     if recipe.crop_face is not None:
-        return (
-            f"{others}; faces are cut out with a margin of {recipe.crop_face:g}, which the training did not"
-        )
+        return f"{others}; faces are cut out with a margin of {recipe.crop_face:g}, other than in training"
     if recipe.framing is not None:
         return f"{others}; faces lie where they lay in its training pictures"
     if inputs.framing is None and inputs.crop_face is None:

@@ -112,11 +112,13 @@ class _Drawing:
         if box is not None:
             corners = (box.x, box.y, box.x + box.width, box.y + box.height)
             left, top, right, bottom = (round(value * self.scale) for value in corners)
-            color = shown.color if shown else _LINE
-            cv2.rectangle(picture, (left, top), (right, bottom), color, 3 if shown else 1, cv2.LINE_AA)
+            moves = shown is not None and number < shown.is_over
+            color = shown.color if shown is not None and moves else _LINE
+            cv2.rectangle(picture, (left, top), (right, bottom), color, 3 if moves else 1, cv2.LINE_AA)
         if shown is not None:
-            rows, columns = shown.strip.shape[:2]
-            picture[:rows, :columns] = shown.strip[: picture.shape[0], : picture.shape[1]]
+            strip = shown.strip if number < shown.is_over else shown.strip // 2  # dark once it is over
+            rows, columns = strip.shape[:2]
+            picture[:rows, :columns] = strip[: picture.shape[0], : picture.shape[1]]
         picture[-_BAR:] = self.bar[-picture.shape[0] :]
         cursor = round((picture.shape[1] - 1) * number / max(1, self.count - 1))
         picture[-_BAR:, max(0, cursor - 1) : cursor + 1] = _LINE

@@ -18,6 +18,7 @@ import numpy as np
 
 from ...clips import counted, natural_key
 from ...files import as_on_disk, inside, reason
+from ...threads import prefetch
 from .decode import CHANGED, IMAGE_TYPES, read_image
 from .video import check_size, numbered_frames, read_timeline, read_video, shrunk, upright, upright_grey
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from av import VideoFrame
 
 Convert = Callable[[np.ndarray], np.ndarray]
+
+AHEAD = 16  # small frames that are decoded before they are asked for
 
 UNEVEN = 0.25  # a step between frames that differs from the median by more than this part of it is uneven,
 UNEVEN_SECONDS = 0.0015  # unless by less than this: clocks of milliseconds round
@@ -146,7 +149,8 @@ class VideoStream(FrameStream):
 
     def small_grey(self, side: int) -> Iterator[tuple[int, np.ndarray]]:
         """See `FrameStream.small_grey`."""
-        return self._each(range(self.count), lambda frame: upright_grey(frame, side))
+        # The decoder works while the caller does: neither holds Python's lock.
+        return prefetch(self._each(range(self.count), lambda frame: upright_grey(frame, side)), AHEAD)
 
     def read(self, numbers: Sequence[int], convert: Convert) -> list[np.ndarray | ValueError]:
         """See `FrameStream.read`: the video is decoded up to the last of the frames."""
