@@ -1,6 +1,7 @@
 """Scores of spotting equal those of a second scorer, written with sets of frames and brute force."""
 
 import json
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ _ROWS = st.lists(st.tuples(st.sampled_from("ab"), _ENDS, st.sampled_from(CLASSES
 ROWS = _ROWS.map(lambda rows: [(video, *ends, word) for video, ends, word in rows])
 
 
-def table(rows: Rows) -> pd.DataFrame:
+def table(rows: Sequence[tuple[object, ...]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["video", "onset", "offset", "class"])
 
 
