@@ -19,6 +19,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "synth": (
         "hsta-fast synth --out faces",
         "hsta-fast synth --out sc --layout casme2 --subjects 6 --clips-per-subject 6 --faults all",
+        "hsta-fast synth --out recordings --long --subjects 4 --minutes 2",
     ),
     "doctor": (
         "hsta-fast doctor /data/casme3",
@@ -51,6 +52,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "hsta-fast audit runs/casme3/predictions.csv --clips runs/casme3/clips.csv",
         "hsta-fast audit predictions.csv --clips clips.csv --folds folds.csv",
         "hsta-fast audit theirs.xlsx --label truth --predicted guess --classes negative,positive,surprise",
+        "hsta-fast audit spotted.csv --spotting recordings",
     ),
     "compare": (
         "hsta-fast compare runs/casme3 runs/other",

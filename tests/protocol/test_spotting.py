@@ -285,6 +285,9 @@ def test_the_command_scores_tables_and_datasets(
     by_folder = run("--spotting", str(root), "--json")
     assert (by_folder["tp"], by_folder["fp"], by_folder["fn"]) == (1, 0, 1)
     assert by_folder == run("--spotting", str(tmp_path / "truth.csv"), "--json")
+    assert by_folder["remarks"] == []
+    (root / "synthetic.json").write_text("{}")  # as a rendered dataset has it
+    assert "say nothing about people" in run("--spotting", str(root), "--json")["remarks"][0]
     beside = "--spotting", str(root)
     for flags in ((*beside, "--clips", "c.csv"), ("--json",), (*beside, "--absent", "skip")):
         with pytest.raises(SystemExit) as ended:
