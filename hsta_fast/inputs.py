@@ -88,7 +88,8 @@ class ModelInputs:
         """The inverse of `to_json`.
 
         Raises:
-            ValueError: the text is not JSON, a field that no older file lacks is missing, one is unknown, or a value is of another type.
+            ValueError: the text is not JSON, a field is missing (other than those that older files lack) or
+                unknown, or a value is of another type.
         """
         try:
             values: Any = json.loads(text)

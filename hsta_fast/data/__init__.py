@@ -54,6 +54,6 @@ __all__ = [
     "recognise",
     "steps",
     "times_shown",
-    "unit_targets",
     "uniform_frames",
+    "unit_targets",
 ]

@@ -45,9 +45,8 @@ class Predictions:
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """The rows of a run's own predictions.csv, of classes or of units, with the errors of `run_predictions`."""
-    columns = read_text_table(path, NAMES).columns
-    return read_unit_predictions(path)[0] if units_among(columns) else run_predictions(path).rows
+    """The rows of a run's own predictions.csv, of classes or of units; errors as of `run_predictions`."""
+    return read_unit_predictions(path)[0] if units_in(path) else run_predictions(path).rows
 
 
 def units_among(columns: Iterable[str]) -> list[str]:
@@ -56,6 +55,16 @@ def units_among(columns: Iterable[str]) -> list[str]:
     if any(name in names for name in LABELS):
         return []
     return [name for name in names if re.fullmatch(r"AU[0-9]+", name) and f"p_{name}" in names]
+
+
+def units_in(path: Path) -> list[str]:
+    """`units_among` the columns of a csv; [] of any other file."""
+    if path.suffix.lower() != ".csv" or not path.is_file():
+        return []
+    try:
+        return units_among(pd.read_csv(path, nrows=0).columns)
+    except (ValueError, pd.errors.ParserError):  # other encodings, no columns
+        return []
 
 
 def read_unit_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:

@@ -133,9 +133,7 @@ def _write_unit_report(run_dir: Path, trained: Mapping[str, float] | None) -> Pa
     faults = _rows(read_faults(run_dir / "faults.csv"))
     gallery = read_gallery(run_dir, run.predictions, run.units)
     curves = plots.png_and_svg(
-        plots.learning_curves(
-            read_metrics(run_dir / "metrics.jsonl"), title=run.name, leaky=bool(run.leaky)
-        )
+        plots.learning_curves(read_metrics(run_dir / "metrics.jsonl"), title=run.name, leaky=bool(run.leaky))
     )
     for kind, picture in curves.items():
         write_bytes(run_dir / f"curves.{kind}", picture)

@@ -62,7 +62,10 @@ def read_run(run_dir: Path) -> RunScores:
     return RunScores(
         name=run_dir.resolve().name,
         config=config,
-        notes=[*notes, *notes_on_scores(predictions, classes, scores.support, num_folds, done, "UF1 and UAR")],
+        notes=[
+            *notes,
+            *notes_on_scores(predictions, classes, scores.support, num_folds, done, "UF1 and UAR"),
+        ],
         leaky=config.get(LEAKY, []),
         epoch=epoch_in_words(config, predictions),
         num_folds=num_folds,

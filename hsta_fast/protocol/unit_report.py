@@ -3,7 +3,6 @@
 Reads and writes the files of a run as report.py does for classes; there is no confusion matrix.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -103,7 +102,10 @@ def unit_table(run: UnitRun) -> str:
     lines += [*(f"note: {note}" for note in run.notes), ""]
     lines += [f"{'mean over units':<18}{'F1':>13}{'F1 both':>13}"]
     lines += [f"{name:<18}" + "".join(f"{cell:>13}" for cell in cells) for name, *cells in pooled_rows(run)]
-    lines += ["", f"{'unit':<8}{'F1':>8}{'95 %':>13}{'present':>9}{'F1 both':>9}{'clips':>7}{'predicted':>11}"]
+    lines += [
+        "",
+        f"{'unit':<8}{'F1':>8}{'95 %':>13}{'present':>9}{'F1 both':>9}{'clips':>7}{'predicted':>11}",
+    ]
     lines += [
         f"{name:<8}{f1:>8}{interval:>13}{present:>9}{both:>9}{clips:>7}{predicted:>11}"
         for name, f1, interval, present, both, clips, predicted in unit_rows(run)
@@ -197,7 +199,9 @@ def unit_summary(run: UnitRun, trained: Mapping[str, float] | None) -> dict[str,
             for name, own in run.datasets.items()
         ],
         "mean_of_datasets": _mean_of(run.datasets) if several else None,
-        "per_fold": [{"fold": name, "clips": own.num_clips, **_means(own)} for name, own in run.folds.items()],
+        "per_fold": [
+            {"fold": name, "clips": own.num_clips, **_means(own)} for name, own in run.folds.items()
+        ],
         "per_fold_mean": _mean_of(run.folds),
         "trained": trained and dict(trained),
         "provenance": run.config.get(PROVENANCE, []),
@@ -228,7 +232,10 @@ def pooled_rows(run: UnitRun) -> list[list[str]]:
     """Name, mean F1, mean F1 of present and absent; formatted."""
     rows = [
         [name, *(f"{value:.3f}" for value in _means(scores).values())]
-        for name, scores in (("model" + " (leaky)" * bool(run.leaky), run.scores), ("always present", run.baseline))
+        for name, scores in (
+            ("model" + " (leaky)" * bool(run.leaky), run.scores),
+            ("always present", run.baseline),
+        )
     ]
     if run.intervals is not None:
         rows.insert(1, ["95 % over subjects", _interval(run, "f1"), _interval(run, "f1_both")])
@@ -269,7 +276,13 @@ def dataset_rows(run: UnitRun) -> tuple[list[str], list[list[str]]]:
         rows.append(["mean of datasets", *map(_cell, means), *(_cell(both[n]) for n in both), ""])
     pooled = run.scores
     rows.append(
-        ["pooled", *map(_cell, pooled.of_unit), _cell(pooled.f1), _cell(pooled.f1_both), str(pooled.num_clips)]
+        [
+            "pooled",
+            *map(_cell, pooled.of_unit),
+            _cell(pooled.f1),
+            _cell(pooled.f1_both),
+            str(pooled.num_clips),
+        ]
     )
     return heads, rows
 
@@ -301,7 +314,9 @@ def _interval(run: UnitRun, name: str) -> str:
 
 def _subjects(predictions: pd.DataFrame, units: list[str]) -> pd.DataFrame:
     right = truth_of(predictions, units) == predicted_of(predictions, units)
-    rows = predictions[["fold"]].assign(subject=subject_ids(predictions), whole=right.all(1), share=right.mean(1))
+    rows = predictions[["fold"]].assign(
+        subject=subject_ids(predictions), whole=right.all(1), share=right.mean(1)
+    )
     groups = rows.groupby(["subject", "fold"], sort=False)
     counts = groups.agg(clips=("whole", "size"), all_right=("whole", "sum"), share_right=("share", "mean"))
     return counts.reset_index().sort_values("subject", key=lambda ids: ids.map(natural_key), kind="stable")

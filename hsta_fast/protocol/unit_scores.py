@@ -100,16 +100,12 @@ def predicted_of(predictions: pd.DataFrame, units: Sequence[str]) -> np.ndarray:
     return (probabilities >= THRESHOLD).astype(np.int64)
 
 
-def score_table(
-    predictions: pd.DataFrame, units: Sequence[str], *, absent: Absent = "zero"
-) -> UnitScores:
+def score_table(predictions: pd.DataFrame, units: Sequence[str], *, absent: Absent = "zero") -> UnitScores:
     """`score_units` of a prediction table."""
     return score_units(truth_of(predictions, units), predicted_of(predictions, units), absent=absent)
 
 
-def always_present(
-    predictions: pd.DataFrame, units: Sequence[str], *, absent: Absent = "zero"
-) -> UnitScores:
+def always_present(predictions: pd.DataFrame, units: Sequence[str], *, absent: Absent = "zero") -> UnitScores:
     """The baseline: every unit is predicted for every clip.
 
     A unit that fewer than half of the clips show, as nearly all are, has F1 0 where it is never predicted:
@@ -119,9 +115,7 @@ def always_present(
     return score_units(truth, np.ones_like(truth), absent=absent)
 
 
-def unit_scores_by(
-    predictions: pd.DataFrame, units: Sequence[str], column: str
-) -> Mapping[str, UnitScores]:
+def unit_scores_by(predictions: pd.DataFrame, units: Sequence[str], column: str) -> Mapping[str, UnitScores]:
     """Scores of the clips of each fold or dataset, over the units that they show (absent="skip")."""
     return {
         str(name): score_table(part, units, absent="skip")

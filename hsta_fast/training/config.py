@@ -74,7 +74,9 @@ class TrainConfig(
         if self.task == "units":
             require(self.labels == "auto", "labels", "auto with --task units")
             require(self.loss == "ce", "loss", "ce with --task units: binary cross entropy")
-            require(not self.class_weights, "class_weights", "no such flag with --task units, always weighted")
+            require(
+                not self.class_weights, "class_weights", "no such flag with --task units, always weighted"
+            )
         if self.resume and self.overwrite:
             raise ValueError("--overwrite expected no --resume beside it, got both")
         if self.join and self.overwrite:

@@ -79,8 +79,9 @@ def evaluate(path: Path, data: Sequence[Path] = (), *, int8: bool = False) -> st
     added = add_missing_gallery(exp, path)
     models = "the saved models" + " in int8" * int8
     return (
-        f"{table(path)}\n\npredicted again with {models}: {new_scores} on {len(now)} clips; {changed} predictions "
-        f"differ from predictions.csv, probabilities by at most {largest:.1e}" + (added and f"\n\n{added}")
+        f"{table(path)}\n\npredicted again with {models}: {new_scores} on {len(now)} clips; "
+        f"{changed} predictions differ from predictions.csv, probabilities by at most {largest:.1e}"
+        + (added and f"\n\n{added}")
     )
 
 

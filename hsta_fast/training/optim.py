@@ -75,7 +75,7 @@ class UnitLoss(nn.Module):
     """Binary cross entropy of each action unit, the mean over clips and units.
 
     Args:
-        weights: (units,), the weight of the clips that show a unit (see `positive_weights`); of others it is 1.
+        weights: (units,), the weight of clips that show a unit (`positive_weights`); that of others is 1.
         smoothing: label smoothing, in [0, 1): the target is 1 - smoothing / 2, or smoothing / 2.
     """
 

@@ -375,7 +375,7 @@ def entry_writer(folder: RunFolder, start: Start) -> Callable[[], None]:
 
 
 def score_so_far(exp: Experiment, folder: RunFolder, tested: dict[int, pd.DataFrame]) -> str:
-    """The pooled UF1, or mean F1 of units, of the finished folds in words; `tested` keeps what is read of their predictions."""
+    """The pooled UF1 (of units: mean F1) of the finished folds in words; `tested` keeps their predictions."""
     for number in range(len(exp.folds)):
         if number not in tested and folder.fold(number).finished:
             table_of_fold = read_predictions(folder.fold(number).path / "predictions.csv")

@@ -9,9 +9,7 @@ from ..model import Head
 from ..pretrained import LayerChoice
 from ..recompute import Memory
 
-Protocol = Literal[
-    "loso", "kfold", "composite", "cross-dataset", "leave-one-dataset-out", "published-folds"
-]
+Protocol = Literal["loso", "kfold", "composite", "cross-dataset", "leave-one-dataset-out", "published-folds"]
 Task = Literal["emotion", "units"]
 Select = Literal["last", "inner", "best-test-epoch"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]

@@ -355,12 +355,16 @@ def describe(exp: Experiment) -> dict[str, Any]:
     if cfg.task == "units":
         each = {fold.name: exp.positive_weights(fold.train).round(4).tolist() for fold in exp.folds}
         weights = {"positive_weights": each}
-    return describe_settings(cfg, exp.labels, exp.data.sampling, exp.initial) | {
-        "num_folds": len(exp.folds),
-        "train_counts": {fold.name: exp.class_counts(fold.train).tolist() for fold in exp.folds},
-        "notes": [*caveats(cfg), *exp.remarks],
-        "leaky": exp.leaks,
-    } | weights
+    return (
+        describe_settings(cfg, exp.labels, exp.data.sampling, exp.initial)
+        | {
+            "num_folds": len(exp.folds),
+            "train_counts": {fold.name: exp.class_counts(fold.train).tolist() for fold in exp.folds},
+            "notes": [*caveats(cfg), *exp.remarks],
+            "leaky": exp.leaks,
+        }
+        | weights
+    )
 
 
 def describe_settings(
