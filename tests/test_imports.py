@@ -56,6 +56,10 @@ ARROWS: dict[str, str] = {
     "export": "checkpoint files inputs model",
     "model_card": "clips inputs model protocol",
     "hub": "checkpoint files inputs model model_card training.run_models",
+    # Faces.
+    "faces.detect": "files",
+    "faces.align": "faces.detect",
+    "faces": "faces.align faces.detect",
     # Data.
     "data.action_units": "",
     "data.sampling": "",
@@ -69,6 +73,7 @@ ARROWS: dict[str, str] = {
     "data.frames.chunks": "",
     "data.frames.cache": "files threads data.frames.chunks",
     "data.frames.decode": "files threads data.frames.cache data.frames.chunks data.frames.video",
+    "data.frames.stream": "clips files data.frames.decode data.frames.video",
     "data.frames.store": "data.clips data.duplicates data.sampling data.frames.cache data.frames.chunks "
     "data.frames.decode",
     "data.frames.flow": "data.clips data.sampling data.frames.cache data.frames.chunks data.frames.store",
@@ -77,7 +82,7 @@ ARROWS: dict[str, str] = {
     "data.frames.load": "data.clips data.sampling data.frames.apex data.frames.cache data.frames.flow "
     "data.frames.store",
     "data.readers": "",
-    "data.readers.tree": "files",
+    "data.readers.tree": "files data.frames.decode",
     "data.readers.sheets": "files data.clips",
     "data.readers.annotation": "files data.clips data.readers.sheets data.readers.tree",
     "data.readers.folders": "files clips data.readers.tree",

@@ -34,8 +34,9 @@ _READERS: dict[bytes, type[ImageFile]] = {
     b"\x89PNG\r\n\x1a\n": PngImageFile,
     b"BM": BmpImageFile,
 }
+IMAGE_TYPES = (".bmp", ".jpeg", ".jpg", ".png")  # endings of file names, in lower case
 _FILE = "an image or video file"
-_CHANGED = "expected a file that stays as it is, it changed while it was read"
+CHANGED = "expected a file that stays as it is, it changed while it was read"
 
 
 def content_keys(
@@ -111,13 +112,13 @@ def read_frames(
         if number is None:
             data = _read(path)
             if file_key is not None and digest(data) != file_key:
-                raise ValueError(_CHANGED)
+                raise ValueError(CHANGED)
             return [convert(decode_image(data))] * len(paths)
         numbers = [split_video(name)[1] or 0 for name in paths]
         images = read_video(path, numbers, convert)
         with open_plain(path, _FILE) as video:
             if file_key is not None and _digest(video) != file_key:
-                raise ValueError(_CHANGED)
+                raise ValueError(CHANGED)
         return images
     except ValueError as error:
         return [error] * len(paths)
@@ -129,6 +130,11 @@ def by_file(paths: Sequence[str]) -> list[list[int]]:
     for position, path in enumerate(paths):
         groups.setdefault(split_video(path)[0], []).append(position)
     return list(groups.values())
+
+
+def read_image(path: Path) -> np.ndarray:
+    """The image file as uint8 RGB (height, width, 3); ValueError as in `decode_image`, or it is no file."""
+    return decode_image(_read(path))
 
 
 def _read(path: Path) -> bytes:
