@@ -92,9 +92,9 @@ class UnitLoss(nn.Module):
 
     def forward(self, logits: Tensor, label: Tensor, total_weight: Tensor | None = None) -> Tensor:
         """(B, units), (B, units) int64 -> (); for `total_weight` see `Loss`."""
-        target = label * (1 - self.smoothing) + self.smoothing / 2
+        target = label.to(logits.dtype) * (1 - self.smoothing) + self.smoothing / 2
         of_units = F.binary_cross_entropy_with_logits(
-            logits, target.to(logits.dtype), pos_weight=self.weight.to(logits.dtype), reduction="none"
+            logits, target, pos_weight=self.weight.to(logits.dtype), reduction="none"
         )
         errors = of_units.mean(1)
         return errors.mean() if total_weight is None else errors.sum() / total_weight
