@@ -78,7 +78,8 @@ def read_unit_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
     table = read_text_table(path, NAMES)
     units = units_among(table.columns)
     if not units:
-        raise ValueError(f"{path}: expected columns AU<number> and p_AU<number>, got {', '.join(table)}")
+        got = ", ".join(map(str, table.columns))
+        raise ValueError(f"{path}: expected columns AU<number> and p_AU<number>, got {got}")
     if table.empty:
         raise ValueError(f"{path}: expected one row per test clip, got no rows")
     rows = _checked_rows(path, table, units, ())

@@ -100,9 +100,8 @@ def test_a_person_in_two_folds_is_a_leak(run: Path, predictions: pd.DataFrame) -
 def test_wrong_cells_are_named(
     run: Path, predictions: pd.DataFrame, column: str, value: object, message: str
 ) -> None:
-    predictions = predictions.astype({column: object})
-    predictions.loc[0, column] = value
-    predictions.to_csv(run / "predictions.csv", index=False)
+    cells = [value, *predictions[column].tolist()[1:]]
+    predictions.assign(**{column: cells}).to_csv(run / "predictions.csv", index=False)
     with pytest.raises(ValueError, match=message):
         read_predictions(run / "predictions.csv")
 
