@@ -176,8 +176,8 @@ def audit(
 ) -> None:
     """Score any predictions again, and look for shared subjects.
 
-    Exit status: 0 no leak, 1 a leak or an error, 2 it cannot be told, or a wrong flag. With --spotting, F1 and
-    STRS of intervals in long recordings (video, onset, offset; subject, class if known): 0 scored, 1 an error.
+    Exit status: 0 no leak, 1 a leak or an error, 2 it cannot be told, or a wrong flag. With --spotting, F1
+    and STRS of intervals (columns video, onset, offset; subject, class if known): 0 scored, 1 an error.
 
     Args:
         path: a table (csv with any separator, xlsx, npy) with a label and a prediction in each row; dataset,

@@ -105,13 +105,8 @@ class SpottingScores:
     def as_json(self) -> dict[str, Any]:
         """All scores and counts as plain values."""
         names = ("tp", "fp", "fn", "precision", "recall", "f1", "uf1", "strs", "f1_of_means", "strs_of_means")
-        videos = [
-            {
-                name: getattr(video, name)
-                for name in ("subject", "video", "annotated", "spotted", "tp", "fp", "fn")
-            }
-            for video in self.videos
-        ]
+        of_video = ("subject", "video", "annotated", "spotted", "tp", "fp", "fn")
+        videos = [{name: getattr(video, name) for name in of_video} for video in self.videos]
         return {
             **{name: getattr(self, name) for name in names},
             "class_f1": dict(self.class_f1),
