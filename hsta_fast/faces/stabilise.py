@@ -70,8 +70,7 @@ def _moved(alignment: Alignment, motion: np.ndarray) -> Alignment:
     turn = motion[:, :2]
     start = (motion[:, 2] + turn @ (0.5, 0.5) - 0.5) / SIDE
     sides = np.array([alignment.right, alignment.down]).T
-    corner = np.array(alignment.corner) + sides @ start
-    places = (corner, sides @ turn[:, 0], sides @ turn[:, 1])
+    places = (np.array(alignment.corner) + sides @ start, sides @ turn[:, 0], sides @ turn[:, 1])
     corner, right, down = ((round(float(x), 3), round(float(y), 3)) for x, y in places)
     return replace(alignment, corner=corner, right=right, down=down)
 
