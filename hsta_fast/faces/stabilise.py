@@ -11,6 +11,7 @@ and 1.9.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -57,11 +58,12 @@ def follow_head(picture: np.ndarray, alignment: Alignment, reference: np.ndarray
         ValueError: too few points of the face can be followed; in one line.
     """
     points, shown = _points(alignment), alignment
+    coarse = max(1.0, SIDE / min(math.hypot(*alignment.right), math.hypot(*alignment.down)))
     for _ in range(PASSES):
         now = cv2.cvtColor(shown.apply(picture, SIDE), cv2.COLOR_RGB2GRAY)
         if np.array_equal(now, reference):  # the onset itself, whose pixels stay as they are
             break
-        shown = _moved(shown, head_motion(reference, now, points))
+        shown = _moved(shown, head_motion(reference, now, points, coarse))
     return shown
 
 
@@ -75,20 +77,21 @@ def _moved(alignment: Alignment, motion: np.ndarray) -> Alignment:
     return replace(alignment, corner=corner, right=right, down=down)
 
 
-def head_motion(before: np.ndarray, after: np.ndarray, points: np.ndarray) -> np.ndarray:
+def head_motion(before: np.ndarray, after: np.ndarray, points: np.ndarray, coarse: float = 1.0) -> np.ndarray:
     """The similarity (2, 3) float64 that moves most of `points` of `before` as they have moved in `after`.
 
-    before, after: grey uint8 (h, w). points: float32 (n, 1, 2).
+    before, after: grey uint8 (h, w). points: float32 (n, 1, 2). coarse: how many times `BACK` and `WITHIN`
+    are allowed, for pictures that were enlarged so many times.
     Raises ValueError if fewer than `FEWEST` points can be followed.
     """
     there, found, _ = cv2.calcOpticalFlowPyrLK(before, after, points, None, **_FOLLOW)  # type: ignore[call-overload]
     back, found_back, _ = cv2.calcOpticalFlowPyrLK(after, before, there, None, **_FOLLOW)  # type: ignore[call-overload]
-    steady = np.linalg.norm(back - points, axis=-1)[:, 0] < BACK
+    steady = np.linalg.norm(back - points, axis=-1)[:, 0] < coarse * BACK
     kept = steady & (found[:, 0] == 1) & (found_back[:, 0] == 1)
     count = int(kept.sum())
     if count >= FEWEST:
         motion, fits = cv2.estimateAffinePartial2D(
-            points[kept], there[kept], ransacReprojThreshold=WITHIN, maxIters=2000, confidence=0.999
+            points[kept], there[kept], ransacReprojThreshold=coarse * WITHIN, maxIters=2000, confidence=0.999
         )
         count = 0 if motion is None else int(fits.sum())
         if count >= FEWEST:

@@ -66,6 +66,18 @@ def test_an_expression_is_not_taken_for_the_head(face: np.ndarray, middle: tuple
     assert np.abs(np.array(followed.right) - square.right).max() < 0.25
 
 
+def test_a_small_picture_is_followed_too(face: np.ndarray) -> None:
+    """48 pixels with the camera's noise: to a tenth of a pixel."""
+    there = moved(face, similarity(0.0, 1.0, 9.333, -4.667))
+    small, after = (cv2.resize(one, (48, 48), interpolation=cv2.INTER_AREA) for one in (face, there))
+    noise = np.random.default_rng(1).normal(0, 2, after.shape)
+    after = np.clip(after + noise, 0, 255).astype(np.uint8)
+    whole = Alignment.whole(48, 48)
+    followed = follow_head(after, whole, onset_reference(small, whole))
+    middle = np.array(followed.corner) + np.array(followed.right) / 2 + np.array(followed.down) / 2
+    assert np.abs(middle - (26, 23)).max() < 0.1
+
+
 def test_the_onset_keeps_its_bytes(face: np.ndarray) -> None:
     view = ClipView.of(face, None, stabilise=True)
     assert np.array_equal(view.show(face, 224), face)
