@@ -13,8 +13,9 @@ import torch
 PEOPLE = TRAINED_SUBJECTS, PRETRAINED_SUBJECTS = "trained_subjects", "pretrained_subjects"
 _SAMPLINGS = ("uniform", "random")
 _APEXES = ("annotated", "motion", "motion-all")
+_TASKS = ("emotion", "units")
 # Fields that older files lack: they load with their defaults.
-_LATER = ("crop_face", "stabilise", "magnify", "framing")
+_LATER = ("crop_face", "stabilise", "magnify", "framing", "task")
 
 
 def _versions() -> dict[str, str]:
@@ -43,6 +44,8 @@ class ModelInputs:
         magnify: the factor by which movement since the onset was enlarged; 0: it was not.
         framing: where the face lay in the frames as the model saw them: middle x, middle y, width and height
             in parts of the side, the median over clips; None: not known.
+        task: "emotion": a clip has one of the classes, by the softmax of the logits; "units": the classes are
+            action units, each shown or not, by the sigmoid of its own logit.
         versions: of hsta_fast and torch in the training.
     """
 
@@ -59,6 +62,7 @@ class ModelInputs:
     stabilise: bool = False
     magnify: float = 0.0
     framing: tuple[float, float, float, float] | None = None
+    task: str = "emotion"
     versions: Mapping[str, str] = field(default_factory=_versions, hash=False)
 
     def __post_init__(self) -> None:
@@ -82,7 +86,7 @@ class ModelInputs:
             ok = (type(value) is int and value > 0) or (name == "offset_cap" and value is None)
             check(ok, name, "a positive integer" + (" or None" if name == "offset_cap" else ""))
         check(are_names(self.special) and len(self.special) == 2, "special", "a pair of names")
-        for name, known in (("sampling", _SAMPLINGS), ("apex", _APEXES)):
+        for name, known in (("sampling", _SAMPLINGS), ("apex", _APEXES), ("task", _TASKS)):
             check(getattr(self, name) in known, name, f"one of {known}")
         check(self.flow is None or are_names((self.flow,)), "flow", "a name or None")
         for name in ("onset_only", "stabilise"):
