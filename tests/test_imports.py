@@ -105,6 +105,7 @@ ARROWS: dict[str, str] = {
     "data.readers.sheets",
     "data.loading": "data.frames",
     "data.dataset": "clips data.clips data.frames data.loading data.sampling",
+    "data.recordings": "clips data.clips data.frames.video data.readers",
     "data.doctor": "clips files threads data.clips data.remarks data.frames data.labels data.readers",
     "data": "data.action_units data.clips data.dataset data.frames data.labels data.loading data.readers "
     "data.sampling",
@@ -120,8 +121,17 @@ ARROWS: dict[str, str] = {
     "synth.painter": "synth.face",
     "synth.layouts": "files data.clips data.readers",
     "synth.faults": "files data.clips data.readers synth.layouts",
-    "synth.render": "files threads synth.face synth.faults synth.layouts synth.painter",
-    "synth": "synth.render",
+    "synth.settings": "synth.faults synth.layouts",
+    "synth.plan": "synth.face synth.settings",
+    "synth.long_plan": "synth.face synth.plan synth.settings",
+    "synth.deform": "synth.face",
+    "synth.scene": "synth.deform synth.face synth.painter synth.plan",
+    "synth.processes": "threads",
+    "synth.recordings": "files data.frames.video synth.face synth.layouts synth.long_plan synth.plan "
+    "synth.scene synth.settings",
+    "synth.render": "files data.frames.video synth.face synth.faults synth.layouts synth.painter synth.plan "
+    "synth.processes synth.recordings synth.scene synth.settings",
+    "synth": "synth.render synth.settings",
     # Evaluation: imports only clips and files of ours.
     "protocol.plots": "",
     "protocol.page": "",

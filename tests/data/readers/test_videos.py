@@ -17,7 +17,8 @@ from hsta_fast.data.doctor import as_json, as_text, examine
 from hsta_fast.data.frames.faces import face_height
 from hsta_fast.data.readers.registry import read_dataset
 from hsta_fast.data.readers.videos import seconds
-from hsta_fast.synth.render import SynthConfig, subject_frames
+from hsta_fast.synth.render import subject_frames
+from hsta_fast.synth.settings import SynthConfig
 
 from .. import fake_datasets
 from ..fake_datasets import csv_row
