@@ -7,6 +7,7 @@ GROUPS = {
     "data": ("synth", "doctor", "prepare"),
     "training": ("pretrain", "train", "evaluate", "ablate"),
     "results": ("audit", "compare", "export"),
+    "videos": ("spot",),
     "machine": ("info", "profile", "build", "completion"),
 }
 
@@ -46,6 +47,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "export": (
         "hsta-fast export runs/casme3 --out casme3.onnx",
         "hsta-fast export runs/casme3 --fold casme3/spNO.7 --out casme3.pt2",
+    ),
+    "spot": (
+        "hsta-fast spot interview.mp4 --plot interview.png",
+        "hsta-fast spot /data/casme_squared --out spotted.csv",
     ),
     "audit": (
         "hsta-fast audit runs/casme3/predictions.csv --clips runs/casme3/clips.csv",
