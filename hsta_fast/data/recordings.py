@@ -17,9 +17,9 @@ import pandas as pd
 from ..clips import KEY, natural_key, words_key
 from .clips import ClipTable
 from .frames.video import split_video
-from .readers import read_dataset
 from .readers.base import EXPRESSIONS
 from .readers.folders import ANY_NUMBERED, FrameFolders
+from .readers.registry import read_dataset
 from .readers.videos import VideoFiles
 
 # Frames a second, as the datasets were published; a plain table's own column fps and videos tell theirs.
@@ -126,7 +126,9 @@ def recordings(
                 complete=not all_unread and (name, subject) not in unread,
             )
         )
-    return sorted(found, key=lambda one: (one.dataset, natural_key(one.subject), natural_key(one.path))), table
+    return sorted(
+        found, key=lambda one: (one.dataset, natural_key(one.subject), natural_key(one.path))
+    ), table
 
 
 def neutral_stretches(recording: Recording, least: int, apart: int = 0) -> list[tuple[int, int]]:
@@ -154,9 +156,7 @@ def interval_table(found: Iterable[Recording]) -> pd.DataFrame:
     rows: list[tuple[str, str, int | str, int | str, str, str]] = []
     for recording in found:
         names = recording.subject, recording.name
-        own = [
-            (*names, one.onset, one.offset, one.emotion, one.expression) for one in recording.intervals
-        ]
+        own = [(*names, one.onset, one.offset, one.emotion, one.expression) for one in recording.intervals]
         rows += own or [(*names, "", "", "", "")]
     return pd.DataFrame(rows, columns=["subject", "video", "onset", "offset", "class", "expression"])
 
@@ -173,15 +173,13 @@ def _place(frame: str) -> str:
 
 def _name(path: str, subject: str) -> str:
     """A recording's name: its path below the subject's folder, without the ending of a video file."""
-    video, number = split_video(f"{path}#0")
-    parts = (video if number is None else video.rpartition(".")[0]).split("/")
+    is_video = split_video(f"{path}#0")[1] is not None
+    parts = (path.rpartition(".")[0] if is_video else path).split("/")
     above = [place for place, part in enumerate(parts[:-1]) if words_key(part) == words_key(subject)]
     return "/".join(parts[above[-1] + 1 :]) if above else parts[-1]
 
 
-def _intervals(
-    clips: Sequence[Mapping[Any, Any]], place: Mapping[int, int]
-) -> Iterable[AnnotatedInterval]:
+def _intervals(clips: Sequence[Mapping[Any, Any]], place: Mapping[int, int]) -> Iterable[AnnotatedInterval]:
     for clip in clips:
         yield AnnotatedInterval(
             clip=clip["clip"],
