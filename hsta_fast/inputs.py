@@ -12,6 +12,8 @@ import torch
 PEOPLE = TRAINED_SUBJECTS, PRETRAINED_SUBJECTS = "trained_subjects", "pretrained_subjects"
 _SAMPLINGS = ("uniform", "random")
 _APEXES = ("annotated", "motion", "motion-all")
+_TASKS = ("emotion", "units")
+_LATER = ("task",)  # fields that older files lack: they load with their defaults
 
 
 def _versions() -> dict[str, str]:
@@ -35,6 +37,8 @@ class ModelInputs:
         apex: "annotated" (the middle frame where none was), "motion" (estimated where none was) or
             "motion-all" (always estimated).
         onset_only: a control: every frame was the onset frame.
+        task: "emotion": a clip has one of the classes, by the softmax of the logits; "units": the classes are
+            action units, each shown or not, by the sigmoid of its own logit.
         versions: of hsta_fast and torch in the training.
     """
 
@@ -47,6 +51,7 @@ class ModelInputs:
     flow: str | None = None
     apex: str = "annotated"
     onset_only: bool = False
+    task: str = "emotion"
     versions: Mapping[str, str] = field(default_factory=_versions, hash=False)
 
     def __post_init__(self) -> None:
@@ -67,7 +72,7 @@ class ModelInputs:
             ok = (type(value) is int and value > 0) or (name == "offset_cap" and value is None)
             check(ok, name, "a positive integer" + (" or None" if name == "offset_cap" else ""))
         check(are_names(self.special) and len(self.special) == 2, "special", "a pair of names")
-        for name, known in (("sampling", _SAMPLINGS), ("apex", _APEXES)):
+        for name, known in (("sampling", _SAMPLINGS), ("apex", _APEXES), ("task", _TASKS)):
             check(getattr(self, name) in known, name, f"one of {known}")
         check(self.flow is None or are_names((self.flow,)), "flow", "a name or None")
         check(type(self.onset_only) is bool, "onset_only", "True or False")
@@ -83,14 +88,15 @@ class ModelInputs:
         """The inverse of `to_json`.
 
         Raises:
-            ValueError: the text is not JSON, a field is missing or unknown, or a value is of another type.
+            ValueError: the text is not JSON, a field is missing (other than those that older files lack) or
+                unknown, or a value is of another type.
         """
         try:
             values: Any = json.loads(text)
         except RecursionError as error:
             raise ValueError("JSON expected an object, got one that is nested too deeply") from error
         names = [f.name for f in fields(cls)]
-        if not isinstance(values, dict) or set(values) != set(names):
+        if not isinstance(values, dict) or {*values, *_LATER} != set(names):
             got = list(values) if isinstance(values, dict) else type(values).__name__
             raise ValueError(f"fields expected {names}, got {got}")
         settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

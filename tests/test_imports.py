@@ -100,11 +100,12 @@ ARROWS: dict[str, str] = {
     "data.readers.registry": "clips data.clips data.readers",
     "data.labels": "",
     "data.labels.sets": "clips data.clips data.action_units",
+    "data.labels.units": "data.clips data.action_units",
     "data.labels.megc2019": "data.labels.sets data.readers",
     "data.labels.files": "files data.clips data.labels.megc2019 data.labels.sets data.readers.annotation "
     "data.readers.sheets",
     "data.loading": "data.frames",
-    "data.dataset": "clips data.clips data.frames data.loading data.sampling",
+    "data.dataset": "clips data.clips data.frames data.labels data.loading data.sampling",
     "data.recordings": "clips data.clips data.frames.video data.readers",
     "data.doctor": "clips files threads data.clips data.remarks data.frames data.labels data.readers",
     "data": "data.action_units data.clips data.dataset data.frames data.labels data.loading data.readers "
@@ -144,13 +145,17 @@ ARROWS: dict[str, str] = {
     "protocol.label_check": "protocol.predictions",
     "protocol.fold_files": "clips protocol.columns protocol.folds protocol.predictions",
     "protocol.run_scores": "clips protocol.metrics protocol.predictions",
-    "protocol.gallery": "clips files protocol.run_scores",
+    "protocol.unit_scores": "clips protocol.metrics",
+    "protocol.unit_report": "clips protocol.gallery protocol.latex protocol.page protocol.predictions "
+    "protocol.run_scores protocol.unit_scores",
+    "protocol.gallery": "clips files protocol.predictions protocol.run_scores protocol.unit_scores",
     "protocol.latex": "",
     "protocol.report": "clips files protocol.gallery protocol.latex protocol.metrics protocol.page "
-    "protocol.plots protocol.run_scores",
+    "protocol.plots protocol.run_scores protocol.unit_report",
     "protocol.overlap": "clips protocol.columns protocol.fold_files protocol.label_check "
     "protocol.predictions",
-    "protocol.findings": "clips protocol.foreign protocol.metrics protocol.overlap protocol.predictions",
+    "protocol.findings": "clips protocol.columns protocol.foreign protocol.metrics protocol.overlap "
+    "protocol.predictions protocol.unit_scores",
     "protocol.audit": "clips protocol.columns protocol.findings protocol.foreign protocol.metrics "
     "protocol.overlap",
     "protocol.compare": "clips protocol.columns protocol.findings protocol.foreign protocol.metrics "
@@ -159,7 +164,7 @@ ARROWS: dict[str, str] = {
     "protocol.seeds": "files protocol.latex protocol.report",
     "protocol": "protocol.audit protocol.columns protocol.compare protocol.compare_tables "
     "protocol.fold_files protocol.folds protocol.gallery protocol.latex protocol.metrics "
-    "protocol.predictions protocol.report protocol.seeds",
+    "protocol.predictions protocol.report protocol.seeds protocol.unit_scores",
     # Training.
     "training": "",
     "training.workers": "training.stopping",
@@ -174,7 +179,8 @@ ARROWS: dict[str, str] = {
     "training.step_graph": "",
     "training.seen": "clips inputs",
     "training.initial": "model pretrained training.config training.run_checks training.seen",
-    "training.splits": "clips data.clips protocol training.config",
+    "training.labelled": "data files spelling training.config",
+    "training.splits": "clips data protocol training.config",
     "training.run_checks": "files locks clips spelling",
     "training.run_log": "",
     "training.scalars": "",
@@ -184,7 +190,7 @@ ARROWS: dict[str, str] = {
     "training.run_folder": "files locks checkpoint protocol training.run_checks",
     "training.distributed": "layers model wrappers training.run_folder training.workers",
     "training.setup": "clips environment files inputs data protocol spelling training.config training.splits "
-    "cpu_speed training.initial training.provenance training.run_checks",
+    "cpu_speed training.initial training.labelled training.optim training.provenance training.run_checks",
     "training.progress": "training.run_folder training.run_log training.scalars",
     "training.loop": "model data protocol training.compiled training.config training.optim "
     "training.progress training.run_folder training.setup training.step training.step_graph "
@@ -212,7 +218,7 @@ ARROWS: dict[str, str] = {
     "pretraining.objective": "",
     "pretraining.autoencoder": "layers model pretraining.objective",
     "pretraining.folder": "files training.run_checks training.run_folder training.run_log",
-    "pretraining.data": "clips data spelling training.setup pretraining.settings",
+    "pretraining.data": "clips data spelling training.labelled training.setup pretraining.settings",
     "pretraining.loop": "data model training.distributed training.epoch_part training.loop training.optim "
     "training.progress training.stopping pretraining.autoencoder pretraining.folder pretraining.objective "
     "pretraining.settings",

@@ -55,6 +55,13 @@ def test_versions_are_those_at_hand() -> None:
     assert versions == {"hsta_fast": hsta_fast.__version__, "torch": torch.__version__}
 
 
+def test_inputs_of_an_older_file_are_of_emotions() -> None:
+    values = {name: value for name, value in WRITTEN.items() if name != "task"}
+    assert ModelInputs.from_json(json.dumps(values)) == ModelInputs.from_json(json.dumps(WRITTEN))
+    of_units = ModelInputs.from_json(json.dumps({**WRITTEN, "task": "units"}))
+    assert of_units.task == "units" and ModelInputs.from_json(of_units.to_json()) == of_units
+
+
 def test_a_file_from_before_is_read(tmp_path: Path) -> None:
     """Files had a configuration and notes only."""
     model = tiny()

@@ -20,6 +20,7 @@ from . import loading
 from .clips import ClipTable
 from .frames.cache import CachedArrays
 from .frames.store import FrameStore
+from .labels.units import rarest_unit, unit_targets
 from .loading import Batch, BatchPlan
 from .sampling import Sampling, special_positions, video_positions
 
@@ -50,12 +51,18 @@ def steps(num_clips: int, batch_size: int) -> int:
 class ClipData:
     """The clips of a labelled table as batches.
 
-    `labels` int64 (n,) and `subjects` str (n,), "dataset/subject", are in the table's order. `flow` is given
-    if the sampling has optical flow: `flow[2*i + k]` is flow k of clip i (see `flow_pairs`).
+    `labels` int64 (n,) and `subjects` str (n,), "dataset/subject", are in the table's order. Of action units,
+    which `units` then names, labels are int64 (n, units), 1 where a clip shows a unit. `flow` is given if the
+    sampling has optical flow: `flow[2*i + k]` is flow k of clip i (see `flow_pairs`).
     """
 
     def __init__(
-        self, table: ClipTable, store: FrameStore, sampling: Sampling, flow: CachedArrays | None = None
+        self,
+        table: ClipTable,
+        store: FrameStore,
+        sampling: Sampling,
+        flow: CachedArrays | None = None,
+        units: Sequence[str] = (),
     ) -> None:
         clips = table.clips
         if "label" not in clips:
@@ -67,7 +74,9 @@ class ClipData:
         self.store = store
         self.sampling = sampling
         self.flow = flow
-        self.labels: np.ndarray = clips["label"].to_numpy(dtype=np.int64)
+        self.labels: np.ndarray = (
+            unit_targets(clips["label"], units) if units else clips["label"].to_numpy(dtype=np.int64)
+        )
         # The same subject name in another dataset is another person.
         self.subjects: np.ndarray = subject_ids(clips).to_numpy(dtype=str)
 
@@ -108,7 +117,8 @@ class ClipData:
             augment: random changes; None for none.
             balance: "even" shows every class about equally often, the clips of a class in shuffled passes;
                 "matched" also puts clips of one subject and different classes next to each other; "weighted"
-                draws with replacement and weight 1 / (clips of the class); "none" shows each clip once.
+                draws with replacement and weight 1 / (clips of the class); "none" shows each clip once. Of
+                action units, a clip's class is its rarest one (`rarest_unit`).
             device: on CUDA a thread loads the batches in advance; their bytes are the same as on the CPU.
             share: (rank, size): of each batch, the clips of one of `size` processes (see `BatchPlan.share`),
                 as they are in the whole batch.
@@ -180,9 +190,9 @@ def epoch_order(
 ) -> np.ndarray:
     """The order of `indices` (n,) in a training epoch; `labels` and `subjects` are their classes and people.
 
-    See `ClipData.batches` for `balance`.
+    See `ClipData.batches` for `balance`; labels (n, units) are those of action units.
     """
-    n = len(indices)
+    n, labels = len(indices), classes_of(labels)
     if balance == "none":
         return rng.permutation(indices)
     classes, members, counts = np.unique(labels, return_inverse=True, return_counts=True)
@@ -201,6 +211,19 @@ def epoch_order(
         shown.extend(np.concatenate(passes)[:quota] if passes else [])
     order = rng.permutation(np.array(shown, dtype=np.int64))
     return indices[_side_by_side(order, members, subjects, rng) if balance == "matched" else order]
+
+
+def classes_of(labels: np.ndarray) -> np.ndarray:
+    """Labels as one class a clip, int64 (n,): of action units, (n, units), the `rarest_unit`."""
+    return labels if labels.ndim == 1 else rarest_unit(labels)
+
+
+def times_shown(labels: np.ndarray, balance: str) -> np.ndarray:
+    """How often an epoch shows each clip on average, float64 (n,); see `ClipData.batches` for `balance`."""
+    _, members, counts = np.unique(classes_of(labels), return_inverse=True, return_counts=True)
+    if balance == "none":
+        return np.ones(len(labels))
+    return len(labels) / len(counts) / counts[members]
 
 
 def _side_by_side(

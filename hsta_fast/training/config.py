@@ -71,6 +71,12 @@ class TrainConfig(
         require(self.clip_grad is None or self.clip_grad > 0, "clip_grad", "a number > 0")
         if not self.labels.lower().endswith((".json", ".csv")):
             require_one_of(["auto", *LABEL_SETS], "labels", ", or a .json or .csv file")
+        if self.task == "units":
+            require(self.labels == "auto", "labels", "auto with --task units")
+            require(self.loss == "ce", "loss", "ce with --task units: binary cross entropy")
+            require(
+                not self.class_weights, "class_weights", "no such flag with --task units, always weighted"
+            )
         if self.resume and self.overwrite:
             raise ValueError("--overwrite expected no --resume beside it, got both")
         if self.join and self.overwrite:

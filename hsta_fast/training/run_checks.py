@@ -21,7 +21,7 @@ MAY_CHANGE = (
     *("cache", "cache_gb", "log", "gallery", "memory", "accumulate", "compile", "distribute"),
 )
 # What the config.json of a run lacks that is older than these settings, and what it was trained with.
-_LATER: dict[str, Any] = {"init_layers": "even", "freeze": 0}
+_LATER: dict[str, Any] = {"init_layers": "even", "freeze": 0, "task": "emotion"}
 _LATER_IN_ARCHITECTURE = {"norm_eps": [1e-6, 1e-6], "first_position": [1, 1]}
 _IDENTITY = [*KEY, "apex", "offset", "label"]
 _MOST_CHANGES = 8  # that a message lists
