@@ -105,9 +105,23 @@ def _inputs_text(inputs: ModelInputs) -> str:
             f"- {names}, in the order of the logits: {', '.join(inputs.classes)}",
             f"- Frames: {inputs.image_size} x {inputs.image_size} RGB; video: {inputs.num_frames} frames, "
             f"{inputs.sampling} from onset to offset; special: {special}, apex {inputs.apex}",
+            *_recipe_lines(inputs),
             f"- Made with {', '.join(f'{name} {number}' for name, number in inputs.versions.items())}",
         ]
     )
+
+
+def _recipe_lines(inputs: ModelInputs) -> list[str]:
+    """What was done to the frames before they were shown, and where the face lay in them."""
+    done = [] if inputs.crop_face is None else [f"the face cut out with a margin of {inputs.crop_face:g}"]
+    done += ["the head's movement undone"] * inputs.stabilise
+    done += [f"movement since the onset enlarged {inputs.magnify:g} times"] * bool(inputs.magnify)
+    lines = [f"- Before they were shown: {', '.join(done)}"] if done else []
+    if inputs.framing is not None:
+        x, y, wide, high = inputs.framing
+        where = f"its middle at {x:.2f}, {y:.2f} of the side, {wide:.2f} wide, {high:.2f} high"
+        lines.append(f"- The face in the frames, at the median: {where}")
+    return lines
 
 
 def _of_run(run_dir: Path, fold: str) -> tuple[dict[str, str], dict[str, list[str]]]:

@@ -18,6 +18,7 @@ ARROWS: dict[str, str] = {
     "clips": "",
     "console": "",
     "spelling": "",
+    "flags": "",
     "threads": "",
     # The model, from the ground up.
     "reference": "",
@@ -59,7 +60,10 @@ ARROWS: dict[str, str] = {
     # Faces.
     "faces.detect": "files",
     "faces.align": "faces.detect",
-    "faces": "faces.align faces.detect",
+    "faces.stabilise": "faces.align",
+    "faces.magnify": "",
+    "faces.view": "faces.align faces.magnify faces.stabilise",
+    "faces": "faces.align faces.detect faces.magnify faces.view",
     # Data.
     "data.action_units": "",
     "data.sampling": "",
@@ -69,18 +73,20 @@ ARROWS: dict[str, str] = {
     "data.frames": "",
     "data.frames.containers": "",
     "data.frames.video": "files data.frames.containers",
-    "data.frames.faces": "",
     "data.frames.chunks": "",
     "data.frames.cache": "files threads data.frames.chunks",
-    "data.frames.decode": "files threads data.frames.cache data.frames.chunks data.frames.video",
+    "data.frames.decode": "files threads data.frames.chunks data.frames.video",
     "data.frames.stream": "clips files data.frames.decode data.frames.video",
-    "data.frames.store": "data.clips data.duplicates data.sampling data.frames.cache data.frames.chunks "
+    "data.frames.views": "clips faces data.clips data.remarks data.frames.cache data.frames.chunks "
     "data.frames.decode",
-    "data.frames.flow": "data.clips data.sampling data.frames.cache data.frames.chunks data.frames.store",
-    "data.frames.apex": "clips data.clips data.frames.cache data.frames.chunks data.frames.decode "
-    "data.frames.flow",
-    "data.frames.load": "data.clips data.sampling data.frames.apex data.frames.cache data.frames.flow "
+    "data.frames.store": "clips faces data.clips data.duplicates data.sampling data.frames.cache "
+    "data.frames.chunks data.frames.decode data.frames.views",
+    "data.frames.flow": "clips data.clips data.sampling data.frames.cache data.frames.chunks "
     "data.frames.store",
+    "data.frames.apex": "clips faces data.clips data.frames.cache data.frames.chunks data.frames.decode "
+    "data.frames.flow data.frames.views",
+    "data.frames.load": "faces data.clips data.sampling data.frames.apex data.frames.cache data.frames.flow "
+    "data.frames.store data.frames.views",
     "data.readers": "",
     "data.readers.tree": "files data.frames.decode",
     "data.readers.sheets": "files data.clips",
@@ -105,9 +111,9 @@ ARROWS: dict[str, str] = {
     "data.labels.files": "files data.clips data.labels.megc2019 data.labels.sets data.readers.annotation "
     "data.readers.sheets",
     "data.loading": "data.frames",
-    "data.dataset": "clips data.clips data.frames data.labels data.loading data.sampling",
+    "data.dataset": "clips faces data.clips data.frames data.labels data.loading data.sampling",
     "data.recordings": "clips data.clips data.frames.video data.readers",
-    "data.doctor": "clips files threads data.clips data.remarks data.frames data.labels data.readers",
+    "data.doctor": "clips faces files threads data.clips data.remarks data.frames data.labels data.readers",
     "data": "data.action_units data.clips data.dataset data.frames data.labels data.loading data.readers "
     "data.sampling",
     # Spotting.
@@ -116,6 +122,10 @@ ARROWS: dict[str, str] = {
     "spotting.movement": "data.frames faces spotting.regions spotting.settings",
     "spotting.intervals": "spotting.movement spotting.regions spotting.settings",
     "spotting.spotter": "data.frames faces spotting.intervals spotting.movement spotting.settings",
+    "spotting.sources": "clips data.frames data.recordings",
+    "spotting.report": "clips data.frames protocol.plots spotting.sources spotting.spotter",
+    "spotting.command": "clips files data.frames protocol.plots spotting.report spotting.settings "
+    "spotting.sources spotting.spotter",
     "spotting": "spotting.intervals spotting.settings spotting.spotter",
     # Rendered faces.
     "synth.face": "",
@@ -169,8 +179,8 @@ ARROWS: dict[str, str] = {
     "training": "",
     "training.workers": "training.stopping",
     "training.paper_tables": "",
-    "training.settings": "model data pretrained recompute",
-    "training.config": "model data presets spelling training.settings",
+    "training.settings": "faces flags model data pretrained recompute",
+    "training.config": "faces model data presets spelling training.settings",
     "training.config_file": "files spelling",
     "training.setting_groups": "training.config training.settings",
     "training.optim": "model training.config",
@@ -189,14 +199,15 @@ ARROWS: dict[str, str] = {
     "training.epoch_part": "training.distributed training.stopping",
     "training.run_folder": "files locks checkpoint protocol training.run_checks",
     "training.distributed": "layers model wrappers training.run_folder training.workers",
-    "training.setup": "clips environment files inputs data protocol spelling training.config training.splits "
-    "cpu_speed training.initial training.labelled training.optim training.provenance training.run_checks",
+    "training.setup": "clips environment faces files inputs data protocol spelling training.config "
+    "training.splits cpu_speed training.initial training.labelled training.optim training.provenance "
+    "training.run_checks",
     "training.progress": "training.run_folder training.run_log training.scalars",
     "training.loop": "model data protocol training.compiled training.config training.optim "
     "training.progress training.run_folder training.setup training.step training.step_graph "
     "training.workers recompute wrappers training.distributed training.epoch_part training.stopping",
-    "training.gallery": "checkpoint csta_maps files model data protocol training.loop training.run_folder "
-    "training.setup locks",
+    "training.gallery": "checkpoint csta_maps files model data protocol training.loop "
+    "training.run_folder training.setup locks",
     "training.dry_run": "clips data environment protocol training.loop training.optim training.run_checks "
     "training.run_folder training.setup training.splits memory",
     "training.run_models": "checkpoint export inputs protocol training.run_checks training.run_folder",
@@ -230,8 +241,9 @@ ARROWS: dict[str, str] = {
     # The top.
     "help_text": "",
     "interrupt": "",
-    "usage": "spelling",
-    "commands": "environment extension files data data.doctor pretraining profiling synth synth.render "
+    "usage": "flags spelling",
+    "commands": "environment extension faces files data data.doctor pretraining profiling spotting synth "
+    "synth.render spotting.command spotting.settings "
     "protocol training.ablate training.config training.evaluate training.run_models training.runner "
     "training.setting_groups "
     "training.setup training.stopping training.workers usage",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Literal
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from ..clips import KEY, identity, subject_ids
+from ..faces import Framing, framing_of
 from . import loading
 from .clips import ClipTable
 from .frames.cache import CachedArrays
@@ -24,6 +26,7 @@ from .labels.units import rarest_unit, unit_targets
 from .loading import Batch, BatchPlan
 from .sampling import Sampling, special_positions, video_positions
 
+FRAMED = 50  # onset frames in which the face is looked for
 Balance = Literal["matched", "even", "weighted", "none"]
 
 
@@ -85,12 +88,29 @@ class ClipData:
         self._special = np.empty((len(clips), 2), dtype=np.int64)  # positions in the clip
         for i, clip in enumerate(clips.to_dict("records")):
             frames = clip["frames"]
-            self._names.append(identity(*(clip[key] for key in KEY)))
-            self._rows.append(np.array([store.rows.get(path, -1) for path in frames], dtype=np.int64))
+            name = identity(*(clip[key] for key in KEY))
+            self._names.append(name)
+            self._rows.append(
+                np.array([store.rows.get(store.name(name, path), -1) for path in frames], dtype=np.int64)
+            )
             self._special[i] = special_positions(sampling, len(frames), clip["apex"] - clip["onset"])
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def picture(self, index: int, position: int) -> np.ndarray | None:
+        """The frame at a position of a clip as it is shown, uint8 (3, H, W); None if it is not decoded."""
+        row = self._rows[index][position]
+        return None if row < 0 else np.asarray(self.store.pixels[row])
+
+    @cached_property
+    def framing(self) -> Framing | None:
+        """Where the face lies in the onset frames as they are shown; None: not known (see `framing_of`)."""
+        rows = np.unique(np.linspace(0, len(self) - 1, min(FRAMED, len(self))).round().astype(int))
+        onsets = (self.picture(row, 0) for row in rows.tolist())
+        return framing_of(
+            np.ascontiguousarray(planes.transpose(1, 2, 0)) for planes in onsets if planes is not None
+        )
 
     def batches(
         self,

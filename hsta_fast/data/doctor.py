@@ -12,12 +12,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from ..clips import KEY, identity
+from ..faces import find_faces
 from ..files import as_on_disk
 from ..threads import thread_pool
 from .clips import UNREADABLE, ClipTable, Fault, fault_of
 from .frames.cache import Made
 from .frames.decode import by_file, odd_size, read_frames
-from .frames.faces import face_height
 from .labels.megc2019 import PUBLISHED as COMPOSITE
 from .labels.megc2019 import composite_labels, official_labels
 from .labels.sets import LABEL_SETS, THREE_CLASSES, LabelSet, apply_labels, name_key
@@ -243,12 +243,12 @@ def check_first_frames(table: ClipTable) -> list[str]:
         name = identity(*(clip[name] for name in KEY))
         brightest.append((name, float(np.quantile(image, 0.999))))
         try:
-            height = None if no_faces else face_height(image)
+            faces = [] if no_faces else find_faces(image)
         except ImportError:
             no_faces = ["the size of faces is not checked: pip install 'hsta_fast[video]'"]
             continue
-        if height is not None:
-            heights.append((name, height))
+        if faces:
+            heights.append((name, faces[0].height / image.shape[0]))
     return [*no_faces, *face_remarks(heights), *darkness_remarks(brightest)]
 
 

@@ -49,6 +49,14 @@ def face_remarks(heights: Iterable[tuple[str, float]]) -> list[str]:
     return _remark(small, len(faces), "faces are smaller than half of the frame's height: crop the frames")
 
 
+def border_remarks(outside: Iterable[tuple[str, float]], most: float) -> list[str]:
+    """Remarks on crops beyond the border of the picture; outside: (clip, the part of its crop that is)."""
+    crops = list(outside)
+    found = [f"{name} ({part:.0%})" for name, part in crops if part > most]
+    what = f"crops lie by more than {most:.0%} outside of the picture, whose border is repeated there"
+    return _remark(found, len(crops), what)
+
+
 def darkness_remarks(brightest: Iterable[tuple[str, float]]) -> list[str]:
     """Remarks on dark pictures; brightest: (clip, the value below which are 99.9 % of all, of 255)."""
     frames = list(brightest)

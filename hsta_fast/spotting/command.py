@@ -46,7 +46,9 @@ def spot_all(
     failed = 0
     for source in found:
         try:
-            stream = open_frames(source.frames, fps=fps or (source.rate if _lacks_rate(source.frames) else None))
+            stream = open_frames(
+                source.frames, fps=fps or (source.rate if _lacks_rate(source.frames) else None)
+            )
             spotted = spot(stream, settings=settings, progress=not json)
         except ValueError as error:
             failed += 1

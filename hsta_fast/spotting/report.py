@@ -73,7 +73,7 @@ def as_text(source: Source, stream: FrameStream, spotted: Spotted) -> str:
 
 @as_shipped
 def figure(source: Source, stream: FrameStream, spotted: Spotted) -> Figure:
-    """The energy over time with its threshold and the intervals, in lines of 20 s; of a long one the first."""
+    """The energy over time, its threshold and the intervals, in lines of 20 s; of a long one the first 12."""
     times = np.array([stream.seconds(number) for number in range(stream.count)])
     shown = min(_MOST, max(1, int(np.ceil((times[-1] + 1e-9) / _ROW))))
     cut = f", the first {shown * _ROW:.0f} s" if times[-1] > shown * _ROW else ""

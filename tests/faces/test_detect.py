@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from hsta_fast.faces import Detector, Face, find_faces
-from hsta_fast.synth.render import SynthConfig, subject_frames
+from hsta_fast.synth.render import subject_frames
+from hsta_fast.synth.settings import SynthConfig
 
 
 @pytest.fixture(scope="module")

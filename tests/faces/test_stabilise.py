@@ -8,7 +8,8 @@ import pytest
 
 from hsta_fast.faces import Alignment, ClipView, Face
 from hsta_fast.faces.stabilise import follow_head, onset_reference
-from hsta_fast.synth.render import SynthConfig, subject_frames
+from hsta_fast.synth.render import subject_frames
+from hsta_fast.synth.settings import SynthConfig
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,8 @@ from tqdm import tqdm
 
 from ...files import inside, open_plain
 from ...threads import thread_pool
-from .cache import Made
 from .chunks import digest
-from .video import MAX_PIXELS, check_opaque, decoder_version, read_video, split_video
+from .video import MAX_PIXELS, T, check_opaque, decoder_version, read_video, split_video
 
 
 class _Jpeg(JpegImageFile):
@@ -97,14 +96,14 @@ def _declared_size(file: BufferedReader) -> tuple[int, int] | None:
 def read_frames(
     root: Path,
     paths: Sequence[str],
-    convert: Callable[[np.ndarray], np.ndarray],
+    convert: Callable[[np.ndarray], T] | Sequence[Callable[[np.ndarray], T]],
     *,
     file_key: str | None = None,
-) -> list[Made]:
+) -> list[T | ValueError]:
     """`convert` applied to frames of one image or video file, uint8 RGB (height, width, 3).
 
-    The result has a ValueError in the place of each frame that cannot be read. file_key: the expected digest
-    of the file; a file that has changed is an error.
+    The result has a ValueError in the place of each frame that cannot be read. convert: one for all, or one
+    for each of `paths`. file_key: the expected digest of the file; a file that has changed is an error.
     """
     try:
         file, number = split_video(paths[0])
@@ -113,7 +112,8 @@ def read_frames(
             data = _read(path)
             if file_key is not None and digest(data) != file_key:
                 raise ValueError(CHANGED)
-            return [convert(decode_image(data))] * len(paths)
+            image = decode_image(data)
+            return [_made(image, one) for one in ([convert] * len(paths) if callable(convert) else convert)]
         numbers = [split_video(name)[1] or 0 for name in paths]
         images = read_video(path, numbers, convert)
         with open_plain(path, _FILE) as video:
@@ -122,6 +122,32 @@ def read_frames(
         return images
     except ValueError as error:
         return [error] * len(paths)
+
+
+def _made(image: np.ndarray, convert: Callable[[np.ndarray], T]) -> T | ValueError:
+    try:
+        return convert(image)
+    except ValueError as error:
+        return error
+
+
+def read_files(
+    root: Path,
+    paths: Sequence[str],
+    converts: Sequence[Callable[[np.ndarray], T]],
+    keys: Mapping[str, str | ValueError] | None = None,
+) -> list[T | ValueError]:
+    """`read_frames` of frames of any files, each file read once; keys: `content_keys` of the paths."""
+    found: dict[int, T | ValueError] = {}
+    for group in by_file(paths):
+        names, key = [paths[position] for position in group], keys and keys[paths[group[0]]]
+        if isinstance(key, ValueError):
+            found |= dict.fromkeys(group, key)
+            continue
+        file_key = key.split("#")[0] if key else None
+        own = [converts[position] for position in group]
+        found |= zip(group, read_frames(root, names, own, file_key=file_key), strict=True)
+    return [found[position] for position in range(len(paths))]
 
 
 def by_file(paths: Sequence[str]) -> list[list[int]]:

@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from av import Packet, VideoFrame
     from av.container import InputContainer
     from av.video.stream import VideoStream
+
+T = TypeVar("T")
 
 # A picture that declares more is refused before decoding: 64 megapixels are 192 MB of RGB, and a file of a
 # few kilobytes may declare 50,000 x 50,000, which would be 7.5 GB.
@@ -138,35 +140,40 @@ def read_timeline(path: Path) -> Timeline:
 def read_video(
     path: Path,
     numbers: Sequence[int],
-    convert: Callable[[np.ndarray], np.ndarray],
+    convert: Callable[[np.ndarray], T] | Sequence[Callable[[np.ndarray], T]],
     timeline: Timeline | None = None,
-) -> list[np.ndarray | ValueError]:
+) -> list[T | ValueError]:
     """`convert` applied to the frames `numbers`, uint8 RGB (height, width, 3); ValueError for a missing one.
 
     The video is decoded from its start: seeking lands on other frames in some codecs. Frames are upright, as
     players show them. One decoded frame at a time is held.
 
+    convert: one for all, or one for each of `numbers`.
     timeline: that of the file, where it is known.
 
     Raises ValueError if it is no video, or declares frames of more than `MAX_PIXELS`.
     """
-    found: dict[int, np.ndarray | ValueError] = {}
-    wanted, last, count = set(numbers), max(numbers, default=0), 0
+    converts = [convert] * len(numbers) if callable(convert) else convert
+    places: dict[int, list[int]] = {}  # of each number
+    for place, number in enumerate(numbers):
+        places.setdefault(number, []).append(place)
+    found: dict[int, T | ValueError] = {}  # by place
+    last, count = max(numbers, default=0), 0
     size: tuple[int, int] | None = None
     with closing(numbered_frames(path, timeline or _stored_timeline(path))) as frames:
         for number, frame in frames:
             count += 1
             size = size or (frame.width, frame.height)
-            if number in wanted and number not in found:
+            for place in places.pop(number, ()):
                 try:
                     check_size(frame, size)
-                    found[number] = convert(upright(frame))
+                    found[place] = converts[place](upright(frame))
                 except ValueError as error:
-                    found[number] = error
-                if len(found) == len(wanted):
-                    break
+                    found[place] = error
+            if not places:
+                break
     end = ValueError(f"expected frames up to {last}, the video ends or is damaged after {count} frames")
-    return [found.get(number, end) for number in numbers]
+    return [found.get(place, end) for place in range(len(numbers))]
 
 
 def numbered_frames(path: Path, timeline: Timeline) -> Generator[tuple[int, VideoFrame]]:

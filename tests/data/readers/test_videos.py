@@ -14,9 +14,9 @@ import pytest
 
 from hsta_fast.data.clips import AS_BLANK, LEFT_OUT, MIDDLE_APEX
 from hsta_fast.data.doctor import as_json, as_text, examine
-from hsta_fast.data.frames.faces import face_height
 from hsta_fast.data.readers.registry import read_dataset
 from hsta_fast.data.readers.videos import seconds
+from hsta_fast.faces import find_faces
 from hsta_fast.synth.render import subject_frames
 from hsta_fast.synth.settings import SynthConfig
 
@@ -208,8 +208,8 @@ def face() -> np.ndarray:
 
 
 def test_small_faces_are_a_remark(tmp_path: Path, face: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = face_height(face)
-    assert whole is not None and 0.6 < whole < 0.95
+    whole = find_faces(face)[0].height / 224
+    assert 0.6 < whole < 0.95
     large = np.full((720, 1280, 3), 90, np.uint8)
     large[200:424, 500:724] = face
     for name, image in (("whole", face), ("pasted", large), ("none", np.full_like(face, 90))):
