@@ -15,7 +15,7 @@ _SAMPLINGS = ("uniform", "random")
 _APEXES = ("annotated", "motion", "motion-all")
 _TASKS = ("emotion", "units")
 # Fields that older files lack: they load with their defaults.
-_LATER = ("task", "crop_face", "stabilise", "magnify", "framing")
+_LATER = ("task", "neutral", "crop_face", "stabilise", "magnify", "framing")
 
 
 def _versions() -> dict[str, str]:
@@ -41,6 +41,7 @@ class ModelInputs:
         onset_only: a control: every frame was the onset frame.
         task: "emotion": a clip has one of the classes, by the softmax of the logits; "units": the classes are
             action units, each shown or not, by the sigmoid of its own logit.
+        neutral: the last class is "nothing": stretches without an expression.
         crop_face: the margin with which each clip's face was cut out; None: frames were shown whole.
         stabilise: the movement of the head since the onset was undone.
         magnify: the factor by which movement since the onset was enlarged; 0: it was not.
@@ -59,6 +60,7 @@ class ModelInputs:
     apex: str = "annotated"
     onset_only: bool = False
     task: str = "emotion"
+    neutral: bool = False
     crop_face: float | None = None
     stabilise: bool = False
     magnify: float = 0.0
@@ -89,7 +91,7 @@ class ModelInputs:
         for name, known in (("sampling", _SAMPLINGS), ("apex", _APEXES), ("task", _TASKS)):
             check(getattr(self, name) in known, name, f"one of {known}")
         check(self.flow is None or are_names((self.flow,)), "flow", "a name or None")
-        for name in ("onset_only", "stabilise"):
+        for name in ("onset_only", "stabilise", "neutral"):
             check(type(getattr(self, name)) is bool, name, "True or False")
         ok = self.crop_face is None or is_number(self.crop_face)
         check(ok, "crop_face", "a number of at least 0, or None")

@@ -113,9 +113,10 @@ ARROWS: dict[str, str] = {
     "data.loading": "data.frames",
     "data.dataset": "clips faces data.clips data.frames data.labels data.loading data.sampling",
     "data.recordings": "clips data.clips data.frames.video data.readers",
+    "data.neutral": "clips data.clips data.labels data.recordings",
     "data.doctor": "clips faces files threads data.clips data.remarks data.frames data.labels data.readers",
-    "data": "data.action_units data.clips data.dataset data.frames data.labels data.loading data.readers "
-    "data.sampling",
+    "data": "data.action_units data.clips data.dataset data.frames data.labels data.loading data.neutral "
+    "data.readers data.sampling",
     # Spotting.
     "spotting.settings": "faces",
     "spotting.regions": "faces",

@@ -11,6 +11,7 @@ import torch
 from ..clips import subject_ids
 from ..cpu_speed import measured
 from ..data import (
+    NEUTRAL,
     Cache,
     CachedArrays,
     ClipData,
@@ -80,6 +81,7 @@ class Experiment:
             apex=cfg.apex,
             onset_only=sampling.onset_only,
             task=cfg.task,
+            neutral=cfg.with_neutral,
             crop_face=cfg.crop_face,
             stabilise=cfg.stabilise,
             magnify=cfg.magnify,
@@ -193,8 +195,9 @@ def decode(plan: Plan) -> Experiment:
         strict=cfg.strict,
     )
     if cfg.shuffle_labels:
-        shuffled = np.random.default_rng(cfg.seed).permutation(clips.clips["label"].to_numpy())
-        clips = replace(clips, clips=clips.clips.assign(label=shuffled))
+        labels, shown = clips.clips["label"].to_numpy(copy=True), clips.clips["expression"] != NEUTRAL
+        labels[shown] = np.random.default_rng(cfg.seed).permutation(labels[shown])
+        clips = replace(clips, clips=clips.clips.assign(label=labels))
     folds, remarks = check_folds(cfg, clips)
     tested = sorted(set(subject_ids(clips.clips).iloc[np.concatenate([fold.test for fold in folds])]))
     remarks += [*plan.remarks, *plan.initial.remarks(tested)]
