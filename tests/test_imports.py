@@ -123,6 +123,7 @@ ARROWS: dict[str, str] = {
     "spotting.movement": "data.frames faces spotting.regions spotting.settings",
     "spotting.intervals": "spotting.movement spotting.regions spotting.settings",
     "spotting.spotter": "data.frames faces spotting.intervals spotting.movement spotting.settings",
+    "spotting.refine": "spotting.intervals",
     "spotting.sources": "clips data.frames data.recordings",
     "spotting.report": "clips data.frames protocol.plots spotting.sources spotting.spotter",
     "spotting.command": "clips files data.frames protocol.plots spotting.report spotting.settings "

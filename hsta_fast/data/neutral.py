@@ -56,7 +56,7 @@ def add_neutral(
     people = set(zip(table.clips["dataset"], table.clips["subject"], strict=True))
     found = _below(table.root, roots, dataset, annotation)
     found = [one for one in found if (one.dataset, one.subject) in people]
-    count = max(1, round(len(micro) / len(labels.classes)))
+    count = max(1, round(len(micro) / micro["label"].nunique()))
     rows = _draw(found, micro, count, np.random.default_rng([seed, _STREAM]))
     if not rows:
         names = ", ".join(sorted(set(table.clips["dataset"])))

@@ -34,8 +34,9 @@ GROUPS = {
     "mouth": ("left mouth corner", "right mouth corner"),
 }
 EYES_CHANGE = 0.05  # least change of both eyes (`changed_eyes`) in a blink
-JAW = 0.5  # hundredths of the face: a chin that moves farther speaks or chews
+JAW = 0.35  # hundredths of the face: a chin that moves farther speaks or chews
 TALK = 1.0  # seconds
+SPEAKS = 0.22  # of that time
 TURN = 6.0  # hundredths of the face in 2 x LAG
 _NAMES = list(REGIONS)
 _MOVED = [_NAMES.index(name) for names in GROUPS.values() for name in names]
@@ -124,12 +125,12 @@ def _blinks(eyes: np.ndarray, step: float) -> np.ndarray:
 
 
 def _talking(chin: np.ndarray, step: float) -> np.ndarray:
-    """Where the chin moves for a third of a second about, in more than one stroke."""
+    """Where the chin moves again and again."""
     window = TALK / step
     moving = chin > JAW
     share = _rolling(moving, window).mean().to_numpy()[:, 0]
     strokes = _rolling(np.diff(moving, prepend=False) & moving, window).sum().to_numpy()[:, 0]
-    return _widened((share > 0.3) & (strokes >= 2), window / 2, window / 2)
+    return _widened((share > SPEAKS) & (strokes >= 2), window / 2, window / 2)
 
 
 def _turning(head: np.ndarray, step: float) -> np.ndarray:
