@@ -7,7 +7,7 @@ matplotlib.
 import sys
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -22,6 +22,9 @@ from .training import stopping
 from .training.config import Recipe
 from .training.setting_groups import SettingGroups
 from .usage import UsageError, as_usage_error, separated
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Settings = Annotated[SettingGroups, tyro.conf.arg(name="")]
 
@@ -213,10 +216,13 @@ def audit(
     subject: str | None = None,
     fold: str | None = None,
     classes: str | None = None,
+    spotting: Path | None = None,
+    json: bool = False,
 ) -> None:
     """Score any predictions again, and look for shared subjects.
 
-    Exit status: 0 no leak, 1 a leak or an error, 2 it cannot be told, or a wrong flag.
+    Exit status: 0 no leak, 1 a leak or an error, 2 it cannot be told, or a wrong flag. With --spotting: 0
+    scored, 1 an error, 2 a wrong flag.
 
     Args:
         path: a table (csv with any separator, xlsx, npy) with a label and a prediction in each row; dataset,
@@ -229,16 +235,38 @@ def audit(
         subject: the column of the subjects, or a .npy file of them.
         fold: the column of the folds, or a .npy file of them.
         classes: class names in the order of their numbers, such as negative,positive,surprise.
+        spotting: the annotated intervals (video, onset, offset; subject, class if known), a table or the
+            folder of a dataset: then path holds spotted intervals, with the same columns, and their F1 and
+            STRS are computed. --classes then says over which classes of the annotation.
+        json: with --spotting: print one JSON object instead of text.
     """
-    from .protocol import ArgumentError, audit
+    from .protocol import ArgumentError, audit, audit_spotting
 
     flags = {"label": label, "predicted": predicted, "subject": subject, "fold": fold}
     columns = {name: column for name, column in flags.items() if column is not None}
+    if spotting is not None:
+        others = {"clips": clips, "folds": folds} | columns | ({"absent": absent} if absent != "zero" else {})
+        for name, value in others.items():
+            if value is not None:
+                raise UsageError(f"--{name} expected no --spotting beside it, got {value}")
+        print(audit_spotting(path, _annotated(spotting), separated(classes), as_json=json))
+        return
+    if json:
+        raise UsageError("--json expected --spotting beside it, got none")
     with as_usage_error(ArgumentError):
         text, status = audit(path, clips, folds, absent=absent, columns=columns, classes=separated(classes))
     print(text)
     if status:
         sys.exit(status)
+
+
+def _annotated(path: Path) -> "Path | pd.DataFrame":
+    """A table of annotated intervals: a file, or the intervals of a dataset's folder."""
+    if not path.is_dir():
+        return path
+    from .data.recordings import interval_table, recordings
+
+    return interval_table(recordings(path)[0])
 
 
 def compare(

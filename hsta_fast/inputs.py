@@ -15,7 +15,7 @@ _SAMPLINGS = ("uniform", "random")
 _APEXES = ("annotated", "motion", "motion-all")
 _TASKS = ("emotion", "units")
 # Fields that older files lack: they load with their defaults.
-_LATER = ("task", "neutral", "crop_face", "stabilise", "magnify", "framing")
+_LATER = ("crop_face", "stabilise", "magnify", "framing", "task", "neutral")
 
 
 def _versions() -> dict[str, str]:
@@ -39,14 +39,14 @@ class ModelInputs:
         apex: "annotated" (the middle frame where none was), "motion" (estimated where none was) or
             "motion-all" (always estimated).
         onset_only: a control: every frame was the onset frame.
-        task: "emotion": a clip has one of the classes, by the softmax of the logits; "units": the classes are
-            action units, each shown or not, by the sigmoid of its own logit.
-        neutral: the last class is "nothing": stretches without an expression.
         crop_face: the margin with which each clip's face was cut out; None: frames were shown whole.
         stabilise: the movement of the head since the onset was undone.
         magnify: the factor by which movement since the onset was enlarged; 0: it was not.
         framing: where the face lay in the frames as the model saw them: middle x, middle y, width and height
             in parts of the side, the median over clips; None: not known.
+        task: "emotion": a clip has one of the classes, by the softmax of the logits; "units": the classes are
+            action units, each shown or not, by the sigmoid of its own logit.
+        neutral: the last class is "nothing": stretches without an expression.
         versions: of hsta_fast and torch in the training.
     """
 
@@ -59,12 +59,12 @@ class ModelInputs:
     flow: str | None = None
     apex: str = "annotated"
     onset_only: bool = False
-    task: str = "emotion"
-    neutral: bool = False
     crop_face: float | None = None
     stabilise: bool = False
     magnify: float = 0.0
     framing: tuple[float, float, float, float] | None = None
+    task: str = "emotion"
+    neutral: bool = False
     versions: Mapping[str, str] = field(default_factory=_versions, hash=False)
 
     def __post_init__(self) -> None:

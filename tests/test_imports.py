@@ -111,10 +111,10 @@ ARROWS: dict[str, str] = {
     "data.labels.files": "files data.clips data.labels.megc2019 data.labels.sets data.readers.annotation "
     "data.readers.sheets",
     "data.loading": "data.frames",
-    "data.dataset": "clips faces data.clips data.frames data.labels data.loading data.sampling",
-    "data.recordings": "clips data.clips data.frames.video data.readers",
     "data.neutral": "clips data.clips data.labels data.recordings",
+    "data.recordings": "clips data.clips data.frames.video data.readers",
     "data.doctor": "clips faces files threads data.clips data.remarks data.frames data.labels data.readers",
+    "data.dataset": "clips faces data.clips data.frames data.labels data.loading data.sampling",
     "data": "data.action_units data.clips data.dataset data.frames data.labels data.loading data.neutral "
     "data.readers data.sampling",
     # Spotting.
@@ -170,13 +170,16 @@ ARROWS: dict[str, str] = {
     "protocol.predictions protocol.unit_scores",
     "protocol.audit": "clips protocol.columns protocol.findings protocol.foreign protocol.metrics "
     "protocol.overlap",
+    "protocol.spotting": "clips",
+    "protocol.spotting_audit": "clips protocol.columns protocol.spotting",
     "protocol.compare": "clips protocol.columns protocol.findings protocol.foreign protocol.metrics "
     "protocol.overlap protocol.predictions protocol.run_scores",
     "protocol.compare_tables": "clips protocol.compare protocol.findings protocol.latex",
     "protocol.seeds": "files protocol.latex protocol.report",
     "protocol": "protocol.audit protocol.columns protocol.compare protocol.compare_tables "
     "protocol.fold_files protocol.folds protocol.gallery protocol.latex protocol.metrics "
-    "protocol.predictions protocol.report protocol.seeds protocol.unit_scores",
+    "protocol.predictions protocol.report protocol.seeds protocol.spotting protocol.spotting_audit "
+    "protocol.unit_scores",
     # Training.
     "training": "",
     "training.workers": "training.stopping",
@@ -247,7 +250,7 @@ ARROWS: dict[str, str] = {
     "commands": "environment extension faces files data data.doctor pretraining profiling spotting synth "
     "synth.render spotting.command spotting.settings "
     "protocol training.ablate training.config training.evaluate training.run_models training.runner "
-    "training.setting_groups "
+    "training.setting_groups data.recordings "
     "training.setup training.stopping training.workers usage",
     "cli": "commands console extension files help_text interrupt spelling training.config "
     "training.config_file training.optim training.setting_groups training.stopping usage",

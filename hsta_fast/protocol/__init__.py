@@ -21,6 +21,8 @@ from .metrics import Scores, best_epoch, bootstrap_interval, majority_baseline, 
 from .predictions import read_predictions, units_among
 from .report import import_matplotlib, summary_of, table, write_report
 from .seeds import SEED_FILES, write_seeds
+from .spotting import SpottingScores, VideoCounts, match_intervals, score_spotting
+from .spotting_audit import audit_spotting
 from .unit_scores import THRESHOLD, UnitScores, always_present, score_table, score_units, unit_intervals
 
 __all__ = [
@@ -32,10 +34,13 @@ __all__ = [
     "Fold",
     "Picture",
     "Scores",
+    "SpottingScores",
     "UnitScores",
+    "VideoCounts",
     "always_present",
     "assert_disjoint",
     "audit",
+    "audit_spotting",
     "best_epoch",
     "bootstrap_interval",
     "compare_runs",
@@ -52,12 +57,14 @@ __all__ = [
     "leave_one_dataset_out",
     "leave_one_subject_out",
     "majority_baseline",
+    "match_intervals",
     "mcnemar",
     "per_dataset",
     "per_fold",
     "read_folds",
     "read_predictions",
     "score",
+    "score_spotting",
     "score_table",
     "score_units",
     "subject_overlap",

@@ -80,12 +80,12 @@ class Experiment:
             flow=sampling.flow,
             apex=cfg.apex,
             onset_only=sampling.onset_only,
-            task=cfg.task,
-            neutral=cfg.with_neutral,
             crop_face=cfg.crop_face,
             stabilise=cfg.stabilise,
             magnify=cfg.magnify,
             framing=self.data.framing,
+            task=cfg.task,
+            neutral=cfg.with_neutral,
         )
 
     def class_counts(self, indices: np.ndarray) -> np.ndarray:

