@@ -6,7 +6,8 @@ from collections.abc import Mapping
 GROUPS = {
     "data": ("synth", "doctor", "prepare"),
     "training": ("pretrain", "train", "evaluate", "ablate"),
-    "results": ("predict", "audit", "compare", "export"),
+    "results": ("audit", "compare", "export"),
+    "videos": ("predict", "spot"),
     "machine": ("info", "profile", "build", "completion"),
 }
 
@@ -56,6 +57,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "export": (
         "hsta-fast export runs/casme3 --out casme3.onnx",
         "hsta-fast export runs/casme3 --fold casme3/spNO.7 --out casme3.pt2",
+    ),
+    "spot": (
+        "hsta-fast spot interview.mp4 --plot interview.png",
+        "hsta-fast spot /data/casme_squared --out spotted.csv",
     ),
     "audit": (
         "hsta-fast audit runs/casme3/predictions.csv --clips runs/casme3/clips.csv",

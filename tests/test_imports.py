@@ -113,17 +113,23 @@ ARROWS: dict[str, str] = {
     "data.labels.files": "files data.clips data.labels.megc2019 data.labels.sets data.readers.annotation "
     "data.readers.sheets",
     "data.loading": "threads data.frames",
-    "data.dataset": "clips faces data.clips data.frames data.labels data.loading data.sampling",
+    "data.neutral": "clips data.clips data.labels data.recordings",
     "data.recordings": "clips data.clips data.frames.video data.readers",
     "data.doctor": "clips faces files threads data.clips data.remarks data.frames data.labels data.readers",
-    "data": "data.action_units data.clips data.dataset data.frames data.labels data.loading data.readers "
-    "data.sampling",
+    "data.dataset": "clips faces data.clips data.frames data.labels data.loading data.sampling",
+    "data": "data.action_units data.clips data.dataset data.frames data.labels data.loading data.neutral "
+    "data.readers data.sampling",
     # Spotting.
     "spotting.settings": "faces",
     "spotting.regions": "faces",
     "spotting.movement": "data.frames faces spotting.regions spotting.settings",
     "spotting.intervals": "spotting.movement spotting.regions spotting.settings",
     "spotting.spotter": "data.frames faces spotting.intervals spotting.movement spotting.settings",
+    "spotting.refine": "spotting.intervals",
+    "spotting.sources": "clips data.frames data.recordings",
+    "spotting.report": "clips data.frames protocol.plots spotting.sources spotting.spotter",
+    "spotting.command": "clips files data.frames protocol.plots spotting.report spotting.settings "
+    "spotting.sources spotting.spotter",
     "spotting": "spotting.intervals spotting.settings spotting.spotter",
     # Rendered faces.
     "synth.face": "",
@@ -245,9 +251,10 @@ ARROWS: dict[str, str] = {
     "help_text": "",
     "interrupt": "",
     "usage": "flags spelling",
-    "commands": "environment extension files data data.doctor predicting pretraining profiling synth "
-    "synth.render protocol training.ablate training.config training.evaluate training.run_models "
-    "training.runner training.setting_groups data.recordings "
+    "commands": "environment extension faces files data data.doctor predicting pretraining profiling "
+    "spotting synth synth.render spotting.command spotting.settings "
+    "protocol training.ablate training.config training.evaluate training.run_models training.runner "
+    "training.setting_groups data.recordings "
     "training.setup training.stopping training.workers usage",
     "cli": "commands console extension files help_text interrupt spelling training.config "
     "training.config_file training.optim training.setting_groups training.stopping usage",

@@ -34,10 +34,12 @@ GROUPS = {
     "mouth": ("left mouth corner", "right mouth corner"),
 }
 EYES_CHANGE = 0.05  # least change of both eyes (`changed_eyes`) in a blink
-JAW = 0.5  # hundredths of the face: a chin that moves farther speaks or chews
+JAW = 0.35  # hundredths of the face: a chin that moves farther speaks or chews
 TALK = 1.0  # seconds
+SPEAKS = 0.22  # of that time
 TURN = 6.0  # hundredths of the face in 2 x LAG
 _NAMES = list(REGIONS)
+_MOVED = [_NAMES.index(name) for names in GROUPS.values() for name in names]
 _LOW, _HIGH = 0.2, 0.8  # parts of the peak between which the rise and the fall are measured
 # Time from the beginning of a smooth step 3 t^2 - 2 t^3 to its 20 %, over the time from 20 to 80 %.
 _BEFORE = 0.287 / 0.426
@@ -62,12 +64,14 @@ class Energy:
 
     rest: displacement of the regions from rest, float64 (n, R, 2); energy, threshold: (n,); all in
     hundredths of the face's height. The energy is 0 where there was no face, or nothing but a distractor.
+    groups: the part of each of `GROUPS` in the energy, (n, G); not a number where a distractor hides it.
     """
 
     seconds: np.ndarray
     rest: np.ndarray
     energy: np.ndarray
     threshold: np.ndarray
+    groups: np.ndarray
 
 
 def energy_of(movement: Movement, settings: SpotSettings) -> Energy:
@@ -92,7 +96,7 @@ def energy_of(movement: Movement, settings: SpotSettings) -> Energy:
     median = _rolling(energy, AROUND / step).median().to_numpy()[:, 0]
     spread = _rolling(np.abs(energy - median), AROUND / step).median().to_numpy()[:, 0]
     threshold = np.fmax(settings.floor, median + settings.factor * spread)
-    return Energy(even, rest, np.nan_to_num(energy), threshold)
+    return Energy(even, rest, np.nan_to_num(energy), threshold, length)
 
 
 def _rolling(values: np.ndarray, width: float) -> pd.api.typing.Rolling:
@@ -121,12 +125,12 @@ def _blinks(eyes: np.ndarray, step: float) -> np.ndarray:
 
 
 def _talking(chin: np.ndarray, step: float) -> np.ndarray:
-    """Where the chin moves for a third of a second about, in more than one stroke."""
+    """Where the chin moves again and again."""
     window = TALK / step
     moving = chin > JAW
     share = _rolling(moving, window).mean().to_numpy()[:, 0]
     strokes = _rolling(np.diff(moving, prepend=False) & moving, window).sum().to_numpy()[:, 0]
-    return _widened((share > 0.3) & (strokes >= 2), window / 2, window / 2)
+    return _widened((share > SPEAKS) & (strokes >= 2), window / 2, window / 2)
 
 
 def _turning(head: np.ndarray, step: float) -> np.ndarray:
@@ -147,12 +151,14 @@ def intervals_of(curves: Energy, settings: SpotSettings) -> list[tuple[float, fl
     for run in runs:
         peak = int(run[curves.energy[run].argmax()])
         borders = _borders(curves, peak, settings, step)
-        if borders is None:
+        if borders is None or not settings.shortest <= borders[1] - borders[0] <= settings.longest:
             continue
         onset, offset = borders
-        found.append(
-            (onset, curves.seconds[peak], offset, float(curves.energy[peak] / curves.threshold[peak]))
-        )
+        inside = slice(*np.searchsorted(curves.seconds, (onset, offset)))
+        if np.isnan(curves.groups[inside, np.nanargmax(curves.groups[peak])]).any():
+            continue  # a part of a blink, of talking or of a turn
+        score = float(curves.energy[peak] / curves.threshold[peak])
+        found.append((onset, float(curves.seconds[peak]), offset, score))
     return _apart(found)
 
 
@@ -160,7 +166,7 @@ def _borders(curves: Energy, peak: int, settings: SpotSettings, step: float) -> 
     """Where the movement at a peak begins and ends, in seconds; None if that is too far away."""
     reach = math.ceil(settings.longest / step)
     first, last = max(0, peak - reach), min(len(curves.energy), peak + reach + 1)
-    part = curves.rest[first:last].reshape(last - first, -1)
+    part = curves.rest[first:last, _MOVED].reshape(last - first, -1)
     at = peak - first
     direction = part[max(0, at - 1) : at + 2].mean(axis=0)
     along = part @ direction / np.linalg.norm(direction) ** 2

