@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -173,3 +175,17 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
         tracemalloc.stop()
         assert last == count - 1
     assert used[1] - used[0] < 1900 * 200
+
+
+def test_sound_alone_is_refused_and_4k_read(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "sound.mp4"), "w") as file:
+        sound: Any = file.add_stream("aac", rate=8000)
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        samples.sample_rate = 8000
+        file.mux(sound.encode(samples))
+        file.mux(sound.encode(None))
+    with pytest.raises(ValueError, match="sound.mp4: expected a video, got a file without moving pictures"):
+        open_frames(tmp_path / "sound.mp4")
+    stream = open_frames(encode(tmp_path / "large.mp4", "mpeg4", greys(2, 2160, 3840)))
+    assert (stream.count, stream.size) == (2, (3840, 2160))
+    assert [grey.shape for _, grey in stream.small_grey(320)] == [(180, 320)] * 2
