@@ -38,6 +38,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "hsta-fast train --data /data/casme2 --more-data /data/samm /data/smic --labels megc2019 "
         "--protocol composite",
         "hsta-fast train --data /data/casme3 --init videomae_vit_b.pth --layer-decay 0.75",
+        "hsta-fast train --data /data/mine --crop-face --name cropped",
         "hsta-fast train --data /data/casme2 --more-data /data/samm --task units "
         "--protocol leave-one-dataset-out",
         "hsta-fast train --config runs/casme3/config.json --resume",

@@ -111,9 +111,9 @@ ARROWS: dict[str, str] = {
     "data.labels.files": "files data.clips data.labels.megc2019 data.labels.sets data.readers.annotation "
     "data.readers.sheets",
     "data.loading": "data.frames",
+    "data.dataset": "clips faces data.clips data.frames data.labels data.loading data.sampling",
     "data.recordings": "clips data.clips data.frames.video data.readers",
     "data.doctor": "clips faces files threads data.clips data.remarks data.frames data.labels data.readers",
-    "data.dataset": "clips faces data.clips data.frames data.labels data.loading data.sampling",
     "data": "data.action_units data.clips data.dataset data.frames data.labels data.loading data.readers "
     "data.sampling",
     # Rendered faces.

