@@ -73,7 +73,7 @@ CASES: dict[str, Case] = {
 
 def measure(folder: Path) -> dict[str, Any]:
     """All of it, as plain values. What `folder` holds of an earlier start is not done again."""
-    own = {"runs": folder / "runs"}
+    own: dict[str, Any] = {"runs": folder / "runs"}
     others = render(SynthConfig(out=folder / "data" / "others", processes=1, **OTHERS))
     start = own["runs"] / "start" / "model.safetensors"
     if not start.exists():
@@ -90,7 +90,12 @@ def measure(folder: Path) -> dict[str, Any]:
     first = {case.question: name for name, case in reversed(CASES.items())}
     cases = []
     for name, case in CASES.items():
-        entry = {"question": case.question, "name": name, "data": DATA[case.data], "recipe": case.recipe}
+        entry: dict[str, Any] = {
+            "question": case.question,
+            "name": name,
+            "data": DATA[case.data],
+            "recipe": case.recipe,
+        }
         entry["uf1"] = round(uf1_of(runs[name]), 4)
         if name != first[case.question]:
             entry |= difference(runs[first[case.question]], runs[name])

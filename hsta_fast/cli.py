@@ -78,6 +78,7 @@ def _commands(args: Sequence[str] = ()) -> dict[str, Callable[..., None]]:
         "train": partial(commands.train, **train),
         "evaluate": commands.evaluate,
         "spot": commands.spot,
+        "predict": commands.predict,
         "export": commands.export,
         "audit": commands.audit,
         "compare": commands.compare,

@@ -14,6 +14,7 @@ import tyro
 from .data import DatasetName
 from .extension import PARTS, BuildError, kept, load, missing
 from .files import write_text
+from .predicting.settings import PredictConfig
 from .pretraining.settings import PretrainConfig
 from .profiling.config import ProfileConfig
 from .spotting.settings import SpotSettings
@@ -186,6 +187,24 @@ def spot(
         sys.exit(1)
 
 
+def predict(config: Annotated[PredictConfig, tyro.conf.arg(name="")]) -> None:
+    """Predict the micro-expressions of a video with a run's models.
+
+    Of one clip (--onset and --offset, or --whole), or of the movements that are spotted in a longer video.
+    Writes predict.html. Exit status: 1 if a video could not be predicted; the others are.
+    """
+    from .predicting.command import predict_all, watch
+    from .training.setup import find_device
+
+    with as_usage_error():
+        config.check()
+        find_device(config.device)
+    if config.camera is not None:
+        watch(config)
+    elif predict_all(config):
+        sys.exit(1)
+
+
 def export(
     path: Annotated[Path, tyro.conf.Positional], fold: str | None = None, out: Path | None = None
 ) -> None:
@@ -221,8 +240,8 @@ def audit(
 ) -> None:
     """Score any predictions again, and look for shared subjects.
 
-    Exit status: 0 no leak, 1 a leak or an error, 2 it cannot be told, or a wrong flag. With --spotting: 0
-    scored, 1 an error, 2 a wrong flag.
+    Exit status: 0 no leak, 1 a leak or an error, 2 it cannot be told, or a wrong flag. With --spotting, F1
+    and STRS of intervals (columns video, onset, offset; subject, class if known): 0 scored, 1 an error.
 
     Args:
         path: a table (csv with any separator, xlsx, npy) with a label and a prediction in each row; dataset,
@@ -235,9 +254,7 @@ def audit(
         subject: the column of the subjects, or a .npy file of them.
         fold: the column of the folds, or a .npy file of them.
         classes: class names in the order of their numbers, such as negative,positive,surprise.
-        spotting: the annotated intervals (video, onset, offset; subject, class if known), a table or the
-            folder of a dataset: then path holds spotted intervals, with the same columns, and their F1 and
-            STRS are computed. --classes then says over which classes of the annotation.
+        spotting: a table, or a dataset's folder, of annotated intervals; path is then one of spotted ones.
         json: with --spotting: print one JSON object instead of text.
     """
     from .protocol import ArgumentError, audit, audit_spotting
@@ -249,7 +266,12 @@ def audit(
         for name, value in others.items():
             if value is not None:
                 raise UsageError(f"--{name} expected no --spotting beside it, got {value}")
-        print(audit_spotting(path, _annotated(spotting), separated(classes), as_json=json))
+        from .training.setup import RENDERED
+
+        folder = spotting if spotting.is_dir() else spotting.parent
+        remarks = [RENDERED] if (folder / "synthetic.json").exists() else []
+        annotated = _annotated(spotting)
+        print(audit_spotting(path, annotated, separated(classes), remarks=remarks, as_json=json))
         return
     if json:
         raise UsageError("--json expected --spotting beside it, got none")

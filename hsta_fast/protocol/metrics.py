@@ -215,7 +215,7 @@ def best_epoch(truth: ArrayLike, predicted: ArrayLike, num_classes: int) -> int:
 
     truth: (num_clips,) integers; predicted: (epochs, num_clips), the predicted class after each epoch. Of
     action units: (num_clips, K) and (epochs, num_clips, K), 1 where a unit is shown and predicted, else 0; F1
-    is that of each unit.
+    is that of each unit. Where no clip shows any, it is the first epoch.
     """
     truth, predicted = np.asarray(truth), np.asarray(predicted)
     classes = range(num_classes)
@@ -227,7 +227,7 @@ def best_epoch(truth: ArrayLike, predicted: ArrayLike, num_classes: int) -> int:
         2 * (is_class & is_predicted).sum(1) / (is_class.sum() + is_predicted.sum(1))
         for is_class, is_predicted in pairs
     ]
-    return int(np.argmax(np.mean(f1, axis=0)))
+    return int(np.argmax(np.mean(f1, axis=0))) if f1 else 0
 
 
 def majority_baseline(
