@@ -7,6 +7,7 @@ GROUPS = {
     "data": ("synth", "doctor", "prepare"),
     "training": ("pretrain", "train", "evaluate", "ablate"),
     "results": ("audit", "compare", "export"),
+    "videos": ("predict", "spot"),
     "machine": ("info", "profile", "build", "completion"),
 }
 
@@ -47,9 +48,19 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "hsta-fast evaluate runs/casme3",
         "hsta-fast evaluate runs/casme3 --data /moved/casme3",
     ),
+    "predict": (
+        "hsta-fast predict runs/casme3 interview.mp4",
+        "hsta-fast predict runs/casme3 clip.mp4 --onset 40 --offset 90 --json",
+        "hsta-fast predict runs/casme3 'recordings/*.mp4' --out predictions --csv predictions.csv",
+        "hsta-fast predict runs/casme3 --camera 0",
+    ),
     "export": (
         "hsta-fast export runs/casme3 --out casme3.onnx",
         "hsta-fast export runs/casme3 --fold casme3/spNO.7 --out casme3.pt2",
+    ),
+    "spot": (
+        "hsta-fast spot interview.mp4 --plot interview.png",
+        "hsta-fast spot /data/casme_squared --out spotted.csv",
     ),
     "audit": (
         "hsta-fast audit runs/casme3/predictions.csv --clips runs/casme3/clips.csv",
