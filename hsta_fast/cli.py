@@ -77,6 +77,8 @@ def _commands(args: Sequence[str] = ()) -> dict[str, Callable[..., None]]:
         "pretrain": commands.pretrain,
         "train": partial(commands.train, **train),
         "evaluate": commands.evaluate,
+        "spot": commands.spot,
+        "predict": commands.predict,
         "export": commands.export,
         "audit": commands.audit,
         "compare": commands.compare,

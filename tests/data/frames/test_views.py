@@ -198,7 +198,7 @@ def test_flow_is_that_of_the_pictures_as_shown(table: ClipTable, tmp_path: Path)
             expected = dense_flow("farneback", *(np.asarray(store.pixels[store.rows[n]]) for n in pair))
             assert np.array_equal(flow[number], expected)
     plain = load_inputs(table, sampling, SIZE, cache=cache, progress=False)[2]
-    assert plain is not None and not np.array_equal(plain[1], flow[1])
+    assert plain is not None and flow is not None and not np.array_equal(plain[1], flow[1])
 
 
 def test_an_apex_is_searched_in_the_pictures_as_shown(tmp_path: Path, rendered: list[np.ndarray]) -> None:
