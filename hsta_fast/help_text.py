@@ -7,6 +7,7 @@ GROUPS = {
     "data": ("synth", "doctor", "prepare"),
     "training": ("pretrain", "train", "evaluate", "ablate"),
     "results": ("audit", "compare", "export"),
+    "your own video": ("serve",),
     "machine": ("info", "profile", "build", "completion"),
 }
 
@@ -60,6 +61,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "hsta-fast ablate --table 2 --data /data/casme3",
         'hsta-fast ablate --table 1 --rows "video 0" "video 1" --data /data/casme3 --dry-run',
     ),
+    "serve": ("hsta-fast serve runs/casme3", "hsta-fast serve runs/casme3 --port 0 --no-browser"),
     "info": ("hsta-fast info", "hsta-fast info --json"),
     "profile": (
         "hsta-fast profile",

@@ -16,7 +16,7 @@ from hsta_fast.data import LABEL_SETS
 
 COMMANDS = (
     *("synth", "doctor", "prepare", "pretrain", "train", "evaluate", "export", "audit", "compare", "ablate"),
-    *("info", "profile", "build", "completion"),
+    *("serve", "info", "profile", "build", "completion"),
 )
 
 

@@ -199,13 +199,16 @@ ARROWS: dict[str, str] = {
     "training.initial training.provenance training.run_checks training.run_log training.setup "
     "pretraining.data pretraining.folder pretraining.loop pretraining.pictures pretraining.settings",
     "pretraining": "",
+    "serving": "",
+    "serving.jobs": "data.frames.video",
+    "serving.app": "protocol.page serving.jobs",
     # The top.
     "help_text": "",
     "interrupt": "",
     "usage": "spelling",
-    "commands": "environment extension files data data.doctor pretraining profiling synth synth.render "
-    "protocol training.ablate training.config training.evaluate training.run_models training.runner "
-    "training.setting_groups "
+    "commands": "environment extension files data data.doctor pretraining profiling serving synth "
+    "synth.render protocol training.ablate training.config training.evaluate training.run_models "
+    "training.runner training.setting_groups "
     "training.setup training.stopping training.workers usage",
     "cli": "commands console extension files help_text interrupt spelling training.config "
     "training.config_file training.optim training.setting_groups training.stopping usage",
