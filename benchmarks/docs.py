@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import docs_drop_in
+from benchmarks import docs_drop_in, docs_faces
 from benchmarks.compare import PRODUCT
 from benchmarks.entries import Entry
 from benchmarks.processes import ROOT
@@ -19,7 +19,10 @@ from benchmarks.table import GOALS, goal_line, timed_entries
 from benchmarks.targets import TARGETS, Target, Verdict, median_ms, ratio, verdict
 from hsta_fast.files import write_text
 
-PAGES = ("README.md", "docs/performance.md", "docs/performance-gpu.md", "docs/data.md", "docs/drop-in.md")
+PAGES = (
+    *("README.md", "docs/performance.md", "docs/performance-gpu.md", "docs/data.md", "docs/drop-in.md"),
+    "docs/faces.md",
+)
 _BLOCK = re.compile(r"(<!-- measured: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 Results = Sequence[Record]
 
@@ -276,6 +279,9 @@ def block(name: str, results: Results, folder: Path) -> str:
         return drop_in(results, folder)
     if name == "drop-in, in short":
         return docs_drop_in.sentence(results, folder)
+    if name.startswith("faces: "):
+        rows = docs_faces.rows(folder, name.removeprefix("faces: "))
+        return markdown(docs_faces.HEADER, rows) if rows else "Not measured.\n"
     if not results:
         return "Not measured.\n"
     return op(results, name.removeprefix("op: ")) if name.startswith("op: ") else BLOCKS[name](results)

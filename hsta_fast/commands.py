@@ -7,7 +7,7 @@ matplotlib.
 import sys
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -21,6 +21,9 @@ from .training import stopping
 from .training.config import Recipe
 from .training.setting_groups import SettingGroups
 from .usage import UsageError, as_usage_error, separated
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Settings = Annotated[SettingGroups, tyro.conf.arg(name="")]
 
@@ -168,10 +171,13 @@ def audit(
     subject: str | None = None,
     fold: str | None = None,
     classes: str | None = None,
+    spotting: Path | None = None,
+    json: bool = False,
 ) -> None:
     """Score any predictions again, and look for shared subjects.
 
-    Exit status: 0 no leak, 1 a leak or an error, 2 it cannot be told, or a wrong flag.
+    Exit status: 0 no leak, 1 a leak or an error, 2 it cannot be told, or a wrong flag. With --spotting, F1
+    and STRS of intervals (columns video, onset, offset; subject, class if known): 0 scored, 1 an error.
 
     Args:
         path: a table (csv with any separator, xlsx, npy) with a label and a prediction in each row; dataset,
@@ -184,16 +190,41 @@ def audit(
         subject: the column of the subjects, or a .npy file of them.
         fold: the column of the folds, or a .npy file of them.
         classes: class names in the order of their numbers, such as negative,positive,surprise.
+        spotting: a table, or a dataset's folder, of annotated intervals; path is then one of spotted ones.
+        json: with --spotting: print one JSON object instead of text.
     """
-    from .protocol import ArgumentError, audit
+    from .protocol import ArgumentError, audit, audit_spotting
 
     flags = {"label": label, "predicted": predicted, "subject": subject, "fold": fold}
     columns = {name: column for name, column in flags.items() if column is not None}
+    if spotting is not None:
+        others = {"clips": clips, "folds": folds} | columns | ({"absent": absent} if absent != "zero" else {})
+        for name, value in others.items():
+            if value is not None:
+                raise UsageError(f"--{name} expected no --spotting beside it, got {value}")
+        from .training.setup import RENDERED
+
+        folder = spotting if spotting.is_dir() else spotting.parent
+        remarks = [RENDERED] if (folder / "synthetic.json").exists() else []
+        annotated = _annotated(spotting)
+        print(audit_spotting(path, annotated, separated(classes), remarks=remarks, as_json=json))
+        return
+    if json:
+        raise UsageError("--json expected --spotting beside it, got none")
     with as_usage_error(ArgumentError):
         text, status = audit(path, clips, folds, absent=absent, columns=columns, classes=separated(classes))
     print(text)
     if status:
         sys.exit(status)
+
+
+def _annotated(path: Path) -> "Path | pd.DataFrame":
+    """A table of annotated intervals: a file, or the intervals of a dataset's folder."""
+    if not path.is_dir():
+        return path
+    from .data.recordings import interval_table, recordings
+
+    return interval_table(recordings(path)[0])
 
 
 def compare(

@@ -36,10 +36,11 @@ class _Inference(nn.Module):
     def __init__(self, model: HSTA) -> None:
         super().__init__()
         self.model = model
+        self.of_units = model.inputs is not None and model.inputs.task == "units"
 
     def forward(self, video: Tensor | None = None, special: Tensor | None = None) -> tuple[Tensor, Tensor]:
         logits = self.model(video, special)
-        return logits, logits.softmax(1)
+        return logits, logits.sigmoid() if self.of_units else logits.softmax(1)
 
 
 def example_frames(model: HSTA, inputs: ModelInputs, batch: int, seed: int = 0) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "synth": (
         "hsta-fast synth --out faces",
         "hsta-fast synth --out sc --layout casme2 --subjects 6 --clips-per-subject 6 --faults all",
+        "hsta-fast synth --out recordings --long --subjects 4 --minutes 2",
     ),
     "doctor": (
         "hsta-fast doctor /data/casme3",
@@ -38,6 +39,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "hsta-fast train --data /data/casme2 --more-data /data/samm /data/smic --labels megc2019 "
         "--protocol composite",
         "hsta-fast train --data /data/casme3 --init videomae_vit_b.pth --layer-decay 0.75",
+        "hsta-fast train --data /data/mine --crop-face --name cropped",
+        "hsta-fast train --data /data/casme2 --more-data /data/samm --task units "
+        "--protocol leave-one-dataset-out",
         "hsta-fast train --config runs/casme3/config.json --resume",
     ),
     "evaluate": (
@@ -52,6 +56,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "hsta-fast audit runs/casme3/predictions.csv --clips runs/casme3/clips.csv",
         "hsta-fast audit predictions.csv --clips clips.csv --folds folds.csv",
         "hsta-fast audit theirs.xlsx --label truth --predicted guess --classes negative,positive,surprise",
+        "hsta-fast audit spotted.csv --spotting recordings",
     ),
     "compare": (
         "hsta-fast compare runs/casme3 runs/other",

@@ -1,6 +1,7 @@
 """What a model was trained on. It is saved beside the weights, so that a model file can be used by itself."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -12,6 +13,9 @@ import torch
 PEOPLE = TRAINED_SUBJECTS, PRETRAINED_SUBJECTS = "trained_subjects", "pretrained_subjects"
 _SAMPLINGS = ("uniform", "random")
 _APEXES = ("annotated", "motion", "motion-all")
+_TASKS = ("emotion", "units")
+# Fields that older files lack: they load with their defaults.
+_LATER = ("crop_face", "stabilise", "magnify", "framing", "task")
 
 
 def _versions() -> dict[str, str]:
@@ -35,6 +39,13 @@ class ModelInputs:
         apex: "annotated" (the middle frame where none was), "motion" (estimated where none was) or
             "motion-all" (always estimated).
         onset_only: a control: every frame was the onset frame.
+        crop_face: the margin with which each clip's face was cut out; None: frames were shown whole.
+        stabilise: the movement of the head since the onset was undone.
+        magnify: the factor by which movement since the onset was enlarged; 0: it was not.
+        framing: where the face lay in the frames as the model saw them: middle x, middle y, width and height
+            in parts of the side, the median over clips; None: not known.
+        task: "emotion": a clip has one of the classes, by the softmax of the logits; "units": the classes are
+            action units, each shown or not, by the sigmoid of its own logit.
         versions: of hsta_fast and torch in the training.
     """
 
@@ -47,6 +58,11 @@ class ModelInputs:
     flow: str | None = None
     apex: str = "annotated"
     onset_only: bool = False
+    crop_face: float | None = None
+    stabilise: bool = False
+    magnify: float = 0.0
+    framing: tuple[float, float, float, float] | None = None
+    task: str = "emotion"
     versions: Mapping[str, str] = field(default_factory=_versions, hash=False)
 
     def __post_init__(self) -> None:
@@ -56,6 +72,9 @@ class ModelInputs:
 
         def are_names(value: object) -> bool:
             return isinstance(value, tuple) and all(isinstance(name, str) and name for name in value)
+
+        def is_number(value: object) -> bool:
+            return type(value) in (int, float) and 0 <= value < math.inf  # type: ignore[operator]
 
         check(
             are_names(self.classes) and 0 < len(set(self.classes)) == len(self.classes),
@@ -67,10 +86,18 @@ class ModelInputs:
             ok = (type(value) is int and value > 0) or (name == "offset_cap" and value is None)
             check(ok, name, "a positive integer" + (" or None" if name == "offset_cap" else ""))
         check(are_names(self.special) and len(self.special) == 2, "special", "a pair of names")
-        for name, known in (("sampling", _SAMPLINGS), ("apex", _APEXES)):
+        for name, known in (("sampling", _SAMPLINGS), ("apex", _APEXES), ("task", _TASKS)):
             check(getattr(self, name) in known, name, f"one of {known}")
         check(self.flow is None or are_names((self.flow,)), "flow", "a name or None")
-        check(type(self.onset_only) is bool, "onset_only", "True or False")
+        for name in ("onset_only", "stabilise"):
+            check(type(getattr(self, name)) is bool, name, "True or False")
+        ok = self.crop_face is None or is_number(self.crop_face)
+        check(ok, "crop_face", "a number of at least 0, or None")
+        check(is_number(self.magnify), "magnify", "a number of at least 0")
+        four = (
+            isinstance(self.framing, tuple) and len(self.framing) == 4 and all(map(is_number, self.framing))
+        )
+        check(self.framing is None or four, "framing", "four numbers of at least 0, or None")
         ok = isinstance(self.versions, Mapping) and are_names((*self.versions, *self.versions.values()))
         check(ok, "versions", "a dictionary of versions by package")
 
@@ -83,14 +110,15 @@ class ModelInputs:
         """The inverse of `to_json`.
 
         Raises:
-            ValueError: the text is not JSON, a field is missing or unknown, or a value is of another type.
+            ValueError: the text is not JSON, a field is missing (other than those that older files lack) or
+                unknown, or a value is of another type.
         """
         try:
             values: Any = json.loads(text)
         except RecursionError as error:
             raise ValueError("JSON expected an object, got one that is nested too deeply") from error
         names = [f.name for f in fields(cls)]
-        if not isinstance(values, dict) or set(values) != set(names):
+        if not isinstance(values, dict) or {*values, *_LATER} != set(names):
             got = list(values) if isinstance(values, dict) else type(values).__name__
             raise ValueError(f"fields expected {names}, got {got}")
         settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

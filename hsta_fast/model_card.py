@@ -22,7 +22,7 @@ _USE = """```python
 import hsta_fast
 
 model = hsta_fast.HSTA.from_pretrained("folder or owner/name")
-probabilities = model({given}).softmax(1)  # uint8 frames; `model.inputs` says which
+probabilities = model({given}).{activation}  # uint8 frames; `model.inputs` says which
 ```"""
 # Notes of a model file that the card shows in its first lines.
 _FIRST = {"leaky": "Leaky", "caveats": "Read this first"}
@@ -54,7 +54,7 @@ def model_card(model: HSTA, run: Path | None = None, fold: str | None = None) ->
         "# HSTA, micro-expressions",
         *(f"> **{title}.** {warnings[title]}" for title in _FIRST.values() if title in warnings),
         _what_it_is(model),
-        _USE.format(given=", ".join(name for name in ("video", "special") if name in model.config.branches)),
+        _use(model),
         *(part for title, body in sections.items() for part in (f"## {title}", *body)),
         "## Limits",
         "\n".join(f"- {limit}" for limit in _LIMITS),
@@ -62,6 +62,15 @@ def model_card(model: HSTA, run: Path | None = None, fold: str | None = None) ->
     if rest:
         parts += ["## Notes and licences", "\n".join(rest)]
     return "\n\n".join(parts) + "\n"
+
+
+def _use(model: HSTA) -> str:
+    given = ", ".join(name for name in ("video", "special") if name in model.config.branches)
+    return _USE.format(given=given, activation="sigmoid()" if _of_units(model) else "softmax(1)")
+
+
+def _of_units(model: HSTA) -> bool:
+    return model.inputs is not None and model.inputs.task == "units"
 
 
 _HEADER = """---
@@ -75,11 +84,11 @@ tags:
 
 def _what_it_is(model: HSTA) -> str:
     count = sum(parameter.numel() for parameter in model.parameters())
-    c = model.config
+    c, of_units = model.config, _of_units(model)
     lines = [
         f"Hierarchical Space-Time Attention (HSTA) with {count / 1e6:.1f} M parameters: a clip's frames to "
-        f"logits of {c.num_classes} classes. {c.num_layers} layers, branches {' and '.join(c.branches)}, "
-        f"widths {c.widths[0]} (special) and {c.widths[1]} (video)."
+        f"logits of {c.num_classes} {'action units' if of_units else 'classes'}. {c.num_layers} layers, "
+        f"branches {' and '.join(c.branches)}, widths {c.widths[0]} (special) and {c.widths[1]} (video)."
     ]
     if model.inputs is None:
         return lines[0] + " The file does not say what it was trained on."
@@ -87,24 +96,45 @@ def _what_it_is(model: HSTA) -> str:
 
 
 def _inputs_text(inputs: ModelInputs) -> str:
+    names = "Classes"
+    if inputs.task == "units":
+        names = "Action units, each shown or not (shown: a probability of at least 0.5)"
     special = f"optical flow ({inputs.flow})" if inputs.flow else f"{' and '.join(inputs.special)} frames"
     return "\n".join(
         [
-            f"- Classes, in the order of the logits: {', '.join(inputs.classes)}",
+            f"- {names}, in the order of the logits: {', '.join(inputs.classes)}",
             f"- Frames: {inputs.image_size} x {inputs.image_size} RGB; video: {inputs.num_frames} frames, "
             f"{inputs.sampling} from onset to offset; special: {special}, apex {inputs.apex}",
+            *_recipe_lines(inputs),
             f"- Made with {', '.join(f'{name} {number}' for name, number in inputs.versions.items())}",
         ]
     )
+
+
+def _recipe_lines(inputs: ModelInputs) -> list[str]:
+    """What was done to the frames before they were shown, and where the face lay in them."""
+    done = [] if inputs.crop_face is None else [f"the face cut out with a margin of {inputs.crop_face:g}"]
+    done += ["the head's movement undone"] * inputs.stabilise
+    done += [f"movement since the onset enlarged {inputs.magnify:g} times"] * bool(inputs.magnify)
+    lines = [f"- Before they were shown: {', '.join(done)}"] if done else []
+    if inputs.framing is not None:
+        x, y, wide, high = inputs.framing
+        where = f"its middle at {x:.2f}, {y:.2f} of the side, {wide:.2f} wide, {high:.2f} high"
+        lines.append(f"- The face in the frames, at the median: {where}")
+    return lines
 
 
 def _of_run(run_dir: Path, fold: str) -> tuple[dict[str, str], dict[str, list[str]]]:
     """What the first lines must say of a run, and the sections on its data, protocol, score and audit."""
     from .protocol.overlap import LEAKS
     from .protocol.predictions import read_text_table
+    from .protocol.report import is_of_units
     from .protocol.run_scores import TRAIN_COUNTS, read_run
+    from .protocol.unit_report import read_unit_run
 
-    run = read_run(run_dir)
+    of_units = is_of_units(run_dir)
+    run: Any = read_unit_run(run_dir) if of_units else read_run(run_dir)
+    classes = run.units if of_units else run.classes
     status, verdict = _audit(run_dir)
     subjects = set(subject_ids(read_text_table(run_dir / "clips.csv", ("dataset", "subject"))))
     # The note of a leak names subjects in its sentence: it is left to the audit's verdict.
@@ -114,15 +144,19 @@ def _of_run(run_dir: Path, fold: str) -> tuple[dict[str, str], dict[str, list[st
     if notes:
         first["Read this first"] = " ".join(notes)
     own = run.predictions[run.predictions["fold"] == fold]
-    trained_on = dict(zip(run.classes, run.config[TRAIN_COUNTS].get(fold, ()), strict=False))
+    trained_on = dict(zip(classes, run.config[TRAIN_COUNTS].get(fold, ()), strict=False))
     of_training = ", ".join(f"{name} {count}" for name, count in trained_on.items())
     people = own.groupby(["dataset", "subject"]).ngroups
-    rows = [f"| {name} | {n} | {clips} |" for name, n, clips, *_ in run.datasets.itertuples(index=False)]
+    rows = [
+        f"| {name} | {part['subject'].nunique()} | {len(part)} |"
+        for name, part in run.predictions.groupby("dataset")
+    ]
+    labels, by = ("action units", "unit") if of_units else (run.config.get("labels"), "class")
     settings = {name: run.config.get(name) for name in ("epochs", "batch_size", "lr", "seed")}
     sections = {
         "Training data": [
             "\n".join(["| dataset | subjects tested | clips tested |", "|---|---|---|", *rows]),
-            f"Labels: {run.config.get('labels')}. Clips that trained this model, by class: {of_training}. "
+            f"Labels: {labels}. Clips that trained this model, by {by}: {of_training}. "
             "The frames belong to the owners of the datasets; their terms hold for use of the model too.",
         ],
         "Protocol": [
@@ -135,8 +169,7 @@ def _of_run(run_dir: Path, fold: str) -> tuple[dict[str, str], dict[str, list[st
             f"Pooled over the {counted(run.scores.num_clips, 'test clip')} of "
             f"{counted(run.subjects['subject'].nunique(), 'subject')}, each predicted by the model of its "
             "fold, so it is the score of the procedure, not of this file alone.",
-            _score_table(run, bool(leaky)),
-            _class_table(run),
+            *(_unit_tables(run) if of_units else (_score_table(run, bool(leaky)), _class_table(run))),
         ],
         "Audit": [verdict],
     }
@@ -171,6 +204,19 @@ def _class_table(run: Any) -> str:
     columns = zip(run.classes, run.scores.f1, run.scores.recall, run.scores.support, strict=True)
     rows = [f"| {name} | {f1:.3f} | {recall:.3f} | {clips} |" for name, f1, recall, clips in columns]
     return "\n".join(["| class | F1 | recall | clips |", "|---|---|---|---|", *rows])
+
+
+def _unit_tables(run: Any) -> tuple[str, str]:
+    """The mean over the units, and each unit."""
+    from .protocol.unit_report import pooled_rows, unit_rows
+
+    means = [f"| {' | '.join(row)} |" for row in pooled_rows(run)]
+    units = [f"| {' | '.join(map(str, row))} |" for row in unit_rows(run)]
+    heads = "| unit | F1 | 95 % over subjects | always present | F1 both | clips | predicted |"
+    return (
+        "\n".join(["| mean over units | F1 | F1 both |", "|---|---|---|", *means]),
+        "\n".join([heads, "|---|---|---|---|---|---|---|", *units]),
+    )
 
 
 def _audit(run_dir: Path) -> tuple[int, str]:

@@ -20,8 +20,14 @@ from functools import partial, wraps
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import tyro
-from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    StructConstructorSpec,
+    StructTypeInfo,
+)
 
+from .flags import OptionalValue
 from .spelling import did_you_mean
 
 Command = Callable[..., None]
@@ -133,10 +139,10 @@ def separated(text: str | None) -> list[str]:
 
 
 def _one_line_helps() -> ConstructorRegistry:
-    """The rules of tyro, except that a setting's help has no line breaks.
+    """The rules of tyro, except that a setting's help has no line breaks, and some flags may stand alone.
 
-    tyro keeps those of an indented docstring: they make ragged paragraphs of the help, and completions of the
-    words in the second line.
+    tyro keeps line breaks of an indented docstring: they make ragged paragraphs of the help, and completions
+    of the words in the second line.
     """
     registry, inside = ConstructorRegistry(), threading.Lock()
 
@@ -150,10 +156,45 @@ def _one_line_helps() -> ConstructorRegistry:
             inside.release()
         if not isinstance(spec, StructConstructorSpec):
             return None  # tyro says what is wrong
-        own = (replace(field, helptext=partial(_joined, field.helptext)) for field in spec.fields)
-        return replace(spec, fields=tuple(own))
+        alone = _optional_values(info.type)
+        fields = []
+        for one in spec.fields:
+            kind = _with_optional_value(alone[one.name]) if one.name in alone else one.type
+            fields.append(replace(one, type=kind, helptext=partial(_joined, one.helptext)))
+        return replace(spec, fields=tuple(fields))
 
     return registry
+
+
+def _optional_values(command: Any) -> dict[str, OptionalValue]:
+    """The arguments of a command, or fields of a dataclass, whose flags may stand alone."""
+    found: dict[str, OptionalValue] = {}
+    for name, kind in get_type_hints(getattr(command, "func", command), include_extras=True).items():
+        plain, *extras = get_args(kind) if get_origin(kind) is Annotated else (kind,)
+        if is_dataclass(plain):
+            found |= _optional_values(plain)
+        for extra in extras:
+            if isinstance(extra, OptionalValue):
+                found[name] = extra
+    return found
+
+
+def _with_optional_value(kind: OptionalValue) -> Any:
+    """The type `float | None` to tyro, of a flag that may stand alone."""
+
+    def read(words: list[str]) -> float | None:
+        if len(words) > 1:
+            raise ValueError(f"at most one value, got {len(words)}")
+        return None if words == ["None"] else float(words[0]) if words else kind.alone
+
+    spec = PrimitiveConstructorSpec(
+        nargs="*",
+        metavar=kind.metavar,
+        instance_from_str=read,
+        is_instance=lambda value: value is None or isinstance(value, int | float),
+        str_from_instance=lambda value: [str(value)],
+    )
+    return Annotated[float | None, spec]
 
 
 def _joined(text: str | Callable[[], str | None] | None) -> str | None:
@@ -218,7 +259,7 @@ def as_flag(name: str) -> str:
 
 def _first_fault(name: str, command: Command, words: Sequence[str]) -> str | None:
     """What is wrong with the first flag that is unknown, lacks a value or has a wrong one, or is missing."""
-    kinds, given = flags_of(command), flags_given(words)
+    kinds, given, may_stand_alone = flags_of(command), flags_given(words), _optional_values(command)
     off = {f"no_{setting}": kind for setting, kind in kinds.items() if kind is bool}
     for flag, values in given:
         kind = (kinds | off).get(_setting(flag)) if flag.startswith("--") else None
@@ -226,7 +267,8 @@ def _first_fault(name: str, command: Command, words: Sequence[str]) -> str | Non
             known = off if flag.startswith("--no") else kinds
             meant = did_you_mean(flag, map(as_flag, known)) or f"; hsta-fast {name} --help lists them"
             return f"{name} expected one of its flags, got {flag!r}{meant}"
-        if (fault := _fault_of(kind, values)) is not None:
+        alone = not values and _setting(flag) in may_stand_alone
+        if not alone and (fault := _fault_of(kind, values)) is not None:
             return f"{as_flag(_setting(flag))} expected {fault}"
     missing = _required(command) - {_setting(flag) for flag, _ in given}
     if missing:

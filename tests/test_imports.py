@@ -18,6 +18,7 @@ ARROWS: dict[str, str] = {
     "clips": "",
     "console": "",
     "spelling": "",
+    "flags": "",
     "threads": "",
     # The model, from the ground up.
     "reference": "",
@@ -56,6 +57,13 @@ ARROWS: dict[str, str] = {
     "export": "checkpoint files inputs model",
     "model_card": "clips inputs model protocol",
     "hub": "checkpoint files inputs model model_card training.run_models",
+    # Faces.
+    "faces.detect": "files",
+    "faces.align": "faces.detect",
+    "faces.stabilise": "faces.align",
+    "faces.magnify": "",
+    "faces.view": "faces.align faces.magnify faces.stabilise",
+    "faces": "faces.align faces.detect faces.magnify faces.view",
     # Data.
     "data.action_units": "",
     "data.sampling": "",
@@ -65,19 +73,22 @@ ARROWS: dict[str, str] = {
     "data.frames": "",
     "data.frames.containers": "",
     "data.frames.video": "files data.frames.containers",
-    "data.frames.faces": "",
     "data.frames.chunks": "",
     "data.frames.cache": "files threads data.frames.chunks",
-    "data.frames.decode": "files threads data.frames.cache data.frames.chunks data.frames.video",
-    "data.frames.store": "data.clips data.duplicates data.sampling data.frames.cache data.frames.chunks "
+    "data.frames.decode": "files threads data.frames.chunks data.frames.video",
+    "data.frames.stream": "clips files data.frames.decode data.frames.video",
+    "data.frames.views": "clips faces data.clips data.remarks data.frames.cache data.frames.chunks "
     "data.frames.decode",
-    "data.frames.flow": "data.clips data.sampling data.frames.cache data.frames.chunks data.frames.store",
-    "data.frames.apex": "clips data.clips data.frames.cache data.frames.chunks data.frames.decode "
-    "data.frames.flow",
-    "data.frames.load": "data.clips data.sampling data.frames.apex data.frames.cache data.frames.flow "
+    "data.frames.store": "clips faces data.clips data.duplicates data.sampling data.frames.cache "
+    "data.frames.chunks data.frames.decode data.frames.views",
+    "data.frames.flow": "clips data.clips data.sampling data.frames.cache data.frames.chunks "
     "data.frames.store",
+    "data.frames.apex": "clips faces data.clips data.frames.cache data.frames.chunks data.frames.decode "
+    "data.frames.flow data.frames.views",
+    "data.frames.load": "faces data.clips data.sampling data.frames.apex data.frames.cache data.frames.flow "
+    "data.frames.store data.frames.views",
     "data.readers": "",
-    "data.readers.tree": "files",
+    "data.readers.tree": "files data.frames.decode",
     "data.readers.sheets": "files data.clips",
     "data.readers.annotation": "files data.clips data.readers.sheets data.readers.tree",
     "data.readers.folders": "files clips data.readers.tree",
@@ -95,12 +106,14 @@ ARROWS: dict[str, str] = {
     "data.readers.registry": "clips data.clips data.readers",
     "data.labels": "",
     "data.labels.sets": "clips data.clips data.action_units",
+    "data.labels.units": "data.clips data.action_units",
     "data.labels.megc2019": "data.labels.sets data.readers",
     "data.labels.files": "files data.clips data.labels.megc2019 data.labels.sets data.readers.annotation "
     "data.readers.sheets",
     "data.loading": "data.frames",
-    "data.dataset": "clips data.clips data.frames data.loading data.sampling",
-    "data.doctor": "clips files threads data.clips data.remarks data.frames data.labels data.readers",
+    "data.dataset": "clips faces data.clips data.frames data.labels data.loading data.sampling",
+    "data.recordings": "clips data.clips data.frames.video data.readers",
+    "data.doctor": "clips faces files threads data.clips data.remarks data.frames data.labels data.readers",
     "data": "data.action_units data.clips data.dataset data.frames data.labels data.loading data.readers "
     "data.sampling",
     # Rendered faces.
@@ -108,8 +121,17 @@ ARROWS: dict[str, str] = {
     "synth.painter": "synth.face",
     "synth.layouts": "files data.clips data.readers",
     "synth.faults": "files data.clips data.readers synth.layouts",
-    "synth.render": "files threads synth.face synth.faults synth.layouts synth.painter",
-    "synth": "synth.render",
+    "synth.settings": "synth.faults synth.layouts",
+    "synth.plan": "synth.face synth.settings",
+    "synth.long_plan": "synth.face synth.plan synth.settings",
+    "synth.deform": "synth.face",
+    "synth.scene": "synth.deform synth.face synth.painter synth.plan",
+    "synth.processes": "threads",
+    "synth.recordings": "files data.frames.video synth.face synth.layouts synth.long_plan synth.plan "
+    "synth.scene synth.settings",
+    "synth.render": "files data.frames.video synth.face synth.faults synth.layouts synth.painter synth.plan "
+    "synth.processes synth.recordings synth.scene synth.settings",
+    "synth": "synth.render synth.settings",
     # Evaluation: imports only clips and files of ours.
     "protocol.plots": "",
     "protocol.page": "",
@@ -122,28 +144,35 @@ ARROWS: dict[str, str] = {
     "protocol.label_check": "protocol.predictions",
     "protocol.fold_files": "clips protocol.columns protocol.folds protocol.predictions",
     "protocol.run_scores": "clips protocol.metrics protocol.predictions",
-    "protocol.gallery": "clips files protocol.run_scores",
+    "protocol.unit_scores": "clips protocol.metrics",
+    "protocol.unit_report": "clips protocol.gallery protocol.latex protocol.page protocol.predictions "
+    "protocol.run_scores protocol.unit_scores",
+    "protocol.gallery": "clips files protocol.predictions protocol.run_scores protocol.unit_scores",
     "protocol.latex": "",
     "protocol.report": "clips files protocol.gallery protocol.latex protocol.metrics protocol.page "
-    "protocol.plots protocol.run_scores",
+    "protocol.plots protocol.run_scores protocol.unit_report",
     "protocol.overlap": "clips protocol.columns protocol.fold_files protocol.label_check "
     "protocol.predictions",
-    "protocol.findings": "clips protocol.foreign protocol.metrics protocol.overlap protocol.predictions",
+    "protocol.findings": "clips protocol.columns protocol.foreign protocol.metrics protocol.overlap "
+    "protocol.predictions protocol.unit_scores",
     "protocol.audit": "clips protocol.columns protocol.findings protocol.foreign protocol.metrics "
     "protocol.overlap",
+    "protocol.spotting": "clips",
+    "protocol.spotting_audit": "clips protocol.columns protocol.spotting",
     "protocol.compare": "clips protocol.columns protocol.findings protocol.foreign protocol.metrics "
     "protocol.overlap protocol.predictions protocol.run_scores",
     "protocol.compare_tables": "clips protocol.compare protocol.findings protocol.latex",
     "protocol.seeds": "files protocol.latex protocol.report",
     "protocol": "protocol.audit protocol.columns protocol.compare protocol.compare_tables "
     "protocol.fold_files protocol.folds protocol.gallery protocol.latex protocol.metrics "
-    "protocol.predictions protocol.report protocol.seeds",
+    "protocol.predictions protocol.report protocol.seeds protocol.spotting protocol.spotting_audit "
+    "protocol.unit_scores",
     # Training.
     "training": "",
     "training.workers": "training.stopping",
     "training.paper_tables": "",
-    "training.settings": "model data pretrained recompute",
-    "training.config": "model data presets spelling training.settings",
+    "training.settings": "faces flags model data pretrained recompute",
+    "training.config": "faces model data presets spelling training.settings",
     "training.config_file": "files spelling",
     "training.setting_groups": "training.config training.settings",
     "training.optim": "model training.config",
@@ -152,7 +181,8 @@ ARROWS: dict[str, str] = {
     "training.step_graph": "",
     "training.seen": "clips inputs",
     "training.initial": "model pretrained training.config training.run_checks training.seen",
-    "training.splits": "clips data.clips protocol training.config",
+    "training.labelled": "data files spelling training.config",
+    "training.splits": "clips data protocol training.config",
     "training.run_checks": "files locks clips spelling",
     "training.run_log": "",
     "training.scalars": "",
@@ -161,14 +191,15 @@ ARROWS: dict[str, str] = {
     "training.epoch_part": "training.distributed training.stopping",
     "training.run_folder": "files locks checkpoint protocol training.run_checks",
     "training.distributed": "layers model wrappers training.run_folder training.workers",
-    "training.setup": "clips environment files inputs data protocol spelling training.config training.splits "
-    "cpu_speed training.initial training.provenance training.run_checks",
+    "training.setup": "clips environment faces files inputs data protocol spelling training.config "
+    "training.splits cpu_speed training.initial training.labelled training.optim training.provenance "
+    "training.run_checks",
     "training.progress": "training.run_folder training.run_log training.scalars",
     "training.loop": "model data protocol training.compiled training.config training.optim "
     "training.progress training.run_folder training.setup training.step training.step_graph "
     "training.workers recompute wrappers training.distributed training.epoch_part training.stopping",
-    "training.gallery": "checkpoint csta_maps files model data protocol training.loop training.run_folder "
-    "training.setup locks",
+    "training.gallery": "checkpoint csta_maps files model data protocol training.loop "
+    "training.run_folder training.setup locks",
     "training.dry_run": "clips data environment protocol training.loop training.optim training.run_checks "
     "training.run_folder training.setup training.splits memory",
     "training.run_models": "checkpoint export inputs protocol training.run_checks training.run_folder",
@@ -190,7 +221,7 @@ ARROWS: dict[str, str] = {
     "pretraining.objective": "",
     "pretraining.autoencoder": "layers model pretraining.objective",
     "pretraining.folder": "files training.run_checks training.run_folder training.run_log",
-    "pretraining.data": "clips data spelling training.setup pretraining.settings",
+    "pretraining.data": "clips data spelling training.labelled training.setup pretraining.settings",
     "pretraining.loop": "data model training.distributed training.epoch_part training.loop training.optim "
     "training.progress training.stopping pretraining.autoencoder pretraining.folder pretraining.objective "
     "pretraining.settings",
@@ -205,9 +236,9 @@ ARROWS: dict[str, str] = {
     # The top.
     "help_text": "",
     "interrupt": "",
-    "usage": "spelling",
-    "commands": "environment extension files data data.doctor pretraining profiling serving synth "
-    "synth.render protocol training.ablate training.config training.evaluate training.run_models "
+    "usage": "flags spelling",
+    "commands": "environment extension files data data.doctor data.recordings pretraining profiling serving "
+    "synth synth.render protocol training.ablate training.config training.evaluate training.run_models "
     "training.runner training.setting_groups "
     "training.setup training.stopping training.workers usage",
     "cli": "commands console extension files help_text interrupt spelling training.config "

@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,13 @@ def test_versions_are_those_at_hand() -> None:
     assert versions == {"hsta_fast": hsta_fast.__version__, "torch": torch.__version__}
 
 
+def test_inputs_of_an_older_file_are_of_emotions() -> None:
+    values = {name: value for name, value in WRITTEN.items() if name != "task"}
+    assert ModelInputs.from_json(json.dumps(values)) == ModelInputs.from_json(json.dumps(WRITTEN))
+    of_units = ModelInputs.from_json(json.dumps({**WRITTEN, "task": "units"}))
+    assert of_units.task == "units" and ModelInputs.from_json(of_units.to_json()) == of_units
+
+
 def test_a_file_from_before_is_read(tmp_path: Path) -> None:
     """Files had a configuration and notes only."""
     model = tiny()
@@ -63,6 +71,17 @@ def test_a_file_from_before_is_read(tmp_path: Path) -> None:
         assert set(file.metadata()) == {"hsta_fast_config", "leaky"}
     back = hsta_fast.load_model(tmp_path / "a.safetensors")
     assert back.inputs is None and back.notes == {"leaky": "by clip"}
+
+
+def test_a_file_from_before_the_recipes_is_read() -> None:
+    recipe = replace(INPUTS, crop_face=0.1, stabilise=True, magnify=4.0, framing=(0.5, 0.5, 0.6, 0.8))
+    assert ModelInputs.from_json(recipe.to_json()) == recipe
+    older = {
+        name: value
+        for name, value in json.loads(recipe.to_json()).items()
+        if name not in ("crop_face", "stabilise", "magnify", "framing")
+    }
+    assert ModelInputs.from_json(json.dumps(older)) == INPUTS
 
 
 WRITTEN = json.loads(INPUTS.to_json())
@@ -94,6 +113,10 @@ WRITTEN = json.loads(INPUTS.to_json())
         (json.dumps({**WRITTEN, "sampling": "zzz"}), "sampling expected one of .*, got 'zzz'"),
         (json.dumps({**WRITTEN, "apex": ""}), r"apex expected one of \('annotated', .*\), got ''"),
         (json.dumps({**WRITTEN, "onset_only": 1}), "onset_only expected True or False, got 1"),
+        (json.dumps({**WRITTEN, "crop_face": -1}), "crop_face expected a number of at least 0, or None"),
+        (json.dumps({**WRITTEN, "stabilise": 0}), "stabilise expected True or False, got 0"),
+        (json.dumps({**WRITTEN, "magnify": None}), "magnify expected a number of at least 0, got None"),
+        (json.dumps({**WRITTEN, "framing": [0.5, 0.5]}), "framing expected four numbers of at least 0, or"),
         (json.dumps({**WRITTEN, "versions": [1]}), "versions expected a dictionary"),
     ],
 )

@@ -36,12 +36,17 @@ ROOT = Path(__file__).parent.parent
         ("train --data x --epochs=3.5", "--epochs expected a whole number, got '3.5'"),
         ("train --data x --lr fast", "--lr expected a number, got 'fast'"),
         ("train --data x --epochs", "--epochs expected 1 value, got none"),
+        ("train --data x --crop-face wide", "--crop-face expected a number, got 'wide'"),
+        ("train --data x --crop-face 3", "--crop-face expected 0 to 2, got 3.0"),
+        ("train --data x --crop-face --epochs x", "--epochs expected a whole number, got 'x'"),
+        ("train --data x --crop-face 0.1 0.2", "train expected flags, got '0.2'"),
+        ("train --data x --face 2", "--face expected --crop-face beside it, got 2"),
         ("train --data x --special onset", "--special expected 2 values, got 1"),
         ("train --data x --num-layers two", "--num-layers expected a whole number, got 'two'"),
         (
             "train --data x --protocol lsoo",
-            "--protocol expected one of loso, kfold, composite, cross-dataset, published-folds, got 'lsoo'; "
-            "did you mean loso?",
+            "--protocol expected one of loso, kfold, composite, cross-dataset, leave-one-dataset-out, "
+            "published-folds, got 'lsoo'; did you mean loso?",
         ),
         ("train --data x --branches video sepcial", "got 'sepcial'; did you mean special?"),
         ("train --data x --recipe mine", "--recipe expected one of paper, published, got 'mine'"),
@@ -109,6 +114,22 @@ def arguments(name: str, *words: str) -> dict[str, Any]:
     """The named arguments that a command is given."""
     run_it = usage.parse(name, cli._commands([name, *words])[name], words)
     return run_it.keywords if isinstance(run_it, partial) else {}
+
+
+@pytest.mark.parametrize(
+    ("words", "margin"),
+    [
+        ((), None),
+        (("--crop-face",), 0.1),
+        (("--crop-face", "0.25"), 0.25),
+        (("--crop-face=0.25",), 0.25),
+        (("--crop-face", "--flip"), 0.1),
+        (("--crop-face", "None"), None),
+    ],
+)
+def test_a_flag_may_stand_alone(words: tuple[str, ...], margin: float | None) -> None:
+    for command in ("train", "prepare"):
+        assert bound(command, "--data", "x", *words).input.crop_face == margin
 
 
 def examples() -> list[str]:

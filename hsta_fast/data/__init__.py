@@ -1,8 +1,8 @@
 """Clips from disk: readers, labels, sampling, frames and flow in a cache and batches."""
 
-from .action_units import objective_class
+from .action_units import action_units, objective_class
 from .clips import ClipTable, Fault
-from .dataset import Augment, Balance, ClipData, steps
+from .dataset import Augment, Balance, ClipData, classes_of, steps, times_shown
 from .frames.apex import Apex
 from .frames.cache import Cache, CachedArrays
 from .frames.flow import check_flow_method
@@ -10,6 +10,7 @@ from .frames.load import describe_inputs, load_inputs
 from .frames.store import FrameStore, load_frames
 from .labels.files import label_set
 from .labels.sets import LABEL_SETS, LabelSet, apply_labels, default_labels
+from .labels.units import apply_units, unit_targets
 from .loading import Batch
 from .readers.base import Expression
 from .readers.casme3 import read_casme3
@@ -35,8 +36,11 @@ __all__ = [
     "LabelSet",
     "Sampling",
     "SpecialFrame",
+    "action_units",
     "apply_labels",
+    "apply_units",
     "check_flow_method",
+    "classes_of",
     "default_labels",
     "describe_inputs",
     "label_set",
@@ -49,5 +53,7 @@ __all__ = [
     "read_datasets",
     "recognise",
     "steps",
+    "times_shown",
     "uniform_frames",
+    "unit_targets",
 ]

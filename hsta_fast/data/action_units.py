@@ -1,4 +1,4 @@
-"""Objective classes of sets of action units (Davison et al. 2018)."""
+"""Action units as the datasets write them, and the objective classes of their sets (Davison et al. 2018)."""
 
 import re
 
@@ -19,21 +19,25 @@ _CLASS_OF_UNITS = {
 OBJECTIVE_CLASSES = ("I", "II", "III", "IV", "V", "VI", "VII")
 
 
-def objective_class(action_units: str) -> int:
-    """The objective class 1..7 of a set of action units such as "4+L7" or "R12B"; 0 if it is unknown.
+def action_units(text: str) -> frozenset[int] | None:
+    """The numbers of the action units in a cell such as "4+L7" or "R12B"; None if they are unknown.
 
     Letters of side and intensity are ignored, and so are the other codes of FACS: action descriptors such as
-    "AD38" and movements of the head such as "M58". The class is unknown for no unit, for "?", for a unit
-    marked as uncertain, "7(k)", for a choice such as "4 or 7" or "4/7", and for numbers that are not units,
-    such as those of a date.
+    "AD38" and movements of the head such as "M58". They are unknown for no unit, for "?", for a unit marked
+    as uncertain, "7(k)", for a choice such as "4 or 7" or "4/7", and for numbers that are not units, such as
+    those of a date.
     """
-    words = re.sub(r"\.0+\b", "", action_units.casefold())  # some programs write a single unit as 12.0
+    words = re.sub(r"\.0+\b", "", text.casefold())  # some programs write a single unit as 12.0
     words = re.sub(r"(?<![a-z])(?:ad|m)\s*[0-9]+", "", words)
     units = frozenset(map(int, re.findall(r"[0-9]{1,9}", words)))
     choice = re.search(r"\?|\(\s*k\s*\)|(?<![a-z])or(?![a-z])|[0-9]\s*/\s*[0-9]", words)
-    if not units or max(units) > 99 or choice:
-        return 0
-    return _CLASS_OF_UNITS.get(units, 7)
+    return None if not units or max(units) > 99 or choice else units
+
+
+def objective_class(text: str) -> int:
+    """The objective class 1..7 of the units in a cell; 0 if they are unknown (see `action_units`)."""
+    units = action_units(text)
+    return 0 if units is None else _CLASS_OF_UNITS.get(units, 7)
 
 
 def parse_objective_class(text: str) -> int:

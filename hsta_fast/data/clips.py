@@ -64,6 +64,7 @@ class ClipTable:
 
     remarks: what a user should know about the copy and what is no fault, one sentence each.
     default_labels: dataset -> the label set that "auto" means for its clips.
+    rates: (dataset, subject, clip, onset) -> frames a second of the clips whose table or video tells it.
     """
 
     root: Path
@@ -71,6 +72,7 @@ class ClipTable:
     faults: tuple[Fault, ...] = ()
     remarks: tuple[str, ...] = ()
     default_labels: Mapping[str, str] = field(default_factory=dict)
+    rates: Mapping[tuple[str, str, str, int], float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.clips)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Literal
 
@@ -16,13 +17,16 @@ import numpy as np
 import torch
 
 from ..clips import KEY, identity, subject_ids
+from ..faces import Framing, framing_of
 from . import loading
 from .clips import ClipTable
 from .frames.cache import CachedArrays
 from .frames.store import FrameStore
+from .labels.units import rarest_unit, unit_targets
 from .loading import Batch, BatchPlan
 from .sampling import Sampling, special_positions, video_positions
 
+FRAMED = 50  # onset frames in which the face is looked for
 Balance = Literal["matched", "even", "weighted", "none"]
 
 
@@ -50,12 +54,18 @@ def steps(num_clips: int, batch_size: int) -> int:
 class ClipData:
     """The clips of a labelled table as batches.
 
-    `labels` int64 (n,) and `subjects` str (n,), "dataset/subject", are in the table's order. `flow` is given
-    if the sampling has optical flow: `flow[2*i + k]` is flow k of clip i (see `flow_pairs`).
+    `labels` int64 (n,) and `subjects` str (n,), "dataset/subject", are in the table's order. Of action units,
+    which `units` then names, labels are int64 (n, units), 1 where a clip shows a unit. `flow` is given if the
+    sampling has optical flow: `flow[2*i + k]` is flow k of clip i (see `flow_pairs`).
     """
 
     def __init__(
-        self, table: ClipTable, store: FrameStore, sampling: Sampling, flow: CachedArrays | None = None
+        self,
+        table: ClipTable,
+        store: FrameStore,
+        sampling: Sampling,
+        flow: CachedArrays | None = None,
+        units: Sequence[str] = (),
     ) -> None:
         clips = table.clips
         if "label" not in clips:
@@ -67,7 +77,9 @@ class ClipData:
         self.store = store
         self.sampling = sampling
         self.flow = flow
-        self.labels: np.ndarray = clips["label"].to_numpy(dtype=np.int64)
+        self.labels: np.ndarray = (
+            unit_targets(clips["label"], units) if units else clips["label"].to_numpy(dtype=np.int64)
+        )
         # The same subject name in another dataset is another person.
         self.subjects: np.ndarray = subject_ids(clips).to_numpy(dtype=str)
 
@@ -76,12 +88,29 @@ class ClipData:
         self._special = np.empty((len(clips), 2), dtype=np.int64)  # positions in the clip
         for i, clip in enumerate(clips.to_dict("records")):
             frames = clip["frames"]
-            self._names.append(identity(*(clip[key] for key in KEY)))
-            self._rows.append(np.array([store.rows.get(path, -1) for path in frames], dtype=np.int64))
+            name = identity(*(clip[key] for key in KEY))
+            self._names.append(name)
+            self._rows.append(
+                np.array([store.rows.get(store.name(name, path), -1) for path in frames], dtype=np.int64)
+            )
             self._special[i] = special_positions(sampling, len(frames), clip["apex"] - clip["onset"])
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def picture(self, index: int, position: int) -> np.ndarray | None:
+        """The frame at a position of a clip as it is shown, uint8 (3, H, W); None if it is not decoded."""
+        row = self._rows[index][position]
+        return None if row < 0 else np.asarray(self.store.pixels[row])
+
+    @cached_property
+    def framing(self) -> Framing | None:
+        """Where the face lies in the onset frames as they are shown; None: not known (see `framing_of`)."""
+        rows = np.unique(np.linspace(0, len(self) - 1, min(FRAMED, len(self))).round().astype(int))
+        onsets = (self.picture(row, 0) for row in rows.tolist())
+        return framing_of(
+            np.ascontiguousarray(planes.transpose(1, 2, 0)) for planes in onsets if planes is not None
+        )
 
     def batches(
         self,
@@ -108,7 +137,8 @@ class ClipData:
             augment: random changes; None for none.
             balance: "even" shows every class about equally often, the clips of a class in shuffled passes;
                 "matched" also puts clips of one subject and different classes next to each other; "weighted"
-                draws with replacement and weight 1 / (clips of the class); "none" shows each clip once.
+                draws with replacement and weight 1 / (clips of the class); "none" shows each clip once. Of
+                action units, a clip's class is its rarest one (`rarest_unit`).
             device: on CUDA a thread loads the batches in advance; their bytes are the same as on the CPU.
             share: (rank, size): of each batch, the clips of one of `size` processes (see `BatchPlan.share`),
                 as they are in the whole batch.
@@ -180,9 +210,9 @@ def epoch_order(
 ) -> np.ndarray:
     """The order of `indices` (n,) in a training epoch; `labels` and `subjects` are their classes and people.
 
-    See `ClipData.batches` for `balance`.
+    See `ClipData.batches` for `balance`; labels (n, units) are those of action units.
     """
-    n = len(indices)
+    n, labels = len(indices), classes_of(labels)
     if balance == "none":
         return rng.permutation(indices)
     classes, members, counts = np.unique(labels, return_inverse=True, return_counts=True)
@@ -201,6 +231,19 @@ def epoch_order(
         shown.extend(np.concatenate(passes)[:quota] if passes else [])
     order = rng.permutation(np.array(shown, dtype=np.int64))
     return indices[_side_by_side(order, members, subjects, rng) if balance == "matched" else order]
+
+
+def classes_of(labels: np.ndarray) -> np.ndarray:
+    """Labels as one class a clip, int64 (n,): of action units, (n, units), the `rarest_unit`."""
+    return labels if labels.ndim == 1 else rarest_unit(labels)
+
+
+def times_shown(labels: np.ndarray, balance: str) -> np.ndarray:
+    """How often an epoch shows each clip on average, float64 (n,); see `ClipData.batches` for `balance`."""
+    _, members, counts = np.unique(classes_of(labels), return_inverse=True, return_counts=True)
+    if balance == "none":
+        return np.ones(len(labels))
+    return len(labels) / len(counts) / counts[members]
 
 
 def _side_by_side(

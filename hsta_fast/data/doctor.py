@@ -12,19 +12,19 @@ import pandas as pd
 from tqdm import tqdm
 
 from ..clips import KEY, identity
+from ..faces import find_faces
 from ..files import as_on_disk
 from ..threads import thread_pool
 from .clips import UNREADABLE, ClipTable, Fault, fault_of
 from .frames.cache import Made
 from .frames.decode import by_file, odd_size, read_frames
-from .frames.faces import face_height
 from .labels.megc2019 import PUBLISHED as COMPOSITE
 from .labels.megc2019 import composite_labels, official_labels
 from .labels.sets import LABEL_SETS, THREE_CLASSES, LabelSet, apply_labels, name_key
 from .readers.annotation import find_annotation
 from .readers.base import EXPRESSIONS
 from .readers.registry import READERS, check_people, join, recognise, scan, version_of
-from .remarks import darkness_remarks, face_remarks
+from .remarks import FaceSizes, darkness_remarks, face_remarks, face_sizes
 
 CLEAN, FAULTS, UNUSABLE = 0, 1, 2  # exit statuses
 
@@ -103,6 +103,7 @@ class Diagnosis:
     counts: tuple[Count, ...] = ()
     frames: int = 0
     error: str = ""
+    faces: FaceSizes | None = None
 
     @property
     def status(self) -> int:
@@ -172,7 +173,8 @@ def _diagnose(
     except (ValueError, OSError) as error:
         return Diagnosis(root, name, version, error=" ".join(str(error).split()))
     broken, sizes = check_frames(table, progress=progress)
-    table = replace(table, remarks=(*table.remarks, *check_first_frames(table)))
+    remarks, faces = check_first_frames(table)
+    table = replace(table, remarks=(*table.remarks, *remarks))
     found = Diagnosis(
         root,
         dataset,
@@ -183,6 +185,7 @@ def _diagnose(
         broken,
         tuple(_counts(table.clips, dataset, _published(dataset, table.clips, annotation))),
         len(broken) + len(sizes),
+        faces=faces,
     )
     if not len(table):
         found = replace(found, error=f"{root}: expected at least one usable clip, got none")
@@ -232,9 +235,9 @@ def _frame_faults(
     return faults
 
 
-def check_first_frames(table: ClipTable) -> list[str]:
-    """Remarks on small faces and dark pictures, in the onset frame of each person's first clip."""
-    heights, brightest, no_faces = [], [], list[str]()
+def check_first_frames(table: ClipTable) -> tuple[list[str], FaceSizes | None]:
+    """Remarks on faces and dark pictures, and the sizes of faces, in the first onset of each person."""
+    faces, brightest, no_faces = [], [], list[str]()
     firsts = table.clips.drop_duplicates(["dataset", "subject"]).to_dict("records")
     for clip in firsts:
         (image,) = read_frames(table.root, clip["frames"][:1], lambda image: image)
@@ -243,13 +246,15 @@ def check_first_frames(table: ClipTable) -> list[str]:
         name = identity(*(clip[name] for name in KEY))
         brightest.append((name, float(np.quantile(image, 0.999))))
         try:
-            height = None if no_faces else face_height(image)
+            found = [] if no_faces else find_faces(image)[:1]
         except ImportError:
             no_faces = ["the size of faces is not checked: pip install 'hsta_fast[video]'"]
             continue
-        if height is not None:
-            heights.append((name, height))
-    return [*no_faces, *face_remarks(heights), *darkness_remarks(brightest)]
+        height, width = image.shape[:2]
+        faces += [(name, face.height / height, face.width / width) for face in found]
+    people = 0 if no_faces else len(brightest)
+    remarks = [*no_faces, *face_remarks(people, faces), *darkness_remarks(brightest)]
+    return remarks, face_sizes(people, faces)
 
 
 def _published(dataset: str, clips: pd.DataFrame, annotation: Path | None) -> dict[str, int | None]:
@@ -373,6 +378,7 @@ def as_json(examination: Examination) -> dict[str, Any]:
                 "frames": diagnosis.frames,
                 "faults": [asdict(fault) for fault in diagnosis.faults],
                 "remarks": [] if diagnosis.table is None else list(diagnosis.table.remarks),
+                "faces": asdict(diagnosis.faces) if diagnosis.faces else None,
                 "broken_frames": diagnosis.broken or {},
                 "counts": [asdict(count) for count in diagnosis.counts],
             }

@@ -26,7 +26,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """video uint8 (B, 3, T, H, W), special (B, 3, 2, H, W), label int64 (B,), index int64 (B,).
+    """video uint8 (B, 3, T, H, W), special (B, 3, 2, H, W), label int64 (B,) or, of action units,
+    (B, units), index int64 (B,).
 
     special is uint8 frames or, with optical flow, float32. `index` is the clip's row in the table. Frames
     are RGB; all tensors are contiguous. Of a share of a batch (see `BatchPlan.share`), `whole` are the labels

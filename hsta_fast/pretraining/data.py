@@ -5,7 +5,8 @@ from dataclasses import replace
 from ..clips import natural_key, person_key, subject_ids
 from ..data import ClipData, ClipTable, Sampling, load_inputs
 from ..spelling import did_you_mean
-from ..training.setup import cache_of, read_clips
+from ..training.labelled import read_clips
+from ..training.setup import cache_of
 from .settings import PretrainConfig
 
 

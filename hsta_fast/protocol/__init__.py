@@ -12,25 +12,35 @@ from .folds import (
     cross_dataset,
     inner_folds,
     k_folds_by_subject,
+    leave_one_dataset_out,
     leave_one_subject_out,
 )
 from .gallery import GALLERY, Picture, worst_errors, write_gallery
 from .latex import latex_table
 from .metrics import Scores, best_epoch, bootstrap_interval, majority_baseline, per_dataset, per_fold, score
-from .predictions import read_predictions
+from .predictions import read_predictions, units_among
 from .report import import_matplotlib, summary_of, table, write_report
 from .seeds import SEED_FILES, write_seeds
+from .spotting import SpottingScores, VideoCounts, match_intervals, score_spotting
+from .spotting_audit import audit_spotting
+from .unit_scores import THRESHOLD, UnitScores, always_present, score_table, score_units, unit_intervals
 
 __all__ = [
     "FOLD_COLUMNS",
     "GALLERY",
     "SEED_FILES",
+    "THRESHOLD",
     "ArgumentError",
     "Fold",
     "Picture",
     "Scores",
+    "SpottingScores",
+    "UnitScores",
+    "VideoCounts",
+    "always_present",
     "assert_disjoint",
     "audit",
+    "audit_spotting",
     "best_epoch",
     "bootstrap_interval",
     "compare_runs",
@@ -44,17 +54,24 @@ __all__ = [
     "inner_folds",
     "k_folds_by_subject",
     "latex_table",
+    "leave_one_dataset_out",
     "leave_one_subject_out",
     "majority_baseline",
+    "match_intervals",
     "mcnemar",
     "per_dataset",
     "per_fold",
     "read_folds",
     "read_predictions",
     "score",
+    "score_spotting",
+    "score_table",
+    "score_units",
     "subject_overlap",
     "summary_of",
     "table",
+    "unit_intervals",
+    "units_among",
     "worst_errors",
     "write_gallery",
     "write_report",

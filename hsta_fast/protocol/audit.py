@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..clips import counted
 from .columns import ArgumentError
-from .findings import ONE_NAME, Findings, collect_findings
+from .findings import ONE_NAME, Findings, UnitFindings, Verdict, collect_findings
 from .foreign import FLAGS
 from .metrics import Absent, Scores
 from .overlap import Overlap
@@ -57,11 +57,14 @@ def audit(
     return findings_text(found), found.status
 
 
-def findings_text(found: Findings) -> str:
+def findings_text(found: Findings | UnitFindings) -> str:
     """The findings in words, for a terminal."""
     lines = [_extent(found), *(f"LEAKY: {reason}" for reason in found.leaky)]
     lines += [f"note: {note}" for note in _notes(found)]
-    lines += ["", *_score_lines(found), "", *_class_lines(found)]
+    if isinstance(found, UnitFindings):
+        lines += ["", *_unit_score_lines(found), "", *_unit_lines(found)]
+    else:
+        lines += ["", *_score_lines(found), "", *_class_lines(found)]
     if found.overlap is not None:
         lines += ["", *_differences(found.overlap), *_verdict(found.overlap)]
     split = bool(found.split_subjects) and not found.folds_known
@@ -70,18 +73,21 @@ def findings_text(found: Findings) -> str:
     return "\n".join(lines)
 
 
-def _extent(found: Findings) -> str:
+def _extent(found: Findings | UnitFindings) -> str:
     rows = found.predictions.rows
     parts = [counted(len(rows), "clip")]
     if found.num_subjects is not None:
         parts.append(counted(found.num_subjects, "subject"))
-    parts.append(f"{len(found.predictions.classes)} classes")
+    if isinstance(found, UnitFindings):
+        parts.append(counted(len(found.units), "action unit"))
+    else:
+        parts.append(f"{len(found.predictions.classes)} classes")
     if "fold" in found.predictions.given:
         parts.append(counted(rows["fold"].nunique(), "fold"))
     return f"{found.file}: {', '.join(parts)}"
 
 
-def _notes(found: Findings) -> Iterator[str]:
+def _notes(found: Findings | UnitFindings) -> Iterator[str]:
     for name, column in found.predictions.source.items():
         yield f"{name}: column {column}"
     for name, columns in found.predictions.unused.items():
@@ -94,12 +100,13 @@ def _notes(found: Findings) -> Iterator[str]:
     elif numbers is not None and numbers[0]:
         yield f"no class 0: the classes are {numbers[0]} to {numbers[-1]}"
     if found.absent_classes:
-        effect = {"zero": "counted as 0 in UF1 and UAR", "skip": "left out of UF1 and UAR"}[found.absent]
+        means = "the mean F1" if isinstance(found, UnitFindings) else "UF1 and UAR"
+        effect = {"zero": f"counted as 0 in {means}", "skip": f"left out of {means}"}[found.absent]
         yield f"no clip of {_some(found.absent_classes)}: {effect}"
     if found.repeated:
         repeated = counted(found.repeated, "row", "predict")
         yield f"{repeated} a clip that an earlier row predicts; each row counts"
-    if found.fold_mean is None:
+    if "fold" not in found.predictions.given:
         yield "no column fold: all rows are one test set, so there is no mean of folds"
 
 
@@ -119,6 +126,29 @@ def _score_lines(found: Findings) -> Iterator[str]:
         yield line("mean of folds (not a score)", [f"{value:.4f}" for value in found.fold_mean.values()])
     for name, scores in found.datasets.items():
         yield line(name, numbers(scores))
+
+
+def _unit_score_lines(found: UnitFindings) -> Iterator[str]:
+    def line(name: str, cells: Sequence[str]) -> str:
+        return f"{name:<28}" + "".join(f"{cell:>14}" for cell in cells)
+
+    named = {"pooled": found.pooled, "always present": found.baseline, **found.datasets}
+    rows = {name: [f"{own.f1:.4f}", f"{own.f1_both:.4f}"] for name, own in named.items()}
+    yield line("mean over units", ("F1", "F1 both"))
+    for name, cells in rows.items():
+        yield line(name, cells)
+        if name == "pooled" and found.intervals is not None:
+            ends = (found.intervals[score] for score in ("f1", "f1_both"))
+            yield line("95 % over subjects", [f"{low:.3f}-{high:.3f}" for low, high in ends])
+
+
+def _unit_lines(found: UnitFindings) -> Iterator[str]:
+    """F1 of each unit, how many clips show it, and for how many it is predicted."""
+    yield f"{'unit':<8}{'F1':>8}{'F1 both':>9}{'clips':>8}{'predicted':>11}"
+    own = found.pooled
+    columns = zip(found.units, own.of_unit, own.both, own.support, own.predicted, strict=True)
+    for unit, f1, both, clips, predicted in columns:
+        yield f"{unit:<8}{f1:>8.3f}{both:>9.3f}{clips:>8}{predicted:>11}"
 
 
 def _class_lines(found: Findings) -> Iterator[str]:
@@ -190,7 +220,7 @@ def _verdict(overlap: Overlap) -> Iterator[str]:
         yield f"  fold {fold or '-'}: {counted(len(subjects), 'subject')}, {_some(subjects)}"
 
 
-def _verdict_of_folds(found: Findings) -> str:
+def _verdict_of_folds(found: Verdict) -> str:
     """Whether a subject is tested in more than one fold, as far as the predictions alone tell."""
     given = found.predictions.given
     if found.split_subjects:

@@ -25,6 +25,14 @@ USUAL_NAMES = {
     ),
     "clip": "clip filename file_name clip_name clip_id video video_name video_id",
     "onset": "onset onset_frame onsetframe",
+    "offset": "offset offset_frame offsetframe",
+    "video": (
+        "video recording video_name video_id recording_name recording_id videoname path file file_name "
+        "filename clip clip_name clip_id"
+    ),
+    "class": (
+        "class emotion estimated_emotion label predicted predicted_class prediction predictions pred y_pred"
+    ),
     "fold": "fold folds fold_id fold_number cv cv_fold kfold test_fold split",
     "expression": "expression expression_type",
     "part": "part",

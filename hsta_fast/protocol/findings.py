@@ -8,36 +8,41 @@ import numpy as np
 import pandas as pd
 
 from ..clips import KEY, clip_key
+from .columns import ArgumentError
 from .foreign import load_predictions
 from .metrics import Absent, Scores, bootstrap_interval, majority_baseline, per_dataset, per_fold, score
 from .overlap import CLEAN, LEAKS, UNKNOWN, Overlap, find_overlap, people_as_written, person_keys
-from .predictions import Predictions
+from .predictions import NAMES, Predictions, read_unit_predictions, units_in
+from .unit_scores import (
+    Interval,
+    UnitScores,
+    always_present,
+    score_table,
+    truth_of,
+    unit_intervals,
+    unit_scores_by,
+)
 
 _NOT_LEAKY = ("", "false", "0", "no", "none", "nan")
 ONE_NAME = "without a column dataset, one name is one person"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Findings:
-    """The scores of a file of predictions over K classes, and what its reader must know about them.
+class Verdict:
+    """Whether people are in training and test at once, and what else a reader of predictions must know.
 
     Attributes:
         file: name of the file.
-        predictions: its content.
+        predictions: its content; of action units a class is the set of units that a clip shows.
         leaky: the reasons given in its column leaky.
         absent: how a class without a test clip is treated, see `metrics.score`.
-        absent_classes: names of these classes.
+        absent_classes: names of these classes, or units.
         num_subjects: people; None without a column subject.
         repeated: rows whose clip an earlier row has already.
         split_subjects: subjects tested in more than one fold. If each fold trained on what it does not test,
             these are leaks.
         split_clips: without a column subject, the number of clip names tested in more than one fold; each is
             one clip, or clips of several subjects.
-        pooled: scores over all rows.
-        interval: of the pooled scores, see `metrics.bootstrap_interval`; None without a column subject.
-        baseline: scores of always predicting, in a fold, the most frequent class of what other folds test.
-        fold_mean: unweighted means over folds of "uf1", "uar" and "acc"; None without a column fold.
-        datasets: scores of each dataset; empty if there are not several.
         overlap: comparison with the table of all clips; None without that table.
     """
 
@@ -50,11 +55,6 @@ class Findings:
     repeated: int
     split_subjects: list[str]
     split_clips: int
-    pooled: Scores
-    interval: dict[str, tuple[float, float]] | None
-    baseline: Scores
-    fold_mean: dict[str, float] | None
-    datasets: dict[str, Scores]
     overlap: Overlap | None
 
     @property
@@ -72,6 +72,44 @@ class Findings:
         return self.overlap is not None and self.overlap.folds_file is not None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Findings(Verdict):
+    """The scores of a file of predictions over K classes, and what its reader must know about them.
+
+    Attributes:
+        pooled: scores over all rows.
+        interval: of the pooled scores, see `metrics.bootstrap_interval`; None without a column subject.
+        baseline: scores of always predicting, in a fold, the most frequent class of what other folds test.
+        fold_mean: unweighted means over folds of "uf1", "uar" and "acc"; None without a column fold.
+        datasets: scores of each dataset; empty if there are not several.
+    """
+
+    pooled: Scores
+    interval: dict[str, tuple[float, float]] | None
+    baseline: Scores
+    fold_mean: dict[str, float] | None
+    datasets: dict[str, Scores]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitFindings(Verdict):
+    """The scores of the predictions.csv of a run of action units, and what its reader must know about them.
+
+    Attributes:
+        units: their names.
+        pooled: scores over all rows.
+        intervals: of the pooled scores, see `unit_scores.unit_intervals`; None with one subject.
+        baseline: scores of predicting every unit for every clip.
+        datasets: scores of each dataset; empty if there are not several.
+    """
+
+    units: list[str]
+    pooled: UnitScores
+    intervals: dict[str, Interval] | None
+    baseline: UnitScores
+    datasets: Mapping[str, UnitScores]
+
+
 def collect_findings(
     path: Path,
     clips: Path | None,
@@ -79,8 +117,14 @@ def collect_findings(
     absent: Absent,
     columns: Mapping[str, str],
     classes: Sequence[str],
-) -> Findings:
+) -> Findings | UnitFindings:
     """Read predictions, score them and compare them with the clips; arguments and errors as in `audit`."""
+    if units_in(path):
+        if flags := [*columns, *["classes"] * bool(classes)]:
+            raise ArgumentError(
+                f"--{flags[0]} expected predictions of one class a clip, got action units: {path}"
+            )
+        return _of_units(path, clips, folds, absent)
     predictions = load_predictions(path, columns, classes)
     rows, names, given = predictions.rows, predictions.classes, predictions.given
     pooled = score(rows["label"], rows["predicted"], len(names), absent=absent)
@@ -103,6 +147,34 @@ def collect_findings(
         fold_mean=per_fold(rows, len(names))[1] if "fold" in given else None,
         datasets=per_dataset(rows, len(names)) if several_datasets else {},
         overlap=None if clips is None else find_overlap(predictions, clips, folds),
+    )
+
+
+def _of_units(path: Path, clips: Path | None, folds: Path | None, absent: Absent) -> UnitFindings:
+    """The findings on the predictions of a run of action units."""
+    rows, units = read_unit_predictions(path)
+    pooled = score_table(rows, units, absent=absent)
+    people, truth = person_keys(rows), truth_of(rows, units).astype(bool)
+    shown = pd.Series(["+".join(np.array(units)[own]) or "none" for own in truth], index=rows.index)
+    codes, classes = pd.factorize(shown)
+    as_classes = rows.assign(label=codes, predicted=codes, onset=rows["onset"].astype(str))
+    predictions = Predictions(as_classes, [*classes], set(NAMES), None)
+    return UnitFindings(
+        file=path.name,
+        predictions=predictions,
+        leaky=leaky_reasons(rows),
+        absent=absent,
+        absent_classes=[unit for unit, count in zip(units, pooled.support, strict=True) if not count],
+        num_subjects=people.nunique(),
+        repeated=0,
+        split_subjects=split_subjects(rows, people),
+        split_clips=0,
+        overlap=None if clips is None else find_overlap(predictions, clips, folds),
+        units=units,
+        pooled=pooled,
+        intervals=unit_intervals(rows.assign(dataset="", subject=people), units, absent=absent),
+        baseline=always_present(rows, units, absent=absent),
+        datasets=unit_scores_by(rows, units, "dataset") if rows["dataset"].nunique() > 1 else {},
     )
 
 

@@ -1,4 +1,4 @@
-"""Subject-disjoint folds: leave one subject out, k folds by subject, composite, cross-dataset.
+"""Subject-disjoint folds: leave one subject or dataset out, k folds by subject, cross-dataset.
 
 Dataset and name together identify a subject, because two datasets may both have a subject "s01". So
 callers pass one string "dataset/subject" per clip. `train_only` marks clips that are never tested, such as
@@ -96,6 +96,30 @@ def cross_dataset(
     name = f"{'+'.join(sorted(train_on))} to {'+'.join(sorted(test_on))}"
     pool = np.isin(datasets, list(train_on))
     return _folds([(name, np.flatnonzero(test))], subjects, pool)
+
+
+def leave_one_dataset_out(
+    subjects: ArrayLike, datasets: ArrayLike, *, train_only: ArrayLike | None = None
+) -> list[Fold]:
+    """One fold per dataset, named after it; the fold tests its clips and trains on those of all others.
+
+    This is how the benchmark CD6ME (Varanka et al. 2022) divides its six datasets.
+
+    subjects, datasets: (num_clips,) strings, "dataset/subject" and "dataset".
+    train_only: (num_clips,) bool, clips that are never tested; None if there are none.
+    """
+    subjects, datasets = _subjects(subjects), np.asarray(datasets)
+    tested = ~_train_only(train_only, len(subjects))
+    names = sorted(set(datasets[tested].tolist()))
+    if len(names) < 2:
+        raise ValueError(
+            f"leave-one-dataset-out expected at least 2 datasets, got {', '.join(names) or 'none'}"
+        )
+    folds = []
+    for name in names:
+        test = np.flatnonzero((datasets == name) & tested)
+        folds += _folds([(name, test)], subjects, datasets != name)
+    return _each_tested_once(folds, tested)
 
 
 def k_folds_by_subject(

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..clips import natural_key
 from .columns import ArgumentError, Table, pick_table
-from .predictions import LABELS, NAMES, Predictions, check_cells
+from .predictions import LABELS, NAMES, Predictions, check_cells, units_in
 from .tables import is_array, read_array, read_tables, texts
 
 FLAGS = ("label", "predicted", "subject", "fold")  # the columns that audit has a flag for
@@ -44,6 +44,9 @@ def load_predictions(
     """
     if classes and (len(set(classes)) < max(2, len(classes)) or "" in classes):
         raise ArgumentError(f"--classes expected two or more different names, got {','.join(classes)!r}")
+    if units := units_in(path):
+        got = f"the action units {', '.join(units)}: audit and evaluate score them"
+        raise ValueError(f"{path}: expected one class a clip, got {got}")
     chosen = dict(columns or {})
     arrays = {name: Path(value) for name, value in chosen.items() if value.lower().endswith(".npy")}
     chosen = {name: value for name, value in chosen.items() if name not in arrays}

@@ -11,7 +11,9 @@ import pandas as pd
 
 from ..clips import KEY, natural_key
 from ..files import write_text
+from .predictions import units_among
 from .run_scores import read_json
+from .unit_scores import predicted_of, truth_of
 
 GALLERY = "gallery.json"  # in the folder of a fold
 PER_PAIR = 4  # the most clips of one (true, predicted) pair of classes
@@ -54,12 +56,15 @@ def worst_errors(predictions: pd.DataFrame, count: int) -> pd.DataFrame:
     in natural order of the keys. Whatever a run shows of a fold, the fold by itself shows too.
 
     Args:
-        predictions: dataset, subject, clip, onset, label, predicted, and the p_<class name> in order.
+        predictions: dataset, subject, clip, onset, label, predicted, and the p_<class name> in order; or
+            those of action units, see `worst_decisions`.
         count: the most clips.
 
     Returns:
         Those rows, with their index and a column `probability`.
     """
+    if units := units_among(predictions.columns):
+        predictions = worst_decisions(predictions, units)
     shares = predictions[[c for c in predictions.columns if str(c).startswith("p_")]].to_numpy()
     rows = predictions.assign(probability=shares[np.arange(len(shares)), predictions["predicted"]])
     wrong = rows[rows["label"] != rows["predicted"]]
@@ -67,6 +72,29 @@ def worst_errors(predictions: pd.DataFrame, count: int) -> pd.DataFrame:
     order = sorted(range(len(wrong)), key=lambda i: (-wrong["probability"].iloc[i], names[i]))
     wrong = wrong.iloc[order]
     return wrong[wrong.groupby(["label", "predicted"]).cumcount() < PER_PAIR].head(count)
+
+
+def worst_decisions(predictions: pd.DataFrame, units: Sequence[str]) -> pd.DataFrame:
+    """Predictions of action units as predictions of classes: each clip as its most confident wrong decision.
+
+    The classes are `pairs_of(units)`. A clip without a wrong decision has one of its right ones.
+    """
+    shares = predictions[[f"p_{unit}" for unit in units]].to_numpy(dtype=np.float64)
+    truth, predicted = truth_of(predictions, units), predicted_of(predictions, units)
+    confidence = np.where(predicted == 1, shares, 1 - shares)
+    unit = np.where(truth != predicted, confidence, -1).argmax(1)
+    rows = np.arange(len(predictions))
+    both = np.stack([1 - shares, shares], 2).reshape(len(rows), 2 * len(units))
+    return predictions[[*KEY, "fold"]].assign(
+        label=2 * unit + truth[rows, unit],
+        predicted=2 * unit + predicted[rows, unit],
+        **{f"p_{name}": both[:, place] for place, name in enumerate(pairs_of(units))},
+    )
+
+
+def pairs_of(units: Sequence[str]) -> list[str]:
+    """The two decisions of each unit, as names of classes."""
+    return [name for unit in units for name in (f"no {unit}", unit)]
 
 
 def write_gallery(folder: Path, count: int, errors: pd.DataFrame, pictures: Sequence[list[Picture]]) -> None:
@@ -82,6 +110,8 @@ def write_gallery(folder: Path, count: int, errors: pd.DataFrame, pictures: Sequ
 def read_gallery(run_dir: Path, predictions: pd.DataFrame, classes: Sequence[str]) -> Gallery | None:
     """The gallery of a run, from the pictures in the folders of its folds; None if there are none.
 
+    Of action units, `classes` are the units.
+
     Raises:
         ValueError: a file of pictures is damaged; the message names it.
     """
@@ -90,6 +120,8 @@ def read_gallery(run_dir: Path, predictions: pd.DataFrame, classes: Sequence[str
         of_run, of_clips = _read(path)
         count = max(count, of_run)
         pictures |= of_clips
+    if units_among(predictions.columns):
+        predictions, classes = worst_decisions(predictions, classes), pairs_of(classes)
     shown = worst_errors(predictions, count)
     clips = [
         WrongClip(

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 SCORES = ("uf1", "uar", "acc")
+HEADS = {"uf1": "UF1", "uar": "UAR", "acc": "ACC", "f1": "F1", "f1_both": "F1 both"}
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",

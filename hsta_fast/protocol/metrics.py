@@ -192,14 +192,21 @@ def resampled_scores(
 def best_epoch(truth: ArrayLike, predicted: ArrayLike, num_classes: int) -> int:
     """The first epoch, counted from 0, with the largest UF1 over the classes in the truth.
 
-    truth: (num_clips,) integers; predicted: (epochs, num_clips), the predicted class after each epoch.
+    truth: (num_clips,) integers; predicted: (epochs, num_clips), the predicted class after each epoch. Of
+    action units: (num_clips, K) and (epochs, num_clips, K), 1 where a unit is shown and predicted, else 0; F1
+    is that of each unit. Where no clip shows any, it is the first epoch.
     """
     truth, predicted = np.asarray(truth), np.asarray(predicted)
-    f1 = []
-    for number in np.intersect1d(truth, np.arange(num_classes)):
-        is_class, is_predicted = truth == number, predicted == number
-        f1.append(2 * (is_class & is_predicted).sum(1) / (is_class.sum() + is_predicted.sum(1)))
-    return int(np.argmax(np.mean(f1, axis=0)))
+    classes = range(num_classes)
+    if truth.ndim == 2:
+        pairs = [(truth[:, k] == 1, predicted[:, :, k] == 1) for k in classes if truth[:, k].any()]
+    else:
+        pairs = [(truth == k, predicted == k) for k in np.intersect1d(truth, classes)]
+    f1 = [
+        2 * (is_class & is_predicted).sum(1) / (is_class.sum() + is_predicted.sum(1))
+        for is_class, is_predicted in pairs
+    ]
+    return int(np.argmax(np.mean(f1, axis=0))) if f1 else 0
 
 
 def majority_baseline(

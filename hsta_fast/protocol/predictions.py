@@ -2,9 +2,13 @@
 
 A run's own predictions.csv has dataset, subject, clip, onset, fold, label, predicted and, for each class in
 the order of the labels, a column p_<class name> with its probability. Those of other programs: foreign.py.
+
+A run of action units has, instead of label and predicted, for each unit a column "AU4" with the truth, 1
+where the clip shows it, else 0, and a column "p_AU4" with its probability.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,8 +45,45 @@ class Predictions:
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """The rows of a run's own predictions.csv: those of `run_predictions`, and the same errors."""
-    return run_predictions(path).rows
+    """The rows of a run's own predictions.csv, of classes or of units; errors as of `run_predictions`."""
+    return read_unit_predictions(path)[0] if units_in(path) else run_predictions(path).rows
+
+
+def units_among(columns: Iterable[str]) -> list[str]:
+    """The action units whose truth and probability are among the columns, in that order; [] of classes."""
+    names = [str(column) for column in columns]
+    if any(name in names for name in LABELS):
+        return []
+    return [name for name in names if re.fullmatch(r"AU[0-9]+", name) and f"p_{name}" in names]
+
+
+def units_in(path: Path) -> list[str]:
+    """`units_among` the columns of a csv; [] of any other file."""
+    if path.suffix.lower() != ".csv" or not path.is_file():
+        return []
+    try:
+        return units_among(pd.read_csv(path, nrows=0).columns)
+    except (ValueError, pd.errors.ParserError):  # other encodings, no columns
+        return []
+
+
+def read_unit_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Read the predictions.csv of a run of action units: its rows and the units.
+
+    The truth is returned as int64, probabilities as float64, all else as in `run_predictions`.
+
+    Raises:
+        ValueError: as `run_predictions`.
+    """
+    table = read_text_table(path, NAMES)
+    units = units_among(table.columns)
+    if not units:
+        got = ", ".join(map(str, table.columns))
+        raise ValueError(f"{path}: expected columns AU<number> and p_AU<number>, got {got}")
+    if table.empty:
+        raise ValueError(f"{path}: expected one row per test clip, got no rows")
+    rows = _checked_rows(path, table, units, ())
+    return rows.assign(**{unit: _whole_numbers(path, table[unit], 2) for unit in units}), units
 
 
 def run_predictions(path: Path) -> Predictions:
@@ -90,12 +131,14 @@ def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     return table.fillna("")
 
 
-def _checked_rows(path: Path, table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+def _checked_rows(
+    path: Path, table: pd.DataFrame, classes: Sequence[str], labels: Sequence[str] = LABELS
+) -> pd.DataFrame:
     rows = table.copy()
     for column in ("dataset", "subject", "clip", "fold"):
         check_cells(path, table[column], table[column] == "", "a name")
     rows["onset"] = _whole_numbers(path, table["onset"], None)
-    for column in LABELS:
+    for column in labels:
         rows[column] = _whole_numbers(path, table[column], len(classes))
     for column in (f"p_{name}" for name in classes):
         values = pd.to_numeric(table[column], errors="coerce").astype(np.float64)

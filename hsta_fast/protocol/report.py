@@ -34,6 +34,7 @@ from .run_scores import (
     read_metrics,
     read_run,
 )
+from .unit_report import UnitRun, read_unit_run, render_page, unit_latex, unit_summary, unit_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,6 +94,8 @@ def write_report(run_dir: Path, trained: Mapping[str, float] | None = None) -> P
     from . import plots
 
     run_dir = Path(run_dir)
+    if is_of_units(run_dir):
+        return _write_unit_report(run_dir, trained)
     run = read_run(run_dir)
     metrics = read_metrics(run_dir / "metrics.jsonl")
     faults = read_faults(run_dir / "faults.csv")
@@ -113,6 +116,32 @@ def write_report(run_dir: Path, trained: Mapping[str, float] | None = None) -> P
     write_text(run_dir / "scores.tex", latex_table(json.loads(summary)))
     report = run_dir / "report.html"
     write_text(report, _page(run, faults, figures["curves.png"], confusions, gallery, trained))
+    return report
+
+
+def is_of_units(run_dir: Path) -> bool:
+    """Whether a run predicts action units; False if it has no config.json."""
+    path = run_dir / "config.json"
+    return path.is_file() and read_json(path, path.read_text(encoding="utf-8")).get("task") == "units"
+
+
+def _write_unit_report(run_dir: Path, trained: Mapping[str, float] | None) -> Path:
+    """`write_report` of a run of action units."""
+    from . import plots
+
+    run = read_unit_run(run_dir)
+    faults = _rows(read_faults(run_dir / "faults.csv"))
+    gallery = read_gallery(run_dir, run.predictions, run.units)
+    curves = plots.png_and_svg(
+        plots.learning_curves(read_metrics(run_dir / "metrics.jsonl"), title=run.name, leaky=bool(run.leaky))
+    )
+    for kind, picture in curves.items():
+        write_bytes(run_dir / f"curves.{kind}", picture)
+    summary = json.dumps(unit_summary(run, trained), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(run_dir / "summary.json", summary)
+    write_text(run_dir / "scores.tex", unit_latex(run))
+    report = run_dir / "report.html"
+    write_text(report, render_page(run, faults, curves["png"], gallery, trained, _common(run)))
     return report
 
 
@@ -146,6 +175,8 @@ def table(run_dir: Path) -> str:
 
     Reads config.json and predictions.csv like `write_report`, with the same errors.
     """
+    if is_of_units(Path(run_dir)):
+        return unit_table(read_unit_run(Path(run_dir)))
     run = read_run(Path(run_dir))
     lines = [f"{run.name}: {_extent(run)}", *(f"LEAKY: {reason}" for reason in run.leaky)]
     lines += [*(f"note: {note}" for note in run.notes), ""]
@@ -218,12 +249,9 @@ def _page(
 ) -> str:
     meanings = ("mean F1 over classes", "mean recall over classes", "share of clips right")
     scores, baselines = headline(run.scores), headline(run.baseline)
-    known = (NOTES, TRAIN_COUNTS, LEAKY, PROVENANCE)
     return page.render(
-        title=run.name + (" (leaky)" if run.leaky else ""),
         extent=_extent(run),
-        leaky=run.leaky,
-        notes=run.notes,
+        baseline_name="majority class",
         cards=[
             {
                 "name": name.upper(),
@@ -234,7 +262,6 @@ def _page(
             }
             for name, meaning in zip(scores, meanings, strict=True)
         ],
-        epoch=run.epoch,
         pooled=_pooled_rows(run),
         datasets=_rows(run.datasets),
         classes=_class_rows(run),
@@ -243,16 +270,28 @@ def _page(
             for name, png in confusions.items()
         },
         gallery=gallery,
-        per_pair=PER_PAIR,
         curves=curves,
         folds=_rows(run.folds),
         fold_mean=list(run.fold_mean.values()),
         subjects=_rows(run.subjects),
         faults=_rows(faults),
-        starts=_starts(run.config.get(PROVENANCE, [])),
         trained=trained,
-        settings=page.flatten({key: value for key, value in run.config.items() if key not in known}),
+        **_common(run),
     )
+
+
+def _common(run: RunScores | UnitRun) -> dict[str, Any]:
+    """The variables that the page of any run has."""
+    known = (NOTES, TRAIN_COUNTS, LEAKY, PROVENANCE)
+    return {
+        "title": run.name + (" (leaky)" if run.leaky else ""),
+        "leaky": run.leaky,
+        "notes": run.notes,
+        "epoch": run.epoch,
+        "per_pair": PER_PAIR,
+        "starts": _starts(run.config.get(PROVENANCE, [])),
+        "settings": page.flatten({key: value for key, value in run.config.items() if key not in known}),
+    }
 
 
 def _starts(entries: Sequence[Mapping[str, Any]]) -> list[list[tuple[str, str]]]:

@@ -1,7 +1,7 @@
 """What a run's folder holds, checked: settings, metrics, faults of the data, predictions and their scores."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,42 @@ def read_run(run_dir: Path) -> RunScores:
     Raises:
         ValueError: a file is missing or cannot be read; the message names the file and the place in it.
     """
+    config = read_run_settings(run_dir)
+    notes, num_folds, train_counts = config.get(NOTES, []), config[NUM_FOLDS], config[TRAIN_COUNTS]
+    loaded = run_predictions(run_dir / "predictions.csv")
+    classes = loaded.classes
+    predictions = in_order_of_folds(loaded.rows)
+    scores = score(predictions["label"], predictions["predicted"], len(classes), absent="zero")
+    folds, fold_mean = per_fold(predictions, len(classes))
+    done = len(folds)
+    return RunScores(
+        name=run_dir.resolve().name,
+        config=config,
+        notes=[
+            *notes,
+            *notes_on_scores(predictions, classes, scores.support, num_folds, done, "UF1 and UAR"),
+        ],
+        leaky=config.get(LEAKY, []),
+        epoch=epoch_in_words(config, predictions),
+        num_folds=num_folds,
+        predictions=predictions,
+        classes=classes,
+        scores=scores,
+        baseline=majority_baseline(predictions, train_counts, len(classes)),
+        interval=bootstrap_interval(predictions, len(classes)),
+        datasets=_datasets(predictions, len(classes)),
+        folds=folds,
+        fold_mean=fold_mean,
+        subjects=_subjects(predictions),
+    )
+
+
+def read_run_settings(run_dir: Path) -> dict[str, Any]:
+    """The config.json of a run that has predictions, its keys with a meaning here checked.
+
+    Raises:
+        ValueError: a file is missing, or config.json cannot be read; the message names it.
+    """
     needed = ("config.json", "metrics.jsonl", "predictions.csv")
     missing = [name for name in needed if not (run_dir / name).is_file()]
     if missing:
@@ -71,40 +107,33 @@ def read_run(run_dir: Path) -> RunScores:
     starts = config.get(PROVENANCE, [])
     if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
         raise ValueError(f"{path}: {PROVENANCE} expected a list of objects, got {starts!r}")
-    loaded = run_predictions(run_dir / "predictions.csv")
-    classes = loaded.classes
-    predictions = loaded.rows.sort_values("fold", key=lambda folds: folds.map(natural_key), kind="stable")
-    scores = score(predictions["label"], predictions["predicted"], len(classes), absent="zero")
-    folds, fold_mean = per_fold(predictions, len(classes))
-    return RunScores(
-        name=run_dir.resolve().name,
-        config=config,
-        notes=[*notes, *_notes(predictions, classes, scores, num_folds, len(folds))],
-        leaky=leaky,
-        epoch=_epoch(config, predictions),
-        num_folds=num_folds,
-        predictions=predictions,
-        classes=classes,
-        scores=scores,
-        baseline=majority_baseline(predictions, train_counts, len(classes)),
-        interval=bootstrap_interval(predictions, len(classes)),
-        datasets=_datasets(predictions, len(classes)),
-        folds=folds,
-        fold_mean=fold_mean,
-        subjects=_subjects(predictions),
-    )
+    return config
 
 
-def _notes(
-    predictions: pd.DataFrame, classes: Sequence[str], scores: Scores, num_folds: int, done: int
+def in_order_of_folds(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The rows, the folds in natural order."""
+    return predictions.sort_values("fold", key=lambda folds: folds.map(natural_key), kind="stable")
+
+
+def notes_on_scores(
+    predictions: pd.DataFrame,
+    classes: Sequence[str],
+    support: Iterable[int],
+    num_folds: int,
+    done: int,
+    means: str,
 ) -> list[str]:
-    """What a reader of the scores must know, as far as the predictions tell."""
+    """What a reader of the scores must know, as far as the predictions tell.
+
+    support: the test clips of each class; done: the finished folds; means: the scores that are means over
+    the classes.
+    """
     notes = []
     if done < num_folds:
         notes.append(unfinished(done, num_folds))
-    absent = [name for name, n in zip(classes, scores.support, strict=True) if n == 0]
+    absent = [name for name, n in zip(classes, support, strict=True) if n == 0]
     if absent:
-        notes.append(f"No test clip of {', '.join(absent)}: counted as 0 in UF1 and UAR.")
+        notes.append(f"No test clip of {', '.join(absent)}: counted as 0 in {means}.")
     folds_of = predictions["fold"].groupby(subject_ids(predictions)).nunique()
     shared = sorted(folds_of.index[folds_of > 1], key=natural_key)
     if shared:
@@ -118,7 +147,7 @@ def unfinished(done: int, num_folds: int) -> str:
     return f"Unfinished: {done} of {num_folds} folds. The scores are of these folds only."
 
 
-def _epoch(config: dict[str, Any], predictions: pd.DataFrame) -> str:
+def epoch_in_words(config: dict[str, Any], predictions: pd.DataFrame) -> str:
     """How the scored epoch was chosen and, if folds choose their own, which one each chose."""
     how = _EPOCHS.get(config.get("select", "last"), "unknown")
     if config.get("select", "last") == "last" or "epoch" not in predictions:

@@ -158,17 +158,27 @@ def random_face(rng: np.random.Generator) -> Face:
     )
 
 
-def grid(pixels: int) -> tuple[Array, Array]:
+def grid(pixels: int, margin: float = MARGIN) -> tuple[Array, Array]:
     """Coordinates x and y of the texture, each (P, P) float32; `pixels` = pixels along a picture side."""
-    pad = margin_pixels(pixels)
+    pad = margin_pixels(pixels, margin)
     line = (np.arange(-pad, pixels + pad, dtype=np.float32) + 0.5) / pixels - 0.5
     x, y = np.meshgrid(line, line)
     return x, y
 
 
-def margin_pixels(pixels: int) -> int:
+def margin_pixels(pixels: int, margin: float = MARGIN) -> int:
     """How many pixels the texture extends beyond the picture on each side."""
-    return round(MARGIN * pixels)
+    return round(margin * pixels)
+
+
+def top_of_clothes(face: Face, x: Array, *, wide: bool) -> Array:
+    """The y at which clothes begin at each x; wide: to the ends of the shoulders, not of the picture."""
+    chin = face.middle + face.height
+    collar = chin + 0.085 - 0.16 * x**2 - 0.05 * np.abs(x)
+    if not wide:
+        return collar
+    end = np.clip(np.abs(x) - 0.72, 0, None)
+    return np.maximum(collar, chin + 0.02 + 0.28 * np.abs(x) + 12 * end**2)
 
 
 # Factor on the sigmas below, which are those of the muscle itself: the skin around it moves too.

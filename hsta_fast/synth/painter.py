@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .face import Array, Face, grid, margin_pixels
+from .face import MARGIN, Array, Face, grid, margin_pixels, top_of_clothes
 
 
 def _ramp(low: float, high: float, value: Array) -> Array:
@@ -30,9 +30,10 @@ def _linear(colour: tuple[float, float, float]) -> Array:
 class _Painter:
     """Paints one face, back to front, on the texture's grid."""
 
-    def __init__(self, face: Face, pixels: int, rng: np.random.Generator) -> None:
-        self.face, self.pixels, self.rng = face, pixels, rng
-        self.x, self.y = grid(pixels)
+    def __init__(self, face: Face, pixels: int, rng: np.random.Generator, margin: float = MARGIN) -> None:
+        self.face, self.pixels, self.rng, self.margin = face, pixels, rng, margin
+        self.x, self.y = grid(pixels, margin)
+        self.person = np.zeros_like(self.x)  # how much of a pixel is the person, 0..1, the rest is background
         self.picture = np.ones((*self.x.shape, 3), np.float32) * _linear(face.background)
         down = np.clip((self.y - face.middle) / face.height, 0, 1)
         self.half_width = face.width * (1 - face.taper * down**1.6)
@@ -55,6 +56,7 @@ class _Painter:
     def mix(self, colour: Array, mask: Array) -> None:
         """Blend a colour (3,) or picture (P, P, 3) over the picture with the mask (P, P), 0..1."""
         self.picture += mask[..., None] * (colour - self.picture)
+        self.person = np.maximum(self.person, mask)
 
     def darken(self, mask: Array, by: float) -> None:
         self.picture *= (1 - by * np.clip(mask, 0, 1))[..., None]
@@ -62,7 +64,7 @@ class _Painter:
     def strokes(self, lines: list[NDArray[np.float64]], levels: Array, thickness: float) -> Array:
         """A mask (P, P), 0..1, of anti-aliased hairs; each line is (K, 2) points in picture coordinates."""
         mask = np.zeros(self.x.shape, np.uint8)
-        pad = margin_pixels(self.pixels)
+        pad = margin_pixels(self.pixels, self.margin)
         for line, level in zip(lines, levels, strict=True):
             points = np.round(((line + 0.5) * self.pixels + pad - 0.5) * 16).astype(np.int32)
             cv2.polylines(
@@ -152,7 +154,7 @@ class _Painter:
         shade = 0.30 + 0.45 * _ramp(-0.02, 0.25, y - chin) + 0.25 * face.light[0] * x / wide
         shade *= np.sqrt(np.clip(1.15 - (x / wide) ** 2, 0.1, 1))
         self.mix(_linear(face.skin) * shade[..., None], neck)
-        collar = _ramp(-0.005, 0.005, y - (chin + 0.085 - 0.16 * x**2 - 0.05 * np.abs(x)))
+        collar = _ramp(-0.005, 0.005, y - top_of_clothes(face, x, wide=self.margin > MARGIN))
         self.mix(_linear(face.clothes) * (0.7 + 0.04 * self.noise(0.004))[..., None], collar)
 
     def ears(self) -> None:
@@ -356,3 +358,9 @@ class _Painter:
 def paint_face(face: Face, pixels: int, rng: np.random.Generator) -> Array:
     """The face's texture, (P, P, 3) float32 RGB 0..255 with P = pixels + 2 * margin_pixels(pixels)."""
     return _Painter(face, pixels, rng).paint()
+
+
+def paint_person(face: Face, pixels: int, rng: np.random.Generator, margin: float) -> tuple[Array, Array]:
+    """As `paint_face` with a wider margin, and how much of each pixel is the person, (P, P) 0..1."""
+    painter = _Painter(face, pixels, rng, margin)
+    return painter.paint(), painter.person

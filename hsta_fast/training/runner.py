@@ -18,6 +18,7 @@ from ..protocol import (
     import_matplotlib,
     read_predictions,
     score,
+    score_table,
     table,
     write_report,
     write_seeds,
@@ -374,15 +375,18 @@ def entry_writer(folder: RunFolder, start: Start) -> Callable[[], None]:
 
 
 def score_so_far(exp: Experiment, folder: RunFolder, tested: dict[int, pd.DataFrame]) -> str:
-    """The pooled UF1 of the finished folds in words; `tested` keeps what is read of their predictions."""
+    """The pooled UF1 (of units: mean F1) of the finished folds in words; `tested` keeps their predictions."""
     for number in range(len(exp.folds)):
         if number not in tested and folder.fold(number).finished:
             table_of_fold = read_predictions(folder.fold(number).path / "predictions.csv")
-            tested[number] = table_of_fold[["label", "predicted"]]
+            tested[number] = table_of_fold
     pooled = pd.concat(tested.values())
-    scores = score(pooled["label"], pooled["predicted"], len(exp.labels.classes), absent="zero")
+    so_far = f"of {len(tested)} of {len(exp.folds)} folds"
     leaky = " (leaky)" if exp.leaks else ""
-    return f"UF1 of {len(tested)} of {len(exp.folds)} folds {scores.uf1:.3f}{leaky}"
+    if exp.cfg.task == "units":
+        return f"mean F1 {so_far} {score_table(pooled, exp.labels.classes).f1:.3f}{leaky}"
+    scores = score(pooled["label"], pooled["predicted"], len(exp.labels.classes), absent="zero")
+    return f"UF1 {so_far} {scores.uf1:.3f}{leaky}"
 
 
 def update_report(exp: Experiment, run: RunFolder) -> None:

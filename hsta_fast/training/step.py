@@ -11,7 +11,7 @@ from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from ..model import HSTA
-from .optim import Loss, parameter_groups
+from .optim import Loss, UnitLoss, parameter_groups
 from .step_graph import StepGraph
 
 if TYPE_CHECKING:  # it needs the packages that read data, which a step does not
@@ -37,7 +37,7 @@ class TrainStep:
     """
 
     model: nn.Module
-    loss: Loss
+    loss: Loss | UnitLoss
     optimizer: torch.optim.Optimizer
     scaler: GradScaler
     autocast: Callable[[], AbstractContextManager[object]]

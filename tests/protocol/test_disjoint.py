@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from hsta_fast.clips import subject_ids
 from hsta_fast.data import ClipTable
-from hsta_fast.protocol import Fold, composite, cross_dataset, inner_folds, leave_one_subject_out
+from hsta_fast.protocol import (
+    Fold,
+    composite,
+    cross_dataset,
+    inner_folds,
+    leave_one_dataset_out,
+    leave_one_subject_out,
+)
 from hsta_fast.training.config import TrainConfig
 from hsta_fast.training.splits import is_macro, make_folds
 
@@ -35,7 +42,7 @@ def clip_rows(draw: st.DrawFn) -> list[tuple[str, str, int, bool]]:
     return draw(st.lists(row, min_size=1, max_size=40))
 
 
-SUBJECT_DISJOINT = ["loso", "kfold", "composite", "cross-dataset"]
+SUBJECT_DISJOINT = ["loso", "kfold", "composite", "cross-dataset", "leave-one-dataset-out"]
 
 
 def clip_table(rows: list[tuple[str, str, int, bool]]) -> ClipTable:
@@ -82,7 +89,7 @@ def test_no_settings_make_a_protocol_share_a_person(
         return  # refused: nothing is shared
     hold(table, folds)
     assert not cfg.leaks()
-    if protocol in ("loso", "kfold", "composite"):
+    if protocol != "cross-dataset":
         tested = np.sort(np.concatenate([fold.test for fold in folds]))
         assert np.array_equal(tested, np.flatnonzero(~is_macro(table))), "each micro-expression once"
     for fold in folds:
@@ -114,7 +121,8 @@ def test_the_strategy_reaches_folds_of_every_protocol() -> None:
         )
         folds, remarks = make_folds(cfg, table)
         hold(table, folds)
-        assert len(folds) == {"loso": 6, "kfold": 2, "composite": 6, "cross-dataset": 1}[protocol]
+        one_each = {"loso": 6, "kfold": 2, "composite": 6, "cross-dataset": 1, "leave-one-dataset-out": 2}
+        assert len(folds) == one_each[protocol]
         assert not remarks
 
 
@@ -142,6 +150,15 @@ def test_cross_dataset_trains_on_some_and_tests_on_others() -> None:
     assert (fold.name, fold.train.tolist(), fold.test.tolist()) == ("a+b to c", [0, 1], [2])
 
 
+def test_leave_one_dataset_out_tests_each_dataset_on_a_model_of_the_others() -> None:
+    subjects, datasets = ["b/1", "a/1", "c/1", "c/2", "a/1"], list("bacca")
+    train_only = np.array([False, False, False, True, False])
+    folds = leave_one_dataset_out(subjects, datasets, train_only=train_only)
+    assert [fold.name for fold in folds] == ["a", "b", "c"]
+    assert [fold.test.tolist() for fold in folds] == [[1, 4], [0], [2]]
+    assert [fold.train.tolist() for fold in folds] == [[0, 2, 3], [1, 2, 3, 4], [0, 1, 4]]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -151,6 +168,14 @@ def test_cross_dataset_trains_on_some_and_tests_on_others() -> None:
         ),
         (lambda: cross_dataset(["a/1", "b/1"], ["a", "b"], ["a"], ["c"]), "--test-on expected .* a, b, got"),
         (lambda: cross_dataset(["a/1", "b/1"], ["a", "b"], [], ["a"]), "--train-on expected .* a, b, got"),
+        (
+            lambda: leave_one_dataset_out(["a/1", "a/2"], ["a", "a"]),
+            "leave-one-dataset-out expected at least 2 datasets, got a$",
+        ),
+        (
+            lambda: leave_one_dataset_out(["a/s1", "b/s1", "A/s1"], ["a", "b", "A"]),
+            "one spelling of each person, got 'A/s1' and 'a/s1'",
+        ),
         (
             lambda: leave_one_subject_out(["a/s1", "a/s01"]),
             "one spelling of each person, got 'a/s01' and 'a/s1'; write one of them",

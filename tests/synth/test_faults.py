@@ -11,9 +11,9 @@ import pytest
 from hsta_fast.clips import KEY
 from hsta_fast.data import doctor, read_dataset
 from hsta_fast.data.clips import ENDS_AT_APEX, LEFT_OUT, MIDDLE_APEX
+from hsta_fast.synth import SynthConfig, render
 from hsta_fast.synth.faults import faults_of
 from hsta_fast.synth.layouts import LAYOUTS
-from hsta_fast.synth.render import SynthConfig, render
 
 # What the doctor says of each, in part.
 WORDS = {

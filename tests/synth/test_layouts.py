@@ -12,7 +12,8 @@ from openpyxl import load_workbook
 
 from hsta_fast.data import apply_labels, label_set, read_dataset, recognise
 from hsta_fast.synth.layouts import EXPRESSIONS
-from hsta_fast.synth.render import SynthConfig, render, subject_frames
+from hsta_fast.synth.render import render, subject_frames
+from hsta_fast.synth.settings import SynthConfig
 
 from ..data import fake_datasets, further_datasets
 

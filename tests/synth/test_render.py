@@ -15,17 +15,9 @@ import pytest
 
 from hsta_fast.synth.face import Variation, grid, movement_field, random_face
 from hsta_fast.synth.layouts import EXPRESSIONS
-from hsta_fast.synth.render import (
-    FINE,
-    LONGEST,
-    SHORTEST,
-    Camera,
-    SynthConfig,
-    plan_subject,
-    render,
-    shuffled_labels,
-    subject_frames,
-)
+from hsta_fast.synth.plan import LONGEST, SHORTEST, plan_subject, shuffled_labels
+from hsta_fast.synth.render import FINE, Camera, render, subject_frames
+from hsta_fast.synth.settings import SynthConfig
 
 from ..data.fake_datasets import CASME3_HEADER
 

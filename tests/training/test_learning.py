@@ -39,7 +39,7 @@ def many_faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cfg = SynthConfig(out=out, subjects=24, clips_per_subject=24, size=SIZE, strength=strength, processes=1)
     # Short clips: the model sees their onset, apex and offset, not the frames between.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importlib.import_module("hsta_fast.synth.render"), "LONGEST", 12)
+        patch.setattr(importlib.import_module("hsta_fast.synth.plan"), "LONGEST", 12)
         return render(cfg)
 
 

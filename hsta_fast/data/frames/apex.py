@@ -15,19 +15,22 @@ the middle frame they are 13 and 11 %.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import cv2
 import numpy as np
 
-from ...clips import KEY
+from ...clips import KEY, identity
+from ...faces import ClipView, magnify
 from ..clips import KEPT_APEX, MIDDLE_APEX, MOTION_APEX, ClipTable, fault_of
 from .cache import Cache, Made, load_arrays
 from .chunks import ArraySpec, digest
-from .decode import by_file, content_keys, read_frames
+from .decode import content_keys, read_files
 from .flow import PARAMETERS, pixel_flow
+from .views import WHOLE, Views
 
 Apex = Literal["annotated", "motion", "motion-all"]
 
@@ -54,11 +57,17 @@ def lacks_apex(table: ClipTable) -> np.ndarray:
 
 
 def search_apexes(
-    table: ClipTable, wanted: np.ndarray, *, cache: Cache | None = None, progress: bool = False
+    table: ClipTable,
+    wanted: np.ndarray,
+    *,
+    views: Views = WHOLE,
+    cache: Cache | None = None,
+    progress: bool = False,
 ) -> ClipTable:
     """The table with the apex of the `wanted` clips, bool (n,), found by motion, once if cached.
 
-    A clip with an unreadable frame keeps its apex and is listed in the faults.
+    A clip with an unreadable frame keeps its apex and is listed in the faults. views: how the clips are shown
+    (`clip_views`).
     """
     clips = table.clips
     rows = np.flatnonzero(wanted)
@@ -68,23 +77,26 @@ def search_apexes(
     found: dict[str, str | ValueError] = dict(zip(paths, paths, strict=True))
     if cache is not None:
         found = content_keys(table.root, paths, progress=progress)
-    keys = [digest("\n".join(str(found[path]) for path in clip).encode()) for clip in frames]
+    names = [identity(*(clips[key].iloc[row] for key in KEY)) for row in rows]
+    keys = [
+        digest(
+            "\n".join([*(str(found[path]) for path in clip), *filter(None, [views.keys.get(name)])]).encode()
+        )
+        for clip, name in zip(frames, names, strict=True)
+    ]
 
     def make(numbers: list[int]) -> list[Made]:
         made: list[Made] = []
-        for clip in (frames[number] for number in numbers):
+        for clip, name in ((frames[number], names[number]) for number in numbers):
             try:
-                pictures = _grey_frames(
-                    table, clip, {path: str(found[path]) for path in clip} if cache else None
-                )
+                pictures = _grey_frames(table, clip, found if cache else None, views, name)
                 made.append(np.array([apex_position(pictures)], dtype=np.int64))
             except ValueError as error:
                 made.append(error)
         return made
 
-    spec = ArraySpec(
-        name="apex", fingerprint={**apex_fingerprint(), "opencv": cv2.__version__}, shape=(1,), dtype="int64"
-    )
+    how = {**apex_fingerprint(), "opencv": cv2.__version__, **views.recipe.fingerprint()}
+    spec = ArraySpec(name="apex", fingerprint=how, shape=(1,), dtype="int64")
     items = load_arrays(spec, keys, make, cache=cache, progress=progress)
     apexes = clips["apex"].to_numpy(copy=True)
     failed, replaced = [], set()
@@ -105,23 +117,32 @@ def search_apexes(
     return replace(table, clips=clips.assign(apex=apexes), faults=(*known, *failed))
 
 
-def _grey_frames(table: ClipTable, clip: Sequence[str], keys: dict[str, str] | None) -> np.ndarray:
+def _grey_frames(
+    table: ClipTable,
+    clip: Sequence[str],
+    keys: Mapping[str, str | ValueError] | None,
+    views: Views,
+    name: str,
+) -> np.ndarray:
     """The clip's frames, grey uint8 (T, SIZE, SIZE)."""
+    view = views.of.get(name)
+    convert = _small_grey if view is None else partial(_shown_grey, view)
     pictures = np.empty((len(clip), SIZE, SIZE), dtype=np.uint8)
-    for group in by_file(clip):
-        paths = [clip[position] for position in group]
-        file_key = keys[paths[0]].split("#")[0] if keys else None
-        for position, picture in zip(
-            group, read_frames(table.root, paths, _small_grey, file_key=file_key), strict=True
-        ):
-            if isinstance(picture, ValueError):
-                raise ValueError(f"{clip[position]}: {picture}")
-            pictures[position] = picture
+    for position, picture in enumerate(read_files(table.root, clip, [convert] * len(clip), keys)):
+        if isinstance(picture, ValueError):
+            raise ValueError(f"{clip[position]}: {picture}")
+        pictures[position] = picture
+    if views.recipe.magnify:
+        return np.stack([magnify(now, pictures[0], views.recipe.magnify) for now in pictures])
     return pictures
 
 
 def _small_grey(image: np.ndarray) -> np.ndarray:
     return cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+
+
+def _shown_grey(view: ClipView, image: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(view.show(image, SIZE), cv2.COLOR_RGB2GRAY)
 
 
 def apex_position(pictures: np.ndarray) -> int:

@@ -18,9 +18,8 @@ from tqdm import tqdm
 
 from ...files import inside, open_plain
 from ...threads import thread_pool
-from .cache import Made
 from .chunks import digest
-from .video import MAX_PIXELS, check_opaque, decoder_version, read_video, split_video
+from .video import MAX_PIXELS, T, check_opaque, decoder_version, read_video, split_video
 
 
 class _Jpeg(JpegImageFile):
@@ -34,8 +33,9 @@ _READERS: dict[bytes, type[ImageFile]] = {
     b"\x89PNG\r\n\x1a\n": PngImageFile,
     b"BM": BmpImageFile,
 }
+IMAGE_TYPES = (".bmp", ".jpeg", ".jpg", ".png")  # endings of file names, in lower case
 _FILE = "an image or video file"
-_CHANGED = "expected a file that stays as it is, it changed while it was read"
+CHANGED = "expected a file that stays as it is, it changed while it was read"
 
 
 def content_keys(
@@ -96,14 +96,14 @@ def _declared_size(file: BufferedReader) -> tuple[int, int] | None:
 def read_frames(
     root: Path,
     paths: Sequence[str],
-    convert: Callable[[np.ndarray], np.ndarray],
+    convert: Callable[[np.ndarray], T] | Sequence[Callable[[np.ndarray], T]],
     *,
     file_key: str | None = None,
-) -> list[Made]:
+) -> list[T | ValueError]:
     """`convert` applied to frames of one image or video file, uint8 RGB (height, width, 3).
 
-    The result has a ValueError in the place of each frame that cannot be read. file_key: the expected digest
-    of the file; a file that has changed is an error.
+    The result has a ValueError in the place of each frame that cannot be read. convert: one for all, or one
+    for each of `paths`. file_key: the expected digest of the file; a file that has changed is an error.
     """
     try:
         file, number = split_video(paths[0])
@@ -111,16 +111,43 @@ def read_frames(
         if number is None:
             data = _read(path)
             if file_key is not None and digest(data) != file_key:
-                raise ValueError(_CHANGED)
-            return [convert(decode_image(data))] * len(paths)
+                raise ValueError(CHANGED)
+            image = decode_image(data)
+            return [_made(image, one) for one in ([convert] * len(paths) if callable(convert) else convert)]
         numbers = [split_video(name)[1] or 0 for name in paths]
         images = read_video(path, numbers, convert)
         with open_plain(path, _FILE) as video:
             if file_key is not None and _digest(video) != file_key:
-                raise ValueError(_CHANGED)
+                raise ValueError(CHANGED)
         return images
     except ValueError as error:
         return [error] * len(paths)
+
+
+def _made(image: np.ndarray, convert: Callable[[np.ndarray], T]) -> T | ValueError:
+    try:
+        return convert(image)
+    except ValueError as error:
+        return error
+
+
+def read_files(
+    root: Path,
+    paths: Sequence[str],
+    converts: Sequence[Callable[[np.ndarray], T]],
+    keys: Mapping[str, str | ValueError] | None = None,
+) -> list[T | ValueError]:
+    """`read_frames` of frames of any files, each file read once; keys: `content_keys` of the paths."""
+    found: dict[int, T | ValueError] = {}
+    for group in by_file(paths):
+        names, key = [paths[position] for position in group], keys and keys[paths[group[0]]]
+        if isinstance(key, ValueError):
+            found |= dict.fromkeys(group, key)
+            continue
+        file_key = key.split("#")[0] if key else None
+        own = [converts[position] for position in group]
+        found |= zip(group, read_frames(root, names, own, file_key=file_key), strict=True)
+    return [found[position] for position in range(len(paths))]
 
 
 def by_file(paths: Sequence[str]) -> list[list[int]]:
@@ -129,6 +156,11 @@ def by_file(paths: Sequence[str]) -> list[list[int]]:
     for position, path in enumerate(paths):
         groups.setdefault(split_video(path)[0], []).append(position)
     return list(groups.values())
+
+
+def read_image(path: Path) -> np.ndarray:
+    """The image file as uint8 RGB (height, width, 3); ValueError as in `decode_image`, or it is no file."""
+    return decode_image(_read(path))
 
 
 def _read(path: Path) -> bytes:

@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ...clips import KEY, identity
 from ..clips import ClipTable
 from ..sampling import FlowMethod, Sampling, flow_positions
 from .cache import Cache, CachedArrays, Made, load_arrays
@@ -132,7 +133,7 @@ def load_flow(
     cache: Cache | None = None,
     progress: bool = False,
 ) -> CachedArrays:
-    """`dense_flow` of each pair of paths in the store, float32 (3, size, size), computed once if cached.
+    """`dense_flow` of each pair of pictures in the store, float32 (3, size, size), computed once if cached.
 
     Raises:
         ValueError: the method is not installed, the pictures are too small, or a flow cannot be computed.
@@ -144,7 +145,7 @@ def load_flow(
         name="flow",
         fingerprint={
             **flow_fingerprint(method),
-            "frames": frame_fingerprint(store.size),
+            "frames": frame_fingerprint(store.size) | store.views.recipe.fingerprint(),
             "opencv": cv2.__version__,
         },
         shape=(3, store.size, store.size),
@@ -168,11 +169,16 @@ def load_flow(
     return items
 
 
-def flow_pairs(table: ClipTable, sampling: Sampling) -> list[tuple[str, str]]:
-    """(from, to) paths of the two flows of each clip, in the order of the table."""
+def flow_pairs(
+    table: ClipTable, sampling: Sampling, store: FrameStore | None = None
+) -> list[tuple[str, str]]:
+    """(from, to) of the two flows of each clip, in the order of the table: paths, or pictures of `store`."""
     pairs = []
     for clip in table.clips.to_dict("records"):
         frames = clip["frames"]
+        if store is not None:
+            name = identity(*(clip[key] for key in KEY))
+            frames = [store.name(name, path) for path in frames]
         for before, after in flow_positions(sampling, len(frames), clip["apex"] - clip["onset"]):
             pairs.append((frames[before], frames[after]))
     return pairs

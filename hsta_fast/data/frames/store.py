@@ -3,31 +3,43 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from ...clips import KEY, identity
+from ...faces import ClipView, magnify
+from ...faces.magnify import magnify_fingerprint
 from ..clips import LEFT_OUT, ClipTable, FaultLog, fault_of
 from ..duplicates import duplicate_people
 from ..sampling import Sampling, needed_positions
 from .cache import Cache, CachedArrays, Made, load_arrays
-from .chunks import ArraySpec
-from .decode import by_file, content_keys, odd_size, read_frames, resize_to_planes
+from .chunks import ArraySpec, digest
+from .decode import by_file, content_keys, odd_size, read_files, resize_to_planes
+from .views import WHOLE, Views
 
 
 @dataclass(frozen=True)
 class FrameStore:
-    """Decoded frames: `pixels[row]` is uint8 RGB (3, size, size), `rows` has the row of each path.
+    """Decoded frames: `pixels[row]` is uint8 RGB (3, size, size), `rows` has the row of each picture.
 
-    `keys`: path -> key of its content, from which the cache keys of flow are made.
+    A picture is named by its path; where clips are shown in views of their own, by path and view: see `name`.
+
+    `keys`: picture -> key of its content, from which the cache keys of flow are made. `views`: how the clips
+    are shown.
     """
 
     pixels: np.ndarray | CachedArrays
     rows: dict[str, int]
     keys: dict[str, str]
+    views: Views = WHOLE
+
+    def name(self, clip: str, path: str) -> str:
+        """The name of the picture that the clip `clip` (`identity`) shows of the frame at `path`."""
+        return picture_name(self.views, clip, path)
 
     @property
     def size(self) -> int:
@@ -47,9 +59,17 @@ def frame_fingerprint(size: int) -> dict[str, object]:
     return {"size": size, "interpolation": how, "version": 1}
 
 
-def frame_spec(size: int) -> ArraySpec:
-    """The cached arrays for frames of this size. Another OpenCV may decode a JPEG to other bytes."""
-    fingerprint = {**frame_fingerprint(size), "opencv": cv2.__version__}
+def picture_name(views: Views, clip: str, path: str) -> str:
+    """See `FrameStore.name`."""
+    return f"{path} [{views.keys[clip]}]" if clip in views.keys else path
+
+
+def frame_spec(size: int, shown: Mapping[str, object] | None = None) -> ArraySpec:
+    """The cached arrays for frames of this size. Another OpenCV may decode a JPEG to other bytes.
+
+    shown: the fingerprint of the views; None: frames are shown whole.
+    """
+    fingerprint = {**frame_fingerprint(size), "opencv": cv2.__version__, **(shown or {})}
     return ArraySpec(name="frames", fingerprint=fingerprint, shape=(3, size, size), dtype="uint8")
 
 
@@ -58,6 +78,7 @@ def load_frames(
     sampling: Sampling,
     size: int,
     *,
+    views: Views = WHOLE,
     cache: Cache | None = None,
     strict: bool = False,
     progress: bool = True,
@@ -69,6 +90,8 @@ def load_frames(
     the returned table and listed in its faults. So are all clips of a person who is also in the table under
     an earlier name (`duplicate_people`).
 
+    views: how the clips are shown (`clip_views`).
+
     Raises:
         ValueError: no clip is left; or, if `strict`, a clip would be left out.
     """
@@ -79,20 +102,27 @@ def load_frames(
         [frames[position] for position in needed_positions(sampling, len(frames), apex - onset)]
         for frames, onset, apex in zip(clips["frames"], clips["onset"], clips["apex"], strict=True)
     ]
-    paths = list(dict.fromkeys(path for clip in needed for path in clip))
-    store, errors, sizes = _load(table.root, paths, size, cache, progress=progress)
+    names = [identity(*(clip[key] for key in KEY)) for clip in clips.to_dict("records")]
+    shown = {  # picture -> its frame, its clip, the clip's onset
+        picture_name(views, name, path): (path, name, picture_name(views, name, frames[0]))
+        for name, clip, frames in zip(names, needed, clips["frames"], strict=True)
+        for path in clip
+    }
+    contents, sizes = _contents(table.root, shown, progress=progress)
+    store, errors = _load(table.root, shown, contents, size, views, cache, progress=progress)
 
     log, kept = FaultLog(strict=strict), np.ones(len(clips), dtype=bool)
-    contents: list[list[str] | None] = []
+    of_clips: list[list[str] | None] = []
     for row, (clip, record) in enumerate(zip(needed, clips.to_dict("records"), strict=True)):
-        broken = [path for path in clip if path in errors]
+        wrong_frames = {path: errors.get(store.name(names[row], path)) for path in clip}
+        broken = [path for path, what in wrong_frames.items() if what is not None]
         more = f" (and {len(broken) - 1} more of its frames)" if len(broken) > 1 else ""
-        wrong = f"{broken[0]}: {errors[broken[0]]}{more}" if broken else odd_size(clip, sizes)
-        contents.append(None if wrong else [store.keys[path] for path in clip])
+        wrong = f"{broken[0]}: {wrong_frames[broken[0]]}{more}" if broken else odd_size(clip, sizes)
+        of_clips.append(None if wrong else [str(contents[path]) for path in clip])
         if wrong:
             log.add(fault_of(record, wrong, LEFT_OUT))
             kept[row] = False
-    for row, fault in duplicate_people(clips, contents):
+    for row, fault in duplicate_people(clips, of_clips):
         log.add(fault)
         kept[row] = False
     if not kept.any():
@@ -104,24 +134,91 @@ def load_frames(
     return replace(table, clips=left, faults=(*table.faults, *log.faults)), store
 
 
-def _load(
-    root: Path, paths: Sequence[str], size: int, cache: Cache | None, *, progress: bool
-) -> tuple[FrameStore, dict[str, str], dict[str, tuple[int, int]]]:
-    """The store of all readable `paths`, path -> message for each of the others, path -> size of an image."""
+Shown = Mapping[str, tuple[str, str, str]]
+
+
+def _contents(
+    root: Path, shown: Shown, *, progress: bool
+) -> tuple[dict[str, str | ValueError], dict[str, tuple[int, int]]]:
+    """The keys of the content of all frames, and path -> size of an image."""
     sizes: dict[str, tuple[int, int]] = {}
-    found = content_keys(root, paths, sizes=sizes, progress=progress)
-    errors = {path: str(key) for path, key in found.items() if isinstance(key, ValueError)}
-    keys = {path: key for path, key in found.items() if not isinstance(key, ValueError)}
+    paths = list(dict.fromkeys(path for path, _, _ in shown.values()))
+    return content_keys(root, paths, sizes=sizes, progress=progress), sizes
+
+
+def _load(
+    root: Path,
+    shown: Shown,
+    contents: Mapping[str, str | ValueError],
+    size: int,
+    views: Views,
+    cache: Cache | None,
+    *,
+    progress: bool,
+) -> tuple[FrameStore, dict[str, str]]:
+    """The store of all readable pictures, and picture -> message for each of the others."""
+    errors: dict[str, str] = {}
+    keys: dict[str, str] = {}
+    for name, (path, clip, _) in shown.items():
+        content = contents[path]
+        if isinstance(content, ValueError):
+            errors[name] = str(content)
+        else:
+            keys[name] = f"{content} {views.keys[clip]}" if clip in views.keys else content
     names = list(keys)
+    paths = [shown[name][0] for name in names]
 
     def make(numbers: list[int]) -> Iterable[Made]:
-        wanted = [names[number] for number in numbers]
-        key = keys[wanted[0]].split("#")[0]
-        return read_frames(root, wanted, functools.partial(resize_to_planes, size=size), file_key=key)
+        converts = [
+            functools.partial(_planes, views.of.get(shown[names[number]][1]), size) for number in numbers
+        ]
+        return read_files(root, [paths[number] for number in numbers], converts, contents)
 
+    spec = frame_spec(size, views.fingerprint())
     items = load_arrays(
-        frame_spec(size), list(keys.values()), make, groups=by_file(names), cache=cache, progress=progress
+        spec, list(keys.values()), make, groups=by_file(paths), cache=cache, progress=progress
     )
     errors |= {names[number]: what for number, what in items.errors.items()}
     rows = {name: number for number, name in enumerate(names) if name not in errors}
-    return FrameStore(items, rows, keys), errors, sizes
+    store = FrameStore(items, rows, keys, views)
+    if not views.recipe.magnify:
+        return store, errors
+    return _magnified(store, {name: shown[name][2] for name in rows}, errors, cache, progress=progress)
+
+
+def _planes(view: ClipView | None, size: int, image: np.ndarray) -> np.ndarray:
+    if view is None:
+        return resize_to_planes(image, size)
+    return np.ascontiguousarray(view.show(image, size).transpose(2, 0, 1))
+
+
+def _magnified(
+    store: FrameStore,
+    onsets: Mapping[str, str],
+    errors: Mapping[str, str],
+    cache: Cache | None,
+    *,
+    progress: bool,
+) -> tuple[FrameStore, dict[str, str]]:
+    """The store with the movement since the onset enlarged; onsets: picture -> that of its clip's onset."""
+    factor = store.views.recipe.magnify
+    lost = {name: errors[onset] for name, onset in onsets.items() if onset in errors}
+    names = [name for name in onsets if name not in lost]
+    keys = {name: digest(f"{store.keys[onsets[name]]} -> {store.keys[name]}".encode()) for name in names}
+
+    def make(numbers: list[int]) -> Iterable[Made]:
+        for name in (names[number] for number in numbers):
+            now, onset = (store.pixels[store.rows[one]].transpose(1, 2, 0) for one in (name, onsets[name]))
+            yield np.ascontiguousarray(magnify(now, onset, factor).transpose(2, 0, 1))
+
+    fingerprint = {**magnify_fingerprint(factor), "opencv": cv2.__version__}
+    frames = frame_fingerprint(store.size) | store.views.fingerprint()
+    spec = ArraySpec(
+        name="magnified",
+        fingerprint={**fingerprint, "frames": frames},
+        shape=(3, store.size, store.size),
+        dtype="uint8",
+    )
+    items = load_arrays(spec, list(keys.values()), make, cache=cache, progress=progress)
+    rows = {name: number for number, name in enumerate(names)}
+    return FrameStore(items, rows, keys, store.views), {**errors, **lost}

@@ -9,15 +9,16 @@ from __future__ import annotations
 import itertools
 import re
 import struct
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import cv2
 import numpy as np
 
 from ...files import open_plain
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from av import Packet, VideoFrame
     from av.container import InputContainer
     from av.video.stream import VideoStream
+
+T = TypeVar("T")
 
 # A picture that declares more is refused before decoding: 64 megapixels are 192 MB of RGB, and a file of a
 # few kilobytes may declare 50,000 x 50,000, which would be 7.5 GB.
@@ -40,6 +43,10 @@ _MOST_REORDERED = 16  # frames that may be stored before one that is shown earli
 _BT601_LINES = (
     576  # a taller or wider (1280) video that does not name its colours is BT.709, as players assume
 )
+
+_LUMA_FIRST = ("420p", "422p", "444p")  # formats yuv... of 8 bits whose first plane is the luma
+_FULL_RANGE = 2  # FFmpeg's number; luma of the limited range is 16 to 235
+_FROM_LIMITED = np.clip(np.rint((np.arange(256) - 16) * (255 / 219)), 0, 255).astype(np.uint8)
 
 
 def split_video(path: str) -> tuple[str, int | None]:
@@ -69,13 +76,13 @@ def decoder_version() -> str:
 class Timeline:
     """When each frame of a video is shown.
 
-    stamps: timestamps in units of `unit` seconds, ascending.
+    stamps: timestamps in units of `unit` seconds, ascending; 8 bytes each.
     by_stamp: whether a decoded frame's own timestamp tells which one it is; else their order does.
     certain: of a file that is cut or damaged, how many frames surely come before the lost ones; the numbers
         of the others are not known. None for a whole file.
     """
 
-    stamps: tuple[int, ...]
+    stamps: Sequence[int]
     unit: Fraction
     by_stamp: bool = True
     certain: int | None = None
@@ -83,10 +90,10 @@ class Timeline:
     def __len__(self) -> int:
         return len(self.stamps)
 
-    @cached_property
-    def numbers(self) -> dict[int | None, int]:
-        """Timestamp -> number of the frame."""
-        return {stamp: number for number, stamp in enumerate(self.stamps)}
+    def number(self, stamp: int | None) -> int:
+        """The number of the frame with this timestamp; -1 if there is none."""
+        place = -1 if stamp is None else bisect_left(self.stamps, stamp)
+        return place if 0 <= place < len(self.stamps) and self.stamps[place] == stamp else -1
 
     def seconds(self, first: int, last: int) -> float:
         """From the start of frame `first` to the start of frame `last`."""
@@ -131,38 +138,65 @@ def read_timeline(path: Path) -> Timeline:
 
 
 def read_video(
-    path: Path, numbers: Sequence[int], convert: Callable[[np.ndarray], np.ndarray]
-) -> list[np.ndarray | ValueError]:
+    path: Path,
+    numbers: Sequence[int],
+    convert: Callable[[np.ndarray], T] | Sequence[Callable[[np.ndarray], T]],
+    timeline: Timeline | None = None,
+) -> list[T | ValueError]:
     """`convert` applied to the frames `numbers`, uint8 RGB (height, width, 3); ValueError for a missing one.
 
     The video is decoded from its start: seeking lands on other frames in some codecs. Frames are upright, as
     players show them. One decoded frame at a time is held.
 
+    convert: one for all, or one for each of `numbers`.
+    timeline: that of the file, where it is known.
+
     Raises ValueError if it is no video, or declares frames of more than `MAX_PIXELS`.
     """
-    timeline = _stored_timeline(path)
-    certain = len(timeline) if timeline.certain is None else timeline.certain
-    found: dict[int, np.ndarray | ValueError] = {}
-    wanted, last, count = set(numbers), max(numbers), 0
+    converts = [convert] * len(numbers) if callable(convert) else convert
+    places: dict[int, list[int]] = {}  # of each number
+    for place, number in enumerate(numbers):
+        places.setdefault(number, []).append(place)
+    found: dict[int, T | ValueError] = {}  # by place
+    last, count = max(numbers, default=0), 0
     size: tuple[int, int] | None = None
-    with _opened(path) as (container, stream):
-        for frame in filter(None, _decoded(container, stream, by_stamp=timeline.by_stamp)):
-            number = count if not timeline.by_stamp else timeline.numbers.get(frame.pts, -1)
+    with closing(numbered_frames(path, timeline or _stored_timeline(path))) as frames:
+        for number, frame in frames:
             count += 1
             size = size or (frame.width, frame.height)
-            if number < certain and number in wanted and number not in found:
+            for place in places.pop(number, ()):
                 try:
-                    if (frame.width, frame.height) != size:
-                        now = f"{frame.width} x {frame.height}"
-                        raise ValueError(f"expected frames of one size, {size[0]} x {size[1]}, got {now}")
-                    found[number] = convert(_upright(frame))
+                    check_size(frame, size)
+                    found[place] = converts[place](upright(frame))
                 except ValueError as error:
-                    found[number] = error
-                if len(found) == len(wanted):
-                    break
-    count = min(count, certain)
+                    found[place] = error
+            if not places:
+                break
     end = ValueError(f"expected frames up to {last}, the video ends or is damaged after {count} frames")
-    return [found.get(number, end) for number in numbers]
+    return [found.get(place, end) for place in range(len(numbers))]
+
+
+def numbered_frames(path: Path, timeline: Timeline) -> Generator[tuple[int, VideoFrame]]:
+    """The decoded frames of a video with their numbers, in the order of display, one held at a time.
+
+    Left out are those that damage has spoiled, or whose number is not certain.
+
+    Raises ValueError if it is no video, or declares frames of more than `MAX_PIXELS`.
+    """
+    certain = len(timeline) if timeline.certain is None else timeline.certain
+    with _opened(path) as (container, stream):
+        decoded = filter(None, _decoded(container, stream, by_stamp=timeline.by_stamp))
+        for count, frame in enumerate(decoded):
+            number = timeline.number(frame.pts) if timeline.by_stamp else count
+            if 0 <= number < certain:
+                yield number, frame
+
+
+def check_size(frame: VideoFrame, size: tuple[int, int]) -> None:
+    """Raise ValueError unless a frame, as it is stored, has this (width, height)."""
+    if (frame.width, frame.height) != size:
+        now = f"{frame.width} x {frame.height}"
+        raise ValueError(f"expected frames of one size, {size[0]} x {size[1]}, got {now}")
 
 
 @contextmanager
@@ -204,9 +238,8 @@ def container_format(start: bytes) -> str:
         return "avi"
     if start[:4] == b"\x1a\x45\xdf\xa3":
         return "matroska"
-    raise ValueError(
-        f"expected an mp4, mov, avi, mkv or webm video, the file begins with {start[:4].hex(' ')}"
-    )
+    what = "it is a GIF" if start[:4] == b"GIF8" else f"the file begins with {start[:4].hex(' ')}"
+    raise ValueError(f"expected an mp4, mov, avi, mkv or webm video, {what}")
 
 
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet | None]:
@@ -250,12 +283,12 @@ def _timeline(container: InputContainer, stream: VideoStream, damage: int | None
     stamps = sorted({stamp for stamp in stored if stamp is not None})
     if len(stamps) < len(stored):  # times that are missing or there twice: even steps
         step = 1 / Fraction(stream.average_rate or 25)
-        return Timeline(tuple(range(len(stored))), step, by_stamp=False, certain=certain)
+        return Timeline(range(len(stored)), step, by_stamp=False, certain=certain)
     # An avi has no times of display: where frames are stored in another order, these are times of storage.
     by_stamp = not (has_b_frames and stamps == stored)
     if before is not None and (by_stamp or container.format.name != "avi"):
         certain = 0 if reached is None else bisect_right(stamps, reached)
-    return Timeline(tuple(stamps), Fraction(stream.time_base or 1), by_stamp, certain)
+    return Timeline(array("q", stamps), Fraction(stream.time_base or 1), by_stamp, certain)
 
 
 def _decoded(
@@ -286,9 +319,40 @@ def _decoded(
             return
 
 
-def _upright(frame: VideoFrame) -> np.ndarray:
+def upright(frame: VideoFrame) -> np.ndarray:
     """The frame as uint8 RGB (height, width, 3), turned and mirrored as its display matrix says."""
-    image = _rgb(frame)
+    return _turned(_rgb(frame), frame)
+
+
+def upright_grey(frame: VideoFrame, side: int) -> np.ndarray:
+    """The frame grey, uint8 (h, w), upright, shrunk so that its longer side is at most `side` pixels.
+
+    Of the usual formats only the luma is read: a tenth of the time that the conversion to RGB takes.
+    """
+    plane = frame.planes[0]
+    if frame.format.name.removeprefix("yuvj").removeprefix("yuv") in _LUMA_FIRST and plane.line_size > 0:
+        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        luma = shrunk(rows[: frame.height, : frame.width], side)
+        full = frame.format.name.startswith("yuvj") or frame.color_range == _FULL_RANGE
+        grey = luma if full else cv2.LUT(luma, _FROM_LIMITED)
+    else:
+        grey = shrunk(cv2.cvtColor(_rgb(frame), cv2.COLOR_RGB2GRAY), side)
+    return _turned(grey, frame)
+
+
+def shrunk(picture: np.ndarray, side: int) -> np.ndarray:
+    """The picture with a longer side of at most `side` pixels, by means over areas."""
+    height, width = picture.shape[:2]
+    scale = side / max(height, width)
+    if scale >= 1:
+        return picture
+    return cv2.resize(
+        picture, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA
+    )
+
+
+def _turned(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
+    """The picture of a frame, turned and mirrored as the frame's display matrix says."""
     matrix: Any = frame.side_data.get(import_av().sidedata.sidedata.Type.DISPLAYMATRIX)
     if matrix is None:
         return image

@@ -218,6 +218,7 @@ def read_rows(
     clips: dict[tuple[str, str, str, int | None], dict[str, Any]] = {}
     absent: dict[Expression, list[tuple[NoFolderError, Fault]]] = {}
     timings: list[Timing] = []
+    rates: dict[tuple[str, str, str, int], float] = {}
     for where, row in rows:
         dataset, subject, clip_name, onset_cell = identify(row)
         name = (dataset, subject, clip_name, integer(onset_cell))
@@ -258,6 +259,7 @@ def read_rows(
         else:
             clips[name] = clip
             if rate := annotated.rate(clip["onset"], clip["offset"]):
+                rates[*name[:3], clip["onset"]] = rate
                 is_micro = annotated.expression == "micro"
                 timings.append(Timing(identity(*name), is_micro, len(clip["frames"]), rate))
             for onset, what in annotated.also:
@@ -272,7 +274,7 @@ def read_rows(
     if isinstance(rows, AnnotatedRows):
         remarks = [*rows.remarks, *remarks]
     remarks += timing_remarks(timings)
-    return ClipTable(root, clip_frame(list(clips.values())), tuple(faults), tuple(remarks))
+    return ClipTable(root, clip_frame(list(clips.values())), tuple(faults), tuple(remarks), rates=rates)
 
 
 def _one_for_all(

@@ -20,7 +20,7 @@ from .tree import IMAGE_TYPE, MAX_DEPTH, NoFolderError, levels, some, without_nu
 ANY_NUMBERED = re.compile(r"(?:.*[^0-9])?([0-9]{1,15})", re.DOTALL)
 
 # Not the files that a system leaves, such as .DS_Store and ._img46.jpg.
-IMAGE_NAME = re.compile(rf"(?!\.).*{IMAGE_TYPE.pattern}", re.IGNORECASE | re.DOTALL)
+IMAGE_NAME = re.compile(rf"(?!\.).*(?:{IMAGE_TYPE.pattern})", re.IGNORECASE | re.DOTALL)
 
 # Folders of images that are computed from the frames, or recorded beside them, under the same names.
 _DERIVED = re.compile(r"flow|depth|mask|landmark", re.IGNORECASE)

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...files import reason
+from ..frames.decode import IMAGE_TYPES
 
 MAX_DEPTH = 6  # levels below the root
 MAX_FOLDERS = 2000  # that are listed
-IMAGE_TYPE = re.compile(r"\.(?:jpg|jpeg|png|bmp)", re.IGNORECASE)
+IMAGE_TYPE = re.compile("|".join(map(re.escape, IMAGE_TYPES)), re.IGNORECASE)
 
 # A folder with more images is one of frames; pictures such as a cover or a sample may lie anywhere.
 _MANY_IMAGES = 16

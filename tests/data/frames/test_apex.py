@@ -16,8 +16,8 @@ from hsta_fast.data.frames.apex import SIZE, _local_movement, apex_position, lac
 from hsta_fast.data.frames.cache import Cache
 from hsta_fast.data.frames.decode import content_keys
 from hsta_fast.data.readers.casme3 import read_casme3
+from hsta_fast.synth import SynthConfig, render
 from hsta_fast.synth.layouts import EXPRESSIONS
-from hsta_fast.synth.render import SynthConfig, render
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,9 @@ from hsta_fast.data.sampling import FlowMethod, Sampling
 from hsta_fast.synth.face import grid, movement_field, random_face
 from hsta_fast.synth.layouts import EXPRESSIONS
 from hsta_fast.synth.painter import paint_face
-from hsta_fast.synth.render import FINE, Camera, SynthConfig, plan_subject
+from hsta_fast.synth.plan import plan_subject
+from hsta_fast.synth.render import FINE, Camera
+from hsta_fast.synth.settings import SynthConfig
 
 SIZE = 112
 CONTRIB = hasattr(cv2, "optflow")

