@@ -22,6 +22,7 @@ COMMANDS = (
         "pretrain",
         "train",
         "evaluate",
+        "spot",
         "predict",
         "export",
         "audit",
