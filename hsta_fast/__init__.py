@@ -1,5 +1,7 @@
 """hsta_fast: Hierarchical Space-Time Attention for micro-expression recognition."""
 
+from typing import TYPE_CHECKING, Any
+
 from . import interrupt  # noqa: F401 (before torch is imported)
 
 # isort: split
@@ -22,6 +24,9 @@ from .ops import (
 )
 from .presets import create_model, list_models
 from .recompute import set_memory
+
+if TYPE_CHECKING:
+    from .predicting import predict as predict  # (imported by __getattr__)
 
 __version__ = "0.1.0"
 
@@ -53,3 +58,11 @@ __all__ = [
     "space_time_attention",
     "tubelet_embed",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "predict":  # it loads OpenCV, pandas and more
+        from .predicting import predict
+
+        return predict
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

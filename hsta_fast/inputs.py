@@ -15,7 +15,7 @@ _SAMPLINGS = ("uniform", "random")
 _APEXES = ("annotated", "motion", "motion-all")
 _TASKS = ("emotion", "units")
 # Fields that older files lack: they load with their defaults.
-_LATER = ("crop_face", "stabilise", "magnify", "framing", "task")
+_LATER = ("crop_face", "stabilise", "magnify", "framing", "task", "neutral")
 
 
 def _versions() -> dict[str, str]:
@@ -46,6 +46,7 @@ class ModelInputs:
             in parts of the side, the median over clips; None: not known.
         task: "emotion": a clip has one of the classes, by the softmax of the logits; "units": the classes are
             action units, each shown or not, by the sigmoid of its own logit.
+        neutral: the last class is "nothing": stretches without an expression.
         versions: of hsta_fast and torch in the training.
     """
 
@@ -63,6 +64,7 @@ class ModelInputs:
     magnify: float = 0.0
     framing: tuple[float, float, float, float] | None = None
     task: str = "emotion"
+    neutral: bool = False
     versions: Mapping[str, str] = field(default_factory=_versions, hash=False)
 
     def __post_init__(self) -> None:
@@ -89,7 +91,7 @@ class ModelInputs:
         for name, known in (("sampling", _SAMPLINGS), ("apex", _APEXES), ("task", _TASKS)):
             check(getattr(self, name) in known, name, f"one of {known}")
         check(self.flow is None or are_names((self.flow,)), "flow", "a name or None")
-        for name in ("onset_only", "stabilise"):
+        for name in ("onset_only", "stabilise", "neutral"):
             check(type(getattr(self, name)) is bool, name, "True or False")
         ok = self.crop_face is None or is_number(self.crop_face)
         check(ok, "crop_face", "a number of at least 0, or None")

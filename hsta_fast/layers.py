@@ -126,6 +126,16 @@ class SpaceTimeAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
+        attended = ops.space_time_attention(self._qkv(x), impl=self.impl)
+        return self.dropout(product(self.proj, rearrange(attended, "b n h d -> b n (h d)")))
+
+    def queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Q and k (B, N, H, D) of the tokens (B, N, C), of which the weights are softmax(q k^T / sqrt(D))."""
+        q, k, _ = self._qkv(x).unbind(2)
+        return q, k
+
+    def _qkv(self, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, 3, H, D)."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         projection = self.qkv
         if is_plain(projection, nn.Linear) and not has_bias(projection) and not any_global_hook():
@@ -133,9 +143,7 @@ class SpaceTimeAttention(nn.Module):
         else:
             qkv = projection(x)
             qkv = qkv + bias.to(qkv.dtype)
-        qkv = rearrange(qkv, "b n (three h d) -> b n three h d", three=3, h=self.num_heads)
-        attended = ops.space_time_attention(qkv, impl=self.impl)
-        return self.dropout(product(self.proj, rearrange(attended, "b n h d -> b n (h d)")))
+        return rearrange(qkv, "b n (three h d) -> b n three h d", three=3, h=self.num_heads)
 
 
 class Mlp(nn.Module):

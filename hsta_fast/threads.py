@@ -1,10 +1,15 @@
 """Threads and processes that an interrupted command does not wait for longer than it must."""
 
 import os
+import queue
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -30,3 +35,46 @@ def ctrl_c_kept_from_children() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def prefetch(items: Iterator[T], depth: int) -> Iterator[T]:
+    """The same items, up to `depth` of them fetched early by a thread. Errors of `items` are raised here."""
+    taken: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(item: tuple[T | None, BaseException | None]) -> None:
+        while not stop.is_set():
+            try:
+                taken.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def run() -> None:
+        end: BaseException = StopIteration()
+        try:
+            for item in items:
+                put((item, None))
+                if stop.is_set():
+                    return
+        except BaseException as error:
+            end = error
+        finally:
+            # Here, because the contexts that it has entered (a stream, a device) belong to this thread.
+            if isinstance(items, Generator):
+                items.close()
+        put((None, end))
+
+    thread = threading.Thread(target=run, name="ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, end = taken.get()
+            if isinstance(end, StopIteration):
+                return
+            if end is not None:
+                raise end
+            yield item  # type: ignore[misc]
+    finally:
+        stop.set()
+        thread.join()

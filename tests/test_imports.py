@@ -64,6 +64,8 @@ ARROWS: dict[str, str] = {
     "faces.magnify": "",
     "faces.view": "faces.align faces.magnify faces.stabilise",
     "faces": "faces.align faces.detect faces.magnify faces.view",
+    "rollout": "layers model",
+    "pictures": "",
     # Data.
     "data.action_units": "",
     "data.sampling": "",
@@ -76,7 +78,7 @@ ARROWS: dict[str, str] = {
     "data.frames.chunks": "",
     "data.frames.cache": "files threads data.frames.chunks",
     "data.frames.decode": "files threads data.frames.chunks data.frames.video",
-    "data.frames.stream": "clips files data.frames.decode data.frames.video",
+    "data.frames.stream": "clips files threads data.frames.decode data.frames.video",
     "data.frames.views": "clips faces data.clips data.remarks data.frames.cache data.frames.chunks "
     "data.frames.decode",
     "data.frames.store": "clips faces data.clips data.duplicates data.sampling data.frames.cache "
@@ -110,12 +112,25 @@ ARROWS: dict[str, str] = {
     "data.labels.megc2019": "data.labels.sets data.readers",
     "data.labels.files": "files data.clips data.labels.megc2019 data.labels.sets data.readers.annotation "
     "data.readers.sheets",
-    "data.loading": "data.frames",
+    "data.loading": "threads data.frames",
+    "data.neutral": "clips data.clips data.labels data.recordings",
     "data.recordings": "clips data.clips data.frames.video data.readers",
     "data.doctor": "clips faces files threads data.clips data.remarks data.frames data.labels data.readers",
     "data.dataset": "clips faces data.clips data.frames data.labels data.loading data.sampling",
-    "data": "data.action_units data.clips data.dataset data.frames data.labels data.loading data.readers "
-    "data.sampling",
+    "data": "data.action_units data.clips data.dataset data.frames data.labels data.loading data.neutral "
+    "data.readers data.sampling",
+    # Spotting.
+    "spotting.settings": "faces",
+    "spotting.regions": "faces",
+    "spotting.movement": "data.frames faces spotting.regions spotting.settings",
+    "spotting.intervals": "spotting.movement spotting.regions spotting.settings",
+    "spotting.spotter": "data.frames faces spotting.intervals spotting.movement spotting.settings",
+    "spotting.refine": "spotting.intervals",
+    "spotting.sources": "clips data.frames data.recordings",
+    "spotting.report": "clips data.frames protocol.plots spotting.sources spotting.spotter",
+    "spotting.command": "clips files data.frames protocol.plots spotting.report spotting.settings "
+    "spotting.refine spotting.sources spotting.spotter",
+    "spotting": "spotting.intervals spotting.settings spotting.spotter",
     # Rendered faces.
     "synth.face": "",
     "synth.painter": "synth.face",
@@ -198,7 +213,7 @@ ARROWS: dict[str, str] = {
     "training.loop": "model data protocol training.compiled training.config training.optim "
     "training.progress training.run_folder training.setup training.step training.step_graph "
     "training.workers recompute wrappers training.distributed training.epoch_part training.stopping",
-    "training.gallery": "checkpoint csta_maps files model data protocol training.loop "
+    "training.gallery": "checkpoint csta_maps files pictures model data protocol training.loop "
     "training.run_folder training.setup locks",
     "training.dry_run": "clips data environment protocol training.loop training.optim training.run_checks "
     "training.run_folder training.setup training.splits memory",
@@ -230,19 +245,24 @@ ARROWS: dict[str, str] = {
     "training.initial training.provenance training.run_checks training.run_log training.setup "
     "pretraining.data pretraining.folder pretraining.loop pretraining.pictures pretraining.settings",
     "pretraining": "",
+    "predicting": "clips checkpoint csta_maps data faces files flags hub inputs model pictures protocol "
+    "rollout spotting threads training.run_checks training.run_models training.setup",
+    "serving": "",
+    "serving.jobs": "data.frames.video",
+    "serving.app": "predicting protocol.page serving.jobs",
     # The top.
     "help_text": "",
     "interrupt": "",
     "usage": "flags spelling",
-    "commands": "environment extension files data data.doctor pretraining profiling synth synth.render "
-    "protocol training.ablate training.config training.evaluate training.run_models training.runner "
-    "training.setting_groups data.recordings "
+    "commands": "environment extension faces files data data.doctor data.recordings predicting pretraining "
+    "profiling protocol serving spotting.command spotting.settings synth synth.render training.ablate "
+    "training.config training.evaluate training.run_models training.runner training.setting_groups "
     "training.setup training.stopping training.workers usage",
     "cli": "commands console extension files help_text interrupt spelling training.config "
     "training.config_file training.optim training.setting_groups training.stopping usage",
     "__main__": "cli",
     "__init__": "adapters interrupt reference ops crossmodal layers inputs int8 model csta_maps checkpoint "
-    "environment graphs presets recompute export hub",
+    "environment graphs presets recompute export hub predicting",
 }
 
 

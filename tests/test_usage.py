@@ -45,8 +45,8 @@ ROOT = Path(__file__).parent.parent
         ("train --data x --num-layers two", "--num-layers expected a whole number, got 'two'"),
         (
             "train --data x --protocol lsoo",
-            "--protocol expected one of loso, kfold, composite, cross-dataset, published-folds, got 'lsoo'; "
-            "did you mean loso?",
+            "--protocol expected one of loso, kfold, composite, cross-dataset, leave-one-dataset-out, "
+            "published-folds, got 'lsoo'; did you mean loso?",
         ),
         ("train --data x --branches video sepcial", "got 'sepcial'; did you mean special?"),
         ("train --data x --recipe mine", "--recipe expected one of paper, published, got 'mine'"),

@@ -12,6 +12,7 @@ from .labels.files import label_set
 from .labels.sets import LABEL_SETS, LabelSet, apply_labels, default_labels
 from .labels.units import apply_units, unit_targets
 from .loading import Batch
+from .neutral import NEUTRAL, add_neutral
 from .readers.base import Expression
 from .readers.casme3 import read_casme3
 from .readers.registry import READERS, DatasetName, read_dataset, read_datasets, recognise
@@ -19,6 +20,7 @@ from .sampling import FlowMethod, Sampling, SpecialFrame, random_frames, uniform
 
 __all__ = [
     "LABEL_SETS",
+    "NEUTRAL",
     "READERS",
     "Apex",
     "Augment",
@@ -37,6 +39,7 @@ __all__ = [
     "Sampling",
     "SpecialFrame",
     "action_units",
+    "add_neutral",
     "apply_labels",
     "apply_units",
     "check_flow_method",

@@ -7,21 +7,18 @@ bytes, so the CPU and the device give the same result.
 from __future__ import annotations
 
 import functools
-import queue
-import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..threads import prefetch
 from .frames.cache import CachedArrays
 from .frames.store import FrameStore
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,49 +117,6 @@ def prefetch_on_cuda(
 @functools.cache  # the allocator has separate memory for each stream, so a new stream each pass would add up
 def _stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
-
-
-def prefetch(items: Iterator[T], depth: int) -> Iterator[T]:
-    """The same items, up to `depth` of them fetched early by a thread. Errors of `items` are raised here."""
-    taken: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def put(item: tuple[T | None, BaseException | None]) -> None:
-        while not stop.is_set():
-            try:
-                taken.put(item, timeout=0.1)
-                return
-            except queue.Full:
-                continue
-
-    def run() -> None:
-        end: BaseException = StopIteration()
-        try:
-            for item in items:
-                put((item, None))
-                if stop.is_set():
-                    return
-        except BaseException as error:
-            end = error
-        finally:
-            # Here, because the contexts that it has entered (a stream, a device) belong to this thread.
-            if isinstance(items, Generator):
-                items.close()
-        put((None, end))
-
-    thread = threading.Thread(target=run, name="batches", daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, end = taken.get()
-            if isinstance(end, StopIteration):
-                return
-            if end is not None:
-                raise end
-            yield item  # type: ignore[misc]
-    finally:
-        stop.set()
-        thread.join()
 
 
 def shift_and_flip(video: Tensor, special: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from ..clips import KEY, clip_key, counted
 from .columns import ArgumentError
 from .findings import leaky_reasons, split_subjects
 from .foreign import load_predictions
-from .metrics import Scores, resampled_scores, score, subject_weights
+from .metrics import Scores, resampled_scores, score, subject_weights, unscored_classes
 from .overlap import person_keys
 from .predictions import Predictions
 from .run_scores import LEAKY, NOTES, NUM_FOLDS, read_json, unfinished
@@ -121,6 +121,7 @@ def compare_runs(
     all_classes = _common_classes(files, read, bool(classes))
     rows, people = _common_rows(files, read, all_classes)
     truth = rows[0]["label"].to_numpy()
+    unscored = unscored_classes(all_classes, truth)
     runs = [
         Compared(
             name=name,
@@ -128,14 +129,17 @@ def compare_runs(
             leaky=_leaky(Path(path), own),
             notes=_notes(Path(path), own),
             predicted=common["predicted"].to_numpy(),
-            scores=score(truth, common["predicted"], len(all_classes), absent="zero"),
+            scores=score(truth, common["predicted"], len(all_classes), absent="zero", unscored=unscored),
         )
         for name, path, own, common in zip(names, paths, read, rows, strict=True)
     ]
     subjects = np.unique(people, return_inverse=True)[1]
     num_subjects = int(subjects.max()) + 1
     weights = subject_weights(num_subjects, samples, seed)
-    drawn = [resampled_scores(subjects, truth, run.predicted, len(all_classes), weights) for run in runs]
+    drawn = [
+        resampled_scores(subjects, truth, run.predicted, len(all_classes), weights, unscored=unscored)
+        for run in runs
+    ]
     places = range(len(runs))
     pairs = [*combinations(places, 2)] if len(runs) <= MAX_ALL_PAIRS else [(0, other) for other in places[1:]]
     tests = [mcnemar(runs[a].predicted == truth, runs[b].predicted == truth) for a, b in pairs]

@@ -10,7 +10,16 @@ import pandas as pd
 from ..clips import KEY, clip_key
 from .columns import ArgumentError
 from .foreign import load_predictions
-from .metrics import Absent, Scores, bootstrap_interval, majority_baseline, per_dataset, per_fold, score
+from .metrics import (
+    Absent,
+    Scores,
+    bootstrap_interval,
+    majority_baseline,
+    per_dataset,
+    per_fold,
+    score,
+    unscored_classes,
+)
 from .overlap import CLEAN, LEAKS, UNKNOWN, Overlap, find_overlap, people_as_written, person_keys
 from .predictions import NAMES, Predictions, read_unit_predictions, units_in
 from .unit_scores import (
@@ -127,7 +136,9 @@ def collect_findings(
         return _of_units(path, clips, folds, absent)
     predictions = load_predictions(path, columns, classes)
     rows, names, given = predictions.rows, predictions.classes, predictions.given
-    pooled = score(rows["label"], rows["predicted"], len(names), absent=absent)
+    unscored = unscored_classes(names, rows["label"])
+    scored = names[: len(names) - unscored]
+    pooled = score(rows["label"], rows["predicted"], len(names), absent=absent, unscored=unscored)
     people = person_keys(rows) if "subject" in given else None
     by_person = None if people is None else rows.assign(dataset="", subject=people)
     several_datasets = rows["dataset"].nunique() > 1
@@ -136,14 +147,16 @@ def collect_findings(
         predictions=predictions,
         leaky=leaky_reasons(rows),
         absent=absent,
-        absent_classes=[name for name, count in zip(names, pooled.support, strict=True) if not count],
+        absent_classes=[name for name, count in zip(scored, pooled.support, strict=False) if not count],
         num_subjects=None if people is None else people.nunique(),
         repeated=_repeated(rows, people) if people is not None and {"clip", "onset"} <= given else 0,
         split_subjects=split_subjects(rows, people) if people is not None and "fold" in given else [],
         split_clips=_split_clips(rows) if people is None and {"clip", "fold"} <= given else 0,
         pooled=pooled,
-        interval=None if by_person is None else bootstrap_interval(by_person, len(names), absent=absent),
-        baseline=_baseline(rows, len(names), absent),
+        interval=None
+        if by_person is None
+        else bootstrap_interval(by_person, len(names), absent=absent, unscored=unscored),
+        baseline=_baseline(rows, len(names), absent, unscored),
         fold_mean=per_fold(rows, len(names))[1] if "fold" in given else None,
         datasets=per_dataset(rows, len(names)) if several_datasets else {},
         overlap=None if clips is None else find_overlap(predictions, clips, folds),
@@ -200,11 +213,11 @@ def _split_clips(rows: pd.DataFrame) -> int:
     return int((rows["fold"].groupby(keys).nunique() > 1).sum())
 
 
-def _baseline(rows: pd.DataFrame, num_classes: int, absent: Absent) -> Scores:
+def _baseline(rows: pd.DataFrame, num_classes: int, absent: Absent, unscored: int) -> Scores:
     """Predicts in each fold the most frequent class of what the other folds test; with one fold, of all."""
     total = np.bincount(rows["label"], minlength=num_classes)
     counts = {}
     for fold, part in rows.groupby("fold", sort=False):
         others = total - np.bincount(part["label"], minlength=num_classes)
         counts[str(fold)] = (others if others.any() else total).tolist()
-    return majority_baseline(rows, counts, num_classes, absent=absent)
+    return majority_baseline(rows, counts, num_classes, absent=absent, unscored=unscored)

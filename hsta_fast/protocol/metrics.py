@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from ..clips import subject_ids
+from ..clips import NOTHING, subject_ids
 
 Absent = Literal["raise", "zero", "skip"]
 
@@ -35,7 +35,14 @@ class Scores:
     num_clips: int
 
 
-def score(truth: ArrayLike, predicted: ArrayLike, num_classes: int, *, absent: Absent = "raise") -> Scores:
+def score(
+    truth: ArrayLike,
+    predicted: ArrayLike,
+    num_classes: int,
+    *,
+    absent: Absent = "raise",
+    unscored: int = 0,
+) -> Scores:
     """UF1 = mean over classes of 2 TP / (2 TP + FP + FN), UAR = mean of TP / n, ACC = share of correct clips.
 
     These are the definitions of the second facial micro-expressions grand challenge (MEGC 2019), which pools
@@ -47,6 +54,8 @@ def score(truth: ArrayLike, predicted: ArrayLike, num_classes: int, *, absent: A
         num_classes: K.
         absent: how to treat a class without a clip in the truth, whose recall is 0/0: "raise" a ValueError,
             count it as "zero" in both means, or "skip" it, so that the means are over the other classes.
+        unscored: the number of last classes that are in no mean, see `unscored_classes`: their F1 and recall
+            are 0, and as an answer they are wrong.
 
     Raises:
         ValueError: wrong shapes or values; or a class is absent and `absent` is "raise".
@@ -66,14 +75,15 @@ def score(truth: ArrayLike, predicted: ArrayLike, num_classes: int, *, absent: A
     # Recall is 0/0 only for a class absent from the truth; `absent` decides about that class below.
     _, recall, f1, _ = precision_recall_fscore_support(truth, predicted, labels=classes, zero_division=0.0)
     support = confusion.sum(axis=1)
-    missing = support == 0
+    scored = num_classes - unscored
+    missing = (support == 0) & (classes < scored)
     if missing.any() and absent == "raise":
         raise ValueError(f"truth expected clips of every class, got none of {np.flatnonzero(missing)}")
     if absent == "skip":
         f1, recall = np.where(missing, np.nan, f1), np.where(missing, np.nan, recall)
     return Scores(
-        uf1=float(np.nanmean(f1)),
-        uar=float(np.nanmean(recall)),
+        uf1=float(np.nanmean(f1[:scored])),
+        uar=float(np.nanmean(recall[:scored])),
         acc=float(np.trace(confusion) / len(truth)),
         f1=f1,
         recall=recall,
@@ -81,6 +91,14 @@ def score(truth: ArrayLike, predicted: ArrayLike, num_classes: int, *, absent: A
         confusion=confusion,
         num_clips=len(truth),
     )
+
+
+def unscored_classes(classes: Sequence[str], truth: ArrayLike) -> int:
+    """How many of the last classes no clip is tested for: 1 where that is `NOTHING`, else 0.
+
+    truth: (num_clips,) integers, positions in `classes`.
+    """
+    return int(classes[-1] == NOTHING and not (np.asarray(truth) == len(classes) - 1).any())
 
 
 def per_fold(predictions: pd.DataFrame, num_classes: int) -> tuple[pd.DataFrame, dict[str, float]]:
@@ -115,6 +133,7 @@ def bootstrap_interval(
     num_classes: int,
     *,
     absent: Absent = "zero",
+    unscored: int = 0,
     samples: int = 2000,
     seed: int = 0,
     level: float = 0.95,
@@ -130,9 +149,8 @@ def bootstrap_interval(
     if len(subjects) < 2:
         return None
     weights = subject_weights(len(subjects), samples, seed)
-    values = resampled_scores(
-        codes, predictions["label"], predictions["predicted"], num_classes, weights, absent=absent
-    )
+    columns = predictions["label"], predictions["predicted"]
+    values = resampled_scores(codes, *columns, num_classes, weights, absent=absent, unscored=unscored)
     ends = [(1 - level) / 2, (1 + level) / 2]
     return {
         name: (float(low), float(high)) for name, v in values.items() for low, high in [np.quantile(v, ends)]
@@ -153,6 +171,7 @@ def resampled_scores(
     weights: np.ndarray,
     *,
     absent: Absent = "zero",
+    unscored: int = 0,
 ) -> dict[str, np.ndarray]:
     """The pooled "uf1", "uar" and "acc" of each bootstrap sample: (samples,) float64.
 
@@ -163,6 +182,7 @@ def resampled_scores(
         num_classes: K.
         weights: (samples, num_subjects), see `subject_weights`.
         absent: how to treat a class without a clip in the whole truth; see `bootstrap_interval`.
+        unscored: see `score`.
     """
     subjects, truth, predicted = np.asarray(subjects), np.asarray(truth), np.asarray(predicted)
     num_subjects = weights.shape[1]
@@ -180,6 +200,7 @@ def resampled_scores(
     )
     never = np.bincount(truth, minlength=num_classes) == 0
     counted = (clips > 0) | (never & (absent != "skip"))
+    counted &= np.arange(num_classes) < num_classes - unscored
     f1 = 2 * right / np.maximum(clips + answers, 1)
     recall = right / np.maximum(clips, 1)
     return {
@@ -194,7 +215,7 @@ def best_epoch(truth: ArrayLike, predicted: ArrayLike, num_classes: int) -> int:
 
     truth: (num_clips,) integers; predicted: (epochs, num_clips), the predicted class after each epoch. Of
     action units: (num_clips, K) and (epochs, num_clips, K), 1 where a unit is shown and predicted, else 0; F1
-    is that of each unit.
+    is that of each unit. Where no clip shows any, it is the first epoch.
     """
     truth, predicted = np.asarray(truth), np.asarray(predicted)
     classes = range(num_classes)
@@ -206,7 +227,7 @@ def best_epoch(truth: ArrayLike, predicted: ArrayLike, num_classes: int) -> int:
         2 * (is_class & is_predicted).sum(1) / (is_class.sum() + is_predicted.sum(1))
         for is_class, is_predicted in pairs
     ]
-    return int(np.argmax(np.mean(f1, axis=0)))
+    return int(np.argmax(np.mean(f1, axis=0))) if f1 else 0
 
 
 def majority_baseline(
@@ -215,17 +236,18 @@ def majority_baseline(
     num_classes: int,
     *,
     absent: Absent = "zero",
+    unscored: int = 0,
 ) -> Scores:
     """Pooled scores of always predicting the class with most clips in the training part of the fold.
 
     train_counts: for each fold, the number of training clips of each of the K classes; the first of equal
-    classes is predicted. absent: how to treat a class absent from the truth, see `score`.
+    classes is predicted. absent, unscored: see `score`.
     """
     majority = {}
     for fold in predictions["fold"].unique():
         counts = train_counts.get(fold)
         if counts is None or len(counts) != num_classes or not all(isinstance(n, int) for n in counts):
             raise ValueError(f"train_counts expected {num_classes} integers for fold {fold!r}, got {counts}")
-        majority[fold] = int(np.argmax(counts))
+        majority[fold] = int(np.argmax(counts[: num_classes - unscored]))
     predicted = predictions["fold"].map(majority).astype(np.int64)
-    return score(predictions["label"], predicted, num_classes, absent=absent)
+    return score(predictions["label"], predicted, num_classes, absent=absent, unscored=unscored)

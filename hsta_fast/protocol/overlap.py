@@ -92,7 +92,9 @@ def find_overlap(predictions: Predictions, clips: Path, folds: Path | None) -> O
     table = _with_keys(table, compared)
     macro = np.zeros(len(table), dtype=bool)
     if "expression" in table:
-        macro = table["expression"].map(spelling_key).str.startswith("macro").to_numpy(dtype=bool)
+        macro = (
+            table["expression"].map(spelling_key).str.startswith(("macro", "neutral")).to_numpy(dtype=bool)
+        )
     is_unknown = ~rows["key"].isin(set(table["key"]))
     unknown = rows["written"][is_unknown].tolist()
     if unknown and folds is None:

@@ -9,7 +9,15 @@ from typing import Any
 import pandas as pd
 
 from ..clips import KEY, natural_key, subject_ids
-from .metrics import Scores, bootstrap_interval, majority_baseline, per_dataset, per_fold, score
+from .metrics import (
+    Scores,
+    bootstrap_interval,
+    majority_baseline,
+    per_dataset,
+    per_fold,
+    score,
+    unscored_classes,
+)
 from .predictions import read_text_table, run_predictions
 
 # Keys of config.json that have a meaning in the report, which lists all others as settings.
@@ -56,7 +64,9 @@ def read_run(run_dir: Path) -> RunScores:
     loaded = run_predictions(run_dir / "predictions.csv")
     classes = loaded.classes
     predictions = in_order_of_folds(loaded.rows)
-    scores = score(predictions["label"], predictions["predicted"], len(classes), absent="zero")
+    unscored = unscored_classes(classes, predictions["label"])
+    columns = predictions["label"], predictions["predicted"]
+    scores = score(*columns, len(classes), absent="zero", unscored=unscored)
     folds, fold_mean = per_fold(predictions, len(classes))
     done = len(folds)
     return RunScores(
@@ -64,7 +74,14 @@ def read_run(run_dir: Path) -> RunScores:
         config=config,
         notes=[
             *notes,
-            *notes_on_scores(predictions, classes, scores.support, num_folds, done, "UF1 and UAR"),
+            *notes_on_scores(
+                predictions,
+                classes[: len(classes) - unscored],
+                scores.support[: len(classes) - unscored],
+                num_folds,
+                done,
+                "UF1 and UAR",
+            ),
         ],
         leaky=config.get(LEAKY, []),
         epoch=epoch_in_words(config, predictions),
@@ -72,8 +89,8 @@ def read_run(run_dir: Path) -> RunScores:
         predictions=predictions,
         classes=classes,
         scores=scores,
-        baseline=majority_baseline(predictions, train_counts, len(classes)),
-        interval=bootstrap_interval(predictions, len(classes)),
+        baseline=majority_baseline(predictions, train_counts, len(classes), unscored=unscored),
+        interval=bootstrap_interval(predictions, len(classes), unscored=unscored),
         datasets=_datasets(predictions, len(classes)),
         folds=folds,
         fold_mean=fold_mean,

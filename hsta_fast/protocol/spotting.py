@@ -105,13 +105,8 @@ class SpottingScores:
     def as_json(self) -> dict[str, Any]:
         """All scores and counts as plain values."""
         names = ("tp", "fp", "fn", "precision", "recall", "f1", "uf1", "strs", "f1_of_means", "strs_of_means")
-        videos = [
-            {
-                name: getattr(video, name)
-                for name in ("subject", "video", "annotated", "spotted", "tp", "fp", "fn")
-            }
-            for video in self.videos
-        ]
+        of_video = ("subject", "video", "annotated", "spotted", "tp", "fp", "fn")
+        videos = [{name: getattr(video, name) for name in of_video} for video in self.videos]
         return {
             **{name: getattr(self, name) for name in names},
             "class_f1": dict(self.class_f1),
@@ -159,15 +154,15 @@ def score_spotting(
     chosen: Sequence[str] = ()
     if all("class" in table and not _is_blank(rows["class"]) for table, rows in tables):
         chosen = _checked_classes(true, found, classes, names)
-    apart = {}
+    apart: dict[str, SpottingScores] = {}
     if all("expression" in table and (_of(rows)["expression"] != "").all() for table, rows in tables):
         for kind in sorted({*_of(true)["expression"], *_of(found)["expression"]}, reverse=True):
             # All rows of a recording, so that one without this kind counts too.
-            own = (
+            own = [
                 rows.assign(onset=rows["onset"].where(rows["expression"] == kind, -1))
                 for rows in (true, found)
-            )
-            apart[kind] = _scores(*own, chosen)
+            ]
+            apart[kind] = _scores(own[0], own[1], chosen)
     return _scores(true, found, chosen, kinds=apart)
 
 
@@ -179,7 +174,8 @@ def match_intervals(
     The intervals are (onset, offset), inclusive. See `score_spotting` for the pairing.
     """
     pairs = _similar_pairs(truth, spotted)
-    total, taken = _most_pairs(pairs), []
+    total = _most_pairs(pairs)
+    taken: list[tuple[int, int]] = []
     while pairs:
         (true, found), *rest = pairs
         left = [pair for pair in rest if pair[0] != true and pair[1] != found]
@@ -201,9 +197,9 @@ def _similar_pairs(
         shared = np.minimum(offsets, offset) - np.maximum(onsets, onset) + 1
         lengths = (offset - onset + 1) + (offsets - onsets + 1)
         # shared / (lengths - shared) >= 1/2, in integers.
-        for other in np.flatnonzero((shared > 0) & (3 * shared >= lengths)):
+        for other in np.flatnonzero((shared > 0) & (3 * shared >= lengths)).tolist():
             similar = Fraction(int(shared[other]), int(lengths[other] - shared[other]))
-            ranked.append((-similar, (onset, offset, place), (*spotted[other], int(other))))
+            ranked.append((-similar, (onset, offset, place), (*spotted[other], other)))
     return [(true[2], found[2]) for _, true, found in sorted(ranked)]
 
 
@@ -361,17 +357,22 @@ def _scores(
             words = annotated["class"].to_list(), spotted["class"].to_list()
             pairs += [(words[0][i], words[1][j]) for i, j in match_intervals(*ends)]
         right += pairs
-        counts = {"annotated": len(own[0]), "spotted": len(own[1]), "tp": len(pairs)}
-        videos.append(VideoCounts(subject=named["subject"], video=named["video"], **counts))
-    tp, fp, fn = (sum(getattr(video, name) for video in videos) for name in ("tp", "fp", "fn"))
-    counts = {"tp": tp, "fp": fp, "fn": fn}
-    if not classes:
-        return SpottingScores(**counts, videos=tuple(videos), kinds=kinds or {})
-    class_f1, of_means = _class_scores(right, classes)
+        videos.append(
+            VideoCounts(
+                subject=named["subject"],
+                video=named["video"],
+                annotated=len(own[0]),
+                spotted=len(own[1]),
+                tp=len(pairs),
+            )
+        )
+    class_f1, of_means = _class_scores(right, classes) if classes else ({}, None)
     return SpottingScores(
-        **counts,
+        tp=sum(video.tp for video in videos),
+        fp=sum(video.fp for video in videos),
+        fn=sum(video.fn for video in videos),
         class_f1=class_f1,
-        uf1=float(np.mean([*class_f1.values()])),
+        uf1=float(np.mean([*class_f1.values()])) if classes else None,
         f1_of_means=of_means,
         videos=tuple(videos),
         kinds=kinds or {},

@@ -25,11 +25,17 @@ def read_intervals(path: Path) -> Table:
 
 
 def audit_spotting(
-    spotted: Path, truth: Path | pd.DataFrame, classes: Sequence[str] = (), *, as_json: bool = False
+    spotted: Path,
+    truth: Path | pd.DataFrame,
+    classes: Sequence[str] = (),
+    *,
+    remarks: Sequence[str] = (),
+    as_json: bool = False,
 ) -> str:
     """The scores of a file of spotted intervals, as text or JSON.
 
     truth: the annotated ones: such a file too, or the table itself (see `score_spotting`).
+    remarks: what else there is to say about them.
 
     Raises:
         ValueError: a table cannot be read, or does not fit the other; one line naming it.
@@ -41,7 +47,7 @@ def audit_spotting(
     names = str(truth) if isinstance(truth, Path) else "the annotation", str(spotted)
     scores = score_spotting(table, found.rows, classes, names=names)
     if as_json:
-        return json.dumps(scores.as_json(), indent=2)
+        return json.dumps({"remarks": [*remarks], **scores.as_json()}, indent=2)
     sources = {names[1]: found.source} | ({} if known is None else {names[0]: known.source})
     notes = [
         f"note: {name}: {ours}: column {theirs}"
@@ -49,6 +55,7 @@ def audit_spotting(
         for ours, theirs in source.items()
         if ours != theirs
     ]
+    notes += [f"note: {remark}" for remark in remarks]
     repeated = int(found.rows.duplicated([*{*_REQUIRED, *_OPTIONAL} & {*found.rows}]).sum())
     if repeated:
         notes.append(

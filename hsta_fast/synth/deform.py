@@ -75,7 +75,8 @@ def open_mouth(face: Face, texture: Array, pixels: int, pad: int, mouth: tuple[f
     wide = x * (1 + 0.22 * round_ * near_mouth * np.exp(-0.5 * (x / (1.3 * face.mouth_w)) ** 2))
     mx = wide / face.mouth_w
     open_ = np.clip(1 - mx**2, 0, 1)
-    line = face.mouth_y + 0.0025 * np.cos(2.2 * np.pi * mx) * open_ - face.mouth_curve * (mx**2 - 0.3)
+    curve = face.mouth_curve * (np.minimum(mx**2, 1) - 0.3)
+    line = face.mouth_y + 0.0025 * np.cos(2.2 * np.pi * mx) * open_ - curve
     # At the lips the corners stay together; further down the whole jaw moves, and the neck below it does not.
     at_lips = np.clip(1 - (y - line) / 0.07, 0, 1) ** 2
     jaw = np.exp(-0.5 * (wide / 0.15) ** 2)

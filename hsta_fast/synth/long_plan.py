@@ -65,7 +65,7 @@ def _timeline(
     """(kind, first frame, last frame) of everything but blinks, in order of time; none overlap.
 
     There are as many expressions as `clips`, each as long as its clip, in their order. Talking and head turns
-    that do not fit are left out.
+    that do not fit are left out; the expressions that `SynthConfig.check` allows always do.
     """
     kinds = [TALKING] * round(TALKS * cfg.minutes) + [TURN] * round(TURNS * cfg.minutes)
     lengths = [clip.offset + 1 for clip in clips]
@@ -83,11 +83,6 @@ def _timeline(
         free = frames - sum(lengths) - least.sum()
         if free >= 0:
             break
-        if kinds[-1] == EXPRESSION:
-            raise ValueError(
-                f"--expressions expected fewer a minute, got {cfg.expressions}: {len(kinds)} do not fit into "
-                f"{cfg.minutes} minutes"
-            )
         del kinds[-1], lengths[-1]
     cuts = np.sort(rng.integers(0, free + 1, len(kinds)))
     extra = np.diff(np.concatenate(([0], cuts)))

@@ -56,6 +56,11 @@ class Recording:
     events: tuple[Event, ...]
 
 
+def person(cfg: SynthConfig, subject: int) -> np.random.SeedSequence:
+    """What all random numbers of subject 1, 2, ... come from; `random_face` takes the first child."""
+    return np.random.SeedSequence((cfg.seed, subject), spawn_key=(_OWN_PEOPLE,))
+
+
 def subject_name(number: int) -> str:
     """The name of subject 1, 2, ... of the long recordings."""
     return f"long{number:02d}"
@@ -84,7 +89,7 @@ def subject_recordings(
 
     Pictures are (height, width, 3) uint8 RGB; they may be left unread.
     """
-    entropy = np.random.SeedSequence((cfg.seed, subject), spawn_key=(_OWN_PEOPLE,))
+    entropy = person(cfg, subject)
     face_rng, paint_rng, plan_rng, label_rng, *_ = map(np.random.default_rng, entropy.spawn(4))
     face, size = random_face(face_rng), cfg.scene_size
     assert size is not None

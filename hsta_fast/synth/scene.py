@@ -83,11 +83,9 @@ class Scene:
         for _ in range(int(rng.integers(1, 4))):  # frames, shelves, a door: upright boxes with soft edges
             cx, cy, half_w, half_h = rng.uniform((-0.5, -0.5, 0.04, 0.05), (0.5, 0.3, 0.16, 0.22))
             box = np.minimum(half_w - np.abs(x - cx), half_h - np.abs(y - cy)) * self.height
-            colour = (
-                np.clip(np.array(face.background) + rng.normal(0, 0.1) + rng.normal(0, 0.025, 3), 0.05, 0.95)
-                * 255
-            )
-            wall += np.clip(box, 0, 1)[..., None] * (colour * light[..., None] - wall)
+            colour = np.array(face.background) + rng.normal(0, 0.1) + rng.normal(0, 0.025, 3)
+            lit = 255 * np.clip(colour, 0.05, 0.95) * light[..., None]
+            wall += np.clip(box, 0, 1)[..., None] * (lit - wall)
         face_x = ((np.arange(self.width) + 0.5 - self.middle[0]) / self.side)[None, :]
         face_y = ((np.arange(self.height) + 0.5 - self.middle[1]) / self.side)[:, None]
         below = (face_y - top_of_clothes(face, face_x, wide=True)) * self.side + 0.5
@@ -95,10 +93,9 @@ class Scene:
         row, half = round(0.14 * self.fine), round(0.4 * self.fine)
         middle = self.texture.shape[1] // 2
         cloth = self.texture[-row - 2 : -2 : FINE, middle - half : middle + half : FINE, :3]
-        cloth = cv2.copyMakeBorder(
-            cloth, 0, self.height - len(cloth), 0, max(0, self.width - cloth.shape[1]), cv2.BORDER_REFLECT
-        )[:, : self.width]
-        wall += np.clip(below, 0, 1)[..., None] * (cloth - wall)
+        more = max(0, self.height - len(cloth)), max(0, self.width - cloth.shape[1])
+        cloths = cv2.copyMakeBorder(cloth, 0, more[0], 0, more[1], cv2.BORDER_REFLECT)
+        wall += np.clip(below, 0, 1)[..., None] * (cloths[: self.height, : self.width] - wall)
         return np.clip(wall, 0, 255).astype(np.float32)
 
     def view(

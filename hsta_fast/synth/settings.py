@@ -127,12 +127,15 @@ class SynthConfig:
         """Checks that no setting is given which means nothing with, or without, --long."""
         defaults = {field.name: field.default for field in fields(self)}
         names, what = (_ONLY_CLIPS, "no --long") if self.long else (_ONLY_LONG, "--long")
+        pairs = [(name, what) for name in names]
+        if self.scene and not self.long:
+            pairs.append(("size", "no --scene"))
         return [
             (
                 getattr(self, name) == defaults[name],
-                f"--{name.replace('_', '-')} expected {what} beside it, got {getattr(self, name)}",
+                f"--{name.replace('_', '-')} expected {beside} beside it, got {getattr(self, name)}",
             )
-            for name in names
+            for name, beside in pairs
         ]
 
     def as_text(self) -> str:

@@ -73,6 +73,11 @@ class TrainConfig(
         require(self.clip_grad is None or self.clip_grad > 0, "clip_grad", "a number > 0")
         if not self.labels.lower().endswith((".json", ".csv")):
             require_one_of(["auto", *LABEL_SETS], "labels", ", or a .json or .csv file")
+        if self.with_neutral:
+            for name, plain in (("task", "emotion"), ("onset_only", False)):
+                require(getattr(self, name) == plain, name, f"{plain} with --with-neutral")
+            by_clip = self.protocol == "published-folds"
+            require(not by_clip, "protocol", "folds by subject with --with-neutral")
         if self.task == "units":
             require(self.labels == "auto", "labels", "auto with --task units")
             require(self.loss == "ce", "loss", "ce with --task units: binary cross entropy")

@@ -74,7 +74,8 @@ def evaluate(path: Path, data: Sequence[Path] = (), *, int8: bool = False) -> st
         new_scores = f"mean F1 of units {score_table(now, units).f1:.3f}"
     else:
         changed = int((both["predicted"] != both["predicted_before"]).sum())
-        new = score(now["label"], now["predicted"], len(of_classes), absent="zero")
+        unscored = int(exp.cfg.with_neutral)
+        new = score(now["label"], now["predicted"], len(of_classes), absent="zero", unscored=unscored)
         new_scores = f"UF1 {new.uf1:.3f}, UAR {new.uar:.3f}, ACC {new.acc:.3f}"
     added = add_missing_gallery(exp, path)
     models = "the saved models" + " in int8" * int8

@@ -6,7 +6,6 @@ Onset, apex and their difference; and, for a model with CSTA, the weights of its
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 
@@ -16,6 +15,7 @@ from ..data import Batch
 from ..files import check_writable
 from ..locks import locked
 from ..model import HSTA
+from ..pictures import enlarged_difference, heat, jpeg, resized
 from ..protocol import (
     GALLERY,
     Fold,
@@ -31,10 +31,6 @@ from .run_folder import fold_folder
 from .setup import Experiment
 
 SIDE = 192  # of a picture, in pixels
-_QUALITY = 80  # of its JPEG
-_MOST_ENLARGED = 16  # times that a difference is enlarged
-_HEAT = np.array([255, 120, 0], dtype=np.float32)  # RGB
-_OPACITY = 0.6  # where the weight is largest: the face stays visible
 
 
 def add_gallery(exp: Experiment, folder: Path, model: HSTA, fold: Fold, predictions: pd.DataFrame) -> None:
@@ -87,9 +83,7 @@ def _movement(exp: Experiment, index: int) -> list[Picture]:
     onset, apex = (exp.data.picture(index, position) for position in (0, _apex(exp, index)))
     pictures = [_picture(name, x) for name, x in (("onset", onset), ("apex", apex)) if x is not None]
     if onset is not None and apex is not None:
-        difference = apex.astype(np.float32) - onset
-        times = int(np.clip(127 / max(np.quantile(abs(difference), 0.998), 1.0), 1, _MOST_ENLARGED))
-        grey = np.clip(128 + times * difference, 0, 255).astype(np.uint8)
+        grey, times = enlarged_difference(onset, apex)
         pictures.append(_picture(f"apex minus onset, times {times}", grey))
     return pictures
 
@@ -116,31 +110,12 @@ def _looks(exp: Experiment, model: HSTA, batch: Batch, maps: AttentionMaps, i: i
 
 def _heat(title: str, frame: np.ndarray, weights: np.ndarray, patch: int) -> Picture:
     """A grey frame (3, H, W) coloured where a patch has more than the mean of the weights (h, w)."""
-    times = weights / max(weights.mean(), np.finfo(np.float32).tiny)  # all weight may be on the CLS itself
-    peak = float(times.max())
-    heat = np.clip((times - 1) / max(peak - 1, 1), 0, 1).astype(np.float32)  # about even weights: no colour
-    covered = [round(SIDE * n * patch / size) for n, size in zip(heat.shape, frame.shape[1:], strict=True)]
-    alpha = np.zeros((SIDE, SIDE, 1), dtype=np.float32)  # pixels behind the last patch have none
-    alpha[: covered[0], : covered[1], 0] = cv2.resize(heat, covered[::-1], interpolation=cv2.INTER_LINEAR)
-    alpha *= _OPACITY
-    grey = cv2.cvtColor(_resized(frame), cv2.COLOR_RGB2GRAY)[:, :, None]
-    return _encoded(f"{title}, peak {peak:.1f} times the mean", grey * (1 - alpha) + _HEAT * alpha)
+    image, peak = heat(frame, weights, patch, SIDE)
+    return Picture(f"{title}, peak {peak:.1f} times the mean", jpeg(image))
 
 
 def _picture(title: str, frame: np.ndarray) -> Picture:
-    return _encoded(title, _resized(frame))
-
-
-def _resized(frame: np.ndarray) -> np.ndarray:
-    """RGB (3, H, W) -> (SIDE, SIDE, 3)."""
-    shrinks = frame.shape[1] > SIDE
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    return cv2.resize(np.ascontiguousarray(frame.transpose(1, 2, 0)), (SIDE, SIDE), interpolation=how)
-
-
-def _encoded(title: str, image: np.ndarray) -> Picture:
-    bgr = np.ascontiguousarray(np.rint(image).astype(np.uint8)[:, :, ::-1])
-    return Picture(title, cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes())
+    return Picture(title, jpeg(resized(frame, SIDE)))
 
 
 def _apex(exp: Experiment, index: int) -> int:

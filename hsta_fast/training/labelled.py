@@ -8,6 +8,7 @@ from ..data import (
     ClipTable,
     Expression,
     LabelSet,
+    add_neutral,
     apply_labels,
     apply_units,
     default_labels,
@@ -26,7 +27,7 @@ class Labelled:
     cfg: with the name of a label set where its `labels` were "auto"; of action units it is unchanged.
     labels: the label set; of action units its classes are the units.
     dropped: the number of clips outside the label set, by emotion.
-    remarks: what a reader of the scores must know of the units.
+    remarks: what a reader of the scores must know of the units, or of the class "nothing".
     not_here: datasets that the label set names and that are not among the data.
     """
 
@@ -57,8 +58,11 @@ def label_clips(cfg: TrainConfig) -> Labelled:
         cfg, used = replace(cfg, labels=name), replace(used, remarks=(*used.remarks, remark))
     labels = given or label_set(cfg.labels, roots_of(cfg))
     clips, dropped = apply_labels(used, labels)
-    not_here = labels.unknown_datasets(found.clips["dataset"])
-    return Labelled(cfg=cfg, clips=clips, labels=labels, dropped=dropped, remarks=[], not_here=not_here)
+    not_here, remarks = labels.unknown_datasets(found.clips["dataset"]), list[str]()
+    if cfg.with_neutral:
+        where = roots_of(cfg), cfg.dataset, cfg.annotation
+        clips, labels, remarks = add_neutral(clips, labels, *where, seed=cfg.seed)
+    return Labelled(cfg=cfg, clips=clips, labels=labels, dropped=dropped, remarks=remarks, not_here=not_here)
 
 
 def roots_of(cfg: TrainConfig) -> tuple[Path, ...]:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:  # it needs the packages that read data, which a step does not
     from .config import TrainConfig
 
 
-MAX_WEIGHT = 10.0  # of the clips that show an action unit
+# Of the clips that show an action unit: above it, F1 of rare units falls (docs/units.md).
+MAX_WEIGHT = 10.0
 
 
 class NonFiniteLossError(ArithmeticError):

@@ -385,7 +385,8 @@ def score_so_far(exp: Experiment, folder: RunFolder, tested: dict[int, pd.DataFr
     leaky = " (leaky)" if exp.leaks else ""
     if exp.cfg.task == "units":
         return f"mean F1 {so_far} {score_table(pooled, exp.labels.classes).f1:.3f}{leaky}"
-    scores = score(pooled["label"], pooled["predicted"], len(exp.labels.classes), absent="zero")
+    answers, number = (pooled["label"], pooled["predicted"]), len(exp.labels.classes)
+    scores = score(*answers, number, absent="zero", unscored=int(exp.cfg.with_neutral))
     return f"UF1 {so_far} {scores.uf1:.3f}{leaky}"
 
 

@@ -36,6 +36,9 @@ class DataSettings:
     labels: str = "auto"
     """Label set: auto (that of the dataset's own literature; megc2019 for several of CASME II, SAMM and
     SMIC-HS); a name from docs/data.md, such as emotion7, emotion3, objective7; or a .json or .csv file."""
+    with_neutral: bool = False
+    """Add the class "nothing": stretches between the annotated clips of the same recordings, of training
+    subjects only, as many as a class has clips on average (docs/spotting.md)."""
     strict: bool = False
     """Stop at the first fault of the dataset instead of listing it."""
     cache: str = "auto"

@@ -11,6 +11,7 @@ import torch
 from ..clips import subject_ids
 from ..cpu_speed import measured
 from ..data import (
+    NEUTRAL,
     Cache,
     CachedArrays,
     ClipData,
@@ -84,6 +85,7 @@ class Experiment:
             magnify=cfg.magnify,
             framing=self.data.framing,
             task=cfg.task,
+            neutral=cfg.with_neutral,
         )
 
     def class_counts(self, indices: np.ndarray) -> np.ndarray:
@@ -193,8 +195,9 @@ def decode(plan: Plan) -> Experiment:
         strict=cfg.strict,
     )
     if cfg.shuffle_labels:
-        shuffled = np.random.default_rng(cfg.seed).permutation(clips.clips["label"].to_numpy())
-        clips = replace(clips, clips=clips.clips.assign(label=shuffled))
+        labels, shown = clips.clips["label"].to_numpy(copy=True), clips.clips["expression"] != NEUTRAL
+        labels[shown] = np.random.default_rng(cfg.seed).permutation(labels[shown])
+        clips = replace(clips, clips=clips.clips.assign(label=labels))
     folds, remarks = check_folds(cfg, clips)
     tested = sorted(set(subject_ids(clips.clips).iloc[np.concatenate([fold.test for fold in folds])]))
     remarks += [*plan.remarks, *plan.initial.remarks(tested)]

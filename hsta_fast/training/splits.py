@@ -32,8 +32,8 @@ def make_folds(cfg: TrainConfig, clips: ClipTable) -> tuple[list[Fold], list[str
     """
     table = clips.clips
     people = subject_ids(table)
-    train_only, labels = is_macro(clips), classes_to_spread(table["label"])
-    if cfg.macro and not train_only.any():
+    train_only, labels = is_never_tested(clips), classes_to_spread(table["label"])
+    if cfg.macro and not (table["expression"] == "macro").any():
         raise ValueError("--macro expected macro-expressions in the dataset, got none")
     if cfg.protocol == "loso":
         return leave_one_subject_out(people, train_only=train_only), []
@@ -62,7 +62,7 @@ def make_folds(cfg: TrainConfig, clips: ClipTable) -> tuple[list[Fold], list[str
 
 def inner_of(cfg: TrainConfig, clips: ClipTable, fold: Fold) -> list[Fold]:
     """The inner folds of the training part of `fold`, split by subject."""
-    people, train_only = subject_ids(clips.clips), is_macro(clips)
+    people, train_only = subject_ids(clips.clips), is_never_tested(clips)
     labels = classes_to_spread(clips.clips["label"])
     num_subjects = people.iloc[fold.train][~train_only[fold.train]].nunique()
     _check_number("--inner-folds", cfg.inner_folds, num_subjects, f"training subjects of fold {fold.name}")
@@ -95,6 +95,6 @@ def fold_parts(clips: ClipTable, folds: Sequence[Fold]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[list(FOLD_COLUMNS)]
 
 
-def is_macro(clips: ClipTable) -> np.ndarray:
-    """(num_clips,) bool: macro-expressions, which are never tested."""
-    return (clips.clips["expression"] == "macro").to_numpy()
+def is_never_tested(clips: ClipTable) -> np.ndarray:
+    """(num_clips,) bool: macro-expressions, and stretches without an expression."""
+    return (clips.clips["expression"] != "micro").to_numpy()

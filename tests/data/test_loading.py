@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from hsta_fast.data import loading
 from hsta_fast.data.dataset import Augment
-from hsta_fast.data.loading import BatchPlan, on_cpu, prefetch, shift_and_flip
+from hsta_fast.data.loading import BatchPlan, on_cpu, shift_and_flip
 from hsta_fast.data.sampling import FlowMethod, Sampling
+from hsta_fast.threads import prefetch
 from tests.data.batches import data_of, epoch, same
 
 
@@ -74,7 +75,7 @@ def test_what_a_generator_has_entered_is_left_by_its_own_thread() -> None:
     assert next(stream) == 0
     stream.close()  # type: ignore[attr-defined]
     assert list(prefetch(entered(), 2)) == list(range(100))
-    assert where == ["batches"] * 2
+    assert where == ["ahead"] * 2
 
 
 def test_an_error_of_the_thread_is_raised_where_the_batch_is_taken() -> None:

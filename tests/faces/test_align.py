@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hsta_fast.data.frames.apex import SIZE, _small_grey
+from hsta_fast.data.frames.apex import SIZE, apex_picture
 from hsta_fast.data.frames.decode import resize_to_planes
 from hsta_fast.data.frames.flow import pixel_flow
 from hsta_fast.faces import Alignment, Detector, Face, FaceCrop, align_clip, align_to, find_faces, framing_of
@@ -112,7 +112,7 @@ def test_one_transform_adds_no_movement_and_one_per_frame_does(frames: list[np.n
 
     def movement(alignments: list[Alignment]) -> float:
         """Largest mean length of the flow from the first frame, in pixels of a face of 112 pixels."""
-        seen = [_small_grey(a.apply(p, SIZE)) for a, p in zip(alignments, shot, strict=True)]
+        seen = [apex_picture(a.apply(p, SIZE)) for a, p in zip(alignments, shot, strict=True)]
         flows = [pixel_flow("farneback", seen[0], now) for now in seen[1:]]
         return max(float(np.linalg.norm(flow, axis=-1).mean()) for flow in flows)
 

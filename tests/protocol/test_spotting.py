@@ -1,6 +1,7 @@
 """Scores of spotting equal those of a second scorer, written with sets of frames and brute force."""
 
 import json
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ _ROWS = st.lists(st.tuples(st.sampled_from("ab"), _ENDS, st.sampled_from(CLASSES
 ROWS = _ROWS.map(lambda rows: [(video, *ends, word) for video, ends, word in rows])
 
 
-def table(rows: Rows) -> pd.DataFrame:
+def table(rows: Sequence[tuple[object, ...]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["video", "onset", "offset", "class"])
 
 
@@ -284,6 +285,9 @@ def test_the_command_scores_tables_and_datasets(
     by_folder = run("--spotting", str(root), "--json")
     assert (by_folder["tp"], by_folder["fp"], by_folder["fn"]) == (1, 0, 1)
     assert by_folder == run("--spotting", str(tmp_path / "truth.csv"), "--json")
+    assert by_folder["remarks"] == []
+    (root / "synthetic.json").write_text("{}")  # as a rendered dataset has it
+    assert "say nothing about people" in run("--spotting", str(root), "--json")["remarks"][0]
     beside = "--spotting", str(root)
     for flags in ((*beside, "--clips", "c.csv"), ("--json",), (*beside, "--absent", "skip")):
         with pytest.raises(SystemExit) as ended:

@@ -115,6 +115,7 @@ def test_the_best_epoch_has_the_largest_mean_f1() -> None:
     assert best_epoch(truth, np.stack([half, right, right]), 2) == 1
     # A unit that no clip shows does not count.
     assert best_epoch(truth * [1, 0], np.stack([truth, half]), 2) == 0
+    assert best_epoch(truth * 0, np.stack([half, half]), 2) == 0
 
 
 def test_wrong_tables_are_refused() -> None:

@@ -15,7 +15,7 @@ the middle frame they are 13 and 11 %.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -126,7 +126,7 @@ def _grey_frames(
 ) -> np.ndarray:
     """The clip's frames, grey uint8 (T, SIZE, SIZE)."""
     view = views.of.get(name)
-    convert = _small_grey if view is None else partial(_shown_grey, view)
+    convert = partial(apex_picture, view=view)
     pictures = np.empty((len(clip), SIZE, SIZE), dtype=np.uint8)
     for position, picture in enumerate(read_files(table.root, clip, [convert] * len(clip), keys)):
         if isinstance(picture, ValueError):
@@ -137,17 +137,26 @@ def _grey_frames(
     return pictures
 
 
-def _small_grey(image: np.ndarray) -> np.ndarray:
+def apex_picture(image: np.ndarray, view: ClipView | None = None) -> np.ndarray:
+    """An RGB frame (h, w, 3) as the search sees it: grey uint8 (SIZE, SIZE), through the clip's view."""
+    if view is not None:
+        return cv2.cvtColor(view.show(image, SIZE), cv2.COLOR_RGB2GRAY)
     return cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
 
 
-def _shown_grey(view: ClipView, image: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(view.show(image, SIZE), cv2.COLOR_RGB2GRAY)
+def apex_position(pictures: Iterable[np.ndarray]) -> int:
+    """The position of the apex in a clip's grey frames, uint8 (SIZE, SIZE) each; method: see the module.
 
-
-def apex_position(pictures: np.ndarray) -> int:
-    """The position of the apex in a clip's grey frames, uint8 (T, SIZE, SIZE); method: see the module."""
-    curve = np.array([_local_movement(pixel_flow("farneback", pictures[0], now)) for now in pictures])
+    Raises ValueError if there is no frame.
+    """
+    first: np.ndarray | None = None
+    movements = []
+    for now in pictures:  # one at a time: a clip may be long
+        first = now if first is None else first
+        movements.append(_local_movement(pixel_flow("farneback", first, now)))
+    if not movements:
+        raise ValueError("apex expected the frames of a clip, got none")
+    curve = np.array(movements)
     width = max(3, len(curve) // 6 | 1) if len(curve) >= 3 else 1  # odd
     weight = np.hanning(width + 2)[1:-1]
     padded = np.pad(curve, width // 2, mode="reflect")

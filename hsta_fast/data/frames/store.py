@@ -170,7 +170,7 @@ def _load(
 
     def make(numbers: list[int]) -> Iterable[Made]:
         converts = [
-            functools.partial(_planes, views.of.get(shown[names[number]][1]), size) for number in numbers
+            functools.partial(planes_of, views.of.get(shown[names[number]][1]), size) for number in numbers
         ]
         return read_files(root, [paths[number] for number in numbers], converts, contents)
 
@@ -186,7 +186,8 @@ def _load(
     return _magnified(store, {name: shown[name][2] for name in rows}, errors, cache, progress=progress)
 
 
-def _planes(view: ClipView | None, size: int, image: np.ndarray) -> np.ndarray:
+def planes_of(view: ClipView | None, size: int, image: np.ndarray) -> np.ndarray:
+    """The frame `image`, RGB (h, w, 3), as the model is shown it in a view: planes (3, size, size)."""
     if view is None:
         return resize_to_planes(image, size)
     return np.ascontiguousarray(view.show(image, size).transpose(2, 0, 1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ import numpy as np
 
 from ...clips import counted, natural_key
 from ...files import as_on_disk, inside, reason
+from ...threads import prefetch
 from .decode import CHANGED, IMAGE_TYPES, read_image
 from .video import check_size, numbered_frames, read_timeline, read_video, shrunk, upright, upright_grey
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from av import VideoFrame
 
 Convert = Callable[[np.ndarray], np.ndarray]
+
+AHEAD = 16  # small frames that are decoded before they are asked for
 
 UNEVEN = 0.25  # a step between frames that differs from the median by more than this part of it is uneven,
 UNEVEN_SECONDS = 0.0015  # unless by less than this: clocks of milliseconds round
@@ -58,13 +61,22 @@ class FrameStream(ABC):
             raise ValueError(f"rate expected frames a second, {self.name} does not tell: give --fps")
         return number / self.rate
 
-    @abstractmethod
     def pictures(self, convert: Convert | None = None) -> Iterator[tuple[int, np.ndarray]]:
         """Every frame with its number: uint8 RGB (height, width, 3), or what `convert` makes of it.
 
         Frames of a video that damage has spoiled are left out; `remarks` then says how many.
 
         Raises ValueError where the recording cannot be read any further, or frames differ in size.
+        """
+        return self.chosen(range(self.count), convert)
+
+    @abstractmethod
+    def chosen(
+        self, numbers: Collection[int], convert: Convert | None = None
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """As `pictures`, of the frames `numbers` alone, in the order of display; only these are converted.
+
+        A video is decoded from its start up to the last of them.
         """
 
     @abstractmethod
@@ -129,32 +141,40 @@ class VideoStream(FrameStream):
             return self._timeline.seconds(0, number)
         return super().seconds(number)
 
-    def pictures(self, convert: Convert | None = None) -> Iterator[tuple[int, np.ndarray]]:
-        """See `FrameStream.pictures`."""
-        return self._each(lambda frame: convert(upright(frame)) if convert else upright(frame))
+    def chosen(
+        self, numbers: Collection[int], convert: Convert | None = None
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """See `FrameStream.chosen`."""
+        return self._each(numbers, lambda frame: convert(upright(frame)) if convert else upright(frame))
 
     def small_grey(self, side: int) -> Iterator[tuple[int, np.ndarray]]:
         """See `FrameStream.small_grey`."""
-        return self._each(lambda frame: upright_grey(frame, side))
+        # The decoder works while the caller does: neither holds Python's lock.
+        return prefetch(self._each(range(self.count), lambda frame: upright_grey(frame, side)), AHEAD)
 
     def read(self, numbers: Sequence[int], convert: Convert) -> list[np.ndarray | ValueError]:
         """See `FrameStream.read`: the video is decoded up to the last of the frames."""
         self._check_unchanged()
         return read_video(self._path, numbers, convert, self._timeline)
 
-    def _each(self, convert: Callable[[VideoFrame], np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+    def _each(
+        self, numbers: Collection[int], convert: Callable[[VideoFrame], np.ndarray]
+    ) -> Iterator[tuple[int, np.ndarray]]:
         self._check_unchanged()
-        size, shown = None, 0
+        last, size, shown = max(numbers, default=-1), None, 0
         try:
             with closing(numbered_frames(self._path, self._timeline)) as frames:
                 for number, frame in frames:
+                    if number > last:
+                        break
                     size = size or (frame.width, frame.height)
                     check_size(frame, size)
                     shown += 1
-                    yield number, convert(frame)
+                    if number in numbers:
+                        yield number, convert(frame)
         except ValueError as error:
             raise ValueError(f"{self._path}: {error}") from error
-        if shown < self.count:
+        if shown < last + 1 == self.count:
             lost = counted(self.count - shown, "frame", "are")
             self._remarks.append(f"{lost} damaged and left out")
 
@@ -178,9 +198,11 @@ class ImageStream(FrameStream):
         height, width = _image(self._paths[0]).shape[:2]
         super().__init__(name or paths[0].absolute().parent.name, len(paths), (width, height), fps)
 
-    def pictures(self, convert: Convert | None = None) -> Iterator[tuple[int, np.ndarray]]:
-        """See `FrameStream.pictures`."""
-        for number in range(self.count):
+    def chosen(
+        self, numbers: Collection[int], convert: Convert | None = None
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """See `FrameStream.chosen`."""
+        for number in sorted(number for number in set(numbers) if 0 <= number < self.count):
             picture = self._picture(number)
             yield number, convert(picture) if convert else picture
 
@@ -242,7 +264,7 @@ def _state(path: Path) -> tuple[int, ...]:
 
 def _uneven(stamps: Sequence[int], unit: float) -> str:
     """The times between frames, if they are not even; else ""."""
-    steps = np.diff(np.asarray(stamps, dtype=np.int64)) * unit
+    steps: np.ndarray = np.diff(np.asarray(stamps, dtype=np.int64)) * unit
     usual = float(np.median(steps)) if len(steps) else 0.0
     if not len(steps) or (np.abs(steps - usual) <= max(UNEVEN * usual, UNEVEN_SECONDS)).all():
         return ""

@@ -331,7 +331,7 @@ def upright_grey(frame: VideoFrame, side: int) -> np.ndarray:
     """
     plane = frame.planes[0]
     if frame.format.name.removeprefix("yuvj").removeprefix("yuv") in _LUMA_FIRST and plane.line_size > 0:
-        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
         luma = shrunk(rows[: frame.height, : frame.width], side)
         full = frame.format.name.startswith("yuvj") or frame.color_range == _FULL_RANGE
         grey = luma if full else cv2.LUT(luma, _FROM_LIMITED)

@@ -42,6 +42,8 @@ def check(stream: FrameStream, count: int) -> None:
     for position, number in enumerate((7, 2, 7)):
         assert np.array_equal(chosen[position], shown[number][1])
     assert isinstance(chosen[3], ValueError)
+    few = list(stream.chosen({5, 2, count + 3}))
+    assert [number for number, _ in few] == [2, 5] and np.array_equal(few[1][1], shown[5][1])
     assert [picture.shape for _, picture in stream.pictures(lambda p: p[:3, :2])] == [(3, 2, 3)] * count
 
 

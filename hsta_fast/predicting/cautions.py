@@ -1,0 +1,77 @@
+"""What every output says to its reader: what a prediction is not, and what is unusual about this video."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..data.frames.stream import FrameStream
+from ..data.remarks import SLOWEST
+from ..faces import Face
+from .calibration import FEWEST_CLIPS
+from .clip_inputs import Recipe
+from .ensemble import Ensemble
+
+FEELING = (
+    "a facial movement is not a feeling: nothing here says what somebody feels, means or hides, and it must "
+    "not be used to judge people"
+)
+SMALL_FACE = 100  # pixels; below, a movement of 1 % of the face is less than a pixel
+
+
+def cautions(
+    ensemble: Ensemble, stream: FrameStream, faces: Sequence[Face | None], recipe: Recipe
+) -> list[str]:
+    """Sentences for the reader, the most important first.
+
+    Args:
+        ensemble: the models.
+        stream: the recording.
+        faces: those of the intervals.
+        recipe: how clips were shown.
+    """
+    found = [FEELING, *(f"the model's file says: {text.rstrip('.')}" for text in ensemble.caveats)]
+    if stream.rate is None:
+        found.append("the frame rate is not known (--fps gives it): times are missing")
+    elif round(stream.rate) < SLOWEST:
+        found.append(
+            f"{stream.rate:.4g} frames a second: a micro-expression lasts 1/25 to 1/3 second, and models are "
+            f"trained on recordings of {SLOWEST} and more"
+        )
+    heights = [face.height for face in faces if face is not None]
+    if heights and min(heights) < SMALL_FACE:
+        found.append(
+            f"the face is {min(heights):.0f} pixels high: a micro-expression moves it by about 1 %, which is "
+            "less than a pixel"
+        )
+    found.append(_other_data(recipe))
+    if ensemble.calibration is None:
+        found.append(_uncalibrated(ensemble))
+    return [*found, *stream.remarks]
+
+
+def _other_data(recipe: Recipe) -> str:
+    others = "the model has seen other people, cameras and light than these"
+    inputs = recipe.inputs
+    if recipe.crop_face is not None and recipe.crop_face == inputs.crop_face:
+        return f"{others}; faces are cut out as in the training"
+    if recipe.crop_face is not None:
+        return f"{others}; faces are cut out with a margin of {recipe.crop_face:g}, other than in training"
+    if recipe.framing is not None:
+        return f"{others}; faces lie where they lay in its training pictures"
+    if inputs.framing is None and inputs.crop_face is None:
+        return (
+            f"{others}, and its file does not say how large faces were: pictures are shown whole, which is "
+            "wrong unless a face fills them as in the training (--crop-face cuts it out)"
+        )
+    return f"{others}; pictures are shown whole, as asked for"
+
+
+def _uncalibrated(ensemble: Ensemble) -> str:
+    if len(ensemble.readers) == 1 and ensemble.size == 0:
+        return (
+            "the model comes without its run: its probabilities are not calibrated, and none is called unsure"
+        )
+    return (
+        f"the run has fewer than {FEWEST_CLIPS} held-out predictions: its probabilities are not calibrated, "
+        "and none is called unsure"
+    )

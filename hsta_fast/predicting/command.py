@@ -1,0 +1,132 @@
+"""The command `predict`: several videos, one after the other, and where their results go."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from glob import glob, has_magic
+from itertools import chain
+from pathlib import Path
+
+from ..clips import natural_key
+from ..data.frames.decode import IMAGE_TYPES
+from ..data.frames.stream import open_frames
+from ..files import check_writable, make_folder, write_text
+from ..training.setup import find_device
+from .camera import camera_frames, line_of, watch_camera
+from .cautions import FEELING
+from .ensemble import load_ensemble
+from .page import Pictures, page
+from .predict import predict_video
+from .result import UNCALIBRATED, Prediction, rows
+from .settings import PredictConfig
+from .video_out import write_video
+
+PAGE = "predict.html"
+
+Recording = Path | list[Path]
+
+
+def predict_all(config: PredictConfig) -> int:
+    """Predict each video, print its result and write its page; returns how many could not be predicted.
+
+    A video that cannot be predicted is one line on the standard error, and the others follow.
+
+    Raises:
+        ValueError: the model cannot be used, or a pattern matches nothing.
+        OSError: a result cannot be written.
+    """
+    found = recordings(config.videos)
+    if config.video_out is not None and len(found) > 1:
+        raise ValueError(f"--video-out expected one video, got {len(found)}: predict them one by one")
+    names = folder_names(found)
+    root = config.out or Path("predictions")
+    check_writable(root, "--out", root)
+    if config.video_out is not None:
+        check_writable(config.video_out.parent, "--video-out", config.video_out)
+    if config.csv is not None:
+        check_writable(config.csv.parent, "--csv", config.csv)
+    ensemble = load_ensemble(config.model, fold=config.fold, sure_accuracy=config.sure_accuracy)
+    request, device = config.request(), find_device(config.device)
+    done: list[Prediction] = []
+    failed = 0
+    for recording, name in zip(found, names, strict=True):
+        folder = root if config.out and len(found) == 1 else root / name
+        pictures = Pictures(ensemble, device)
+        try:
+            prediction = predict_video(ensemble, recording, request, device, pictures)
+            if config.video_out is not None:
+                again = open_frames(recording, fps=config.fps)
+                write_video(config.video_out, again, prediction, dict(prediction.boxes))
+        except ValueError as error:
+            failed += 1
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        done.append(prediction)
+        make_folder(folder, "--out", folder)
+        write_text(folder / PAGE, page(prediction, pictures))
+        if config.csv is not None:
+            write_text(config.csv, rows(done).to_csv(index=False))
+        if config.json:
+            print(json.dumps(prediction.as_json(), ensure_ascii=False))
+        else:
+            print(f"{prediction}\npage: {folder / PAGE}")
+    return failed
+
+
+def watch(config: PredictConfig) -> None:
+    """Print a line for each movement before the camera, until it ends or Ctrl-C.
+
+    Raises:
+        ValueError: the model cannot be used, or there is no such camera.
+    """
+    assert config.camera is not None
+    frames = camera_frames(config.camera)
+    first = next(frames)  # before anything is said
+    ensemble = load_ensemble(config.model, fold=config.fold, sure_accuracy=config.sure_accuracy)
+    if not config.json:
+        print(f"warning: {FEELING}")
+        for text in ensemble.caveats:
+            print(f"warning: the model's file says: {text}")
+        print(f"probabilities: {ensemble.calibration or UNCALIBRATED}; Ctrl-C ends", flush=True)
+    device = find_device(config.device)
+    shown = watch_camera(ensemble, chain([first], frames), config.request(), device, seconds=config.seconds)
+    for one in shown:
+        print(json.dumps(one.as_json()) if config.json else line_of(one), flush=True)
+
+
+def recordings(words: Sequence[str]) -> list[Recording]:
+    """The recordings that words of the command line name; images of one folder are one recording.
+
+    Raises:
+        ValueError: a pattern matches nothing.
+    """
+    found: list[Recording] = []
+    images: dict[Path, list[Path]] = {}
+    for word in words:
+        paths = [word]
+        if has_magic(word) and not Path(word).exists():
+            paths = sorted(glob(word), key=natural_key)
+            if not paths:
+                raise ValueError(f"video expected a file or folder, {word} matches none")
+        for path in map(Path, paths):
+            if path.suffix.lower() not in IMAGE_TYPES:
+                found.append(path)
+            elif path.parent in images:
+                images[path.parent].append(path)
+            else:
+                images[path.parent] = own = [path]
+                found.append(own)
+    return found
+
+
+def folder_names(found: Sequence[Recording]) -> list[str]:
+    """A folder's name for each recording: that of its file or folder, with a number where it is taken."""
+    names: list[str] = []
+    for recording in found:
+        path = recording[0].absolute().parent if isinstance(recording, list) else recording.absolute()
+        name = path.name if path.is_dir() else path.stem
+        tries = [name, *(f"{name}-{number}" for number in range(2, len(found) + 2))]
+        names.append(next(one for one in tries if one not in names))
+    return names

