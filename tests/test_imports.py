@@ -130,7 +130,7 @@ ARROWS: dict[str, str] = {
     "spotting.sources": "clips data.frames data.recordings",
     "spotting.report": "clips data.frames protocol.plots spotting.sources spotting.spotter",
     "spotting.command": "clips files data.frames protocol.plots spotting.report spotting.settings "
-    "spotting.sources spotting.spotter",
+    "spotting.refine spotting.sources spotting.spotter",
     "spotting": "spotting.intervals spotting.settings spotting.spotter",
     # Rendered faces.
     "synth.face": "",
@@ -248,14 +248,16 @@ ARROWS: dict[str, str] = {
     "pretraining": "",
     "predicting": "clips checkpoint csta_maps data faces files flags hub inputs model pictures protocol "
     "rollout spotting threads training.run_checks training.run_models training.setup",
+    "serving": "",
+    "serving.jobs": "data.frames.video",
+    "serving.app": "predicting protocol.page serving.jobs",
     # The top.
     "help_text": "",
     "interrupt": "",
     "usage": "flags spelling",
-    "commands": "environment extension faces files data data.doctor predicting pretraining profiling "
-    "spotting synth synth.render spotting.command spotting.settings "
-    "protocol training.ablate training.config training.evaluate training.run_models training.runner "
-    "training.setting_groups data.recordings "
+    "commands": "environment extension faces files data data.doctor data.recordings predicting pretraining "
+    "profiling protocol serving spotting.command spotting.settings synth synth.render training.ablate "
+    "training.config training.evaluate training.run_models training.runner training.setting_groups "
     "training.setup training.stopping training.workers usage",
     "cli": "commands console extension files help_text interrupt spelling training.config "
     "training.config_file training.optim training.setting_groups training.stopping usage",

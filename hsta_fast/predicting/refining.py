@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..spotting import Interval, Spotted
-from ..spotting.refine import refine
+from ..spotting.refine import Score, refine
 from .clip_inputs import Clip
 from .result import PredictedInterval
 
@@ -17,21 +17,27 @@ LOWER = 0.5  # of the usual factor of spotting: the models decide what is none
 Say = Callable[[Sequence[Clip]], Sequence[PredictedInterval]]
 
 
-def refined(spotted: Spotted, say: Say, count: int, classes: int) -> list[Clip]:
+def score_by(say: Say, classes: Sequence[str]) -> Score:
+    """The probabilities of the classes for windows of a recording; not a number where one cannot be shown."""
+
+    def score(windows: Sequence[Interval]) -> np.ndarray:
+        apexes = {(one.onset, one.offset): one.apex for one in windows}
+        clips = [Clip(onset, offset, apex) for (onset, offset), apex in apexes.items()]
+        found = {(one.onset, one.offset): [one.probabilities[name] for name in classes] for one in say(clips)}
+        unknown = [float("nan")] * len(classes)
+        return np.array([found.get((one.onset, one.offset), unknown) for one in windows])
+
+    return score
+
+
+def refined(spotted: Spotted, say: Say, count: int, classes: Sequence[str]) -> list[Clip]:
     """The spotted intervals that the models take for expressions, with the borders that they prefer.
 
     Args:
         spotted: candidates, found with a low threshold.
         say: the models.
         count: frames of the recording.
-        classes: how many there are, "nothing" the last one.
+        classes: "nothing" is the last one.
     """
-
-    def score(windows: Sequence[Interval]) -> np.ndarray:
-        clips = [Clip(one.onset, one.offset, one.apex, one.score) for one in windows]
-        found = {(one.onset, one.offset): list(one.probabilities.values()) for one in say(clips)}
-        unknown = [np.nan] * classes
-        return np.array([found.get((one.onset, one.offset), unknown) for one in windows])
-
-    kept = [one.interval for one in refine(spotted.intervals, score, count)]
+    kept = [one.interval for one in refine(spotted.intervals, score_by(say, classes), count)]
     return [Clip(one.onset, one.offset, one.apex, one.score) for one in kept]

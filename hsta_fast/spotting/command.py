@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from json import dumps
 from pathlib import Path
 from typing import Any
 
 from ..clips import counted
-from ..data.frames.stream import open_frames
+from ..data.frames.stream import FrameStream, open_frames
 from ..files import check_writable, write_bytes, write_text
 from ..protocol.plots import png
-from .report import as_json, as_text, figure, rows, table
+from .refine import Score, refine
+from .report import Found, as_json, as_text, figure, rows, table
 from .settings import SpotSettings
-from .sources import sources
+from .sources import Source, sources
 from .spotter import spot
 
 
@@ -26,10 +28,15 @@ def spot_all(
     out: Path | None = None,
     plot: Path | None = None,
     json: bool = False,
+    score: Callable[[FrameStream], Score] | None = None,
+    classes: Sequence[str] = (),
 ) -> int:
     """Spot in each recording, print what was found and write it; returns how many could not be read.
 
     A recording that cannot be read is one line on the standard error, and the others follow.
+
+    score: what classifies windows of a recording, by which intervals are refined; classes: its answers,
+        "nothing" the last one.
 
     Raises:
         ValueError: a folder holds no recording, or there are several and one picture is asked for.
@@ -49,24 +56,47 @@ def spot_all(
             stream = open_frames(
                 source.frames, fps=fps or (source.rate if _lacks_rate(source.frames) else None)
             )
-            spotted = spot(stream, settings=settings, progress=not json)
+            if score is None:
+                one = Found(source, stream, spot(stream, settings=settings, progress=not json))
+            else:
+                one = classified(source, stream, settings, score(stream), classes, progress=not json)
         except ValueError as error:
             failed += 1
             print(f"error: {error}", file=sys.stderr)
             continue
-        all_rows += rows(source, stream, spotted)
-        recordings.append(as_json(source, stream, spotted))
+        all_rows += rows(one)
+        recordings.append(as_json(one))
         if out is not None:
-            write_text(out, table(all_rows).to_csv(index=False, lineterminator="\n"))
+            write_text(
+                out, table(all_rows, classified=score is not None).to_csv(index=False, lineterminator="\n")
+            )
         if plot is not None:
-            write_bytes(plot, png(figure(source, stream, spotted)))
+            write_bytes(plot, png(figure(one)))
         if not json:
-            print(as_text(source, stream, spotted))
+            print(as_text(one))
     if json:
         print(dumps({"recordings": recordings}, indent=2, ensure_ascii=False))
     elif len(found) > 1:
         print(f"{counted(len(all_rows), 'interval')} in {counted(len(found) - failed, 'recording')}")
     return failed
+
+
+def classified(
+    source: Source,
+    stream: FrameStream,
+    settings: SpotSettings,
+    score: Score,
+    classes: Sequence[str],
+    *,
+    progress: bool = False,
+) -> Found:
+    """Candidates of half the threshold, refined by a classifier, with the class that it gives each."""
+    low = replace(settings, factor=settings.factor / 2, floor=settings.floor / 2)
+    spotted = spot(stream, settings=low, progress=progress)
+    kept = refine(spotted.intervals, score, stream.count)
+    shown = [one.probabilities[:-1] for one in kept]
+    answers = [(classes[int(one.argmax())], float(one.max())) for one in shown]
+    return Found(source, stream, replace(spotted, intervals=tuple(one.interval for one in kept)), answers)
 
 
 def _lacks_rate(frames: Path | list[Path]) -> bool:

@@ -32,13 +32,15 @@ class SpotSettings:
     face: int | None = None
     """Which of several faces, 1 the largest; by default the largest."""
 
-    def check(self) -> None:
-        """Raise ValueError for the first setting that is out of range."""
+    def check(self, prefix: str = "") -> None:
+        """Raise ValueError for the first setting that is out of range; prefix: "--" for flags."""
         for name in ("factor", "floor", "shortest", "longest", "rate"):
             value = getattr(self, name)
             if not 0 < value < 1e6:
-                raise ValueError(f"{name} expected a positive number, got {value}")
+                raise ValueError(f"{prefix}{name} expected a positive number, got {value}")
         if self.shortest >= self.longest:
-            raise ValueError(f"shortest expected less than longest {self.longest} s, got {self.shortest}")
+            raise ValueError(
+                f"{prefix}shortest expected less than longest {self.longest} s, got {self.shortest}"
+            )
         if self.face is not None and self.face < 1:
-            raise ValueError(f"face expected 1 or more, got {self.face}")
+            raise ValueError(f"{prefix}face expected 1 or more, got {self.face}")

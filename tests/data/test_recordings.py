@@ -69,8 +69,8 @@ def test_a_folder_of_several_clips_in_a_plain_table(tmp_path: Path) -> None:
 
 def test_neutral_stretches_lie_outside_every_interval(tmp_path: Path) -> None:
     rows = [
-        squared_row(expression="anger1_2", onset=554, apex=555, offset=560, kind="macro-expression"),
-        squared_row(onset=553, apex=554, offset=555),  # within the other, and beginning before it
+        squared_row(expression="anger1_2", onset=553, apex=555, offset=560, kind="macro-expression"),
+        squared_row(onset=554, apex=555, offset=556),  # within the other
     ]
     (recording,), _ = recordings(squared_copy(tmp_path, rows))
     assert neutral_stretches(recording, 1) == [(0, 2), (11, 19)]

