@@ -137,9 +137,9 @@ def predict_video(
         calibration=ensemble.calibration,
         warnings=tuple(dict.fromkeys((*warnings, *(spotted.remarks if spotted else ())))),
         boxes=spotted.boxes if spotted else {one.onset: one.face for one in intervals if one.face},
-        energy=spotted and spotted.energy,
-        threshold=spotted and spotted.threshold,
-        times=spotted and np.array([stream.seconds(number) for number in range(stream.count)]),
+        energy=spotted.energy if spotted else None,
+        threshold=spotted.threshold if spotted else None,
+        times=np.array([stream.seconds(number) for number in range(stream.count)]) if spotted else None,
     )
 
 

@@ -14,7 +14,7 @@ def write_recording(
     path: Path, frames: list[Path], *, rate: int = 100, still: int = 30, side: int = 160
 ) -> Path:
     """The images `frames`, the first one repeated `still` times before them and the last one after them."""
-    faces = [cv2.imread(str(frame), cv2.IMREAD_COLOR_RGB) for frame in frames]
+    faces = [np.asarray(cv2.imread(str(frame), cv2.IMREAD_COLOR_RGB)) for frame in frames]
     faces = [faces[0]] * still + faces + [faces[-1]] * still
     shown = []
     for face in faces:

@@ -69,7 +69,7 @@ def test_the_frames_of_a_clip_in_a_longer_recording(faces: Path, trained: Path) 
     assert whole.frames > len(row["frames"]) and whole.intervals[0].offset == whole.frames - 1
     names = sorted(folder.iterdir(), key=lambda path: int(path.stem))
     start = names.index(faces / row["frames"][0])
-    ends = {"onset": start, "offset": start + len(row["frames"]) - 1}
+    ends: dict[str, Any] = {"onset": start, "offset": start + len(row["frames"]) - 1}
     apex = start + int(row["apex"] - row["onset"])
     found = predict(trained, folder, **ends, apex=apex, uncropped=True, fold=row["fold"], fps=200)
     assert abs(probabilities(found) - expected(row)).max() < 1e-6
