@@ -83,6 +83,7 @@ def _commands(args: Sequence[str] = ()) -> dict[str, Callable[..., None]]:
         "audit": commands.audit,
         "compare": commands.compare,
         "ablate": partial(commands.ablate, **ablate),
+        "serve": commands.serve,
         "info": commands.info,
         "profile": commands.profile,
         "build": commands.build,

@@ -355,6 +355,38 @@ def ablate(
         print(f"\n{text}")
 
 
+def serve(
+    path: Annotated[Path, tyro.conf.Positional],
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    megabytes: int = 500,
+    seconds: int = 600,
+    browser: bool = True,
+) -> None:
+    """Show a local page: drop a video, see the prediction.
+
+    Only this machine reaches it unless --host says otherwise. A video is predicted in a process of its own,
+    and deleted afterwards.
+
+    Args:
+        path: the run's folder, or a model file, as for predict.
+        host: the address to listen on, such as 0.0.0.0 for all of this machine's.
+        port: the port; 0: a free one.
+        megabytes: the largest video.
+        seconds: how long sending a video may take, and predicting it.
+        browser: open the page in a browser.
+    """
+    from .serving.app import serve
+    from .serving.jobs import Limits
+
+    limits = Limits(megabytes=megabytes, seconds=seconds)
+    with as_usage_error():
+        limits.check()
+        if not 0 <= port <= 65535:
+            raise ValueError(f"--port expected 0 to 65535, got {port}")
+    serve(path, host=host, port=port, limits=limits, browser=browser)
+
+
 def info(json: bool = False) -> None:
     """Show versions, devices, and the implementation of each op.
 

@@ -7,7 +7,7 @@ GROUPS = {
     "data": ("synth", "doctor", "prepare"),
     "training": ("pretrain", "train", "evaluate", "ablate"),
     "results": ("audit", "compare", "export"),
-    "videos": ("predict", "spot"),
+    "videos": ("predict", "serve", "spot"),
     "machine": ("info", "profile", "build", "completion"),
 }
 
@@ -76,6 +76,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "hsta-fast ablate --table 2 --data /data/casme3",
         'hsta-fast ablate --table 1 --rows "video 0" "video 1" --data /data/casme3 --dry-run',
     ),
+    "serve": ("hsta-fast serve runs/casme3", "hsta-fast serve runs/casme3 --port 0 --no-browser"),
     "info": ("hsta-fast info", "hsta-fast info --json"),
     "profile": (
         "hsta-fast profile",

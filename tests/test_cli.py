@@ -15,21 +15,8 @@ from hsta_fast import cli
 from hsta_fast.data import LABEL_SETS
 
 COMMANDS = (
-    *(
-        "synth",
-        "doctor",
-        "prepare",
-        "pretrain",
-        "train",
-        "evaluate",
-        "spot",
-        "predict",
-        "export",
-        "audit",
-        "compare",
-        "ablate",
-    ),
-    *("info", "profile", "build", "completion"),
+    *("synth", "doctor", "prepare", "pretrain", "train", "evaluate", "spot", "predict", "export", "audit"),
+    *("compare", "ablate", "serve", "info", "profile", "build", "completion"),
 )
 
 

@@ -247,12 +247,15 @@ ARROWS: dict[str, str] = {
     "pretraining": "",
     "predicting": "clips checkpoint csta_maps data faces files flags hub inputs model pictures protocol "
     "rollout spotting threads training.run_checks training.run_models training.setup",
+    "serving": "",
+    "serving.jobs": "data.frames.video",
+    "serving.app": "predicting protocol.page serving.jobs",
     # The top.
     "help_text": "",
     "interrupt": "",
     "usage": "flags spelling",
     "commands": "environment extension faces files data data.doctor data.recordings predicting pretraining "
-    "profiling protocol spotting.command spotting.settings synth synth.render training.ablate "
+    "profiling protocol serving spotting.command spotting.settings synth synth.render training.ablate "
     "training.config training.evaluate training.run_models training.runner training.setting_groups "
     "training.setup training.stopping training.workers usage",
     "cli": "commands console extension files help_text interrupt spelling training.config "
