@@ -182,7 +182,10 @@ def main() -> None:
                 str(factor): {str(floor): round(tried[factor, floor].f1, 4) for floor in FLOORS}
                 for factor in FACTORS
             },
-            "best": [list(pair) for pair, scores in tried.items() if scores.f1 == best],
+            "best floors by factor": {
+                str(factor): [floor for floor in FLOORS if tried[factor, floor].f1 == best]
+                for factor in FACTORS
+            },
         },
         "figure": {"recordings": len(found["figure"]), **counts(figure)},
         "distractors alone": {
