@@ -116,7 +116,7 @@ def counts(scores: SpottingScores) -> dict[str, Any]:
 
 def with_classes(found: Sequence[Measured], model: Path) -> pd.DataFrame:
     """The intervals that `predict` spots, with the class that the run's models give each."""
-    from hsta_fast.predicting.predict import predict
+    from hsta_fast.predicting.recording import predict
 
     rows = []
     for one in found:

@@ -47,7 +47,7 @@ def test_help_and_info(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
             line.split()[0] for line in out.splitlines() if line.startswith("  ") and "hsta-fast" not in line
         ]
         assert sorted(listed) == sorted(COMMANDS), "a line each"
-        assert all(f"\n{group}:\n" in out for group in ("data", "training", "results", "machine"))
+        assert all(f"\n{group}:\n" in out for group in ("data", "training", "results", "videos", "machine"))
     run(monkeypatch, "--version")
     assert capsys.readouterr().out == f"hsta-fast {hsta_fast.__version__}\n"
     run(monkeypatch, "info")

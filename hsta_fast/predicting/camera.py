@@ -15,11 +15,11 @@ import torch
 
 from ..data.frames.stream import Convert, FrameStream, open_frames
 from ..data.frames.video import shrunk
-from ..spotting import SpotSettings, spot
+from ..spotting import spot
 from ..threads import prefetch
 from .clip_inputs import Clip
 from .ensemble import Ensemble
-from .predict import predict_clips
+from .recording import predict_clips
 from .request import Request
 from .result import PredictedInterval, clock
 
@@ -148,7 +148,7 @@ def _search(
     if len(kept) < 2 or kept[-1][0] <= kept[0][0]:
         return []
     stream, first = RecentFrames(list(kept)), last + 1 - len(kept)
-    spotted = spot(stream, settings=SpotSettings(detector=request.detector, face=request.face))
+    spotted = spot(stream, settings=request.spot_settings(neutral=False))
 
     def time_of(place: int) -> float:
         return stream.start + stream.seconds(place)

@@ -163,6 +163,11 @@ def _inputs_of(model: HSTA, name: Path | str) -> ModelInputs:
             f"model expected to say what it was trained on, {name} does not: save it with save_model(..., "
             "inputs=ModelInputs(...))"
         )
+    if model.inputs.task != "emotion":
+        raise ValueError(
+            f"model expected one of emotions, got one of action units, {name}: predict reads classes as "
+            "alternatives, of which a clip has one"
+        )
     return model.inputs
 
 

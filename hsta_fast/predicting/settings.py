@@ -54,9 +54,12 @@ class PredictConfig:
     """Where the face is: x, y, width and height in pixels."""
     face: int | None = None
     """Which of several faces, 1 for the largest."""
+    factor: float | None = None
+    """What is spotted: a movement that is this many median absolute deviations above the median about it; by
+    default that of `hsta-fast spot`."""
     crop_face: Annotated[float | None, OptionalValue(MARGIN, "[MARGIN]")] = None
     """Cut the face out with this margin on each side, in parts of the face, whatever the models were trained
-    on; the flag alone: 0.1. By default the face is shown as in the training, if the model's file says how."""
+    on; the flag alone: 0.15. By default faces are shown as in the training, if the model's file says how."""
     uncropped: bool = False
     """Show the models whole pictures, whatever they were trained on."""
     sure_accuracy: float = 0.9
@@ -107,6 +110,7 @@ class PredictConfig:
             fps=self.fps,
             detector=detector,
             face=self.face,
+            factor=self.factor,
             crop_face=self.crop_face,
             uncropped=self.uncropped,
         )

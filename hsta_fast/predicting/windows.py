@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
 
 from ..data.frames.stream import FrameStream
 from ..faces import Detector
-from ..spotting import Interval
 from ..spotting.refine import Score
 from ..training.setup import find_device
-from .clip_inputs import Clip
 from .ensemble import load_ensemble
-from .predict import predict_clips
+from .recording import predict_clips
+from .refining import score_by
 from .request import Request
 
 
@@ -36,16 +33,8 @@ def window_score(
     recipe = Request(detector=detector, face=face).recipe(ensemble.inputs, ensemble.sampling)
 
     def of(stream: FrameStream) -> Score:
-        def score(windows: Sequence[Interval]) -> np.ndarray:
-            places = {(one.onset, one.offset): one.apex for one in windows}
-            clips = [Clip(onset, offset, apex) for (onset, offset), apex in places.items()]
-            found = {
-                (one.onset, one.offset): [one.probabilities[name] for name in classes]
-                for one in predict_clips(ensemble, stream, clips, recipe, device, failed=[])
-            }
-            unknown = [float("nan")] * len(classes)
-            return np.array([found.get((one.onset, one.offset), unknown) for one in windows])
-
-        return score
+        return score_by(
+            lambda clips: predict_clips(ensemble, stream, clips, recipe, device, failed=[]), classes
+        )
 
     return of, classes

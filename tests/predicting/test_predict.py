@@ -54,12 +54,12 @@ def test_a_test_clip_gets_the_probabilities_of_evaluate(faces: Path, trained: Pa
             )
 
 
-def test_flow_and_an_apex_by_motion_are_those_of_training(faces: Path, trained_on_flow: Path) -> None:
-    rows = clips_of(faces, trained_on_flow)
-    assert len(rows)
-    for _, row in rows.iloc[::5].iterrows():
-        found = predicted(faces, row, trained_on_flow)  # the annotated apex is not needed
+def test_recipes_of_the_pictures_are_those_of_training(faces: Path, trained_on_views: Path) -> None:
+    for _, row in clips_of(faces, trained_on_views).iloc[::8].iterrows():
+        frames = [faces / path for path in row["frames"]]
+        found = predict(trained_on_views, frames, whole=True)
         assert abs(probabilities(found) - expected(row)).max() < 1e-6
+        assert found.intervals[0].face is not None and "faces are cut out as in the training" in str(found)
 
 
 def test_the_frames_of_a_clip_in_a_longer_recording(faces: Path, trained: Path) -> None:
@@ -69,7 +69,7 @@ def test_the_frames_of_a_clip_in_a_longer_recording(faces: Path, trained: Path) 
     assert whole.frames > len(row["frames"]) and whole.intervals[0].offset == whole.frames - 1
     names = sorted(folder.iterdir(), key=lambda path: int(path.stem))
     start = names.index(faces / row["frames"][0])
-    ends = {"onset": start, "offset": start + len(row["frames"]) - 1}
+    ends: dict[str, Any] = {"onset": start, "offset": start + len(row["frames"]) - 1}
     apex = start + int(row["apex"] - row["onset"])
     found = predict(trained, folder, **ends, apex=apex, uncropped=True, fold=row["fold"], fps=200)
     assert abs(probabilities(found) - expected(row)).max() < 1e-6

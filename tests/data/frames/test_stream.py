@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -19,6 +21,11 @@ from tests.data.frames.video_files import encode, greys
 
 def same(picture: np.ndarray) -> np.ndarray:
     return picture
+
+
+def picture_of(read: np.ndarray | ValueError) -> np.ndarray:
+    assert isinstance(read, np.ndarray)
+    return read
 
 
 def images(folder: Path, count: int = 12, height: int = 48, width: int = 64) -> Path:
@@ -40,7 +47,7 @@ def check(stream: FrameStream, count: int) -> None:
         assert abs(picture.mean() - 8 * k) < 4 and abs(grey.mean() - 8 * k) < 4, k
     chosen = stream.read([7, 2, 7, count], same)
     for position, number in enumerate((7, 2, 7)):
-        assert np.array_equal(chosen[position], shown[number][1])
+        assert np.array_equal(picture_of(chosen[position]), shown[number][1])
     assert isinstance(chosen[3], ValueError)
     few = list(stream.chosen({5, 2, count + 3}))
     assert [number for number, _ in few] == [2, 5] and np.array_equal(few[1][1], shown[5][1])
@@ -58,7 +65,7 @@ def test_a_video_file(tmp_path: Path, name: str) -> None:
     assert stream.rate == pytest.approx(rate, rel=1e-3)
     assert stream.seconds(0) == 0 and stream.seconds(15) == pytest.approx(15 / rate, abs=1e-3)
     assert all(
-        np.array_equal(picture, before)
+        np.array_equal(picture, picture_of(before))
         for (_, picture), before in zip(stream.pictures(), read_video(path, range(30), same), strict=True)
     )
 
@@ -173,3 +180,17 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
         tracemalloc.stop()
         assert last == count - 1
     assert used[1] - used[0] < 1900 * 200
+
+
+def test_sound_alone_is_refused_and_4k_read(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "sound.mp4"), "w") as file:
+        sound: Any = file.add_stream("aac", rate=8000)
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        samples.sample_rate = 8000
+        file.mux(sound.encode(samples))
+        file.mux(sound.encode(None))
+    with pytest.raises(ValueError, match="sound.mp4: expected a video, got a file without moving pictures"):
+        open_frames(tmp_path / "sound.mp4")
+    stream = open_frames(encode(tmp_path / "large.mp4", "mpeg4", greys(2, 2160, 3840)))
+    assert (stream.count, stream.size) == (2, (3840, 2160))
+    assert [grey.shape for _, grey in stream.small_grey(320)] == [(180, 320)] * 2

