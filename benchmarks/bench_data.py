@@ -26,9 +26,9 @@ from benchmarks.compare import OURS, Make
 from hsta_fast.data import Augment, Cache, ClipData, ClipTable, Sampling, load_frames
 from hsta_fast.data.frames.decode import read_frames, resize_to_planes
 from hsta_fast.data.frames.store import FrameStore
-from hsta_fast.data.loading import prefetch
 from hsta_fast.data.readers.casme3 import read_casme3
 from hsta_fast.synth import SynthConfig, render
+from hsta_fast.threads import prefetch
 
 SAMPLING = Sampling()
 CORES = os.cpu_count() or 1

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import docs_drop_in, docs_faces
+from benchmarks import docs_drop_in, docs_faces, docs_spotting
 from benchmarks.compare import PRODUCT
 from benchmarks.entries import Entry
 from benchmarks.processes import ROOT
@@ -22,6 +22,7 @@ from hsta_fast.files import write_text
 PAGES = (
     *("README.md", "docs/performance.md", "docs/performance-gpu.md", "docs/data.md", "docs/drop-in.md"),
     "docs/faces.md",
+    "docs/spotting.md",
 )
 _BLOCK = re.compile(r"(<!-- measured: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 Results = Sequence[Record]
@@ -282,6 +283,9 @@ def block(name: str, results: Results, folder: Path) -> str:
     if name.startswith("faces: "):
         rows = docs_faces.rows(folder, name.removeprefix("faces: "))
         return markdown(docs_faces.HEADER, rows) if rows else "Not measured.\n"
+    if name == "spotting":
+        rows = docs_spotting.rows(folder)
+        return markdown(docs_spotting.HEADER, rows) if rows else "Not measured.\n"
     if not results:
         return "Not measured.\n"
     return op(results, name.removeprefix("op: ")) if name.startswith("op: ") else BLOCKS[name](results)

@@ -87,7 +87,8 @@ def measure(folder: Path) -> Iterator[dict[str, Any]]:
         settings = {**TRAINING, **case.recipe, **own, "data": data, "name": f"case{number}", "init": start}
         resume = (own["runs"] / f"case{number}" / "config.json").exists()
         run = runner.main(TrainConfig(**settings, resume=resume))
-        entry = {"question": case.question, "name": name, "data": DATA[case.data], "recipe": case.recipe}
+        entry: dict[str, Any] = {"question": case.question, "name": name}
+        entry |= {"data": DATA[case.data], "recipe": case.recipe}
         entry |= {"uf1": round(uf1_of(run), 4)}
         if case.question in first:
             entry |= difference(first[case.question], run)

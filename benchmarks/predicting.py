@@ -30,7 +30,7 @@ from hsta_fast.faces import find_faces
 from hsta_fast.predicting.clip_inputs import Clip, read_clips
 from hsta_fast.predicting.ensemble import load_ensemble
 from hsta_fast.predicting.page import Pictures, page
-from hsta_fast.predicting.predict import predict_clips, predict_video
+from hsta_fast.predicting.recording import predict_clips, predict_video
 from hsta_fast.predicting.request import Request
 from hsta_fast.spotting import SpotSettings, spot
 

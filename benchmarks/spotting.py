@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import pickle
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +32,8 @@ from hsta_fast.protocol.spotting import SpottingScores
 from hsta_fast.spotting import SpotSettings
 from hsta_fast.spotting.intervals import energy_of, intervals_of
 from hsta_fast.spotting.movement import Movement, follow
-from hsta_fast.synth import SynthConfig, render
+from hsta_fast.synth import SynthConfig
+from hsta_fast.synth.render import render
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results/rendered/spotting.json"
@@ -72,21 +72,16 @@ def rendered(out: Path, group: str, recordings: int, expressions: float, process
 
 
 def measured(folder: Path) -> list[Measured]:
-    """The movement of every recording, kept in a file beside it."""
+    """The movement of every recording."""
     found = []
     for path in sorted(folder.glob("*.mp4")):
-        kept = path.with_suffix(".movement")
-        if kept.exists():
-            found.append(pickle.loads(kept.read_bytes()))
-            continue
         start = time.process_time()
         stream = open_frames(path)
         assert stream.rate is not None
         movement = follow(stream, SpotSettings())
         cost = (time.process_time() - start) / stream.count
-        one = Measured(path.stem.split("_")[0], path, stream.rate, stream.count, movement, cost)
-        kept.write_bytes(pickle.dumps(one))
-        found.append(one)
+        found.append(Measured(path.stem.split("_")[0], path, stream.rate, stream.count, movement, cost))
+        print(f"{path}: {1000 * cost:.2f} ms a frame", flush=True)
     return found
 
 
@@ -121,7 +116,7 @@ def counts(scores: SpottingScores) -> dict[str, Any]:
 
 def with_classes(found: Sequence[Measured], model: Path) -> pd.DataFrame:
     """The intervals that `predict` spots, with the class that the run's models give each."""
-    from hsta_fast import predict
+    from hsta_fast.predicting.recording import predict
 
     rows = []
     for one in found:
@@ -187,7 +182,10 @@ def main() -> None:
                 str(factor): {str(floor): round(tried[factor, floor].f1, 4) for floor in FLOORS}
                 for factor in FACTORS
             },
-            "best": [list(pair) for pair, scores in tried.items() if scores.f1 == best],
+            "best floors by factor": {
+                str(factor): [floor for floor in FLOORS if tried[factor, floor].f1 == best]
+                for factor in FACTORS
+            },
         },
         "figure": {"recordings": len(found["figure"]), **counts(figure)},
         "distractors alone": {

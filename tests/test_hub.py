@@ -244,7 +244,12 @@ def test_the_card_has_the_scores_of_the_run_and_no_others(tmp_path: Path, runs: 
 def test_the_card_says_what_was_done_to_the_frames(tmp_path: Path) -> None:
     model = tiny()
     assert model.inputs is not None
-    recipe = {"crop_face": 0.1, "stabilise": True, "magnify": 4.0, "framing": (0.5, 0.52, 0.6, 0.75)}
+    recipe: dict[str, Any] = {
+        "crop_face": 0.1,
+        "stabilise": True,
+        "magnify": 4.0,
+        "framing": (0.5, 0.52, 0.6, 0.75),
+    }
     model.inputs = replace(model.inputs, **recipe)
     model.save_pretrained(tmp_path)
     card = card_of(tmp_path)

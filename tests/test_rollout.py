@@ -78,12 +78,11 @@ def test_the_model_is_the_same_afterwards() -> None:
 def test_replaced_projections_are_called_and_other_layers_refused() -> None:
     made = model()
     expected = attention_rollout(made, *clip())["video"].tokens
-    first: Any = made.blocks[0]
-    attention = first.blocks["1"][0].attn
+    attention: Any = made.blocks[0].blocks["1"][0].attn  # type: ignore[index, union-attr]
     attention.qkv = nn.Sequential(attention.qkv)
     found = attention_rollout(made, *clip())["video"].tokens
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
-    first.blocks["1"][0] = nn.Identity()
+    made.blocks[0].blocks["1"][0] = nn.Identity()  # type: ignore[index, assignment]
     with pytest.raises(ValueError, match="model expected USTA layers in each branch, got Identity"):
         attention_rollout(made, *clip())
     with pytest.raises(ValueError, match="model expected an HSTA, got Linear"):

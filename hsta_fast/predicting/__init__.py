@@ -1,6 +1,6 @@
 """From a trained run, or a model, and a new video to a prediction."""
 
-from .predict import predict, predict_video
+from .recording import predict, predict_video
 from .request import Request
 from .result import PredictedInterval, Prediction
 

@@ -19,7 +19,7 @@ from ..spotting import spot
 from ..threads import prefetch
 from .clip_inputs import Clip
 from .ensemble import Ensemble
-from .predict import predict_clips
+from .recording import predict_clips
 from .request import Request
 from .result import PredictedInterval, clock
 

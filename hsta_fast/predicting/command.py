@@ -18,7 +18,7 @@ from .camera import camera_frames, line_of, watch_camera
 from .cautions import FEELING
 from .ensemble import load_ensemble
 from .page import Pictures, page
-from .predict import predict_video
+from .recording import predict_video
 from .result import UNCALIBRATED, Prediction, rows
 from .settings import PredictConfig
 from .video_out import write_video

@@ -137,5 +137,5 @@ def _row(prediction: Prediction, number: int, one: PredictedInterval) -> list[An
     verdict = f"{one.predicted}, unsure" if one.unsure else one.predicted
     agree = f"{one.votes[one.predicted]} of {sum(one.votes.values())}"
     score = [f"{one.score:.1f}"] if prediction.spotted and one.score is not None else []
-    where: list[Any] = [*places] if places else [one.onset, one.apex, one.offset]
+    where = places or [str(number) for number in (one.onset, one.apex, one.offset)]
     return [str(number), verdict, f"{one.confidence:.2f}", *where, *score, agree]

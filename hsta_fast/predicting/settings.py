@@ -59,7 +59,7 @@ class PredictConfig:
     default that of `hsta-fast spot`."""
     crop_face: Annotated[float | None, OptionalValue(MARGIN, "[MARGIN]")] = None
     """Cut the face out with this margin on each side, in parts of the face, whatever the models were trained
-    on; the flag alone: 0.15. By default the face is shown as in the training, if the model's file says it."""
+    on; the flag alone: 0.15. By default faces are shown as in the training, if the model's file says how."""
     uncropped: bool = False
     """Show the models whole pictures, whatever they were trained on."""
     sure_accuracy: float = 0.9

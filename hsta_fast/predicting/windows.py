@@ -10,7 +10,7 @@ from ..faces import Detector
 from ..spotting.refine import Score
 from ..training.setup import find_device
 from .ensemble import load_ensemble
-from .predict import predict_clips
+from .recording import predict_clips
 from .refining import score_by
 from .request import Request
 

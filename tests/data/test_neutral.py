@@ -46,7 +46,7 @@ def labelled(folder: Path) -> ClipTable:
     return apply_labels(read_dataset(folder), LABELS)[0]
 
 
-def test_stretches_are_as_many_as_a_class_and_touch_no_annotated_expression(folder):
+def test_stretches_are_as_many_as_a_class_and_touch_no_annotated_expression(folder: Path) -> None:
     before = labelled(folder)
     table, labels, remarks = add_neutral(before, LABELS, [folder], seed=0)
     assert labels.classes == ("happy", "sad", "nothing")
@@ -66,7 +66,7 @@ def test_stretches_are_as_many_as_a_class_and_touch_no_annotated_expression(fold
     assert "3 stretches of 3 subjects" in remarks[0] and "an error" in remarks[0]
 
 
-def test_the_draw_depends_on_the_seed_alone(folder):
+def test_the_draw_depends_on_the_seed_alone(folder: Path) -> None:
     first, again, other = (
         add_neutral(labelled(folder), LABELS, [folder], seed=seed)[0].clips for seed in (0, 0, 1)
     )
@@ -74,7 +74,7 @@ def test_the_draw_depends_on_the_seed_alone(folder):
     assert not first.equals(other)
 
 
-def test_paths_are_below_the_root_of_several_datasets(folder, tmp_path):
+def test_paths_are_below_the_root_of_several_datasets(folder: Path, tmp_path: Path) -> None:
     roots = [write_recordings(tmp_path / "one"), tmp_path / "two"]
     write_recordings(roots[1])
     for path in sorted((roots[1]).iterdir()):  # other people
@@ -89,13 +89,13 @@ def test_paths_are_below_the_root_of_several_datasets(folder, tmp_path):
     assert all((tmp_path / frames[0]).is_file() for frames in added["frames"])
 
 
-def test_recordings_without_other_frames_are_refused_in_one_line(tmp_path):
+def test_recordings_without_other_frames_are_refused_in_one_line(tmp_path: Path) -> None:
     folder = write_recordings(tmp_path, frames=20, onsets=(3, 13))
     with pytest.raises(ValueError, match="--with-neutral expected recordings with frames outside of the "):
         add_neutral(labelled(folder), LABELS, [folder], seed=0)
 
 
-def test_a_class_of_that_name_is_refused(folder):
+def test_a_class_of_that_name_is_refused(folder: Path) -> None:
     own = LabelSet(name="own", classes=("happy", "nothing"), mapping={"happy": "happy", "sad": "nothing"})
     with pytest.raises(ValueError, match="--with-neutral expected no class 'nothing' in --labels, got one"):
         add_neutral(apply_labels(read_dataset(folder), own)[0], own, [folder], seed=0)

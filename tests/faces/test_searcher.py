@@ -27,7 +27,8 @@ def used_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def picture(faces: Path) -> np.ndarray:
     image = cv2.imread(str(next(faces.glob("spNO.1/*/color/*.jpg"))), cv2.IMREAD_COLOR_RGB)
-    return cv2.resize(np.asarray(image), (224, 224), interpolation=cv2.INTER_CUBIC)
+    assert image is not None
+    return cv2.resize(image, (224, 224), interpolation=cv2.INTER_CUBIC)
 
 
 def test_another_process_finds_the_same(faces: Path, used_up: None, monkeypatch: pytest.MonkeyPatch) -> None:

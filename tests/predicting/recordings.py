@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from hsta_fast.data.frames.decode import decode_image
 from tests.data.frames.video_files import encode
 
 
@@ -14,7 +15,7 @@ def write_recording(
     path: Path, frames: list[Path], *, rate: int = 100, still: int = 30, side: int = 160
 ) -> Path:
     """The images `frames`, the first one repeated `still` times before them and the last one after them."""
-    faces = [np.asarray(cv2.imread(str(frame), cv2.IMREAD_COLOR_RGB)) for frame in frames]
+    faces = [decode_image(frame.read_bytes()) for frame in frames]
     faces = [faces[0]] * still + faces + [faces[-1]] * still
     shown = []
     for face in faces:

@@ -1,14 +1,15 @@
 """Recordings in memory: one rendered face, whose skin, lids, mouth and head are moved by cv2.remap."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from hsta_fast.data.frames.stream import FrameStream
-from hsta_fast.synth.render import SynthConfig, subject_frames
+from hsta_fast.data.frames.stream import Convert, FrameStream
+from hsta_fast.synth import SynthConfig
+from hsta_fast.synth.render import subject_frames
 
 SIDE = 160  # pixels of the face's picture
 WIDTH, HEIGHT = 200, 176
@@ -28,21 +29,23 @@ class MemoryStream(FrameStream):
     def seconds(self, number: int) -> float:
         return float(self.times[number])
 
-    def pictures(self, convert=None) -> Iterator[tuple[int, np.ndarray]]:
+    def pictures(self, convert: Convert | None = None) -> Iterator[tuple[int, np.ndarray]]:
         for number, frame in enumerate(self.frames):
             picture = cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB)
             yield number, convert(picture) if convert else picture
 
-    def chosen(self, numbers) -> Iterator[tuple[int, np.ndarray]]:
+    def chosen(
+        self, numbers: Collection[int], convert: Convert | None = None
+    ) -> Iterator[tuple[int, np.ndarray]]:
         wanted = set(numbers)
-        return ((number, picture) for number, picture in self.pictures() if number in wanted)
+        return ((number, picture) for number, picture in self.pictures(convert) if number in wanted)
 
     def small_grey(self, side: int) -> Iterator[tuple[int, np.ndarray]]:
         scale = side / max(self.size)
         for number, frame in enumerate(self.frames):
             yield number, frame if scale >= 1 else cv2.resize(frame, None, fx=scale, fy=scale)
 
-    def read(self, numbers, convert):
+    def read(self, numbers: Sequence[int], convert: Convert) -> list[np.ndarray | ValueError]:
         return [convert(cv2.cvtColor(self.frames[number], cv2.COLOR_GRAY2RGB)) for number in numbers]
 
 
@@ -79,7 +82,7 @@ def film(
     bank = rng.normal(0, noise, (2 * HEIGHT, 2 * WIDTH)).astype(np.float32)
     y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
 
-    def field(middles, width: float) -> np.ndarray:
+    def field(middles: Sequence[tuple[float, float]], width: float) -> np.ndarray:
         total = np.zeros((HEIGHT, WIDTH), np.float32)
         for fx, fy in middles:
             cx, cy = (WIDTH - SIDE) / 2 + fx * SIDE, (HEIGHT - SIDE) / 2 + fy * SIDE

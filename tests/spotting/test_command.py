@@ -1,6 +1,7 @@
 """`hsta-fast spot`: which recordings it finds, and what it writes."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,7 @@ import pytest
 
 from hsta_fast import cli
 from hsta_fast.protocol import score_spotting
-from hsta_fast.spotting import SpotSettings
+from hsta_fast.spotting import Interval, SpotSettings
 from hsta_fast.spotting.command import spot_all
 from hsta_fast.spotting.report import COLUMNS, OF_MODEL
 from hsta_fast.spotting.sources import sources
@@ -39,7 +40,9 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
     cli.main()
 
 
-def test_the_intervals_are_printed_written_and_drawn(images, tmp_path, monkeypatch, capsys):
+def test_the_intervals_are_printed_written_and_drawn(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     out, plot = tmp_path / "spotted.csv", tmp_path / "spotted.png"
     run(monkeypatch, images, "--fps", RATE, "--out", out, "--plot", plot)
     said = capsys.readouterr().out
@@ -52,10 +55,13 @@ def test_the_intervals_are_printed_written_and_drawn(images, tmp_path, monkeypat
     assert row["onset_s"] == pytest.approx(row["onset"] / RATE)
     truth = pd.DataFrame({"video": ["talk 1"], "onset": [ONSET], "offset": [OFFSET]})
     assert score_spotting(truth, found).f1 == 1
-    assert cv2.imread(str(plot)).shape[2] == 3
+    drawn = cv2.imread(str(plot))
+    assert drawn is not None and drawn.std() > 1
 
 
-def test_json_has_the_same_intervals_and_nothing_else_is_printed(images, monkeypatch, capsys):
+def test_json_has_the_same_intervals_and_nothing_else_is_printed(
+    images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(monkeypatch, images, "--fps", RATE, "--json")
     said = capsys.readouterr()
     (recording,) = json.loads(said.out)["recordings"]
@@ -63,7 +69,9 @@ def test_json_has_the_same_intervals_and_nothing_else_is_printed(images, monkeyp
     assert len(recording["intervals"]) == 1 and said.err == ""
 
 
-def test_what_cannot_be_read_is_one_line_and_the_rest_is_spotted_in(images, tmp_path, monkeypatch, capsys):
+def test_what_cannot_be_read_is_one_line_and_the_rest_is_spotted_in(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         run(monkeypatch, tmp_path / "none.mp4", images, "--fps", RATE)
     said = capsys.readouterr()
@@ -81,20 +89,24 @@ def test_what_cannot_be_read_is_one_line_and_the_rest_is_spotted_in(images, tmp_
         (("a.mp4", "--face", "0"), "--face expected 1 or more, got 0"),
     ],
 )
-def test_wrong_flags_are_usage_errors(words, message, monkeypatch, capsys):
+def test_wrong_flags_are_usage_errors(
+    words: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         run(monkeypatch, *words)
     assert ended.value.code == 2 and message in capsys.readouterr().err
 
 
-def test_images_without_a_rate_are_refused_and_a_picture_is_of_one_recording(images, capsys):
+def test_images_without_a_rate_are_refused_and_a_picture_is_of_one_recording(
+    images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert spot_all([images], SpotSettings()) == 1
     assert "--fps" in capsys.readouterr().err
     with pytest.raises(ValueError, match="--plot expected one recording, got 2"):
         spot_all([images, images], SpotSettings(), fps=RATE, plot=Path("x.png"))
 
 
-def test_a_folder_is_a_recording_or_holds_videos_or_a_dataset(images, tmp_path):
+def test_a_folder_is_a_recording_or_holds_videos_or_a_dataset(images: Path, tmp_path: Path) -> None:
     (tmp_path / "b10.mp4").touch()
     (tmp_path / "b2.mp4").touch()
     assert [one.video for one in sources([tmp_path])] == ["b2", "b10"]
@@ -105,7 +117,7 @@ def test_a_folder_is_a_recording_or_holds_videos_or_a_dataset(images, tmp_path):
         sources([empty])
 
 
-def test_a_datasets_recordings_have_its_subjects(images, tmp_path):
+def test_a_datasets_recordings_have_its_subjects(images: Path, tmp_path: Path) -> None:
     place = tmp_path / "s1" / "talk"
     place.mkdir(parents=True)
     for path in images.iterdir():
@@ -113,14 +125,17 @@ def test_a_datasets_recordings_have_its_subjects(images, tmp_path):
     table = f"subject,clip,path,onset,apex,offset,emotion,fps\ns1,c1,s1/talk,{ONSET},50,{OFFSET},happy,100\n"
     (tmp_path / "clips.csv").write_text(table)
     (one,) = sources([tmp_path])
+    assert isinstance(one.frames, list)
     assert (one.subject, one.video, one.rate, len(one.frames)) == ("s1", "talk", 100.0, 120)
 
 
-def test_a_classifier_drops_and_names_intervals(images, tmp_path, capsys):
+def test_a_classifier_drops_and_names_intervals(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "spotted.csv"
-    asked = []
+    asked: list[Interval] = []
 
-    def score(windows):
+    def score(windows: Sequence[Interval]) -> np.ndarray:
         asked.extend(windows)
         return np.array([[0.1, 0.8, 0.1] if abs(one.apex - 50) < 5 else [0.0, 0.1, 0.9] for one in windows])
 

@@ -1,5 +1,7 @@
 """Spotted intervals refined by a classifier: here one that knows the truth."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ COUNT = 1000
 TRUTH = ((100, 130), (400, 480))
 
 
-def truth_score(windows):
+def truth_score(windows: Sequence[Interval]) -> np.ndarray:
     """The probability of an expression is the overlap (IoU) with a true one; two classes, and nothing."""
     found = []
     for window in windows:
@@ -23,7 +25,7 @@ def truth_score(windows):
     return np.array(found)
 
 
-def test_false_intervals_are_dropped_and_borders_move_where_that_is_surer():
+def test_false_intervals_are_dropped_and_borders_move_where_that_is_surer() -> None:
     good = Interval(100, 115, 130, 2.0)
     short = Interval(420, 440, 460, 1.5)  # IoU 41 / 81; 1.4 times as long 57 / 81
     false = Interval(700, 710, 720, 1.1)
@@ -34,10 +36,10 @@ def test_false_intervals_are_dropped_and_borders_move_where_that_is_surer():
     assert refine([good, short, false], truth_score, COUNT, least=0.8)[0].interval == good
 
 
-def test_windows_stay_in_the_recording_and_the_classifier_is_asked_once():
-    asked = []
+def test_windows_stay_in_the_recording_and_the_classifier_is_asked_once() -> None:
+    asked: list[list[Interval]] = []
 
-    def score(windows):
+    def score(windows: Sequence[Interval]) -> np.ndarray:
         asked.append(list(windows))
         return np.tile([0.9, 0.1], (len(windows), 1))
 
@@ -48,7 +50,7 @@ def test_windows_stay_in_the_recording_and_the_classifier_is_asked_once():
     assert min(one.onset for one in windows) == 0 and max(one.offset for one in windows) == COUNT - 1
 
 
-def test_a_window_that_cannot_be_shown_counts_as_nothing():
+def test_a_window_that_cannot_be_shown_counts_as_nothing() -> None:
     nan = np.full(2, np.nan)
     one = Interval(100, 115, 130, 2.0)
     assert refine([one], lambda windows: np.array([nan] * len(windows)), COUNT) == []

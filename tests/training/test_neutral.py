@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,7 +40,7 @@ def run(cfg: TrainConfig) -> Path:
     return runner.main(cfg)
 
 
-def test_a_fold_trains_on_stretches_of_other_people_and_tests_none(cfg):
+def test_a_fold_trains_on_stretches_of_other_people_and_tests_none(cfg: TrainConfig) -> None:
     exp = set_up(cfg)
     neutral = (exp.data.table.clips["expression"] == NEUTRAL).to_numpy()
     assert neutral.any() and exp.labels.classes[-1] == "nothing"
@@ -48,14 +49,14 @@ def test_a_fold_trains_on_stretches_of_other_people_and_tests_none(cfg):
         assert not set(exp.data.subjects[fold.train]) & set(exp.data.subjects[fold.test])
 
 
-def test_shuffled_labels_stay_among_the_clips(cfg):
+def test_shuffled_labels_stay_among_the_clips(cfg: TrainConfig) -> None:
     exp = set_up(replace(cfg, shuffle_labels=True))
     neutral = (exp.data.table.clips["expression"] == NEUTRAL).to_numpy()
     assert (exp.data.labels[neutral] == len(exp.labels.classes) - 1).all()
     assert (exp.data.labels[~neutral] < len(exp.labels.classes) - 1).all()
 
 
-def test_the_scores_are_those_of_the_label_set(cfg, run):
+def test_the_scores_are_those_of_the_label_set(cfg: TrainConfig, run: Path) -> None:
     found = read_run(run)
     assert found.classes[-1] == "nothing" and found.config["with_neutral"] is True
     f1 = found.scores.f1
@@ -67,12 +68,12 @@ def test_the_scores_are_those_of_the_label_set(cfg, run):
     assert f"UF1 {found.scores.uf1:.3f}" in evaluate(run)
 
 
-def test_the_model_says_that_it_knows_nothing(run):
+def test_the_model_says_that_it_knows_nothing(run: Path) -> None:
     inputs = load_model(next(run.glob("folds/*/model.safetensors"))).inputs
-    assert inputs.neutral and inputs.classes[-1] == "nothing"
+    assert inputs is not None and inputs.neutral and inputs.classes[-1] == "nothing"
 
 
-def test_a_run_continues_with_the_same_stretches_and_refuses_others(cfg, run):
+def test_a_run_continues_with_the_same_stretches_and_refuses_others(cfg: TrainConfig, run: Path) -> None:
     clips = (run / "clips.csv").read_text()
     runner.main(replace(cfg, resume=True))
     assert (run / "clips.csv").read_text() == clips
@@ -89,12 +90,12 @@ def test_a_run_continues_with_the_same_stretches_and_refuses_others(cfg, run):
         ({"protocol": "published-folds"}, "--protocol expected folds by subject with --with-neutral"),
     ],
 )
-def test_what_has_no_stretches_is_refused(cfg, changes, message):
+def test_what_has_no_stretches_is_refused(cfg: TrainConfig, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(cfg, **changes).check()
 
 
-def test_the_answer_nothing_is_an_error_and_no_class_of_the_means():
+def test_the_answer_nothing_is_an_error_and_no_class_of_the_means() -> None:
     classes = ["a", "b", "nothing"]
     truth, predicted = np.array([0, 0, 1, 1]), np.array([0, 2, 1, 2])
     assert unscored_classes(classes, truth) == 1 and unscored_classes(classes, np.array([2])) == 0
@@ -102,7 +103,7 @@ def test_the_answer_nothing_is_an_error_and_no_class_of_the_means():
     assert found.uf1 == pytest.approx(2 / 3) and found.uar == 0.5 and found.acc == 0.5
     table = pd.DataFrame({"label": truth, "predicted": predicted, "fold": "1", "dataset": "d"})
     table["subject"] = ["1", "2", "1", "2"]
-    low, high = bootstrap_interval(table, 3, unscored=1)["uf1"]
-    assert low == 0 and high == 1
+    interval = bootstrap_interval(table, 3, unscored=1)
+    assert interval is not None and interval["uf1"] == (0, 1)
     baseline = majority_baseline(table, {"1": [1, 2, 9]}, 3, unscored=1)
     assert baseline.acc == 0.5 and baseline.confusion[:, 2].sum() == 0

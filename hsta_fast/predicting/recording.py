@@ -137,9 +137,9 @@ def predict_video(
         calibration=ensemble.calibration,
         warnings=tuple(dict.fromkeys((*warnings, *(spotted.remarks if spotted else ())))),
         boxes=spotted.boxes if spotted else {one.onset: one.face for one in intervals if one.face},
-        energy=spotted.energy if spotted else None,
-        threshold=spotted.threshold if spotted else None,
-        times=np.array([stream.seconds(number) for number in range(stream.count)]) if spotted else None,
+        energy=None if spotted is None else spotted.energy,
+        threshold=None if spotted is None else spotted.threshold,
+        times=None if spotted is None else np.array([stream.seconds(n) for n in range(stream.count)]),
     )
 
 
