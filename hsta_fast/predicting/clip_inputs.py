@@ -113,7 +113,7 @@ class Recipe:
         if self.crop_face is not None:
             alignment = align_clip(first, FaceCrop(self.crop_face, self.face, self.detector))
         elif self.framing is not None:
-            alignment = align_to(first, self.framing, self.detector, self.face)
+            alignment = align_to(first, self.framing, self.inputs.image_size, self.detector, self.face)
         if alignment is None and not self.inputs.stabilise:
             return None
         return ClipView.of(first[0], alignment, stabilise=self.inputs.stabilise)

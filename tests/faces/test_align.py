@@ -150,12 +150,21 @@ def test_a_crop_takes_the_framing_of_the_training_pictures(frames: list[np.ndarr
     framing = framing_of(frames)
     assert framing is not None and 0.6 < framing[3] < 0.95 and framing[0] == pytest.approx(0.5, abs=0.05)
     # As in training: whole, with the same bytes.
-    made = align_to(frames, framing)
+    made = align_to(frames, framing, 224)
     assert np.array_equal(made.apply(frames[0], 224), frames[0])
     # Elsewhere in a large picture: cut out so that the face lies as in training.
     pictures = [scene(frame, 380, 230) for frame in frames]
-    shown = framing_of([align_to(pictures, framing).apply(picture, 224) for picture in pictures])
-    assert shown is not None and shown == pytest.approx(framing, abs=0.06)
+    found = align_to(pictures, framing, 224)
+    assert (*found.corner, found.right[0], found.down[1]) == pytest.approx(
+        (380, 230, 224, 224), abs=0.04 * 224
+    )
+    assert found.right[0] == found.down[1]
+    # A training that squashed pictures of 640 x 480 into a square: the clip is squashed alike.
+    training = [cv2.resize(picture, (224, 224), interpolation=cv2.INTER_AREA) for picture in pictures]
+    squashed = framing_of(training)
+    assert squashed is not None
+    found = align_to([scene(frame, 40, 20) for frame in frames], squashed, 224)
+    assert (found.right[0], found.down[1]) == pytest.approx((640, 480), rel=0.08)
     assert framing_of([np.full((64, 64, 3), 90, np.uint8)] * 3 + frames[:2]) is None
     assert framing_of([]) is None
 
