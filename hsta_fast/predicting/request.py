@@ -73,15 +73,22 @@ class Request:
         return SpotSettings(factor=factor, detector=self.detector, face=self.face)
 
     def recipe(self, inputs: ModelInputs, sampling: Sampling) -> Recipe:
-        """How the inputs of a model are made, which was trained on `inputs`."""
+        """How the inputs of a model are made, which was trained on `inputs`.
+
+        Raises ValueError if its faces were found by a detector that is not given here.
+        """
         crop = inputs.crop_face if self.crop_face is None else self.crop_face
+        as_trained = crop is not None and crop == inputs.crop_face and not self.uncropped
+        if as_trained and self.detector.box is None and self.detector.name != inputs.face_detector:
+            wanted, got = inputs.face_detector, self.detector.name
+            raise ValueError(f"--face-detector expected that of the training, {wanted}, got {got}")
         return Recipe(
             inputs=inputs,
             sampling=sampling,
             crop_face=None if self.uncropped else crop,
             framing=None if self.uncropped or crop is not None else inputs.framing,
             detector=self.detector,
-            face=self.face,
+            face=self.face or inputs.face,
         )
 
     def clip(self, stream: FrameStream) -> Clip | None:

@@ -82,6 +82,9 @@ def read_unit_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
         raise ValueError(f"{path}: expected columns AU<number> and p_AU<number>, got {got}")
     if table.empty:
         raise ValueError(f"{path}: expected one row per test clip, got no rows")
+    lone = [str(name) for name in table.columns if re.fullmatch(r"AU[0-9]+", str(name)) and name not in units]
+    if lone:
+        raise ValueError(f"{path}: expected a column p_{lone[0]} beside {lone[0]}, got none")
     rows = _checked_rows(path, table, units, ())
     return rows.assign(**{unit: _whole_numbers(path, table[unit], 2) for unit in units}), units
 

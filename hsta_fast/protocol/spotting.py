@@ -243,7 +243,7 @@ def _intervals(table: pd.DataFrame, name: str) -> pd.DataFrame:
             raise ValueError(f"{name}: expected the columns video, onset and offset, got {listed}")
     rows = pd.DataFrame(index=table.index)
     for column in ("subject", "video", "class", "expression"):
-        cells = table[column].astype(str).str.strip() if column in table else ""
+        cells = table[column].astype(object).fillna("").astype(str).str.strip() if column in table else ""
         rows[column] = cells if isinstance(cells, str) else cells.where(~cells.isin(_BLANK), "")
     rows["expression"] = rows["expression"].map(_kind)
     ends = []

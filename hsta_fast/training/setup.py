@@ -81,6 +81,8 @@ class Experiment:
             apex=cfg.apex,
             onset_only=sampling.onset_only,
             crop_face=cfg.crop_face,
+            face=cfg.face,
+            face_detector=Detector.named(cfg.face_detector).name,
             stabilise=cfg.stabilise,
             magnify=cfg.magnify,
             framing=self.data.framing,

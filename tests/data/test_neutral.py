@@ -1,5 +1,6 @@
 """The class "nothing": stretches of recordings without an annotated expression."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -99,3 +100,21 @@ def test_a_class_of_that_name_is_refused(folder: Path) -> None:
     own = LabelSet(name="own", classes=("happy", "nothing"), mapping={"happy": "happy", "sad": "nothing"})
     with pytest.raises(ValueError, match="--with-neutral expected no class 'nothing' in --labels, got one"):
         add_neutral(apply_labels(read_dataset(folder), own)[0], own, [folder], seed=0)
+
+
+def test_nothing_tells_stretches_from_clips_but_what_they_show(folder: Path) -> None:
+    """An apex that is searched by motion in clips is searched in stretches, too."""
+    table = labelled(folder)
+    for annotated in (True, False):
+        clips = table.clips.assign(apex_annotated=annotated)
+        added = add_neutral(replace(table, clips=clips), LABELS, [folder], seed=0)[0].clips
+        assert (added["apex_annotated"] == annotated).all() and added["apex_annotated"].dtype == bool
+
+
+def test_no_stretch_is_taken_twice(tmp_path: Path) -> None:
+    folder = write_recordings(tmp_path, frames=32, onsets=(0, 26))
+    table, _, _ = add_neutral(labelled(folder), LABELS, [folder], seed=0)
+    added = table.clips[table.clips["expression"] == NEUTRAL]
+    assert len(added) > 0
+    frames = [frame for clip in added["frames"] for frame in clip]
+    assert len(frames) == len(set(frames))

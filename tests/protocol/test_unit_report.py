@@ -106,6 +106,12 @@ def test_wrong_cells_are_named(
         read_predictions(run / "predictions.csv")
 
 
+def test_a_unit_without_a_probability_is_not_left_out(run: Path, predictions: pd.DataFrame) -> None:
+    predictions.drop(columns="p_AU4").to_csv(run / "predictions.csv", index=False)
+    with pytest.raises(ValueError, match="expected a column p_AU4 beside AU4, got none"):
+        read_predictions(run / "predictions.csv")
+
+
 def test_a_table_with_a_label_is_one_of_classes() -> None:
     assert units_among(["AU1", "p_AU1", "AU2", "fold"]) == ["AU1"]
     assert units_among(["label", "AU1", "p_AU1"]) == []
