@@ -37,9 +37,9 @@ from hsta_fast.synth.render import render
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results/rendered/spotting.json"
-MINUTES, EXPRESSIONS = 0.5, 12.0  # of a recording; expressions a minute
-SEEDS = {"choosing": 71, "figure": 72, "distractors": 73}  # of other people each
-CHOOSING, DISTRACTORS = 6, 8  # recordings
+MINUTES, EXPRESSIONS = 0.5, 8.0  # of a recording; expressions a minute
+SEEDS = {"choosing": 10, "figure": 11, "distractors": 12}  # of other people each
+CHOOSING, DISTRACTORS = 6, 6  # recordings
 FACTORS, FLOORS = (4, 6, 8, 10, 12, 16, 20), (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 NOTE = "Rendered recordings: these scores prove the machinery and say nothing about people."
 

@@ -13,7 +13,7 @@ import tyro
 
 from .data import DatasetName
 from .extension import PARTS, BuildError, kept, load, missing
-from .files import write_text
+from .files import check_not_read, write_text
 from .predicting.settings import PredictConfig
 from .pretraining.settings import PretrainConfig
 from .profiling.config import ProfileConfig
@@ -319,6 +319,8 @@ def compare(
     """
     from .protocol import ArgumentError, compare_runs, comparison_latex, comparison_text
 
+    if latex is not None:
+        check_not_read(latex, "--latex", paths)
     with as_usage_error(ArgumentError):
         found = compare_runs(paths, classes=separated(classes))
     print(comparison_text(found))

@@ -6,7 +6,7 @@ import shutil
 import stat
 import tempfile
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path, PureWindowsPath
@@ -133,6 +133,26 @@ def check_writable(path: Path, flag: str, value: Path) -> None:
     except OSError as error:
         what = f"a folder that can be created and written, got {value}"
         raise OSError(f"{flag} expected {what}: {reason(error)}") from error
+
+
+def check_output(path: Path, flag: str, inputs: Iterable[Path] = ()) -> None:
+    """Check that the file `path`, which the argument `flag` gives, can be written and is none of `inputs`.
+
+    Raises:
+        ValueError: it is a folder, or one of the inputs; one line naming the argument.
+        OSError: its folder cannot be written.
+    """
+    if path.is_dir():
+        raise ValueError(f"{flag} expected a file to write, got the folder {path}")
+    check_not_read(path, flag, inputs)
+    check_writable(path.absolute().parent, flag, path)
+
+
+def check_not_read(path: Path, flag: str, inputs: Iterable[Path]) -> None:
+    """Raise ValueError, naming the argument, if the file `path` that it gives is one of `inputs`."""
+    for one in inputs:
+        if path.exists() and one.exists() and path.samefile(one):
+            raise ValueError(f"{flag} expected another file than one that is read, got {path}")
 
 
 def _nearest(path: Path) -> Path:

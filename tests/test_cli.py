@@ -289,6 +289,8 @@ def test_compare_says_and_writes_the_differences(
         assert message == f"error: could not write {path}: {got}"
         assert "b.csv - a.csv" in capsys.readouterr().out, "the comparison is not lost"
     assert not any((tmp_path / "folder").iterdir())
+    message = refusal(monkeypatch, *words, "--latex", words[1])
+    assert message == f"error: --latex expected another file than one that is read, got {words[1]}"
     message = refusal(monkeypatch, *words[:2], status=2)
     assert message == f"error: compare expected two or more different runs, got {words[1]}"
     message = refusal(monkeypatch, *words, "--classes", "no,no", status=2)

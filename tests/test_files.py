@@ -65,3 +65,16 @@ def test_where_there_are_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(files, "fcntl", None)
     with (tmp_path / ".lock").open("w") as file, pytest.raises(OSError, match="has no flock"):
         lock_file(file)
+
+
+def test_an_output_is_no_folder_and_none_of_the_inputs(tmp_path: Path) -> None:
+    video, other = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    video.write_bytes(b"x")
+    (tmp_path / "link.mp4").symlink_to(video)
+    for path in (video, tmp_path / "link.mp4", tmp_path / "." / "a.mp4"):
+        with pytest.raises(ValueError, match="--csv expected another file than one that is read, got"):
+            files.check_output(path, "--csv", [other, video])
+    with pytest.raises(ValueError, match="--csv expected a file to write, got the folder"):
+        files.check_output(tmp_path, "--csv")
+    files.check_output(other, "--csv", [video])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "link.mp4"]

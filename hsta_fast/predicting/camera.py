@@ -61,18 +61,19 @@ class RecentFrames(FrameStream):
         return [convert(self._taken[number][1]) for number in numbers]
 
 
-def camera_frames(source: str, *, wait: bool = True) -> Iterator[Taken]:
+def camera_frames(source: str, *, fps: float | None = None, wait: bool = True) -> Iterator[Taken]:
     """The pictures of a camera, or of a video file in its place, with the seconds since the first.
 
     Args:
         source: the number of a camera, 0 for the first; or a video file or a folder of images.
+        fps: frames a second of the file, where it does not tell them.
         wait: show a file at its own rate; False: as fast as it is read.
 
     Raises:
         ValueError: there is no such camera, or it gives no picture; the file cannot be read.
     """
     if not source.isdecimal():
-        stream = open_frames(Path(source))
+        stream = open_frames(Path(source), fps=fps)
         begin = time.monotonic()
         for number, picture in stream.pictures():
             seconds = stream.seconds(number)

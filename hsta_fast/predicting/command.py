@@ -12,14 +12,14 @@ from pathlib import Path
 from ..clips import natural_key
 from ..data.frames.decode import IMAGE_TYPES
 from ..data.frames.stream import open_frames
-from ..files import check_writable, make_folder, write_text
+from ..files import check_output, check_writable, make_folder, write_text
 from ..training.setup import find_device
 from .camera import camera_frames, line_of, watch_camera
 from .cautions import FEELING
 from .ensemble import load_ensemble
 from .page import Pictures, page
 from .recording import predict_video
-from .result import UNCALIBRATED, Prediction, rows
+from .result import UNCALIBRATED, Prediction, table
 from .settings import PredictConfig
 from .video_out import write_video
 
@@ -43,19 +43,30 @@ def predict_all(config: PredictConfig) -> int:
     names = folder_names(found)
     root = config.out or Path("predictions")
     check_writable(root, "--out", root)
-    if config.video_out is not None:
-        check_writable(config.video_out.parent, "--video-out", config.video_out)
-    if config.csv is not None:
-        check_writable(config.csv.parent, "--csv", config.csv)
+    files = [*chain.from_iterable(one if isinstance(one, list) else [one] for one in found), config.model]
+    for flag, path in (("--video-out", config.video_out), ("--csv", config.csv)):
+        if path is not None:
+            check_output(path, flag, files)
+    for name in names:
+        check_output((root if config.out and len(found) == 1 else root / name) / PAGE, "--out", files)
     ensemble = load_ensemble(config.model, fold=config.fold, sure_accuracy=config.sure_accuracy)
     request, device = config.request(), find_device(config.device)
+
+    def as_csv(done: Sequence[Prediction]) -> str:
+        calibrated = ensemble.calibration is not None
+        return table(done, ensemble.inputs.classes, calibrated=calibrated).to_csv(index=False)
+
     done: list[Prediction] = []
     failed = 0
+    if config.csv is not None:  # one of an earlier call would be taken for this one's
+        write_text(config.csv, as_csv([]))
     for recording, name in zip(found, names, strict=True):
         folder = root if config.out and len(found) == 1 else root / name
         pictures = Pictures(ensemble, device)
         try:
-            prediction = predict_video(ensemble, recording, request, device, pictures)
+            prediction = predict_video(
+                ensemble, recording, request, device, pictures, progress=not config.json
+            )
             if config.video_out is not None:
                 again = open_frames(recording, fps=config.fps)
                 write_video(config.video_out, again, prediction, dict(prediction.boxes))
@@ -67,7 +78,7 @@ def predict_all(config: PredictConfig) -> int:
         make_folder(folder, "--out", folder)
         write_text(folder / PAGE, page(prediction, pictures))
         if config.csv is not None:
-            write_text(config.csv, rows(done).to_csv(index=False))
+            write_text(config.csv, as_csv(done))
         if config.json:
             print(json.dumps(prediction.as_json(), ensure_ascii=False))
         else:
@@ -82,7 +93,7 @@ def watch(config: PredictConfig) -> None:
         ValueError: the model cannot be used, or there is no such camera.
     """
     assert config.camera is not None
-    frames = camera_frames(config.camera)
+    frames = camera_frames(config.camera, fps=config.fps)
     first = next(frames)  # before anything is said
     ensemble = load_ensemble(config.model, fold=config.fold, sure_accuracy=config.sure_accuracy)
     if not config.json:
@@ -125,8 +136,9 @@ def folder_names(found: Sequence[Recording]) -> list[str]:
     """A folder's name for each recording: that of its file or folder, with a number where it is taken."""
     names: list[str] = []
     for recording in found:
-        path = recording[0].absolute().parent if isinstance(recording, list) else recording.absolute()
+        path = (recording[0].absolute().parent if isinstance(recording, list) else recording).resolve()
         name = path.name if path.is_dir() else path.stem
+        name = "video" if name.strip(".") == "" else name
         tries = [name, *(f"{name}-{number}" for number in range(2, len(found) + 2))]
         names.append(next(one for one in tries if one not in names))
     return names

@@ -102,6 +102,8 @@ def predict_video(
     request: Request,
     device: torch.device,
     watch: Watch | None = None,
+    *,
+    progress: bool = False,
 ) -> Prediction:
     """`predict` with models that are loaded; `watch` gets the frames of the clips, too.
 
@@ -115,7 +117,8 @@ def predict_video(
     if (clip := request.clip(stream)) is not None:
         found = [clip]
     else:
-        spotted = spot(stream, settings=request.spot_settings(neutral=ensemble.inputs.neutral))
+        settings = request.spot_settings(neutral=ensemble.inputs.neutral)
+        spotted = spot(stream, settings=settings, progress=progress)
         found = spotted_clips(ensemble, stream, spotted, recipe, device)
     failed: list[str] = []
     intervals = predict_clips(ensemble, stream, found, recipe, device, failed, watch)

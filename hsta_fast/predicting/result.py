@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -180,8 +180,13 @@ def clock(seconds: float) -> str:
     return (f"{hours}:{minutes:02d}" if hours else f"{minutes}") + f":{rest:06.3f}"
 
 
-def rows(predictions: Iterable[Prediction]) -> pd.DataFrame:
-    """One row for each interval: see docs/predict.md."""
+def table(predictions: Iterable[Prediction], classes: Sequence[str], *, calibrated: bool) -> pd.DataFrame:
+    """One row for each interval: see docs/predict.md. The columns are the same without any."""
+    places = [f"{name}_seconds" for name in ("onset", "apex", "offset")]
+    columns = ["video", "onset", "apex", "offset", *places, "score", "class", "probability", "unsure"]
+    columns += [f"p_{name}" for name in classes]
+    columns += [f"calibrated_{name}" for name in classes] if calibrated else []
+    columns += [f"face_{name}" for name in ("x", "y", "width", "height")]
     found = []
     for prediction in predictions:
         for one in prediction.intervals:
@@ -194,4 +199,4 @@ def rows(predictions: Iterable[Prediction]) -> pd.DataFrame:
             row |= {f"calibrated_{name}": share for name, share in (one.calibrated or {}).items()}
             row |= {f"face_{name}": face.get(name) for name in ("x", "y", "width", "height")}
             found.append(row)
-    return pd.DataFrame(found)
+    return pd.DataFrame(found, columns=columns)

