@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from ..data.frames.stream import FrameStream
 from ..data.remarks import SLOWEST
@@ -19,14 +21,19 @@ SMALL_FACE = 100  # pixels; below, a movement of 1 % of the face is less than a 
 
 
 def cautions(
-    ensemble: Ensemble, stream: FrameStream, faces: Sequence[Face | None], recipe: Recipe
+    ensemble: Ensemble,
+    stream: FrameStream,
+    faces: Sequence[Face],
+    boxes: Mapping[int, Face],
+    recipe: Recipe,
 ) -> list[str]:
     """Sentences for the reader, the most important first.
 
     Args:
         ensemble: the models.
         stream: the recording.
-        faces: those of the intervals.
+        faces: those that were found in the intervals.
+        boxes: those that were found all over the recording.
         recipe: how clips were shown.
     """
     found = [FEELING, *(f"the model's file says: {text.rstrip('.')}" for text in ensemble.caveats)]
@@ -37,7 +44,9 @@ def cautions(
             f"{stream.rate:.4g} frames a second: a micro-expression lasts 1/25 to 1/3 second, and models are "
             f"trained on recordings of {SLOWEST} and more"
         )
-    heights = [face.height for face in faces if face is not None]
+    heights = [face.height for face in faces]
+    if boxes:  # the median: one of many may be wrong
+        heights.append(float(np.median([face.height for face in boxes.values()])))
     if heights and min(heights) < SMALL_FACE:
         found.append(
             f"the face is {min(heights):.0f} pixels high: a micro-expression moves it by about 1 %, which is "

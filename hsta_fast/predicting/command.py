@@ -19,7 +19,7 @@ from .cautions import FEELING
 from .ensemble import load_ensemble
 from .page import Pictures, page
 from .recording import predict_video
-from .result import UNCALIBRATED, Prediction, table
+from .result import Prediction, how_sure, table
 from .settings import PredictConfig
 from .video_out import write_video
 
@@ -100,7 +100,8 @@ def watch(config: PredictConfig) -> None:
         print(f"warning: {FEELING}")
         for text in ensemble.caveats:
             print(f"warning: the model's file says: {text}")
-        print(f"probabilities: {ensemble.calibration or UNCALIBRATED}; Ctrl-C ends", flush=True)
+        sure = how_sure(ensemble.calibration, len(ensemble.readers))
+        print(f"probabilities: {sure}; Ctrl-C ends", flush=True)
     device = find_device(config.device)
     shown = watch_camera(ensemble, chain([first], frames), config.request(), device, seconds=config.seconds)
     for one in shown:

@@ -17,7 +17,7 @@ from ..protocol.report import import_matplotlib
 from .clip_inputs import Clip, ClipInputs
 from .ensemble import Ensemble
 from .looks import look_pictures, looks, movement_pictures
-from .result import UNCALIBRATED, PredictedInterval, Prediction, clock
+from .result import PredictedInterval, Prediction, clock, how_sure, why_none
 
 SHOWN = 24  # intervals with pictures; more would make a page of many megabytes
 _TEMPLATE = Path(__file__).with_name("predict.html.j2")
@@ -88,7 +88,10 @@ def page(prediction: Prediction, pictures: Pictures) -> str:
         heading=counted(len(prediction.intervals), what),
         heads=["", "class", "probability", "onset", "apex", "offset", *_spotting_head(prediction), "models"],
         rows=[_row(prediction, number, one) for number, one in enumerate(prediction.intervals, 1)],
-        calibration=str(prediction.calibration or UNCALIBRATED),
+        calibration=how_sure(prediction.calibration, models),
+        why_none=why_none(prediction),
+        has_gaps=prediction.seen is not None and not prediction.seen.all(),
+        boxed=any(one.face is not None for one in shown),
         failed=prediction.failed,
         intervals=[
             {

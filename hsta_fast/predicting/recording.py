@@ -15,6 +15,7 @@ from ..data.frames.stream import FrameStream, open_frames
 from ..faces import Detector
 from ..model import HSTA
 from ..spotting import Spotted, spot
+from ..spotting.spotter import small_face
 from ..training.setup import find_device
 from .calibration import softmax
 from .cautions import cautions
@@ -124,8 +125,11 @@ def predict_video(
     intervals = predict_clips(ensemble, stream, found, recipe, device, failed, watch)
     if failed and clip is not None:
         raise ValueError(f"{video_name(video)}: {failed[0]}")
-    faces = [one.face for one in intervals]
-    warnings = cautions(ensemble, stream, faces, recipe)
+    faces = [one.face for one in intervals if one.face is not None]
+    boxes = spotted.boxes if spotted else {one.onset: one.face for one in intervals if one.face}
+    warnings = cautions(ensemble, stream, faces, boxes, recipe)
+    if spotted is not None:  # of a small face one warning is enough
+        warnings += [text for text in spotted.remarks if text != small_face(spotted.boxes)]
     return Prediction(
         video=video_name(video),
         frames=stream.count,
@@ -138,8 +142,10 @@ def predict_video(
         models=tuple(ensemble.readers),
         classes=ensemble.inputs.classes,
         calibration=ensemble.calibration,
-        warnings=tuple(dict.fromkeys((*warnings, *(spotted.remarks if spotted else ())))),
-        boxes=spotted.boxes if spotted else {one.onset: one.face for one in intervals if one.face},
+        warnings=tuple(dict.fromkeys(warnings)),
+        dropped=0 if spotted is None else len(spotted.intervals) - len(found),
+        boxes=boxes,
+        seen=None if spotted is None else spotted.seen,
         energy=None if spotted is None else spotted.energy,
         threshold=None if spotted is None else spotted.threshold,
         times=None if spotted is None else np.array([stream.seconds(n) for n in range(stream.count)]),

@@ -16,6 +16,14 @@ from .calibration import Calibration
 UNCALIBRATED = "not calibrated: how often such a prediction is right is not known"
 
 
+def how_sure(calibration: Calibration | None, models: int) -> str:
+    """The sentence on probabilities; models: how many are averaged."""
+    if calibration is None:
+        return UNCALIBRATED
+    clause = f"; measured on single models, not on the mean of {models} that is shown here"
+    return f"{calibration}{clause * (models > 1)}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class PredictedInterval:
     """One clip, or one spotted movement.
@@ -89,6 +97,7 @@ class Prediction:
         size: (width, height) of its frames.
         intervals: in order of their onsets.
         failed: sentences on intervals that could not be predicted.
+        dropped: how many spotted movements the models took for nothing.
         spotted: whether the intervals were spotted; False for a clip that was given.
         model: name of the run or of the model's file.
         models: the names of the models whose probabilities are averaged.
@@ -98,6 +107,7 @@ class Prediction:
         energy: of a spotted video, the movement at each frame, float32 (frames,); else None.
         threshold: what counts as one, likewise.
         times: of each frame in seconds, float64 (frames,), likewise.
+        seen: whether a face was seen at each frame, bool (frames,), likewise.
         boxes: the face at some of the frames, in pixels of the video.
     """
 
@@ -113,9 +123,11 @@ class Prediction:
     classes: tuple[str, ...]
     calibration: Calibration | None
     warnings: tuple[str, ...]
+    dropped: int = 0
     energy: np.ndarray | None = None
     threshold: np.ndarray | None = None
     times: np.ndarray | None = None
+    seen: np.ndarray | None = None
     boxes: Mapping[int, Face] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
@@ -147,9 +159,22 @@ class Prediction:
         of = f"fold {self.models[0]}" if len(self.models) == 1 else f"the mean of {len(self.models)} models"
         lines.append(f"{counted(len(self.intervals), what)}, predicted by {self.model} ({of})")
         lines += _table(self)
+        if self.dropped:
+            lines.append(f"the models took {counted(self.dropped, 'spotted movement')} for nothing")
         lines += [f"not predicted: {what}" for what in self.failed]
-        lines.append(f"probabilities: {self.calibration or UNCALIBRATED}")
+        lines.append(f"probabilities: {how_sure(self.calibration, len(self.models))}")
         return "\n".join(lines)
+
+
+def why_none(prediction: Prediction) -> str:
+    """Why a spotted video has no interval."""
+    if not prediction.boxes:
+        return "the face was not found"
+    if prediction.failed:
+        return "what was spotted could not be predicted"
+    if prediction.dropped:
+        return f"the models took {counted(prediction.dropped, 'spotted movement')} for nothing"
+    return "no movement of the face is above the threshold"
 
 
 def _table(prediction: Prediction) -> list[str]:

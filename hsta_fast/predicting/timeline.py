@@ -44,7 +44,7 @@ def timeline(prediction: Prediction) -> bytes:
         inside = [one for one in prediction.intervals if one.seconds and start <= one.seconds[1] <= end]
         _energy(energy, prediction, (start, end), inside)
         energy.set_ylim(0, top)
-        _shares(shares, prediction, (start, end), inside)
+        draw_shares(shares, prediction.classes, (start, end), inside)
         for axis in (energy, shares):
             axis.set_xlim(start, max(end, start + 1e-3))
     axes[-1].set_xlabel("time", color=GREY)
@@ -53,6 +53,12 @@ def timeline(prediction: Prediction) -> bytes:
         handles.append(Patch(facecolor="white", edgecolor=GREY, hatch="////", label="unsure"))
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, labelcolor=INK)
     return png(figure)
+
+
+def energy_drawn(prediction: Prediction) -> np.ndarray:
+    """The movement at each frame, (frames,); not a number, a gap, where no face was seen."""
+    assert prediction.energy is not None and prediction.seen is not None
+    return np.where(prediction.seen, prediction.energy, np.nan)
 
 
 def _energy(
@@ -77,7 +83,7 @@ def _energy(
             linewidth=0,
         )
     if len(seconds[part]):
-        axes.plot(*_thinned(seconds[part], energy[part]), color=INK, linewidth=0.9)
+        axes.plot(*_thinned(seconds[part], energy_drawn(prediction)[part]), color=INK, linewidth=0.9)
         axes.plot(*_thinned(seconds[part], threshold[part]), color=GREY, linewidth=0.9, linestyle=(0, (4, 2)))
     for one in inside:
         assert one.seconds is not None
@@ -89,19 +95,19 @@ def _energy(
     axes.tick_params(labelbottom=False)
 
 
-def _shares(
-    axes: Axes, prediction: Prediction, span: tuple[float, float], inside: Sequence[PredictedInterval]
+def draw_shares(
+    axes: Axes, classes: Sequence[str], span: tuple[float, float], inside: Sequence[PredictedInterval]
 ) -> None:
-    """Stacked bars of the probabilities, one at each interval."""
+    """Stacked bars of the probabilities, one from the onset of each interval to its offset."""
     least = _NARROWEST * max(span[1] - span[0], 1e-3)
     for one in inside:
         assert one.seconds is not None
         shares = one.calibrated or one.probabilities
         width = max(one.seconds[2] - one.seconds[0], least)
         bottom = 0.0
-        for name in prediction.classes:
-            color = color_of(prediction.classes, name)
-            axes.bar(one.seconds[1], shares[name], width, bottom=bottom, color=color)
+        for name in classes:
+            color = color_of(classes, name)
+            axes.bar(one.seconds[0], shares[name], width, bottom=bottom, color=color, align="edge")
             bottom += shares[name]
     axes.set_ylim(0, 1)
     axes.set_yticks([0, 1], ["0", "1"])
@@ -120,4 +126,4 @@ def _thinned(times: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndar
     if len(times) <= _COLUMNS:
         return times, values
     starts = np.linspace(0, len(times), _COLUMNS, endpoint=False).astype(np.int64)
-    return times[starts], np.maximum.reduceat(values, starts)
+    return times[starts], np.fmax.reduceat(values, starts)

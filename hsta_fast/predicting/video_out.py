@@ -45,7 +45,7 @@ def write_video(path: Path, stream: FrameStream, prediction: Prediction, boxes: 
         path: the file, .mp4.
         stream: the recording; it is read once.
         prediction: what is drawn.
-        boxes: the face at some of the frames; each is drawn until the next one.
+        boxes: the face at some of the frames; each is drawn until the next one, or until the face is gone.
 
     Raises:
         ValueError: the recording cannot be read.
@@ -92,6 +92,7 @@ class _Drawing:
         self.labels = list(_labels(stream, prediction, size[0]))
         self.places = sorted(boxes)
         self.boxes = boxes
+        self.seen = prediction.seen
         self.bar = self._drawn_bar(size[0])
 
     def _drawn_bar(self, width: int) -> np.ndarray:
@@ -101,14 +102,16 @@ class _Drawing:
             bar[2:-2, start : max(end, start + 3)] = label.color
         return bar
 
+    def _box(self, number: int) -> Face | None:
+        """The last box before the frame, or the first one; None where no face was seen."""
+        if not self.places or (self.seen is not None and not self.seen[number]):
+            return None
+        return self.boxes[self.places[max(0, int(np.searchsorted(self.places, number, "right")) - 1)]]
+
     def on(self, number: int, picture: np.ndarray) -> np.ndarray:
         """The frame `number`, RGB (h, w, 3), with all that is drawn on it."""
         shown = next((one for one in self.labels if one.first <= number <= one.last), None)
-        box = (
-            self.boxes[self.places[max(0, int(np.searchsorted(self.places, number, "right")) - 1)]]
-            if (self.places)
-            else None
-        )
+        box = self._box(number)
         if box is not None:
             corners = (box.x, box.y, box.x + box.width, box.y + box.height)
             left, top, right, bottom = (round(value * self.scale) for value in corners)

@@ -109,7 +109,8 @@ def figure(found: Found) -> Figure:
 
 def _draw(axes: Axes, spotted: Spotted, times: np.ndarray, start: float) -> None:
     part = slice(*np.searchsorted(times, (start, start + _ROW)))
-    axes.plot(times[part], spotted.energy[part], color=INK, linewidth=0.8)
+    energy = np.where(spotted.seen, spotted.energy, np.nan)  # a gap where no face was seen
+    axes.plot(times[part], energy[part], color=INK, linewidth=0.8)
     axes.plot(times[part], spotted.threshold[part], color=GREY, linewidth=0.8, linestyle=(0, (4, 2)))
     for one in spotted.intervals:
         axes.axvspan(times[one.onset], times[one.offset], color=_COLOR, alpha=0.35, linewidth=0)

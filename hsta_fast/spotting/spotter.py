@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ class Spotted:
     energy, threshold: float32 (frames,), one number for each frame of the recording, in hundredths of the
         face's height; 0 where no face was seen.
     rate: frames a second; boxes: frame -> the face's box in pixels, about once a second; remarks: what is
-        unusual.
+        unusual; seen: whether a face was seen, bool (frames,).
     """
 
     intervals: tuple[Interval, ...]
@@ -35,6 +35,7 @@ class Spotted:
     rate: float | None
     boxes: dict[int, Face]
     remarks: tuple[str, ...]
+    seen: np.ndarray
 
 
 def spot(stream: FrameStream, *, settings: SpotSettings = DEFAULT, progress: bool = False) -> Spotted:
@@ -55,10 +56,13 @@ def spot(stream: FrameStream, *, settings: SpotSettings = DEFAULT, progress: boo
     movement = follow(stream, settings, progress=progress)
     energy, threshold = np.zeros((2, stream.count), dtype=np.float32)
     threshold += settings.floor
+    seen = np.zeros(stream.count, dtype=bool)
+    times = np.array([stream.seconds(number) for number in range(stream.count)])
+    if len(movement.seconds):  # the frames between those that were looked at, too
+        seen = np.interp(times, movement.seconds, _is_unseen(movement).astype(np.float32)) < 0.5
     intervals: list[Interval] = []
     if len(movement.seconds) >= 2:
         curves = energy_of(movement, settings)
-        times = np.array([stream.seconds(number) for number in range(stream.count)])
         energy[:] = np.interp(times, curves.seconds, curves.energy)
         threshold[:] = np.interp(times, curves.seconds, curves.threshold)
         for onset, apex, offset, score in intervals_of(curves, settings):
@@ -70,7 +74,8 @@ def spot(stream: FrameStream, *, settings: SpotSettings = DEFAULT, progress: boo
         threshold=threshold,
         rate=stream.rate,
         boxes=movement.boxes,
-        remarks=(*stream.remarks, *_remarks(stream, movement)),
+        remarks=(*stream.remarks, *_remarks(stream, movement, settings.face)),
+        seen=seen,
     )
 
 
@@ -80,11 +85,23 @@ def _nearest(times: np.ndarray, wanted: Sequence[float]) -> list[int]:
     return [int(n - (time - times[n - 1] < times[n] - time)) for n, time in zip(after, wanted, strict=True)]
 
 
-def _remarks(stream: FrameStream, movement: Movement) -> list[str]:
+def _is_unseen(movement: Movement) -> np.ndarray:
+    """Where no face was seen; one that was just found has not moved yet. bool (n,)."""
+    return np.isnan(movement.moved[:, 0, 0]) & ~np.isin(movement.numbers, list(movement.boxes))
+
+
+def small_face(boxes: Mapping[int, Face]) -> str | None:
+    """The remark on a face that is too small; None where it is not, or there is none."""
+    height = float(np.median([face.height for face in boxes.values()])) if boxes else SMALL
+    return f"the face is {height:.0f} pixels high: small movements are missed" if height < SMALL else None
+
+
+def _remarks(stream: FrameStream, movement: Movement, face: int | None) -> list[str]:
     remarks = []
     unseen = np.isnan(movement.moved[:, 0, 0])
     if not movement.boxes:
-        return ["no face was found: nothing was spotted"]
+        what = "no face was found" if face in (None, 1) else f"face {face} (1 is the largest) was not found"
+        return [f"{what}: nothing was spotted"]
     runs = _runs(unseen, movement.seconds)
     if runs:
         seconds = sum(end - start for start, end in runs)
@@ -95,9 +112,8 @@ def _remarks(stream: FrameStream, movement: Movement) -> list[str]:
     if stream.rate and stream.rate < LOW_RATE:
         frames = f"{stream.rate:.3g} frames a second, {stream.rate / 10:.1f} in a movement of 1/10 s"
         remarks.append(f"{frames}: short movements are missed, and borders are rough")
-    height = float(np.median([face.height for face in movement.boxes.values()]))
-    if height < SMALL:
-        remarks.append(f"the face is {height:.0f} pixels high: small movements are missed")
+    if remark := small_face(movement.boxes):
+        remarks.append(remark)
     return remarks
 
 

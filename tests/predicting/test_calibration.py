@@ -18,6 +18,7 @@ from hsta_fast.predicting.calibration import (
     negative_log_likelihood,
     softmax,
 )
+from hsta_fast.predicting.result import UNCALIBRATED, how_sure
 
 
 def simulated(true_temperature: float, count: int = 4000) -> tuple[np.ndarray, np.ndarray]:
@@ -95,3 +96,12 @@ def test_other_classes_and_few_clips(trained: Path) -> None:
     assert calibrate(path, ("negative", "positive", "surprise"), 0.9) is None
     with pytest.raises(ValueError, match="expected the classes positive, negative, surprise of the models"):
         calibrate(path, ("positive", "negative", "surprise"), 0.9)
+
+
+def test_of_a_mean_of_models_it_is_said_what_was_measured() -> None:
+    logits, labels = simulated(2.0, 500)
+    found = fit(softmax(logits), labels, wanted=0.9)
+    assert how_sure(found, models=1) == str(found)
+    clause = "; measured on single models, not on the mean of 5 that is shown here"
+    assert how_sure(found, models=5) == f"{found}{clause}"
+    assert how_sure(None, models=5) == UNCALIBRATED

@@ -47,7 +47,7 @@ def test_each_movement_is_reported_once(trained: Path, monkeypatch: pytest.Monke
             Interval(onset - first, apex - first, offset - first, 2.0) for onset, apex, offset in movements
         ]
         inside = tuple(one for one in shown if one.onset >= 0 and one.offset < stream.count)
-        return Spotted(inside, np.zeros(0), np.zeros(0), rate, {}, ())
+        return Spotted(inside, np.zeros(0), np.zeros(0), rate, {}, (), np.zeros(0, bool))
 
     monkeypatch.setattr(camera_module, "spot", told)
     picture = np.zeros((48, 64, 3), np.uint8)

