@@ -205,10 +205,17 @@ def decode(plan: Plan) -> Experiment:
     remarks += [*plan.remarks, *plan.initial.remarks(tested)]
     if names := ", ".join(plan.labels_not_here):
         remarks.append(f"{cfg.labels} speaks of data sets that are not here: {names}.")
+    units = plan.labels.classes if cfg.task == "units" else ()
+    data = ClipData(clips, frames, plan.sampling, flow, units)
+    for fold in folds:
+        shown = data.labels[fold.train].any(0) if units else ()
+        never = ", ".join(unit for unit, is_shown in zip(units, shown, strict=True) if not is_shown)
+        if never:
+            remarks.append(f"No training clip of fold {fold.name} shows {never}, so no model could learn that.")
     return Experiment(
         cfg=cfg,
         initial=plan.initial,
-        data=ClipData(clips, frames, plan.sampling, flow, plan.labels.classes if cfg.task == "units" else ()),
+        data=data,
         labels=plan.labels,
         dropped=plan.dropped,
         folds=folds,
