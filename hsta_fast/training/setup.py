@@ -208,10 +208,13 @@ def decode(plan: Plan) -> Experiment:
     units = plan.labels.classes if cfg.task == "units" else ()
     data = ClipData(clips, frames, plan.sampling, flow, units)
     for fold in folds:
-        shown = data.labels[fold.train].any(0) if units else ()
-        never = ", ".join(unit for unit, is_shown in zip(units, shown, strict=True) if not is_shown)
+        shown, last = data.labels[fold.train], len(plan.labels.classes) - 1
+        never = [unit for k, unit in enumerate(units) if not shown[:, k].any()]
+        if cfg.with_neutral and not (shown == last).any():
+            never = [plan.labels.classes[last]]
         if never:
-            remarks.append(f"No training clip of fold {fold.name} shows {never}, so no model could learn that.")
+            what = f"No training clip of fold {fold.name} shows {', '.join(never)}"
+            remarks.append(f"{what}, so no model could learn that.")
     return Experiment(
         cfg=cfg,
         initial=plan.initial,
