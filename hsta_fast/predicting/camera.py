@@ -17,9 +17,8 @@ from ..data.frames.stream import Convert, FrameStream, open_frames
 from ..data.frames.video import shrunk
 from ..spotting import spot
 from ..threads import prefetch
-from .clip_inputs import Clip
 from .ensemble import Ensemble
-from .recording import predict_clips
+from .recording import predict_clips, spotted_clips
 from .request import Request
 from .result import PredictedInterval, clock
 
@@ -149,17 +148,16 @@ def _search(
     if len(kept) < 2 or kept[-1][0] <= kept[0][0]:
         return []
     stream, first = RecentFrames(list(kept)), last + 1 - len(kept)
-    spotted = spot(stream, settings=request.spot_settings(neutral=False))
+    spotted = spot(stream, settings=request.spot_settings(neutral=ensemble.inputs.neutral))
 
     def time_of(place: int) -> float:
         return stream.start + stream.seconds(place)
 
-    clips = [
-        Clip(one.onset, one.offset, one.apex, one.score)
-        for one in spotted.intervals
-        if time_of(one.onset) > span[0] and time_of(one.offset) <= span[1]
-    ]
+    inside = tuple(
+        one for one in spotted.intervals if time_of(one.onset) > span[0] and time_of(one.offset) <= span[1]
+    )
     recipe, failed = request.recipe(ensemble.inputs, ensemble.sampling), list[str]()
+    clips = spotted_clips(ensemble, stream, replace(spotted, intervals=inside), recipe, device)
     found = predict_clips(ensemble, stream, clips, recipe, device, failed)
     return [
         replace(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..data.frames.apex import apex_picture, apex_position
+from ..data.frames.apex import apex_picture, movement_since, peak_of
 from ..data.frames.flow import dense_flow
 from ..data.frames.store import planes_of
 from ..data.frames.stream import FrameStream
@@ -119,36 +119,74 @@ class Recipe:
         return ClipView.of(first[0], alignment, stabilise=self.inputs.stabilise)
 
 
-def with_apex(stream: FrameStream, clip: Clip, recipe: Recipe) -> Clip:
-    """The clip with its apex, found by motion as in training where it is not known or never taken as given.
+def with_apexes(stream: FrameStream, clips: Sequence[Clip], recipe: Recipe) -> list[Clip | ValueError]:
+    """The clips with their apexes, found by motion as in training where not known or never taken as given.
 
-    Raises ValueError for an unreadable frame, or one without the face that is needed.
+    The recording is read once for all of them, and not at all if none is wanted. A ValueError stands for a
+    clip without frames, or without the face that is needed.
     """
-    if clip.apex is not None and recipe.inputs.apex != "motion-all":
-        return clip
-    return replace(clip, apex=_apex_by_motion(stream, clip, recipe))
+    wanted = [clip.apex is None or recipe.inputs.apex == "motion-all" for clip in clips]
+    searches = {
+        place: _ApexSearch(clip, recipe)
+        for place, (clip, is_wanted) in enumerate(zip(clips, wanted, strict=True))
+        if is_wanted
+    }
+    waiting = sorted(searches.values(), key=lambda one: -one.clip.onset)  # the next one is the last
+    numbers = {n for one in waiting for n in range(one.clip.onset, one.clip.offset + 1)}
+    open_now: list[_ApexSearch] = []
+    for number, picture in stream.chosen(numbers) if numbers else ():
+        while waiting and waiting[-1].clip.onset <= number:
+            open_now.append(waiting.pop())
+        open_now = [one for one in open_now if number <= one.clip.offset]
+        for one in open_now:
+            one.take(number, picture)
+    return [searches[place].found() if place in searches else clip for place, clip in enumerate(clips)]
 
 
-def _apex_by_motion(stream: FrameStream, clip: Clip, recipe: Recipe) -> int:
-    numbers: list[int] = []
+class _ApexSearch:
+    """A clip whose apex is searched while its frames come; only its first pictures are kept."""
 
-    def shown() -> Iterator[np.ndarray]:
-        first: list[np.ndarray] = []
-        view, onset = None, None
-        for number, picture in stream.chosen(range(clip.onset, clip.offset + 1)):
-            numbers.append(number)
-            first.append(picture)
-            if len(first) < min(FIRST, clip.length) and onset is None:
-                continue
-            if onset is None:
-                view = recipe.view(first)
-            for one in first:
-                grey = apex_picture(one, view)
-                onset = grey if onset is None else onset
-                yield magnify(grey, onset, recipe.inputs.magnify) if recipe.inputs.magnify else grey
-            first.clear()
+    def __init__(self, clip: Clip, recipe: Recipe) -> None:
+        self.clip, self.recipe = clip, recipe
+        self._first: list[tuple[int, np.ndarray]] = []  # until the view is known
+        self._view: ClipView | None = None
+        self._onset: np.ndarray | None = None
+        self._numbers: list[int] = []
+        self._movements: list[float] = []
+        self._error: ValueError | None = None
 
-    return numbers[apex_position(shown())]
+    def take(self, number: int, picture: np.ndarray) -> None:
+        """Take the next frame of the clip."""
+        if self._error is not None:
+            return
+        self._first.append((number, picture))
+        if self._onset is None and len(self._first) < FIRST and number < self.clip.offset:
+            return
+        try:
+            self._measure()
+        except ValueError as error:  # no face, or the head cannot be followed
+            self._error = error
+        self._first.clear()
+
+    def _measure(self) -> None:
+        if self._onset is None and self._first:
+            self._view = self.recipe.view([picture for _, picture in self._first])
+        for number, picture in self._first:
+            grey = apex_picture(picture, self._view)
+            self._onset = grey if self._onset is None else self._onset
+            if self.recipe.inputs.magnify:
+                grey = magnify(grey, self._onset, self.recipe.inputs.magnify)
+            self._numbers.append(number)
+            self._movements.append(movement_since(self._onset, grey))
+
+    def found(self) -> Clip | ValueError:
+        """The clip with its apex, once its frames are there."""
+        try:
+            if self._error is None and self._first:  # its last frames are missing
+                self._measure()
+            return self._error or replace(self.clip, apex=self._numbers[peak_of(self._movements)])
+        except ValueError as error:
+            return error
 
 
 def read_clips(

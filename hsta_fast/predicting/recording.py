@@ -18,7 +18,7 @@ from ..spotting import Spotted, spot
 from ..training.setup import find_device
 from .calibration import softmax
 from .cautions import cautions
-from .clip_inputs import Clip, ClipInputs, Recipe, read_clips, with_apex
+from .clip_inputs import Clip, ClipInputs, Recipe, read_clips, with_apexes
 from .ensemble import Ensemble, load_ensemble, logits_of
 from .refining import refined
 from .request import Request
@@ -119,7 +119,7 @@ def predict_video(
     else:
         settings = request.spot_settings(neutral=ensemble.inputs.neutral)
         spotted = spot(stream, settings=settings, progress=progress)
-        found = _spotted_clips(ensemble, stream, spotted, recipe, device)
+        found = spotted_clips(ensemble, stream, spotted, recipe, device)
     failed: list[str] = []
     intervals = predict_clips(ensemble, stream, found, recipe, device, failed, watch)
     if failed and clip is not None:
@@ -146,7 +146,7 @@ def predict_video(
     )
 
 
-def _spotted_clips(
+def spotted_clips(
     ensemble: Ensemble, stream: FrameStream, spotted: Spotted, recipe: Recipe, device: torch.device
 ) -> list[Clip]:
     """The clips of what was spotted; models that know the class "nothing" choose among them."""
@@ -171,11 +171,11 @@ def predict_clips(
 ) -> list[PredictedInterval]:
     """What the models say of these clips, in the order of onsets; `failed` gets what cannot be shown."""
     known: list[Clip] = []
-    for clip in clips:
-        try:
-            known.append(with_apex(stream, clip, recipe))
-        except ValueError as error:
-            failed.append(_sentence(clip, error))
+    for clip, found in zip(clips, with_apexes(stream, clips, recipe), strict=True):
+        if isinstance(found, ValueError):
+            failed.append(_sentence(clip, found))
+        else:
+            known.append(found)
     if watch is not None:
         watch.begin(known)
     intervals: list[PredictedInterval] = []
@@ -224,8 +224,10 @@ def _classify(
     calibrated = None if calibration is None else calibration.probabilities(logits).mean(0)
     classes, found = ensemble.inputs.classes, []
     for i, inputs in enumerate(group):
-        votes = np.bincount(logits[:, i].argmax(1), minlength=len(classes)).tolist()
         clip = inputs.clip
+        # What was spotted and kept is an expression: models that know "nothing", the last class, said so.
+        count = len(classes) - (ensemble.inputs.neutral and clip.score is not None)
+        votes = np.bincount(logits[:, i, :count].argmax(1), minlength=len(classes)).tolist()
         assert clip.apex is not None
         found.append(
             PredictedInterval(
@@ -236,10 +238,11 @@ def _classify(
                 score=clip.score,
                 probabilities=_by_name(classes, probabilities[i]),
                 calibrated=None if calibrated is None else _by_name(classes, calibrated[i]),
+                answers=classes[:count],
                 votes=dict(zip(classes, votes, strict=True)),
                 unsure=None
                 if calibration is None or calibrated is None
-                else not calibration.is_sure(float(calibrated[i].max())),
+                else not calibration.is_sure(float(calibrated[i, :count].max())),
                 face=inputs.face,
             )
         )

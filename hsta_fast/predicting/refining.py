@@ -11,8 +11,6 @@ from ..spotting.refine import Score, refine
 from .clip_inputs import Clip
 from .result import PredictedInterval
 
-LOWER = 0.5  # of the usual factor of spotting: the models decide what is none
-
 # Clips -> what the models say of them, without those that cannot be shown.
 Say = Callable[[Sequence[Clip]], Sequence[PredictedInterval]]
 

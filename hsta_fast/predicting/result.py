@@ -28,8 +28,9 @@ class PredictedInterval:
         score: that of spotting; None for a clip that was given.
         probabilities: by class; the mean over the models, as `hsta-fast evaluate` has them for one model.
         calibrated: the same from logits that were divided by the temperature; None without calibration.
+        answers: the classes that it may have: of a spotted movement all but "nothing", which was ruled out.
         votes: by class, how many of the models predict it.
-        unsure: whether the largest calibrated probability is below the threshold; None without calibration.
+        unsure: whether its calibrated probability is below the threshold; None without calibration.
         face: in pixels of the video; None if none was looked for.
     """
 
@@ -40,15 +41,16 @@ class PredictedInterval:
     score: float | None
     probabilities: Mapping[str, float]
     calibrated: Mapping[str, float] | None
+    answers: tuple[str, ...]
     votes: Mapping[str, int]
     unsure: bool | None
     face: Face | None
 
     @property
     def predicted(self) -> str:
-        """The class with the largest probability."""
+        """The class with the largest probability among `answers`."""
         shares = self.calibrated or self.probabilities
-        return max(shares, key=lambda name: shares[name])
+        return max(self.answers, key=lambda name: shares[name])
 
     @property
     def confidence(self) -> float:

