@@ -205,10 +205,20 @@ def decode(plan: Plan) -> Experiment:
     remarks += [*plan.remarks, *plan.initial.remarks(tested)]
     if names := ", ".join(plan.labels_not_here):
         remarks.append(f"{cfg.labels} speaks of data sets that are not here: {names}.")
+    units = plan.labels.classes if cfg.task == "units" else ()
+    data = ClipData(clips, frames, plan.sampling, flow, units)
+    for fold in folds:
+        shown, last = data.labels[fold.train], len(plan.labels.classes) - 1
+        never = [unit for k, unit in enumerate(units) if not shown[:, k].any()]
+        if cfg.with_neutral and not (shown == last).any():
+            never = [plan.labels.classes[last]]
+        if never:
+            what = f"No training clip of fold {fold.name} shows {', '.join(never)}"
+            remarks.append(f"{what}, so no model could learn that.")
     return Experiment(
         cfg=cfg,
         initial=plan.initial,
-        data=ClipData(clips, frames, plan.sampling, flow, plan.labels.classes if cfg.task == "units" else ()),
+        data=data,
         labels=plan.labels,
         dropped=plan.dropped,
         folds=folds,

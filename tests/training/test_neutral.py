@@ -16,7 +16,7 @@ from hsta_fast.protocol.run_scores import read_run
 from hsta_fast.training import runner
 from hsta_fast.training.config import TrainConfig, recipe_config
 from hsta_fast.training.evaluate import evaluate
-from hsta_fast.training.setup import set_up
+from hsta_fast.training.setup import decode, plan, set_up
 
 from ..data.test_neutral import write_recordings
 
@@ -47,6 +47,20 @@ def test_a_fold_trains_on_stretches_of_other_people_and_tests_none(cfg: TrainCon
     for fold in exp.folds:
         assert neutral[fold.train].any() and not neutral[fold.test].any()
         assert not set(exp.data.subjects[fold.train]) & set(exp.data.subjects[fold.test])
+
+
+def test_a_fold_whose_training_lacks_the_class_is_named(cfg: TrainConfig) -> None:
+    planned = plan(cfg)
+    clips = planned.clips.clips
+    left = (clips["expression"] != NEUTRAL) | (clips["subject"] == clips["subject"].iloc[0])
+    table = replace(planned.clips, clips=clips[left].reset_index(drop=True))
+    exp = decode(replace(planned, clips=table))
+    alone = next(
+        fold.name for fold in exp.folds if clips["subject"].iloc[0] in exp.data.subjects[fold.test][0]
+    )
+    said = [remark for remark in exp.remarks if remark.startswith("No training clip of fold")]
+    assert said == [f"No training clip of fold {alone} shows nothing, so no model could learn that."]
+    assert not [remark for remark in set_up(cfg).remarks if remark.startswith("No training clip of fold")]
 
 
 def test_shuffled_labels_stay_among_the_clips(cfg: TrainConfig) -> None:

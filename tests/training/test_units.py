@@ -145,6 +145,14 @@ def test_leave_one_dataset_out_and_seeds(
     assert list(pd.read_csv(folder / "seeds.csv")) == ["seed", "f1", "f1_both"]
     exp = set_up(make_config(**two))
     assert [exp.data.subjects[fold.train][0][0] for fold in exp.folds] == ["b", "a"]
+    assert not [remark for remark in exp.remarks if remark.startswith("No training clip of fold")]
+    # A unit that one data set alone shows.
+    for name, before, now in (("a", "1+2", "1+2+9"), ("b", "4+9", "4")):
+        path = tmp_path / name / "clips.csv"
+        path.write_text(path.read_text().replace(before, now))
+    exp = set_up(make_config(**two))
+    said = [remark for remark in exp.remarks if remark.startswith("No training clip of fold")]
+    assert said == ["No training clip of fold a shows AU9, so no model could learn that."]
 
 
 def test_shuffled_labels_are_the_same_labels(make_config: MakeConfig) -> None:
