@@ -71,10 +71,14 @@ def test_a_video_has_no_box_where_no_face_was(images: Path, found: Prediction, t
     assert max(contrast) < 20 and np.ptp(drawn[30][middle].astype(int)) > 60
 
 
-def test_one_warning_about_a_small_face(found: Prediction) -> None:
-    [warning] = [text for text in found.warnings if "pixels high" in text]
-    assert "a micro-expression moves it by about 1 %" in warning
-    assert all(one.face is None for one in found.intervals)  # pictures are shown whole
+def test_one_warning_about_a_small_face(images: Path, found: Prediction) -> None:
+    """Of pictures that are shown whole, and of a face that is too small for spotting, too."""
+    box = Detector(box=(50.0, 40.0, 40.0, 50.0))
+    smaller = predict(saying(*KEPT), images, fps=RATE, detector=box, crop_face=0.1)
+    assert found.intervals and all(one.face is None for one in found.intervals)
+    for prediction in (found, smaller):
+        [warning] = [text for text in prediction.warnings if "pixels high" in text]
+        assert "a micro-expression moves it by about 1 %" in warning
 
 
 def page_of(images: Path, *probabilities: float, request: Request) -> tuple[str, Prediction]:
