@@ -16,8 +16,10 @@ from hsta_fast.faces import Detector
 from hsta_fast.predicting import Prediction, Request, predict, predict_video
 from hsta_fast.predicting.ensemble import load_ensemble
 from hsta_fast.predicting.page import Pictures, page
+from hsta_fast.predicting.recording import predict_clips, spotted_clips
 from hsta_fast.predicting.timeline import energy_drawn
 from hsta_fast.predicting.video_out import write_video
+from hsta_fast.spotting import Interval, Spotted
 from tests.predicting.test_neutral import saying
 from tests.spotting.recordings import bump, film
 
@@ -116,3 +118,20 @@ def test_which_face_was_asked_for(images: Path) -> None:
     text = str(predict(saying(*KEPT), images, fps=RATE, face=2))
     assert "face 2 (1 is the largest) was not found: nothing was spotted" in text
     assert "no face was found" not in text
+
+
+@pytest.mark.parametrize(("probabilities", "expected"), [(KEPT, [20, 80]), (NOTHING, [80])])
+def test_what_cannot_be_shown_is_not_called_nothing(
+    images: Path, found: Prediction, probabilities: tuple[float, ...], expected: list[int]
+) -> None:
+    """It stays, so that it is listed as not predicted."""
+    ensemble, stream = load_ensemble(saying(*probabilities)), open_frames(images, fps=RATE)
+    assert found.energy is not None and found.threshold is not None and found.seen is not None
+    candidates = Interval(20, 25, 30, 2.0), Interval(80, 90, 100, 2.0)
+    spotted = Spotted(candidates, found.energy, found.threshold, RATE, dict(found.boxes), (), found.seen)
+    recipe = Request(crop_face=0.1).recipe(ensemble.inputs, ensemble.sampling)
+    clips = spotted_clips(ensemble, stream, spotted, recipe, torch.device("cpu"))
+    assert [clip.onset for clip in clips] == expected
+    failed: list[str] = []
+    predict_clips(ensemble, stream, clips, recipe, torch.device("cpu"), failed)
+    assert [text.partition(":")[0] for text in failed] == ["frames 80 to 100"]
