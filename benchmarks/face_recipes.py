@@ -6,7 +6,8 @@ Renders 18 people with 12 clips each, the same clips in each of four ways (faces
 somewhere in 640 x 480; with more drift of the head; with movements of half a pixel), and trains and tests
 three folds of whole people with and without each recipe. All trainings start from one model, pretrained on
 clips without labels of 40 other people whose faces fill the frame, so that few clips are enough. Everything
-but the recipe is the same: clips, seeds, folds and epochs, which are fixed in advance. One core, about half
+but the recipe is the same: clips, seeds, folds and epochs. The margin and the number of epochs were chosen
+after a first look at these people: with 10 epochs no model had learned much. One core, about half
 an hour; a second start goes on where the first was ended. Results:
 benchmarks/results/rendered/face-recipes.json, from which `make docs` writes the tables of docs/faces.md.
 """
