@@ -37,6 +37,7 @@ def encode(
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = pixels
         stream.codec_context.time_base = unit
+        stream.codec_context.thread_count = 1  # the same file on every machine
         if rotation:
             stream.set_display_rotation(*rotation)
         for k, image in enumerate(frames):
