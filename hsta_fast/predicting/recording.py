@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from scipy.special import softmax
 
 from ..clips import counted
 from ..data.frames.stream import FrameStream, open_frames
@@ -17,7 +18,6 @@ from ..model import HSTA
 from ..spotting import Spotted, spot
 from ..spotting.spotter import small_face
 from ..training.setup import find_device
-from .calibration import softmax
 from .cautions import cautions
 from .clip_inputs import Clip, ClipInputs, Recipe, read_clips, with_apexes
 from .ensemble import Ensemble, load_ensemble, logits_of
@@ -226,7 +226,7 @@ def _classify(
 ) -> list[PredictedInterval]:
     video, special = (torch.from_numpy(np.stack([getattr(one, name) for one in group])) for name in _BRANCHES)
     logits = logits_of(ensemble, video, special, device)
-    probabilities, calibration = softmax(logits).mean(0), ensemble.calibration
+    probabilities, calibration = softmax(logits, axis=-1).mean(0), ensemble.calibration
     calibrated = None if calibration is None else calibration.probabilities(logits).mean(0)
     classes, found = ensemble.inputs.classes, []
     for i, inputs in enumerate(group):

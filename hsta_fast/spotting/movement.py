@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data.frames.stream import FrameStream
-from ..faces import Face, find_faces
+from ..faces import Face, find_faces, overlap
 from .regions import CROP, REGIONS, SIDE, Area, Regions, changed_eyes
 from .settings import SpotSettings
 
@@ -59,13 +59,6 @@ def _flow() -> cv2.DISOpticalFlow:
     flow.setPatchStride(4)
     flow.setVariationalRefinementIterations(3)
     return flow
-
-
-def _overlap(a: Face, b: Face) -> float:
-    width = min(a.x + a.width, b.x + b.width) - max(a.x, b.x)
-    height = min(a.y + a.height, b.y + b.height) - max(a.y, b.y)
-    both = max(0.0, width) * max(0.0, height)
-    return both / (a.width * a.height + b.width * b.height - both)
 
 
 def _mix(old: Face, new: Face) -> Face:
@@ -145,7 +138,7 @@ class _Follower:
                 self._forget_since(self._found)
             self._face = self._regions = None
             return None
-        same = self._face is not None and _overlap(found, self._face) >= _SAME
+        same = self._face is not None and overlap(found, self._face) >= _SAME
         if not same:
             measured = None
         self._face = _mix(self._face, found) if self._face is not None and same else found
@@ -204,8 +197,8 @@ def find_face(grey: np.ndarray, settings: SpotSettings, scale: float, before: Fa
     if box is not None:
         return _scaled(Face(*box), 1 / scale)
     faces = find_faces(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), settings.detector)
-    if before is not None and (near := [face for face in faces if _overlap(face, before) >= _SAME]):
-        return max(near, key=lambda face: _overlap(face, before))
+    if before is not None and (near := [face for face in faces if overlap(face, before) >= _SAME]):
+        return max(near, key=lambda face: overlap(face, before))
     wanted = (settings.face or 1) - 1
     return faces[wanted] if wanted < len(faces) else None
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ..faces import Face
+from ..faces import Face, resize
 
 SIDE = 128  # pixels of a crop
 CROP = 1.15  # side of the crop over the height of the face's box
@@ -56,11 +56,7 @@ class Area:
         beyond = max(0, -self.top), max(0, bottom - height), max(0, -self.left), max(0, right - width)
         if any(beyond):
             inside = cv2.copyMakeBorder(inside, *beyond, cv2.BORDER_REPLICATE)
-        if inside.shape == (SIDE, SIDE):
-            return np.ascontiguousarray(inside)
-        smaller = self.side > SIDE
-        how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-        return np.asarray(cv2.resize(inside, (SIDE, SIDE), interpolation=how))
+        return np.ascontiguousarray(resize(inside, SIDE, SIDE))
 
     def rectangle(self, region: tuple[float, float, float, float]) -> tuple[slice, slice]:
         """Rows and columns of a region in the crop; at least two of each, inside of it."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
 
 from hsta_fast.predicting.calibration import (
     FEWEST_SURE,
@@ -16,7 +17,6 @@ from hsta_fast.predicting.calibration import (
     fit,
     lowest_threshold,
     negative_log_likelihood,
-    softmax,
 )
 from hsta_fast.predicting.result import UNCALIBRATED, how_sure
 
@@ -25,7 +25,7 @@ def simulated(true_temperature: float, count: int = 4000) -> tuple[np.ndarray, n
     """Logits whose classes are drawn from softmax(logits / T)."""
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(count, 3)) * 4
-    shares = softmax(logits / true_temperature)
+    shares = softmax(logits / true_temperature, axis=-1)
     labels = (rng.random((count, 1)) > shares.cumsum(1)).sum(1).clip(0, 2)
     return logits, labels
 
@@ -39,7 +39,7 @@ def test_the_temperature_minimises_the_negative_log_likelihood(true: float) -> N
     assert negative_log_likelihood(found, logits, labels) <= min(
         negative_log_likelihood(t, logits, labels) for t in grid
     )
-    shares = softmax(logits / found)
+    shares = softmax(logits / found, axis=-1)
     plain = -np.log(shares[np.arange(len(labels)), labels]).mean()
     assert negative_log_likelihood(found, logits, labels) == pytest.approx(plain, rel=1e-12)
 
@@ -64,7 +64,7 @@ def test_the_threshold_is_the_lowest_that_is_right_often_enough(
 
 def test_what_is_stated_is_counted_on_the_same_clips() -> None:
     logits, labels = simulated(2.0, 500)
-    found = fit(softmax(logits), labels, wanted=0.9)
+    found = fit(softmax(logits, axis=-1), labels, wanted=0.9)
     shares = found.probabilities(logits)
     right, confidence = shares.argmax(1) == labels, shares.max(1)
     assert found.threshold is not None
@@ -80,7 +80,7 @@ def test_what_is_stated_is_counted_on_the_same_clips() -> None:
 
 def test_where_no_threshold_is_good_enough_everything_is_unsure() -> None:
     rng = np.random.default_rng(0)
-    found = fit(softmax(rng.normal(size=(300, 3))), rng.integers(0, 3, 300), wanted=0.95)
+    found = fit(softmax(rng.normal(size=(300, 3)), axis=-1), rng.integers(0, 3, 300), wanted=0.95)
     assert found.threshold is None and not found.is_sure(1.0)
     assert "no threshold gives 0.95, so every prediction is unsure" in str(found)
 
@@ -100,7 +100,7 @@ def test_other_classes_and_few_clips(trained: Path) -> None:
 
 def test_of_a_mean_of_models_it_is_said_what_was_measured() -> None:
     logits, labels = simulated(2.0, 500)
-    found = fit(softmax(logits), labels, wanted=0.9)
+    found = fit(softmax(logits, axis=-1), labels, wanted=0.9)
     assert how_sure(found, models=1) == str(found)
     clause = "; measured on single models, not on the mean of 5 that is shown here"
     assert how_sure(found, models=5) == f"{found}{clause}"

@@ -16,6 +16,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from tqdm import tqdm
 
+from ...faces import resize
 from ...files import inside, open_plain
 from ...threads import thread_pool
 from .chunks import digest
@@ -173,10 +174,7 @@ def _read(path: Path) -> bytes:
 
 def resize_to_planes(image: np.ndarray, size: int) -> np.ndarray:
     """The RGB `image` (h, w, 3), resized to planes (3, size, size)."""
-    if image.shape[:2] != (size, size):
-        shrinks = image.shape[0] >= size and image.shape[1] >= size
-        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return np.ascontiguousarray(image.transpose(2, 0, 1))
+    return np.ascontiguousarray(resize(image, size, size).transpose(2, 0, 1))
 
 
 def decode_image(data: bytes) -> np.ndarray:
