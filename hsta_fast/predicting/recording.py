@@ -128,6 +128,11 @@ def predict_video(
     faces = [one.face for one in intervals if one.face is not None]
     boxes = spotted.boxes if spotted else {one.onset: one.face for one in intervals if one.face}
     warnings = cautions(ensemble, stream, faces, boxes, recipe)
+    warnings += [
+        f"frames {one.onset} to {one.offset}: the face left, turned away or moved far before the last frame"
+        for one in intervals
+        if one.lost_face
+    ]
     if spotted is not None:  # of a small face one warning is enough
         warnings += [text for text in spotted.remarks if text != small_face(spotted.boxes)]
     return Prediction(
@@ -250,6 +255,7 @@ def _classify(
                 if calibration is None or calibrated is None
                 else not calibration.is_sure(float(calibrated[i, :count].max())),
                 face=inputs.face,
+                lost_face=inputs.lost_face,
             )
         )
     return found

@@ -40,6 +40,7 @@ class PredictedInterval:
         votes: by class, how many of the models predict it.
         unsure: whether its calibrated probability is below the threshold; None without calibration.
         face: in pixels of the video; None if none was looked for.
+        lost_face: of a clip that was given, whether the face is elsewhere, or nowhere, in its last frame.
     """
 
     onset: int
@@ -53,6 +54,7 @@ class PredictedInterval:
     votes: Mapping[str, int]
     unsure: bool | None
     face: Face | None
+    lost_face: bool = False
 
     @property
     def predicted(self) -> str:
@@ -130,6 +132,14 @@ class Prediction:
     seen: np.ndarray | None = None
     boxes: Mapping[int, Face] = field(default_factory=dict)
 
+    @property
+    def predictor(self) -> str:
+        """The model in words: of a run also its fold, or how many models it has."""
+        if self.models == (self.model,):
+            return self.model
+        of = f"fold {self.models[0]}" if len(self.models) == 1 else f"the mean of {len(self.models)} models"
+        return f"{self.model} ({of})"
+
     def as_json(self) -> dict[str, Any]:
         """Plain values: see docs/predict.md."""
         width, height = self.size
@@ -156,8 +166,7 @@ class Prediction:
         lines = [f"{self.video}: {counted(self.frames, 'frame')} of {width} x {height}{rate}"]
         lines += [f"warning: {warning}" for warning in self.warnings]
         what = "spotted movement" if self.spotted else "clip"
-        of = f"fold {self.models[0]}" if len(self.models) == 1 else f"the mean of {len(self.models)} models"
-        lines.append(f"{counted(len(self.intervals), what)}, predicted by {self.model} ({of})")
+        lines.append(f"{counted(len(self.intervals), what)}, predicted by {self.predictor}")
         lines += _table(self)
         if self.dropped:
             lines.append(f"the models took {counted(self.dropped, 'spotted movement')} for nothing")

@@ -144,9 +144,9 @@ def score_spotting(
     interval.
 
     Raises:
-        ValueError: a column is missing; an onset or offset is no whole number; an offset lies before its
-            onset; a spotted interval is of no recording of the truth; no class of the spotted intervals is
-            one of the truth. One line naming the table and the row.
+        ValueError: a column is missing; a video has no name; an onset or offset is no whole number; an
+            offset lies before its onset; a spotted interval is of no recording of the truth; no class of the
+            spotted intervals is one of the truth. One line naming the table and the row.
     """
     true, found = (_intervals(table, name) for table, name in zip((truth, spotted), names, strict=True))
     _name_videos(true, found, names)
@@ -247,8 +247,12 @@ def _intervals(table: pd.DataFrame, name: str) -> pd.DataFrame:
         rows[column] = cells if isinstance(cells, str) else cells.where(~cells.isin(_BLANK), "")
     rows["expression"] = rows["expression"].map(_kind)
     ends = []
-    for index, onset, offset in zip(table.index, table["onset"], table["offset"], strict=True):
+    for index, video, onset, offset in zip(
+        table.index, rows["video"], table["onset"], table["offset"], strict=True
+    ):
         where = f"{name}: row {index + 2}" if isinstance(index, int) else f"{name}: row {index}"
+        if not video:
+            raise ValueError(f"{where}: video expected the name of a recording, got none")
         ends.append(_ends(where, str(onset).strip(), str(offset).strip()))
     rows["onset"], rows["offset"] = zip(*ends, strict=True) if ends else ((), ())
     return rows
@@ -327,7 +331,7 @@ def _checked_classes(
     spelled = {words_key(word): word for word in true["class"] if word}
     if unknown := [word for word in classes if words_key(word) not in spelled]:
         known = ", ".join(sorted(spelled.values(), key=natural_key))
-        raise ValueError(f"classes expected some of {known}, as in {names[0]}, got {', '.join(unknown)}")
+        raise ValueError(f"--classes expected some of {known}, as in {names[0]}, got {', '.join(unknown)}")
     chosen = [spelled[words_key(word)] for word in classes] or sorted(spelled.values(), key=natural_key)
     recognised = {words_key(word) for word in found["class"] if word}
     if recognised and not recognised & spelled.keys():

@@ -136,7 +136,8 @@ def unit_intervals(
 
     Subjects are resampled, not clips. A unit that no clip of a resample shows is left out of its means, and
     out of the unit's own interval. One that no clip shows at all is left out too if `absent` is "skip", else
-    it counts as zero, as in the pooled score. Returns None with fewer than two subjects.
+    it counts as zero, as in the pooled score. Its interval is then (NaN, NaN) or (0, 0). Returns None with
+    fewer than two subjects.
     """
     subjects, codes = np.unique(subject_ids(predictions), return_inverse=True)
     if len(subjects) < 2:
@@ -155,7 +156,8 @@ def unit_intervals(
     }
     ends = [(1 - level) / 2, (1 + level) / 2]
     drawn = {**means} | {
-        unit: f1[counted[:, k], k] if counted[:, k].any() else np.zeros(1) for k, unit in enumerate(units)
+        unit: f1[counted[:, k], k] if counted[:, k].any() else np.full(1, np.nan)
+        for k, unit in enumerate(units)
     }
     return {
         name: (float(low), float(high)) for name, v in drawn.items() for low, high in [np.quantile(v, ends)]

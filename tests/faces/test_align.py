@@ -169,6 +169,23 @@ def test_a_crop_takes_the_framing_of_the_training_pictures(frames: list[np.ndarr
     assert framing_of([]) is None
 
 
+def test_the_second_face_stays_the_second(frames: list[np.ndarray]) -> None:
+    """A larger face lies in the square around the chosen one; it does not draw the square to itself."""
+    framing = framing_of(frames)
+    assert framing is not None
+    large = [cv2.resize(frame, (336, 336), interpolation=cv2.INTER_CUBIC) for frame in frames]
+    pictures = []
+    for small, big in zip(frames, large, strict=True):
+        picture = scene(small, 350, 60)
+        picture[100:436, 0:336] = big
+        pictures.append(picture)
+    [_, second] = find_faces(pictures[0])
+    wide = (framing[0], framing[1], framing[2] * 0.2, framing[3] * 0.2)
+    made = align_to(pictures, wide, 224, face=2)
+    middle = made.corner[0] + framing[0] * made.right[0], made.corner[1] + framing[1] * made.down[1]
+    assert middle == pytest.approx(second.middle, abs=0.06 * 224)
+
+
 def test_a_large_picture_is_cropped_from_its_own_pixels(frames: list[np.ndarray]) -> None:
     """4K: the face is found on a shrunk copy, and cut out of the picture as it came."""
     face = cv2.resize(frames[0], (900, 900), interpolation=cv2.INTER_CUBIC)

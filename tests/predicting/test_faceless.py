@@ -135,3 +135,11 @@ def test_what_cannot_be_shown_is_not_called_nothing(
     failed: list[str] = []
     predict_clips(ensemble, stream, clips, recipe, torch.device("cpu"), failed)
     assert [text.partition(":")[0] for text in failed] == ["frames 80 to 100"]
+
+
+@pytest.mark.parametrize(("offset", "is_lost"), [(50, False), (100, True)])
+def test_a_given_clip_whose_face_leaves(images: Path, offset: int, is_lost: bool) -> None:
+    found = predict(saying(*KEPT), images, fps=RATE, onset=5, apex=30, offset=offset, crop_face=0.1)
+    said = f"frames 5 to {offset}: the face left, turned away or moved far before the last frame"
+    assert (said in found.warnings) == is_lost
+    assert found.intervals[0].lost_face == is_lost

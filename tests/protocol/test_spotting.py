@@ -224,6 +224,7 @@ def test_a_subject_tells_recordings_of_one_name_apart() -> None:
             "spotted: video expected a recording of truth, got 'c'; one without an expression",
         ),
         ([("a", 1, 3, "joy")], "spotted: class expected some of sad, as in truth, got joy"),
+        ([("a", 1, 3, "sad"), (" ", 1, 3, "sad")], "spotted: row 3: video expected the name of a recording"),
     ],
 )
 def test_faults_are_named(rows: Rows, message: str) -> None:
@@ -246,7 +247,7 @@ def test_missing_columns_and_unknown_classes_are_named() -> None:
         ValueError, match="truth: expected the columns video, onset and offset, got video, onset"
     ):
         score_spotting(truth.drop(columns="offset"), truth)
-    with pytest.raises(ValueError, match="classes expected some of sad, as in truth, got joy"):
+    with pytest.raises(ValueError, match="^--classes expected some of sad, as in truth, got joy"):
         score_spotting(truth, truth, ["joy"])
 
 

@@ -106,6 +106,8 @@ def test_the_interval_draws_people(absent: str) -> None:
     assert found is not None
     np.testing.assert_allclose(found["f1"], np.quantile(means, (0.025, 0.975)))
     np.testing.assert_allclose(found["AU1"], np.quantile(of_first, (0.025, 0.975)))
+    of_nobody = (0, 0) if absent == "zero" else (np.nan, np.nan)
+    np.testing.assert_array_equal(found["AU12"], of_nobody)
     assert unit_intervals(table[people == names[0]], UNITS) is None
 
 
