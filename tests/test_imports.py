@@ -170,7 +170,7 @@ ARROWS: dict[str, str] = {
     "protocol.overlap": "clips protocol.columns protocol.fold_files protocol.label_check "
     "protocol.predictions",
     "protocol.findings": "clips protocol.columns protocol.foreign protocol.metrics protocol.overlap "
-    "protocol.predictions protocol.unit_scores",
+    "protocol.predictions protocol.run_scores protocol.unit_scores",
     "protocol.audit": "clips protocol.columns protocol.findings protocol.foreign protocol.metrics "
     "protocol.overlap",
     "protocol.spotting": "clips",

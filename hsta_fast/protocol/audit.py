@@ -88,6 +88,7 @@ def _extent(found: Findings | UnitFindings) -> str:
 
 
 def _notes(found: Findings | UnitFindings) -> Iterator[str]:
+    yield from found.notes
     for name, column in found.predictions.source.items():
         yield f"{name}: column {column}"
     for name, columns in found.predictions.unused.items():

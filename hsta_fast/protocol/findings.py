@@ -22,6 +22,7 @@ from .metrics import (
 )
 from .overlap import CLEAN, LEAKS, UNKNOWN, Overlap, find_overlap, people_as_written, person_keys
 from .predictions import NAMES, Predictions, read_unit_predictions, units_in
+from .run_scores import notes_beside
 from .unit_scores import (
     Interval,
     UnitScores,
@@ -44,6 +45,7 @@ class Verdict:
         file: name of the file.
         predictions: its content; of action units a class is the set of units that a clip shows.
         leaky: the reasons given in its column leaky.
+        notes: those of the run in whose folder it lies, such as that its faces are rendered.
         absent: how a class without a test clip is treated, see `metrics.score`.
         absent_classes: names of these classes, or units.
         num_subjects: people; None without a column subject.
@@ -58,6 +60,7 @@ class Verdict:
     file: str
     predictions: Predictions
     leaky: list[str]
+    notes: list[str]
     absent: Absent
     absent_classes: list[str]
     num_subjects: int | None
@@ -146,6 +149,7 @@ def collect_findings(
         file=path.name,
         predictions=predictions,
         leaky=leaky_reasons(rows),
+        notes=notes_beside(path),
         absent=absent,
         absent_classes=[name for name, count in zip(scored, pooled.support, strict=False) if not count],
         num_subjects=None if people is None else people.nunique(),
@@ -176,6 +180,7 @@ def _of_units(path: Path, clips: Path | None, folds: Path | None, absent: Absent
         file=path.name,
         predictions=predictions,
         leaky=leaky_reasons(rows),
+        notes=notes_beside(path),
         absent=absent,
         absent_classes=[unit for unit, count in zip(units, pooled.support, strict=True) if not count],
         num_subjects=people.nunique(),

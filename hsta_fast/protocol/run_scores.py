@@ -33,8 +33,12 @@ _EPOCHS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunScores:
-    """A run's files, checked, and its scores."""
+class RunFiles:
+    """A run's files, checked: what is the same whatever it predicts.
+
+    notes: what a reader of its scores must know; leaky: why its scores are too high; epoch: which one was
+    tested, in words; predictions: in the order of folds.
+    """
 
     name: str
     config: dict[str, Any]
@@ -43,6 +47,12 @@ class RunScores:
     epoch: str
     num_folds: int
     predictions: pd.DataFrame
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunScores(RunFiles):
+    """A run's files, checked, and its scores."""
+
     classes: list[str]
     scores: Scores
     baseline: Scores
@@ -60,7 +70,6 @@ def read_run(run_dir: Path) -> RunScores:
         ValueError: a file is missing or cannot be read; the message names the file and the place in it.
     """
     config = read_run_settings(run_dir)
-    notes, num_folds, train_counts = config.get(NOTES, []), config[NUM_FOLDS], config[TRAIN_COUNTS]
     loaded = run_predictions(run_dir / "predictions.csv")
     classes = loaded.classes
     predictions = in_order_of_folds(loaded.rows)
@@ -68,33 +77,35 @@ def read_run(run_dir: Path) -> RunScores:
     columns = predictions["label"], predictions["predicted"]
     scores = score(*columns, len(classes), absent="zero", unscored=unscored)
     folds, fold_mean = per_fold(predictions, len(classes))
-    done = len(folds)
+    scored = len(classes) - unscored
+    notes = notes_on_scores(
+        predictions, classes[:scored], scores.support[:scored], config[NUM_FOLDS], len(folds), "UF1 and UAR"
+    )
     return RunScores(
-        name=run_dir.resolve().name,
-        config=config,
-        notes=[
-            *notes,
-            *notes_on_scores(
-                predictions,
-                classes[: len(classes) - unscored],
-                scores.support[: len(classes) - unscored],
-                num_folds,
-                done,
-                "UF1 and UAR",
-            ),
-        ],
-        leaky=config.get(LEAKY, []),
-        epoch=epoch_in_words(config, predictions),
-        num_folds=num_folds,
-        predictions=predictions,
+        **vars(run_files(run_dir, config, predictions, notes)),
         classes=classes,
         scores=scores,
-        baseline=majority_baseline(predictions, train_counts, len(classes), unscored=unscored),
+        baseline=majority_baseline(predictions, config[TRAIN_COUNTS], len(classes), unscored=unscored),
         interval=bootstrap_interval(predictions, len(classes), unscored=unscored),
         datasets=_datasets(predictions, len(classes)),
         folds=folds,
         fold_mean=fold_mean,
         subjects=_subjects(predictions),
+    )
+
+
+def run_files(
+    run_dir: Path, config: dict[str, Any], predictions: pd.DataFrame, notes: Sequence[str]
+) -> RunFiles:
+    """The files of the run with this config.json; notes: what its predictions give rise to."""
+    return RunFiles(
+        name=run_dir.resolve().name,
+        config=config,
+        notes=[*config.get(NOTES, []), *notes],
+        leaky=config.get(LEAKY, []),
+        epoch=epoch_in_words(config, predictions),
+        num_folds=config[NUM_FOLDS],
+        predictions=predictions,
     )
 
 
@@ -125,6 +136,16 @@ def read_run_settings(run_dir: Path) -> dict[str, Any]:
     if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
         raise ValueError(f"{path}: {PROVENANCE} expected a list of objects, got {starts!r}")
     return config
+
+
+def notes_beside(predictions: Path) -> list[str]:
+    """The notes of the run whose predictions this file holds; none if it does not lie in a run's folder."""
+    if predictions.name != "predictions.csv":
+        return []
+    try:
+        return list(read_run_settings(predictions.parent).get(NOTES, []))
+    except ValueError:  # another program's folder
+        return []
 
 
 def in_order_of_folds(predictions: pd.DataFrame) -> pd.DataFrame:

@@ -18,14 +18,13 @@ from .gallery import Gallery
 from .latex import escape, remarks, tabular
 from .predictions import read_unit_predictions
 from .run_scores import (
-    LEAKY,
-    NOTES,
     NUM_FOLDS,
     PROVENANCE,
-    epoch_in_words,
+    RunFiles,
     in_order_of_folds,
     notes_on_scores,
     read_run_settings,
+    run_files,
 )
 from .unit_scores import (
     Interval,
@@ -42,20 +41,13 @@ TEMPLATE = Path(__file__).with_name("units.html.j2")
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnitRun:
+class UnitRun(RunFiles):
     """The files of a run of action units, checked, and its scores.
 
     datasets, folds: the scores of the clips of each; subjects: subject, fold, clips, all_right (clips of
     which every unit is right), share_right (of the decisions); one row per (subject, fold).
     """
 
-    name: str
-    config: dict[str, Any]
-    notes: list[str]
-    leaky: list[str]
-    epoch: str
-    num_folds: int
-    predictions: pd.DataFrame
     units: list[str]
     scores: UnitScores
     baseline: UnitScores
@@ -75,17 +67,9 @@ def read_unit_run(run_dir: Path) -> UnitRun:
     rows, units = read_unit_predictions(run_dir / "predictions.csv")
     predictions = in_order_of_folds(rows)
     scores, folds = score_table(predictions, units), unit_scores_by(predictions, units, "fold")
-    of_files = notes_on_scores(
-        predictions, units, scores.support, config[NUM_FOLDS], len(folds), "the mean F1"
-    )
+    notes = notes_on_scores(predictions, units, scores.support, config[NUM_FOLDS], len(folds), "the mean F1")
     return UnitRun(
-        name=run_dir.resolve().name,
-        config=config,
-        notes=[*config.get(NOTES, []), *of_files],
-        leaky=config.get(LEAKY, []),
-        epoch=epoch_in_words(config, predictions),
-        num_folds=config[NUM_FOLDS],
-        predictions=predictions,
+        **vars(run_files(run_dir, config, predictions, notes)),
         units=units,
         scores=scores,
         baseline=always_present(predictions, units),
