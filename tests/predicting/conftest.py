@@ -9,6 +9,7 @@ import pytest
 
 from hsta_fast.training import runner
 from hsta_fast.training.config import recipe_config
+from tests.predicting.recordings import clips_of, write_recording
 
 SMALL: dict[str, Any] = {
     **{"model": "hsta_tiny", "num_layers": 1, "n_video": 1, "image_size": 48, "num_frames": 4},
@@ -36,3 +37,15 @@ def trained_on_views(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     more = {**views, "flow": "farneback", "apex": "motion-all", "offset_cap": 5, "only": ("1",)}
     settings = {**SMALL, **more, "data": faces, "runs": runs, "name": "views"}
     return runner.main(recipe_config("paper", **settings))
+
+
+@pytest.fixture(scope="session")
+def recording(
+    faces: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """A video with one clip of the run in it, and the clip's frames."""
+    row = clips_of(faces, trained).iloc[0]
+    frames = [faces / path for path in row["frames"]]
+    path = write_recording(tmp_path_factory.mktemp("recording") / "one & two.mp4", frames)
+    apex = 30 + int(row["apex"] - row["onset"])
+    return path, {"onset": 30, "apex": apex, "offset": 29 + len(frames)}

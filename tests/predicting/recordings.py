@@ -1,4 +1,4 @@
-"""A recording of seconds with a rendered face in a larger frame, some frames of which move."""
+"""A recording with a rendered face in a larger frame, some frames of which move; the clips of a run."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 
 from hsta_fast.data.frames.decode import decode_image
+from hsta_fast.data.readers.casme3 import read_casme3
+from hsta_fast.protocol import read_predictions
 from tests.data.frames.video_files import encode
+
+KEY = ["subject", "clip", "onset"]
 
 
 def write_recording(
@@ -25,3 +30,9 @@ def write_recording(
         )
         shown.append(picture)
     return encode(path, "libx264", shown, rate=rate, options={"crf": "12"})
+
+
+def clips_of(data: Path, run: Path) -> pd.DataFrame:
+    """The run's predictions, with each clip's frames, apex and offset."""
+    clips = read_casme3(data).clips[[*KEY, "apex", "offset", "frames"]]
+    return read_predictions(run / "predictions.csv").merge(clips, on=KEY)

@@ -15,21 +15,7 @@ import pytest
 
 from hsta_fast.predicting import Prediction, predict
 from hsta_fast.predicting.command import folder_names, recordings
-from tests.predicting.recordings import write_recording
-from tests.predicting.test_predict import clips_of
 from tests.test_cli import refusal, run
-
-
-@pytest.fixture(scope="session")
-def recording(
-    faces: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, dict[str, Any]]:
-    """A video with one clip of the run in it, and the clip's frames."""
-    row = clips_of(faces, trained).iloc[0]
-    frames = [faces / path for path in row["frames"]]
-    path = write_recording(tmp_path_factory.mktemp("recording") / "one & two.mp4", frames)
-    apex = 30 + int(row["apex"] - row["onset"])
-    return path, {"onset": 30, "apex": apex, "offset": 29 + len(frames)}
 
 
 def words_of(clip: dict[str, Any]) -> list[str]:

@@ -9,24 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 import hsta_fast
-from hsta_fast.data.readers.casme3 import read_casme3
 from hsta_fast.faces import Detector
 from hsta_fast.predicting import Prediction, predict
 from hsta_fast.predicting.ensemble import load_ensemble
 from hsta_fast.predicting.request import Request
-from hsta_fast.protocol import read_predictions
-
-KEY = ["subject", "clip", "onset"]
-
-
-def clips_of(data: Path, run: Path) -> pd.DataFrame:
-    """The run's predictions, with each clip's frames, apex and offset."""
-    clips = read_casme3(data).clips[[*KEY, "apex", "offset", "frames"]]
-    return read_predictions(run / "predictions.csv").merge(clips, on=KEY)
+from tests.predicting.recordings import clips_of
 
 
 def probabilities(prediction: Prediction) -> np.ndarray:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import shutil
 import threading
 import time
 import urllib.error
@@ -16,6 +17,12 @@ import uvicorn
 
 from hsta_fast.serving.app import make_app
 from hsta_fast.serving.jobs import Jobs, Limits
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+QUIET = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+)
 
 
 class Page:

@@ -1,6 +1,5 @@
 """The page in headless Chromium."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,15 +11,10 @@ pytest.importorskip("playwright.sync_api")
 
 from playwright import sync_api
 
-from .server import serving
+from .server import CHROMIUM, QUIET, serving
 from .test_app import COPY, python
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-QUIET = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-)
 
 
 @pytest.fixture(scope="module")
