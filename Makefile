@@ -27,9 +27,10 @@ NO_TORCHVISION_OPS := : > $$($(BIN)/python -c "import sysconfig; print(sysconfig
 
 env: $(READY)
 
+# Python compiles what is imported, once; pip would compile all that is installed, in more time than it takes to unpack.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[test,dev]'
 	@$(BIN)/python -c "import torchvision" 2>/dev/null || $(NO_TORCHVISION_OPS)
 	@touch $@
 

@@ -1,11 +1,16 @@
 """Triton's mode, set before any test imports a kernel, and rendered data shared by the tests that train."""
 
 import os
+import signal
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+# A shell starts tests in the background with Ctrl-C ignored, and so would be the commands that they interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Torch reads these once. Each worker uses one core, and threads that a test requests do not spin.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} | os.environ
