@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-# A shell starts tests in the background with Ctrl-C ignored, and so would be the commands that they interrupt.
+# A shell starts tests in the background without Ctrl-C; the commands that they interrupt would lack it, too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -31,7 +31,7 @@ def score_by(say: Say, classes: Sequence[str]) -> Score:
 def refined(spotted: Spotted, say: Say, count: int, classes: Sequence[str]) -> list[Clip]:
     """The spotted intervals that the models take for expressions, with the borders that they prefer.
 
-    Those that cannot be shown to them stay, too: nothing is known of these.
+    Those that cannot be shown to them stay, too (see `refine`).
 
     Args:
         spotted: candidates, found with a low threshold.
@@ -39,18 +39,5 @@ def refined(spotted: Spotted, say: Say, count: int, classes: Sequence[str]) -> l
         count: frames of the recording.
         classes: "nothing" is the last one.
     """
-    shown: list[PredictedInterval] = []
-
-    def say_and_note(clips: Sequence[Clip]) -> Sequence[PredictedInterval]:
-        found = say(clips)
-        shown.extend(found)
-        return found
-
-    kept = [one.interval for one in refine(spotted.intervals, score_by(say_and_note, classes), count)]
-    kept += [
-        one
-        for one in spotted.intervals
-        if not any(window.onset <= one.apex <= window.offset for window in shown)
-    ]
-    kept.sort(key=lambda one: one.onset)
+    kept = [one.interval for one in refine(spotted.intervals, score_by(say, classes), count)]
     return [Clip(one.onset, one.offset, one.apex, one.score) for one in kept]

@@ -9,6 +9,8 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..clips import counted
 from ..data.frames.stream import FrameStream, open_frames
 from ..files import check_output, write_bytes, write_text
@@ -98,7 +100,9 @@ def classified(
     spotted = spot(stream, settings=settings, progress=progress)
     kept = refine(spotted.intervals, score, stream.count)
     shown = [one.probabilities[:-1] for one in kept]
-    answers = [(classes[int(one.argmax())], float(one.max())) for one in shown]
+    answers = [
+        None if np.isnan(one).any() else (classes[int(one.argmax())], float(one.max())) for one in shown
+    ]
     return Found(source, stream, replace(spotted, intervals=tuple(one.interval for one in kept)), answers)
 
 

@@ -26,12 +26,16 @@ _COLOR = "#D55E00"
 
 @dataclass(frozen=True)
 class Found:
-    """What was spotted in a recording; answers: class and probability of each interval by a model, if any."""
+    """What was spotted in a recording.
+
+    answers: class and probability of each interval by a model, if there is one; None for an interval that
+        cannot be shown to it.
+    """
 
     source: Source
     stream: FrameStream
     spotted: Spotted
-    answers: Sequence[tuple[str, float]] = ()
+    answers: Sequence[tuple[str, float] | None] = ()
 
 
 def rows(found: Found) -> list[dict[str, Any]]:
@@ -48,7 +52,7 @@ def rows(found: Found) -> list[dict[str, Any]]:
         for one in intervals
     ]
     for row, answer in zip(made, found.answers, strict=False):
-        row |= dict(zip(OF_MODEL, (answer[0], round(answer[1], 4)), strict=True))
+        row |= dict(zip(OF_MODEL, (answer[0], round(answer[1], 4)) if answer else ("", None), strict=True))
     return made
 
 
@@ -85,7 +89,7 @@ def as_text(found: Found) -> str:
     for row in rows(found):
         times = f"{row['onset_s']:.2f} to {row['offset_s']:.2f} s"
         frames = f"frames {row['onset']} {row['apex']} {row['offset']}"
-        answer = f"  {row['class']} {row['probability']:.2f}" if found.answers else ""
+        answer = f"  {row['class']} {row['probability']:.2f}" if row.get("class") else ""
         lines.append(f"  {times}  {frames}  score {row['score']:.1f}{answer}")
     return "\n".join([*lines, *(f"  remark: {remark}" for remark in spotted.remarks)])
 

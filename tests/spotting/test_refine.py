@@ -50,10 +50,38 @@ def test_windows_stay_in_the_recording_and_the_classifier_is_asked_once() -> Non
     assert min(one.onset for one in windows) == 0 and max(one.offset for one in windows) == COUNT - 1
 
 
+def test_neighbours_that_both_grow_do_not_overlap() -> None:
+    """The longest window is surest of both; neither is kept with a window below the least probability."""
+    first, second = Interval(10, 20, 30, 1.0), Interval(32, 42, 52, 1.0)
+
+    def score(windows: Sequence[Interval]) -> np.ndarray:
+        shown = np.array([0.9 if one.offset - one.onset > 21 else 0.3 for one in windows])
+        return np.stack([shown, 1 - shown], axis=1)
+
+    kept = [one.interval for one in refine([first, second], score, COUNT)]
+    assert kept == [Interval(6, 20, 31, 1.0), Interval(32, 42, 56, 1.0)]
+    touching = Interval(31, 42, 52, 1.0)
+    kept = [one.interval for one in refine([first, touching], score, COUNT)]
+    assert kept == [Interval(6, 20, 30, 1.0), Interval(31, 42, 56, 1.0)]
+
+
 def test_a_window_that_cannot_be_shown_counts_as_nothing() -> None:
     nan = np.full(2, np.nan)
     one = Interval(100, 115, 130, 2.0)
-    assert refine([one], lambda windows: np.array([nan] * len(windows)), COUNT) == []
+    assert refine([one], lambda windows: np.array([nan, [0.2, 0.8], nan]), COUNT) == []
+    [kept] = refine([one], lambda windows: np.array([nan, [0.2, 0.8], [0.9, 0.1]]), COUNT)
+    assert kept.probabilities.tolist() == [0.9, 0.1]
+
+
+def test_an_interval_that_cannot_be_shown_at_all_stays_as_it_is() -> None:
+    """Also one whose apex lies in a window of its neighbour that can be shown, and is nothing."""
+    shown, not_shown = Interval(10, 30, 50, 1.0), Interval(52, 56, 60, 1.0)
+
+    def score(windows: Sequence[Interval]) -> np.ndarray:
+        return np.array([[0.1, 0.9] if one.apex == 30 else [np.nan] * 2 for one in windows])
+
+    [kept] = refine([shown, not_shown], score, COUNT)
+    assert kept.interval == not_shown and np.isnan(kept.probabilities).all()
     assert refine([], truth_score, COUNT) == []
     with pytest.raises(ValueError, match="score expected 3 rows, got an array of"):
-        refine([one], lambda windows: np.zeros((1, 2)), COUNT)
+        refine([shown], lambda windows: np.zeros((1, 2)), COUNT)
