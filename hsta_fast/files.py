@@ -6,7 +6,7 @@ import shutil
 import stat
 import tempfile
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path, PureWindowsPath
@@ -135,17 +135,27 @@ def check_writable(path: Path, flag: str, value: Path) -> None:
         raise OSError(f"{flag} expected {what}: {reason(error)}") from error
 
 
-def check_output(path: Path, flag: str, inputs: Iterable[Path] = ()) -> None:
-    """Check that the file `path`, which the argument `flag` gives, can be written and is none of `inputs`.
+def check_outputs(outputs: Iterable[tuple[str, Path | None]], inputs: Sequence[Path] = ()) -> None:
+    """Check that files can be written, and that each is another than the others and than those of `inputs`.
+
+    Args:
+        outputs: argument and file; None: it is not given.
+        inputs: what is read.
 
     Raises:
-        ValueError: it is a folder, or one of the inputs; one line naming the argument.
+        ValueError: one is a folder, is one of the inputs, or is given twice; one line naming the argument.
         OSError: its folder cannot be written.
     """
-    if path.is_dir():
-        raise ValueError(f"{flag} expected a file to write, got the folder {path}")
-    check_not_read(path, flag, inputs)
-    check_writable(path.absolute().parent, flag, path)
+    taken: dict[Path, str] = {}
+    for flag, path in outputs:
+        if path is None:
+            continue
+        if path.is_dir():
+            raise ValueError(f"{flag} expected a file to write, got the folder {path}")
+        check_not_read(path, flag, inputs)
+        check_writable(path.absolute().parent, flag, path)
+        if (other := taken.setdefault(path.resolve(), flag)) != flag:
+            raise ValueError(f"{flag} expected another file than {other}, got {path} for both")
 
 
 def check_not_read(path: Path, flag: str, inputs: Iterable[Path]) -> None:

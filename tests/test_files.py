@@ -73,8 +73,10 @@ def test_an_output_is_no_folder_and_none_of_the_inputs(tmp_path: Path) -> None:
     (tmp_path / "link.mp4").symlink_to(video)
     for path in (video, tmp_path / "link.mp4", tmp_path / "." / "a.mp4"):
         with pytest.raises(ValueError, match="--csv expected another file than one that is read, got"):
-            files.check_output(path, "--csv", [other, video])
+            files.check_outputs([("--csv", path)], [other, video])
     with pytest.raises(ValueError, match="--csv expected a file to write, got the folder"):
-        files.check_output(tmp_path, "--csv")
-    files.check_output(other, "--csv", [video])
+        files.check_outputs([("--csv", tmp_path)])
+    with pytest.raises(ValueError, match=r"--csv expected another file than --out, got .*/b.mp4 for both"):
+        files.check_outputs([("--out", other), ("--plot", None), ("--csv", tmp_path / "." / "b.mp4")])
+    files.check_outputs([("--csv", other)], [video])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "link.mp4"]

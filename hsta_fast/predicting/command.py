@@ -12,7 +12,7 @@ from pathlib import Path
 from ..clips import natural_key
 from ..data.frames.decode import IMAGE_TYPES
 from ..data.frames.stream import open_frames
-from ..files import check_output, check_writable, make_folder, write_text
+from ..files import check_outputs, check_writable, make_folder, write_text
 from ..training.setup import find_device
 from .camera import camera_frames, line_of, watch_camera
 from .cautions import FEELING
@@ -44,11 +44,9 @@ def predict_all(config: PredictConfig) -> int:
     root = config.out or Path("predictions")
     check_writable(root, "--out", root)
     files = [*chain.from_iterable(one if isinstance(one, list) else [one] for one in found), config.model]
-    for flag, path in (("--video-out", config.video_out), ("--csv", config.csv)):
-        if path is not None:
-            check_output(path, flag, files)
-    for name in names:
-        check_output((root if config.out and len(found) == 1 else root / name) / PAGE, "--out", files)
+    pages = [(root if config.out and len(found) == 1 else root / name) / PAGE for name in names]
+    outputs = [("--video-out", config.video_out), ("--csv", config.csv), *(("--out", page) for page in pages)]
+    check_outputs(outputs, files)
     ensemble = load_ensemble(config.model, fold=config.fold, sure_accuracy=config.sure_accuracy)
     request, device = config.request(), find_device(config.device)
 
@@ -60,8 +58,7 @@ def predict_all(config: PredictConfig) -> int:
     failed = 0
     if config.csv is not None:  # one of an earlier call would be taken for this one's
         write_text(config.csv, as_csv([]))
-    for recording, name in zip(found, names, strict=True):
-        folder = root if config.out and len(found) == 1 else root / name
+    for recording, to in zip(found, pages, strict=True):
         pictures = Pictures(ensemble, device)
         try:
             prediction = predict_video(
@@ -75,14 +72,14 @@ def predict_all(config: PredictConfig) -> int:
             print(f"error: {error}", file=sys.stderr)
             continue
         done.append(prediction)
-        make_folder(folder, "--out", folder)
-        write_text(folder / PAGE, page(prediction, pictures))
+        make_folder(to.parent, "--out", to.parent)
+        write_text(to, page(prediction, pictures))
         if config.csv is not None:
             write_text(config.csv, as_csv(done))
         if config.json:
             print(json.dumps(prediction.as_json(), ensure_ascii=False))
         else:
-            print(f"{prediction}\npage: {folder / PAGE}")
+            print(f"{prediction}\npage: {to}")
     return failed
 
 

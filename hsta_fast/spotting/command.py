@@ -13,7 +13,7 @@ import numpy as np
 
 from ..clips import counted
 from ..data.frames.stream import FrameStream, open_frames
-from ..files import check_output, write_bytes, write_text
+from ..files import check_outputs, write_bytes, write_text
 from ..protocol.plots import png
 from .refine import Score, refine
 from .report import Found, as_json, as_text, figure, rows, table
@@ -44,9 +44,7 @@ def spot_all(
         ValueError: a folder holds no recording, or there are several and one picture is asked for.
         OSError: a result cannot be written.
     """
-    for flag, path in (("--out", out), ("--plot", plot)):
-        if path is not None:
-            check_output(path, flag, paths)
+    check_outputs((("--out", out), ("--plot", plot)), paths)
     found = sources(paths)
     if plot is not None and len(found) != 1:
         raise ValueError(f"--plot expected one recording, got {len(found)}")
