@@ -45,7 +45,7 @@ class ModelInputs:
         stabilise: the movement of the head since the onset was undone.
         magnify: the factor by which movement since the onset was enlarged; 0: it was not.
         framing: where the face lay in the frames as the model saw them: middle x, middle y, width and height
-            in parts of the side, the median over clips; None: not known.
+            in parts of the side, the median over clips; None: not known, or not alike in most clips.
         task: "emotion": a clip has one of the classes, by the softmax of the logits; "units": the classes are
             action units, each shown or not, by the sigmoid of its own logit.
         neutral: the last class is "nothing": stretches without an expression.

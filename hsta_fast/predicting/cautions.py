@@ -66,11 +66,11 @@ def _other_data(recipe: Recipe) -> str:
     if recipe.crop_face is not None:
         return f"{others}; faces are cut out with a margin of {recipe.crop_face:g}, other than in training"
     if recipe.framing is not None:
-        return f"{others}; faces lie where they lay in its training pictures"
+        return f"{others}; the face is shown where faces lay in its pictures"
     if inputs.framing is None and inputs.crop_face is None:
         return (
-            f"{others}, and its file does not say how large faces were: pictures are shown whole, which is "
-            "wrong unless a face fills them as in the training (--crop-face cuts it out)"
+            f"{others}, and its file does not say where faces lay: pictures are shown whole, which is wrong "
+            "unless the face lies as in the training (--crop-face cuts it out)"
         )
     return f"{others}; pictures are shown whole, as asked for"
 

