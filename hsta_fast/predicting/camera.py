@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -15,8 +16,9 @@ import torch
 
 from ..data.frames.stream import Convert, FrameStream, open_frames
 from ..data.frames.video import shrunk
-from ..spotting import spot
+from ..spotting import Spotted, spot
 from ..threads import prefetch
+from .cautions import cautions
 from .ensemble import Ensemble
 from .recording import predict_clips, spotted_clips
 from .request import Request
@@ -25,6 +27,7 @@ from .result import PredictedInterval, clock
 EVERY = 1.0  # seconds between two searches
 EDGE = 0.3  # seconds before the last picture, in which a movement may not be over
 AHEAD = 64  # pictures that are read while others are searched
+MOST_AHEAD = 400_000_000  # bytes of these
 MOST_BYTES = 600_000_000  # of the pictures that are kept
 
 Taken = tuple[float, np.ndarray]  # seconds from the start, RGB picture
@@ -104,6 +107,7 @@ def watch_camera(
     device: torch.device,
     *,
     seconds: float,
+    warn: Callable[[str], None],
 ) -> Iterator[PredictedInterval]:
     """Each movement that is spotted, once; times and frame numbers count from the camera's first picture.
 
@@ -113,62 +117,87 @@ def watch_camera(
         request: how faces are found and shown.
         device: where the models run.
         seconds: how much is kept and searched; less where the pictures would take more than `MOST_BYTES`.
+        warn: gets what a reader must know, once a face was seen; whenever there is none any more; and of each
+            movement that cannot be predicted.
 
     Raises:
         ValueError: as in `camera_frames`.
     """
     kept: deque[Taken] = deque()
     searched, reported, number = 0.0, -1.0, -1
-    for number, taken in enumerate(prefetch(frames, AHEAD)):
+    search = _Search(ensemble, request, device, warn)
+    if (first := next(frames, None)) is None:
+        return
+    ahead = max(1, min(AHEAD, MOST_AHEAD // first[1].nbytes))
+    for number, taken in enumerate(prefetch(chain([first], frames), ahead)):
         kept.append(taken)
         now = taken[0]
         while now - kept[0][0] > seconds or len(kept) * taken[1].nbytes > MOST_BYTES:
             kept.popleft()
         if now - searched >= EVERY:
             searched = now
-            for one in _search(ensemble, kept, number, request, device, (reported, now - EDGE)):
+            for one in search(kept, number, (reported, now - EDGE)):
                 reported = one.seconds[2] if one.seconds else reported
                 yield one
-    if kept:  # the end of a file
-        yield from _search(ensemble, kept, number, request, device, (reported, kept[-1][0]))
+    yield from search(kept, number, (reported, kept[-1][0]))  # the end of a file
 
 
-def _search(
-    ensemble: Ensemble,
-    kept: Sequence[Taken],
-    last: int,
-    request: Request,
-    device: torch.device,
-    span: tuple[float, float],
-) -> list[PredictedInterval]:
-    """The movements in the pictures that are kept, from after to until the times of `span`.
+class _Search:
+    """Searches the pictures that are kept, and warns."""
 
-    last: the number of the last picture.
-    """
-    if len(kept) < 2 or kept[-1][0] <= kept[0][0]:
-        return []
-    stream, first = RecentFrames(list(kept)), last + 1 - len(kept)
-    spotted = spot(stream, settings=request.spot_settings(neutral=ensemble.inputs.neutral))
+    def __init__(
+        self, ensemble: Ensemble, request: Request, device: torch.device, warn: Callable[[str], None]
+    ) -> None:
+        self.ensemble, self.device, self.warn = ensemble, device, warn
+        self.recipe = request.recipe(ensemble.inputs, ensemble.sampling)
+        self.settings = request.spot_settings(neutral=ensemble.inputs.neutral)
+        self.has_warned, self.saw_face = False, True
 
-    def time_of(place: int) -> float:
-        return stream.start + stream.seconds(place)
+    def __call__(
+        self, kept: Sequence[Taken], last: int, span: tuple[float, float]
+    ) -> list[PredictedInterval]:
+        """The movements from after to until the times of `span`; last: the number of the last picture."""
+        if len(kept) < 2 or kept[-1][0] <= kept[0][0]:
+            return []
+        stream, first = RecentFrames(list(kept)), last + 1 - len(kept)
+        spotted = spot(stream, settings=self.settings)
+        self._warn(stream, spotted)
 
-    inside = tuple(
-        one for one in spotted.intervals if time_of(one.onset) > span[0] and time_of(one.offset) <= span[1]
-    )
-    recipe, failed = request.recipe(ensemble.inputs, ensemble.sampling), list[str]()
-    clips = spotted_clips(ensemble, stream, replace(spotted, intervals=inside), recipe, device)
-    found = predict_clips(ensemble, stream, clips, recipe, device, failed)
-    return [
-        replace(
-            one,
-            onset=first + one.onset,
-            apex=first + one.apex,
-            offset=first + one.offset,
-            seconds=(time_of(one.onset), time_of(one.apex), time_of(one.offset)),
+        def time_of(place: int) -> float:
+            return stream.start + stream.seconds(place)
+
+        inside = tuple(
+            one
+            for one in spotted.intervals
+            if time_of(one.onset) > span[0] and time_of(one.offset) <= span[1]
         )
-        for one in found
-    ]
+        failed: list[str] = []
+        clips = spotted_clips(
+            self.ensemble, stream, replace(spotted, intervals=inside), self.recipe, self.device
+        )
+        found = predict_clips(self.ensemble, stream, clips, self.recipe, self.device, failed)
+        for what in failed:
+            self.warn(f"{clock(stream.start)} and later, not predicted: {what}")
+        return [
+            replace(
+                one,
+                onset=first + one.onset,
+                apex=first + one.apex,
+                offset=first + one.offset,
+                seconds=(time_of(one.onset), time_of(one.apex), time_of(one.offset)),
+            )
+            for one in found
+        ]
+
+    def _warn(self, stream: RecentFrames, spotted: Spotted) -> None:
+        if spotted.boxes and not self.has_warned:
+            self.has_warned = True
+            for text in cautions(self.ensemble, stream, [], spotted.boxes, self.recipe):
+                self.warn(text)
+        if self.saw_face and not spotted.boxes:
+            until = stream.start + stream.seconds(stream.count - 1)
+            self.warn(f"no face was found from {clock(stream.start)} to {clock(until)}")
+        self.saw_face = bool(spotted.boxes)
 
 
 def line_of(one: PredictedInterval) -> str:

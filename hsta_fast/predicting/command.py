@@ -93,14 +93,21 @@ def watch(config: PredictConfig) -> None:
     frames = camera_frames(config.camera, fps=config.fps)
     first = next(frames)  # before anything is said
     ensemble = load_ensemble(config.model, fold=config.fold, sure_accuracy=config.sure_accuracy)
+    said: set[str] = set()
+
+    def warn(text: str) -> None:
+        if text not in said:
+            print(f"warning: {text}", file=sys.stderr if config.json else sys.stdout, flush=True)
+        said.add(text)
+
+    warn(FEELING)
     if not config.json:
-        print(f"warning: {FEELING}")
-        for text in ensemble.caveats:
-            print(f"warning: the model's file says: {text}")
         sure = how_sure(ensemble.calibration, len(ensemble.readers))
         print(f"probabilities: {sure}; Ctrl-C ends", flush=True)
     device = find_device(config.device)
-    shown = watch_camera(ensemble, chain([first], frames), config.request(), device, seconds=config.seconds)
+    shown = watch_camera(
+        ensemble, chain([first], frames), config.request(), device, seconds=config.seconds, warn=warn
+    )
     for one in shown:
         print(json.dumps(one.as_json()) if config.json else line_of(one), flush=True)
 

@@ -92,7 +92,10 @@ class _Drawing:
         self.labels = list(_labels(stream, prediction, size[0]))
         self.places = sorted(boxes)
         self.boxes = boxes
-        self.seen = prediction.seen
+        self.seen = np.zeros(stream.count, bool) if prediction.seen is None else prediction.seen
+        if prediction.seen is None:  # of a clip that was given, a face is known within it alone
+            for one in prediction.intervals:
+                self.seen[one.onset : one.offset + 1] = True
         self.bar = self._drawn_bar(size[0])
 
     def _drawn_bar(self, width: int) -> np.ndarray:
@@ -104,7 +107,7 @@ class _Drawing:
 
     def _box(self, number: int) -> Face | None:
         """The last box before the frame, or the first one; None where no face was seen."""
-        if not self.places or (self.seen is not None and not self.seen[number]):
+        if not self.places or not self.seen[number]:
             return None
         return self.boxes[self.places[max(0, int(np.searchsorted(self.places, number, "right")) - 1)]]
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import secrets
+import signal
 import socket
 import sys
 import tempfile
@@ -162,6 +163,7 @@ def serve(run: Path, *, host: str, port: int, limits: Limits, browser: bool) -> 
     from ..predicting.ensemble import load_ensemble
 
     load_ensemble(run)  # says now what is wrong with it
+    end_on_signals()
     with tempfile.TemporaryDirectory(prefix="hsta_fast_serve_") as folder, _listen(host, port) as listening:
         jobs = Jobs(command_of(run), Path(folder), limits)
         config: Any = uvicorn.Config(
@@ -177,6 +179,22 @@ def serve(run: Path, *, host: str, port: int, limits: Limits, browser: bool) -> 
         if browser:
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def end_on_signals() -> None:
+    """Let SIGTERM and SIGHUP end this process as an exception does: what it keeps of videos is deleted."""
+
+    def end(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    def terminate(number: int, frame: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    # While uvicorn runs, SIGTERM is its own: it stops the server, and passes the signal on afterwards.
+    signal.signal(signal.SIGTERM, end)
+    # Windows has no SIGHUP, and `nohup` ignores it.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, terminate)
 
 
 def _listen(host: str, port: int) -> socket.socket:

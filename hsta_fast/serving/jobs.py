@@ -53,7 +53,7 @@ class Limits:
 
 @dataclass
 class Job:
-    """One video. The name is what its owner calls it, and is only shown; page: the finished page."""
+    """One video. name: what its owner calls it, only to be shown; page: the finished page."""
 
     folder: Path
     video: Path

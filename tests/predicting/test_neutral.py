@@ -90,7 +90,9 @@ def test_spot_says_the_same(images: Path, tmp_path: Path, capsys: pytest.Capture
 def test_the_camera_drops_what_predict_drops(images: Path) -> None:
     def seen(model: hsta_fast.HSTA) -> list[str]:
         taken = ((number / RATE, picture) for number, picture in open_frames(images, fps=RATE).pictures())
-        found = watch_camera(load_ensemble(model), taken, Request(), torch.device("cpu"), seconds=5)
+        found = watch_camera(
+            load_ensemble(model), taken, Request(), torch.device("cpu"), seconds=5, warn=print
+        )
         return [one.predicted for one in found]
 
     nothing, kept = saying(0.05, 0.05, 0.03, 0.87), saying(0.30, 0.20, 0.18, 0.32)

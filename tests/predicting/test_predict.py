@@ -186,7 +186,11 @@ def test_a_face_where_faces_lay_in_training_is_shown_as_in_training(tmp_path: Pa
     rendered = subject_frames(SynthConfig(out=Path(), size=160, clips_per_subject=3), 1)
     frames = [next(rendered)[2] for _ in range(8)]
     model = hsta_fast.create_model("hsta_tiny", num_layers=1, n_video=1, num_classes=3).eval()
-    given = {"classes": ("negative", "positive", "surprise"), "image_size": 64, "num_frames": 4}
+    given: dict[str, Any] = {
+        "classes": ("negative", "positive", "surprise"),
+        "image_size": 64,
+        "num_frames": 4,
+    }
     model.inputs = hsta_fast.ModelInputs(**given, framing=framing_of(frames))
     assert model.inputs.framing is not None
 

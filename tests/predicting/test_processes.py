@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -41,6 +42,25 @@ def test_ctrl_c_leaves_nothing(trained: Path, still_face: Path, tmp_path: Path) 
     assert running.returncode == 130 and b"Traceback" not in said + last
     assert [path.name for path in tmp_path.iterdir()] == ["all.csv"]  # the header, written at the start
     assert len((tmp_path / "all.csv").read_text().splitlines()) == 1
+
+
+def test_a_stopped_server_leaves_no_video(trained: Path, still_face: Path, tmp_path: Path) -> None:
+    """Neither the one that is predicted, nor the one that waits. A closed terminal ends it by way of SIGTERM."""
+    pytest.importorskip("uvicorn")
+    from tests.serving.server import Page
+
+    words = ["serve", str(trained), "--port", "0", "--no-browser"]
+    environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    server = subprocess.Popen([*COMMAND, *words], env=environment, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    url = re.search(r"http://\S+", server.stdout.readline())
+    assert url
+    for name in ("a.mp4", "b.mp4"):
+        assert Page(url[0]).send(name, still_face.read_bytes())[0] == 202
+    assert len(list(tmp_path.glob("hsta_fast_serve_*/*/*.mp4"))) == 2
+    server.send_signal(signal.SIGHUP)
+    server.communicate(timeout=60)
+    assert server.returncode == 128 + signal.SIGTERM and not list(tmp_path.glob("hsta_fast_serve_*"))
 
 
 def test_the_page_with_a_model(trained: Path, recording: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
