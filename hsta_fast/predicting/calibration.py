@@ -79,7 +79,7 @@ class Calibration:
 
 
 def calibrate(path: Path, classes: Sequence[str], wanted: float) -> Calibration | None:
-    """The calibration from a run's predictions.csv; None if it has fewer than `FEWEST_CLIPS` clips.
+    """The calibration from a run's predictions.csv; None if it is not there, or has few clips.
 
     Args:
         path: predictions.csv.
@@ -89,6 +89,8 @@ def calibrate(path: Path, classes: Sequence[str], wanted: float) -> Calibration 
     Raises:
         ValueError: the table cannot be read, or has other classes.
     """
+    if not path.exists():  # only its calibration needs it
+        return None
     found = run_predictions(path)
     if found.classes != list(classes):
         got = ", ".join(found.classes)

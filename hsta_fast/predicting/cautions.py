@@ -52,15 +52,17 @@ def cautions(
             f"the face is {min(heights):.0f} pixels high: a micro-expression moves it by about 1 %, which is "
             "less than a pixel"
         )
-    found.append(_other_data(recipe))
+    found.append(_other_data(recipe, has_face=bool(faces or boxes)))
     if ensemble.calibration is None:
         found.append(_uncalibrated(ensemble))
     return [*found, *stream.remarks]
 
 
-def _other_data(recipe: Recipe) -> str:
+def _other_data(recipe: Recipe, *, has_face: bool) -> str:
     others = "the model has seen other people, cameras and light than these"
     inputs = recipe.inputs
+    if not has_face and (recipe.crop_face is not None or recipe.framing is not None):
+        return others
     if recipe.crop_face is not None and recipe.crop_face == inputs.crop_face:
         return f"{others}; faces are cut out as in the training"
     if recipe.crop_face is not None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from glob import glob, has_magic
 from itertools import chain
 from pathlib import Path
 
-from ..clips import natural_key
+from ..clips import natural_key, of_recording, one_line
 from ..data.frames.decode import IMAGE_TYPES
 from ..data.frames.stream import open_frames
 from ..files import check_outputs, check_writable, make_folder, write_text
@@ -18,7 +19,7 @@ from .camera import camera_frames, line_of, watch_camera
 from .cautions import FEELING
 from .ensemble import load_ensemble
 from .page import Pictures, page
-from .recording import predict_video
+from .recording import predict_video, video_name
 from .result import Prediction, how_sure, table
 from .settings import PredictConfig
 from .video_out import write_video
@@ -69,7 +70,7 @@ def predict_all(config: PredictConfig) -> int:
                 write_video(config.video_out, again, prediction, dict(prediction.boxes))
         except ValueError as error:
             failed += 1
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {one_line(of_recording(video_name(recording), error))}", file=sys.stderr)
             continue
         done.append(prediction)
         make_folder(to.parent, "--out", to.parent)
@@ -141,7 +142,8 @@ def folder_names(found: Sequence[Recording]) -> list[str]:
     """A folder's name for each recording: that of its file or folder, with a number where it is taken."""
     names: list[str] = []
     for recording in found:
-        path = (recording[0].absolute().parent if isinstance(recording, list) else recording).resolve()
+        path = recording[0].absolute().parent if isinstance(recording, list) else recording
+        path = Path(os.path.abspath(path))  # a link keeps its own name
         name = path.name if path.is_dir() else path.stem
         name = "video" if name.strip(".") == "" else name
         tries = [name, *(f"{name}-{number}" for number in range(2, len(found) + 2))]

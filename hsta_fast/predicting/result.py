@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..clips import counted
+from ..clips import counted, one_line
 from ..faces import Face
 from .calibration import Calibration
 
@@ -163,7 +163,7 @@ class Prediction:
         """The text that the command prints."""
         width, height = self.size
         rate = "" if self.rate is None else f" at {self.rate:.4g} a second"
-        lines = [f"{self.video}: {counted(self.frames, 'frame')} of {width} x {height}{rate}"]
+        lines = [f"{one_line(self.video)}: {counted(self.frames, 'frame')} of {width} x {height}{rate}"]
         lines += [f"warning: {warning}" for warning in self.warnings]
         what = "spotted movement" if self.spotted else "clip"
         lines.append(f"{counted(len(self.intervals), what)}, predicted by {self.predictor}")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..clips import counted
+from ..clips import counted, of_recording, one_line
 from ..data.frames.stream import FrameStream, open_frames
 from ..files import check_outputs, write_bytes, write_text
 from ..protocol.plots import png
@@ -69,7 +69,7 @@ def spot_all(
                 one = classified(source, stream, settings, score(stream), classes, progress=not json)
         except ValueError as error:
             failed += 1
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {one_line(of_recording(source.video, error))}", file=sys.stderr)
             continue
         all_rows += rows(one)
         recordings.append(as_json(one))

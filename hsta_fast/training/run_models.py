@@ -12,13 +12,14 @@ from .run_checks import read_run_config
 from .run_folder import fold_folder
 
 SUFFIXES = (".onnx", ".pt2")
+MODEL = "model.safetensors"
 
 
 def finished_models(run: Path) -> dict[str, Path]:
     """The model files of a run's finished folds, by the names of the folds, in their order.
 
     Raises:
-        ValueError: `run` is not a run, or no fold of it is finished.
+        ValueError: `run` is not a run, no fold of it is finished, or a finished one has lost its model.
     """
     count = read_run_config(run).get("num_folds")
     if not isinstance(count, int):
@@ -27,7 +28,9 @@ def finished_models(run: Path) -> dict[str, Path]:
     for folder in (fold_folder(run, number) for number in range(count)):
         if (folder / "predictions.csv").is_file():  # written last
             fold = str(read_predictions(folder / "predictions.csv")["fold"].iloc[0])
-            found[fold] = folder / "model.safetensors"
+            found[fold] = folder / MODEL
+            if not found[fold].is_file():
+                raise ValueError(f"{folder} expected {MODEL} of its finished fold {fold}, got no such file")
     if not found:
         raise ValueError(f"{run} has no finished fold yet")
     return found

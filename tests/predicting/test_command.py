@@ -15,6 +15,7 @@ import pytest
 
 from hsta_fast.predicting import Prediction, predict
 from hsta_fast.predicting.command import folder_names, recordings
+from hsta_fast.predicting.ensemble import load_ensemble
 from tests.test_cli import refusal, run
 
 
@@ -137,7 +138,7 @@ def test_no_face_is_one_line(trained: Path, tmp_path: Path) -> None:
         (("a.mp4", "--onset", "3"), "--offset expected the other end of the clip"),
         (("a.mp4", "--video-out", "a.avi"), "--video-out expected a name that ends in .mp4, got a.avi"),
         (("a.mp4", "--face", "0"), "--face expected 1"),
-        (("a.mp4", "--crop-face", "3"), "margin expected 0 to 2, got 3"),
+        (("a.mp4", "--crop-face", "3"), "--crop-face expected 0 to 2, got 3"),
         (("a.mp4", "--crop-face", "--uncropped"), "--uncropped expected no --crop-face, got both"),
         (("a.mp4", "--device", "cuda:99"), "--device expected a device of this machine, got cuda:99"),
     ],
@@ -208,5 +209,34 @@ def test_a_table_without_an_interval_has_its_columns(
     assert len(second) == 1 and list(second.columns) == list(first.columns)
 
 
-def test_results_stay_in_their_folder() -> None:
+def test_results_stay_in_their_folder(tmp_path: Path) -> None:
     assert folder_names([Path("...mp4"), Path("a/b.mp4"), Path("c/b.mkv")]) == ["video", "b", "b-2"]
+    (tmp_path / "mine.mp4").symlink_to(tmp_path / "t.mp4")
+    assert folder_names([tmp_path / "mine.mp4"]) == ["mine"]
+
+
+def test_errors_name_the_video_on_one_line(
+    trained: Path,
+    recording: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    video, clip = recording
+    monkeypatch.chdir(tmp_path)
+    words = ["predict", str(trained), str(video), "no\nsuch.mp4", *words_of(clip)]
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *words, "--face-box", "1000", "1000", "50", "50", "--crop-face")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"error: {video}: ") and "face box expected a part of the picture" in first
+    assert second.startswith(r"error: no\nsuch.mp4: ")
+
+
+def test_a_run_that_lost_files(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its table it is not calibrated; without a model of a finished fold it is refused."""
+    lost = shutil.copytree(trained, tmp_path / "lost")
+    (lost / "predictions.csv").unlink()
+    assert load_ensemble(lost).calibration is None
+    (lost / "folds" / "01" / "model.safetensors").unlink()
+    said = refusal(monkeypatch, "predict", str(lost), "a.mp4")
+    assert "folds/01 expected model.safetensors of its finished fold 1, got no such file" in said

@@ -45,7 +45,7 @@ def test_ctrl_c_leaves_nothing(trained: Path, still_face: Path, tmp_path: Path) 
 
 
 def test_a_stopped_server_leaves_no_video(trained: Path, still_face: Path, tmp_path: Path) -> None:
-    """Neither the one that is predicted, nor the one that waits. A closed terminal ends it by way of SIGTERM."""
+    """Neither the one that is predicted, nor the one that waits. SIGHUP ends it by way of SIGTERM."""
     pytest.importorskip("uvicorn")
     from tests.serving.server import Page
 
