@@ -12,9 +12,8 @@ import tyro
 import hsta_fast
 
 from . import commands, console, interrupt
-from .clips import one_line
 from .extension import BuildError
-from .files import reason
+from .files import one_line, reason
 from .help_text import examples_of, overview
 from .spelling import did_you_mean
 from .training import stopping

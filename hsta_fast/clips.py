@@ -66,11 +66,6 @@ def natural_key(text: str) -> tuple[list[tuple[int, int, str]], str]:
 _SINGULAR = {"are": "is", "were": "was", "have": "has"}
 
 
-def one_line(text: object) -> str:
-    r"""The text on one line, though a file's name in it may have several: its line breaks as \n."""
-    return r"\n".join(str(text).splitlines())
-
-
 def of_recording(name: str, error: ValueError) -> str:
     """What was wrong, with the name of the recording where the error does not say it."""
     return str(error) if name in str(error) else f"{name}: {error}"

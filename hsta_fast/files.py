@@ -30,6 +30,11 @@ def reason(error: OSError) -> str:
     return error.strerror.lower() if error.strerror else str(error)
 
 
+def one_line(text: object) -> str:
+    r"""The text on one line, though a file's name in it may have several: its line breaks as \n."""
+    return r"\n".join(str(text).splitlines())
+
+
 @contextmanager
 def open_plain(path: Path, wanted: str) -> Iterator[BufferedReader]:
     """Open the plain file at `path` for reading; `wanted` says in messages what it should be.

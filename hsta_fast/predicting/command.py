@@ -10,10 +10,10 @@ from glob import glob, has_magic
 from itertools import chain
 from pathlib import Path
 
-from ..clips import natural_key, of_recording, one_line
+from ..clips import natural_key, of_recording
 from ..data.frames.decode import IMAGE_TYPES
 from ..data.frames.stream import open_frames
-from ..files import check_outputs, check_writable, make_folder, write_text
+from ..files import check_outputs, check_writable, make_folder, one_line, write_text
 from ..training.setup import find_device
 from .camera import camera_frames, line_of, watch_camera
 from .cautions import FEELING

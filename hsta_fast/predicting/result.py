@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..clips import counted, one_line
+from ..clips import counted
 from ..faces import Face
+from ..files import one_line
 from .calibration import Calibration
 
 UNCALIBRATED = "not calibrated: how often such a prediction is right is not known"

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ..clips import counted, of_recording, one_line
+from ..clips import counted, of_recording
 from ..data.frames.stream import FrameStream, open_frames
-from ..files import check_outputs, write_bytes, write_text
+from ..files import check_outputs, one_line, write_bytes, write_text
 from ..protocol.plots import png
 from .refine import Score, refine
 from .report import Found, as_json, as_text, figure, rows, table
