@@ -114,21 +114,20 @@ def counts(scores: SpottingScores) -> dict[str, Any]:
     return kept | {name: round(getattr(scores, name), 4) for name in ("precision", "recall", "f1")}
 
 
-def with_classes(found: Sequence[Measured], model: Path) -> pd.DataFrame:
-    """The intervals that `predict` spots, with the class that the run's models give each."""
+def predicted(found: Sequence[Measured], model: Path) -> pd.DataFrame:
+    """The intervals that `predict` spots, with the class that it answers for each."""
     from hsta_fast.predicting.recording import predict
 
     rows = []
     for one in found:
         for interval in predict(model, one.path).intervals:
-            probabilities = interval.probabilities
             rows.append(
                 {
                     "subject": one.subject,
                     "video": one.path.stem,
                     "onset": interval.onset,
                     "offset": interval.offset,
-                    "class": max(probabilities, key=lambda name: probabilities[name]),
+                    "class": interval.predicted,
                 }
             )
     return pd.DataFrame(rows)
@@ -137,10 +136,10 @@ def with_classes(found: Sequence[Measured], model: Path) -> pd.DataFrame:
 def classes_of(truth: pd.DataFrame, model: Path) -> pd.DataFrame:
     """The truth with the classes of a run's label set instead of words."""
     from hsta_fast.data import label_set
+    from hsta_fast.data.recordings import with_classes
 
     config = json.loads((model / "config.json").read_text("utf-8"))
-    words = label_set(config["labels"], ()).mapping
-    return truth.assign(**{"class": [words.get(word) or "" for word in truth["class"]]})
+    return with_classes(truth, label_set(config["labels"]), "the recordings")[0]
 
 
 def main() -> None:
@@ -197,7 +196,7 @@ def main() -> None:
     }
     if args.model is not None:
         of_model = score_spotting(
-            classes_of(truth["figure"], args.model), with_classes(found["figure"], args.model)
+            classes_of(truth["figure"], args.model), predicted(found["figure"], args.model)
         )
         assert of_model.uf1 is not None and of_model.strs is not None
         results["recognised"] = {

@@ -7,7 +7,7 @@ matplotlib.
 import sys
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -22,9 +22,6 @@ from .training import stopping
 from .training.config import Recipe
 from .training.setting_groups import SettingGroups
 from .usage import UsageError, as_usage_error, separated
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Settings = Annotated[SettingGroups, tyro.conf.arg(name="")]
 
@@ -243,6 +240,7 @@ def audit(
     fold: str | None = None,
     classes: str | None = None,
     spotting: Path | None = None,
+    labels: str | None = None,
     json: bool = False,
 ) -> None:
     """Score any predictions again, and look for shared subjects.
@@ -262,9 +260,11 @@ def audit(
         fold: the column of the folds, or a .npy file of them.
         classes: class names in the order of their numbers, such as negative,positive,surprise.
         spotting: a table, or a dataset's folder, of annotated intervals; path is then one of spotted ones.
+        labels: with --spotting: the label set of the spotted classes, as of train, which the annotated words
+            become.
         json: with --spotting: print one JSON object instead of text.
     """
-    from .protocol import ArgumentError, audit, audit_spotting
+    from .protocol import ArgumentError, audit
 
     flags = {"label": label, "predicted": predicted, "subject": subject, "fold": fold}
     columns = {name: column for name, column in flags.items() if column is not None}
@@ -273,29 +273,25 @@ def audit(
         for name, value in others.items():
             if value is not None:
                 raise UsageError(f"--{name} expected no --spotting beside it, got {value}")
+        from .data import label_set
+        from .spotting.truth import audit_by
         from .training.setup import RENDERED
 
+        with as_usage_error():
+            chosen = None if labels is None else label_set(labels)
         folder = spotting if spotting.is_dir() else spotting.parent
         remarks = [RENDERED] if (folder / "synthetic.json").exists() else []
-        annotated = _annotated(spotting)
-        print(audit_spotting(path, annotated, separated(classes), remarks=remarks, as_json=json))
+        print(audit_by(path, spotting, chosen, separated(classes), remarks=remarks, as_json=json))
         return
     if json:
         raise UsageError("--json expected --spotting beside it, got none")
+    if labels is not None:
+        raise UsageError(f"--labels expected --spotting beside it, got {labels} alone")
     with as_usage_error(ArgumentError):
         text, status = audit(path, clips, folds, absent=absent, columns=columns, classes=separated(classes))
     print(text)
     if status:
         sys.exit(status)
-
-
-def _annotated(path: Path) -> "Path | pd.DataFrame":
-    """A table of annotated intervals: a file, or the intervals of a dataset's folder."""
-    if not path.is_dir():
-        return path
-    from .data.recordings import interval_table, recordings
-
-    return interval_table(recordings(path)[0])
 
 
 def compare(

@@ -67,6 +67,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "hsta-fast audit predictions.csv --clips clips.csv --folds folds.csv",
         "hsta-fast audit theirs.xlsx --label truth --predicted guess --classes negative,positive,surprise",
         "hsta-fast audit spotted.csv --spotting recordings",
+        "hsta-fast audit predicted.csv --spotting recordings --labels emotion3",
     ),
     "compare": (
         "hsta-fast compare runs/casme3 runs/other",

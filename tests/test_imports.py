@@ -115,7 +115,7 @@ ARROWS: dict[str, str] = {
     "data.readers.sheets",
     "data.loading": "threads data.frames",
     "data.neutral": "clips data.clips data.labels data.recordings",
-    "data.recordings": "clips data.clips data.frames.video data.readers",
+    "data.recordings": "clips data.clips data.frames.video data.labels data.readers",
     "data.doctor": "clips faces files threads data.clips data.remarks data.frames data.labels data.readers",
     "data.dataset": "clips faces data.clips data.frames data.labels data.loading data.sampling",
     "data": "data.action_units data.clips data.dataset data.frames data.labels data.loading data.neutral "
@@ -127,7 +127,8 @@ ARROWS: dict[str, str] = {
     "spotting.intervals": "spotting.movement spotting.regions spotting.settings",
     "spotting.spotter": "data.frames faces spotting.intervals spotting.movement spotting.settings",
     "spotting.refine": "spotting.intervals",
-    "spotting.sources": "clips data.frames data.recordings",
+    "spotting.sources": "clips data.frames data.readers data.recordings",
+    "spotting.truth": "clips data.labels data.recordings protocol spotting.sources",
     "spotting.report": "clips data.frames protocol.plots spotting.sources spotting.spotter",
     "spotting.command": "clips files data.frames protocol.plots spotting.report spotting.settings "
     "spotting.refine spotting.sources spotting.spotter",
@@ -173,7 +174,8 @@ ARROWS: dict[str, str] = {
     "protocol.predictions protocol.run_scores protocol.unit_scores",
     "protocol.audit": "clips protocol.columns protocol.findings protocol.foreign protocol.metrics "
     "protocol.overlap",
-    "protocol.spotting": "clips",
+    "protocol.interval_pairs": "",
+    "protocol.spotting": "clips protocol.interval_pairs",
     "protocol.spotting_audit": "clips protocol.columns protocol.spotting",
     "protocol.compare": "clips protocol.columns protocol.findings protocol.foreign protocol.metrics "
     "protocol.overlap protocol.predictions protocol.run_scores",
@@ -181,7 +183,8 @@ ARROWS: dict[str, str] = {
     "protocol.seeds": "files protocol.latex protocol.report",
     "protocol": "protocol.audit protocol.columns protocol.compare protocol.compare_tables "
     "protocol.fold_files protocol.folds protocol.gallery protocol.latex protocol.metrics "
-    "protocol.predictions protocol.report protocol.seeds protocol.spotting protocol.spotting_audit "
+    "protocol.interval_pairs protocol.predictions protocol.report protocol.seeds protocol.spotting "
+    "protocol.spotting_audit "
     "protocol.unit_scores",
     # Training.
     "training": "",
@@ -255,10 +258,10 @@ ARROWS: dict[str, str] = {
     "help_text": "",
     "interrupt": "",
     "usage": "flags spelling",
-    "commands": "environment extension faces files data data.doctor data.recordings predicting pretraining "
-    "profiling protocol serving spotting.command spotting.settings synth synth.render training.ablate "
-    "training.config training.evaluate training.run_models training.runner training.setting_groups "
-    "training.setup training.stopping training.workers usage",
+    "commands": "environment extension faces files data data.doctor predicting pretraining "
+    "profiling protocol serving spotting.command spotting.settings spotting.truth synth synth.render "
+    "training.ablate training.config training.evaluate training.run_models training.runner "
+    "training.setting_groups training.setup training.stopping training.workers usage",
     "cli": "commands console extension files help_text interrupt spelling training.config "
     "training.config_file training.optim training.setting_groups training.stopping usage",
     "__main__": "cli",

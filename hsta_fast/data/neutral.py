@@ -16,7 +16,7 @@ import pandas as pd
 from ..clips import NOTHING, counted, natural_key
 from .clips import ClipTable, clip_frame
 from .labels.sets import LabelSet
-from .recordings import Recording, neutral_stretches, recordings
+from .recordings import RATES, Recording, neutral_stretches, recordings
 
 NEUTRAL = "neutral"  # what the table of clips has as their expression
 _APART = 0.05  # seconds before and after an annotated expression that are left out
@@ -103,7 +103,8 @@ def _draw(
         shortest = min((length for length, *_ in shapes.get(one.dataset, ())), default=None)
         if shortest is None:
             continue
-        apart = round(_APART * (one.rate or 0))
+        # Where the rate is not known, as far as at the highest of the datasets: farther in time at any other.
+        apart = round(_APART * (one.rate or max(RATES.values())))
         for first, last in neutral_stretches(one, shortest, apart):
             places.setdefault((one.dataset, one.subject), []).append((one, first, last))
     people = sorted(places, key=lambda who: (who[0], natural_key(who[1])))

