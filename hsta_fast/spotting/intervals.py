@@ -96,9 +96,9 @@ def energy_of(movement: Movement, settings: SpotSettings) -> Energy:
     energy = np.fmax.reduce(length, axis=1)
     around = steps.about(AROUND)
     median = _rolling(energy, around).median().to_numpy()
-    threshold = np.abs(energy - median)
-    threshold = np.fmax(settings.floor, median + settings.factor * _rolling(threshold, around).median())
-    return Energy(steps, rest, np.nan_to_num(energy, copy=False), threshold.to_numpy(), length)
+    spread = _rolling(np.abs(energy - median), around).median().to_numpy()
+    threshold = np.fmax(settings.floor, median + settings.factor * spread)
+    return Energy(steps, rest, np.nan_to_num(energy, copy=False), threshold, length)
 
 
 def _rolling(values: np.ndarray, window: Window) -> pd.api.typing.Rolling:

@@ -110,7 +110,7 @@ class _Follower:
     def add(self, number: int, seconds: float, grey: np.ndarray) -> None:
         """Measure a frame, grey (h, w) uint8."""
         if self._seconds and seconds - self._seconds[-1] > GAP * self.step:
-            self._regions, self._looked = None, -math.inf
+            self._regions, self._looked = None, -math.inf  # the face stays: the same one is looked for
         measured = self._measure(grey) if self._regions is not None else None
         looked = seconds - self._looked >= (AGAIN if self._regions is not None else AGAIN / 4)
         if looked:

@@ -128,8 +128,8 @@ def _notes(stream: FrameStream, movement: Movement, settings: SpotSettings) -> d
             f"{whole:.3g} s of frames: a movement of more than {whole / LEAST:.2g} s cannot be told from "
             f"rest, which must be as long; {LEAST * settings.longest:g} s are enough for all"
         )
-    if stream.rate and is_slow(stream.rate):
-        frames = f"{stream.rate:.3g} frames a second, {stream.rate / 10:.1f} in a movement of 1/10 s"
+    if is_slow(rate := stream.known_rate()):
+        frames = f"{rate:.3g} frames a second, {rate / 10:.1f} in a movement of 1/10 s"
         notes["low rate"] = f"{frames}: short movements are missed, and borders are rough"
     height = float(np.median([face.height for face in movement.boxes.values()]))
     if height < SMALL:
