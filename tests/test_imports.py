@@ -124,8 +124,10 @@ ARROWS: dict[str, str] = {
     "spotting.settings": "faces",
     "spotting.regions": "faces",
     "spotting.movement": "data.frames faces spotting.regions spotting.settings",
-    "spotting.intervals": "spotting.movement spotting.regions spotting.settings",
-    "spotting.spotter": "data.frames faces spotting.intervals spotting.movement spotting.settings",
+    "spotting.steps": "spotting.movement",
+    "spotting.intervals": "spotting.movement spotting.regions spotting.settings spotting.steps",
+    "spotting.spotter": "data.frames data.remarks faces spotting.intervals spotting.movement "
+    "spotting.settings",
     "spotting.refine": "spotting.intervals",
     "spotting.sources": "clips data.frames data.readers data.recordings",
     "spotting.truth": "clips data.labels data.recordings protocol spotting.sources",

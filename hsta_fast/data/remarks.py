@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 
 LONGEST = 2.0  # seconds; a micro-expression lasts at most half a second
-SLOWEST = 60  # frames a second; below, an onset of a tenth of a second has less than six frames
+SLOWEST = 60  # frames a second; below (`is_slow`), an onset of a tenth of a second has less than six frames
 SMALLEST_FACE = 0.5  # of the frame's height, and of its width
 DARKEST = 64  # of 255; data of 14 bits in 16 stay below, and few pictures that people took
 NAMED = 3  # examples in a remark
@@ -31,12 +31,16 @@ class Timing:
         return self.frames / self.rate
 
 
+def is_slow(rate: float) -> bool:
+    """Whether frames a second are fewer than `SLOWEST`; 59.94 are not, nor 60 on a coarse clock."""
+    return round(rate) < SLOWEST
+
+
 def timing_remarks(clips: Sequence[Timing]) -> list[str]:
     """Remarks on micro-expressions longer than `LONGEST`, and on clips of a rate under `SLOWEST`."""
     micro = [clip for clip in clips if clip.is_micro]
     long = [f"{clip.name} ({clip.seconds:.1f} s)" for clip in micro if clip.seconds > LONGEST]
-    # Rounded: 60 frames a second on a clock of milliseconds are 59.98.
-    slow = [f"{clip.name} ({clip.rate:.4g})" for clip in clips if round(clip.rate) < SLOWEST]
+    slow = [f"{clip.name} ({clip.rate:.4g})" for clip in clips if is_slow(clip.rate)]
     return [
         *_remark(long, len(micro), f"micro-expressions last longer than {LONGEST:g} s"),
         *_remark(slow, len(clips), f"clips have fewer than {SLOWEST} frames a second"),

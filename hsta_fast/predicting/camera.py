@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import torch
 
-from ..data.frames.stream import Convert, FrameStream, open_frames
+from ..data.frames.stream import Convert, FrameStream, open_frames, usual_rate
 from ..data.frames.video import shrunk
 from ..spotting import Spotted, spot
 from ..threads import prefetch
@@ -40,8 +40,8 @@ class RecentFrames(FrameStream):
         self._taken = list(taken)
         self.start = self._taken[0][0]
         height, width = self._taken[0][1].shape[:2]
-        long = self._taken[-1][0] - self.start
-        super().__init__("camera", len(self._taken), (width, height), (len(self._taken) - 1) / long)
+        steps = np.diff([seconds for seconds, _ in self._taken])
+        super().__init__("camera", len(self._taken), (width, height), usual_rate(steps))
 
     def seconds(self, number: int) -> float:
         """See `FrameStream.seconds`: when the picture was taken."""

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..data.frames.stream import FrameStream
-from ..data.remarks import SLOWEST
+from ..data.remarks import SLOWEST, is_slow
 from ..faces import Face
+from ..spotting.spotter import Kind
 from .calibration import FEWEST_CLIPS
 from .clip_inputs import Recipe
 from .ensemble import Ensemble
@@ -18,6 +19,7 @@ FEELING = (
     "not be used to judge people"
 )
 SMALL_FACE = 100  # pixels; below, a movement of 1 % of the face is less than a pixel
+SAID: frozenset[Kind] = frozenset({"low rate", "small face"})  # kinds of `Spotted.notes` that `cautions` says
 
 
 def cautions(
@@ -39,7 +41,7 @@ def cautions(
     found = [FEELING, *(f"the model's file says: {text.rstrip('.')}" for text in ensemble.caveats)]
     if stream.rate is None:
         found.append("the frame rate is not known (--fps gives it): times are missing")
-    elif round(stream.rate) < SLOWEST:
+    elif is_slow(stream.rate):
         found.append(
             f"{stream.rate:.4g} frames a second: a micro-expression lasts 1/25 to 1/3 second, and models are "
             f"trained on recordings of {SLOWEST} and more"

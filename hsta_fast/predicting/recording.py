@@ -16,9 +16,8 @@ from ..data.frames.stream import FrameStream, open_frames
 from ..faces import Detector
 from ..model import HSTA
 from ..spotting import Spotted, spot
-from ..spotting.spotter import small_face
 from ..training.setup import find_device
-from .cautions import cautions
+from .cautions import SAID, cautions
 from .clip_inputs import Clip, ClipInputs, Recipe, read_clips, with_apexes
 from .ensemble import Ensemble, load_ensemble, logits_of
 from .refining import refined
@@ -133,8 +132,8 @@ def predict_video(
         for one in intervals
         if one.lost_face
     ]
-    if spotted is not None:  # of a small face one warning is enough
-        warnings += [text for text in spotted.remarks if text != small_face(spotted.boxes)]
+    if spotted is not None:  # one warning of a kind is enough
+        warnings += [text for kind, text in spotted.notes.items() if kind not in SAID]
     return Prediction(
         video=video_name(video),
         frames=stream.count,

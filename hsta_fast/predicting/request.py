@@ -93,8 +93,7 @@ class Request:
 
     def clip(self, stream: FrameStream) -> Clip | None:
         """The clip that was asked for; None if movements are to be spotted."""
-        if stream.count < 2:
-            raise ValueError(f"{stream.name}: expected at least 2 frames, got {stream.count}")
+        stream.check_moves()
         onset, offset = (0, stream.count - 1) if self.whole else (self.onset, self.offset)
         if onset is None or offset is None:
             return None

@@ -132,13 +132,22 @@ class _Drawing:
 
 
 def _labels(stream: FrameStream, prediction: Prediction, width: int) -> Iterator[_Label]:
-    rate = stream.rate or USUAL_RATE
     for one in prediction.intervals:
-        last = max(one.offset, one.onset + round(HELD * rate))
+        last = max(one.offset, _held(stream, one.onset))
         later = [other.onset - 1 for other in prediction.intervals if other.onset > one.onset]
         color = _color(prediction, one)
         strip = _strip(_words(one), color, width)
         yield _Label(one.onset, min([last, *later]), strip, color, one.offset + 1)
+
+
+def _held(stream: FrameStream, onset: int) -> int:
+    """The last frame within `HELD` seconds of an onset, by the times of the frames."""
+    if stream.rate is None:
+        return onset + round(HELD * USUAL_RATE)
+    end, number = stream.seconds(onset) + HELD + 1e-9, onset
+    while number + 1 < stream.count and stream.seconds(number + 1) <= end:
+        number += 1
+    return number
 
 
 def _words(one: PredictedInterval) -> str:

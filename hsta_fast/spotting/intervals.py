@@ -7,11 +7,14 @@
 3. *Threshold.* Median + factor x median absolute deviation of the energy in the `AROUND` seconds about, and
    at least a fixed length: peaks above it are candidates. That is the usual way to spot from a curve of
    movement.
-4. *Borders.* The displacement of all regions is projected onto its direction at the peak: a curve that
-   rises from rest, and falls back. Where it passes 20 and 80 % of its peak, the rise and the fall are
+4. *Borders.* The displacement of these five regions is projected onto its direction at the peak: a curve
+   that rises from rest, and falls back. Where it passes 20 and 80 % of its peak, the rise and the fall are
    lengthened as a smooth step to where they begin and end.
 5. *What is no micro-expression*: too short or too long; both eyes closing (blink); a mouth that moves again
    and again (talking); a head that moves fast (turn).
+
+A gap in the times (`Movement.gaps`) parts the curves into stretches: nothing is interpolated across it, rest
+and borders are of one stretch, and it counts neither in the median nor in the deviation.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import pandas as pd
 from .movement import LAG, Movement
 from .regions import REGIONS
 from .settings import SpotSettings
+from .steps import Steps, Window
 
 REST = 2.5  # of the longest micro-expression: it is less than half of what the median sees
 AROUND = 20.0  # seconds
@@ -60,14 +64,15 @@ class Interval:
 
 @dataclass(frozen=True)
 class Energy:
-    """The curves over n equal steps of time, of which `seconds` float64 (n,) are the times.
+    """The curves over equal steps of time without its gaps, n steps, at most `GAP` for each frame looked at.
 
-    rest: displacement of the regions from rest, float64 (n, R, 2); energy, threshold: (n,); all in
+    steps: the times.
+    rest: displacement of the regions from rest, float32 (n, R, 2); energy, threshold: (n,); all in
     hundredths of the face's height. The energy is 0 where there was no face, or nothing but a distractor.
     groups: the part of each of `GROUPS` in the energy, (n, G); not a number where a distractor hides it.
     """
 
-    seconds: np.ndarray
+    steps: Steps
     rest: np.ndarray
     energy: np.ndarray
     threshold: np.ndarray
@@ -76,97 +81,97 @@ class Energy:
 
 def energy_of(movement: Movement, settings: SpotSettings) -> Energy:
     """The energy of the movement, and its threshold; needs at least 2 frames."""
-    step = float(np.median(np.diff(movement.seconds)))
-    first, last = movement.seconds[[0, -1]]
-    even = first + step * np.arange(math.floor((last - first) / step + 1e-6) + 1)
-
-    def at_even_steps(values: np.ndarray) -> np.ndarray:
-        """(n, C) float64; a value that is not a number spoils those about it."""
-        columns = values.reshape(len(values), -1).astype(np.float64).T
-        return np.stack([np.interp(even, movement.seconds, column) for column in columns], axis=1)
-
-    moved = at_even_steps(movement.moved)
-    rest = moved - _rolling(moved, REST * settings.longest / step).median().to_numpy()
-    rest = rest.reshape(len(even), len(REGIONS), 2)
+    steps = Steps.of(movement)
+    rest = np.empty((len(steps.seconds), len(REGIONS), 2), dtype=np.float32)
+    pose = steps.about(REST * settings.longest, across=False)
+    columns = movement.moved.reshape(len(movement.moved), -1).T
+    for column, curve in zip(columns, rest.reshape(len(rest), -1).T, strict=True):  # one at a time: memory
+        moved = steps.interpolated(movement, column)
+        curve[:] = moved - _rolling(moved, pose).median().to_numpy()
     length = np.stack([_length(rest, names) for names in GROUPS.values()], axis=1)
-    length[_blinks(at_even_steps(movement.eyes)[:, 0], step), 0] = np.nan
-    length[_talking(_length(rest, ("chin",)), step), 1:] = np.nan
-    length[_turning(at_even_steps(movement.head), step)] = np.nan
+    length[_blinks(steps.interpolated(movement, movement.eyes), steps), 0] = np.nan
+    length[_talking(_length(rest, ("chin",)), steps), 1:] = np.nan
+    head = np.stack([steps.interpolated(movement, column) for column in movement.head.T], axis=1)
+    length[_turning(head, steps)] = np.nan
     energy = np.fmax.reduce(length, axis=1)
-    median = _rolling(energy, AROUND / step).median().to_numpy()[:, 0]
-    spread = _rolling(np.abs(energy - median), AROUND / step).median().to_numpy()[:, 0]
+    around = steps.about(AROUND)
+    median = _rolling(energy, around).median().to_numpy()
+    spread = _rolling(np.abs(energy - median), around).median().to_numpy()
     threshold = np.fmax(settings.floor, median + settings.factor * spread)
-    return Energy(even, rest, np.nan_to_num(energy), threshold, length)
+    return Energy(steps, rest, np.nan_to_num(energy, copy=False), threshold, length)
 
 
-def _rolling(values: np.ndarray, width: float) -> pd.api.typing.Rolling:
-    frame = pd.DataFrame(values.reshape(len(values), -1))
-    return frame.rolling(max(3, round(width) | 1), center=True, min_periods=1)
+def _rolling(values: np.ndarray, window: Window) -> pd.api.typing.Rolling:
+    return pd.Series(values).rolling(window, min_periods=1)
 
 
 def _length(rest: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-    """Root mean square over regions of the length of their displacement, (n,)."""
-    squares = (rest[:, [_NAMES.index(name) for name in names]] ** 2).sum(axis=2)
-    return np.asarray(np.sqrt(squares.mean(axis=1)))
+    """Root mean square over regions of the length of their displacement, float64 (n,)."""
+    places = [_NAMES.index(name) for name in names]
+    squares = sum(np.einsum("nc,nc->n", rest[:, i], rest[:, i], dtype=np.float64) for i in places)
+    return np.asarray(np.sqrt(squares / len(places)))
 
 
-def _widened(mask: np.ndarray, before: float, after: float) -> np.ndarray:
-    """The mask, true from `before` steps ahead of its stretches to `after` steps behind them."""
-    before, after = max(0, round(before)), max(0, round(after))
-    sums = np.cumsum(np.concatenate((np.zeros(after + 1, int), mask, np.zeros(before, int))))
-    return np.asarray(sums[before + after + 1 :] > sums[: len(mask)])
+def _widened(mask: np.ndarray, steps: Steps, before: float, after: float) -> np.ndarray:
+    """The mask, true from `before` seconds ahead of its stretches to `after` seconds behind them."""
+    window = steps.window(round(after / steps.step), round(before / steps.step))
+    sums = np.cumsum(np.concatenate(([0], mask)))
+    return np.asarray(sums[window.end] > sums[window.start])
 
 
-def _blinks(eyes: np.ndarray, step: float) -> np.ndarray:
+def _blinks(eyes: np.ndarray, steps: Steps) -> np.ndarray:
     """Where both eyes change far more than usual: the lids then pull at the brows."""
     usual = np.median(eyes)
     closing = eyes > max(EYES_CHANGE, usual + 8 * np.median(np.abs(eyes - usual)))
-    return _widened(closing, LAG / 2 / step, 0)
+    return _widened(closing, steps, LAG / 2, 0)
 
 
-def _talking(chin: np.ndarray, step: float) -> np.ndarray:
+def _talking(chin: np.ndarray, steps: Steps) -> np.ndarray:
     """Where the chin moves again and again."""
-    window = TALK / step
+    window = steps.about(TALK)
     moving = chin > JAW
-    share = _rolling(moving, window).mean().to_numpy()[:, 0]
-    strokes = _rolling(np.diff(moving, prepend=False) & moving, window).sum().to_numpy()[:, 0]
-    return _widened((share > SPEAKS) & (strokes >= 2), window / 2, window / 2)
+    share = _rolling(moving, window).mean().to_numpy()
+    strokes = _rolling(np.diff(moving, prepend=False) & moving, window).sum().to_numpy()
+    return _widened((share > SPEAKS) & (strokes >= 2), steps, TALK / 2, TALK / 2)
 
 
-def _turning(head: np.ndarray, step: float) -> np.ndarray:
+def _turning(head: np.ndarray, steps: Steps) -> np.ndarray:
     """Where the head moves faster than its movement can be taken off."""
-    lag = max(1, round(LAG / step))
-    padded = np.pad(head, ((lag, lag), (0, 0)), mode="edge")
-    return _widened(np.linalg.norm(padded[2 * lag :] - padded[: -2 * lag], axis=1) > TURN, lag, lag)
+    lag = max(1, round(LAG / steps.step))
+    window = steps.window(lag, lag, across=False)
+    fast = np.linalg.norm(head[window.end - 1] - head[window.start], axis=1) > TURN
+    return _widened(fast, steps, lag * steps.step, lag * steps.step)
 
 
 def intervals_of(curves: Energy, settings: SpotSettings) -> list[tuple[float, float, float, float]]:
     """Onset, apex, offset in seconds, and score of each interval, in the order of time."""
     found = []
-    step = curves.seconds[1] - curves.seconds[0]
+    steps = curves.steps
     over = np.flatnonzero(curves.energy > curves.threshold)
     if not len(over):
         return []
-    runs = np.split(over, np.flatnonzero(np.diff(over) > 1) + 1)
-    for run in runs:
+    parted = (np.diff(over) > 1) | (steps.stretch[over[1:]] > steps.stretch[over[:-1]])
+    for run in np.split(over, np.flatnonzero(parted) + 1):
         peak = int(run[curves.energy[run].argmax()])
-        borders = _borders(curves, peak, settings, step)
+        borders = _borders(curves, peak, settings)
         if borders is None or not settings.shortest <= borders[1] - borders[0] <= settings.longest:
             continue
-        onset, offset = borders
-        inside = slice(*np.searchsorted(curves.seconds, (onset, offset)))
+        onset, offset = np.clip(borders, *steps.seconds[list(steps.ends(peak))])  # not in a gap
+        inside = slice(*np.searchsorted(steps.seconds, (onset, offset)))
         if np.isnan(curves.groups[inside, np.nanargmax(curves.groups[peak])]).any():
             continue  # a part of a blink, of talking or of a turn
         score = float(curves.energy[peak] / curves.threshold[peak])
-        found.append((onset, float(curves.seconds[peak]), offset, score))
+        found.append((float(onset), float(steps.seconds[peak]), float(offset), score))
     return _apart(found)
 
 
-def _borders(curves: Energy, peak: int, settings: SpotSettings, step: float) -> tuple[float, float] | None:
+def _borders(curves: Energy, peak: int, settings: SpotSettings) -> tuple[float, float] | None:
     """Where the movement at a peak begins and ends, in seconds; None if that is too far away."""
-    reach = math.ceil(settings.longest / step)
-    first, last = max(0, peak - reach), min(len(curves.energy), peak + reach + 1)
-    part = curves.rest[first:last, _MOVED].reshape(last - first, -1)
+    steps = curves.steps
+    reach = math.ceil(settings.longest / steps.step)
+    start, end = steps.ends(peak)
+    first, last = max(start, peak - reach), min(end, peak + reach) + 1
+    part = curves.rest[first:last, _MOVED].reshape(last - first, -1).astype(np.float64)
     at = peak - first
     direction = part[max(0, at - 1) : at + 2].mean(axis=0)
     along = part @ direction / np.linalg.norm(direction) ** 2
@@ -174,7 +179,7 @@ def _borders(curves: Energy, peak: int, settings: SpotSettings, step: float) -> 
     fall = _edge(along[at:])
     if rise is None or fall is None:
         return None
-    return curves.seconds[peak] - rise * step, curves.seconds[peak] + fall * step
+    return steps.seconds[peak] - rise * steps.step, steps.seconds[peak] + fall * steps.step
 
 
 def _edge(curve: np.ndarray) -> float | None:

@@ -24,10 +24,8 @@ REGIONS = {
     "left mouth corner": (0.20, 0.66, 0.42, 0.84),
     "right mouth corner": (0.58, 0.66, 0.80, 0.84),
     "chin": (0.35, 0.84, 0.65, 1.00),
-    "left eye": (0.12, 0.34, 0.42, 0.48),
-    "right eye": (0.58, 0.34, 0.88, 0.48),
 }
-EYES = REGIONS["left eye"], REGIONS["right eye"]
+EYES = (0.12, 0.34, 0.42, 0.48), (0.58, 0.34, 0.88, 0.48)  # left and right, as `REGIONS`
 _STEP = 6  # pixels between the points to which the movement of the head is fitted
 _STEADY = 0.7  # part of the points that it is fitted to, as in data/frames/apex.py
 

@@ -82,7 +82,7 @@ def as_text(found: Found) -> str:
     source, stream, spotted = found.source, found.stream, found.spotted
     length = stream.seconds(stream.count - 1)
     name = " ".join(filter(None, (source.subject, source.video)))
-    rate = f"{stream.rate:.4g} frames a second" if stream.rate else "one frame"
+    rate = f"{stream.known_rate():.4g} frames a second"
     intervals = counted(len(spotted.intervals), "interval")
     a_minute = f", {60 * len(spotted.intervals) / length:.1f} a minute" if length >= 30 else ""
     lines = [f"{name}: {length:.1f} s at {rate}: {intervals}{a_minute}"]

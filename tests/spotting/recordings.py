@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from hsta_fast.data.frames.stream import Convert, FrameStream
+from hsta_fast.data.frames.stream import Convert, FrameStream, usual_rate
 from hsta_fast.synth import SynthConfig
 from hsta_fast.synth.render import subject_frames
 
@@ -22,7 +22,7 @@ class MemoryStream(FrameStream):
     """Frames (n, h, w) uint8 grey held in memory, at these times in seconds."""
 
     def __init__(self, frames: np.ndarray, times: np.ndarray) -> None:
-        rate = (len(times) - 1) / float(times[-1]) if len(times) > 1 else None
+        rate = usual_rate(np.diff(times))
         super().__init__("memory", len(frames), (frames.shape[2], frames.shape[1]), rate)
         self.frames, self.times = frames, times
 

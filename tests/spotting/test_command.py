@@ -1,6 +1,7 @@
 """`hsta-fast spot`: which recordings it finds, and what it writes."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hsta_fast.spotting import Interval, SpotSettings
 from hsta_fast.spotting.command import spot_all
 from hsta_fast.spotting.report import COLUMNS, OF_MODEL
 from hsta_fast.spotting.sources import sources
+from tests.data.frames.video_files import encode, greys
 
 from ..data.fake_datasets import video
 from .recordings import bump, film
@@ -79,6 +81,32 @@ def test_what_cannot_be_read_is_one_line_and_the_rest_is_spotted_in(
     errors = [line for line in said.err.splitlines() if line.startswith("error:")]
     assert ended.value.code == 1 and len(errors) == 1 and "none.mp4" in errors[0]
     assert "1 interval in 1 recording" in said.out
+
+
+def test_a_video_of_one_frame_is_refused_as_by_predict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = encode(tmp_path / "one.mp4", "libx264", greys(1))
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, path)
+    said = capsys.readouterr()
+    assert ended.value.code == 1 and said.out == ""
+    assert "error: one.mp4: expected at least 2 frames, got 1" in said.err
+
+
+def test_a_pause_in_a_video_is_said_and_lowers_no_rate(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = [cv2.imread(str(images / f"{number}.png")) for number in range(120)]
+    times = [10 * number + 28_800_000 * (number >= 80) for number in range(120)]
+    path = encode(tmp_path / "paused.mkv", "ffv1", [f for f in frames if f is not None], "bgr0", times=times)
+    run(monkeypatch, path)
+    said = capsys.readouterr().out
+    assert said.startswith("paused: 28801.2 s at 100 frames a second: 1 interval")
+    assert "remark: no frames for 28800.0 s (0.8 to 28800.8 s): nothing was spotted there" in said
+    assert "short movements are missed" not in said and re.search(
+        r"\n  0\.[34]\d to 0\.[56]\d s  frames", said
+    )
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def overlap(spotted: Spotted, onset: float, offset: float, rate: float) -> float
 @pytest.mark.parametrize("rate", [60.0, 200.0, 1000.0])
 @pytest.mark.parametrize("region", ["brows", "mouth"])
 def test_a_short_movement_is_found_with_its_borders(rate: float, region: str) -> None:
-    times = at(rate, 1.2 if rate < 1000 else 0.7)
+    times = at(rate, 1.2 if rate < 1000 else 1.01)
     onset, apex, offset = 0.3, 0.38, 0.5
     moved = 1.9 * bump(times, onset, apex, offset)
     found = spot(film(times, brows=moved) if region == "brows" else film(times, mouth=moved))
@@ -84,13 +84,45 @@ def test_at_25_frames_a_second_the_low_rate_is_said() -> None:
     times = at(25.0, 3.0)
     found = spot(film(times, mouth=1.9 * bump(times, 1.0, 1.2, 1.4)))
     assert len(found.intervals) == 1
-    assert any("25 frames a second" in remark for remark in found.remarks)
+    [remark] = found.remarks
+    assert remark.startswith("25 frames a second, 2.5 in a movement of 1/10 s") and set(found.notes) == {
+        "low rate"
+    }
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 20])
-def test_recordings_of_a_few_frames_have_no_interval(count: int) -> None:
+def test_60_frames_a_second_by_the_clock_of_television_are_not_few() -> None:
+    assert spot(film(at(60.0, 1.2) * 1.001)).remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (2, "0.005 s of frames: a movement of more than 0.0025 s"),
+        (3, "0.01 s"),
+        (20, "0.095 s"),
+        (200, "0.99"),
+    ],
+)
+def test_recordings_of_a_few_frames_have_no_interval_and_it_is_said_why(count: int, said: str) -> None:
     found = spot(film(np.arange(count) / 200))
     assert found.intervals == () and found.energy.shape == found.threshold.shape == (count,)
+    [remark] = found.remarks
+    assert remark.startswith(said) and remark.endswith(
+        " s cannot be told from rest, which must be as long; 1 s are enough for all"
+    )
+
+
+def test_movements_of_half_the_recording_are_told_from_rest_and_no_longer_ones() -> None:
+    times = at(200.0, 0.6)
+    assert len(spot(film(times, mouth=1.9 * bump(times, 0.2, 0.3, 0.4))).intervals) == 1
+    assert spot(film(times, mouth=1.9 * bump(times, 0.08, 0.3, 0.53))).intervals == ()
+    times = at(200.0, 1.1)
+    assert len(spot(film(times, mouth=1.9 * bump(times, 0.32, 0.54, 0.77))).intervals) == 1
+
+
+def test_a_single_frame_is_refused() -> None:
+    with pytest.raises(ValueError, match="memory: expected at least 2 frames, got 1"):
+        spot(film(np.zeros(1)))
 
 
 def test_black_frames_have_no_face() -> None:

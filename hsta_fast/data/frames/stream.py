@@ -40,7 +40,7 @@ class FrameStream(ABC):
         name: of the file or the folder, without the folders above it.
         count: the number of frames; of a file that is cut or damaged, those whose number is certain.
         size: (width, height) of the upright frames.
-        rate: frames a second; None where nothing tells it.
+        rate: frames a second, by `usual_rate` where the frames have times; None where nothing tells it.
     """
 
     def __init__(self, name: str, count: int, size: tuple[int, int], rate: float | None) -> None:
@@ -57,9 +57,18 @@ class FrameStream(ABC):
 
         Raises ValueError where the rate is not known.
         """
+        return number / self.known_rate()
+
+    def known_rate(self) -> float:
+        """`rate`; ValueError where it is not known."""
         if self.rate is None:
             raise ValueError(f"rate expected frames a second, {self.name} does not tell: give --fps")
-        return number / self.rate
+        return self.rate
+
+    def check_moves(self) -> None:
+        """Raise ValueError for a single frame: nothing moves in it."""
+        if self.count < 2:
+            raise ValueError(f"{self.name}: expected at least 2 frames, got {self.count}")
 
     def pictures(self, convert: Convert | None = None) -> Iterator[tuple[int, np.ndarray]]:
         """Every frame with its number: uint8 RGB (height, width, 3), or what `convert` makes of it.
@@ -127,11 +136,12 @@ class VideoStream(FrameStream):
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         count = len(timeline) if timeline.certain is None else timeline.certain
-        super().__init__(path.name, count, (width, height), fps or timeline.rate(0, count - 1))
+        steps = np.diff(np.asarray(timeline.stamps[:count], dtype=np.int64)) * float(timeline.unit)
+        super().__init__(path.name, count, (width, height), fps or usual_rate(steps))
         self._fps = fps
         if timeline.certain is not None:
             self._remarks.append(f"the file is cut or damaged after {counted(count, 'frame')}; they are used")
-        uneven = _uneven(timeline.stamps[:count], float(timeline.unit))
+        uneven = _uneven(steps)
         if uneven and fps is None:
             self._remarks.append(f"variable frame rate: {uneven}; times are those of the file's timestamps")
 
@@ -262,11 +272,29 @@ def _state(path: Path) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _uneven(stamps: Sequence[int], unit: float) -> str:
+def usual_rate(steps: np.ndarray) -> float | None:
+    """Frames a second by the steps between frames in seconds (n,); None where no time passes.
+
+    It is that of the median step: a pause makes no frame rate lower. The mean is taken of the steps that are
+    even with it, because a clock of milliseconds shows 60 frames a second as steps of 16 and 17 ms.
+    """
+    steps = steps[steps > 0]
+    return float(1 / steps[_are_even(steps, _median(steps))].mean()) if len(steps) else None
+
+
+def _median(steps: np.ndarray) -> float:
+    """Of an even number of steps the lower middle one: the mean of a usual step and a pause is neither."""
+    return float(np.quantile(steps, 0.5, method="lower"))
+
+
+def _are_even(steps: np.ndarray, usual: float) -> np.ndarray:
+    return np.asarray(np.abs(steps - usual) <= max(UNEVEN * usual, UNEVEN_SECONDS))
+
+
+def _uneven(steps: np.ndarray) -> str:
     """The times between frames, if they are not even; else ""."""
-    steps: np.ndarray = np.diff(np.asarray(stamps, dtype=np.int64)) * unit
-    usual = float(np.median(steps)) if len(steps) else 0.0
-    if not len(steps) or (np.abs(steps - usual) <= max(UNEVEN * usual, UNEVEN_SECONDS)).all():
+    usual = _median(steps) if len(steps) else 0.0
+    if _are_even(steps, usual).all():
         return ""
     return (
         f"{1000 * steps.min():.3g} to {1000 * steps.max():.3g} ms between frames, median {1000 * usual:.3g}"

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hsta_fast.data.frames.stream import FrameStream, open_frames
+from hsta_fast.data.frames.stream import FrameStream, open_frames, usual_rate
 from hsta_fast.data.frames.video import read_video
 from tests.data.frames.test_store import encoded
 from tests.data.frames.test_video import KINDS
@@ -81,6 +81,34 @@ def test_times_follow_the_timestamps_or_the_given_rate(tmp_path: Path) -> None:
     for fps in (0, -1, float("nan")):
         with pytest.raises(ValueError, match="fps expected a positive number"):
             open_frames(path, fps=fps)
+
+
+@pytest.mark.parametrize(
+    ("steps", "rate"),
+    [
+        ([10] * 9 + [3000], 100),
+        ([10] * 9 + [28_800_000], 100),
+        ([10, 28_800_000], 100),
+        ([28_800_000, 10], 100),
+        ([17, 17, 16] * 20, 60),  # 60 frames a second on a clock of milliseconds
+        ([4, 4, 4, 4, 4, 5] * 9, 240),
+        ([8, 9, 8] * 9 + [25], 120),
+        ([10] * 30 + [20] * 31, 50),
+        ([0, 10, 10, 0], 100),
+        ([28_800_000], 1 / 28_800),
+        ([0], None),
+        ([], None),
+    ],
+)
+def test_the_rate_is_that_of_the_usual_step(steps: list[int], rate: float | None) -> None:
+    found = usual_rate(np.array(steps) / 1000)
+    assert found == (None if rate is None else pytest.approx(rate, rel=2e-3))
+
+
+def test_a_pause_does_not_lower_the_rate_of_a_video(tmp_path: Path) -> None:
+    times = [10 * k + 3000 * (k >= 20) for k in range(30)]
+    stream = open_frames(encode(tmp_path / "a.mkv", "ffv1", greys(30), "bgr0", times=times))
+    assert stream.rate == pytest.approx(100) and stream.seconds(29) == pytest.approx(3.29)
 
 
 def test_a_folder_and_a_list_of_images(tmp_path: Path) -> None:
