@@ -5,7 +5,7 @@
 Each stage runs once by itself; its seconds are those of the processor (all threads), which other programs on
 the machine change little. The whole is the command `hsta-fast predict` in a process of its own. --hour:
 instead of a video, an hour of 1280 x 720 at 25 frames a second, made of the video's own first frames, is
-predicted for its memory; it takes about half an hour of one core.
+predicted for its memory; it takes about ten minutes.
 """
 
 import argparse
