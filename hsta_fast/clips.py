@@ -67,8 +67,10 @@ _SINGULAR = {"are": "is", "were": "was", "have": "has"}
 
 
 def of_recording(name: str, error: ValueError) -> str:
-    """What was wrong, with the name of the recording where the error does not say it."""
-    return str(error) if name in str(error) else f"{name}: {error}"
+    """What was wrong, with the name of the recording where the error does not begin with it, or its end."""
+    last = re.escape(name.rpartition("/")[2])
+    begins = re.match(rf"({re.escape(name)}|{last}(\.\w+)?): ", str(error))
+    return str(error) if begins else f"{name}: {error}"
 
 
 def counted(number: int, noun: str, verb: str = "") -> str:

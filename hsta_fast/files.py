@@ -164,10 +164,19 @@ def check_outputs(outputs: Iterable[tuple[str, Path | None]], inputs: Sequence[P
 
 
 def check_not_read(path: Path, flag: str, inputs: Iterable[Path]) -> None:
-    """Raise ValueError, naming the argument, if the file `path` that it gives is one of `inputs`."""
+    """Raise ValueError, naming the argument, if the file `path` exists, and is or may be read.
+
+    Of `inputs` a folder may be read with all that is in it. A new file in such a folder is no fault.
+    """
+    if not path.exists():
+        return
     for one in inputs:
-        if path.exists() and one.exists() and path.samefile(one):
+        if one.exists() and path.samefile(one):
             raise ValueError(f"{flag} expected another file than one that is read, got {path}")
+        if one.is_dir() and one.resolve() in path.resolve().parents:
+            raise ValueError(
+                f"{flag} expected a new file in {one}, which is read, or one elsewhere, got {path}"
+            )
 
 
 def _nearest(path: Path) -> Path:

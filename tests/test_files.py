@@ -79,4 +79,12 @@ def test_an_output_is_no_folder_and_none_of_the_inputs(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--csv expected another file than --out, got .*/b.mp4 for both"):
         files.check_outputs([("--out", other), ("--plot", None), ("--csv", tmp_path / "." / "b.mp4")])
     files.check_outputs([("--csv", other)], [video])
+    files.check_outputs([("--csv", other)], [tmp_path])  # a new file in a folder that is read
+    (tmp_path / "a").mkdir()
+    for path in (video, tmp_path / "a" / ".." / "a.mp4"):
+        with pytest.raises(
+            ValueError, match=r"--csv expected a new file in .*, which is read, or one elsewhere"
+        ):
+            files.check_outputs([("--csv", path)], [tmp_path])
+    (tmp_path / "a").rmdir()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "link.mp4"]

@@ -131,7 +131,7 @@ ARROWS: dict[str, str] = {
     "spotting.refine": "spotting.intervals",
     "spotting.sources": "clips data.frames data.readers data.recordings",
     "spotting.truth": "clips data.labels data.recordings protocol spotting.sources",
-    "spotting.report": "clips data.frames protocol.plots spotting.sources spotting.spotter",
+    "spotting.report": "clips files data.frames protocol.plots spotting.sources spotting.spotter",
     "spotting.command": "clips files data.frames protocol.plots spotting.report spotting.settings "
     "spotting.refine spotting.sources spotting.spotter",
     "spotting": "spotting.intervals spotting.settings spotting.spotter",

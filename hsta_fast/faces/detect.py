@@ -61,9 +61,9 @@ class Detector:
         if self.model is not None and self.box is not None:
             raise ValueError("detector expected a model or a box, got both")
         if self.box is not None and not (len(self.box) == 4 and np.isfinite(self.box).all()):
-            raise ValueError(f"box expected four numbers, x, y, width and height, got {self.box}")
+            raise ValueError(f"face box expected four numbers, x, y, width and height, got {self.box}")
         if self.box is not None and min(self.box[2:]) < 1:
-            raise ValueError(f"box expected a width and height of at least 1 pixel, got {self.box}")
+            raise ValueError(f"face box expected a width and height of at least 1 pixel, got {self.box}")
 
     @classmethod
     def named(cls, name: str) -> Detector:

@@ -20,7 +20,7 @@ from ..spotting import Spotted, spot
 from ..threads import prefetch
 from .cautions import cautions
 from .ensemble import Ensemble
-from .recording import predict_clips, spotted_clips
+from .recording import Failed, predict_clips, spotted_clips
 from .request import Request
 from .result import PredictedInterval, clock
 
@@ -77,6 +77,7 @@ def camera_frames(source: str, *, fps: float | None = None, wait: bool = True) -
     """
     if not source.isdecimal():
         stream = open_frames(Path(source), fps=fps)
+        stream.check_moves()
         begin = time.monotonic()
         for number, picture in stream.pictures():
             seconds = stream.seconds(number)
@@ -124,7 +125,7 @@ def watch_camera(
         ValueError: as in `camera_frames`.
     """
     kept: deque[Taken] = deque()
-    searched, reported, number = 0.0, -1.0, -1
+    searched, number = 0.0, -1
     search = _Search(ensemble, request, device, warn)
     if (first := next(frames, None)) is None:
         return
@@ -136,14 +137,12 @@ def watch_camera(
             kept.popleft()
         if now - searched >= EVERY:
             searched = now
-            for one in search(kept, number, (reported, now - EDGE)):
-                reported = one.seconds[2] if one.seconds else reported
-                yield one
-    yield from search(kept, number, (reported, kept[-1][0]))  # the end of a file
+            yield from search(kept, number, now - EDGE)
+    yield from search(kept, number, kept[-1][0])  # the end of a file
 
 
 class _Search:
-    """Searches the pictures that are kept, and warns."""
+    """Searches the pictures that are kept, tells each movement once, and warns."""
 
     def __init__(
         self, ensemble: Ensemble, request: Request, device: torch.device, warn: Callable[[str], None]
@@ -152,11 +151,10 @@ class _Search:
         self.recipe = request.recipe(ensemble.inputs, ensemble.sampling)
         self.settings = request.spot_settings(neutral=ensemble.inputs.neutral)
         self.has_warned, self.saw_face = False, True
+        self.told = -1.0  # until when
 
-    def __call__(
-        self, kept: Sequence[Taken], last: int, span: tuple[float, float]
-    ) -> list[PredictedInterval]:
-        """The movements from after to until the times of `span`; last: the number of the last picture."""
+    def __call__(self, kept: Sequence[Taken], last: int, until: float) -> list[PredictedInterval]:
+        """The movements that were not told, until this time; last: the number of the last picture."""
         if len(kept) < 2 or kept[-1][0] <= kept[0][0]:
             return []
         stream, first = RecentFrames(list(kept)), last + 1 - len(kept)
@@ -169,15 +167,16 @@ class _Search:
         inside = tuple(
             one
             for one in spotted.intervals
-            if time_of(one.onset) > span[0] and time_of(one.offset) <= span[1]
+            if time_of(one.onset) > self.told and time_of(one.offset) <= until
         )
-        failed: list[str] = []
+        failed: list[Failed] = []
         clips = spotted_clips(
             self.ensemble, stream, replace(spotted, intervals=inside), self.recipe, self.device
         )
         found = predict_clips(self.ensemble, stream, clips, self.recipe, self.device, failed)
-        for what in failed:
-            self.warn(f"{clock(stream.start)} and later, not predicted: {what}")
+        for clip, error in failed:
+            self.warn(f"not predicted: frames {first + clip.onset} to {first + clip.offset}: {error}")
+        self.told = max([self.told, *(time_of(clip.offset) for clip in clips)])
         return [
             replace(
                 one,

@@ -85,6 +85,6 @@ def _uncalibrated(ensemble: Ensemble) -> str:
             "the model comes without its run: its probabilities are not calibrated, and none is called unsure"
         )
     return (
-        f"the run has fewer than {FEWEST_CLIPS} held-out predictions: its probabilities are not calibrated, "
-        "and none is called unsure"
+        f"the run has no predictions.csv, or fewer than {FEWEST_CLIPS} clips in it: its probabilities are "
+        "not calibrated, and none is called unsure"
     )

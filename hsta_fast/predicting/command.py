@@ -80,7 +80,7 @@ def predict_all(config: PredictConfig) -> int:
         if config.json:
             print(json.dumps(prediction.as_json(), ensure_ascii=False))
         else:
-            print(f"{prediction}\npage: {to}")
+            print(f"{prediction}\npage: {one_line(to)}")
     return failed
 
 

@@ -24,6 +24,8 @@ from .refining import refined
 from .request import Request
 from .result import PredictedInterval, Prediction
 
+Failed = tuple[Clip, ValueError]  # a clip that cannot be shown to the models, and why
+
 TOGETHER = 16  # clips whose frames are held at once, and predicted in one batch
 
 
@@ -120,8 +122,9 @@ def predict_video(
         settings = request.spot_settings(neutral=ensemble.inputs.neutral)
         spotted = spot(stream, settings=settings, progress=progress)
         found = spotted_clips(ensemble, stream, spotted, recipe, device)
-    failed: list[str] = []
-    intervals = predict_clips(ensemble, stream, found, recipe, device, failed, watch)
+    lost: list[Failed] = []
+    intervals = predict_clips(ensemble, stream, found, recipe, device, lost, watch)
+    failed = [f"frames {one.onset} to {one.offset}: {error}" for one, error in lost]
     if failed and clip is not None:
         raise ValueError(f"{video_name(video)}: {failed[0]}")
     faces = [one.face for one in intervals if one.face is not None]
@@ -176,14 +179,14 @@ def predict_clips(
     clips: Sequence[Clip],
     recipe: Recipe,
     device: torch.device,
-    failed: list[str],
+    failed: list[Failed],
     watch: Watch | None = None,
 ) -> list[PredictedInterval]:
     """What the models say of these clips, in the order of onsets; `failed` gets what cannot be shown."""
     known: list[Clip] = []
     for clip, found in zip(clips, with_apexes(stream, clips, recipe), strict=True):
         if isinstance(found, ValueError):
-            failed.append(_sentence(clip, found))
+            failed.append((clip, found))
         else:
             known.append(found)
     if watch is not None:
@@ -197,10 +200,6 @@ def predict_clips(
     return sorted(intervals, key=lambda one: (one.onset, one.offset))
 
 
-def _sentence(clip: Clip, error: ValueError) -> str:
-    return f"frames {clip.onset} to {clip.offset}: {error}"
-
-
 def video_name(video: Path | str | Sequence[Path | str]) -> str:
     """How outputs name a recording."""
     if isinstance(video, str | Path):
@@ -209,14 +208,14 @@ def video_name(video: Path | str | Sequence[Path | str]) -> str:
 
 
 def _groups(
-    found: Iterator[tuple[Clip, ClipInputs | ValueError]], failed: list[str]
+    found: Iterator[tuple[Clip, ClipInputs | ValueError]], failed: list[Failed]
 ) -> Iterator[list[ClipInputs]]:
-    """The clips, up to `TOGETHER` at a time; `failed` gets a sentence for each that has no inputs."""
+    """The clips, up to `TOGETHER` at a time; `failed` gets each that has no inputs."""
 
     def usable() -> Iterator[ClipInputs]:
         for clip, inputs in found:
             if isinstance(inputs, ValueError):
-                failed.append(_sentence(clip, inputs))
+                failed.append((clip, inputs))
             else:
                 yield inputs
 

@@ -11,6 +11,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
 from ..protocol.plots import GREY, INK, as_shipped, new_figure, plain_axes, png
+from ..spotting.spotter import drawn
 from .result import PredictedInterval, Prediction
 
 # The Okabe-Ito palette differs in every common form of colour blindness.
@@ -123,7 +124,7 @@ def _clock(seconds: float) -> str:
 
 def _thinned(times: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The curve with at most `_COLUMNS` points: the largest of each stretch, so that no peak is lost."""
-    if len(times) <= _COLUMNS:
-        return times, values
-    starts = np.linspace(0, len(times), _COLUMNS, endpoint=False).astype(np.int64)
-    return times[starts], np.fmax.reduceat(values, starts)
+    if len(times) > _COLUMNS:
+        starts = np.linspace(0, len(times), _COLUMNS, endpoint=False).astype(np.int64)
+        times, values = times[starts], np.fmax.reduceat(values, starts)
+    return times, drawn(values, np.ones(len(values), bool), times)

@@ -225,6 +225,7 @@ def _is_blank(cells: pd.Series) -> bool:
 
 def _name_videos(true: pd.DataFrame, found: pd.DataFrame, names: tuple[str, str]) -> None:
     """Set the column `key`, equal for rows of the same recording in both tables."""
+    tables = ("true", true), ("found", found)
     complete = bool((true["subject"] != "").all() and (found["subject"] != "").all())
     recordings = {}  # with subjects, and without -> how many there are
     # A subject that is known of some recordings alone still tells them apart, if both tables have the same.
@@ -247,9 +248,12 @@ def _name_videos(true: pd.DataFrame, found: pd.DataFrame, names: tuple[str, str]
             f"{names[1]}: video expected a recording of {names[0]}, got {row['video']!r}{whose}; one without "
             "an expression has a row with a blank onset and offset there"
         )
-    people = true.groupby("key")["subject"].nunique()
-    if not with_subject and (people > 1).any():
-        video = true[true["key"] == people.idxmax()]["video"].iloc[0]
+    # A row without a subject may be of any recording of that name, with a subject or without.
+    videos = {name: rows["video"].map(lambda video: _video_key(video, short)) for name, rows in tables}
+    people = true.groupby(videos["true"])["subject"].nunique()
+    open_to = videos["found"][found["subject"] == ""] if with_subject else videos["true"]
+    if (several := people[(people > 1) & people.index.isin(open_to)]).any():
+        video = true[videos["true"] == several.index[0]]["video"].iloc[0]
         raise ValueError(
             f"{names[1]}: expected a column subject, got none: {video!r} in {names[0]} is of several people"
         )

@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 
 from ..clips import counted
 from ..data.frames.stream import FrameStream
+from ..files import one_line
 from ..protocol.plots import GREY, GRID, INK, as_shipped, new_figure
 from .sources import Source
-from .spotter import Spotted
+from .spotter import Spotted, drawn
 
 COLUMNS = ("subject", "video", "onset", "apex", "offset", "onset_s", "apex_s", "offset_s", "score")
 OF_MODEL = ("class", "probability")  # further columns of intervals that a model has classified
@@ -85,7 +86,7 @@ def as_text(found: Found) -> str:
     rate = f"{stream.known_rate():.4g} frames a second"
     intervals = counted(len(spotted.intervals), "interval")
     a_minute = f", {60 * len(spotted.intervals) / length:.1f} a minute" if length >= 30 else ""
-    lines = [f"{name}: {length:.1f} s at {rate}: {intervals}{a_minute}"]
+    lines = [f"{one_line(name)}: {length:.1f} s at {rate}: {intervals}{a_minute}"]
     for row in rows(found):
         times = f"{row['onset_s']:.2f} to {row['offset_s']:.2f} s"
         frames = f"frames {row['onset']} {row['apex']} {row['offset']}"
@@ -113,9 +114,10 @@ def figure(found: Found) -> Figure:
 
 def _draw(axes: Axes, spotted: Spotted, times: np.ndarray, start: float) -> None:
     part = slice(*np.searchsorted(times, (start, start + _ROW)))
-    energy = np.where(spotted.seen, spotted.energy, np.nan)  # a gap where no face was seen
+    energy = drawn(spotted.energy, spotted.seen, times)
+    threshold = drawn(spotted.threshold, np.ones_like(spotted.seen), times)
     axes.plot(times[part], energy[part], color=INK, linewidth=0.8)
-    axes.plot(times[part], spotted.threshold[part], color=GREY, linewidth=0.8, linestyle=(0, (4, 2)))
+    axes.plot(times[part], threshold[part], color=GREY, linewidth=0.8, linestyle=(0, (4, 2)))
     for one in spotted.intervals:
         axes.axvspan(times[one.onset], times[one.offset], color=_COLOR, alpha=0.35, linewidth=0)
     axes.set_xlim(start, start + min(_ROW, max(times[-1] - start, 1e-3)))

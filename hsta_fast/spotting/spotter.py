@@ -12,7 +12,7 @@ from ..data.frames.stream import FrameStream
 from ..data.remarks import is_slow
 from ..faces import Face
 from .intervals import Interval, energy_of, intervals_of
-from .movement import Movement, follow
+from .movement import GAP, Movement, follow
 from .settings import SpotSettings
 
 DEFAULT = SpotSettings()
@@ -89,6 +89,18 @@ def spot(stream: FrameStream, *, settings: SpotSettings = DEFAULT, progress: boo
         seen=seen,
         notes=notes,
     )
+
+
+def drawn(values: np.ndarray, seen: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """A curve as it is drawn, (frames,): with gaps where no face was seen, and where no time has a frame.
+
+    seen: bool (frames,); times: of the frames, in seconds.
+    """
+    shown = np.where(seen, values, np.nan)
+    steps = np.diff(times)
+    if len(steps):
+        shown[1:][steps > GAP * np.quantile(steps, 0.5, method="lower")] = np.nan
+    return shown
 
 
 def _nearest(times: np.ndarray, wanted: Sequence[float]) -> list[int]:

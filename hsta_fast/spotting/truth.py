@@ -11,6 +11,7 @@ from ..clips import counted
 from ..data.labels.sets import ClassColumn, LabelSet
 from ..data.recordings import interval_table, recordings, with_classes
 from ..protocol import Table, audit_spotting, read_intervals
+from ..protocol.spotting import BLANK
 from .sources import unnamed_videos
 
 
@@ -59,7 +60,7 @@ def annotated(path: Path, labels: LabelSet | None = None) -> tuple[Table, list[s
         table, remarks = read_intervals(path), []
     if labels is None:
         return table, remarks
-    rows, more = with_classes(table.rows, labels, str(path))
+    rows, more = with_classes(table.rows.replace(list(BLANK), ""), labels, str(path))
     return Table(rows, table.source, table.unused), remarks + more
 
 

@@ -6,13 +6,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from hsta_fast.data.frames.stream import open_frames
-from hsta_fast.predicting import Request, predict
+from hsta_fast.predicting import PredictedInterval, Request, predict
 from hsta_fast.predicting import camera as camera_module
 from hsta_fast.predicting.camera import RecentFrames, camera_frames, line_of, watch_camera
 from hsta_fast.predicting.ensemble import load_ensemble
@@ -80,6 +81,30 @@ def test_each_movement_is_reported_once(trained: Path, monkeypatch: pytest.Monke
         assert one.seconds == pytest.approx((one.onset / rate, one.apex / rate, one.offset / rate))
     assert len(searched) == 7 and all(last - first <= 302 for first, last in searched)
     assert line_of(found[0]).startswith("0:01.200  200 ms  ")
+
+
+def test_a_movement_that_cannot_be_predicted_is_told_once(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the camera's numbers, however often its pictures are searched."""
+
+    def told(stream: RecentFrames, *, settings: SpotSettings) -> Spotted:
+        first = round(stream.start * 100)
+        is_inside = first <= 120 and 140 - first < stream.count
+        inside = (Interval(120 - first, 130 - first, 140 - first, 2.0),) if is_inside else ()
+        return Spotted(inside, np.zeros(0), np.zeros(0), 100, {}, (), np.zeros(0, bool))
+
+    def failing(*given: Any) -> list[PredictedInterval]:
+        given[-1].extend((clip, ValueError("no face")) for clip in given[2])
+        return []
+
+    monkeypatch.setattr(camera_module, "spot", told)
+    monkeypatch.setattr(camera_module, "predict_clips", failing)
+    taken = ((number / 100, np.zeros((48, 64, 3), np.uint8)) for number in range(450))
+    said: list[str] = []
+    ensemble, request = load_ensemble(trained), Request(uncropped=True)
+    assert not [*watch_camera(ensemble, taken, request, torch.device("cpu"), seconds=3, warn=said.append)]
+    assert said[1:] == ["not predicted: frames 120 to 140: no face"]
 
 
 def test_a_camera_that_is_not_there_is_one_line(

@@ -16,7 +16,7 @@ from hsta_fast.faces import Detector
 from hsta_fast.predicting import Prediction, Request, predict, predict_video
 from hsta_fast.predicting.ensemble import load_ensemble
 from hsta_fast.predicting.page import Pictures, page
-from hsta_fast.predicting.recording import predict_clips, spotted_clips
+from hsta_fast.predicting.recording import Failed, predict_clips, spotted_clips
 from hsta_fast.predicting.timeline import energy_drawn
 from hsta_fast.predicting.video_out import _Drawing, _held, write_video
 from hsta_fast.spotting import Interval, Spotted
@@ -154,9 +154,9 @@ def test_what_cannot_be_shown_is_not_called_nothing(
     recipe = Request(crop_face=0.1).recipe(ensemble.inputs, ensemble.sampling)
     clips = spotted_clips(ensemble, stream, spotted, recipe, torch.device("cpu"))
     assert [clip.onset for clip in clips] == expected
-    failed: list[str] = []
+    failed: list[Failed] = []
     predict_clips(ensemble, stream, clips, recipe, torch.device("cpu"), failed)
-    assert [text.partition(":")[0] for text in failed] == ["frames 80 to 100"]
+    assert [(clip.onset, clip.offset) for clip, _ in failed] == [(80, 100)]
 
 
 @pytest.mark.parametrize(("offset", "is_lost"), [(50, False), (100, True)])

@@ -140,7 +140,7 @@ def test_what_an_output_says(faces: Path, trained: Path) -> None:
         "a facial movement is not a feeling",
         "Rendered faces: these scores prove the machinery",
         "25 frames a second",
-        "the run has fewer than 50 held-out predictions: its probabilities are not calibrated",
+        "the run has no predictions.csv, or fewer than 50 clips in it: its probabilities are not calibrated",
         "1 clip, predicted by run (the mean of 2 models)",
         "probabilities: not calibrated",
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from hsta_fast.predicting.result import PredictedInterval
@@ -32,3 +33,16 @@ def test_bars_lie_on_their_intervals() -> None:
     draw_shares(axes, ("a", "b"), (0.0, 10.0), [one])
     bars = [(bar.get_x(), bar.get_width(), bar.get_y(), bar.get_height()) for bar in axes.patches]  # type: ignore[attr-defined]
     assert bars == [(1.0, 2.0, 0.0, 0.25), (1.0, 2.0, 0.25, 0.75)]
+
+
+@pytest.mark.parametrize("count", [200, 40_000])
+def test_a_curve_is_broken_where_no_time_has_a_frame(count: int) -> None:
+    """A pause in the middle; also of a curve of more points than are drawn, which keeps its peak."""
+    from hsta_fast.predicting.timeline import _thinned
+
+    times = np.arange(count) / 100 + 10.0 * (np.arange(count) >= count // 2)
+    values = np.ones(count)
+    values[count // 4] = 5.0
+    drawn_times, drawn = _thinned(times, values)
+    [place] = np.flatnonzero(np.isnan(drawn))
+    assert drawn_times[place] - drawn_times[place - 1] > 10 and np.nanmax(drawn) == 5.0

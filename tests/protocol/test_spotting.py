@@ -206,6 +206,19 @@ def test_a_subject_tells_recordings_of_one_name_apart() -> None:
         score_spotting(truth, spotted)
 
 
+def test_a_row_without_subject_is_not_given_to_one_of_several() -> None:
+    """Where one recording of that name has a subject and another has none, it may be of either."""
+    truth = table([("a.mp4", 0, 9, "x"), ("a.mov", "", "", ""), ("b.mp4", 0, 9, "x")])
+    truth.insert(0, "subject", ["s1", "", "s2"])
+    for name in ("a", "folder/a.mp4"):
+        with pytest.raises(ValueError, match=r"spotted: expected a column subject, got none: 'a\.mp4' in tr"):
+            score_spotting(truth, table([(name, 0, 9, "x")]))
+    of_a = table([("a", 0, 9, "x")]).assign(subject="s1")
+    assert score_spotting(truth, of_a).tp == 1
+    for name, tp in (("b.mp4", 1), ("a.mp4", 1), ("a.mov", 0)):  # which one is plain
+        assert score_spotting(truth, table([(name, 0, 9, "x")])).tp == tp
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

@@ -214,3 +214,12 @@ def test_a_folder_without_an_annotation_or_a_recording_is_an_error(tmp_path: Pat
         annotated(tmp_path / "videos")
     with pytest.raises(ValueError, match="expected recordings, got none"):
         annotated(recordings_of(tmp_path / "table", videos=()))
+
+
+def test_blank_cells_of_pandas_are_blank_with_labels_too(tmp_path: Path, run: Run) -> None:
+    truth = tmp_path / "truth.csv"
+    truth.write_text("video,onset,offset,class\nv,10,20,happy\nw,nan,nan,nan\n")
+    own = spotted(tmp_path / "s.csv", ("v", 10, 20, "positive"), ("w", 1, 5, "positive"))
+    found = json.loads(run(own, "--spotting", truth, "--labels", "emotion3", "--json"))
+    assert (found["tp"], found["fp"], found["class_f1"]) == (1, 1, {"positive": 1.0})
+    assert found["remarks"] == []
