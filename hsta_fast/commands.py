@@ -260,8 +260,7 @@ def audit(
         fold: the column of the folds, or a .npy file of them.
         classes: class names in the order of their numbers, such as negative,positive,surprise.
         spotting: a table, or a dataset's folder, of annotated intervals; path is then one of spotted ones.
-        labels: with --spotting: the label set of the spotted classes, as of train, which the annotated words
-            become.
+        labels: with --spotting: the label set whose classes the annotated words become, as of train.
         json: with --spotting: print one JSON object instead of text.
     """
     from .protocol import ArgumentError, audit

@@ -45,7 +45,7 @@ def test_ctrl_c_leaves_nothing(trained: Path, still_face: Path, tmp_path: Path) 
 
 
 def test_a_stopped_server_leaves_no_video(trained: Path, still_face: Path, tmp_path: Path) -> None:
-    """Neither the one that is predicted, nor the one that waits. SIGHUP ends it by way of SIGTERM."""
+    """Neither the one that is predicted, nor the one that waits."""
     pytest.importorskip("uvicorn")
     from tests.serving.server import Page
 
@@ -58,7 +58,7 @@ def test_a_stopped_server_leaves_no_video(trained: Path, still_face: Path, tmp_p
     for name in ("a.mp4", "b.mp4"):
         assert Page(url[0]).send(name, still_face.read_bytes())[0] == 202
     assert len(list(tmp_path.glob("hsta_fast_serve_*/*/*.mp4"))) == 2
-    server.send_signal(signal.SIGHUP)
+    server.send_signal(signal.SIGTERM)
     server.communicate(timeout=60)
     assert server.returncode == 128 + signal.SIGTERM and not list(tmp_path.glob("hsta_fast_serve_*"))
 

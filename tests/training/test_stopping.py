@@ -79,7 +79,9 @@ def test_the_array_script_of_the_docs_passes_the_signal_on_and_requeues(tmp_path
     """With stand-ins for the two commands, which are not on this machine, or slow."""
     [script] = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/distributed.md").read_text(), re.DOTALL)
     stand_in = (
-        "#!/bin/bash\ntrap 'exit $STATUS' USR1\ntouch started\nfor i in {1..500}; do sleep 0.01; done\n"
+        "#!/bin/bash\ntrap 'exit $STATUS' USR1\n"
+        "sleep 0.2\n"  # until the script knows which process it has started
+        "touch started\nfor i in {1..500}; do sleep 0.01; done\n"
     )
     for name, code in {"hsta-fast": stand_in, "scontrol": '#!/bin/bash\necho "$@"\n'}.items():
         (tmp_path / name).write_text(code)
