@@ -134,11 +134,14 @@ def _notes(stream: FrameStream, movement: Movement, settings: SpotSettings) -> d
     if len(gaps):
         missing = list(zip(seconds[gaps - 1], seconds[gaps], strict=True))
         notes["no frames"] = f"no frames for {_told(missing)}: nothing was spotted there"
-    whole = stream.seconds(stream.count - 1) - float((seconds[gaps] - seconds[gaps - 1]).sum())
-    if whole < LEAST * settings.longest:
+    # Rest is measured between gaps.
+    starts, ends = [0.0, *seconds[gaps]], [*seconds[gaps - 1], stream.seconds(stream.count - 1)]
+    shortest = float(np.min(np.subtract(ends, starts)))
+    if shortest < LEAST * settings.longest:
+        where = " in a stretch between gaps" * bool(len(gaps))
         notes["too short"] = (
-            f"{whole:.3g} s of frames: a movement of more than {whole / LEAST:.2g} s cannot be told from "
-            f"rest, which must be as long; {LEAST * settings.longest:g} s are enough for all"
+            f"{shortest:.3g} s of frames{where}: a movement of more than {shortest / LEAST:.2g} s cannot be "
+            f"told from rest, which must be as long; {LEAST * settings.longest:g} s are enough for all"
         )
     if is_slow(rate := stream.known_rate()):
         frames = f"{rate:.3g} frames a second, {rate / 10:.1f} in a movement of 1/10 s"

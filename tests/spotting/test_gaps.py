@@ -184,3 +184,12 @@ def test_without_a_gap_the_curves_are_the_plain_ones() -> None:
     found = intervals_of(curves, settings)
     assert len(found) >= 1
     np.testing.assert_allclose(found, intervals_of(plain, settings), rtol=1e-6, atol=1e-6)
+
+
+def test_a_short_stretch_between_gaps_is_said() -> None:
+    """A movement has as long a rest there as in a recording that ends after as long."""
+    times = at(1.4)
+    stretches = 5.0 * (np.arange(len(times)) >= round(0.4 * RATE))
+    remarks = spot(MemoryStream(film(times).frames, times + stretches)).remarks
+    [remark] = [text for text in remarks if "told from rest" in text]
+    assert remark.startswith("0.391 s of frames in a stretch between gaps: a movement of more than 0.2 s")

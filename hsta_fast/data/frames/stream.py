@@ -296,6 +296,6 @@ def _uneven(steps: np.ndarray) -> str:
     usual = _median(steps) if len(steps) else 0.0
     if _are_even(steps, usual).all():
         return ""
-    return (
-        f"{1000 * steps.min():.3g} to {1000 * steps.max():.3g} ms between frames, median {1000 * usual:.3g}"
-    )
+    shown = 1000 * np.array([steps.min(), steps.max(), usual])
+    least, most, median = (f"{ms:.3g}" if ms < 1000 else f"{ms:.0f}" for ms in shown)
+    return f"{least} to {most} ms between frames, median {median}"
