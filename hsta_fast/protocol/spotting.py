@@ -224,17 +224,15 @@ def _is_blank(cells: pd.Series) -> bool:
 
 
 def _name_videos(true: pd.DataFrame, found: pd.DataFrame, names: tuple[str, str]) -> None:
-    """Set the column `key`, equal for rows of the same recording in both tables."""
-    tables = ("true", true), ("found", found)
+    """Set the columns `name` and, with the subject, `key`: equal for rows of the same recording."""
     complete = bool((true["subject"] != "").all() and (found["subject"] != "").all())
     recordings = {}  # with subjects, and without -> how many there are
     # A subject that is known of some recordings alone still tells them apart, if both tables have the same.
     for short, with_subject in product((False, True), (True,) if complete else (True, False)):
         for rows in (true, found):
             people = rows["subject"].map(person_key) if with_subject else ""
-            rows["key"] = (
-                people + "|" + rows["video"].map(lambda video, short=short: _video_key(video, short))
-            )
+            rows["name"] = rows["video"].map(lambda video, short=short: _video_key(video, short))
+            rows["key"] = people + "|" + rows["name"]
         is_known, count = found["key"].isin(true["key"]), true["key"].nunique()
         if not short:
             recordings[with_subject] = count
@@ -249,11 +247,10 @@ def _name_videos(true: pd.DataFrame, found: pd.DataFrame, names: tuple[str, str]
             "an expression has a row with a blank onset and offset there"
         )
     # A row without a subject may be of any recording of that name, with a subject or without.
-    videos = {name: rows["video"].map(lambda video: _video_key(video, short)) for name, rows in tables}
-    people = true.groupby(videos["true"])["subject"].nunique()
-    open_to = videos["found"][found["subject"] == ""] if with_subject else videos["true"]
+    people = true.groupby("name")["subject"].nunique()
+    open_to = found[found["subject"] == ""]["name"] if with_subject else true["name"]
     if (several := people[(people > 1) & people.index.isin(open_to)]).any():
-        video = true[videos["true"] == several.index[0]]["video"].iloc[0]
+        video = true[true["name"] == several.index[0]]["video"].iloc[0]
         raise ValueError(
             f"{names[1]}: expected a column subject, got none: {video!r} in {names[0]} is of several people"
         )
